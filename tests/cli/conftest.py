@@ -15,7 +15,7 @@ from tests.waiting import patience
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A registry, and two nodes: `able` is ready and has the model `m`, `new` has not beaten yet."""
+    """A registry, and two nodes: `able` is ready and has the model `m`, `new` has sent no heartbeat yet."""
 
     registry: Registry
     able: str
@@ -49,7 +49,12 @@ def served() -> Iterator[Served]:
         able_id, new_id = _register(able, "m"), _register(new)
         usage = {"cpu_percent": 1.0, "mem_percent": 2.0, "running_jobs": 0}
         for _ in range(3):
-            beat = {"type": "node_heartbeat", "node_id": able_id, "timestamp": 1, "resource_usage": usage}
-            able.send(json.dumps(beat))
+            heartbeat = {
+                "type": "node_heartbeat",
+                "node_id": able_id,
+                "timestamp": 1,
+                "resource_usage": usage,
+            }
+            able.send(json.dumps(heartbeat))
         registry.await_status(able_id, "ready", within_seconds=5)
         yield Served(registry, able_id, new_id)

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as it is told to, for what no real registry can be made to say."""
+"""A real HTTP server whose answers a test chooses, for what no real registry can be made to answer."""
 
 import json
 import threading

@@ -32,7 +32,7 @@ class Terminal:
         os.write(self._master, f"{words}\n".encode())
 
     def said(self) -> str:
-        """All that has been shown, as the terminal was told to show it."""
+        """All that has been shown, with the codes that style it."""
         os.set_blocking(self._master, False)
         shown = b""
         while True:
@@ -79,7 +79,7 @@ class OnTerminal:
         self._reader.start()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # how a terminal ends when nobody writes to it any more
+        with contextlib.suppress(OSError):  # a terminal ends so when its last writer has gone
             while data := os.read(self._master, 65536):
                 self._shown += data
 

@@ -72,7 +72,7 @@ def test_an_encoding_that_lacks_letters_loses_letters_and_nothing_else() -> None
 
 
 @pytest.mark.parametrize("loading", ["gpu_agent.cli.main", "argparse", "gpu_agent.cli.demo", "rich"])
-def test_an_interruption_while_it_loads_is_told_without_a_traceback(loading: str) -> None:
+def test_an_interruption_while_it_loads_is_reported_without_a_traceback(loading: str) -> None:
     program = f"""
 import os, signal, sys
 from gpu_agent.cli.__main__ import main

@@ -28,7 +28,7 @@ def test_help_has_an_example_and_the_ways_to_end() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("gpu-agent registry it", formatter_class=form)
     describe(
-        parser, "Does it.", example="do it", exits={ExitCode.OK: "it is done", ExitCode.NO_NODE: "by nobody"}
+        parser, "Does it.", example="do it", exits={ExitCode.OK: "it is done", ExitCode.NO_NODE: "by no node"}
     )
     said = parser.format_help()
     for words in (
@@ -36,7 +36,7 @@ def test_help_has_an_example_and_the_ways_to_end() -> None:
         "example:\n  do it\n",
         "    0  it is done\n    4  wrong",
         "    6  the registry",
-        "7  by nobody",
+        "7  by no node",
     ):
         assert words in said
 

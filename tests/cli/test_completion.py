@@ -15,7 +15,7 @@ def test_the_script_of_a_shell_is_printed_and_names_every_command(
     assert all(place.typed in printed for place in places(ROOT))
 
 
-def test_a_shell_that_nobody_wrote_one_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 4
     assert "bash" in capsys.readouterr().err
 
@@ -27,7 +27,7 @@ def option(place: Place, name: str) -> Offer:
     return next(offer for offer in place.options if name in offer.names)
 
 
-def test_every_command_and_every_way_to_one_is_a_place() -> None:
+def test_every_command_and_every_way_to_one_is_a_slot() -> None:
     def walk(group: Group, words: str) -> list[str]:
         found = [words]
         for name, one in group.commands.items():

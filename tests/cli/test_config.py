@@ -46,7 +46,7 @@ def test_settings_that_can_be_used_are_counted_by_layer(
     )
 
 
-def test_every_fault_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fault_is_reported_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = written(tmp_path, "node_listen = 8080\n\nclaim_tll_seconds = 5\n")
     assert main(["config", "check", "registry", "--config", config]) == 4
     first, second = capsys.readouterr().err.splitlines()
@@ -62,11 +62,11 @@ def test_programs_get_one_object(
 ) -> None:
     config = written(tmp_path, text)
     assert main(["config", "check", "agent", "--config", config, "--json"]) == code
-    told = json.loads(capsys.readouterr().out)
-    assert told["usable"] is usable
-    assert [fault.startswith((f"{config}:1: probe_interval", "no registry")) for fault in told["faults"]] == (
-        [] if usable else [True, True]
-    )
+    document = json.loads(capsys.readouterr().out)
+    assert document["usable"] is usable
+    assert [
+        fault.startswith((f"{config}:1: probe_interval", "no registry")) for fault in document["faults"]
+    ] == ([] if usable else [True, True])
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
@@ -113,7 +113,7 @@ def test_a_proxys_password_counts_as_a_secret(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(("accepts", "warned"), [("true", False), ("false", True)])
-def test_limits_for_public_jobs_that_nobody_lets_in_are_warned_of(
+def test_limits_without_public_jobs_are_warned_of(
     tmp_path: Path, accepts: str, *, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = written(
@@ -159,8 +159,8 @@ def test_settings_that_everybody_may_write_are_warned_of(
 def test_what_looks_like_a_secret_and_is_published_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = 'endpoint = "http://me:s3cret@worker:1"\nlabels = { zone = "a", password = "s3cret" }\n'
-    config = written(tmp_path, URL + told)
+    printed = 'endpoint = "http://me:s3cret@worker:1"\nlabels = { zone = "a", password = "s3cret" }\n'
+    config = written(tmp_path, URL + printed)
     assert main(["config", "check", "agent", "--config", config]) == 0
     said = capsys.readouterr().out
     assert f"warning: {config}:2: endpoint holds a password" in said
@@ -217,11 +217,11 @@ def test_no_secret_is_shown(form: list[str], config: str, capsys: pytest.Capture
 
 def test_programs_get_one_object__show(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "agent", "--config", config, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["file"], told["file_is_there"]) == (config, True)
-    labels = next(one for one in told["settings"] if one["key"] == "labels")
+    document = json.loads(capsys.readouterr().out)
+    assert (document["file"], document["file_is_there"]) == (config, True)
+    labels = next(one for one in document["settings"] if one["key"] == "labels")
     assert labels == {"key": "labels", "value": {"zone": "a"}, "layer": "file", "line": 4, "variable": None}
-    assert {one["key"].partition(".")[0] for one in told["settings"]} == set(AgentSettings.model_fields)
+    assert {one["key"].partition(".")[0] for one in document["settings"]} == set(AgentSettings.model_fields)
 
 
 def test_settings_that_cannot_be_used_are_not_shown(
@@ -229,31 +229,31 @@ def test_settings_that_cannot_be_used_are_not_shown(
 ) -> None:
     (tmp_path / "r.toml").write_text("claim_ttl_seconds = 0\n")
     assert main(["config", "show", "registry", "--config", str(tmp_path / "r.toml")]) == 4
-    told = capsys.readouterr()
-    assert not told.out
-    assert f"{tmp_path / 'r.toml'}:1: claim_ttl_seconds" in told.err
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert f"{tmp_path / 'r.toml'}:1: claim_ttl_seconds" in printed.err
 
 
-def test_where_no_registry_is_named_the_others_are_shown_and_that_is_told(
+def test_where_no_registry_is_named_the_others_are_shown_and_that_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "agent.toml"
     path.write_text("probe_interval_seconds = 3\n")
     assert main(["config", "show", "agent", "--config", str(path)]) == 4
-    told = capsys.readouterr()
-    rows = {line.split()[0]: line.split() for line in told.out.splitlines()[1:]}
+    printed = capsys.readouterr()
+    rows = {line.split()[0]: line.split() for line in printed.out.splitlines()[1:]}
     assert rows["registry_url"] == ["registry_url", "none", "default"]
     assert rows["probe_interval_seconds"] == ["probe_interval_seconds", "3", f"{path}:1"]
-    assert "no registry is named" in told.err
+    assert "no registry is named" in printed.err
 
 
-def test_programs_are_told_what_is_lacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_are_reported_what_is_lacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "agent.toml"
     path.write_text("")
     assert main(["config", "show", "agent", "--config", str(path), "--json"]) == 4
-    told = json.loads(capsys.readouterr().out)
-    assert told["lacking"].startswith("no registry is named")
-    assert told["settings"][0] == {
+    document = json.loads(capsys.readouterr().out)
+    assert document["lacking"].startswith("no registry is named")
+    assert document["settings"][0] == {
         "key": "registry_url",
         "value": None,
         "layer": "default",

@@ -37,7 +37,7 @@ def test_a_walk_that_fails_exits_non_zero_with_the_reason(
     assert "no node became ready" in capsys.readouterr().err
 
 
-def test_whose_gpus_the_demo_uses_is_said_plainly(
+def test_the_demo_says_which_gpus_it_uses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Walk, "all_steps", lambda _self: None)

@@ -29,18 +29,18 @@ def test_help_breaks_no_command_or_path_at_its_hyphen(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["status"], "5  no agent answers on this machine"),
         (["registry", "nodes"], "5  the registry could not be reached"),
     ],
 )
 def test_help_says_whom_a_command_asks(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main([*words, "--help"])
-    assert told in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_every_command_has_help_that_says_what_it_does(
         assert max(map(len, lines)) <= 80
 
 
-def test_an_unexpected_fault_is_told_without_a_traceback(
+def test_an_unexpected_fault_is_reported_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_words: object) -> int:

@@ -65,7 +65,7 @@ MACHINES: dict[str, tuple[int, list[tuple[object, ...]]]] = {
     "no kernel module": (8, BROKEN_INIT),
     "one lost": (8, [("error", "nvmlDeviceGetTemperature", 3, "GPU_IS_LOST")]),
     "all lost": (2, [("error", "nvmlDeviceGetTemperature", "*", "GPU_IS_LOST")]),
-    "a driver that tells nothing": (2, [("error", "*", "0", "NOT_SUPPORTED")]),
+    "a driver that reports nothing": (2, [("error", "*", "0", "NOT_SUPPORTED")]),
     "in use": (2, [("process", 0, 4711, 1 << 30)]),
     "worn out": (
         2,
@@ -205,7 +205,7 @@ def document(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - a snapshot's fi
 
 
 @pytest.mark.parametrize("name", STANDINGS)
-def test_however_an_agent_stands_its_status_is_what_the_schema_says(name: str) -> None:
+def test_the_status_of_every_state_matches_the_schema(name: str) -> None:
     jsonschema.validate(document(**STANDINGS[name]), strict(status_schema()))
 
 
@@ -236,7 +236,7 @@ WHY_SCHEMA_STANDINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", WHY_SCHEMA_STANDINGS)
-def test_whatever_is_refused_is_told_as_the_schema_says(name: str) -> None:
+def test_whatever_is_refused_is_reported_as_the_schema_says(name: str) -> None:
     answer = why_of(**WHY_SCHEMA_STANDINGS[name])
     assert (answer["objections"] == []) is (name == "ready")
     jsonschema.validate(answer, strict(why_schema()))

@@ -125,7 +125,7 @@ def test_without_root_or_systemd_nothing_is_changed(
     assert (machine.files(), machine.programs.calls) == (set(), [])
 
 
-def test_a_step_that_fails_is_told_and_ends_it(
+def test_a_step_that_fails_is_reported_and_ends_it(
     machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.programs.say("systemctl", "Failed to reload daemon\n", code=1)
@@ -133,7 +133,7 @@ def test_a_step_that_fails_is_told_and_ends_it(
     assert "`systemctl daemon-reload` failed: Failed to reload daemon. Fix that" in capsys.readouterr().err
 
 
-def test_a_packages_service_is_named_before_anything_else_is_asked(
+def test_a_packages_service_is_named_before_any_other_check(
     machine: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unit = machine.root / "usr/lib/systemd/system/gpu-agent.service"
@@ -246,13 +246,13 @@ def test_one_that_runs_is_shown_with_the_end_of_its_log(
     assert main(STATUS) == ExitCode.OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "gpu-agent.service is active (running) since 2025-11-28 20:00:00 UTC"
-    told = "\n".join(lines)
-    assert "process      123, 0 restarts by systemd" in told
-    assert "installed by `gpu-agent service install`" in told
-    assert "starts       /opt/gpu-agent/bin/gpu-agent" in told
-    assert "run `gpu-agent service install agent` again" in told
-    assert "s3cret" not in told
-    assert "\x1b" not in told
+    printed = "\n".join(lines)
+    assert "process      123, 0 restarts by systemd" in printed
+    assert "installed by `gpu-agent service install`" in printed
+    assert "starts       /opt/gpu-agent/bin/gpu-agent" in printed
+    assert "run `gpu-agent service install agent` again" in printed
+    assert "s3cret" not in printed
+    assert "\x1b" not in printed
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_one_that_failed_says_how_it_ended(
 ) -> None:
     stand(running, active="failed", pid=0, ended=ended)
     assert main(STATUS) == ExitCode.FAILED
-    told = capsys.readouterr().out
-    assert "since 2025-11-28 20:01:00 UTC" in told
-    assert f"it ended     {words}\n" in told
+    printed = capsys.readouterr().out
+    assert "since 2025-11-28 20:01:00 UTC" in printed
+    assert f"it ended     {words}\n" in printed
 
 
 def test_where_there_is_none_it_says_how_to_make_one(
@@ -285,15 +285,19 @@ def test_programs_get_one_object(running: ServiceMachine, capsys: pytest.Capture
     stand(running)
     capsys.readouterr()
     assert main([*STATUS, "--json"]) == ExitCode.OK
-    told = json.loads(capsys.readouterr().out)
-    assert (told["schema"], told["component"], told["unit"]) == (
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema"], document["component"], document["unit"]) == (
         "gpu-agent.service/1",
         "agent",
         "gpu-agent.service",
     )
-    assert (told["installed_by"], told["runs"], told["version"]) == ("pip", True, "1.0")
-    assert (told["program_version"], told["current"], told["main_pid"]) == (__version__, False, 123)
-    assert "s3cret" not in json.dumps(told)
+    assert (document["installed_by"], document["runs"], document["version"]) == ("pip", True, "1.0")
+    assert (document["program_version"], document["current"], document["main_pid"]) == (
+        __version__,
+        False,
+        123,
+    )
+    assert "s3cret" not in json.dumps(document)
 
 
 def test_without_systemd_there_is_no_service_to_look_at(
@@ -304,7 +308,7 @@ def test_without_systemd_there_is_no_service_to_look_at(
     assert "not run by systemd" in capsys.readouterr().err
 
 
-def test_a_systemd_that_does_not_answer_is_told(
+def test_a_systemd_that_does_not_answer_is_reported(
     running: ServiceMachine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running.programs.say("systemctl", "Failed to connect to bus\n", code=1)

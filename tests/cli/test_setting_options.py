@@ -43,7 +43,7 @@ def loaded(tmp_path: Path, *words: str, url: str = "wss://h") -> AgentSettings:
     return load({"registry_url": url, **vars(parser.parse_args(words))}, config=empty)
 
 
-def test_each_option_stands_for_the_setting_of_its_name(tmp_path: Path) -> None:
+def test_each_option_is_the_setting_of_its_name(tmp_path: Path) -> None:
     given = loaded(tmp_path, "--tls-ca-file", "/ca.pem", "--tls-pin", f"{PIN};{PIN}", "--tls-cert-file", "/n")
     assert given.security.ca_file == Path("/ca.pem")
     assert given.security.pins == {PIN}

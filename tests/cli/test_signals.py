@@ -9,19 +9,19 @@ from tests.waiting import patience
 
 
 def test_a_signal_is_heard_for_as_long_as_the_block_lasts() -> None:
-    before, told = signal.getsignal(signal.SIGTERM), list[int]()
-    with handle_signals([signal.SIGTERM], lambda number, _: told.append(number)):
+    before, received = signal.getsignal(signal.SIGTERM), list[int]()
+    with handle_signals([signal.SIGTERM], lambda number, _: received.append(number)):
         signal.raise_signal(signal.SIGTERM)
-    assert told == [signal.SIGTERM]
+    assert received == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
-    before, told = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[int]()
+    before, received = signal.signal(signal.SIGHUP, signal.SIG_IGN), list[int]()
     try:
-        with handle_signals([signal.SIGHUP], lambda number, _: told.append(number)):
+        with handle_signals([signal.SIGHUP], lambda number, _: received.append(number)):
             signal.raise_signal(signal.SIGHUP)
-        assert told == []
+        assert received == []
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -112,6 +112,6 @@ def _ignored() -> object:
 
 
 @pytest.mark.usefixtures("_ignored")
-def test_what_was_told_to_be_ignored_stays_so() -> None:
+def test_what_was_reported_to_be_ignored_stays_so() -> None:
     with SignalForwarder():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -19,7 +19,7 @@ from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.store.sqlite import SqliteStore
-from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Problem, RegistryEvent
+from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Placement, Problem, RegistryEvent
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted
@@ -188,9 +188,9 @@ class Load(threading.Thread):
 
     def _claim(self, job_id: str) -> None:
         self.busy.append(job_id)
-        claim = self._api.request("POST", "/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200})
+        claim = self._api.post("/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200}, Placement).model
         self.busy.remove(job_id)
-        self.held[job_id] = str(claim["node_id"])
+        self.held[job_id] = claim.node_id
 
     def _release(self, job_id: str) -> None:
         del self.held[job_id]

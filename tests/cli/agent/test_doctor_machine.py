@@ -50,27 +50,27 @@ def driver(
     return {one.check: one for one in findings}
 
 
-def verdicts(found: dict[str, CheckResult]) -> list[CheckStatus]:
+def results(found: dict[str, CheckResult]) -> list[CheckStatus]:
     return [one.verdict for one in found.values()]
 
 
 def test_a_driver_that_works_is_well_at_every_step() -> None:
     found = driver(FILES, GOOD)
-    assert verdicts(found) == [CheckStatus.OK] * 4
+    assert results(found) == [CheckStatus.OK] * 4
     assert found["driver library"].detail == "/usr/lib64/libnvidia-ml.so.1, version 570.1"
     assert found["NVML"].detail == "answers in 42 ms: 1 GPU, driver 570.1, CUDA 12.8"
 
 
 def test_a_machine_without_a_driver_fails_once_and_not_at_every_step() -> None:
     found = driver(NOTHING, ABSENT)
-    assert verdicts(found) == [CheckStatus.FAIL, CheckStatus.SKIPPED, CheckStatus.SKIPPED, CheckStatus.FAIL]
+    assert results(found) == [CheckStatus.FAIL, CheckStatus.SKIPPED, CheckStatus.SKIPPED, CheckStatus.FAIL]
     assert found["NVML"] == CheckResult("NVML", CheckStatus.FAIL, "No NVIDIA driver was found", "install it")
 
 
 def test_where_all_gpus_are_of_another_vendor_nothing_of_nvidias_is_missed() -> None:
     radeon = replace(L4, uuid="AMD-1", name="Radeon", vendor="amd")
     found = driver(NOTHING, GpuReport(outcome=Outcome.OK, gpus=(radeon,)))
-    assert verdicts(found) == [CheckStatus.SKIPPED] * 4
+    assert results(found) == [CheckStatus.SKIPPED] * 4
     assert "the GPUs are of other vendors" in found["NVML"].detail
 
 
@@ -83,8 +83,10 @@ def test_a_broken_nvidia_driver_fails_also_beside_gpus_of_another_vendor() -> No
 
 
 def test_a_collector_that_failed_is_a_warning_with_its_fix() -> None:
-    told = replace(GOOD, detail="The collector 'x' failed (OSError: no): remove the package that brings it.")
-    assert collector_check(Inventory(host=HOST, gpu=told)) == CheckResult(
+    report = replace(
+        GOOD, detail="The collector 'x' failed (OSError: no): remove the package that brings it."
+    )
+    assert collector_check(Inventory(host=HOST, gpu=report)) == CheckResult(
         "collectors",
         CheckStatus.WARN,
         "The collector 'x' failed (OSError: no)",
@@ -94,7 +96,7 @@ def test_a_collector_that_failed_is_a_warning_with_its_fix() -> None:
 
 
 def test_a_library_that_only_the_loader_finds_is_well() -> None:
-    assert verdicts(driver(NOTHING, GOOD))[:3] == [CheckStatus.OK, CheckStatus.SKIPPED, CheckStatus.SKIPPED]
+    assert results(driver(NOTHING, GOOD))[:3] == [CheckStatus.OK, CheckStatus.SKIPPED, CheckStatus.SKIPPED]
 
 
 def test_a_driver_that_was_updated_under_its_module_says_reboot() -> None:
@@ -126,7 +128,7 @@ def test_what_is_wrong_with_the_nodes_is_shown_with_each_fix_once() -> None:
 
 
 def test_simulated_gpus_need_no_driver() -> None:
-    assert verdicts(driver(NOTHING, GOOD, simulated=True)) == [CheckStatus.SKIPPED] * 4
+    assert results(driver(NOTHING, GOOD, simulated=True)) == [CheckStatus.SKIPPED] * 4
     assert gpu_check(Inventory(host=HOST, gpu=GOOD, simulated=True)).verdict is CheckStatus.WARN
 
 
@@ -144,7 +146,7 @@ def test_one_lost_gpu_is_a_warning_and_all_lost_a_failure() -> None:
     assert gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(lost,)))).verdict is CheckStatus.FAIL
 
 
-def test_a_gpu_of_unknown_memory_is_a_warning_since_it_serves_nobody() -> None:
+def test_a_gpu_of_unknown_memory_is_a_warning_since_it_cannot_serve() -> None:
     unsized = replace(L4, uuid="GPU-2", index=1, memory_mb=None, unknowns={"memory_mb": "not supported"})
     some = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, unsized))))
     assert (some.verdict, some.detail) == (CheckStatus.WARN, "the memory of GPU 1 is unknown (not supported)")
@@ -160,7 +162,7 @@ def test_the_parent_of_slices_is_not_missed_among_gpus_that_serve() -> None:
     assert sliced.verdict is CheckStatus.OK
 
 
-def test_without_a_driver_nothing_is_said_of_gpus() -> None:
+def test_without_a_driver_nothing_is_shown_of_gpus() -> None:
     assert gpu_check(Inventory(host=HOST, gpu=ABSENT)).verdict is CheckStatus.SKIPPED
     seen = gpu_check(Inventory(host=HOST, gpu=GpuReport(outcome=Outcome.OK)))
     assert seen.verdict is CheckStatus.FAIL
@@ -175,11 +177,11 @@ def test_without_a_driver_nothing_is_said_of_gpus() -> None:
         ("kvm", "none seen; this is a virtual machine (kvm)"),
     ],
 )
-def test_what_stands_around_us_is_told(inside: str | None, words: str) -> None:
+def test_what_stands_around_us_is_reported(inside: str | None, words: str) -> None:
     assert container_check(replace(HOST, virtualization=inside), {}).detail == words
 
 
-def test_what_a_cgroup_leaves_is_told() -> None:
+def test_what_a_cgroup_leaves_is_reported() -> None:
     host = replace(HOST, virtualization="docker", machine_logical_cores=64, machine_memory_total_mb=262144)
     finding = container_check(host, {})
     assert finding.detail == "in one (docker); the cgroup leaves 4 of 64 cores, 8 of 256 GiB"

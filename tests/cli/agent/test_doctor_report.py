@@ -84,7 +84,7 @@ def test_a_disk_that_never_answers_costs_its_deadline(
     assert "the disk did not answer within 0.05 s" in capsys.readouterr().out
 
 
-def test_a_place_on_a_disk_that_hangs_is_named_and_the_others_are_looked_into(
+def test_a_slot_on_a_disk_that_hangs_is_named_and_the_others_are_looked_into(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dead, well = tmp_path / "dead", tmp_path / "well"

@@ -76,7 +76,7 @@ def test_a_job_that_the_agent_does_not_take_is_not_run(
         (["--socket", "x"], 4, "--socket stands behind the job's id"),
     ],
 )
-def test_what_cannot_be_run_is_said(
+def test_what_cannot_be_run_is_shown(
     tmp_path: Path, command: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(tmp_path / "s") as served:
@@ -84,7 +84,7 @@ def test_what_cannot_be_run_is_said(
     assert words in capsys.readouterr().err
 
 
-def test_signals_are_handed_on_and_a_signals_end_is_told_as_shells_do(tmp_path: Path) -> None:
+def test_signals_are_handed_on_and_a_signals_end_is_reported_as_shells_do(tmp_path: Path) -> None:
     with serving(tmp_path / "s") as served:
         catches = "trap 'exit 9' USR1; echo >&2 runs; while :; do sleep 0.05; done"
         words = ("job", "run", "--socket", str(served.path), "job-1", "--")
@@ -149,7 +149,7 @@ def test_what_can_be_no_process_is_refused(tmp_path: Path, pid: str, code: int) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root makes containers")
-def test_from_another_container_a_number_names_nobody_and_job_run_needs_none(tmp_path: Path) -> None:
+def test_from_another_container_a_number_names_no_process_and_job_run_needs_none(tmp_path: Path) -> None:
     apart = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespaces here")
@@ -159,10 +159,10 @@ def test_from_another_container_a_number_names_nobody_and_job_run_needs_none(tmp
         refused = subprocess.run(named, capture_output=True, text=True, check=False, timeout=patience(60))
         assert (refused.returncode, "use `gpu-agent job run`" in refused.stderr) == (6, True)
         inside = [*COMMAND, "job", "run", *at, "job-1", "--", *COMMAND, "job", "list", *at]
-        told = subprocess.run(
+        printed = subprocess.run(
             [*apart, *inside], capture_output=True, text=True, check=True, timeout=patience(60)
         )
-        assert "job-1" in told.stdout
+        assert "job-1" in printed.stdout
         eventually(lambda: served.agent.jobs.ids == (), within_seconds=10, what="the job is over")
 
 
@@ -176,7 +176,7 @@ def test_a_job_is_done_and_the_others_are_counted(tmp_path: Path, capsys: pytest
         assert [one["job_id"] for one in json.loads(capsys.readouterr().out)["in_flight"]] == ["job-3"]
 
 
-def test_a_job_that_nobody_runs_is_refused_with_the_command_that_lists_them(
+def test_an_unknown_job_is_refused_with_the_command_that_lists_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(tmp_path / "s") as served:
@@ -195,7 +195,7 @@ def test_jobs_are_listed_with_what_ends_them(tmp_path: Path, capsys: pytest.Capt
         assert json.loads(capsys.readouterr().out)["in_flight"][0]["held_by"] == "connection"
 
 
-def test_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_none_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(tmp_path / "s") as served:
         assert main(["job", "list", "--socket", str(served.path)]) == 0
     assert capsys.readouterr().out == "No job is in flight.\n"
@@ -228,7 +228,7 @@ def test_an_unknown_user_stays_a_number() -> None:
         (None, "connection", "a connection from elsewhere"),
     ],
 )
-def test_what_holds_a_job_is_said(pid: int | None, held_by: str, words: str) -> None:
+def test_what_holds_a_job_is_shown(pid: int | None, held_by: str, words: str) -> None:
     assert holder_in_words(job(pid=pid, held_by=held_by)) == words
 
 

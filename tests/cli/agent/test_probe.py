@@ -82,7 +82,7 @@ def test_a_simulated_machine_says_that_it_does_not_exist(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_machine_told_to_simulate_is_probed_as_it_runs(
+def test_a_machine_reported_to_simulate_is_probed_as_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def names(*words: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_an_empty_simulation_exits_4(
     assert "8xH100-80GB" in capsys.readouterr().err
 
 
-def test_a_user_without_a_home_is_told_what_the_machine_has(
+def test_a_user_without_a_home_is_reported_what_the_machine_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def homeless(_: type[Path]) -> Path:

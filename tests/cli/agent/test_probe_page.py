@@ -42,7 +42,7 @@ def page(report: GpuReport, *models: Model, columns: int | None = 80, simulated:
     return [plain_text(one) for one in probe_page(inventory, columns, UNICODE_GLYPHS, now=0.0)]
 
 
-def test_the_machine_comes_first_and_the_verdict_last() -> None:
+def test_the_machine_comes_first_and_the_outcome_last() -> None:
     report = GpuReport(outcome=Outcome.OK, gpus=(L4, LOST), driver_version="570.1", cuda_version="12.8")
     said = page(report, Model(model_id="m", version="1"))
     assert said[0] == "gpu-07  driver 570.1, CUDA 12.8"
@@ -56,12 +56,12 @@ def test_the_machine_comes_first_and_the_verdict_last() -> None:
     )
 
 
-def test_a_broken_driver_is_the_verdict_with_its_next_step() -> None:
+def test_a_broken_driver_is_the_outcome_with_its_next_step() -> None:
     said = page(GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="it is stuck: reboot."))
     assert said[-1] == "Could not register: it is stuck: reboot."
 
 
-def test_models_that_could_not_be_looked_for_are_not_said_to_be_none() -> None:
+def test_models_that_could_not_be_scanned_are_unknown_and_not_none() -> None:
     host = replace(HOST, unknowns={"models": "the disks did not answer"})
     inventory = Inventory(host=host, gpu=GpuReport(outcome=Outcome.OK, gpus=(L4,)))
     said = [plain_text(one) for one in probe_page(inventory, None, UNICODE_GLYPHS, now=0.0)]
@@ -83,7 +83,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
 
 
 @pytest.mark.parametrize("lines", [3, 8, 12, 20, 60])
-def test_a_screen_with_little_room_keeps_the_verdict_and_says_what_is_left_out(lines: int) -> None:
+def test_a_screen_with_little_room_shows_the_outcome_and_counts_the_rest(lines: int) -> None:
     gpus = tuple(
         Gpu(index=index, uuid=f"GPU-{index}", name="NVIDIA L4", memory_mb=23034) for index in range(16)
     )
@@ -113,13 +113,13 @@ def drawn(*gpus: Gpu, models: tuple[Model, ...] = (), columns: int | None = 80) 
     return [plain_text(one) for one in trouble_lines(inventory, columns, now=2.0)]
 
 
-def test_a_gpus_reason_is_told_with_its_code_since_when_and_the_next_step() -> None:
+def test_a_gpus_reason_is_reported_with_its_code_since_when_and_the_next_step() -> None:
     _, what, step = drawn(TROUBLES_LOST)
     assert what.startswith("GPU 3 is lost: it fell off the bus (gpu_lost, since ")
     assert step == "    next step: reboot the machine"
 
 
-def test_where_all_is_well_nothing_is_said() -> None:
+def test_without_problems_nothing_is_shown() -> None:
     assert drawn(Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)) == []
 
 
@@ -129,17 +129,17 @@ def test_unknown_memory_is_a_trouble_with_its_reason() -> None:
     assert "nvidia-smi" in said[2]
 
 
-def test_a_part_of_the_machine_that_could_not_be_looked_at_is_told_beside_gpus_that_work() -> None:
+def test_a_part_of_the_machine_that_could_not_be_looked_at_is_reported_beside_gpus_that_work() -> None:
     detail = "The AMD GPU at 0000:03:00.0 has no driver: load it with `modprobe amdgpu`."
     well = Gpu(uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
-    for report, told in (
+    for report, shown in (
         (GpuReport(outcome=Outcome.OK, gpus=(well,), detail=detail), True),
         (GpuReport(outcome=Outcome.NO_DRIVER, detail=detail), False),
     ):
         said = [
             plain_text(one) for one in trouble_lines(Inventory(host=HOSTS_HOST, gpu=report), None, now=2.0)
         ]
-        assert said.count(detail) == int(told)
+        assert said.count(detail) == int(shown)
 
 
 def test_folders_that_could_not_be_scanned_are_shown_the_first_of_many() -> None:
@@ -163,7 +163,7 @@ def test_nothing_is_wider_than_the_terminal() -> None:
     assert max(map(len, drawn(TROUBLES_LOST, models=(BROKEN,), columns=30))) <= 30
 
 
-def test_whoever_failed_to_look_for_gpus_comes_first() -> None:
+def test_the_one_who_failed_to_look_for_gpus_comes_first() -> None:
     report = GpuReport(
         outcome=Outcome.OK,
         gpus=(TROUBLES_LOST,),
@@ -173,7 +173,7 @@ def test_whoever_failed_to_look_for_gpus_comes_first() -> None:
     assert lines[1] == "The collector 'x' failed (OSError): update its package."
 
 
-def test_why_there_is_no_gpu_at_all_is_the_verdicts_to_say() -> None:
+def test_why_there_is_no_gpu_at_all_is_part_of_the_outcome() -> None:
     report = GpuReport(outcome=Outcome.OK, detail="The NVIDIA driver works and found no GPU.")
     assert trouble_lines(Inventory(host=HOSTS_HOST, gpu=report), 80, now=2.0) == []
 
@@ -183,7 +183,7 @@ BLIND = Gpu(uuid="GPU-2", name="NVIDIA L4", unknowns={"memory_mb": "not supporte
 VERDICT_LOST = Gpu(uuid="GPU-3", name="NVIDIA L4", memory_mb=23034, health=Health.LOST)
 
 
-def told(*gpus: Gpu, outcome: Outcome = Outcome.OK, detail: str | None = None) -> str:
+def sentence(*gpus: Gpu, outcome: Outcome = Outcome.OK, detail: str | None = None) -> str:
     inventory = Inventory(host=HOSTS_HOST, gpu=GpuReport(outcome=outcome, gpus=gpus, detail=detail))
     said = outcome_sentence(inventory)
     assert said.startswith("Could register:") == (exit_code(inventory) == 0)
@@ -191,20 +191,20 @@ def told(*gpus: Gpu, outcome: Outcome = Outcome.OK, detail: str | None = None) -
 
 
 def test_r01_a_gpu_of_unknown_memory_does_not_count_as_usable() -> None:
-    assert told(GOOD, BLIND) == (
+    assert sentence(GOOD, BLIND) == (
         "Could register: 1 of 2 GPUs are usable; the memory of 1 is unknown (not supported)."
     )
 
 
 def test_r01_where_no_memory_is_known_the_reason_is_memory_not_health() -> None:
-    said = told(BLIND, VERDICT_LOST)
+    said = sentence(BLIND, VERDICT_LOST)
     assert "memory of the usable GPUs is unknown (not supported)" in said
     assert "nvidia-smi" in said
     assert "health" not in said
 
 
 def test_where_no_gpu_is_well_its_health_is_pointed_at() -> None:
-    assert "see its health above" in told(VERDICT_LOST)
+    assert "see its health above" in sentence(VERDICT_LOST)
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_where_no_gpu_is_well_its_health_is_pointed_at() -> None:
     ],
 )
 def test_a_machine_that_cannot_register_says_why(outcome: Outcome, detail: str | None, words: str) -> None:
-    assert words in told(outcome=outcome, detail=detail)
+    assert words in sentence(outcome=outcome, detail=detail)

@@ -35,7 +35,7 @@ def test_the_preview_reads_as_a_registration(tmp_path: Path) -> None:
     assert (message.simulated, len(message.hardware.gpus), message.node_id, sent) == (True, 2, None, True)
 
 
-def test_the_stored_id_is_told_as_the_agent_would(tmp_path: Path) -> None:
+def test_the_stored_id_is_reported_as_the_agent_would(tmp_path: Path) -> None:
     identity = tmp_path / FILE
     identity.write_text(json.dumps({"format": 1, "node_id": "node-7", "node_token": "secret"}))
     identity.chmod(0o644)

@@ -78,7 +78,7 @@ def test_in_a_pipe_each_change_is_a_line_and_ctrl_c_is_a_good_end(fake: FakeNvml
     assert watching.end() == (0, "")
 
 
-def test_a_driver_that_hangs_is_told_of_and_ends_nothing(fake: FakeNvml) -> None:
+def test_a_driver_that_hangs_is_reported_of_and_ends_nothing(fake: FakeNvml) -> None:
     watching = Watching()
     watching.await_words("Could register: 2 of 2")
     fake.set("hang", "nvmlDeviceGetTemperature", "*")
@@ -103,7 +103,7 @@ def test_json_lines_are_documents_of_the_published_schema() -> None:
         jsonschema.validate(json.loads(text), probe_schema())
 
 
-def test_it_ends_when_nobody_reads_any_more() -> None:
+def test_it_ends_when_its_reader_has_left() -> None:
     words = " ".join([*COMMAND, "probe", "--watch", "--json"])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words} | head -1"],
@@ -115,7 +115,7 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
     assert json.loads(done.stdout)["could_register"] is True
 
 
-def test_a_terminal_is_redrawn_and_given_back_with_the_last_page() -> None:
+def test_a_terminal_is_redrawn_and_restored_with_the_last_page() -> None:
     with OnTerminal("probe", "--watch") as terminal:
         terminal.await_words("Ctrl-C ends")
         terminal.await_words("Could register: 2 of 2")
@@ -160,7 +160,7 @@ def test_lines_are_the_page_and_then_each_change_with_its_time(capsys: pytest.Ca
     assert capsys.readouterr().out.partition("  ")[2] == "GPU 0: ok → degraded\n"
 
 
-def test_a_late_driver_is_told_of_once_and_its_return_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_late_driver_is_reported_of_once_and_its_return_once(capsys: pytest.CaptureFixture[str]) -> None:
     view = LinesView()
     view.take(WELL, 0.1)
     capsys.readouterr()

@@ -42,34 +42,33 @@ def test_without_an_agent_it_ends_with_5_and_the_next_step(
     assert said.err.startswith(f"gpu-agent: no agent answers at {tmp_path / 's'}: start it (`systemctl start")
 
 
-def test_the_machine_is_probed_anew_and_what_was_found_is_said(
+def test_the_machine_is_probed_again_and_what_was_found_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(tmp_path / "s") as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0
         assert served.agent.refreshed == 1
     assert capsys.readouterr().out == (
-        "node-A has been probed anew: GPUs 1x L4; models ready 0; the registry is told with the next beat.\n"
+        "node-A has been probed: GPUs 1x L4; models ready 0; "
+        "the registry receives it with the next heartbeat.\n"
     )
 
 
-def test_a_machine_without_a_driver_is_said_to_have_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_machine_without_a_driver_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
     gpu = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it.")
     agent.state = snapshot(inventory=replace(INVENTORY, gpu=gpu))
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0
-    assert "probed anew: no driver: install it; the registry" in capsys.readouterr().out
+    assert "probed: no driver: install it; the registry" in capsys.readouterr().out
 
 
-def test_while_the_registry_is_away_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_that_is_away_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
     agent.state = snapshot(state=State.BACKING_OFF)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["refresh", "--socket", str(served.path)]) == 0
-    assert "the registry is not connected, and is told when it is." in capsys.readouterr().out
+    assert "the registry is not connected, and receives it when it is." in capsys.readouterr().out
 
 
 def test_json_is_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,7 +226,7 @@ def test_labels_and_models_left_out_are_shown() -> None:
     assert said["probe"] == "GPUs read 1 s ago; 2 models are not declared, for want of room"
 
 
-def test_what_it_does_meanwhile_is_said_with_why() -> None:
+def test_what_it_does_meanwhile_is_shown_with_the_reason() -> None:
     away = model_of(SessionInfo, {"state": "backing_off", "why": "it is away."})
     assert activity_in_words(away) == "it waits to try again: it is away"
     assert activity_in_words(model_of(SessionInfo, {"state": "dancing"})) == "dancing"

@@ -54,7 +54,7 @@ def until(watch: "subprocess.Popen[str]", words: str) -> str:
     raise AssertionError(watch.communicate())
 
 
-def test_a_terminal_shows_each_change_and_is_given_back_whole(tmp_path: Path) -> None:
+def test_a_terminal_shows_each_change_and_is_restored(tmp_path: Path) -> None:
     agent = FakeAgent()
     with (
         serving(tmp_path / "s", agent=agent) as served,

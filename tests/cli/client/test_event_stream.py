@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "FIRST_DELAY_SECONDS", 0.01)
 
 
-def told(number: int) -> str:
+def sent(number: int) -> str:
     event = {"id": number, "at": 1.0, "event": "node_removed", "node_id": "n", "fields": {}}
     return f"id: {number}\nevent: node_removed\ndata: {json.dumps(event)}\n\n"
 
@@ -41,10 +41,10 @@ def in_words(happenings: Iterator[StreamEvent], count: int) -> list[object]:
 def test_after_a_break_it_goes_on_behind_the_last_event() -> None:
     answers: Iterator[Said] = iter(
         [
-            Stream([": hello\n\n", told(7), told(8)]),
+            Stream([": hello\n\n", sent(7), sent(8)]),
             Refusal(503, "STARTING"),
             Stream(["id: 11\n\n"]),
-            Stream([told(12)]),
+            Stream([sent(12)]),
         ]
     )
     with standing_in({PATH: lambda: next(answers)}) as registry:
@@ -67,7 +67,7 @@ def test_after_a_break_it_goes_on_behind_the_last_event() -> None:
 
 
 def test_a_registry_that_goes_is_waited_for() -> None:
-    with standing_in({PATH: Stream([told(1)])}) as registry:
+    with standing_in({PATH: Stream([sent(1)])}) as registry:
         happenings = follow_events(Api(registry.api))
         assert in_words(happenings, 2) == ["Opened", 1]
     assert in_words(happenings, 3) == ["Lost", "Lost", "Lost"]
@@ -87,7 +87,7 @@ def test_one_that_has_answered_something_else_is_waited_for_from_the_first_openi
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_told(status: int) -> None:
+def test_a_refusal_is_reported(status: int) -> None:
     with standing_in({PATH: Refusal(status, "NO")}) as registry, pytest.raises(Refused):
         next(follow_events(Api(registry.api)))
 

@@ -53,7 +53,7 @@ def api() -> Iterator[Api]:
         thread.join()
 
 
-def test_requests_arrive_as_asked(api: Api) -> None:
+def test_requests_arrive_as_made(api: Api) -> None:
     assert api.request("GET", "/v1/nodes")["path"] == "/v1/nodes"
     assert api.request("POST", "/v1/claims", {"job_id": "j"})["body"] == {"job_id": "j"}
 

@@ -70,7 +70,7 @@ def test_without_a_stated_directory_the_platforms_and_the_units_are_looked_into(
     assert found(HERE) == ("gpuo_left", str(left))
 
 
-def test_a_token_never_goes_to_another_machine_in_the_clear_unless_told_so(
+def test_a_token_never_goes_to_another_machine_in_the_clear_unless_reported_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "gpuo_env")
@@ -85,13 +85,13 @@ def test_a_token_never_goes_to_another_machine_in_the_clear_unless_told_so(
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two words", "gpuo_ü", "a\nb", "\x00"])
-def test_what_is_no_token_is_told_without_its_text(text: str, tmp_path: Path) -> None:
+def test_what_is_no_token_is_reported_without_its_text(text: str, tmp_path: Path) -> None:
     named = written(tmp_path, text)
     with pytest.raises(Failure, match=f"{named} holds no token"):
         find_token(HERE, token_file=named)
 
 
-def test_a_named_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_named_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="cannot be read") as refused:
         find_token(HERE, token_file=tmp_path / "none")
     assert refused.value.code is ExitCode.CONFIGURATION
@@ -104,7 +104,7 @@ def test_a_token_in_place_of_its_file_is_not_repeated() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_a_named_file_that_everybody_may_read_is_told_of_and_taken(
+def test_a_named_file_that_everybody_may_read_is_reported_of_and_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named, said = written(tmp_path, "gpuo_named"), []

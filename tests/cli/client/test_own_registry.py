@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says
 as_root = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="only root can be another user"
 )
-NOBODY = 65534
+OVERFLOW = 65534
 LISTEN = """
 import os, socket, sys
 os.setuid(int(sys.argv[2]))
@@ -27,7 +27,7 @@ with socket.create_server((sys.argv[1], 0), family=family) as listener:
 
 
 @contextmanager
-def another_user_listens(host: str, *, user: int = NOBODY) -> Iterator[int]:
+def another_user_listens(host: str, *, user: int = OVERFLOW) -> Iterator[int]:
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, host, str(user)],
         stdin=subprocess.PIPE,
@@ -61,7 +61,7 @@ def test_our_own_registry_is_found_wherever_it_listens(listened: str, meant: str
         assert registry_listens(f"http://{meant}:{port}", user=os.geteuid())
 
 
-def test_nobody_is_no_registry() -> None:
+def test_a_free_port_is_no_registry() -> None:
     with we_listen("127.0.0.1") as port:
         pass
     assert not registry_listens(f"http://127.0.0.1:{port}", user=os.geteuid())
@@ -74,33 +74,33 @@ def test_another_address_of_this_machine_is_another_place() -> None:
 
 @as_root
 @pytest.mark.parametrize("listened", ["127.0.0.1", "::1", "0.0.0.0", "::"])
-def test_another_user_who_listens_there_is_told_by_id(listened: str) -> None:
+def test_another_user_who_listens_there_is_reported_by_id(listened: str) -> None:
     with another_user_listens(listened) as port, pytest.raises(Failure, match="not sent") as refused:
         registry_listens(f"http://localhost:{port}", user=os.geteuid())
-    assert f"(id {NOBODY})" in str(refused.value)
+    assert f"(id {OVERFLOW})" in str(refused.value)
     assert refused.value.code is ExitCode.CONFIGURATION
 
 
 @as_root
 def test_the_user_who_left_the_token_may_be_another_than_who_asks() -> None:
     with another_user_listens("127.0.0.1") as port:
-        assert registry_listens(f"http://127.0.0.1:{port}", user=NOBODY)
+        assert registry_listens(f"http://127.0.0.1:{port}", user=OVERFLOW)
 
 
 @as_root
 @pytest.mark.parametrize(("user", "may"), [(61184, True), (65519, True), (61183, False), (1000, False)])
-def test_what_a_service_of_systemds_left_may_be_nobodys(user: int, *, may: bool) -> None:
+def test_a_systemd_services_file_may_belong_to_the_overflow_user(user: int, *, may: bool) -> None:
     with another_user_listens("127.0.0.1", user=user) as port:
         url = f"http://127.0.0.1:{port}"
         if may:
-            assert registry_listens(url, user=NOBODY)
+            assert registry_listens(url, user=OVERFLOW)
         else:
             with pytest.raises(Failure, match="not sent"):
-                registry_listens(url, user=NOBODY)
+                registry_listens(url, user=OVERFLOW)
 
 
 @as_root
-def test_nothing_is_even_asked_of_another_user_who_listens_there() -> None:
+def test_no_request_is_made_to_another_user_who_listens_there() -> None:
     token = OperatorToken("gpuo_secret", "a file", written_by=os.geteuid())
     with another_user_listens("127.0.0.1") as port, pytest.raises(Failure, match="not sent"):
         Api(f"http://127.0.0.1:{port}", token=token).request("GET", "/v1/nodes")

@@ -82,7 +82,7 @@ def test_this_machines_own_registry_is_known_by_the_key_whose_pin_it_left(
         assert api().request("GET", "/v1/nodes")["authorization"] == [f"Bearer {TOKEN}"]
 
 
-def test_whoever_listens_in_its_place_with_another_key_is_sent_nothing(
+def test_the_one_who_listens_in_its_place_with_another_key_is_sent_nothing(
     tmp_path: Path, state_dir: Path, authority: Authority
 ) -> None:
     pin = pin_of(read_certificate_file(self_signed(tmp_path).cert_file))

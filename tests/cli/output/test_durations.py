@@ -58,7 +58,7 @@ def test_what_is_none_is_refused_with_how_to_write_it(written: str, hint: str) -
         (31e6, "358 d"),
     ],
 )
-def test_a_length_is_told_in_a_unit_of_which_there_are_a_few(length: float, words: str) -> None:
+def test_a_length_is_reported_in_a_unit_of_which_there_are_a_few(length: float, words: str) -> None:
     assert duration_in_words(length) == words
 
 

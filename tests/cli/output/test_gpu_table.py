@@ -67,17 +67,17 @@ def test_a_slice_whose_parent_is_not_listed_is_shown_all_the_same() -> None:
     assert list(in_tree_order((SLICE,))) == [(SLICE, "?:?")]
 
 
-def test_the_processes_of_a_gpu_are_told_the_greatest_first() -> None:
+def test_the_processes_of_a_gpu_are_reported_the_greatest_first() -> None:
     used = (GpuProcess(pid=7, memory_mb=100), GpuProcess(pid=8, memory_mb=4096, ours=True), GpuProcess(pid=9))
     said = drawn(replace(L4, processes=used), columns=None)[1]
     assert "used by process 8 (4 GiB, ours), process 7 (0.1 GiB), process 9" in said
 
 
-def test_what_every_busy_gpu_does_is_not_told() -> None:
+def test_what_every_busy_gpu_does_is_not_reported() -> None:
     assert len(drawn(replace(L4, throttle_reasons=("sw_power_cap",)))) == 2
 
 
-def test_memory_that_the_host_shares_is_said_to_be() -> None:
+def test_memory_that_the_host_shares_is_shown_to_be() -> None:
     assert "shared with the host" in drawn(replace(L4, memory_kind=MemoryKind.UNIFIED), columns=None)[1]
 
 

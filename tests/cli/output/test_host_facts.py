@@ -16,18 +16,18 @@ def facts(host: Host) -> dict[str, str]:
     return {name: plain_text(words) for name, words in host_facts(inventory)}
 
 
-def test_what_a_control_group_leaves_is_told_beside_what_the_machine_has() -> None:
-    told = facts(
+def test_what_a_control_group_leaves_is_reported_beside_what_the_machine_has() -> None:
+    found = facts(
         replace(HOST, machine_logical_cores=16, machine_memory_total_mb=65536, memory_available_mb=6144)
     )
-    assert told["cores"] == "4 of the machine's 16"
-    assert told["memory"] == "8 GiB of the machine's 64 GiB, 6 GiB available"
+    assert found["cores"] == "4 of the machine's 16"
+    assert found["memory"] == "8 GiB of the machine's 64 GiB, 6 GiB available"
 
 
-def test_a_machine_that_is_ours_whole_is_told_once() -> None:
-    told = facts(replace(HOST, machine_logical_cores=4, machine_memory_total_mb=8192, load_1m=0.52))
-    assert told["cores"] == "4, 2 of them physical, load 0.5"
-    assert told["memory"] == "8 GiB"
+def test_a_machine_that_is_ours_whole_is_reported_once() -> None:
+    found = facts(replace(HOST, machine_logical_cores=4, machine_memory_total_mb=8192, load_1m=0.52))
+    assert found["cores"] == "4, 2 of them physical, load 0.5"
+    assert found["memory"] == "8 GiB"
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -40,8 +40,8 @@ def test_the_system_is_named_with_what_it_runs_under() -> None:
     assert facts(replace(host, virtualization="none"))["system"] == "Debian GNU/Linux 13, kernel 6.12.1"
 
 
-def test_the_room_beside_a_cache_and_the_features_are_told() -> None:
+def test_the_room_beside_a_cache_and_the_features_are_reported() -> None:
     disk = CacheDisk(path="/srv/models", free_bytes=412 << 30, total_bytes=900 << 30)
-    told = facts(replace(HOST, cache_disks=(disk,)))
-    assert told["disk"] == "412 of 900 GiB free at /srv/models"
-    assert told["features"] == "emotion_detection, kv_cache"
+    found = facts(replace(HOST, cache_disks=(disk,)))
+    assert found["disk"] == "412 of 900 GiB free at /srv/models"
+    assert found["features"] == "emotion_detection, kv_cache"

@@ -27,7 +27,7 @@ def test_models_are_listed_by_kind_with_what_keeps_them_from_serving() -> None:
     assert "967.0 MB  huggingface  ready" in said[3]
 
 
-def test_no_models_is_said() -> None:
+def test_no_models_is_shown() -> None:
     assert drawn() == ["No models: none found in the caches, none declared"]
 
 

@@ -63,7 +63,7 @@ def test_a_row_says_who_how_since_when_and_how_full() -> None:
         ),
     ],
 )
-def test_what_an_operator_must_know_is_said(fields: dict[str, Any], words: str) -> None:
+def test_what_an_operator_must_know_is_shown(fields: dict[str, Any], words: str) -> None:
     assert words in drawn(node(**fields))
 
 
@@ -106,13 +106,13 @@ def test_on_a_terminal_it_is_summed_up() -> None:
     assert "slots" not in drawn(node())
 
 
-def test_auth_that_is_off_is_said_first() -> None:
+def test_auth_that_is_off_is_shown_first() -> None:
     assert drawn(node(), auth="off").startswith(f"{AUTH_OFF}\nNODE")
     assert drawn(auth="off") == AUTH_OFF
     assert warning_lines(model_of(NodeList, {})) == []
 
 
-def test_a_port_that_is_not_encrypted_is_said_first_in_every_list() -> None:
+def test_a_port_that_is_not_encrypted_is_shown_first_in_every_list() -> None:
     assert drawn(node(), plaintext=True).startswith(f"{PLAINTEXT}\nNODE")
     assert drawn(auth="off", plaintext=True) == f"{AUTH_OFF}\n{PLAINTEXT}"
 

@@ -10,7 +10,7 @@ from tests.cli.terminal import terminal
 
 
 @pytest.mark.parametrize("whole_screen", [False, True])
-def test_lines_are_redrawn_and_the_terminal_is_given_back(*, whole_screen: bool) -> None:
+def test_lines_are_redrawn_and_the_terminal_is_restored(*, whole_screen: bool) -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=40, height=10)
     with LiveLines(console, whole_screen=whole_screen) as live:

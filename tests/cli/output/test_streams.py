@@ -10,7 +10,7 @@ from gpu_agent.cli.output import streams
 
 def test_complaining_without_anybody_to_hear_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    streams.print_stderr("nobody hears this")
+    streams.print_stderr("this is lost")
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
@@ -22,7 +22,7 @@ def test_a_complaint_is_one_line_that_says_who_complains(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "gpu-agent: there is no such thing\n"
 
 
-def test_a_complaint_that_quotes_somebody_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_that_quotes_others_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     streams.print_stderr("it said \x1b[2J\x9b31m\r\u202e:\n  and more")
     assert capsys.readouterr().err == "gpu-agent: it said \\x1b[2J\\x9b31m\\r\\u202e:\n  and more\n"
 

@@ -9,7 +9,7 @@ COLUMNS = (
     Column(head="NODE"),
     Column(head="GPUS", wraps=True),
     Column(head="JOBS", right=True, priority=2),
-    Column(head="BEAT", right=True, priority=1),
+    Column(head="SEEN", right=True, priority=1),
 )
 
 
@@ -29,7 +29,7 @@ DRAINED = ("node-22", "2x L4", "0/4", "12 s", "drained for new fans, by an opera
 
 def test_without_a_terminal_each_row_is_one_line_with_all_there_is() -> None:
     assert drawn(sheet(READY, DRAINED), None) == (
-        "NODE     GPUS               JOBS  BEAT  NOTE\n"
+        "NODE     GPUS               JOBS  SEEN  NOTE\n"
         "node-1   8x H100 80GB HBM3   1/4   2 s\n"
         "node-22  2x L4               0/4  12 s  drained for new fans, by an operator"
     )
@@ -37,7 +37,7 @@ def test_without_a_terminal_each_row_is_one_line_with_all_there_is() -> None:
 
 def test_notes_that_find_room_behind_are_wrapped_there() -> None:
     assert drawn(sheet(READY, DRAINED), 71) == (
-        "NODE     GPUS               JOBS  BEAT  NOTE\n"
+        "NODE     GPUS               JOBS  SEEN  NOTE\n"
         "node-1   8x H100 80GB HBM3   1/4   2 s\n"
         "node-22  2x L4               0/4  12 s  drained for new fans, by an\n"
         "                                        operator"
@@ -46,7 +46,7 @@ def test_notes_that_find_room_behind_are_wrapped_there() -> None:
 
 def test_notes_that_find_none_go_beneath() -> None:
     assert drawn(sheet(READY, DRAINED), 45) == (
-        "NODE     GPUS               JOBS  BEAT\n"
+        "NODE     GPUS               JOBS  SEEN\n"
         "node-1   8x H100 80GB HBM3   1/4   2 s\n"
         "node-22  2x L4               0/4  12 s\n"
         "    drained for new fans, by an operator"

@@ -35,7 +35,7 @@ def event(number: int, node_id: str | None = "n") -> dict[str, object]:
     }
 
 
-def told(*events: dict[str, object]) -> Stream:
+def sent(*events: dict[str, object]) -> Stream:
     return Stream([f"id: {one['id']}\ndata: {json.dumps(one)}\n\n" for one in events])
 
 
@@ -59,7 +59,7 @@ def test_what_happened_to_all_lately_is_shown(served: Served, capsys: pytest.Cap
 
 
 def test_what_happened_behind_an_event_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    past = told(event(8), event(9))
+    past = sent(event(8), event(9))
     query = "after=7&follow=false"
     with standing_in({f"{PATH}?{query}": past, f"{PATH}?{query}&node_id=n": past}) as registry:
         for whose in ([], ["n"]):
@@ -69,7 +69,7 @@ def test_what_happened_behind_an_event_is_shown(capsys: pytest.CaptureFixture[st
 
 def test_a_history_that_is_not_whole_begins_where_it_can(capsys: pytest.CaptureFixture[str]) -> None:
     missed = {"at": 1.0, "event": "events_missed", "node_id": None, "fields": {"count": None}, "id": None}
-    past = Stream([f"data: {json.dumps(missed)}\n\n", *told(event(7)).chunks])
+    past = Stream([f"data: {json.dumps(missed)}\n\n", *sent(event(7)).chunks])
     with standing_in({f"{PATH}?after=0&follow=false": past}) as registry:
         assert main(["registry", "events", "--api", registry.api]) == 0
     assert [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()] == [
@@ -81,7 +81,7 @@ def test_what_happens_is_followed_until_ctrl_c(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(following, "FIRST_DELAY_SECONDS", 0.01)
-    answers = iter([told(event(1), event(2, None)), told(event(3))])
+    answers = iter([sent(event(1), event(2, None)), sent(event(3))])
 
     ctrl_c = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
 
@@ -107,7 +107,7 @@ def test_a_nodes_events_go_on_behind_its_history(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(following, "FIRST_DELAY_SECONDS", 0.01)
-    answers = iter([told(event(8), event(10))])
+    answers = iter([sent(event(8), event(10))])
 
     def answer() -> Stream | Refusal:
         return next(answers, None) or Refusal(403, "FORBIDDEN", "enough")
@@ -126,12 +126,12 @@ def test_it_begins_behind_the_event_that_is_named() -> None:
         assert registry.headers[0]["last-event-id"] == "41"
 
 
-def test_it_ends_when_nobody_reads_it_any_more_though_nothing_happens() -> None:
+def test_it_ends_without_an_event_when_its_reader_has_left() -> None:
     """`events --follow | head -1` stayed until two more events had happened."""
     left, ended = threading.Event(), threading.Event()
 
     def quiet() -> Iterator[str]:
-        yield from told(event(1)).chunks
+        yield from sent(event(1)).chunks
         left.wait(patience(20))
         yield ": still here\n\n"
         ended.wait(patience(20))

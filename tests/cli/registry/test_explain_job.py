@@ -28,7 +28,7 @@ def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--model", "nobody/has-this"], "model_not_available"),
+        (["--model", "no-node/has-this"], "model_not_available"),
         (["--feature", "emotion_detection"], "feature_not_supported"),
         (["--public"], "not_in_public_pool"),
         (["--gpus", "2"], "gpu_unavailable"),
@@ -38,7 +38,7 @@ def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.Cap
         (["--node", "node-OTHER"], "not_allowed"),
     ],
 )
-def test_each_demand_is_asked_for(
+def test_each_demand_is_part_of_the_request(
     served: Served, words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert explained(served, "--json", *words) == 0
@@ -84,7 +84,7 @@ def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_nobody_to_take_it_is_exit_7(form: list[str]) -> None:
+def test_no_node_for_a_job_is_exit_7(form: list[str]) -> None:
     with standing_in({PATH: Refusal(409, "NO_AVAILABLE_NODE")}) as registry:
         assert main(["registry", "select", *form, "--api", registry.api]) == 7
 
@@ -114,11 +114,11 @@ def test_each_reason_of_each_minute_is_a_line_with_an_example(capsys: pytest.Cap
     assert lines[2].endswith("3 cordoned 3")
 
 
-def test_a_registry_without_nodes_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_without_nodes_is_reported_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no node known" in said(capsys, window(counts={}, examples={}))
 
 
-def test_an_hour_without_failures_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_hour_without_failures_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "found a node" in said(capsys)
 
 

@@ -7,7 +7,7 @@ import pytest
 from gpu_agent.cli.main import main
 from tests.cli.stand_in import standing_in
 
-OBJECTION = {
+REASON = {
     "reason": "status_not_ready",
     "refuses": "every job",
     "need": "a ready node",
@@ -45,20 +45,20 @@ def said(capsys: pytest.CaptureFixture[str], answer: dict[str, Any], *words: str
     ("answer", "verdict"),
     [
         (why(), "n takes every job that fits it"),
-        (why(objections=[OBJECTION]), "n takes jobs, but not all of them"),
-        (why(objections=[OBJECTION], refuses_every_job=True), "n takes no job now"),
+        (why(objections=[REASON]), "n takes jobs, but not all of them"),
+        (why(objections=[REASON], refuses_every_job=True), "n takes no job now"),
     ],
 )
-def test_the_verdict_comes_first(
+def test_the_decision_comes_first(
     answer: dict[str, Any], verdict: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(capsys, answer).splitlines()[0] == verdict
 
 
-def test_what_may_pass_and_what_never_fits_is_told_with_need_and_have(
+def test_what_may_pass_and_what_never_fits_is_reported_with_need_and_have(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = said(capsys, why(objections=[OBJECTION], limits=[LIMIT])).splitlines()
+    lines = said(capsys, why(objections=[REASON], limits=[LIMIT])).splitlines()
     assert re.split(r" {2,}", lines[3]) == [
         "every job",
         "status_not_ready",
@@ -67,9 +67,9 @@ def test_what_may_pass_and_what_never_fits_is_told_with_need_and_have(
     assert lines[6].endswith("gpu_unavailable  needs 9 GPUs; has 8 GPUs")
 
 
-def test_a_model_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    told = said(capsys, why(model=MODEL), "--model", "my/model", query="?model=my%2Fmodel")
-    assert "Model my/model: disabled (versions: 1 ready disabled)" in told
+def test_a_model_is_part_of_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = said(capsys, why(model=MODEL), "--model", "my/model", query="?model=my%2Fmodel")
+    assert "Model my/model: disabled (versions: 1 ready disabled)" in printed
 
 
 def test_json_is_the_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from tests.cli.stand_in import standing_in
 from tests.cli.terminal import terminal
 
 
-def test_a_cordoned_node_is_told_what_stays(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cordoned_node_is_reported_what_stays(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     words = ["registry", "cordon", served.able, "--reason", "odd noise", "--api", served.api]
     assert main(words) == 0
@@ -20,7 +20,7 @@ def test_a_cordoned_node_is_told_what_stays(served: Served, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["cordoned"] == "odd noise"
 
 
-def test_a_cordon_is_lifted_and_the_rest_that_stands_in_the_way_is_named(
+def test_an_uncordoned_node_shows_what_else_excludes_it(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for node_id, words in ((served.able, "new jobs now"), (served.new, "once it is ready and connected")):
@@ -31,7 +31,7 @@ def test_a_cordon_is_lifted_and_the_rest_that_stands_in_the_way_is_named(
     assert json.loads(capsys.readouterr().out)["cordoned"] is None
 
 
-def test_a_drained_node_is_taken_back(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_drained_node_is_resumed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["registry", "drain", served.able, "--api", served.api]) == 0
     assert main(["registry", "resume", served.able, "--api", served.api]) == 0
     assert f"{served.able} is registering: " in capsys.readouterr().out
@@ -56,7 +56,7 @@ def known(served: Served) -> bool:
     return served.able in {node["node_id"] for node in served.registry.nodes()}
 
 
-def test_without_a_terminal_nothing_goes_unless_told_so(
+def test_without_a_terminal_nothing_goes_unless_reported_so(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["registry", "forget", served.able, "--api", served.api]) == 4
@@ -64,7 +64,7 @@ def test_without_a_terminal_nothing_goes_unless_told_so(
     assert known(served)
 
 
-def test_what_is_lost_is_said(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_lost_is_shown(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     api = Api(served.api)
     api.request("POST", "/v1/claims", {"job_id": "job-1"})
     api.request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})

@@ -238,7 +238,7 @@ def test_what_is_not_known_is_left_out() -> None:
         ),
     ],
 )
-def test_what_is_known_is_said(fact: str, fields: dict[str, Any], words: str) -> None:
+def test_what_is_known_is_shown(fact: str, fields: dict[str, Any], words: str) -> None:
     assert words in facts(**fields)[fact]
 
 

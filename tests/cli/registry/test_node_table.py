@@ -55,7 +55,7 @@ def test_those_that_are_like_it_are_listed(
     assert listed == {getattr(served, name) for name in found}
 
 
-def test_none_that_is_like_it_is_said(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_node_of_that_kind_is_mentioned(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["registry", "nodes", "--gpu-name", "H100", "--api", served.api]) == 0
     assert "No node is like that" in capsys.readouterr().out
 

@@ -37,7 +37,7 @@ def test_a_backup_is_written_for_its_owner_alone_and_says_what_it_holds(
     assert [path.name for path in tmp_path.glob(".copy*")] == []
 
 
-def test_a_file_that_is_there_is_replaced_only_when_told_so(
+def test_a_file_that_is_there_is_replaced_only_when_reported_so(
     former: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "copy.db"
@@ -46,11 +46,13 @@ def test_a_file_that_is_there_is_replaced_only_when_told_so(
     assert "--force" in capsys.readouterr().err
     assert target.read_text() == "precious"
     assert main(["registry", "backup", str(target), "--force", "--json", "--api", former.api]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["file"], told["nodes"], inspect_backup(target).nodes) == (str(target), 1, 1)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["file"], document["nodes"], inspect_backup(target).nodes) == (str(target), 1, 1)
 
 
-def test_a_place_that_cannot_be_written_is_told(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["registry", "backup", "/nowhere/copy.db", "--api", served.api]) == 4
     assert "/nowhere/copy.db" in capsys.readouterr().err
 
@@ -124,9 +126,9 @@ def test_a_database_that_is_there_is_renamed_and_replaced_only_by_force(
     (former,) = tmp_path.glob("registry.db.replaced-*")
     assert f"is now {former}" in capsys.readouterr().out
     assert main([*words, "--force", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["file"], told["nodes"]) == (str(tmp_path / "registry.db"), 1)
-    assert Path(told["replaced"]).exists()
+    document = json.loads(capsys.readouterr().out)
+    assert (document["file"], document["nodes"]) == (str(tmp_path / "registry.db"), 1)
+    assert Path(document["replaced"]).exists()
 
 
 def test_while_the_registry_runs_nothing_is_changed_and_its_process_is_named(
@@ -146,7 +148,7 @@ def test_while_the_registry_runs_nothing_is_changed_and_its_process_is_named(
         (["--config", "/nowhere/registry.toml"], 4, "/nowhere"),
     ],
 )
-def test_a_place_that_is_none_is_told(
+def test_a_slot_that_is_none_is_reported(
     words: list[str], code: int, hint: str, backup: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["registry", "restore", str(backup), *words]) == code

@@ -99,9 +99,9 @@ def test_a_token_in_a_file_names_the_file_in_what_to_do_next(
     path = tmp_path / "join.token"
     with standing_in({PATH: MADE}) as registry:
         assert main(["registry", "token", "create", "--out", str(path), "--api", registry.api]) == 0
-    told = capsys.readouterr().err
-    assert f"--join-token-file {path}" in told
-    assert "A service reads it from /etc/gpu-agent/join-token" in told
+    printed = capsys.readouterr().err
+    assert f"--join-token-file {path}" in printed
+    assert "A service reads it from /etc/gpu-agent/join-token" in printed
 
 
 TOKEN_LIST_PATH = "GET /v1/tokens"
@@ -147,7 +147,7 @@ def test_each_token_says_whom_it_lets_in(
     assert words in " ".join(capsys.readouterr().out.split())
 
 
-def test_those_that_have_ended_are_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ended_tokens_are_shown_with_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed([], token(state="used_up")) == 0
     assert "--all" in capsys.readouterr().out
     assert listed(["--all"], token(state="used_up")) == 0
@@ -183,7 +183,7 @@ def test_one_that_is_not_known_is_refused_with_those_near_it(capsys: pytest.Capt
     assert "did you mean 3f9a01bc?" in said
 
 
-def test_another_refusal_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_refusal_is_reported_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({"DELETE /v1/tokens/x": Refusal(503, "REGISTRY_BUSY", "ask again")}) as registry:
         assert main(["registry", "token", "revoke", "x", "--api", registry.api]) == 6
     assert capsys.readouterr().err == "gpu-agent: ask again\n"
@@ -221,7 +221,7 @@ def test_a_node_that_is_away_gets_it_when_it_comes_back(
 RECLAIM_PATH = "POST /v1/nodes/node-7/reclaim"
 
 
-def test_the_token_that_gives_an_id_back_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reclaim_token_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({RECLAIM_PATH: MADE}) as registry:
         assert main(["registry", "reclaim", "node-7", "--api", registry.api]) == 0
         assert main(["registry", "reclaim", "node-7", "--ttl", "1h", "--api", registry.api]) == 0
@@ -314,13 +314,13 @@ def test_a_secret_that_was_not_made_leaves_what_was_there(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_place_for_it_is_told_before_it_is_made(tmp_path: Path) -> None:
+def test_no_place_for_it_is_reported_before_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="--out FILE") as failed, secret_file(tmp_path / "nowhere" / "t"):
         pytest.fail("the block was entered")
     assert failed.value.code is ExitCode.CONFIGURATION
 
 
-def test_a_folder_in_its_place_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_its_place_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="--out FILE"), secret_file(tmp_path) as write:
         write("gpuj_x")
     assert list(tmp_path.iterdir()) == []

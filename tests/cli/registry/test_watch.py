@@ -108,7 +108,7 @@ class Readings:
     def __call__(self) -> Nodes:
         self.count += 1
         if self.count in self._failing:
-            raise Failure("nobody there", code=ExitCode.UNREACHABLE)
+            raise Failure("no answer", code=ExitCode.UNREACHABLE)
         return answer_of(NodeList, {"count": self.count})
 
 
@@ -186,7 +186,7 @@ def test_a_registry_that_does_not_answer_keeps_the_list_that_there_was() -> None
         threading.Event().wait(patience(10))
 
     view = watched(Readings(2), events, Shown(lambda view: view.newest[0] == 3))
-    assert any(number == 1 and "nobody there" in one.words for number, one in view.drawn)
+    assert any(number == 1 and "no answer" in one.words for number, one in view.drawn)
 
 
 def without_stream(status: int) -> Iterator[StreamEvent]:

@@ -138,7 +138,7 @@ def test_what_fits_is_shown_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_terminal_shows_each_change_and_is_given_back_whole(served: Served, number: signal.Signals) -> None:
+def test_a_terminal_shows_each_change_and_is_restored(served: Served, number: signal.Signals) -> None:
     with OnTerminal("registry", "nodes", "--watch", "--api", served.api) as watch:
         watch.await_words("Ctrl-C ends")
         Api(served.api).request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
