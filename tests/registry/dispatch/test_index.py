@@ -1,11 +1,13 @@
 """The index finds what a scan finds, whatever changed before."""
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_agent.registry.dispatch import filters
 from gpu_agent.registry.dispatch.candidate import GpuSet
 from gpu_agent.registry.dispatch.explain import count_exclusions
 from gpu_agent.registry.dispatch.filters import first_exclusion
@@ -220,7 +222,18 @@ def test_nodes_that_take_no_job_are_counted_by_their_reason() -> None:
 @settings(max_examples=100, deadline=None)
 @given(DICE)
 def test_suspected_nodes_updated_at_once_leave_what_updating_each_leaves(dice: Random) -> None:
-    fleet = random_fleet(dice)
+    assert_updated_at_once_as_one_by_one(random_fleet(dice), dice)
+
+
+@settings(max_examples=20, deadline=None)
+@given(DICE)
+def test_suspected_nodes_are_updated_at_once_whatever_the_order_of_the_filters(dice: Random) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "_NODE_STATES", filters._NODE_STATES[::-1])
+        assert_updated_at_once_as_one_by_one(random_fleet(dice), dice)
+
+
+def assert_updated_at_once_as_one_by_one(fleet: Sequence[NodeRecord], dice: Random) -> None:
     at_once, one_by_one = index_of(*fleet), index_of(*fleet)
     doubted = [record for record in fleet if dice.random() < 2 / 3]
     for record in doubted:

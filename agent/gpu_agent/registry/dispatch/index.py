@@ -28,7 +28,7 @@ from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import ExclusionReason, NodeStatus
+from gpu_agent.wire.codes import ExclusionReason
 
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
@@ -94,17 +94,17 @@ class Index:
 
     def update_suspected(self, records: Sequence[NodeRecord]) -> None:
         """Take in nodes, perhaps most of a fleet, that became suspected and changed in nothing else."""
-        moved: dict[ExclusionReason | None, list[int]] = {}
+        moved: dict[tuple[ExclusionReason | None, ExclusionReason | None], list[int]] = {}
         for record in records:
             candidate = self.candidates[record.node_id]
-            before = candidate.unschedulable
-            if before is not ExclusionReason.STATUS_NOT_READY and record.status is NodeStatus.READY:
-                moved.setdefault(before, []).append(candidate.position)
-                candidate.unschedulable = ExclusionReason.DISCONNECTED
-        for before, positions in moved.items():
+            before, now = candidate.unschedulable, unschedulable_reason(record, self._limits)
+            if now is not before:
+                moved.setdefault((before, now), []).append(candidate.position)
+                candidate.unschedulable = now
+        for (before, now), positions in moved.items():
             bits = bitset_of(positions)
             self.unschedulable[before] ^= bits
-            self.unschedulable[ExclusionReason.DISCONNECTED] ^= bits
+            self.unschedulable[now] ^= bits
 
     def remove(self, node_id: str) -> None:
         """Remove a node; its position serves another."""
