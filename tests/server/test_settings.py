@@ -10,7 +10,7 @@ from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server import settings
 from gpu_agent.server.address import Address
-from gpu_agent.server.settings import RegistrySettings, load, threshold_meaning, threshold_unit
+from gpu_agent.server.settings import THRESHOLD_UNITS, RegistrySettings, load, threshold_meaning, unit_of
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_a_file_that_is_no_toml_is_named_in_the_error(tmp_path: Path, content: b
 def test_every_threshold_has_a_meaning_and_a_unit() -> None:
     for one in fields(Thresholds):
         assert threshold_meaning(one.name)
-        assert threshold_unit(one.name)
+        assert THRESHOLD_UNITS[one.name]
 
 
 @pytest.mark.parametrize(
@@ -208,4 +208,9 @@ def test_every_threshold_has_a_meaning_and_a_unit() -> None:
     ],
 )
 def test_a_threshold_has_its_unit(name: str, unit: str) -> None:
-    assert threshold_unit(name) == unit
+    assert THRESHOLD_UNITS[name] == unit
+
+
+def test_a_threshold_without_a_unit_is_named() -> None:
+    with pytest.raises(TypeError, match=r"setting retry_count of RegistrySettings has no unit.*kind="):
+        unit_of("retry_count", None)

@@ -409,9 +409,21 @@ def threshold_meaning(name: str) -> str:
     return setting_of(RegistrySettings.model_fields[name]).meaning
 
 
-def threshold_unit(name: str) -> str:
-    """Return the unit of a threshold."""
-    kind = setting_of(RegistrySettings.model_fields[name]).kind
+def unit_of(name: str, kind: str | None) -> str:
+    """Return the unit of a threshold, from its `Setting.kind` or its name; raises `TypeError` without one."""
     if kind is not None:
         return kind.partition(",")[0]
-    return next(unit for end, unit in _UNITS.items() if name.endswith(end))
+    for end, unit in _UNITS.items():
+        if name.endswith(end):
+            return unit
+    raise TypeError(
+        f"the setting {name} of RegistrySettings has no unit: state it with Setting(kind=...), or end its "
+        f"name in one of {', '.join(_UNITS)}"
+    )
+
+
+THRESHOLD_UNITS: Mapping[str, str] = {
+    one.name: unit_of(one.name, setting_of(RegistrySettings.model_fields[one.name]).kind)
+    for one in fields(Thresholds)
+}
+"""The unit of each threshold; made at import, so that no release serves a threshold without one."""

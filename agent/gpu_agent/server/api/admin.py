@@ -14,7 +14,7 @@ from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import metrics
 from gpu_agent.server.api.errors import ApiError
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
-from gpu_agent.server.settings import threshold_meaning, threshold_unit
+from gpu_agent.server.settings import THRESHOLD_UNITS, threshold_meaning
 from gpu_agent.store.base import NothingToBackUpError, StoreError
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import EmptyRequest, Health, Readiness, ThresholdList, ThresholdView
@@ -81,7 +81,7 @@ async def show_thresholds(registry: Registry) -> ThresholdList:
             ThresholdView(
                 name=one.name,
                 value=getattr(thresholds, one.name),
-                unit=threshold_unit(one.name),
+                unit=THRESHOLD_UNITS[one.name],
                 default=getattr(_DEFAULTS, one.name),
                 meaning=threshold_meaning(one.name),
             )
