@@ -238,7 +238,7 @@ WHY_SCHEMA_STANDINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", WHY_SCHEMA_STANDINGS)
 def test_whatever_is_refused_is_reported_as_the_schema_says(name: str) -> None:
     answer = why_of(**WHY_SCHEMA_STANDINGS[name])
-    assert (answer["objections"] == []) is (name == "ready")
+    assert (answer["exclusions"] == []) is (name == "ready")
     jsonschema.validate(answer, strict(why_schema()))
 
 

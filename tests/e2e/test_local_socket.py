@@ -136,7 +136,7 @@ def test_while_the_registry_is_unreachable_every_request_is_answered_and_says_so
         assert "before the connection was lost" in page
         why = json.loads(machine.command("why", "--json"))
         jsonschema.validate(why, strict(why_schema()))
-        assert (why["refuses_every_job"], why["objections"][0]["reason"]) == (True, "disconnected")
+        assert (why["refuses_every_job"], why["exclusions"][0]["reason"]) == (True, "disconnected")
         assert "the registry is not connected" in machine.command("refresh")
         machine.command("drain", "--deadline", "1s", "--wait")
         assert machine.status()["drain"]["over"]

@@ -132,7 +132,7 @@ def _place_jobs(operator: Operator, node_id: str) -> None:
     assert operator.ask("claim", "job/1", *demands)["job_id"] == "job/1"
     assert "job/1" in operator.run("claims", "--node", node_id)
     assert operator.ask("renew", "job/1")["node_id"] == node_id
-    assert operator.ask("explain", *demands)["able"] == [node_id]
+    assert operator.ask("explain", *demands)["eligible"] == [node_id]
     operator.run("release", "job/1")
     assert operator.ask("claims")["claims"] == []
     assert "model_not_available" in operator.run("claim", "job-2", "--model", "absent/model", code=7)

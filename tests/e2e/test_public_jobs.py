@@ -29,7 +29,7 @@ def explained(registry: Registry, *, public: bool) -> dict[str, Any]:
 
 
 def candidate(registry: Registry, node_id: str) -> bool:
-    return node_id in explained(registry, public=True)["able"]
+    return node_id in explained(registry, public=True)["eligible"]
 
 
 def test_d01_a_limit_excludes_public_jobs_while_it_lasts_and_private_ones_never(
@@ -59,7 +59,7 @@ def test_d01_a_limit_excludes_public_jobs_while_it_lasts_and_private_ones_never(
         eventually(lambda: not candidate(registry, node_id), within_seconds=5, what="excluded")
         (excluded,) = explained(registry, public=True)["excluded"]
         assert (excluded["node_id"], excluded["reason"]) == (node_id, "not_in_public_pool")
-        assert explained(registry, public=False)["able"] == [node_id]
+        assert explained(registry, public=False)["eligible"] == [node_id]
 
         fake.set("temperature", 0, 45)
         agent.await_event("public_jobs_resumed")

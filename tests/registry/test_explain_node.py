@@ -28,7 +28,7 @@ def test_a_node_that_takes_jobs_has_limits_only() -> None:
     registry.ready(accept_public_jobs=True)
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
-    assert (account.node_id, account.objections, account.model) == ("node-1", (), None)
+    assert (account.node_id, account.exclusions, account.model) == ("node-1", (), None)
     assert len(account.limits) == 6
     assert not account.refuses_every_job
 
@@ -39,7 +39,7 @@ def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
     registry.heartbeat(gpus=figures(health="lost", reasons=("xid_79",)))
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
-    status, gpu = account.objections
+    status, gpu = account.exclusions
     assert (status.reason, status.have) == ("status_not_ready", "degraded (gpu_unavailable)")
     assert status.clears_when.startswith("3 more healthy heartbeats in a row; failing now: gpus")
     assert gpu.reason == "gpu_unavailable"
@@ -81,7 +81,7 @@ def explained(record: NodeRecord, model: str | None = None) -> NodeExplanation:
 def account(record: NodeRecord, asked: str | None = None) -> list[tuple[str, str, str, str, str]]:
     return [
         (one.reason, one.refuses, one.need, one.have, one.clears_when)
-        for one in explained(record, asked).objections
+        for one in explained(record, asked).exclusions
         if one.reason != ExclusionReason.NOT_IN_PUBLIC_POOL
     ]
 
@@ -101,8 +101,8 @@ def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_n
     dispatch.claim(random_job(dice), 0.0)
     candidate = dispatch._index.candidates["node-A"]
     found = explain_node(candidate, 0.0, dice.choice((None, "asr")))
-    reasons = {one.reason for one in (*found.objections, *found.limits)}
-    named = {one.refuses for one in found.objections}
+    reasons = {one.reason for one in (*found.exclusions, *found.limits)}
+    named = {one.refuses for one in found.exclusions}
     for _ in range(30):
         wanted = random_job(dice)
         excluded = first_exclusion(candidate, Demand.of(wanted))
@@ -118,7 +118,7 @@ def test_a_healthy_node_has_no_exclusion_and_its_limits() -> None:
     record = node(
         accept_public_jobs=True, ready_models=frozenset({"asr"}), installed_models=(installed_model("asr"),)
     )
-    assert explained(record).objections == ()
+    assert explained(record).exclusions == ()
     assert [(one.reason, one.refuses) for one in explained(record).limits] == [
         ("not_allowed", "jobs whose allowed_nodes leave it out"),
         ("gpu_unavailable", "jobs that need more than 1 GPU, or GPUs that are no NVIDIA L4"),
@@ -177,7 +177,7 @@ def test_a_suspected_node_is_back_with_its_next_heartbeat() -> None:
 
 
 def test_a_private_node_refuses_public_jobs() -> None:
-    (private,) = explained(node()).objections
+    (private,) = explained(node()).exclusions
     assert (private.reason, private.refuses) == (ExclusionReason.NOT_IN_PUBLIC_POOL, "public jobs")
     assert private.clears_when == "its agent sets accept_public_jobs"
 

@@ -61,7 +61,7 @@ def test_a3_every_exclusion_is_explainable_on_request() -> None:
     registry.ready(1)
     registry.register(2)
     explained = registry.fleet.explain(Job(job_id="job-1"), registry.now)
-    assert explained.able == ("node-1",)
+    assert explained.eligible == ("node-1",)
     assert [(one.node_id, one.reason) for one in explained.excluded] == [("node-2", "status_not_ready")]
 
 

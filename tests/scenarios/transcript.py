@@ -166,8 +166,8 @@ def answered(result: Result, now: float) -> list[str]:
 
 
 def explained(explanation: Explanation) -> list[str]:
-    able = ", ".join(explanation.able) or "nobody"
-    return [f"could take {explanation.job_id}: {able}", *_each(list(explanation.excluded))]
+    eligible = ", ".join(explanation.eligible) or "nobody"
+    return [f"could take {explanation.job_id}: {eligible}", *_each(list(explanation.excluded))]
 
 
 def token_listed(token: Token, now: float) -> str:

@@ -110,7 +110,7 @@ async def test_explain_gives_every_node_its_reason(service: RegistryService, rea
     async with node(service) as other:
         await other.register()
         explained = await service.explain(Job(job_id="job-1", required_models=("m",)))
-        assert explained.able == (ready.node_id,)
+        assert explained.eligible == (ready.node_id,)
         assert [(one.node_id, one.reason) for one in explained.excluded] == [
             (other.node_id, ExclusionReason.STATUS_NOT_READY)
         ]
@@ -251,7 +251,7 @@ async def test_explain_node_names_why_it_gets_no_job(service: RegistryService, r
     await service.cordon(ready.node_id, reason="noisy fan")
     account = service.explain_node(ready.node_id, "other")
     assert account is not None
-    assert [one.refuses for one in account.objections] == [
+    assert [one.refuses for one in account.exclusions] == [
         "every job",
         "public jobs",
         "jobs that need model other",

@@ -289,7 +289,7 @@ async def text_of(explanation: Explanation) -> bytes:
 async def test_an_explanation_in_pieces_reads_as_its_model() -> None:
     explanation = Explanation('job "1"', ("node-a", "node-b"), excluded(2))
     answer = ExplanationView.model_validate_json(await text_of(explanation))
-    assert (answer.job_id, answer.able) == ('job "1"', ("node-a", "node-b"))
+    assert (answer.job_id, answer.eligible) == ('job "1"', ("node-a", "node-b"))
     assert [(one.node_id, one.reason, one.need) for one in answer.excluded] == [
         ("node-0", "model_not_available", 'model "m"'),
         ("node-1", "model_not_available", 'model "m"'),
@@ -300,7 +300,7 @@ async def test_an_explanation_in_pieces_reads_as_its_model() -> None:
 async def test_an_explanation_without_nodes_is_valid() -> None:
     assert json.loads(await text_of(Explanation("job-1", (), ()))) == {
         "job_id": "job-1",
-        "able": [],
+        "eligible": [],
         "excluded": [],
         "counts": {},
     }
@@ -321,5 +321,5 @@ async def test_other_tasks_run_between_the_pieces_of_a_long_explanation() -> Non
         counting = group.create_task(other())
         answer = json.loads(await text_of(explanation))
         counting.cancel()
-    assert (len(answer["able"]), len(answer["excluded"])) == (count, count)
+    assert (len(answer["eligible"]), len(answer["excluded"])) == (count, count)
     assert turns >= 6

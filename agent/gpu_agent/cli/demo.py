@@ -224,8 +224,8 @@ class Walk:
     def _explain(self, job: dict[str, object], words: str) -> None:
         answer = self._fleet.api.post("/v1/dispatch/explain", job, ExplanationView).model
         self._step(f"explained: {words}")
-        for node_id in answer.able:
-            self._print(f"           {node_id}: able")
+        for node_id in answer.eligible:
+            self._print(f"           {node_id}: eligible")
         for one in answer.excluded:
             self._print(f"           {one.node_id}: {one.reason} ({need_and_have(one)})")
 

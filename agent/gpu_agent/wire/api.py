@@ -338,7 +338,7 @@ class ExplanationView(ApiAnswer):
     """Every node's answer to one job."""
 
     job_id: str
-    able: tuple[str, ...] = Field(description="Nodes that could take the job, the best first")
+    eligible: tuple[str, ...] = Field(description="Nodes that could take the job, the best first")
     excluded: tuple[ExcludedNode, ...]
     counts: dict[str, int] = Field(description="How many nodes each reason excludes")
 
@@ -380,7 +380,7 @@ class NodeExplanation(ApiAnswer):
 
     node_id: str
     refuses_every_job: bool
-    objections: tuple[NodeExclusionView, ...] = Field(
+    exclusions: tuple[NodeExclusionView, ...] = Field(
         description="What can change, in the order of the dispatch filters"
     )
     limits: tuple[NodeExclusionView, ...] = Field(description="What the node is: a job beyond it never fits")

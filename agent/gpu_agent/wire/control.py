@@ -216,7 +216,7 @@ class WhyDocument(Document):
     node_id: str | None = Field(description="null until a registry has issued one")
     connected: bool = Field(description="whether the registry receives this node's heartbeats")
     refuses_every_job: bool = Field(description="whether one of them is against every job")
-    objections: tuple[NodeExclusionView, ...]
+    exclusions: tuple[NodeExclusionView, ...]
     only_the_registry_knows: tuple[str, ...]
     ask: str = Field(description="the command that asks the registry the same")
 

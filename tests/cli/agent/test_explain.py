@@ -51,7 +51,7 @@ def test_json_is_the_agents_answer(tmp_path: Path, capsys: pytest.CaptureFixture
     with serving(tmp_path / "s") as served:
         assert main(["why", "--json", "--socket", str(served.path)]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["schema"], document["objections"]) == ("gpu-agent.why/1", [])
+    assert (document["schema"], document["exclusions"]) == ("gpu-agent.why/1", [])
 
 
 def test_without_an_agent_it_ends_with_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

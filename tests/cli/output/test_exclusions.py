@@ -39,23 +39,23 @@ def test_the_line_says_which_jobs_are_taken(
     sentence: str,
 ) -> None:
     answer = NodeExplanation(
-        node_id="n", refuses_every_job=every, objections=tuple(reasons), limits=(), model=None
+        node_id="n", refuses_every_job=every, exclusions=tuple(reasons), limits=(), model=None
     )
     assert plain_text(acceptance_line("n", answer)) == sentence
 
 
 EXPLANATION = ExplanationView(
     job_id="j",
-    able=("node-1",),
+    eligible=("node-1",),
     excluded=(ExcludedNode(node_id="node-2", reason="gpu_unavailable", need="2 GPUs", have="1 usable GPU"),),
     counts={"gpu_unavailable": 1},
 )
 
 
-def test_the_able_come_first_and_the_others_say_why_not() -> None:
+def test_eligible_nodes_come_first_and_the_others_say_why_not() -> None:
     assert [plain_text(one) for one in eligibility_table(EXPLANATION, None)] == [
         "NODE    VERDICT          WHY",
-        "node-1  able",
+        "node-1  eligible",
         "node-2  gpu_unavailable  needs 2 GPUs; has 1 usable GPU",
     ]
 

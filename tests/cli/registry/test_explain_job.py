@@ -21,7 +21,8 @@ def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.Cap
     assert explained(served, "--model", "m") == 0
     said = capsys.readouterr().out
     assert all(
-        word in said for word in (served.able, "able", served.new, "status_not_ready", "1 able; excluded")
+        word in said
+        for word in (served.able, "eligible", served.new, "status_not_ready", "1 eligible; excluded")
     )
 
 

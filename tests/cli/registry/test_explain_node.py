@@ -31,7 +31,7 @@ MODEL = {
 
 
 def why(**more: object) -> dict[str, Any]:
-    answer = {"node_id": "n", "refuses_every_job": False, "objections": [], "limits": [], "model": None}
+    answer = {"node_id": "n", "refuses_every_job": False, "exclusions": [], "limits": [], "model": None}
     return {**answer, **more}
 
 
@@ -45,8 +45,8 @@ def said(capsys: pytest.CaptureFixture[str], answer: dict[str, Any], *words: str
     ("answer", "verdict"),
     [
         (why(), "n takes every job that fits it"),
-        (why(objections=[REASON]), "n takes jobs, but not all of them"),
-        (why(objections=[REASON], refuses_every_job=True), "n takes no job now"),
+        (why(exclusions=[REASON]), "n takes jobs, but not all of them"),
+        (why(exclusions=[REASON], refuses_every_job=True), "n takes no job now"),
     ],
 )
 def test_the_decision_comes_first(
@@ -58,7 +58,7 @@ def test_the_decision_comes_first(
 def test_what_may_pass_and_what_never_fits_is_reported_with_need_and_have(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = said(capsys, why(objections=[REASON], limits=[LIMIT])).splitlines()
+    lines = said(capsys, why(exclusions=[REASON], limits=[LIMIT])).splitlines()
     assert re.split(r" {2,}", lines[3]) == [
         "every job",
         "status_not_ready",

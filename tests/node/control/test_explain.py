@@ -29,12 +29,12 @@ def jobs_of(count: int | None) -> Jobs | None:
 
 
 def excluded_for(count: int | None = None, **fields: object) -> list[tuple[str, str]]:
-    return [(one["reason"], one["refuses"]) for one in why_of(jobs_of(count), **fields)["objections"]]
+    return [(one["reason"], one["refuses"]) for one in why_of(jobs_of(count), **fields)["exclusions"]]
 
 
 def test_a_healthy_node_has_no_objection_and_names_what_only_the_registry_knows() -> None:
     document = why_of()
-    assert (document["objections"], document["refuses_every_job"]) == ([], False)
+    assert (document["exclusions"], document["refuses_every_job"]) == ([], False)
     assert document["ask"] == "gpu-agent registry why node-A"
     assert any("cordoned" in one for one in document["only_the_registry_knows"])
 
@@ -49,7 +49,7 @@ def test_without_a_session_every_job_is_refused_whatever_the_last_status(state: 
 
 
 def test_a_node_that_backs_off_says_how_long_and_why() -> None:
-    (one,) = why_of(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="refused")["objections"]
+    (one,) = why_of(state=State.BACKING_OFF, next_attempt_at=103.0, last_refusal="refused")["exclusions"]
     assert one["have"] == "it waits to try again: refused"
     assert one["clears_when"] == "it is connected; it tries again in 3 s"
 
@@ -63,18 +63,18 @@ def test_the_registrys_reason_comes_with_what_would_clear_it() -> None:
             "details": StatusDetails(clears_when="it is back"),
         }
     )
-    (one,) = why_of(registry_status=degraded)["objections"]
+    (one,) = why_of(registry_status=degraded)["exclusions"]
     assert one["have"] == "degraded (model_missing): a model is missing"
     assert one["clears_when"] == "it is back"
 
 
 def test_before_the_first_status_that_is_the_reason() -> None:
-    (one,) = why_of(registry_status=None)["objections"]
+    (one,) = why_of(registry_status=None)["exclusions"]
     assert one["have"] == "no status yet"
 
 
 def test_the_owners_drain_is_named_as_one() -> None:
-    (one,) = why_of(drain_reason="new fans", drain_until=160.0)["objections"]
+    (one,) = why_of(drain_reason="new fans", drain_until=160.0)["exclusions"]
     assert one["have"] == "a drain by its owner: new fans"
     assert one["clears_when"] == "`gpu-agent resume`"
 
@@ -85,7 +85,7 @@ def test_public_jobs_alone_are_refused_where_the_owner_does_not_accept_them() ->
 
 def test_a_limit_that_pauses_public_jobs_comes_with_its_figures() -> None:
     hot = PublicJobsState(wanted=True, pauses=(Pause(Limit.TEMPERATURE, "GPU 0 has 90 C, may have 80"),))
-    (one,) = why_of(public_jobs=hot)["objections"]
+    (one,) = why_of(public_jobs=hot)["exclusions"]
     assert (one["refuses"], one["have"]) == ("public jobs", "a pause: GPU 0 has 90 C, may have 80")
 
 
@@ -99,7 +99,7 @@ def test_a_node_without_a_free_slot_takes_no_job(jobs: int | None, slots: int, f
 
 def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
     inventory = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(GPU, replace(LOST, index=1))))
-    (one,) = why_of(inventory=inventory)["objections"]
+    (one,) = why_of(inventory=inventory)["exclusions"]
     assert (one["refuses"], one["have"]) == ("jobs on GPU 1", "lost: it has fallen off the bus (gpu_lost)")
     assert one["clears_when"] == "it is repaired: reboot"
 
@@ -111,7 +111,7 @@ def test_without_any_usable_gpu_every_job_is_refused() -> None:
         ("gpu_unavailable", "jobs on GPU 0"),
     ]
     broken = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="NVML does not answer: reboot.")
-    (one,) = why_of(inventory=replace(INVENTORY, gpu=broken))["objections"]
+    (one,) = why_of(inventory=replace(INVENTORY, gpu=broken))["exclusions"]
     assert one["have"] == "NVML does not answer: reboot."
     assert excluded_for(inventory=None) == [("gpu_unavailable", "every job")]
 
@@ -122,7 +122,7 @@ def test_models_that_are_not_ready_refuse_the_jobs_that_ask_for_them() -> None:
         Model(model_id="off", version="1", enabled=False),
         Model(model_id="bad", version="2", status=ModelStatus.ERROR, detail="a shard is missing"),
     )
-    found = why_of(inventory=replace(INVENTORY, models=models))["objections"]
+    found = why_of(inventory=replace(INVENTORY, models=models))["exclusions"]
     assert [(one["refuses"], one["have"]) for one in found] == [
         ("jobs that ask for off", "disabled"),
         ("jobs that ask for bad", "error: a shard is missing"),
@@ -143,4 +143,4 @@ def test_every_reason_is_one_of_the_protocols() -> None:
         public_jobs=PublicJobsState(wanted=False),
         inventory=replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(LOST,))),
     )
-    assert {one["reason"] for one in everything["objections"]} <= {reason.value for reason in ExclusionReason}
+    assert {one["reason"] for one in everything["exclusions"]} <= {reason.value for reason in ExclusionReason}

@@ -51,18 +51,18 @@ class ModelCheck:
         held = self.dispatch.claim_of(wanted.job_id)
         explained = self.dispatch.explain(wanted, self.now)
         choice = self.dispatch.select(wanted, self.now)
-        best = max((self.rating(node_id, wanted) for node_id in explained.able), default=None)
+        best = max((self.rating(node_id, wanted) for node_id in explained.eligible), default=None)
         claim = self.dispatch.claim(wanted, self.now)
         if held is not None:
             assert claim is held
         elif isinstance(claim, Claim):
             assert isinstance(choice, Choice)
             assert choice.score == best
-            assert {choice.node_id, claim.node_id} <= set(explained.able)
+            assert {choice.node_id, claim.node_id} <= set(explained.eligible)
             assert len(claim.gpu_uuids) == wanted.gpu_count
             self.remember(claim, self.now)
         else:
-            assert explained.able == ()
+            assert explained.eligible == ()
             assert claim.counts == explained.counts
 
     def job_ends(self) -> None:
@@ -91,7 +91,7 @@ class ModelCheck:
         assert self.dispatch.next_expiry is None or self.dispatch.next_expiry > self.now
 
     def rating(self, node_id: str, wanted: Job) -> int:
-        """Rate an able node without the index."""
+        """Rate an eligible node without the index."""
         record = self.records[node_id]
         held_by, held_at = self.warm.get(wanted.affinity_key or "", ("", 0.0))
         bonus = (

@@ -96,7 +96,7 @@ def test_d06_no_eligible_node_gives_counted_reasons() -> None:
 
 def test_a3_every_node_is_explained_on_request() -> None:
     explained = dispatching(node("idle"), node("away", connection=None)).explain(job(), 0.0)
-    assert explained.able == ("idle",)
+    assert explained.eligible == ("idle",)
     assert [(one.node_id, one.reason) for one in explained.excluded] == [
         ("away", ExclusionReason.DISCONNECTED)
     ]
@@ -260,7 +260,7 @@ def test_a_node_with_affinity_is_preferred_to_one_that_is_little_better() -> Non
         "warm", ("GPU-0",), None, score(warm, 1, Thresholds()) + Thresholds().affinity_bonus
     )
     assert chosen(dispatch, job("job-2")).node_id == "idle"
-    assert dispatch.explain(job("job-2", affinity_key="session-1"), 0.0).able == ("warm", "idle")
+    assert dispatch.explain(job("job-2", affinity_key="session-1"), 0.0).eligible == ("warm", "idle")
 
 
 def test_a_node_with_affinity_is_not_preferred_when_it_is_much_worse_or_unable() -> None:

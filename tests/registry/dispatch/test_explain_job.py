@@ -34,7 +34,7 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
     for _ in range(20):
         demand = Demand.of(random_job(dice))
         explained = explained_by(index, demand.job)
-        if explained.able:
+        if explained.eligible:
             continue
         refused = count_exclusions(index, demand)
         assert refused.counts == explained.counts
@@ -99,7 +99,7 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
         node("hot", usage=usage(gpu_percent=99)),
     )
     explained = explained_by(index_of(*fleet), job())
-    assert explained.able == ("idle", "loaded")
+    assert explained.eligible == ("idle", "loaded")
     assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
         ("away", ExclusionReason.DISCONNECTED, "a live connection", "none"),
         ("hot", ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, "GPU use at most 90 %", "99 %"),
@@ -108,7 +108,7 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
 
 def test_the_node_with_affinity_to_a_job_is_explained_with_its_bonus() -> None:
     index = index_of(node("idle"), node("warm", count=1))
-    assert explained_by(index, job(), "warm").able == ("warm", "idle")
+    assert explained_by(index, job(), "warm").eligible == ("warm", "idle")
 
 
 def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:

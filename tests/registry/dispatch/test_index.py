@@ -47,13 +47,13 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_changed_before(dice: Rando
         else:
             index.update(random_node(dice, node_id))
         demand = Demand.of(random_job(dice))
-        able = [
+        eligible = [
             candidate for candidate in index.candidates.values() if first_exclusion(candidate, demand) is None
         ]
         found = index.best(demand, dice.random)
-        assert (found in able) if able else found is None
+        assert (found in eligible) if eligible else found is None
         if found is not None:
-            assert found.score == max(candidate.score for candidate in able)
+            assert found.score == max(candidate.score for candidate in eligible)
 
 
 @settings(max_examples=20, deadline=None)
@@ -284,12 +284,12 @@ def test_answers_stay_right_while_nodes_change(
             sets.move(first, state[first], second)
             state[first] = second
         elif isinstance(first, str) and isinstance(second, int):
-            able = {
+            eligible = {
                 slot
                 for slot, gpus in state.items()
                 if gpus is not None and sum(n for name, n in gpus if first in name) >= second
             }
-            assert sets.holders(first, second) == sum(1 << slot for slot in able)
+            assert sets.holders(first, second) == sum(1 << slot for slot in eligible)
 
 
 def test_more_different_demands_than_are_remembered_are_still_answered() -> None:

@@ -124,8 +124,8 @@ async def test_d06_a_selection_without_a_node_is_refused_as_a_claim_is(
 
 
 async def test_a3_a_job_is_explained_node_by_node(api: httpx.AsyncClient, ready: Node) -> None:
-    able = (await api.post("/v1/dispatch/explain", json={"required_models": ["m"]})).json()
-    assert (able["able"], able["excluded"]) == ([ready.node_id], [])
+    explained = (await api.post("/v1/dispatch/explain", json={"required_models": ["m"]})).json()
+    assert (explained["eligible"], explained["excluded"]) == ([ready.node_id], [])
     unable = (await api.post("/v1/dispatch/explain", json={"labels": {"zone": "z"}})).json()
     (reason,) = unable["excluded"]
     assert (reason["node_id"], reason["reason"]) == (ready.node_id, "label_mismatch")
@@ -138,7 +138,7 @@ async def test_a_node_is_explained_with_every_reason(api: httpx.AsyncClient, rea
     await api.post(f"/v1/nodes/{ready.node_id}/cordon", json={"reason": "new driver"})
     explained = (await api.get(path, params={"model": "not/installed"})).json()
     assert explained["refuses_every_job"]
-    cordon = explained["objections"][0]
+    cordon = explained["exclusions"][0]
     assert (cordon["reason"], "new driver" in cordon["have"]) == ("cordoned", True)
     assert cordon["refuses"]
     assert cordon["clears_when"]

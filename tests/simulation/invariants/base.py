@@ -31,7 +31,7 @@ class Invariant(StrEnum):
     COMES_BACK = "every node that lives is ready in the end"
     SILENCE_NOTICED = "a silent node is offline within its timeout and a scan"
     NO_FALSE_TIMEOUT = "no node that sends heartbeats times out"
-    EVERY_REASON = "every node is able or excluded for a reason"
+    EVERY_REASON = "every node is eligible or excluded for a reason"
     KNOWN_TRANSITION = "no transition outside the table"
     HISTORY_IN_ORDER = "the event log has each node's transitions in their order"
     REPORTED_IS_KNOWN = "the registry knows what a node reported last"

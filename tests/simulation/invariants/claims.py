@@ -220,7 +220,7 @@ class CapacityInvariants(Observer):
                     )
 
 
-# Every node is able or excluded, each for a reason, and dispatch does what it explains.
+# Every node is eligible or excluded, each for a reason, and dispatch does what it explains.
 
 
 _WHAT_IF = (
@@ -262,8 +262,14 @@ class ReasonInvariants(Observer):
                 continue
             result = effect.result
             if isinstance(result, Claim):
-                hold(Invariant.EVERY_REASON, result.node_id in said.able, f"{result} was not able: {said}")
-            elif isinstance(result, NoAvailableNode) and (said.able or dict(result.counts) != said.counts):
+                hold(
+                    Invariant.EVERY_REASON,
+                    result.node_id in said.eligible,
+                    f"{result} was not eligible: {said}",
+                )
+            elif isinstance(result, NoAvailableNode) and (
+                said.eligible or dict(result.counts) != said.counts
+            ):
                 hold(Invariant.EVERY_REASON, holds=False, detail=f"{result} was answered, not {said}")
 
     def check_all(self) -> None:
@@ -285,14 +291,14 @@ class ReasonInvariants(Observer):
         assert why is not None
         if excluded is None:
             takes = not why.refuses_every_job
-            hold(Invariant.EVERY_REASON, takes, f"{node_id} is able, but says {why.objections}")
+            hold(Invariant.EVERY_REASON, takes, f"{node_id} is eligible, but says {why.exclusions}")
         else:
-            agrees = excluded.reason in {one.reason for one in (*why.objections, *why.limits)}
+            agrees = excluded.reason in {one.reason for one in (*why.exclusions, *why.limits)}
             hold(Invariant.EVERY_REASON, agrees, f"{excluded}, but it says of itself {why}")
 
     def _explained(self, job: Job) -> Explanation:
         said = self._cluster.fleet.explain(job, self._cluster.world.now)
-        named = [*said.able, *(one.node_id for one in said.excluded)]
+        named = [*said.eligible, *(one.node_id for one in said.excluded)]
         known = [record.node_id for record in self._cluster.records()]
         hold(Invariant.EVERY_REASON, sorted(named) == sorted(known), f"{named} explained of {known}")
         for one in said.excluded:

@@ -44,9 +44,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _page(answer: WhyDocument, columns: int | None) -> Iterator[Line]:
     yield acceptance_line(answer.node_id or "This machine", answer)
-    if answer.objections:
+    if answer.exclusions:
         yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.objections, columns)
+        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
     yield BLANK
     unknown = "; ".join(answer.only_the_registry_knows)
     yield from wrap(line(Piece(f"Only the registry knows {unknown}. Ask it: {answer.ask}", "dim")), columns)

@@ -109,10 +109,10 @@ def outcome_sentence(inventory: Inventory) -> str:
 
 def offer_sentence(inventory: Inventory) -> str:
     """Say what would be registered, in one line."""
-    able = able_to_serve(inventory.gpu)
-    names = Counter(short_name(gpu.name) for gpu in able)
+    usable = able_to_serve(inventory.gpu)
+    names = Counter(short_name(gpu.name) for gpu in usable)
     gpus = ", ".join(f"{count}x {name}" for name, count in names.items())
-    memory = gib(sum(gpu.memory_mb or 0 for gpu in able))
+    memory = gib(sum(gpu.memory_mb or 0 for gpu in usable))
     ready = sum(map(can_serve, inventory.models))
     models = f"{ready} ready {'model' if ready == 1 else 'models'}"
     return f"It would offer {gpus} with {memory} GiB in all, and {models}."

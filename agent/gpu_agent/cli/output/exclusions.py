@@ -10,7 +10,7 @@ from gpu_agent.wire.control import WhyDocument
 
 def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line]:
     """Draw the eligible nodes, best first, then the others with what the job needs and the node has."""
-    rows = [Row((line(node_id), line(Piece("able", "green")))) for node_id in answer.able]
+    rows = [Row((line(node_id), line(Piece("eligible", "green")))) for node_id in answer.eligible]
     rows += [
         Row((line(one.node_id), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
         for one in answer.excluded
@@ -30,7 +30,7 @@ def acceptance_line(name: str, answer: NodeExplanation | WhyDocument) -> Line:
     """Say which jobs a node takes now."""
     if answer.refuses_every_job:
         return line(Piece(name, "bold"), Piece(" takes no job now", "red"))
-    if answer.objections:
+    if answer.exclusions:
         return line(Piece(name, "bold"), Piece(" takes jobs, but not all of them", "yellow"))
     return line(Piece(name, "bold"), Piece(" takes every job that fits it", "green"))
 

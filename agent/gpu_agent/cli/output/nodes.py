@@ -56,9 +56,9 @@ def fleet_summary(nodes: Sequence[NodeSummary]) -> str:
     """Count nodes by status, and slots."""
     counted = Counter(node.status for node in nodes)
     statuses = ", ".join(f"{counted[status]} {status}" for status in STATUS_STYLES if counted[status])
-    able = [node for node in nodes if node.status == "ready" and node.connected]
-    occupied = sum(node.in_flight_jobs for node in able)
-    slots = sum(node.max_concurrent_jobs for node in able)
+    eligible = [node for node in nodes if node.status == "ready" and node.connected]
+    occupied = sum(node.in_flight_jobs for node in eligible)
+    slots = sum(node.max_concurrent_jobs for node in eligible)
     count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
     return f"{count}: {statuses}; {occupied} of {slots} slots occupied"
 

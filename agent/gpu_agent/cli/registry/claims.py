@@ -57,7 +57,7 @@ def configure_explain(parser: argparse.ArgumentParser) -> None:
         "Describe a job; every node answers whether it could take it now, and if not, which\n"
         "demand fails first, what the job needs and what the node has. Reserves nothing.",
         example="gpu-agent registry explain --model my/model --gpus 2 --label zone=a",
-        exits={ExitCode.OK: "explained, whether or not a node is able"},
+        exits={ExitCode.OK: "explained, whether or not a node is eligible"},
     )
     add_job_options(parser)
     add_request_options(parser, json_is="what POST /v1/dispatch/explain answers")
@@ -69,9 +69,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
     nodes = answer.model
     if arguments.json:
         print_json(answer.document)
-    elif nodes.able or nodes.excluded:
+    elif nodes.eligible or nodes.excluded:
         print_lines(eligibility_table(nodes, terminal_columns()))
-        print(f"{len(nodes.able)} able; excluded: {counts_in_words(nodes.counts) or 'none'}")
+        print(f"{len(nodes.eligible)} eligible; excluded: {counts_in_words(nodes.counts) or 'none'}")
     else:
         print(NO_NODES)
     return ExitCode.OK

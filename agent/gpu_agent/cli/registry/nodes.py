@@ -152,9 +152,9 @@ def run_why(arguments: argparse.Namespace) -> int:
 
 def _explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[Line]:
     yield acceptance_line(answer.node_id, answer)
-    if answer.objections:
+    if answer.exclusions:
         yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.objections, columns)
+        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
     if answer.limits:
         yield BLANK
         yield from reasons_table("NEVER FITS", answer.limits, columns)

@@ -37,7 +37,7 @@ def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
         node_id=snapshot.session.node_id,
         connected=snapshot.session.state in CONNECTED,
         refuses_every_job=any(one.refuses == _EVERY_JOB for one in reasons),
-        objections=reasons,
+        exclusions=reasons,
         only_the_registry_knows=ONLY_THE_REGISTRY_KNOWS,
         ask=f"gpu-agent registry why {snapshot.session.node_id or 'ID'}",
     )

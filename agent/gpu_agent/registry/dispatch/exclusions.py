@@ -53,7 +53,7 @@ class Explanation:
     """Each node's answer to one job, on request (A-3)."""
 
     job_id: str
-    able: tuple[str, ...]
+    eligible: tuple[str, ...]
     """The eligible nodes, best first."""
     excluded: tuple[Excluded, ...]
 

@@ -39,7 +39,7 @@ def explain_node(candidate: Candidate, now: float, model: str | None = None) -> 
     return api.NodeExplanation(
         node_id=candidate.record.node_id,
         refuses_every_job=any(one.jobs == EVERY_JOB for one in found),
-        objections=tuple(_exclusion_view(one) for one in found if not one.is_limit),
+        exclusions=tuple(_exclusion_view(one) for one in found if not one.is_limit),
         limits=tuple(_exclusion_view(one) for one in found if one.is_limit),
         model=None if model is None else _model(candidate.record, model),
     )
