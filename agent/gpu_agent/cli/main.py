@@ -178,13 +178,13 @@ TOKEN = Group(
             "create": Command(_load_tokens, "create a join token or an operator token"),
             "list": Command(_load_tokens, "list the tokens of this registry"),
             "revoke": Command(_load_tokens, "revoke a token now"),
-            "rotate": Command(_load_tokens, "give a node another token"),
+            "rotate": Command(_load_tokens, "replace the token of a node"),
         },
     },
 )
 REGISTRY = Group(
-    summary="serve a registry, ask it, and act on its nodes",
-    description="The registry: serve it, ask it, and act on its nodes.",
+    summary="serve a registry, query it, and act on its nodes",
+    description="The registry: serve it, query it, and act on its nodes.",
     what="action",
     subjects={
         "the registry itself": {
@@ -196,7 +196,7 @@ REGISTRY = Group(
         "nodes": {
             "nodes": Command(_load_nodes, "list all nodes with status and reason"),
             "node": Command(_load_nodes, "show one node: checks, GPUs, models, history"),
-            "why": Command(_load_nodes, "say which jobs a node would be refused now, and why"),
+            "why": Command(_load_nodes, "say which jobs a node cannot take now, and why"),
             "events": Command(_load_events, "show what happened to a node, and what happens"),
         },
         "acting on a node": {
@@ -207,7 +207,7 @@ REGISTRY = Group(
             "refresh": Command(_load_nodes, "have it probe again, now"),
             "reregister": Command(_load_nodes, "have it register again"),
             "forget": Command(_load_nodes, "remove its record"),
-            "reclaim": Command(_load_tokens, "give it its id back when it has lost its state"),
+            "reclaim": Command(_load_tokens, "create a token that gives a machine this node's id back"),
         },
         "jobs and their slots": {
             "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
@@ -216,7 +216,7 @@ REGISTRY = Group(
             "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
             "release": Command(_load_claims, "release a job's claim"),
             "claims": Command(_load_claims, "list the claims"),
-            "exclusions": Command(_load_claims, "count what jobs failed on lately"),
+            "exclusions": Command(_load_claims, "count the reasons why jobs got no node lately"),
         },
         "credentials": {
             "token": TOKEN,
@@ -234,7 +234,7 @@ JOB = Group(
         "actions": {
             "run": Command(_load_jobs, "run a command as a job in flight"),
             "start": Command(_load_jobs, "announce a job that lasts as long as a process"),
-            "finish": Command(_load_jobs, "say that a job is done"),
+            "finish": Command(_load_jobs, "announce that a job has ended"),
             "list": Command(_load_jobs, "list the jobs in flight, their users, and what ends them"),
         },
     },
@@ -251,7 +251,7 @@ CONFIG = Group(
     },
 )
 SERVICE = Group(
-    summary="make agent or registry a systemd service after a pip install, or look at it",
+    summary="install agent or registry as a systemd service after a pip install, or show it",
     description=(
         "The agent, or the registry, as a service of this machine where it came from pip.\n"
         "The packages bring their services themselves; `status` shows those too."
@@ -259,8 +259,8 @@ SERVICE = Group(
     what="action",
     subjects={
         "actions": {
-            "install": Command(_load_service, "make it a service: unit, user, settings to begin with"),
-            "uninstall": Command(_load_service, "remove that; settings and state stay"),
+            "install": Command(_load_service, "install the service: unit, user, first settings"),
+            "uninstall": Command(_load_service, "remove the service; settings and state stay"),
             "status": Command(_load_service, "show whether it runs, since when, and the end of its log"),
         },
     },
@@ -277,7 +277,7 @@ ROOT = Group(
         },
         "the agent that runs here": {
             "status": Command(_load_status, "show the agent's state, and its status at the registry"),
-            "why": Command(_load_explain, "say which jobs this machine would be refused now, and why"),
+            "why": Command(_load_explain, "say which jobs this machine cannot take now, and why"),
             "drain": Command(_load_drain, "let this machine finish its jobs, then take it offline"),
             "resume": Command(_load_drain, "end its drain"),
             "refresh": Command(_load_status, "have the agent probe its machine again, now"),
