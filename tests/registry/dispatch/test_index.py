@@ -1,6 +1,7 @@
 """The index finds what a scan finds, whatever changed before."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gpu_agent.registry.dispatch import filters
 from gpu_agent.registry.dispatch.candidate import GpuSet
 from gpu_agent.registry.dispatch.explain import count_exclusions
-from gpu_agent.registry.dispatch.filters import first_exclusion
+from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion
 from gpu_agent.registry.dispatch.index import GpuCounts, Index
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand, Job
@@ -141,6 +142,19 @@ def test_another_record_may_come_to_stand_for_a_node() -> None:
     assert best(index, job(required_models=("asr",))) is None
     assert best(index, job(required_models=("nmt",))) == "node-A"
     assert len(index.candidates) == 1
+
+
+def test_two_filters_by_keys_may_share_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {ExclusionReason.FEATURE_NOT_SUPPORTED: ExclusionReason.MODEL_NOT_AVAILABLE}
+    rows = tuple(replace(one, reason=shared.get(one.reason, one.reason)) for one in FILTERS)
+    monkeypatch.setattr("gpu_agent.registry.dispatch.index.FILTERS", rows)
+    models, features = frozenset({"asr"}), frozenset({"kv_cache"})
+    both = node("both", ready_models=models, features=features)
+    index = index_of(both, node("models", ready_models=models), node("features", features=features))
+    assert best(index, job(required_models=("asr",), required_features=("kv_cache",))) == "both"
+    index.remove("both")
+    assert best(index, job(required_models=("asr",), required_features=("kv_cache",))) is None
+    assert best(index, job(required_features=("kv_cache",))) == "features"
 
 
 def test_a_position_serves_one_node_after_another() -> None:

@@ -78,8 +78,8 @@ class Candidate:
     score: int = 0
     declared: Declared | None = None
     """The declaration that the index knows; the fleet replaces it as a whole."""
-    keys: dict[ExclusionReason, AbstractSet[Hashable]] = field(default_factory=dict)
-    """What the index holds of it, for each filter with keys."""
+    keys: list[AbstractSet[Hashable]] = field(default_factory=list)
+    """What the index holds of it, for each filter with keys, in the order of the filters."""
     gpu_states: Gpus | None = None
     """The GPUs that the index knows; heartbeats change them in place, a declaration replaces them."""
     healths: tuple[str, ...] = ()

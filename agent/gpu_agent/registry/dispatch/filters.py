@@ -10,6 +10,13 @@ A row states a filter once:
 - its exclusions: the jobs that it excludes from one node, and what would change that, for a person who asks.
 
 The index, the explanation of a job and the explanation of a node all go through this table.
+
+A filter depends on one node and one job only, never on other nodes, on the clock or on chance: the index
+remembers its answers. To add a filter, write its functions beside those of its kind, and add one row at its
+place in the order. A row for a new reason also needs a member of `wire.codes.ExclusionReason` at the same
+place, and a line of the table in `docs/operating.md`. Several rows may share a reason. A filter by something
+that neither a node's state nor its keys can express needs a kind of key of its own, and a `case` in
+`Index._query`.
 `advanced_features` never decides whether a node has a feature (A-6).
 """
 

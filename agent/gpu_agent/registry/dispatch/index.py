@@ -53,11 +53,8 @@ class Index:
         self.candidates: dict[str, Candidate] = {}
         self.unschedulable: dict[ExclusionReason | None, int] = dict.fromkeys((None, *ExclusionReason), 0)
         """Positions by what excludes their node whatever the job; None holds the nodes open to jobs."""
-        self._keys = [
-            (one.reason, one.key.of_node, Postings[Hashable]())
-            for one in FILTERS
-            if isinstance(one.key, Keys)
-        ]
+        self._keys = [(one.key, Postings[Hashable]()) for one in FILTERS if isinstance(one.key, Keys)]
+        """Each row's own; `Candidate.keys` has the same order."""
         self._gpus = GpuCounts()
         self._scores = Column(best_score(limits).bit_length())
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
@@ -112,8 +109,8 @@ class Index:
         if candidate is None:
             return
         position, bit = candidate.position, 1 << candidate.position
-        for reason, _, postings in self._keys:
-            postings.move(position, candidate.keys[reason], frozenset())
+        for (_, postings), keys in zip(self._keys, candidate.keys, strict=True):
+            postings.move(position, keys, frozenset())
         self._gpus.move(position, candidate.gpus, None)
         for column, level in zip(self._room, candidate.room, strict=True):
             column.change(bit, level, 0)
@@ -166,8 +163,7 @@ class Index:
             case NodeIds(of_job):
                 return partial(self._with_ids, of_job)
             case Keys(_, of_job):
-                (postings,) = [postings for reason, _, postings in self._keys if reason is one.reason]
-                return _with_keys(postings, of_job)
+                return _with_keys(next(postings for key, postings in self._keys if key is one.key), of_job)
             case GpuKey.COUNT:
                 return lambda demand, among: among & self._gpus.holders(demand.gpu_name, demand.gpu_count)
             case GpuKey.FREE_MEMORY:
@@ -197,7 +193,7 @@ class Index:
     def _add(self, record: NodeRecord) -> Candidate:
         position = self._spare.pop() if self._spare else len(self._by_position)
         candidate = Candidate(record, position, self._limits, room=(0,) * len(RANKS))
-        candidate.keys = {reason: frozenset() for reason, _, _ in self._keys}
+        candidate.keys = [frozenset()] * len(self._keys)
         if position == len(self._by_position):
             self._by_position.append(candidate)
         else:
@@ -208,10 +204,10 @@ class Index:
         return candidate
 
     def _update_keys(self, candidate: Candidate) -> None:
-        for reason, of_node, postings in self._keys:
-            keys = frozenset(of_node(candidate.record))
-            postings.move(candidate.position, candidate.keys[reason], keys)
-            candidate.keys[reason] = keys
+        for row, (key, postings) in enumerate(self._keys):
+            keys = frozenset(key.of_node(candidate.record))
+            postings.move(candidate.position, candidate.keys[row], keys)
+            candidate.keys[row] = keys
         candidate.declared = candidate.record.declared
 
     def _update_gpus(self, candidate: Candidate) -> None:
