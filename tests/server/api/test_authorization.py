@@ -61,6 +61,16 @@ async def test_each_route_admits_the_role_that_it_declares_and_no_smaller_one(
         assert admitted or f"role {role}" in problem(answer)["detail"]
 
 
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("PUT", "/v1/nodes", 405)])
+async def test_only_a_caller_with_a_token_learns_which_paths_there_are(
+    method: str, path: str, status: int, secured: RegistryService, client: httpx.AsyncClient
+) -> None:
+    refused = await client.request(method, path)
+    assert (refused.status_code, problem(refused)["code"]) == (401, "UNAUTHORIZED")
+    headers = bearer(await operator_token(secured, Role.READ))
+    assert (await client.request(method, path, headers=headers)).status_code == status
+
+
 def test_a_route_without_a_role_needs_an_admin() -> None:
     router = api_router("nodes")
 

@@ -97,7 +97,7 @@ class RequestChecks:
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         try:
             _check_path(request)
-            caller = request.state.caller = self._authorize(request, needed)
+            caller = request.state.caller = self.authorize(request, needed)
             response = await self._read_and_handle(request, handler)
             status = response.status_code
         except HTTPException as refused:
@@ -117,11 +117,8 @@ class RequestChecks:
             )
         return response
 
-    def stop(self) -> None:
-        """Log how many violations were not logged one by one."""
-        self._log_limit.stop()
-
-    def _authorize(self, request: Request, needed: Role | None) -> Caller:
+    def authorize(self, request: Request, needed: Role | None) -> Caller:
+        """Return who sends a request; raises `ApiError` where it has no token, or not the role."""
         tokens = self._tokens
         if needed is None or tokens is None:
             return Caller(None, lambda: True)
@@ -138,6 +135,10 @@ class RequestChecks:
                 "ask an admin to do it, or to make you another token",
             )
         return Caller(credential, lambda: tokens.authenticate(token) is not None)
+
+    def stop(self) -> None:
+        """Log how many violations were not logged one by one."""
+        self._log_limit.stop()
 
     async def _read_and_handle(self, request: Request, handler: Handler) -> Response:
         """Read a body to its end, within the limits, and let the route answer."""

@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal, unknown_node_message
 from gpu_agent.registry.claims import CLAIM_NOT_FOUND
+from gpu_agent.registry.credentials import Role
 from gpu_agent.registry.dispatch.exclusions import NO_AVAILABLE_NODE, NoAvailableNode
 from gpu_agent.registry.tokens import UNKNOWN_TOKEN
 from gpu_agent.server import views
@@ -130,6 +131,10 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.BAD_REQUEST:
         detail = "the request cannot be read: $: not valid JSON"
         return problem_response(status, "INVALID_REQUEST", detail)
+    try:
+        request.app.state.checks.authorize(request, Role.READ)  # a stranger learns no paths
+    except ApiError as refused:
+        return await _on_api_error(request, refused)
     detail = f"there is no {request.method} {request.scope['path']} here: /docs lists what there is"
     if status == HTTPStatus.NOT_FOUND:
         return problem_response(status, "NOT_FOUND", detail)
