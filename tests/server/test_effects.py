@@ -39,14 +39,13 @@ from gpu_agent.server.effects import (
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
-from gpu_agent.server.node_connection import NodeConnection, NodeConnections
+from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.requests import PendingRequests
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck
-from tests.server.harness import admit_all
 
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
 
@@ -55,13 +54,7 @@ class RecordingConnections(NodeConnections):
     """Writes down what it is asked to do."""
 
     def __init__(self) -> None:
-        def arrived(connection: NodeConnection, payload: bytes) -> None:
-            raise AssertionError((connection, payload))
-
-        def lost(connection: NodeConnection) -> None:
-            raise AssertionError(connection)
-
-        super().__init__(Limits(), frame_arrived=arrived, connection_lost=lost, refuse=admit_all)
+        super().__init__(Limits())
         self.calls: list[tuple[object, ...]] = []
 
     def send(self, number: int, text: str) -> None:

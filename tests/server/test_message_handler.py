@@ -23,7 +23,7 @@ from gpu_agent.server.message_handler import (
     REFUSED_IN_A_ROW,
     MessageHandler,
 )
-from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
@@ -43,14 +43,9 @@ async def received(
     events: list[Event], *, auth_on: bool = False, authenticate: Authenticate = admit_all
 ) -> AsyncIterator[tuple[Node, MessageHandler]]:
     """A node's connection to a message handler whose events are recorded."""
-    handler = MessageHandler(auth_on=auth_on)
-    handler.handle = events.append
-    listener = NodeListener(
-        Limits(close_timeout_seconds=0.2),
-        frame_arrived=handler.frame_arrived,
-        connection_lost=handler.connection_lost,
-        authenticate=authenticate,
-    )
+    handler = MessageHandler(events.append, auth_on=auth_on)
+    connections = NodeConnections(Limits(close_timeout_seconds=0.2))
+    listener = NodeListener(connections, handler, authenticate=authenticate)
     address = await listener.listen(LOOPBACK)
     await listener.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:

@@ -291,14 +291,14 @@ async def test_however_the_bytes_arrive_every_frame_is_read_once_and_in_order(da
     stream = b"".join(data.draw(st.sampled_from([masked, fragmented, pinged]))(one) for one in padded)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     received: list[bytes] = []
-    async with running(QUICK) as service:
-        service._connections.frame_arrived = lambda _, payload: received.append(payload)
-        async with raw(service) as peer:
-            for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-                peer.writer.write(stream[start:end])
-                await peer.writer.drain()
-                await asyncio.sleep(0)
-            await until(lambda: len(received) == len(padded), what="all frames read")
+    async with running(QUICK) as service, raw(service) as peer:
+        (connection,) = service._connections._by_number.values()
+        connection._on_frame = lambda _, payload: received.append(payload)
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            peer.writer.write(stream[start:end])
+            await peer.writer.drain()
+            await asyncio.sleep(0)
+        await until(lambda: len(received) == len(padded), what="all frames read")
     assert received == padded
 
 

@@ -11,27 +11,24 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from gpu_agent.registry.events import Event
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.node_connection import NodeConnection, NodeConnections
+from gpu_agent.server.message_handler import MessageHandler
+from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 from tests.waiting import patience
 
 
-def _ignore_frame(connection: NodeConnection, payload: bytes) -> None:
-    """No message handler."""
-
-
-def _ignore_loss(connection: NodeConnection) -> None:
+def _ignore(event: Event) -> None:
     """No fleet."""
 
 
 def listening(limits: Limits) -> tuple[NodeListener, NodeConnections]:
-    listener = NodeListener(
-        limits, frame_arrived=_ignore_frame, connection_lost=_ignore_loss, authenticate=admit_all
-    )
-    return listener, listener.connections
+    connections = NodeConnections(limits)
+    messages = MessageHandler(_ignore, auth_on=False)
+    return NodeListener(connections, messages, authenticate=admit_all), connections
 
 
 async def refused(address: str) -> InvalidStatus:

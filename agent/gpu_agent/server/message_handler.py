@@ -44,11 +44,16 @@ class MessageHandler:
     issued.
     """
 
-    def __init__(self, *, auth_on: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Event], None],
+        *,
+        auth_on: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.heartbeats = 0
         """Heartbeats received since the start."""
-        self.handle: Callable[[Event], None]
-        """The fleet loop's `handle`; the service sets it before any frame arrives."""
+        self._handle = handle
         self._auth_on = auth_on
         self._now = monotonic
 
@@ -66,13 +71,13 @@ class MessageHandler:
                 connection.log_violation("foreign_heartbeat", heartbeat_of=message.node_id)
             heartbeats = connection.heartbeats = connection.heartbeats + 1
             measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
-            self.handle(HeartbeatReceived(connection.number, message, measured))
+            self._handle(HeartbeatReceived(connection.number, message, measured))
         elif self._within_quota(connection):
-            self.handle(self._event(connection, message))
+            self._handle(self._event(connection, message))
 
     def connection_lost(self, connection: NodeConnection) -> None:
         """Report to the fleet that a connection is closed."""
-        self.handle(ConnectionLost(connection.number))
+        self._handle(ConnectionLost(connection.number))
 
     def _event(self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError) -> Event:
         match message:

@@ -62,7 +62,10 @@ class NodeConnection(asyncio.BufferedProtocol):
         "_held_bytes",
         "_ignores_input",
         "_max_frame_bytes",
+        "_on_frame",
+        "_on_lost",
         "_prepaid_frames",
+        "_refuse",
         "_socket",
         "_timer",
         "_transport",
@@ -80,7 +83,15 @@ class NodeConnection(asyncio.BufferedProtocol):
         "waited_seconds",
     )
 
-    def __init__(self, connections: "NodeConnections", number: int) -> None:
+    def __init__(
+        self,
+        connections: "NodeConnections",
+        number: int,
+        *,
+        on_frame: Callable[["NodeConnection", bytes], None],
+        on_lost: Callable[["NodeConnection"], None],
+        refuse: Callable[["NodeConnection", Handshake], HandshakeRefusal | None],
+    ) -> None:
         limits = connections.limits
         self.number = number
         self.node_id: str | None = None
@@ -94,6 +105,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.quota = TokenBucket(limits.message_rate)
         """How many messages other than heartbeats it may send."""
         self._connections, self._max_frame_bytes = connections, limits.max_frame_bytes
+        self._on_frame, self._on_lost, self._refuse = on_frame, on_lost, refuse
         self._prepaid_frames, self._frames_empty_until = connections.frame_rate.prepaid, 0.0
         self._buffer = connections.lend_buffer(registered=False)
         self._socket = WebSocket(
@@ -205,7 +217,7 @@ class NodeConnection(asyncio.BufferedProtocol):
                     self._prepaid_frames -= count
                 elif not self._within_frame_rate(count):
                     return
-                self._connections.frame_arrived(self, unmask(buffer[FRAME_HEAD_BYTES:nbytes], mask))
+                self._on_frame(self, unmask(buffer[FRAME_HEAD_BYTES:nbytes], mask))
                 return
         data = bytes(buffer[:nbytes])
         urgent = not self._socket.connecting
@@ -234,6 +246,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames, self._waiting = False, b""
         self._socket.release()
         self._connections.lost(self)
+        self._connections.fair_queue.run(partial(self._on_lost, self), urgent=True)
 
     def _resume(self) -> None:
         """Handle what has waited in the fair queue."""
@@ -255,7 +268,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames = self.node_id is not None and self._socket.between_frames
 
     def _answer(self, handshake: Handshake) -> None:
-        refusal = self._connections.refuse(self, handshake)
+        refusal = self._refuse(self, handshake)
         status = self._socket.answer(refusal)
         if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._connections.handshake_succeeded(self)
@@ -268,7 +281,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         if not self._within_frame_rate(1 + extra):
             return
         if isinstance(received, bytes):
-            self._connections.frame_arrived(self, received)
+            self._on_frame(self, received)
         elif received is OtherFrame.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, "messages are JSON in text frames")
 
@@ -327,27 +340,15 @@ class NodeConnection(asyncio.BufferedProtocol):
 class NodeConnections:
     """All open connections of one port by number, and their shared limits, fair queue, buffers and log."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        frame_arrived: Callable[[NodeConnection, bytes], None],
-        connection_lost: Callable[[NodeConnection], None],
-        refuse: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, limits: Limits, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.frame_rate = limits.frame_rate
-        self.frame_arrived = frame_arrived
         self.monotonic = monotonic
         self.fair_queue = FairQueue(monotonic=monotonic, patience_seconds=limits.handshake_patience_seconds)
         self.log_limit = LogLimit()
         self.memory = MemoryBudget(max_bytes=limits.max_held_bytes)
         self.pending = PendingConnections(limits)
         self.retries = RetrySchedule()
-        self.refuse = refuse
-        """Returns why a handshake is refused; None to accept it."""
-        self._connection_lost = connection_lost
         self._by_number: dict[int, NodeConnection] = {}
         self._numbers = itertools.count(1)
         self._evicting = self._stopped = False
@@ -361,9 +362,16 @@ class NodeConnections:
         """How many connections are open."""
         return len(self._by_number)
 
-    def create(self) -> NodeConnection:
-        """Return the protocol for a new socket."""
-        return NodeConnection(self, next(self._numbers))
+    def create(
+        self,
+        *,
+        on_frame: Callable[[NodeConnection, bytes], None],
+        on_lost: Callable[[NodeConnection], None],
+        refuse: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
+    ) -> NodeConnection:
+        """Return the protocol for a new socket; `refuse` returns None to accept its handshake."""
+        number = next(self._numbers)
+        return NodeConnection(self, number, on_frame=on_frame, on_lost=on_lost, refuse=refuse)
 
     def send(self, number: int, text: str) -> None:
         """Send a text frame; a connection that is gone is ignored."""
@@ -442,7 +450,6 @@ class NodeConnections:
         self.pending.remove(connection.number)
         if not self._by_number:
             self._empty.set()
-        self.fair_queue.run(partial(self._connection_lost, connection), urgent=True)
 
     def _evict(self) -> None:
         connections = self._by_number

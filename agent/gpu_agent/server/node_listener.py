@@ -7,11 +7,11 @@ otherwise those that `node_auth` accepts. Reads and writes no connection itself:
 import asyncio
 import http
 import socket
-import time
 from collections.abc import Callable
+from functools import partial
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
-from gpu_agent.server.limits import Limits
+from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
@@ -28,23 +28,20 @@ class NodeListener:
 
     def __init__(
         self,
-        limits: Limits,
+        connections: NodeConnections,
+        messages: MessageHandler,
         *,
-        frame_arrived: Callable[[NodeConnection, bytes], None],
-        connection_lost: Callable[[NodeConnection], None],
         authenticate: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
         tls: Encryption | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.connections = NodeConnections(
-            limits,
-            frame_arrived=frame_arrived,
-            connection_lost=connection_lost,
+        self.connections = connections
+        self._limits = connections.limits
+        self._create_connection = partial(
+            connections.create,
+            on_frame=messages.frame_arrived,
+            on_lost=messages.connection_lost,
             refuse=self._refuse,
-            monotonic=monotonic,
         )
-        self._limits = limits
-        self._now = monotonic
         self._authenticate = authenticate
         self._tls = None if tls is None else TlsPort(tls, fair_queue=self.connections.fair_queue)
         self._listener: socket.socket | None = None
@@ -87,7 +84,7 @@ class NodeListener:
         await self.connections.close_all()
 
     def _accepted(self) -> NodeConnection | TlsConnection:
-        connection = self.connections.create()
+        connection = self._create_connection()
         if self._tls is None:
             return connection
         return self._tls.wrap(
@@ -105,7 +102,7 @@ class NodeListener:
         if self.connections.pending.is_full_for(connection.origin):
             return _unavailable("waits for too many others to register")
         if connection.waited_seconds > self._limits.handshake_patience_seconds:
-            seconds = self.connections.retries.next_retry_seconds(self._now())
+            seconds = self.connections.retries.next_retry_seconds(self.connections.monotonic())
             return _unavailable("has more to do than it can", seconds=seconds)
         return self._authenticate(connection, handshake)
 

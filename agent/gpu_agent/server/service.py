@@ -41,6 +41,7 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import NodeAuth
+from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.requests import PendingRequests, as_placement, as_refusal, within_trace
 from gpu_agent.server.tls import Encryption
@@ -101,21 +102,7 @@ class RegistryService:
         )
         self.tokens = TokenService(self._fleet, self._send, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
-        self._messages = MessageHandler(auth_on=settings.auth_on, monotonic=self._clock.monotonic)
-        node_auth = NodeAuth(
-            self.tokens if settings.auth_on else None,
-            host_names=host_names(settings.node_listen),
-            limits=settings.limits,
-        )
-        self._listener = NodeListener(
-            settings.limits,
-            frame_arrived=self._messages.frame_arrived,
-            connection_lost=self._messages.connection_lost,
-            authenticate=node_auth.authenticate,
-            tls=settings.tls,
-            monotonic=self._clock.monotonic,
-        )
-        self._connections = self._listener.connections
+        self._connections = NodeConnections(settings.limits, monotonic=self._clock.monotonic)
         self._events = EventCounters()
         self._requests = PendingRequests()
         self._effects = EffectsExecutor(
@@ -134,7 +121,17 @@ class RegistryService:
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )
-        self._messages.handle = self._loop.handle
+        self._messages = MessageHandler(
+            self._loop.handle, auth_on=settings.auth_on, monotonic=self._clock.monotonic
+        )
+        node_auth = NodeAuth(
+            self.tokens if settings.auth_on else None,
+            host_names=host_names(settings.node_listen),
+            limits=settings.limits,
+        )
+        self._listener = NodeListener(
+            self._connections, self._messages, authenticate=node_auth.authenticate, tls=settings.tls
+        )
         self._node_address: Address | None = None
         self.health = RegistryHealth(
             fleet=self._fleet,
