@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ from gpu_agent.probe.models import inotify as notices_module
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, Scan
+from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
 from tests.hung_disk import hung
+from tests.node.prober_harness import GOOD, PACE, always, probing
 from tests.waiting import patience, until
 
 
@@ -132,11 +135,11 @@ class _Looks:
     def __init__(self, root: Path) -> None:
         self.scanner = ModelScanner([ModelFolders([root])])
         self.asked: asyncio.Queue[float] = asyncio.Queue()
-        self.rescans = ModelWatcher(lambda: self.asked.put_nowait(time.monotonic()), every_seconds=5)
+        self.rescans = ModelWatcher(lambda: self.asked.put_nowait(time.monotonic()))
 
     def scan(self) -> None:
         self.scanner.scan(after_read=self.rescans.follow)
-        self.rescans.after_scan()
+        self.rescans.after_scan(every_seconds=5)
 
     async def next_one(self) -> float:
         async with asyncio.timeout(patience(5)):
@@ -248,6 +251,20 @@ async def test_a_limit_of_inotify_is_logged_once(
         looks.scan()
         looks.scan()
     assert caplog.messages == ["model_watch_unavailable"]
+
+
+@HAS_NOTICES
+async def test_after_a_reload_the_log_states_the_new_interval_of_the_model_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(InotifyWatcher, "open", classmethod(lambda _: None))
+    patient = replace(PACE, interval_seconds=30, deadline_seconds=20)
+    async with probing(always(GOOD), pace=patient) as (prober, next_one):
+        await next_one()
+        prober.set_interval(20)
+        await prober.replace_sources(Sources(scanner=ModelScanner([ModelFolders([tmp_path])])))
+    (logged,) = [one for one in caplog.records if one.message == "model_watch_unavailable"]
+    assert logged.__dict__["fields"]["every_seconds"] == 20
 
 
 PLACES = (Path("/a"), Path("/b"))

@@ -67,10 +67,9 @@ async def reopen_sources(settings: AgentSettings, before: ModelScanner) -> Sourc
 class ModelWatcher:
     """Requests a scan after each burst of changes that inotify reports."""
 
-    def __init__(self, request_scan: Callable[[], None], *, every_seconds: float) -> None:
-        """`request_scan` does not wait for the scan; there is one `every_seconds` in any case."""
+    def __init__(self, request_scan: Callable[[], None]) -> None:
+        """`request_scan` does not wait for the scan."""
         self._request_scan = request_scan
-        self._every_seconds = every_seconds
         self._epoll: select.epoll | None = None
         """Polls all watchers at once; None while `run` does not."""
         self._watchers: weakref.WeakKeyDictionary[SourceState, InotifyWatcher] = weakref.WeakKeyDictionary()
@@ -108,15 +107,18 @@ class ModelWatcher:
         if watcher is not None and watcher.follow(paths):
             self._missed_changes = True
 
-    def after_scan(self) -> None:
-        """Request another scan where one may have missed changes, and log once that inotify has a limit."""
+    def after_scan(self, *, every_seconds: float) -> None:
+        """Request another scan where one may have missed changes, and log once that inotify has a limit.
+
+        `every_seconds` is the interval between scans that nothing requests.
+        """
         if self._missed_changes:
             self._missed_changes = False
             self._changed.set()
         limit = next((watcher.limit for watcher in self._live() if watcher.limit), self._refused)
         if limit and not self._limit_logged:
             self._limit_logged = True
-            _LOG.warning("model_watch_unavailable", problem=limit, every_seconds=self._every_seconds)
+            _LOG.warning("model_watch_unavailable", problem=limit, every_seconds=every_seconds)
 
     async def _wait_for_change(self, epoll: select.epoll) -> None:
         """Wait for a notification. Between two scans the kernel queues them."""

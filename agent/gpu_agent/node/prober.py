@@ -79,7 +79,7 @@ class Prober:
         self._host_reading: asyncio.Task[Host] | None = None
         """Read beside a scan that hangs, because the load of that scan is soon out of date."""
         self._unreadable_log = UnreadableLog()
-        self._watcher = ModelWatcher(self._wake.set, every_seconds=pace.interval_seconds)
+        self._watcher = ModelWatcher(self._wake.set)
 
     @property
     def probe_age_seconds(self) -> float | None:
@@ -134,7 +134,7 @@ class Prober:
         gpus = await self._gpu_reader.read(tasks, requested=requested)
         was_overdue = self._overdue
         await self._scan_until_deadline(tasks, self._host_and_models)
-        self._watcher.after_scan()
+        self._watcher.after_scan(every_seconds=self._interval())
         self._unreadable_log.note(self.scanner.problems, self.scanner.paths)
         if self._scanned is not None:
             if was_overdue or self._overdue:
