@@ -52,8 +52,8 @@ def all_packed(plan: layout.Plan, packagers: Iterable[str], *, dist: Path) -> li
     stages = [layout.lay_out(plan, *pair) for pair in pairs]
     # Compression takes most of the time, and one processor at a time.
     with ThreadPoolExecutor() as pool:
-        told = zip(pairs, stages, strict=True)
-        running = [pool.submit(packed, plan, *pair, stage=stage, dist=dist) for pair, stage in told]
+        staged = zip(pairs, stages, strict=True)
+        running = [pool.submit(packed, plan, *pair, stage=stage, dist=dist) for pair, stage in staged]
     return [done.result() for done in running]
 
 
@@ -83,7 +83,7 @@ def epoch_seconds(root: Path) -> int:
 def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist: Path) -> Path:
     """Have nfpm write one package of what lies in `stage`; returns the file."""
     file = dist / layout.file_name(plan, package, packager)
-    told = {
+    variables = {
         "PACKAGE_VERSION": layout.package_version(plan.version),
         "PACKAGE_ARCH": layout.arch_of(package, plan.arch),
         "SOURCE_DATE_EPOCH": str(plan.at_seconds),
@@ -95,7 +95,7 @@ def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist:
     subprocess.run(
         [str(Path(sys.executable).with_name("nfpm")), *words],
         cwd=stage.parent,
-        env={**os.environ, **told},
+        env={**os.environ, **variables},
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -103,7 +103,7 @@ def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist:
 
 
 def configuration(package: str, packager: str, *, stage: Path) -> str:
-    """Write what nfpm is told: the package's own file, and for an .rpm which of its files are documents."""
+    """Write nfpm's configuration: the package's own file, and the documents among an .rpm's files."""
     lines = [(HERE / f"{package}.yaml").read_text(encoding="utf-8")]
     for folder, kind in (("doc", "doc"), ("licenses", "license")) if packager == "rpm" else ():
         for path in sorted((stage / "usr/share" / folder / package).iterdir()):

@@ -23,7 +23,7 @@ PLATFORMS = {"amd64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"
 _PINS = Path(__file__).parent / "pins"
 _UV = Path(sys.executable).with_name("uv")
 _INSTALLER_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
-"""What tells pip how to undo an install; here dpkg and rpm do that, and paths of this machine stand in it."""
+"""pip's notes for an uninstall; here dpkg and rpm do that, and the notes contain paths of this machine."""
 _LEFT_OUT = ("*.c", "*.pyi", "__pycache__", ".agents", ".lock", "bin", "example.py", *_INSTALLER_NOTES)
 """What no program loads: sources of compiled parts, declarations for editors, the libraries' commands."""
 _OF_ITS_WHEEL = ("WHEEL", "*.cyclonedx.json")

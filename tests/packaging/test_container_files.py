@@ -33,7 +33,7 @@ def test_every_volume_of_the_image_is_mounted_in_every_example(name: str) -> Non
 
 
 def test_the_image_runs_as_a_number_that_is_not_root() -> None:
-    """Kubernetes can tell from a number alone that it is not root."""
+    """Kubernetes accepts `runAsNonRoot` only for a numeric user."""
     user, group = SAID["USER"].split(":")
     assert user == group == "10001"
     assert f"runAsUser: {user}, runAsGroup: {group}, fsGroup: {group}" in text_of("daemonset.yaml")

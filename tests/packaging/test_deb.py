@@ -1,4 +1,4 @@
-"""The .deb of both halves: what lies in it, whose it is, and what dpkg is told."""
+"""The .deb of both halves: its files, their owners, and its control data."""
 
 import ast
 import gzip

@@ -13,7 +13,7 @@ from tests.waiting import patience
 
 ROOT = Path(__file__).parents[2]
 PLACE = 'HOME = "/usr/lib/gpu-agent"'
-TELL = "import json, os, sys; print(json.dumps([dict(os.environ), sys.path]))"
+PRINT_ENVIRONMENT = "import json, os, sys; print(json.dumps([dict(os.environ), sys.path]))"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_command_of_a_job_sees_its_callers_python_and_not_the_packages(
     others = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     script = tmp_path / "train" / "train.py"
     script.parent.mkdir()
-    script.write_text(TELL)
+    script.write_text(PRINT_ENVIRONMENT)
     words = ["job", "run", "--socket", str(tmp_path / "none"), "job-1", "--", sys.executable, str(script)]
     done = subprocess.run(
         [sys.executable, "-IS", str(launcher), *words],

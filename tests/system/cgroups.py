@@ -1,7 +1,7 @@
 """A cgroup of its own for each machine under test: none sees another's processes, none outlives its run.
 
 Two machines in one cgroup would share their services' cgroups by name, so that one's systemd ends what the
-other's started. Whoever made a cgroup holds a lock on it for life; one that nobody holds was left behind.
+other's started. The process that made a cgroup locks it until it ends; an unlocked one is a leftover.
 """
 
 import fcntl

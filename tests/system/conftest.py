@@ -25,7 +25,7 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def root(suite: str, obstacle: str | None) -> Path:
-    """A pristine root of that release; whoever changes it works on a copy."""
+    """A pristine root of that release; a test that changes it works on a copy."""
     if obstacle is not None:
         pytest.skip(obstacle)
     try:

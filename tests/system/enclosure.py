@@ -1,6 +1,6 @@
 """A root directory on which programs run in namespaces of their own, as in a container, and forgotten then.
 
-It only starts, enters and ends it; what PID 1 is, and what that means, is said by whoever starts it.
+It only starts, enters and ends it; the caller says which program is PID 1.
 """
 
 import os
@@ -40,12 +40,12 @@ class Enclosure:
         self, root: Path, scratch: Path, *words: str, first: str, shared: Mapping[str, Path] | None = None
     ) -> None:
         self._first = first
-        self._said = scratch / "console.log"
+        self._console = scratch / "console.log"
         self.leader = 0
         self._holds = ExitStack()
         apart = self._holds.enter_context(cgroup())
         binds = [f"--bind={folder}:{place}" for place, folder in (shared or {}).items()]
-        with self._said.open("w", encoding="utf-8") as console:
+        with self._console.open("w", encoding="utf-8") as console:
             self._nspawn = subprocess.Popen(
                 [
                     *("sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(apart)),
@@ -64,8 +64,8 @@ class Enclosure:
         """Run a command there as root, and wait for its end."""
         done = self._entered(*words, within_seconds=within_seconds)
         if check and done.returncode != 0:
-            told = f"{done.stdout}{done.stderr}\n{self.story()}"
-            raise AssertionError(f"{words} ended with {done.returncode}:\n{told}")
+            output = f"{done.stdout}{done.stderr}\n{self.log_end()}"
+            raise AssertionError(f"{words} ended with {done.returncode}:\n{output}")
         return done
 
     def path(self, path: str) -> Path:
@@ -81,14 +81,14 @@ class Enclosure:
         file.chmod(mode)
 
     def until(self, look: Callable[[], T | None], *, within_seconds: float, what: str) -> T:
-        """Look until there is something to see; when the time is over, fail with what was said."""
+        """Look until there is something to see; when the time is over, fail with the end of the log."""
         deadline = time.monotonic() + within_seconds
         while True:
             seen = look()
             if seen:
                 return seen
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {within_seconds} s: {what}\n{self.story()}")
+                raise AssertionError(f"not within {within_seconds} s: {what}\n{self.log_end()}")
             threading.Event().wait(_LOOK_EVERY_SECONDS)
 
     def wait(self, within_seconds: float) -> int:
@@ -97,10 +97,10 @@ class Enclosure:
 
     def console(self) -> str:
         """All that PID 1 wrote to its standard streams."""
-        return self._said.read_text(encoding="utf-8", errors="replace")
+        return self._console.read_text(encoding="utf-8", errors="replace")
 
-    def story(self) -> str:
-        """The last that was said inside, for whoever reads a failure."""
+    def log_end(self) -> str:
+        """The end of the console's output, for the text of a failure."""
         return self.console()[-8000:]
 
     def has_started(self) -> bool:

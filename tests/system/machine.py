@@ -47,9 +47,9 @@ class Machine(Enclosure):
         return int(self.show(unit, "MainPID"))
 
     def journal(self, unit: str) -> list[dict[str, Any]]:
-        """What the journal holds of a unit, entry by entry with journald's own fields."""
-        told = self.run("journalctl", "--output=json", "--no-pager", "--all", f"--unit={unit}").stdout
-        return [json.loads(line) for line in told.splitlines()]
+        """The journal's entries of a unit, with journald's own fields."""
+        output = self.run("journalctl", "--output=json", "--no-pager", "--all", f"--unit={unit}").stdout
+        return [json.loads(line) for line in output.splitlines()]
 
     def events(self, unit: str, event: str) -> list[dict[str, Any]]:
         """The lines of our own log, of one event, in the journal."""
@@ -57,18 +57,18 @@ class Machine(Enclosure):
         said = [json.loads(line) for line in lines if line.startswith("{")]
         return [line for line in said if line["event"] == event]
 
-    def messages(self, unit: str, holding: str) -> list[str]:
-        """What the journal has of a unit, systemd's own words about it among it, that holds these words."""
-        told = [str(entry["MESSAGE"]) for entry in self.journal(unit)]
-        return [message for message in told if holding in message]
+    def messages(self, unit: str, containing: str) -> list[str]:
+        """The journal's messages of a unit, systemd's own included, that contain this text."""
+        texts = [str(entry["MESSAGE"]) for entry in self.journal(unit)]
+        return [message for message in texts if containing in message]
 
     def wait_out(self, seconds: float) -> None:
         """Let time pass in which nothing must happen."""
         threading.Event().wait(seconds)
 
-    def story(self) -> str:
-        """The last that the machine told of our units, or its console."""
+    def log_end(self) -> str:
+        """The end of our units' journal; of the console before the machine has started."""
         if self.leader == 0:
-            return super().story()
+            return super().log_end()
         done = self._entered(*_OUR_JOURNAL, within_seconds=30)
         return done.stdout[-12_000:] + done.stderr

@@ -28,7 +28,7 @@ class OfflineDebian(Enclosure):
         super().__init__(root, scratch, *words, first="(sd-stubinit)", shared=shared)
 
     def dpkg(self, *words: str, check: bool = True) -> Done:
-        """Run dpkg, which asks nobody."""
+        """Run dpkg without its questions."""
         return self.run("dpkg", "--force-confold", *words, check=check, within_seconds=240)
 
     def install(self, folder: str) -> float:

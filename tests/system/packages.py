@@ -1,6 +1,6 @@
 """The packages of this checkout as `make packages` builds them, of this version and of a next one.
 
-They are kept in `.cache/system/`: what is built once serves until a file that packages are made of changes.
+They are stored in `.cache/system/`, and built again when a file that packages are made of changes.
 `python3 -m tests.system.packages` builds both versions. A build that fails fails the test: it is never
 a reason to skip one.
 """
@@ -55,7 +55,7 @@ def make(
     version: str, folder: Path, *, work: Path = CACHE / "packages.work", umask: int = 0o022, only: str = ""
 ) -> None:
     """Run `make packages` once more, whatever there is already; `work` takes what is made on the way."""
-    told = {
+    variables = {
         "ARCH": ARCH,
         "RELEASE": version,
         "DIST": str(folder),
@@ -66,7 +66,7 @@ def make(
     # pytest may itself run under make, whose own words must not reach this one.
     outer = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
-        ["make", "packages", *(f"{name}={value}" for name, value in told.items())],
+        ["make", "packages", *(f"{name}={value}" for name, value in variables.items())],
         cwd=ROOT,
         env={**outer, "SOURCE_DATE_EPOCH": str(BUILT_AT_SECONDS)},
         check=False,
@@ -79,12 +79,12 @@ def make(
 
 
 def _fingerprint() -> str:
-    """What tells one state of the files that packages are made of from another."""
-    told = hashlib.sha256(ARCH.encode())
+    """A digest of all files that packages are made of."""
+    digest = hashlib.sha256(ARCH.encode())
     for path in _sources():
-        told.update(f"{path.relative_to(ROOT)} {path.stat().st_mode & 0o111:o}\n".encode())
-        told.update(hashlib.sha256(path.read_bytes()).digest())
-    return told.hexdigest()[:8]
+        digest.update(f"{path.relative_to(ROOT)} {path.stat().st_mode & 0o111:o}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:8]
 
 
 def _sources() -> Iterator[Path]:

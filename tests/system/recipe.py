@@ -171,7 +171,7 @@ def _copy(source: Path, target: Path, *, into: bool, left_out: tuple[str, ...]) 
 
 
 def options(image: Image, more: Mapping[str, str]) -> list[str]:
-    """What tells nspawn of the image's user and variables, and of `more` as `--env` would."""
+    """nspawn's options for the image's user and variables, and for `more`, as `--env` sets them."""
     variables = {"PATH": _PATH, **image.environment, **more}
     number = image.user.partition(":")[0]
     entries = (image.root / "etc/passwd").read_text(encoding="ascii").splitlines()

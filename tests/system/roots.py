@@ -1,7 +1,7 @@
-"""Root directories of Debian releases, made once by debootstrap and kept in `.cache/system/`.
+"""Root directories of Debian releases, made once by debootstrap and stored in `.cache/system/`.
 
-A root that is there is whole: it is made under another name and moved into place. Nobody writes into one
-afterwards; who wants to change something works on a copy. `python3 -m tests.system.roots` makes all of them.
+A root that exists is complete: it is made under another name and moved into place. Nothing writes to it
+afterwards; a test that changes something works on a copy. `python3 -m tests.system.roots` makes all of them.
 """
 
 import fcntl
@@ -81,8 +81,8 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def _make(suite: str, root: Path) -> None:
-    for left_behind in CACHE.glob(f"{suite}-*.half-made"):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    for leftover in CACHE.glob(f"{suite}-*.half-made"):
+        shutil.rmtree(leftover, ignore_errors=True)
     # Not the name that it had before: what a killed run started may not have ended yet.
     half_made = root.with_name(f"{root.name}.{secrets.token_hex(4)}.half-made")
     command = ("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}")

@@ -30,7 +30,7 @@ class Site:
     def node(self, node_id: str) -> dict[str, Any]:
         """One node in full."""
         answer = self.registry("node", node_id)
-        assert answer is not None, self.machine.story()
+        assert answer is not None, self.machine.log_end()
         return answer
 
     def answers(self) -> bool:

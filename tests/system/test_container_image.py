@@ -50,7 +50,7 @@ def running(
     image: Image, registry: Registry, scratch: Path, *, driver: dict[str, Path]
 ) -> Iterator[Enclosure]:
     shared = {**driver, **image.volume_folders(scratch)}
-    told = options(
+    arguments = options(
         image,
         {
             "GPU_AGENT_REGISTRY_URL": registry.node_url,
@@ -58,7 +58,7 @@ def running(
             "NVML_FAKE_CONTROL": "/srv/driver/nvml-fake.control",
         },
     )
-    words = (*told, "--read-only", *image.entrypoint, *image.command)
+    words = (*arguments, "--read-only", *image.entrypoint, *image.command)
     with Enclosure(image.root, scratch, *words, first="gpu-agent", shared=shared) as started:
         yield started
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 SYSTEMS_PYTHON = "/usr/lib/python3/dist-packages"
 VERSION_OF_PYDANTIC = ("python3", "-c", "import pydantic; print(pydantic.VERSION, pydantic.__file__)")
 LONGEST_INSTALL_SECONDS = 120
-IDENTITY = '{"node_id": "kept"}'
+IDENTITY = '{"node_id": "stored"}'
 SETTINGS = "# the owner's own\nmax_jobs = 3\n"
 
 

@@ -38,10 +38,10 @@ def test_a_node_becomes_ready_with_the_gpus_of_its_driver(site: Site) -> None:
 
 def test_both_units_are_hardened(site: Site) -> None:
     for unit in (AGENT, REGISTRY):
-        told = site.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
-        exposed = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
-        assert exposed is not None, told
-        assert float(exposed[1]) <= MOST_EXPOSED, told
+        output = site.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
+        exposed = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+        assert exposed is not None, output
+        assert float(exposed[1]) <= MOST_EXPOSED, output
 
 
 def test_the_services_are_as_their_units_say(site: Site) -> None:
@@ -70,8 +70,8 @@ def test_members_of_the_agents_group_may_ask_it_and_others_may_not(site: Site) -
     machine = site.machine
     machine.run("useradd", "--groups", "gpu-agent", "worker")
     machine.run("useradd", "stranger")
-    told = machine.run("runuser", "-u", "worker", "--", *STATUS)
-    assert json.loads(told.stdout)["node_id"] == site.await_ready()["node_id"]
+    allowed = machine.run("runuser", "-u", "worker", "--", *STATUS)
+    assert json.loads(allowed.stdout)["node_id"] == site.await_ready()["node_id"]
     refused = machine.run("runuser", "-u", "stranger", "--", *STATUS, check=False)
     assert (refused.returncode, refused.stdout) == (NOT_REACHED, "")
     assert "its group, its own user and root may" in refused.stderr
@@ -90,8 +90,8 @@ def test_the_socket_goes_to_another_group_that_the_agent_is_a_member_of(site: Si
 
 
 def test_no_token_is_in_an_argument_a_variable_or_the_journal(site: Site) -> None:
-    kept = f"/etc/gpu-agent/join-token {STATE}/gpu-agent/identity.json {STATE}/gpu-registry/operator.token"
-    secrets = re.findall(r"gpu[jno]_[\w-]+", site.machine.run("sh", "-c", f"cat {kept}").stdout)
+    files = f"/etc/gpu-agent/join-token {STATE}/gpu-agent/identity.json {STATE}/gpu-registry/operator.token"
+    secrets = re.findall(r"gpu[jno]_[\w-]+", site.machine.run("sh", "-c", f"cat {files}").stdout)
     assert len(secrets) == 3
     look = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; journalctl --all --no-pager --output=json"
     shown = site.machine.run("sh", "-c", look, check=False).stdout

@@ -110,12 +110,12 @@ def test_removed_the_services_stop_and_what_their_owner_has_stays(site: Site) ->
     assert our_processes(machine) == []
     for unit in (AGENT, REGISTRY):
         assert machine.show(unit, "LoadState") in ("not-found", "masked")
-    for kept in (
+    for path in (
         "/etc/gpu-agent/agent.toml",
         "/var/lib/gpu-agent/identity.json",
         "/var/lib/gpu-registry/registry.db",
     ):
-        machine.run("test", "-e", kept)
+        machine.run("test", "-e", path)
     site.install(CHANGED)
     machine.run("systemctl", "start", REGISTRY, AGENT)
     assert site.await_ready()["node_id"] == node_id

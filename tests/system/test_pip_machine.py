@@ -39,10 +39,10 @@ def site(root: Path, suite: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def status(site: Site, component: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(
+    document: dict[str, Any] = json.loads(
         site.machine.run(PROGRAM, "service", "status", component, "--json", check=False).stdout
     )
-    return told
+    return document
 
 
 def test_the_agent_is_installed_and_waits_for_the_name_of_its_registry(site: Site) -> None:
@@ -81,11 +81,11 @@ def test_a_node_that_has_joined_comes_back_without_its_join_token(site: Site) ->
     assert site.machine.events(AGENT, "join_token_unreadable") == []
 
 
-def test_status_tells_what_runs(site: Site) -> None:
-    told = status(site, "agent")
-    assert (told["installed_by"], told["runs"], told["current"]) == ("pip", True, True)
-    assert told["main_pid"] == site.machine.main_pid(AGENT)
-    assert told["lines"]
+def test_status_shows_the_running_service(site: Site) -> None:
+    document = status(site, "agent")
+    assert (document["installed_by"], document["runs"], document["current"]) == ("pip", True, True)
+    assert document["main_pid"] == site.machine.main_pid(AGENT)
+    assert document["lines"]
     shown = site.machine.run(PROGRAM, "service", "status")
     assert shown.stdout.startswith("gpu-agent.service is active (running) since ")
 
@@ -122,8 +122,8 @@ def test_anybody_but_root_is_refused(site: Site) -> None:
 def test_an_uninstall_keeps_settings_and_state_and_a_purge_leaves_nothing_of_ours(site: Site) -> None:
     site.machine.run(PROGRAM, "service", "uninstall")
     assert site.machine.show(AGENT, "ActiveState") == "inactive"
-    kept = ("/etc/gpu-agent/agent.toml", "/var/lib/gpu-agent/identity.json", f"{UNIT}.d/driver.conf")
-    assert all(site.machine.path(path).exists() for path in kept)
+    remaining = ("/etc/gpu-agent/agent.toml", "/var/lib/gpu-agent/identity.json", f"{UNIT}.d/driver.conf")
+    assert all(site.machine.path(path).exists() for path in remaining)
     for component in ("agent", "registry"):
         site.machine.run(PROGRAM, "service", "uninstall", component, "--purge")
     left = site.machine.run(

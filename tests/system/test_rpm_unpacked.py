@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 
 HALVES = ("gpu-agent", "gpu-registry")
 INSTALLED, REMOVED = "1", "0"
-"""How many of the package there will be, as rpm tells its scripts."""
+"""The number of installed versions, which rpm passes to its scripts."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The packages' services when something goes wrong, or when their owner changes his mind."""
+"""The packages' services when something goes wrong, or when their owner changes the settings."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)
 
 WATCHDOG_SECONDS = 6
 HURRY = f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\nRestartSec=1\n"
-"""The packages' own are 60 s and 5 s, as another test sees; here nobody has the time."""
+"""The packages' own are 60 s and 5 s, as another test checks; shorter here, to save time."""
 
 STOP_SECONDS = 3
 """What the unit gives a stop that asks for no more."""
@@ -42,8 +42,8 @@ def site(root: Path, authority: Authority, tmp_path_factory: pytest.TempPathFact
 
 
 @contextmanager
-def heard_by_systemd(machine: Machine) -> Iterator[None]:
-    """Have systemd note in the journal what services tell it."""
+def notifications_logged(machine: Machine) -> Iterator[None]:
+    """Have systemd log the services' notifications in the journal."""
     machine.run("systemctl", "log-level", "debug")
     try:
         yield
@@ -72,7 +72,7 @@ def test_a_reload_takes_up_the_settings_and_keeps_the_session(site: Site) -> Non
     machine, node_id = site.machine, site.await_ready()["node_id"]
     before, process = site.node(node_id), machine.main_pid(AGENT)
     machine.write("/etc/gpu-agent/agent.toml", AGENT_TOML + '[labels]\nrack = "r7"\n')
-    with heard_by_systemd(machine):
+    with notifications_logged(machine):
         machine.run("systemctl", "reload", AGENT)
         machine.until(
             lambda: site.node(node_id)["labels"] == {"rack": "r7"}, within_seconds=30, what="the file's label"
@@ -81,9 +81,9 @@ def test_a_reload_takes_up_the_settings_and_keeps_the_session(site: Site) -> Non
     for same in ("session_epoch", "address", "status", "since"):
         assert after[same] == before[same]
     assert machine.main_pid(AGENT) == process
-    told = machine.messages(AGENT, "Got notification message")
-    reloading = next(place for place, line in enumerate(told) if "RELOADING=1" in line)
-    assert any("READY=1" in line for line in told[reloading:])
+    messages = machine.messages(AGENT, "Got notification message")
+    reloading = next(place for place, line in enumerate(messages) if "RELOADING=1" in line)
+    assert any("READY=1" in line for line in messages[reloading:])
 
 
 def test_a_stop_waits_for_the_jobs_that_run_where_the_owner_wishes_it(site: Site) -> None:
@@ -134,10 +134,10 @@ def test_a_registry_that_is_away_is_no_reason_to_start_the_agent_again(site: Sit
     site.machine.until(
         lambda: "not connected, will try again" in site.machine.show(AGENT, "StatusText"),
         within_seconds=20,
-        what="a word of it in `systemctl status`",
+        what="the lost connection in `systemctl status`",
     )
-    told = json.loads(site.machine.run("gpu-agent", "status", "--json").stdout)
-    assert (told["node_id"], told["connected"]) == (node["node_id"], False)
+    status = json.loads(site.machine.run("gpu-agent", "status", "--json").stdout)
+    assert (status["node_id"], status["connected"]) == (node["node_id"], False)
     site.machine.run("systemctl", "start", REGISTRY)
     assert site.await_ready(within_seconds=90)["node_id"] == node["node_id"]
     assert (site.machine.main_pid(AGENT), restarts(site.machine, AGENT)) == (before, restarted)
