@@ -89,8 +89,8 @@ class EventCounters:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetCounters:
-    """The fleet as it is now, counted."""
+class FleetTotals:
+    """The fleet as it is at one moment, counted by a scan."""
 
     statuses: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
     slots: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
@@ -113,14 +113,14 @@ class FleetCounters:
         return _bounded(found)
 
 
-async def count_fleet(records: Sequence[NodeRecord]) -> FleetCounters:
+async def count_fleet(records: Sequence[NodeRecord]) -> FleetTotals:
     """Count these nodes in slices, so that other work runs meanwhile."""
-    counters = FleetCounters()
+    totals = FleetTotals()
     for begin in range(0, len(records), NODES_IN_A_SLICE):
         for record in records[begin : begin + NODES_IN_A_SLICE]:
-            _count(record, counters)
+            _count(record, totals)
         await asyncio.sleep(0)
-    return counters
+    return totals
 
 
 class Histogram:
@@ -236,16 +236,16 @@ def lateness_of_ticks(late: float) -> list[float]:
     return [late - LAG_SAMPLE_SECONDS * tick for tick in range(ticks)]
 
 
-def _count(record: NodeRecord, counters: FleetCounters) -> None:
-    status, others = record.status.value, counters.others
-    counters.statuses[status] += 1
-    counters.slots[status] += record.declared.max_concurrent_jobs
-    counters.occupied[status] += record.in_flight_jobs
+def _count(record: NodeRecord, totals: FleetTotals) -> None:
+    status, others = record.status.value, totals.others
+    totals.statuses[status] += 1
+    totals.slots[status] += record.declared.max_concurrent_jobs
+    totals.occupied[status] += record.in_flight_jobs
     others["connected"] += record.connected
     others["cordoned"] += record.desired.cordoned is not None
     others["drained"] += record.desired.drain is not None
     others["claims"] += len(record.claims)
-    counters.gpu_lists[record.gpus.names, record.gpus.healths] += 1
+    totals.gpu_lists[record.gpus.names, record.gpus.healths] += 1
 
 
 def _printable(name: str) -> str:

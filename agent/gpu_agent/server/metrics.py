@@ -25,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
-from gpu_agent.server.counters import FleetCounters, Histogram, count_fleet
+from gpu_agent.server.counters import FleetTotals, Histogram, count_fleet
 from gpu_agent.server.health import RegistryHealth
 from gpu_agent.version import __version__
 
@@ -46,7 +46,7 @@ class Metric:
     name: str
     kind: Literal["gauge", "counter", "histogram", "info"]
     meaning: str
-    read: Callable[[RegistryHealth, FleetCounters], Reading] | None = None
+    read: Callable[[RegistryHealth, FleetTotals], Reading] | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -233,7 +233,7 @@ async def exposition(health: RegistryHealth, requests: RequestMetrics | None = N
 
 
 class _Families(Collector):
-    def __init__(self, health: RegistryHealth, fleet: FleetCounters) -> None:
+    def __init__(self, health: RegistryHealth, fleet: FleetTotals) -> None:
         self._health, self._fleet = health, fleet
 
     def collect(self) -> Iterator[MetricFamily]:
