@@ -92,10 +92,11 @@ class Gpus(Mapping[str, GpuState]):
         """How many can take a job, by the last heartbeat."""
 
     def write(self, figures: tuple[GpuFigures, ...] | None, *, exactly: bool) -> bool:
-        """Write the figures of one heartbeat; returns whether dispatch must know of the difference.
+        """Write the figures of one heartbeat; returns True when dispatch must update the node.
 
-        With `exactly` any difference in memory counts, not only one of whole steps. None (a node that reports
-        no figures) makes every GPU usable (§4).
+        Dispatch holds free memory in steps, so a change within one step returns False. With `exactly` every
+        change of memory returns True: dispatch knows the free memory of a node with claims to the MiB. None
+        means that the node reports no figures; then every GPU is usable (§4).
         """
         if figures is None:
             self._assume_usable()

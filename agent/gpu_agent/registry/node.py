@@ -166,15 +166,17 @@ class NodeRecord:
     address: str | None = None
     connection: int | None = None
     """The connection that stands for the node; written by `NodeTable`."""
+
+    # Written by `tokens`.
     tokens: NodeTokens = field(default_factory=NodeTokens)
-    """What proves the node's identity; these three are written by `tokens`."""
+    """What proves the node's identity."""
     issued_on: int | None = None
     """The connection that received the newest of its tokens; None once an operator rotates it."""
     granted_labels: Mapping[str, str] = field(default_factory=dict)
     """Granted by the join token that let it in."""
 
+    # Written by `lifecycle` and `health`.
     status: NodeStatus = NodeStatus.REGISTERING
-    """These seven are written by `lifecycle` and `health`."""
     previous_status: NodeStatus | None = None
     reason_code: ReasonCode = ReasonCode.REGISTERED
     reason: str = ""
@@ -184,6 +186,7 @@ class NodeRecord:
     exits: tuple[float, ...] = ()
     """When it last left `ready` because something went wrong, newest last, at most `flap_limit`."""
 
+    # Written by the module that the class of each names.
     declared: Declared
     gpus: Gpus = field(default_factory=Gpus)
     """By UUID; a GPU declared without one is keyed `#<position>`."""

@@ -5,10 +5,10 @@ The registry knows no wall time, so a document holds spans relative to the momen
 document and passes the document's age when it is loaded: deadlines then count the time while the registry was
 down. Figures of heartbeats are not stored.
 
-A change shapes the registry's own decisions at once, but nothing that depends on it is sent before it is
-stored. A save that fails is never undone: the shell retries the newest document of each key until the store
-holds it. Requests that waited were refused with `REGISTRY_BUSY`, so two things that no one knows of are
-deleted: a token whose text was sent to no one, and the record of a node that was never acknowledged.
+The registry decides by a change at once, but sends nothing that depends on it before it is stored. A save
+that fails is never undone: the shell retries the newest document of each key until the store holds it. The
+requests that wait for a failing store are refused with `REGISTRY_BUSY`. So the registry deletes what nobody
+received: a new token whose text was not sent, and the record of a new node that was not acknowledged.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -197,9 +197,11 @@ class UnstoredChanges:
 
 
 def split_answers(effects: Sequence[_Effect], problem: str) -> tuple[list[Answer | Send], list[_Effect]]:
-    """Separate the answers that wait: returns a refusal with `REGISTRY_BUSY` for each, and the rest.
+    """Refuse every request that waits for one of these effects, because the store fails.
 
-    A node waits for an acknowledgement or a refusal, but for no message before its connection is closed.
+    Returns the refusals and the other effects. A refusal with `REGISTRY_BUSY` replaces each answer to an
+    operator, and each acknowledgement or error to a node. It does not replace the last message on a connection
+    that is closed with it: that node waits for no answer.
     """
     closed = {effect.connection for effect in effects if isinstance(effect, CloseConnection)}
     refusals: list[Answer | Send] = []

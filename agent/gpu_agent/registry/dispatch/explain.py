@@ -1,13 +1,13 @@
-"""Explain a job: each node's reason, or counts per reason where no node can take it.
+"""Explains dispatch: why each node can or cannot take one job, and which jobs one node cannot take.
 
-Explain a node: what excludes it.
+It chooses no node. For a job that no node can take it counts the excluded nodes by reason. The index counts,
+so a full fleet refuses a job as fast as it accepts one. Only a job that needs GPU memory costs a check of
+single nodes: of those that are over a resource limit (A-3, A-8).
 
-Chooses no node. Counting uses the index, so a full fleet refuses as fast as it accepts: only nodes over a
-resource limit are checked one by one, and only for a job that states a need of memory (A-3, A-8).
-
-An exclusion of a node is a state that may pass: its status, a failed GPU, a model that is not ready, no free
-slot. A *limit* is what the node is: so many GPUs, these models, those labels. Both together are complete: a
-filter excludes the node from a job if and only if one of them names such jobs.
+The explanation of a node lists exclusions and limits. An exclusion is a state that may pass: a status, a
+failed GPU, a model that is not ready, no free slot. A limit is what the node is: its number of GPUs, its
+models, its labels. Together they are complete: they name every job that a filter excludes from the node, and
+no other.
 """
 
 from collections.abc import Iterator
