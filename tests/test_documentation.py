@@ -129,7 +129,7 @@ def test_a_refusal_names_as_many_faults_as_stated() -> None:
 
 def test_every_part_of_a_simulation_is_named() -> None:
     written = (DOCS / "simulation.md").read_text(encoding="utf-8")
-    named = set(quoted(written.split("- **product**", 1)[1].split("- **slices**", 1)[0]))
+    named = set(quoted(written.split("- **model**", 1)[1].split("- **mig**", 1)[0]))
     assert named >= {product.label for product in GPU_MODELS}
     listed = {word for row in rows("simulation.md", "Faults") for word in quoted(row[0])}
     assert listed == {*FAULTS, "xid48", "xid79"}
