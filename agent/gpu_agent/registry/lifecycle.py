@@ -18,6 +18,10 @@ drains for an operator keeps its status.
 
 This module holds the table, the one function that follows it, and the sentence that says what would change a
 status. Other modules decide when a transition is due, and what is stored, sent and closed because of it.
+
+To add a status, name it in `wire.codes` (and in §4), give it its rows in `TRANSITIONS` and its sentence in
+`clears_when`, and make its transitions in `heartbeat`, `timers` or `operations`. What it means for deadlines,
+a drain and a registration is in `deadlines`, `status` and `registration`. Only `ready` takes jobs.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,10 @@
 
 The desired state of a node survives restarts of both sides. A control message is not stored: a node that is
 not connected cannot receive it, so the request is refused.
+
+To add a request, define its event in `events`, add it to `NodeRequest` there, and handle it here and in the
+`match` of `fleet`: mypy names both places. Add a method that sends it to `server.service`, and a route to
+`server.api.nodes`.
 """
 
 from typing import assert_never

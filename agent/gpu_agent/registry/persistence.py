@@ -200,8 +200,8 @@ def split_answers(effects: Sequence[_Effect], problem: str) -> tuple[list[Answer
     """Refuse every request that waits for one of these effects, because the store fails.
 
     Returns the refusals and the other effects. A refusal with `REGISTRY_BUSY` replaces each answer to an
-    operator, and each acknowledgement or error to a node. It does not replace the last message on a connection
-    that is closed with it: that node waits for no answer.
+    operator, and each acknowledgement or error to a node. It does not replace the last message on a
+    connection that is closed with it: that node waits for no answer.
     """
     closed = {effect.connection for effect in effects if isinstance(effect, CloseConnection)}
     refusals: list[Answer | Send] = []

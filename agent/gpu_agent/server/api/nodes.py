@@ -3,6 +3,10 @@
 A change is answered once it is stored, with the node as it is then. Reads never wait for the store: a node
 says `stored: false` while a change of it is not stored. A list is written piece by piece, so that ten
 thousand nodes do not block the event loop.
+
+To add a route, define its request and its answer in `wire.api`, and add a method to `server.service` and a
+function here, with `needs(role)` and `refusals(HTTP statuses)`. Then run `make schema`, which writes
+`docs/schema/openapi.json`, and use the route in `cli.registry.nodes`.
 """
 
 import asyncio
