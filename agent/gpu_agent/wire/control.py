@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpu_agent.wire.api import NodeExclusionView
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import Text
 from gpu_agent.wire.probe_document import Document, MachineDocument, json_schema
 
@@ -131,7 +132,7 @@ class CheckInfo(Document):
 class StatusInfo(Document):
     """The status that the registry sent last."""
 
-    status: str = Field(description="registering, ready, degraded, draining or offline")
+    status: str = Field(description=f"one of {', '.join(NodeStatus)}")
     reason: str | None = Field(description="for a person")
     reason_code: str | None = Field(description="for programs; an older registry sends none")
     since: float | None = Field(description="by the registry's clock")

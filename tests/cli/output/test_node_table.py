@@ -6,6 +6,8 @@ import pytest
 from gpu_agent.cli.output.nodes import (
     AUTH_OFF,
     PLAINTEXT,
+    STATUS_STYLES,
+    URGENT_FIRST,
     fleet_summary,
     gpus_in_words,
     node_table,
@@ -13,6 +15,7 @@ from gpu_agent.cli.output.nodes import (
 )
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.wire.api import GpuView, NodeList, NodeSummary
+from gpu_agent.wire.codes import NodeStatus
 from tests.cli.answers import model_of
 
 NOW = 1_000_000.0
@@ -104,6 +107,16 @@ def test_on_a_terminal_it_is_summed_up() -> None:
     )
     assert drawn(node(), columns=80).endswith("\n1 node: 1 ready; 1 of 4 slots occupied")
     assert "slots" not in drawn(node())
+
+
+def test_each_status_has_its_colour_and_its_rank() -> None:
+    assert set(STATUS_STYLES) == set(NodeStatus)
+    assert sorted(URGENT_FIRST) == sorted(NodeStatus)
+
+
+def test_a_status_of_a_newer_registry_is_counted_too() -> None:
+    nodes = model_of(NodeList, {"nodes": [node(), node(status="quarantined")]}).nodes
+    assert fleet_summary(nodes).startswith("2 nodes: 1 ready, 1 quarantined; ")
 
 
 def test_auth_that_is_off_is_shown_first() -> None:

@@ -130,6 +130,14 @@ def test_what_does_not_fit_is_counted_and_the_urgent_come_first() -> None:
     assert lines[-1].endswith(f"; {40 - shown} not shown")
 
 
+def test_a_status_that_this_release_does_not_know_comes_before_all_others() -> None:
+    nodes = [node(f"node-{number:02}") for number in range(40)]
+    nodes[30], nodes[31] = node("node-30", "degraded"), node("node-31", "quarantined")
+    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, 80, 10, now=NOW)]
+    shown = [line.split()[0] for line in lines if line.startswith("node-")]
+    assert shown[:2] == ["node-31", "node-30"]
+
+
 def test_what_fits_is_shown_in_its_order() -> None:
     lines = [
         plain_text(one) for one in fit_nodes(answer(node("a"), node("b", "degraded")).model, 80, 20, now=NOW)

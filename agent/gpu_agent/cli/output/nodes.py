@@ -1,21 +1,29 @@
 """Nodes as a table, with GPUs, models and statuses in words."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, separate
 from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.wire.api import GpuView, ModelView, NodeList, NodeSummary
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.inventory import Gpu, Model
 
-STATUS_STYLES: dict[str, str] = {
-    "registering": "cyan",
-    "ready": "green",
-    "degraded": "yellow",
-    "draining": "magenta",
-    "offline": "red",
+STATUS_STYLES: Mapping[str, str] = {
+    NodeStatus.REGISTERING: "cyan",
+    NodeStatus.READY: "green",
+    NodeStatus.DEGRADED: "yellow",
+    NodeStatus.DRAINING: "magenta",
+    NodeStatus.OFFLINE: "red",
 }
+URGENT_FIRST: Sequence[str] = (
+    NodeStatus.DEGRADED,
+    NodeStatus.OFFLINE,
+    NodeStatus.DRAINING,
+    NodeStatus.REGISTERING,
+    NodeStatus.READY,
+)
 NO_NODES = (
     "No node is registered. Create a join token, gpu-agent registry token create --out FILE, and start one:\n"
     "gpu-agent run --registry wss://HOST:8080 --join-token-file FILE    (ws:// where it is not encrypted)"
@@ -55,7 +63,8 @@ def bare_node_table(nodes: Iterable[NodeSummary], columns: int | None, *, now: f
 def fleet_summary(nodes: Sequence[NodeSummary]) -> str:
     """Count nodes by status, and slots."""
     counted = Counter(node.status for node in nodes)
-    statuses = ", ".join(f"{counted[status]} {status}" for status in STATUS_STYLES if counted[status])
+    listed = dict.fromkeys((*NodeStatus, *counted))  # a newer registry may send others
+    statuses = ", ".join(f"{counted[status]} {status}" for status in listed if counted[status])
     eligible = [node for node in nodes if node.status == "ready" and node.connected]
     occupied = sum(node.in_flight_jobs for node in eligible)
     slots = sum(node.max_concurrent_jobs for node in eligible)

@@ -10,7 +10,7 @@ from gpu_agent.cli.client.http import Api, add_request_options, without_none
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
 from gpu_agent.cli.output.exclusions import acceptance_line, reasons_table
-from gpu_agent.cli.output.nodes import NO_NODES, STATUS_STYLES, node_table
+from gpu_agent.cli.output.nodes import NO_NODES, node_table
 from gpu_agent.cli.output.streams import StatusLine, print_stderr
 from gpu_agent.cli.output.text import (
     BLANK,
@@ -26,6 +26,7 @@ from gpu_agent.cli.output.text import (
 from gpu_agent.cli.output.units import duration_in_words, parse_duration
 from gpu_agent.cli.registry.node_page import node_page
 from gpu_agent.wire.api import ModelState, NodeDetail, NodeExplanation, NodeList
+from gpu_agent.wire.codes import NodeStatus
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
 POLL_SECONDS = 1.0
@@ -47,9 +48,9 @@ def configure_nodes(parser: argparse.ArgumentParser) -> None:
         "--status",
         action="append",
         default=[],
-        choices=tuple(STATUS_STYLES),
+        choices=tuple(status.value for status in NodeStatus),
         metavar="STATUS",
-        help=f"one of {', '.join(STATUS_STYLES)} (repeatable: any of them)",
+        help=f"one of {', '.join(NodeStatus)} (repeatable: any of them)",
     )
     which.add_argument("--model", metavar="M", help="has this model ready")
     which.add_argument(

@@ -22,6 +22,7 @@ from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.nodes import (
     NO_NODES,
+    URGENT_FIRST,
     bare_node_table,
     fleet_summary,
     gpus_in_words,
@@ -44,7 +45,6 @@ FASTEST_SECONDS = 0.25
 SHARE = 4.0
 """Reading a long list takes the registry's time: at most every fifth second of it is ours."""
 _NO_STREAM = (404, 405, 501)
-_URGENT_FIRST = ("degraded", "offline", "draining", "registering", "ready")
 
 Nodes = Answer[NodeList]
 Words = tuple[object, ...]
@@ -300,8 +300,9 @@ def fit_nodes(answer: NodeList, columns: int, lines: int, *, now: float) -> list
 
 
 def _urgent_first(nodes: Sequence[NodeSummary]) -> list[NodeSummary]:
-    rank = {status: place for place, status in enumerate(_URGENT_FIRST)}
-    return sorted(nodes, key=lambda node: (rank.get(node.status, 0), node.connected))
+    """Sort nodes; a status of a newer registry, which has no rank here, comes before all others."""
+    rank = {status: place for place, status in enumerate(URGENT_FIRST)}
+    return sorted(nodes, key=lambda node: (rank.get(node.status, -1), node.connected))
 
 
 def node_changes(before: NodeList, after: NodeList) -> Iterator[Line]:
