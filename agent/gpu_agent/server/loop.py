@@ -54,7 +54,11 @@ _LOG = Logger("registry")
 
 
 class Machine(Protocol):
-    """What the loop needs of a fleet."""
+    """What the loop needs of a fleet.
+
+    A Protocol, since the loop drives others too: the simulation's fleet, which reports each step to its
+    invariants, and the tests' scripted one.
+    """
 
     @property
     def deadline(self) -> float | None:
@@ -68,7 +72,10 @@ class Machine(Protocol):
 
 
 class Executor(Protocol):
-    """What the loop needs of the one that carries effects out."""
+    """What the loop needs of the one that carries effects out.
+
+    A Protocol, since the simulation, the tests and the benchmarks carry effects out without sockets.
+    """
 
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""
