@@ -34,7 +34,7 @@ _TINY_BYTES = 2 << 30
 _SUSPENDED = "suspended"
 _ASLEEP = "the GPU is suspended and was not read, so as not to wake it"
 _FALLEN = "the GPU has fallen off the PCI bus"
-_FIGURES = (
+_LIVE_FIELDS = (
     "utilization_percent",
     "memory_utilization_percent",
     "temperature_c",
@@ -160,9 +160,9 @@ class Card:
     def read(self) -> Gpu:
         """Read the card; of a suspended one only the files for which the driver does not wake it."""
         if read_text(self._folder / "power" / "runtime_status") == _SUSPENDED:
-            return self._gpu((), dict.fromkeys(_FIGURES, _ASLEEP), asleep=True)
+            return self._gpu((), dict.fromkeys(_LIVE_FIELDS, _ASLEEP), asleep=True)
         if _is_off_the_bus(self._folder):
-            return self._gpu((reason("gpu_lost", detail=_FALLEN),), dict.fromkeys(_FIGURES, _FALLEN))
+            return self._gpu((reason("gpu_lost", detail=_FALLEN),), dict.fromkeys(_LIVE_FIELDS, _FALLEN))
         bad_pages = tuple(self._bad_pages())
         return self._gpu(bad_pages, {}, asleep=False, **self._figures(bad_pages))
 

@@ -224,7 +224,7 @@ _CONSTANT = frozenset(
     {"uuid", "name", "index", "vendor", "memory_mb", "memory_kind", "compute_capability", "pci_bus_id"}
     | {"mig_enabled", "parent_uuid", "visible", "asleep", "health", "reasons", "events", "unknowns"}
 )
-_FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in _CONSTANT)
+_POLLED_FIELDS = tuple(field.name for field in fields(Gpu) if field.name not in _CONSTANT)
 
 
 def strip_figures(report: GpuReport) -> GpuReport:
@@ -235,4 +235,4 @@ def strip_figures(report: GpuReport) -> GpuReport:
 def _unpolled(gpu: Gpu) -> Gpu:
     constant = Gpu(**{name: getattr(gpu, name) for name in _CONSTANT - {"events", "unknowns"}})
     unknowns = {name: why for name, why in gpu.unknowns.items() if name in _CONSTANT}
-    return replace(constant, unknowns={**unknowns, **dict.fromkeys(_FIGURES, _POLLING_IS_OFF)})
+    return replace(constant, unknowns={**unknowns, **dict.fromkeys(_POLLED_FIELDS, _POLLING_IS_OFF)})

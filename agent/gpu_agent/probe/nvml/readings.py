@@ -1,8 +1,11 @@
 """The values that NVML gives of one GPU: its identity, its figures, and the reason for each unknown one.
 
-Runs inside the NVML child, with the binding handed in. A getter is (fields, function); add a reading by a
-getter in `_FIGURES`, a field in `wire.inventory.Gpu`, and its rule in `collectors.validation`. No health is
-judged here; a lost GPU, or a failed driver, is an exception.
+Runs inside the NVML child, with the binding handed in. A getter is (fields, function). No health is judged
+here; a lost GPU, or a failed driver, is an exception.
+
+To add a reading: a field in `wire.inventory.Gpu`, a getter in `_FIGURE_GETTERS`, its rule in
+`collectors.validation`, and `collectors.amd`: read it there and list it in `_LIVE_FIELDS`, or say in
+`_ABSENT_HERE` why AMD's driver has none.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """
@@ -88,7 +91,7 @@ def read_figures(
             memory.FIELDS,
             partial(memory.read_memory, unified=memory.is_integrated(identity), meminfo=meminfo),
         ),
-        *_FIGURES,
+        *_FIGURE_GETTERS,
         (("processes",), partial(processes.read_processes, driver_version=driver_version)),
     )
     values = run_getters(nvml, handle, getters, timeout_seconds=TIMEOUT_SECONDS)
@@ -285,7 +288,7 @@ _IDENTITY: tuple[Getter, ...] = (
     (("pci_bus_id",), _pci_bus_id),
 )
 
-_FIGURES: tuple[Getter, ...] = (
+_FIGURE_GETTERS: tuple[Getter, ...] = (
     (_LOAD, _utilization),
     (("temperature_c",), _temperature),
     (("power_w",), _power),
@@ -301,7 +304,7 @@ _FIGURES: tuple[Getter, ...] = (
     (("mig_enabled",), _mig),
 )
 
-OF_THE_WHOLE_GPU = tuple(name for names, _ in _FIGURES for name in names)
+OF_THE_WHOLE_GPU = tuple(name for names, _ in _FIGURE_GETTERS for name in names)
 """Figures that a MIG device does not have."""
 
 FIGURES = (*memory.FIELDS, *OF_THE_WHOLE_GPU, "processes")
