@@ -143,7 +143,7 @@ def test_a_real_registrys_tokens_are_read_and_created(tmp_path: Path) -> None:
 
 
 def test_a_registry_that_wrote_no_token_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"no token in .*operator\.token"):
+    with pytest.raises(Failure, match=r"no token to .*operator\.token"):
         operator_token(tmp_path)
 
 

@@ -51,7 +51,7 @@ Words = tuple[object, ...]
 
 
 class State(StrEnum):
-    """How a list is kept current."""
+    """How a list is updated."""
 
     LIVE = "live"
     """By events."""
