@@ -1,6 +1,6 @@
 from gpu_agent.registry.actions import Effect, LogEvent
 from gpu_agent.registry.events import ConnectionLost, FaultReported
-from gpu_agent.registry.registration import FAULTS_PER_WINDOW
+from gpu_agent.registry.fault_reports import FAULTS_PER_WINDOW
 from gpu_agent.wire.messages import NodeError
 from tests.registry.harness import Registry, logged, of
 

@@ -44,6 +44,7 @@ from gpu_agent.registry.events import (
     Traced,
     UnregistrationReceived,
 )
+from gpu_agent.registry.fault_reports import log_fault
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import FleetCounters, NodeRecord, NodeTable
@@ -351,7 +352,7 @@ class Fleet:
         elif isinstance(event, UnregistrationReceived):
             self._sessions.unregister(event, step)
         else:
-            self._sessions.report_fault(event, step)
+            log_fault(event, self._nodes, step)
 
     def _handle_claim(self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step) -> None:
         if not self._unstored.store_fails:

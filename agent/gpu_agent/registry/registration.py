@@ -11,7 +11,7 @@ from gpu_agent.registry import declaration
 from gpu_agent.registry.actions import CloseConnection, Level, Send
 from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.events import FaultReported, RegistrationReceived, UnregistrationReceived
+from gpu_agent.registry.events import RegistrationReceived, UnregistrationReceived
 from gpu_agent.registry.heartbeat import unknown_node
 from gpu_agent.registry.node import Declared, NodeRecord, NodeTable, ReportedJobs
 from gpu_agent.registry.pacing import Pacer
@@ -23,10 +23,6 @@ from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import Token, TokenState, TokenTable, issue_node_token
 from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
-
-FAULT_WINDOW_SECONDS = 60.0
-FAULTS_PER_WINDOW = 10
-"""Of the internal faults that a node reports only so many a minute join its history; the rest are counted."""
 
 _MINUTE = 60
 _HOUR = 3600
@@ -53,7 +49,11 @@ class Registrations:
         self._transitions = transitions
 
     def register(self, event: RegistrationReceived, step: Step) -> None:
-        """Admit a node, or say why not; that closes a connection only if its credential is the cause."""
+        """Admit a node, or refuse it with the reason.
+
+        The connection stays open after a refusal, so that the node can register again. It is closed where
+        its credential is the cause, or where a newer connection holds the node.
+        """
         _log_received(event, step)
         granted = self._admission.decide(event, step.now)
         if isinstance(granted, NodeError):
@@ -64,7 +64,6 @@ class Registrations:
             self._refuse_older(event, record, step)
             return
         self._admission.take_reservation(event, granted, step)
-        record = self._nodes.records.get(granted)
         if record is None:
             record = NodeRecord(
                 node_id=granted,
@@ -84,17 +83,17 @@ class Registrations:
             self._close(event.connection, refusal.code, step)
 
     def _refuse_older(self, event: RegistrationReceived, record: NodeRecord, step: Step) -> None:
-        """Refuse a session that was opened before the current one: a slow line, or an earlier process.
+        """Refuse a connection that is older than the node's current one: a slow line, or an earlier process.
 
-        The newest session wins (§4), and that is the one whose connection is newest, not the one whose
-        registration arrived last.
+        The newest session wins (§4). It is the session on the newest connection, even where the registration
+        on an older connection arrives later.
         """
         step.log("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
         step.add(Send(event.connection, _superseded(record.node_id, record.address)))
         self._close(event.connection, ErrorCode.SESSION_SUPERSEDED, step)
 
     def _supersede(self, record: NodeRecord, event: RegistrationReceived, step: Step) -> None:
-        """Let this connection stand for the node, and close the one before it."""
+        """Bind the node to this connection, and close the connection that it had before."""
         before = record.connection
         if before == event.connection:
             return
@@ -144,7 +143,7 @@ class Registrations:
 
 
 class Sessions:
-    """Handles what ends a session, and the faults that a node reports during one."""
+    """Handles what ends a session."""
 
     def __init__(
         self, nodes: NodeTable, transitions: StatusTransitions, *, dispatch: Dispatch, removal: NodeRemoval
@@ -176,28 +175,6 @@ class Sessions:
             )
         else:
             self._drain(record, event, step)
-
-    def report_fault(self, event: FaultReported, step: Step) -> None:
-        """Log an internal fault into the node's history; one from an unregistered connection is ignored."""
-        record = self._nodes.by_connection.get(event.connection)
-        if record is None:
-            return
-        log_left_out_faults(record, step)
-        counter = record.faults
-        if step.now >= counter.until:
-            counter.until, counter.noted = step.now + FAULT_WINDOW_SECONDS, 0
-        if counter.noted >= FAULTS_PER_WINDOW:
-            counter.left_out += 1
-            step.touched[record.node_id] = None
-            return
-        counter.noted += 1
-        fault = event.message
-        fields = {
-            "node_id": record.node_id,
-            "code": clip_quote(fault.code),
-            "message": clip_quote(fault.message),
-        }
-        step.log("node_fault_reported", fields, Level.WARNING)
 
     def connection_lost(self, connection: int, step: Step) -> None:
         """Exclude a node whose connection is gone from dispatch; its status stays."""
@@ -323,15 +300,6 @@ class Admission:
         """Find the disconnected nodes with a reservation, but none that an operator drains or cordons."""
         reserved = [self._nodes.records[node_id] for node_id in self._tokens.reserved(token.token_id)]
         return [record for record in reserved if record.connection is None and not record.desired.by_operator]
-
-
-def log_left_out_faults(record: NodeRecord, step: Step) -> None:
-    """Log how many faults were left out, once their minute is over."""
-    counter = record.faults
-    if counter.left_out and step.now >= counter.until:
-        fields = {"node_id": record.node_id, "count": counter.left_out}
-        step.log("node_faults_left_out", fields, Level.WARNING)
-        counter.left_out = 0
 
 
 def _log_received(event: RegistrationReceived, step: Step) -> None:

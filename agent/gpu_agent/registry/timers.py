@@ -14,9 +14,9 @@ from gpu_agent.registry import deadlines, health
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
+from gpu_agent.registry.fault_reports import log_left_out_faults
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.pacing import Pacer
-from gpu_agent.registry.registration import log_left_out_faults
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
