@@ -24,9 +24,11 @@ NOT_REPORTED = "not_reported"
 
 _USABLE = frozenset({"ok", "degraded"})
 
-_FIGURES = itemgetter(
-    "uuid", "health", "reasons", "memory_used_mb", "utilization_percent", "temperature_c", "power_w"
-)
+_COLUMNS = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w")
+"""The figures of a row, by their names in `GpuFigures` and `GpuState`: one column each, in this order."""
+
+_MEMORY = _COLUMNS.index("memory_used_mb")
+_read_columns = itemgetter("uuid", "health", "reasons", *_COLUMNS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class Gpus(Mapping[str, GpuState]):
         self._sizes = _known_sizes(self._states.values())
         self._steps: list[int] | None = None
         self._row = b""
-        """The last heartbeat's figures where all were ok: memory in use of each, then use, heat and power."""
+        """The last heartbeat's figures where all were ok: the first column of each GPU, then the second."""
         self._ok_healths = ("ok",) * len(self._states)
         self._row_is_newer = False
         """True while the row is newer than the states."""
@@ -106,15 +108,17 @@ class Gpus(Mapping[str, GpuState]):
             return True
         # Column by column, and from the models' own dictionaries: reading each figure by its name costs ten
         # times as much, and all of them a sixth of what a heartbeat may cost.
-        uuids, healths, reasons, used, *others = zip(*map(_FIGURES, map(vars, figures)), strict=True)
+        uuids, healths, reasons, *columns = zip(*map(_read_columns, map(vars, figures)), strict=True)
         in_order = "\n".join(uuids) == self._order and self._in_one_row
         if healths != self._ok_healths or any(reasons) or not in_order:
             self._write_each(figures)
             return True
-        row = _row(used, *others)
+        used = columns[_MEMORY]
+        row = _row(columns)
         steps = _steps(self._sizes, used)
         if exactly or steps is None:
-            differs = row[: 8 * len(used)] != self._row[: 8 * len(used)] or None in used
+            memory = _bytes_of(_MEMORY, len(used))
+            differs = row[memory] != self._row[memory] or None in used
         else:
             differs = steps != self._steps
         differs = differs or not self._all_ok
@@ -155,12 +159,14 @@ class Gpus(Mapping[str, GpuState]):
     def _up_to_date(self) -> dict[str, GpuState]:
         if self._row_is_newer:
             self._row_is_newer = False
-            figures = [_known(figure) for figure in _layout(4 * len(self._states)).unpack(self._row)]
-            states = self._states.values()
-            for state, used, use, heat, power in zip(states, *_columns(figures, len(states)), strict=True):
+            size = len(self._states)
+            figures = [_known(figure) for figure in _layout(len(_COLUMNS) * size).unpack(self._row)]
+            for place, state in enumerate(self._states.values()):
                 state.health, state.reasons = "ok", ()
-                state.memory_used_mb = None if used is None else int(used)
-                state.utilization_percent, state.temperature_c, state.power_w = use, heat, power
+                for column, name in enumerate(_COLUMNS):
+                    setattr(state, name, figures[column * size + place])
+                used = state.memory_used_mb
+                state.memory_used_mb = None if used is None else int(used)  # a row holds floats
         return self._states
 
     def _write_each(self, figures: tuple[GpuFigures, ...]) -> None:
@@ -205,7 +211,7 @@ def _steps(sizes: tuple[int, ...] | None, used: Sequence[Any]) -> list[int] | No
     return [(size - one) // STEP_MB for size, one in zip(sizes, used, strict=True)]
 
 
-def _row(*columns: Sequence[float | None]) -> bytes:
+def _row(columns: Iterable[Sequence[float | None]]) -> bytes:
     figures = tuple(chain.from_iterable(columns))
     layout = _layout(len(figures))
     try:
@@ -220,8 +226,10 @@ def _layout(count: int) -> Struct:
     return Struct(f"{count}d")
 
 
-def _columns(figures: Sequence[float | None], size: int) -> Iterator[Sequence[float | None]]:
-    return (figures[start : start + size] for start in range(0, len(figures), size))
+def _bytes_of(column: int, size: int) -> slice:
+    """Return where a row of so many GPUs holds a column."""
+    width = _layout(size).size
+    return slice(column * width, (column + 1) * width)
 
 
 def _known(figure: float) -> float | None:
@@ -230,5 +238,5 @@ def _known(figure: float) -> float | None:
 
 def _write_one(state: GpuState, one: GpuFigures) -> None:
     state.health, state.reasons = one.health, one.reasons
-    state.utilization_percent, state.memory_used_mb = one.utilization_percent, one.memory_used_mb
-    state.temperature_c, state.power_w = one.temperature_c, one.power_w
+    for name in _COLUMNS:
+        setattr(state, name, getattr(one, name))
