@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test test-fast simulate e2e system drivers trees crashes lint house journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help setup demo test test-fast simulate e2e system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -58,11 +58,12 @@ trees: $(READY) ## the model scan against random trees of files: TREES of them, 
 crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
 	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)
 
-lint: $(READY) ## ruff: rules and format
+lint: $(READY) ## ruff: rules and format; sizes of modules, satellites and the glossary's words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tools.style_gate
 
-house: $(READY) ## sizes of modules, satellites, the glossary's words: what no linter knows
+style: $(READY) ## sizes of modules, satellites, the glossary's words: what no linter knows
 	$(BIN)/python -m tools.style_gate
 
 journeys: $(READY) ## files and calls that six journeys pass, traced at run time: SOURCE=OTHER/agent

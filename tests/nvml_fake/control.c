@@ -208,7 +208,7 @@ static void hang(const char *call, nvmlDevice_t device) {
     sigprocmask(SIG_BLOCK, &all, &before);
     while (fault("hang", call, device) != NULL) {
         if (getppid() != first_parent) {
-            _exit(1); /* whoever runs the test is gone: leave nothing behind */
+            _exit(1); /* the test is gone: leave nothing behind */
         }
         pause_ms(5);
         read_control();

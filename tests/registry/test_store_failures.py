@@ -149,7 +149,7 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
     assert ("node", "node-1") not in registry.documents
 
 
-def test_a_node_that_registers_anew_before_its_first_record_was_stored_is_acknowledged() -> None:
+def test_a_node_that_registers_again_before_its_first_record_was_stored_is_acknowledged() -> None:
     fleet = Registry(auth_off=True).fleet
     arrival = RegistrationReceived(1, declaration("node-1"), "fresh", None, address="", fresh_token=None)
     first = fleet.handle(arrival, 0.0)

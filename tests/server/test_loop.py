@@ -229,7 +229,7 @@ async def test_an_immediate_answer_waits_for_nothing() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_when_a_save_fails_whoever_waits_is_refused_and_the_rest_follows_once_it_is_stored() -> None:
+async def test_when_a_save_fails_waiting_callers_are_refused_and_the_rest_follows_once_it_is_stored() -> None:
     machine, executor, disk = Scripted(), Executor(), Disk()
     disk.full = True
     ack = NodeRegisterAck(node_id="node-1")

@@ -270,11 +270,11 @@ class FaultInjector:
         )
         self._look(host)
 
-        def mended() -> None:
+        def repaired() -> None:
             fix()
             self._look(host)
 
-        self._until_over(self._world.soon(60.0), mended)
+        self._until_over(self._world.soon(60.0), repaired)
 
     def _look(self, host: SimulatedHost) -> None:
         for agent in self._cluster.agents:

@@ -130,7 +130,7 @@ def without_claims(
         load(documents, stored, step)
 
 
-def claimed_anew(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: float) -> Any:
+def claimed_again(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: float) -> Any:
     dispatch.release(job.job_id)
     return claim(dispatch, job, now)
 
@@ -224,7 +224,7 @@ MUTATIONS = (
     Mutation(
         "claims are not idempotent",
         Invariant.ONE_CLAIM,
-        around(Dispatch, "claim", claimed_anew),
+        around(Dispatch, "claim", claimed_again),
         under(Fault.SCHEDULER_CRASH),
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""The registry: the true fleet, loop, writer and clerk, over a played event loop, disk and network.
+"""The registry: the true fleet, loop, writer and effects, over a played event loop, disk and network.
 
 It may crash between any two things that it does; then a new process begins with what the disk holds.
 """

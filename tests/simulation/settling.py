@@ -95,8 +95,8 @@ class Settling:
             return f"{agent.name} believes to be {node_id}, whose connection it does not have"
         if not agent.host.may_work(self._cluster.profile.thresholds):
             return None
-        wished = record.desired.drain is not None and record.desired.drain.by_operator
-        wanted = NodeStatus.OFFLINE if wished else NodeStatus.READY
+        drained_by_operator = record.desired.drain is not None and record.desired.drain.by_operator
+        wanted = NodeStatus.OFFLINE if drained_by_operator else NodeStatus.READY
         if record.status is not wanted:
             return f"{node_id} of {agent.name} is {record.status}: {record.reason}"
         verdict = None if agent.machine is None else agent.machine.snapshot.registry_status

@@ -410,7 +410,7 @@ def test_a_fault_of_the_machine_is_told_with_the_next_step(name: str, next_step:
 
 
 @pytest.mark.parametrize("name", ["SQLITE_CORRUPT_INDEX", "SQLITE_NOTADB"])
-def test_what_is_damaged_has_to_be_mended_by_a_person(name: str) -> None:
+def test_what_is_damaged_has_to_be_fixed_by_a_person(name: str) -> None:
     error = database_error(PATH, Named(name))
     assert isinstance(error, UnusableError)
     assert "restore FILE" in str(error)

@@ -73,7 +73,7 @@ def test_what_a_killed_run_booted_is_ended_by_the_next_one(root: Path, tmp_path:
     eventually(lambda: _ended(leader), within_seconds=10, what="the end of a machine left behind")
 
 
-def test_a_root_that_a_killed_run_began_is_made_anew(obstacle: str | None, tmp_path: Path) -> None:
+def test_a_root_that_a_killed_run_began_is_made_again(obstacle: str | None, tmp_path: Path) -> None:
     if obstacle is not None:
         pytest.skip(obstacle)
     cache, stand_in = tmp_path / "cache", tmp_path / "bin" / "debootstrap"

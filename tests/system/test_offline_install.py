@@ -117,7 +117,7 @@ def test_the_user_of_the_service_cannot_change_the_program(debian: OfflineDebian
     assert debian.run(*looked.split()).stdout == ""
 
 
-def test_when_the_machines_python_changes_the_libraries_are_compiled_anew(debian: OfflineDebian) -> None:
+def test_when_the_machines_python_changes_the_libraries_are_compiled_again(debian: OfflineDebian) -> None:
     compiled = debian.path("/usr/lib/gpu-agent/lib/gpu_agent/__pycache__")
     debian.run("rm", "-r", "/usr/lib/gpu-agent/lib/gpu_agent/__pycache__")
     hook = "/usr/share/python3/runtime.d/gpu-agent.rtupdate"

@@ -34,7 +34,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def site(root: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    scratch = tmp_path_factory.mktemp("mending")
+    scratch = tmp_path_factory.mktemp("recovery")
     with machine_with_packages(root, scratch) as machine:
         for unit in (AGENT, REGISTRY):
             machine.write(f"/etc/systemd/system/{unit}.d/hurry.conf", HURRY)
@@ -86,7 +86,7 @@ def test_a_reload_takes_up_the_settings_and_keeps_the_session(site: Site) -> Non
     assert any("READY=1" in line for line in messages[reloading:])
 
 
-def test_a_stop_waits_for_the_jobs_that_run_where_the_owner_wishes_it(site: Site) -> None:
+def test_a_stop_waits_for_the_jobs_that_run_where_its_owner_asked_for_it(site: Site) -> None:
     machine, node_id = site.machine, site.await_ready()["node_id"]
     machine.write(f"/etc/systemd/system/{AGENT}.d/stop.conf", f"[Service]\nTimeoutStopSec={STOP_SECONDS}\n")
     machine.run("systemctl", "daemon-reload")

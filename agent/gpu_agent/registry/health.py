@@ -47,7 +47,7 @@ def definite_failure(record: NodeRecord, thresholds: Thresholds) -> ReasonCode |
 
 
 def repeated_failure(record: NodeRecord, thresholds: Thresholds) -> ReasonCode | None:
-    """Name what several unhealthy heartbeats amount to; a single one is forgiven."""
+    """Name what several unhealthy heartbeats amount to; a single one is tolerated."""
     if record.liveness.unhealthy_heartbeats >= thresholds.consecutive_failures:
         return ReasonCode.HEALTH_CHECKS_FAILED
     if record.liveness.recent.count(False) >= thresholds.failures_in_window:

@@ -23,7 +23,7 @@ from tests.e2e.crashes.workload import Workload
 from tests.programs import Agent, Registry, eventually, free_port
 from tests.waiting import patience
 
-CLAIMABLE, WISHED = 3, 2
+CLAIMABLE, OPERATED = 3, 2
 ARMED_AT_MOST = {Point.CHECKPOINT: 40}
 ARMED_USUALLY_AT_MOST = 150
 WORK_SECONDS = 6.0
@@ -75,7 +75,7 @@ class Campaign:
             port=self._ports["operator_port"],
             admin=self._admin,
             claimable=nodes[:CLAIMABLE],
-            wished=nodes[CLAIMABLE:],
+            operated=nodes[CLAIMABLE:],
         )
 
     def kill(self, point: Point) -> None:
@@ -126,7 +126,7 @@ class Campaign:
         return program
 
     def _join(self) -> list[str]:
-        count = CLAIMABLE + WISHED
+        count = CLAIMABLE + OPERATED
         made = self._door.ask("POST", "/v1/tokens", {"kind": "join", "uses": count, "ttl_seconds": 3600})
         assert made.granted, made
         token_file = self._folder / "join.token"

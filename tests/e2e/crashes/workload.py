@@ -20,11 +20,11 @@ class Workload:
     """Threads that claim, release, drain, resume, cordon, and make and revoke tokens."""
 
     def __init__(
-        self, ledger: Ledger, *, port: int, admin: str, claimable: Sequence[str], wished: Sequence[str]
+        self, ledger: Ledger, *, port: int, admin: str, claimable: Sequence[str], operated: Sequence[str]
     ) -> None:
         self._ledger = ledger
         self._port, self._admin = port, admin
-        self._claimable, self._operated = list(claimable), list(wished)
+        self._claimable, self._operated = list(claimable), list(operated)
         self._stopping = threading.Event()
         self._numbers = iter(range(10**9))
         self.secrets: dict[str, str] = {}

@@ -113,8 +113,8 @@ async def test_a_fixed_driver_is_found_by_a_new_child(tmp_path: Path) -> None:
     async with probing(fake) as probe:
         broken = await report_from(probe)
         fake.unset("error")
-        mended = await report_from(probe)
-    assert (broken.outcome, mended.outcome) == (Outcome.DRIVER_BROKEN, Outcome.OK)
+        fixed = await report_from(probe)
+    assert (broken.outcome, fixed.outcome) == (Outcome.DRIVER_BROKEN, Outcome.OK)
     assert len(fake.callers()) == 2
 
 

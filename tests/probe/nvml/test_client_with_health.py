@@ -13,7 +13,7 @@ from gpu_agent.wire.inventory import Gpu, Health
 from tests.nvml_fake.control import FakeNvml
 from tests.waiting import patience
 
-LOOK_ANEW_AT_ONCE = ChildPolicy(
+LOOK_AGAIN_AT_ONCE = ChildPolicy(
     reopen_lost_after_seconds=0.0, restart_seconds=0.0, restart_ceiling_seconds=0.0
 )
 
@@ -43,7 +43,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
-    machine = Watched(FakeNvml(tmp_path, gpus=3), LOOK_ANEW_AT_ONCE)
+    machine = Watched(FakeNvml(tmp_path, gpus=3), LOOK_AGAIN_AT_ONCE)
     yield machine
     await machine.probe.close()
 
