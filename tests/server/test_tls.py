@@ -170,7 +170,7 @@ async def test_a_disk_that_hangs_for_long_holds_a_few_threads_and_is_read_again_
         hung.setattr(tls, "_READ_TIMEOUT_SECONDS", 0.01)
         hung.setattr(tls, "_file_states", lambda files: (answers.wait(patience(60)), looked_at(files))[1])
         assert not any([await encryption.reload(force=False) for _ in range(3 * MAX_STUCK_THREADS)])
-        holding = [thread for thread in threading.enumerate() if thread.name == "tls-files, left behind"]
+        holding = [thread for thread in threading.enumerate() if thread.name == "tls-files, abandoned"]
         assert len(holding) == MAX_STUCK_THREADS
         answers.set()
     for thread in holding:
