@@ -38,9 +38,9 @@ def test_no_registry_is_exit_5_with_the_next_step(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--status", "ready"], ["eligible"]),
+        (["--status", "ready"], ["able"]),
         (["--status", "ready", "--status", "registering"], ["able", "new"]),
-        (["--model", "m"], ["eligible"]),
+        (["--model", "m"], ["able"]),
         (["--gpu-name", "l4"], ["able", "new"]),
         (["--gpu-name", "H100"], []),
         (["--label", "zone=a"], []),
