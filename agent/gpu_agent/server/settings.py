@@ -18,7 +18,7 @@ from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
-from gpu_agent.server.storage import SQLITE, check_location
+from gpu_agent.server.storage import SQLITE, STORE_FORMS, check_location
 from gpu_agent.server.tls import TlsFiles
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
@@ -80,7 +80,7 @@ class RegistrySettings(BaseSettings):
         Setting(
             "where the registry stores its state: the file `registry.db` in the state directory, another "
             "file, or memory, which loses it at a restart",
-            kind="`sqlite`, `sqlite:///PATH`, `memory`",
+            kind=STORE_FORMS,
             option="--store",
             metavar="STORE",
         ),

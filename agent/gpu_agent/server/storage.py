@@ -25,6 +25,8 @@ from gpu_agent.store.sqlite import SqliteStore, database_error
 MEMORY, SQLITE = "memory", "sqlite"
 FILE = "registry.db"
 
+STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{MEMORY}`"
+"""How the setting `store` may be written."""
 _FORMS = f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, or {MEMORY}"
 _PREFIX = f"{SQLITE}://"
 _FILE_MODE = 0o600

@@ -227,7 +227,7 @@ def wait_until_offline(node: Node, now: Answer[NodeDetail], *, quiet: bool = Fal
     """
     with StatusLine(quiet=quiet) as shown:
         while now.model.status != "offline":
-            if now.model.status != "draining" and now.model.drain is None:
+            if now.model.status != NodeStatus.DRAINING and now.model.drain is None:
                 raise Failure(f"the drain of {node.node_id} was ended: it is {now.model.status}")
             counted, named = _jobs_in_flight(now.model)
             shown.show(counted, left=_time_left(now.model), more=named)
