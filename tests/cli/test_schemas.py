@@ -14,7 +14,8 @@ from gpu_agent.node.jobs import Job, Worker, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
 from gpu_agent.session.types import State
-from gpu_agent.wire.control import status_schema, why_schema
+from gpu_agent.wire.codes import ExclusionReason
+from gpu_agent.wire.control import StatusDocument, WhyDocument, status_schema, why_schema
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import GpuReport, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import Check, StatusDetails
@@ -244,3 +245,20 @@ def test_whatever_is_refused_is_reported_as_the_schema_says(name: str) -> None:
 
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(why_schema())
+
+
+def test_the_schemas_list_the_words_that_this_version_sends() -> None:
+    parts = status_schema()["$defs"]
+    assert parts["SessionInfo"]["properties"]["state"]["enum"] == list(State)
+    assert parts["PauseInfo"]["properties"]["limit"]["enum"] == list(Limit)
+    reason = why_schema()["$defs"]["NodeExclusionView"]["properties"]["reason"]
+    assert reason["enum"] == list(ExclusionReason)
+
+
+def test_a_reader_accepts_a_word_of_a_newer_agent() -> None:
+    paused = {"public_jobs": PublicJobsState(wanted=True, pauses=(Pause(Limit.SCHEDULE, "not now"),))}
+    status, why = document(**paused), why_of(inventory=None)
+    status["session"]["state"] = status["public_jobs"]["pauses"][0]["limit"] = "of_2031"
+    why["exclusions"][0]["reason"] = "of_2031"
+    assert StatusDocument.model_validate(status).session.state == "of_2031"
+    assert WhyDocument.model_validate(why).exclusions[0].reason == "of_2031"

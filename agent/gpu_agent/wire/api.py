@@ -4,7 +4,8 @@ Both ends use these models: the registry writes them, the command line and other
 OpenAPI document is generated from them. A request with an unknown field is refused: a job must not run
 where its owner believed that it could not. A number in quotes is no number. A reader ignores unknown fields
 of an answer, because a newer registry may send more; for the same reason words such as a status are plain
-strings in answers. Times are Unix time in seconds unless a name says otherwise.
+strings in answers, and the OpenAPI document lists those that this version sends. Times are Unix time in
+seconds unless a name says otherwise.
 """
 
 from collections.abc import Mapping
@@ -13,12 +14,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 
-from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
+from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN, ExclusionReason
 
 DAY_SECONDS = 86_400.0
 MAX_TTL_SECONDS = 3_650 * DAY_SECONDS
 MAX_NOTE = 200
 MAX_USES = 1_000_000
+
+TOKEN_KINDS = ("join", "node", "operator")
+TOKEN_STATES = ("live", "used_up", "expired", "revoked")
+TOKEN_ROLES = ("read", "operate", "admin")
 
 
 def _whole(value: object) -> object:
@@ -346,7 +351,10 @@ class ExplanationView(ApiAnswer):
 class NodeExclusionView(ApiAnswer):
     """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
-    reason: str = Field(description="the registry's code for it; docs/operating.md explains each")
+    reason: str = Field(
+        description="the registry's code for it; docs/operating.md explains each",
+        json_schema_extra={"enum": [reason.value for reason in ExclusionReason]},
+    )
     refuses: str = Field(description="which jobs, for a person; `every job` is all of them")
     need: str = Field(description="what such a job needs")
     have: str = Field(description="what this node has instead")
@@ -418,8 +426,8 @@ class TokenView(ApiAnswer):
     """A join or operator token, without its secret."""
 
     token_id: str
-    kind: str
-    state: str
+    kind: str = Field(json_schema_extra={"enum": [*TOKEN_KINDS]})
+    state: str = Field(json_schema_extra={"enum": [*TOKEN_STATES]})
     created_at: float
     expires_at: float | None
     revoked_at: float | None
@@ -433,7 +441,7 @@ class TokenView(ApiAnswer):
     node_id: str | None = Field(
         description="The only id that a node can get with it; null for every other token"
     )
-    role: str | None
+    role: Annotated[str, Field(json_schema_extra={"enum": [*TOKEN_ROLES]})] | None
     name: str
 
 

@@ -2,8 +2,8 @@
 
 Both ends use these models: the agent writes the answers, `gpu-agent status`, `why`, `drain` and `job` read
 them, and their JSON Schemas are generated from them. A reader ignores unknown fields, because a newer agent
-may send more; for the same reason words such as a state are plain strings in answers. Times are Unix time
-in seconds, unknown is null.
+may send more; for the same reason words such as a state are plain strings in answers, and the schemas list
+those that this version sends. Times are Unix time in seconds, unknown is null.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,22 @@ from gpu_agent.wire.probe_document import Document, MachineDocument, json_schema
 MAX_DRAIN_SECONDS = 10 * 365 * 86_400.0
 
 Pid = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+SESSION_STATES = (
+    "idle",
+    "waiting_gpu",
+    "backing_off",
+    "connecting",
+    "awaiting_ack",
+    "registered",
+    "leaving",
+    "yielded",
+    "drained",
+    "stopped",
+)
+"""The states of a session (`session/types.py`) that this version of the agent sends."""
+PUBLIC_JOBS_LIMITS = ("schedule", "max_temperature_c", "min_free_memory_mb", "pause_while_in_use")
+"""The settings in `[public_jobs]` that keep jobs away."""
 
 
 class _Request(BaseModel):
@@ -105,7 +121,9 @@ class SessionInfo(Document):
     """The agent's session with its registry."""
 
     registry: str = Field(description="its URL")
-    state: str = Field(description="docs/local.md explains each")
+    state: str = Field(
+        description="docs/local.md explains each", json_schema_extra={"enum": [*SESSION_STATES]}
+    )
     since: float | None = Field(description="when it entered this state")
     link_since: float | None = Field(
         description="since when the registry receives this node's heartbeats, or does not"
@@ -157,7 +175,9 @@ class DrainInfo(Document):
 class PauseInfo(Document):
     """A limit of the owner that keeps jobs of the public pool away now."""
 
-    limit: str = Field(description="the setting in [public_jobs]")
+    limit: str = Field(
+        description="the setting in [public_jobs]", json_schema_extra={"enum": [*PUBLIC_JOBS_LIMITS]}
+    )
     detail: str = Field(description="for a person")
 
 

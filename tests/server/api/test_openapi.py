@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.registry.credentials import CredentialKind, Role
+from gpu_agent.registry.tokens import TokenState
 from gpu_agent.server.api.app import create_app
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -74,3 +76,10 @@ def test_the_bounds_of_a_number_are_described() -> None:
 def test_every_answer_names_its_media_type(name: str, operation: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
         assert all("/" in kind for kind in answer.get("content", ())), f"{name}: {status}"
+
+
+def test_the_words_of_a_token_are_listed() -> None:
+    shown = described()["components"]["schemas"]["TokenView"]["properties"]
+    assert shown["kind"]["enum"] == list(CredentialKind)
+    assert shown["state"]["enum"] == list(TokenState)
+    assert shown["role"]["anyOf"][0]["enum"] == list(Role)
