@@ -1,6 +1,7 @@
 """The tables of `docs/` say what the program does: names, order and defaults are held to the source."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import fields
@@ -21,8 +22,10 @@ from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.simulation import spec as simulation
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
 from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
+from gpu_agent.runtime.config.fields import setting_of
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
+from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.inventory import Gpu, ModelStatus
@@ -34,6 +37,15 @@ def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
     written = (DOCS / "settings.md").read_text(encoding="utf-8")
     paragraph = written.split("A reload takes up all of them but ", 1)[1].split(". ", 1)[0]
     assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in reloading.RELOADABLE]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_a_setting_without_an_option_is_named_by_its_key(page: Path) -> None:
+    settings = [*AgentSettings.model_fields.items(), *RegistrySettings.model_fields.items()]
+    options = {setting_of(field).option for _, field in settings}
+    without = {f"--{name.replace('_', '-')}" for name, _ in settings} - options
+    named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", page.read_text(encoding="utf-8")))
+    assert named & without == set()
 
 
 def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:

@@ -242,8 +242,8 @@ class AgentSettings(BaseSettings):
         Pins,
         Setting(
             "the registry has one of these keys, written `sha256//…` as curl does; without `tls_ca_file` "
-            "nothing else in its certificate is checked (`docs/security.md`). Name several to prepare a "
-            "change of keys",
+            "nothing else in its certificate is checked (`docs/security.md`). Name several, with semicolons "
+            "between them in the option or the variable, to prepare a change of keys",
             kind="list of pins",
             option="--tls-pin",
             metavar="PIN",
