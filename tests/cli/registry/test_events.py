@@ -182,6 +182,10 @@ def happened(name: str, **fields: object) -> RegistryEvent:
             "7 events missed: they came faster than they were read",
         ),
         (happened("events_missed", count=None), "events missed: they are too long ago"),
+        (
+            happened("token_purged", token_id="12ab", reason="its text was sent to no one"),
+            "token 12ab removed: its text was sent to no one",
+        ),
         (happened("something_new", a=1, b="x"), "something_new a=1 b=x"),
         (happened("claim_lost", of="another kind"), "claim_lost of=another kind"),
         (happened("node_status_changed", to="ready"), "node_status_changed to=ready"),

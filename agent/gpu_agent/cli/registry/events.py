@@ -187,6 +187,8 @@ def event_pieces(event: RegistryEvent) -> Iterator[Piece]:
 def _event_sentence(name: str, fields: Mapping[str, object]) -> str | None:
     if name == MISSED and fields.get("count") is None:
         return "events missed: they are too long ago"
+    if name == "token_purged" and "reason" in fields:
+        return f"token {fields.get('token_id')} removed: {fields['reason']}"
     known = SENTENCES.get(name)
     try:
         return None if known is None else known.format_map(fields).removesuffix(": ")
