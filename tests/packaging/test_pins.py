@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib import metadata
 
 import pytest
 
@@ -32,6 +33,28 @@ def test_each_dependency_is_pinned_within_its_bounds(component: str, wanted: lis
         name, least, below = found.groups()
         assert name in pins, f"{name}: run `make pins`"
         assert numbers(least) <= numbers(pins[name]) < numbers(below), f"{name}: run `make pins`"
+
+
+def needed_by(requirements: list[str]) -> set[str]:
+    """Return the names of these and of all that they need, whatever the platform."""
+    names, open_ends = set[str](), list(requirements)
+    while open_ends:
+        requirement = open_ends.pop()
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert found is not None, requirement
+        name = re.sub(r"[._]", "-", found[0].lower())
+        if name not in names and "extra ==" not in requirement:
+            names.add(name)
+            try:
+                open_ends += metadata.requires(name) or []
+            except metadata.PackageNotFoundError:
+                continue  # needed on another platform
+    return names
+
+
+def test_nothing_is_pinned_that_no_dependency_needs() -> None:
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["registry"]]
+    assert (pinned("agent").keys() | pinned("registry").keys()) - needed_by(wanted) == set()
 
 
 def test_nothing_is_pinned_twice() -> None:

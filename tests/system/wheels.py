@@ -6,8 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON_OF = {"bookworm": "3.11", "trixie": "3.13"}
-FOR_OLDER_PATCHES = "async-timeout>=4.0.3"
-"""What redis wants below Python 3.11.3, so on Debian 12. pip judges such conditions by its own Python."""
 
 
 def collect(into: Path, *, suite: str) -> Path:
@@ -18,7 +16,7 @@ def collect(into: Path, *, suite: str) -> Path:
     subprocess.run(
         [
             *(*pip, "download", "--dest", str(into), "--only-binary=:all:"),
-            *("--python-version", PYTHON_OF[suite], f"{ours}[registry]", FOR_OLDER_PATCHES),
+            *("--python-version", PYTHON_OF[suite], f"{ours}[registry]"),
         ],
         check=True,
         timeout=300,
