@@ -333,6 +333,22 @@ async def test_however_long_the_store_fails_what_waits_is_bounded(monkeypatch: p
     assert machine.received[-2:] == [Stored(299), machine.received[-1]]
 
 
+@pytest.mark.usefixtures("hasty")
+async def test_what_waited_while_the_store_hung_is_no_second_failure_once_it_answers() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    for number in (1, 2):
+        machine.outputs[ConnectionLost(number)] = output(number, LOGGED)
+    loop = driven(machine, executor, store=disk)
+    disk.turning.clear()
+    loop.handle(ConnectionLost(1))
+    await until(lambda: loop.store_problem, what="a store that has not answered")
+    loop.handle(ConnectionLost(2))
+    await asyncio.sleep(0.1)
+    disk.turning.set()
+    await until(lambda: executor.done == ["logged", "logged"], what="all that waited")
+    assert [type(one) for one in machine.received].count(StoreFailed) == 1
+
+
 async def test_after_standing_still_the_store_has_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "ANSWER_SECONDS", 0.05)
     jump = 0.0

@@ -303,6 +303,8 @@ class FleetLoop:
         seconds = self._now() - since
         self._failing_since = self.store_problem = None
         _LOG.info("store_recovered", outage_seconds=round(seconds, 3))
+        for entry in self._unstored:  # it has answered: what came meanwhile waits from now on
+            entry.put_at = self._now()
         self.take(self._machine.handle(StoreRecovered(seconds), self._now()))
         if self.running:
             self._sleep()
