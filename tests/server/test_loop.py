@@ -12,6 +12,7 @@ from gpu_agent.registry.actions import (
     NOTHING,
     Answer,
     Change,
+    CloseConnection,
     DocumentKind,
     Effect,
     LogEvent,
@@ -347,6 +348,33 @@ async def test_what_waited_while_the_store_hung_is_no_second_failure_once_it_ans
     disk.turning.set()
     await until(lambda: executor.done == ["logged", "logged"], what="all that waited")
     assert [type(one) for one in machine.received].count(StoreFailed) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_what_waits_keeps_its_order_however_much_waits_behind_a_commit_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_module, "MOST_WAITING", 4)
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    numbers = range(1, 12)
+    for number in numbers:
+        closing = CloseConnection(number, 1001, "")
+        stored = output(number, closing, key=f"node-{number}")
+        machine.outputs[ConnectionLost(number)] = stored if number % 2 else Output(effects=(closing,))
+    loop = driven(machine, executor, store=disk)
+    disk.full = True
+    for number in numbers:
+        loop.handle(ConnectionLost(number))
+        if number == 3:
+            await until(lambda: loop.store_problem, what="a store that fails")
+            disk.turning.clear()
+            disk.full = False
+            await until(lambda: loop._in_commit == 2, what="a commit that holds what waits")
+    disk.turning.set()
+    await until(lambda: loop.store_problem is None, what="a store that answers again")
+    assert await loop.settled()
+    closed = [one.connection for one in executor.executed if isinstance(one, CloseConnection)]
+    assert closed == list(numbers)
 
 
 async def test_after_standing_still_the_store_has_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,13 +310,15 @@ class FleetLoop:
             self._sleep()
 
     def _merge_waiting(self) -> None:
-        """Bound the memory of a long outage: merge what waits, but for what the running commit holds."""
-        running = set(map(id, itertools.islice(self._unstored, self._in_commit)))
-        first = next((place for place, entry in enumerate(self._queue) if entry.batch is not None), 0)
-        ahead = [entry for place, entry in enumerate(self._queue) if place < first or id(entry) in running]
-        rest = [
-            entry for place, entry in enumerate(self._queue) if place >= first and id(entry) not in running
-        ]
+        """Bound the memory of a long outage: merge what waits behind the running commit, in order."""
+        entries = list(self._queue)
+        edge = self._unstored[max(self._in_commit - 1, 0)]
+        place = next(place for place, entry in enumerate(entries) if entry is edge)
+        if self._in_commit:
+            place += 1  # the last entry that the commit holds
+        ahead, rest = entries[:place], entries[place:]
+        if not rest:
+            return
         merged = merge(Prepared(entry.batch, tuple(entry.effects)) for entry in rest)
         numbers = [entry.number for entry in rest if entry.number is not None]
         one = _Entry(deque(merged.effects), merged.batch, max(numbers, default=None), put_at=rest[0].put_at)
