@@ -214,3 +214,11 @@ class StoreContract(ABC):
         assert stored(store) == {(DocumentKind.NODE, "node-1"): {"a": 2}}
         assert [one.id for one in store.load().recent] == [1, 2, 3]
         assert numbers(store) == {"node-1": [1, 2, 3]}
+
+    def test_the_history_of_a_node_that_came_back_survives_a_second_save(self, store: Store) -> None:
+        node, gone = Change(DocumentKind.NODE, "node-1", {}), Change(DocumentKind.NODE, "node-1", None)
+        batches = [Batch([node], [event(1)]), Batch([gone], [event(2)]), Batch([node], [event(3)])]
+        store.save(batches)
+        store.save(batches)
+        assert numbers(store) == {"node-1": [3]}
+        assert [one.id for one in store.load().recent] == [1, 2, 3]

@@ -87,14 +87,13 @@ class MemoryStore:
                 self._histories.setdefault(key, deque(maxlen=EVENTS_PER_NODE))
 
     def _add(self, written: _Written) -> None:
-        if self._recent and (written[0].id or 0) <= (self._recent[-1][0].id or 0):
-            return  # it is stored already
-        self._recent.append(written)
-        newest = written[0].id or 0
-        while (self._recent[0][0].id or 0) <= newest - RECENT_EVENTS:
-            self._recent.popleft()
+        number = written[0].id or 0
+        if not self._recent or number > (self._recent[-1][0].id or 0):  # else it is stored already
+            self._recent.append(written)
+            while (self._recent[0][0].id or 0) <= number - RECENT_EVENTS:
+                self._recent.popleft()
         history = self._histories.get(written[0].node_id or "")
-        if history is not None:
+        if history is not None and (not history or number > (history[-1][0].id or 0)):
             history.append(written)
 
     def _refuse_when_closed(self) -> None:

@@ -33,8 +33,10 @@ _KINDS = frozenset(kind.value for kind in DocumentKind)
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM documents WHERE kind = ? AND key = ?"
 _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
-_ADD_EVENT = """INSERT OR IGNORE INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
-    (SELECT key FROM documents WHERE kind = 'node' AND key = ?))"""
+# An event that is saved again joins its history again: the same save may have deleted that before.
+_ADD_EVENT = """INSERT INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
+    (SELECT key FROM documents WHERE kind = 'node' AND key = ?))
+    ON CONFLICT (id) DO UPDATE SET history = excluded.history"""
 _SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
     (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
 _DELETE_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
