@@ -194,6 +194,17 @@ def test_a_token_that_was_sent_to_no_one_is_deleted() -> None:
     assert (DocumentKind.TOKEN, "new") in registry.documents
 
 
+def test_a_node_token_that_was_not_sent_is_issued_anew_on_the_same_connection() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(RotationRequested(registry.ref(), "node-1"))
+    registry.let_store_fail()
+    assert codes(registry.register(1)) == ["REGISTRY_BUSY"]
+    registry.recover()
+    assert ack(registry.register(1)).node_token is not None
+    assert ack(registry.register(1)).node_token is None
+
+
 def test_heartbeats_go_on_and_the_status_they_lead_to_is_sent_once_it_is_stored() -> None:
     registry = Registry()
     registry.ready()

@@ -143,6 +143,8 @@ class UnstoredChanges:
         """Created, but sent to no one yet."""
         self._registered: dict[str, tuple[int, NodeRecord]] = {}
         """New nodes that are not acknowledged yet."""
+        self._issued: dict[str, tuple[int, NodeRecord]] = {}
+        """Nodes whose newest token was sent to no one yet."""
 
     def holds(self, key: Key) -> bool:
         """Say whether the newest form of a document is not stored."""
@@ -155,6 +157,9 @@ class UnstoredChanges:
             self._keys.pop(key, None)
             self._keys[key] = self._number
         self._tokens.update(dict.fromkeys(step.tokens_created, self._number))
+        for record in step.node_tokens_issued:
+            self._issued.pop(record.node_id, None)
+            self._issued[record.node_id] = (self._number, record)
         for record in step.registered:
             if not record.acknowledged:
                 self._await_acknowledgement(record)
@@ -171,14 +176,17 @@ class UnstoredChanges:
         """Record that every output up to this one is stored, and its effects are carried out."""
         _forget(self._keys, number)
         _forget(self._tokens, number)
-        numbers = {node_id: at for node_id, (at, _) in self._registered.items()}
-        for node_id in _up_to(numbers, number):
-            self._registered.pop(node_id)[1].acknowledged = True
+        for record in _take_records(self._registered, number):
+            record.acknowledged = True
+        _take_records(self._issued, number)
 
     def fail(self, problem: str) -> list[str]:
         """Record that no waiting request is answered; returns the tokens that no one knows of."""
         self.store_fails, self.problem = True, problem
         self._registered.clear()
+        for _, record in self._issued.values():
+            record.issued_on = None  # the same connection gets another token
+        self._issued.clear()
         unsent = list(self._tokens)
         self._tokens.clear()
         return unsent
@@ -489,3 +497,8 @@ def _up_to(numbers: Mapping[_Name, int], last: int) -> list[_Name]:
 def _forget(numbers: dict[_Name, int], last: int) -> None:
     for name in _up_to(numbers, last):
         del numbers[name]
+
+
+def _take_records(records: dict[str, tuple[int, NodeRecord]], last: int) -> list[NodeRecord]:
+    numbers = {node_id: number for node_id, (number, _) in records.items()}
+    return [records.pop(node_id)[1] for node_id in _up_to(numbers, last)]

@@ -22,6 +22,7 @@ class Step:
         "effects",
         "immediate",
         "logged",
+        "node_tokens_issued",
         "now",
         "registered",
         "tokens_created",
@@ -41,6 +42,8 @@ class Step:
         """Answers that depend on nothing that is not stored."""
         self.tokens_created: list[str] = []
         """Tokens whose text is sent with this step's answer, and to no one if that is not sent."""
+        self.node_tokens_issued: list[NodeRecord] = []
+        """Nodes whose acknowledgement brings them another token."""
         self.registered: list[NodeRecord] = []
         """Nodes whose acknowledgement is among the effects."""
         self.touched: dict[str, None] = {}

@@ -351,6 +351,7 @@ def issue_node_token(
             return None
         tokens.set_node_tokens(record, record.tokens.followed_by(fresh))
     record.issued_on = event.connection
+    step.node_tokens_issued.append(record)
     step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text
 
