@@ -205,6 +205,18 @@ def test_a_node_token_that_was_not_sent_is_issued_anew_on_the_same_connection() 
     assert ack(registry.register(1)).node_token is None
 
 
+def test_a_node_counts_as_stored_only_once_its_claims_are() -> None:
+    registry = Registry()
+    registry.ready()
+    assert registry.fleet.is_stored("node-1")
+    registry.let_store_fail()
+    registry.claim("job-1")
+    assert registry.node().claims.keys() == {"job-1"}
+    assert not registry.fleet.is_stored("node-1")
+    registry.recover()
+    assert registry.fleet.is_stored("node-1")
+
+
 def test_heartbeats_go_on_and_the_status_they_lead_to_is_sent_once_it_is_stored() -> None:
     registry = Registry()
     registry.ready()

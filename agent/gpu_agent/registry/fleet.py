@@ -151,8 +151,12 @@ class Fleet:
         return len(self._nodes.records)
 
     def is_stored(self, node_id: str) -> bool:
-        """Say whether the store holds a node as it is."""
-        return not self._unstored.holds((DocumentKind.NODE, node_id))
+        """Say whether the store holds a node as it is, and every claim that the node holds."""
+        record, unstored = self._nodes.records.get(node_id), self._unstored
+        claims = () if record is None or unstored.empty else record.claims
+        return not unstored.holds((DocumentKind.NODE, node_id)) and not any(
+            unstored.holds((DocumentKind.CLAIM, job_id)) for job_id in claims
+        )
 
     def handle(self, event: Event, now: float) -> Output:
         """Take one event in; returns what to store and what to do then."""

@@ -146,6 +146,11 @@ class UnstoredChanges:
         self._issued: dict[str, tuple[int, NodeRecord]] = {}
         """Nodes whose newest token was sent to no one yet."""
 
+    @property
+    def empty(self) -> bool:
+        """True while every document is stored."""
+        return not self._keys
+
     def holds(self, key: Key) -> bool:
         """Say whether the newest form of a document is not stored."""
         return key in self._keys
