@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.dispatch.exclusions import Explanation
+from gpu_agent.registry.job import Job
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from tests.server.api_harness import problem, serving
@@ -68,3 +71,28 @@ async def test_claims_and_tokens_are_refused_while_the_store_does_not_answer(
         store.going.set()
         await change
         assert await settled()
+
+
+async def test_an_explanation_is_sent_once_all_that_it_shows_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = SlowStore()
+    async with running(store=store) as service, serving(service) as api, node(service) as ready:
+        await ready.become_ready()
+        explain, changes = service.explain, list[asyncio.Future[Refusal | None]]()
+
+        async def after_a_change(job: Job) -> Explanation:
+            store.going.clear()
+            changes.append(asyncio.ensure_future(service.cordon(ready.node_id, reason="new driver")))
+            await until(lambda: store.waits, what="the save in progress")
+            return await explain(job)
+
+        async def soon() -> bool:
+            return await service._loop.settled(within_seconds=0.1)
+
+        monkeypatch.setattr(service, "explain", after_a_change)
+        monkeypatch.setattr(service, "settled", soon)
+        refused = await api.post("/v1/dispatch/explain", json={})
+        assert (refused.status_code, problem(refused)["code"]) == (503, "REGISTRY_BUSY")
+        store.going.set()
+        await changes[0]

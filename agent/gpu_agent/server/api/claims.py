@@ -14,7 +14,6 @@ from gpu_agent.server.api.errors import (
     no_available_node,
     once_stored,
     raise_if_refused,
-    wait_until_stored,
 )
 from gpu_agent.server.api.routing import JobId, Registry, api_router, needs, refusals
 from gpu_agent.server.views import explanation_json
@@ -108,8 +107,7 @@ async def select_node(request: DryRunRequest, registry: Registry) -> Selection:
 )
 async def explain_job(request: DryRunRequest, registry: Registry) -> StreamingResponse:
     """Explain for every node whether it could take a job, and why not; reserves nothing."""
-    await wait_until_stored(registry)
-    explanation = await registry.explain(job_of(request))
+    explanation = await once_stored(registry, await registry.explain(job_of(request)))
     return StreamingResponse(explanation_json(explanation), media_type="application/json")
 
 

@@ -78,16 +78,14 @@ def no_available_node(verdict: NoAvailableNode) -> ApiError:
 
 
 async def once_stored(registry: RegistryService, shown: T) -> T:
-    """Answer what was read once everything that it rests on is stored (§4, *store before sending*)."""
-    await wait_until_stored(registry)
-    return shown
+    """Answer what was read once everything that it rests on is stored (§4, *store before sending*).
 
-
-async def wait_until_stored(registry: RegistryService) -> None:
-    """Wait until everything handled so far is stored; ends the request where the store takes too long."""
+    Ends the request where the store takes too long.
+    """
     if not await registry.settled():
         problem = registry.store_problem or "the store is slow; ask again in a moment"
         raise ApiError(ErrorCode.REGISTRY_BUSY.value, f"the answer is not stored yet: {problem}")
+    return shown
 
 
 def add_error_handlers(app: FastAPI) -> None:
