@@ -22,18 +22,18 @@ from gpu_agent.server import (
 
 async def run(registry: RegistryService, job: Job) -> None:
     """Claim a slot, renew the claim while the job runs, release it; claim again where it was lost."""
-    while not isinstance(place := await registry.claim(job), Placement):
-        print(f"{job.job_id} waits: {place.code}", flush=True)
+    while not isinstance(claim := await registry.claim(job), Placement):
+        print(f"{job.job_id} waits: {claim.code}", flush=True)
         await asyncio.sleep(1)
-    print(f"{job.job_id} runs on {place.node_id} with {', '.join(place.gpu_uuids)}", flush=True)
+    print(f"{job.job_id} runs on {claim.node_id} with {', '.join(claim.gpu_uuids)}", flush=True)
     ended = asyncio.Event()
-    asyncio.get_running_loop().call_later(1, ended.set)  # here the job goes to place.endpoint instead
+    asyncio.get_running_loop().call_later(1, ended.set)  # here the job goes to claim.endpoint instead
     while not ended.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(registry.thresholds.claim_ttl_seconds / 3):
                 await ended.wait()
         if not isinstance(await registry.renew(job.job_id), Placement):
-            await run(registry, job)  # its node went offline, and the place with it
+            await run(registry, job)  # its node went offline, and the claim with it
             return
     await registry.release(job.job_id)
     print(f"{job.job_id} is done", flush=True)

@@ -296,6 +296,22 @@ async def test_select_returns_the_slot_that_a_claim_would_get_and_reserves_none(
 # The facade and its store: failed saves, restarts, and a disk that hangs.
 
 
+async def test_while_the_store_fails_no_node_that_is_shown_says_stored() -> None:
+    store = FailingStore()
+    async with running(store=store) as service, node(service) as ready:
+        await ready.become_ready()
+        assert known(service, ready.node_id).stored
+        store.full = True
+        refused = await service.claim(Job(job_id="job-1"))
+        assert isinstance(refused, Refusal)
+        assert known(service, ready.node_id).claimed_jobs == ("job-1",)
+        assert not known(service, ready.node_id).stored
+        assert [one.stored for one in service.nodes()] == [False]
+        store.full = False
+        await until(lambda: service.store_problem is None, what="the store works again")
+        assert known(service, ready.node_id).stored
+
+
 async def test_a_registration_that_cannot_be_saved_gets_busy_and_can_be_repeated() -> None:
     store = FailingStore()
     async with running(store=store) as service, node(service) as unlucky:

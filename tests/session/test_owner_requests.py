@@ -78,7 +78,7 @@ def test_a_drain_goes_on_with_heartbeats_and_ends_disconnected_without_an_exit()
     assert session >> status("offline", reason_code="drain_complete") << Disconnect
     assert logged(session)[-2:] == ["node_status_changed", "node_drained"]
     assert session >> After(3600)
-    assert session.machine.snapshot.last_refusal == "drained, on its owner's request"
+    assert session.machine.snapshot.last_refusal == "the drain that its owner asked for is complete"
 
 
 def test_a_resume_of_a_drained_machine_connects_and_registers() -> None:

@@ -197,7 +197,7 @@ class RegistryService:
                 record,
                 self._clock,
                 thresholds=self._settings.thresholds,
-                stored=self._fleet.is_stored(record.node_id),
+                stored=self._is_stored(record.node_id),
             )
             for record in self._fleet.nodes(after=after)
             if wanted.matches(record)
@@ -213,7 +213,7 @@ class RegistryService:
             self._clock,
             thresholds=self._settings.thresholds,
             events=self.event_log.history_of(node_id),
-            stored=self._fleet.is_stored(node_id),
+            stored=self._is_stored(node_id),
         )
 
     def claims(
@@ -325,6 +325,10 @@ class RegistryService:
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
         return self.health.size
+
+    def _is_stored(self, node_id: str) -> bool:
+        """Say whether all that a node shows is stored; while the store fails, its claims may not be (§4)."""
+        return self._loop.store_problem is None and self._fleet.is_stored(node_id)
 
     def _send(self, request: Callable[[int], OperatorRequest]) -> asyncio.Future[Result]:
         """Send the fleet the request that `request` makes of its number; returns the future of its answer."""

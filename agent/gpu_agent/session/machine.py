@@ -438,7 +438,7 @@ class SessionMachine:
         if self._state is State.LEAVING and status.status == NodeStatus.OFFLINE:
             return [*log, *self._end(Outcome.LEAVE, now, "drained")]
         if self._drain.ended_by(status, now):
-            return [*log, *self._end(Outcome.DRAINED, now, "drained, on its owner's request")]
+            return [*log, *self._end(Outcome.DRAINED, now, "the drain that its owner asked for is complete")]
         return log
 
     def _on_control(self, control: NodeControl, now: float) -> list[Action]:

@@ -16,7 +16,7 @@ def configure_thresholds(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Show every threshold in force, what it means, and where it is not the default.\n"
-        "Each is an option of `registry serve`.",
+        "Each is a setting: an option of `registry serve`, a key of its file, or a variable.",
         example="gpu-agent registry thresholds",
         exits={ExitCode.OK: "shown"},
     )
