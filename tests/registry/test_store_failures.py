@@ -194,7 +194,7 @@ def test_a_token_that_was_sent_to_no_one_is_deleted() -> None:
     assert (DocumentKind.TOKEN, "new") in registry.documents
 
 
-def test_a_node_token_that_was_not_sent_is_issued_anew_on_the_same_connection() -> None:
+def test_a_node_token_that_was_not_sent_is_issued_again_on_the_same_connection() -> None:
     registry = Registry()
     registry.ready()
     registry.do(RotationRequested(registry.ref(), "node-1"))
