@@ -97,7 +97,7 @@ def test_the_bounds_are_the_true_ones() -> None:
         f"at most {MAX_REQUEST_BYTES} bytes and comes within {bounds.question_seconds:g} s",
         f"at most {MAX_ANSWER_BYTES // 2**20} MiB, is taken within {bounds.read_seconds:g} s",
         f"At most {bounds.connections} programs are connected at once, {bounds.per_user} of any one user",
-        f"{bounds.reserved_for_operators} places are reserved for those who may give orders",
+        f"{bounds.reserved_for_operators} connections are reserved for those who may give orders",
         f"did not get to it within {bounds.answer_seconds:g} s",
         f"up to {MAX_JOB_ID_LENGTH} printable",
     ):

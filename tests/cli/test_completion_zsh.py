@@ -83,7 +83,7 @@ def zsh(tmp_path: Path) -> Iterator[Zsh]:
     [
         ("gpu-agent pro\t", "gpu-agent probe"),
         ("gpu-agent registry tok\t", "gpu-agent registry token"),
-        ("gpu-agent registry token r\t\t", "end a token now"),
+        ("gpu-agent registry token r\t\t", "revoke a token now"),
         ("gpu-agent run --join\t", "gpu-agent run --join-token-file"),
         ("gpu-agent run --log-level warn\t", "gpu-agent run --log-level warning"),
         ("gpu-agent completion fi\t", "gpu-agent completion fish"),

@@ -204,7 +204,7 @@ class Card:
         """Its own memory; for a processor's graphics, whose own is tiny, also what it shares (GTT)."""
         total, used = self._bytes("vram_total"), self._bytes("vram_used")
         shared, shared_used = self._bytes("gtt_total"), self._bytes("gtt_used")
-        if not total:
+        if total is None or total < _MIB:  # it would be 0 MiB, which no card has
             self._unknowns["memory_mb"] = read_failure(self._folder / "mem_info_vram_total")
             return {}
         kind = MemoryKind.DEDICATED

@@ -1,8 +1,8 @@
 """Validation of a collector's report, field by field: the rest of the program never meets rubbish.
 
-A value that cannot be true becomes unknown, with the collector's value as its reason; a value that the
-collector leaves out is unknown, too, and says so. A report whose GPUs cannot be distinguished is refused as a
-whole. A new field of `Gpu` needs its rule in `_RULES`; `events` and `recovery_action` are NVML's alone.
+A value that cannot be true becomes unknown, with the collector's value as its reason. A report whose GPUs
+cannot be distinguished is refused as a whole. A new field of `Gpu` needs its rule in `_RULES`; `events` and
+`recovery_action` are NVML's alone.
 """
 
 import math
@@ -79,8 +79,6 @@ def _gpu(gpu: object) -> Gpu:
         figures[field] = None if given is None else rule(given)
         if given is not None and figures[field] is None:
             unknowns[field] = f"its collector reported {_shown(given)}"
-        elif given is None and field not in _NOT_APPLICABLE:
-            unknowns.setdefault(field, _LEFT_OUT)
     reasons = _reasons(gpu)
     memory_kind = _field(gpu, "memory_kind")
     return Gpu(
@@ -188,9 +186,6 @@ def _shown(value: object) -> str:
     return type(value).__name__
 
 
-_LEFT_OUT = "its collector does not report it"
-_NOT_APPLICABLE = frozenset({"parent_uuid", "asleep", "visible"})
-"""None says something of the GPU here: no MIG device, awake, no `CUDA_VISIBLE_DEVICES`."""
 _PERCENT = _number(0, 100)
 _RULES: Mapping[str, Callable[[object], object]] = {
     "index": _count(0, MOST_GPUS),
