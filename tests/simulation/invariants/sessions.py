@@ -140,13 +140,20 @@ class CredentialInvariants(Observer):
         self._issued: list[_Issued] = []
         self._ends: dict[int, list[_Issued]] = {}
         """By request: the tokens that end with it."""
-        self._let_go: dict[int, list[_Issued]] = {}
+        self._removed: dict[int, list[_Issued]] = {}
         """By save: the tokens that end with a record."""
         self._joined: dict[int, list[_Issued]] = {}
         """By connection: the tokens that end once its registration is acknowledged."""
         self._uses: dict[str, int] = {}
         self._came: dict[str, set[tuple[str, int]]] = {}
-        """By join token: the nodes that came by it and have beaten, with the epoch in which they came."""
+        """By join token: the nodes that came by it, with the epoch in which they came.
+
+        A use counts once it is stored: one that a crash loses admits the node again, with the same id.
+        """
+        self._consumed: dict[int, tuple[str, str, int]] = {}
+        """By save: by which join token which node came, and in which epoch."""
+        self._overused = ""
+        """A join token that admitted too many; raised later: within a save it looks like a failed one."""
         self._coming: dict[int, tuple[str, str, int]] = {}
         """By connection: by which join token which node came, and in which epoch."""
         self._arrived: set[int] = set()
@@ -157,9 +164,10 @@ class CredentialInvariants(Observer):
         return any(one.text == text and one.life is Life.OPENS for one in self._issued)
 
     def decided(self, event: Event | None, output: Output) -> None:
+        hold(Invariant.USES_COUNTED, not self._overused, self._overused)
         for change in output.changes:
             if change.kind is DocumentKind.NODE and change.document is None:
-                self._let_go.setdefault(output.number or 0, []).extend(self._doubt(change.key))
+                self._removed.setdefault(output.number or 0, []).extend(self._doubt(change.key))
         match event:
             case HeartbeatReceived():
                 self._beaten(event, output)
@@ -184,13 +192,16 @@ class CredentialInvariants(Observer):
                     one.life = Life.OPENS
 
     def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
-        """A record that was let go takes its tokens with it."""
+        """A removed record takes its tokens with it; a use is consumed."""
         for output in outputs:
-            _end(self._let_go.pop(output.number or 0, []))
+            _end(self._removed.pop(output.number or 0, []))
+            if output.number in self._consumed:
+                self._count_use(*self._consumed.pop(output.number))
 
     def crashed(self) -> None:
         self._ends.clear()
-        self._let_go.clear()
+        self._removed.clear()
+        self._consumed.clear()
         self._joined.clear()
         self._coming.clear()
 
@@ -244,12 +255,18 @@ class CredentialInvariants(Observer):
         came = self._coming.get(event.connection)
         if came is None or came[1] != event.message.node_id or output is NOTHING:
             return
-        token_id, node_id, epoch = self._coming.pop(event.connection)
+        use = self._coming.pop(event.connection)
+        if output.number is None:
+            self._count_use(*use)
+        else:
+            self._consumed[output.number] = use
+
+    def _count_use(self, token_id: str, node_id: str, epoch: int) -> None:
         nodes = self._came.setdefault(token_id, set())
         nodes.add((node_id, epoch))
         uses = self._uses.get(token_id)
         if uses is not None and len(nodes) > uses:
-            hold(Invariant.USES_COUNTED, holds=False, detail=f"{token_id} has {uses} uses, let in {nodes}")
+            self._overused = f"{token_id} has {uses} uses, let in {nodes}"
 
     def _doubt(self, node_id: str, *, but: str = "") -> list[_Issued]:
         """From now on a node's tokens may not open any more."""
