@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import count
 from math import inf
 
+from gpu_agent.registry import lifecycle
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
@@ -86,15 +87,11 @@ def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
 
 def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
     """Return when time alone may next change something about a node; infinity for never."""
-    times = [purge_at(record, thresholds)]
+    times = [purge_at(record, thresholds), lifecycle.time_limit(record)]
     if record.connection is not None:
         times.append(record.schedule.next_status_at)
     if record.connection is not None or record.status is not NodeStatus.OFFLINE:
         times.append(silent_until(record))
     if record.faults.left_out:
         times.append(record.faults.until)
-    if record.status is NodeStatus.REGISTERING:
-        times.append(record.liveness.warmup_until)
-    if record.status is NodeStatus.DRAINING and record.desired.drain is not None:
-        times.append(record.desired.drain.deadline)
     return min(times)

@@ -6,7 +6,7 @@ returns nothing. A heartbeat that is not valid counts for nothing.
 
 from collections.abc import Callable
 
-from gpu_agent.registry import declaration, health
+from gpu_agent.registry import declaration, health, lifecycle
 from gpu_agent.registry.actions import Level, Send
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.candidate import load_of, nearness
@@ -17,7 +17,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import TokenTable, consume_join_use
-from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError, ResourceUsage
 
 
@@ -107,29 +107,26 @@ class Heartbeats:
 
     def _change_status(self, record: NodeRecord, step: Step, *, healthy: bool) -> None:
         """Make the transition that heartbeats can make from the node's status (§4)."""
-        if record.status not in (NodeStatus.REGISTERING, NodeStatus.READY, NodeStatus.DEGRADED):
-            return
         if healthy:
             self._promote(record, step)
-        elif record.status is not NodeStatus.DEGRADED:
+        else:
             self._degrade(record, step)
 
     def _promote(self, record: NodeRecord, step: Step) -> None:
+        code = lifecycle.proven_by_heartbeats(record)
         healthy, needed = record.liveness.healthy_heartbeats, self._thresholds.healthy_heartbeats_needed
-        if record.status is NodeStatus.READY or healthy < needed:
+        if code is None or healthy < needed:
             return
         if health.is_damped(record, self._thresholds, step.now):
             return
-        first = record.status is NodeStatus.REGISTERING
-        code = ReasonCode.HEALTH_CHECKS_PASSED if first else ReasonCode.RECOVERED
         reason = f"{healthy} healthy heartbeats in a row"
         self._transitions.change(record, NodeStatus.READY, code, reason=reason, step=step)
 
     def _degrade(self, record: NodeRecord, step: Step) -> None:
         code = health.definite_failure(record, self._thresholds)
-        if code is None and record.status is NodeStatus.READY:
-            code = health.repeated_failure(record, self._thresholds)
         if code is None:
+            code = health.repeated_failure(record, self._thresholds)
+        if code is None or not lifecycle.allows(record, NodeStatus.DEGRADED, code):
             return
         failing = health.failing_checks(record, self._thresholds)
         code, reason = health.damp_transition(

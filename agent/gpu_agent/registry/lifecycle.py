@@ -16,15 +16,22 @@ There is no transition from `draining` to `ready`, none from `offline` to anythi
 from `offline` to itself: a node that is offline already changes nothing. A node that registers while it
 drains for an operator keeps its status.
 
-This module holds the table, the one function that follows it, and the sentence that says what would change a
-status. Other modules decide when a transition is due, and what is stored, sent and closed because of it.
+This module holds the table, the one function that follows it, how long a status lasts, and the sentence that
+says what would change it. Other modules decide when a transition is due, and what is stored, sent and closed
+because of it. What a status means for a heartbeat, a drain or a registration follows from its rows: a node
+of which no row leads to `registering` by `registered` keeps its status when it registers, and one with a row
+to `ready` by `recovered` becomes ready by healthy heartbeats. Only `ready` takes jobs.
 
-To add a status, name it in `wire.codes` (and in §4), give it its rows in `TRANSITIONS` and its sentence in
-`clears_when`, and make its transitions in `heartbeat`, `timers` or `operations`. What it means for deadlines,
-a drain and a registration is in `deadlines`, `status` and `registration`. Only `ready` takes jobs.
+To add a status:
+
+1. `wire.codes` (and §4): a member of `NodeStatus`, its colour and rank, and its `ReasonCode`s;
+2. here: its rows in `TRANSITIONS`, and its `case` in `time_limit` and `clears_when`;
+3. the module that makes its new transitions: `heartbeat`, `timers` (once its time limit has passed) or
+   `operations` (where an operator requests it).
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import assert_never
 
 from gpu_agent.registry import health
@@ -38,6 +45,8 @@ HISTORY_LENGTH = 12
 
 _LEFT = frozenset({ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED})
 _REGISTERED = frozenset({ReasonCode.REGISTERED})
+_PROVEN = (ReasonCode.HEALTH_CHECKS_PASSED, ReasonCode.RECOVERED)
+"""By healthy heartbeats; their other end is `ready`."""
 
 TRANSITIONS: Mapping[tuple[NodeStatus | None, NodeStatus], frozenset[ReasonCode]] = {
     (None, NodeStatus.REGISTERING): _REGISTERED,
@@ -85,13 +94,24 @@ def status_of(record: NodeRecord) -> NodeStatus | None:
     return record.status if record.history else None
 
 
+def allows(record: NodeRecord, target: NodeStatus, reason_code: ReasonCode) -> bool:
+    """Say whether the table has a transition from a node's status, for this reason."""
+    return reason_code in TRANSITIONS.get((status_of(record), target), frozenset())
+
+
+def proven_by_heartbeats(record: NodeRecord) -> ReasonCode | None:
+    """Return the reason for which healthy heartbeats make a node ready; None where they do not decide."""
+    allowed = TRANSITIONS.get((record.status, NodeStatus.READY), frozenset())
+    return next((code for code in _PROVEN if code in allowed), None)
+
+
 def change_status(
     record: NodeRecord, target: NodeStatus, *, reason_code: ReasonCode, reason: str, now: float
 ) -> Transition:
     """Make one transition; raises `IllegalTransitionError`, changing nothing, where the table has none."""
-    source = status_of(record)
-    if reason_code not in TRANSITIONS.get((source, target), frozenset()):
+    if not allows(record, target, reason_code):
         raise IllegalTransitionError(record, target, reason_code)
+    source = status_of(record)
     transition = Transition(at=now, source=source, target=target, reason_code=reason_code)
     record.history = (*record.history, transition)[-HISTORY_LENGTH:]
     record.previous_status, record.status = source, target
@@ -111,9 +131,22 @@ def describe_history(history: tuple[Transition, ...]) -> str:
 
 def heartbeats_needed(record: NodeRecord, thresholds: Thresholds) -> int:
     """Return how many more healthy heartbeats in a row make the node ready; 0 where they do not decide."""
-    if record.status in (NodeStatus.REGISTERING, NodeStatus.DEGRADED):
-        return max(0, thresholds.healthy_heartbeats_needed - record.liveness.healthy_heartbeats)
-    return 0
+    if proven_by_heartbeats(record) is None:
+        return 0
+    return max(0, thresholds.healthy_heartbeats_needed - record.liveness.healthy_heartbeats)
+
+
+def time_limit(record: NodeRecord) -> float:
+    """Return when time alone ends a status; infinity for never. Silence and retention are in `deadlines`."""
+    match record.status:
+        case NodeStatus.REGISTERING:
+            return record.liveness.warmup_until
+        case NodeStatus.DRAINING:
+            return inf if record.desired.drain is None else record.desired.drain.deadline
+        case NodeStatus.READY | NodeStatus.DEGRADED | NodeStatus.OFFLINE:
+            return inf
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def clears_when(record: NodeRecord, thresholds: Thresholds, now: float) -> str | None:

@@ -196,10 +196,8 @@ class Sessions:
                 record, by_operator=False, seconds=seconds, reason=reason, now=step.now
             )
             step.change_node(record)
-        if record.status in (NodeStatus.REGISTERING, NodeStatus.OFFLINE):
+        if not self._transitions.apply_drain(record, step):
             self._transitions.send(record, step)
-        else:
-            self._transitions.apply_drain(record, step)
 
 
 class Admission:

@@ -1,7 +1,7 @@
 """A node's status changes: the transition, its log event, the message, and what follows (§3.5, §4).
 
-Three things follow in the same step. A node that becomes ready or degraded while a drain is requested starts
-to drain. A node that becomes ready too often becomes degraded again. A node that drains with no job left goes
+Three things follow in the same step. A node that may drain, and of which a drain is requested, starts to
+drain. A node that becomes ready too often becomes degraded again. A node that drains with no job left goes
 offline. Heartbeats, timers and operators' requests decide whether a transition is due.
 """
 
@@ -40,7 +40,7 @@ class StatusTransitions:
     ) -> None:
         """Give a node a status, and the one that follows from it at once."""
         self._change(record, target, reason_code, reason=reason, step=step)
-        if record.desired.drain is not None and target in (NodeStatus.READY, NodeStatus.DEGRADED):
+        if record.desired.drain is not None and _may_drain(record):
             self._start_drain(record, step)
         elif target is NodeStatus.READY:
             self._degrade_if_flapping(record, step)
@@ -51,10 +51,10 @@ class StatusTransitions:
         desired = record.desired
         if desired.drain is not None and not desired.drain.by_operator:
             desired.drain = None
-        if record.status is not NodeStatus.DRAINING:
+        if lifecycle.allows(record, NodeStatus.REGISTERING, ReasonCode.REGISTERED):
             reason = "registered; its health is not proven yet"
             self.change(record, NodeStatus.REGISTERING, ReasonCode.REGISTERED, reason=reason, step=step)
-        elif desired.drain is None:
+        elif record.status is NodeStatus.DRAINING and desired.drain is None:
             reason = "registered again, which ends the drain that it requested"
             self.resume(record, reason=reason, step=step)
         else:
@@ -74,18 +74,21 @@ class StatusTransitions:
         record.desired.drain = Drain(by_operator=by_operator, deadline=now + granted, reason=reason)
         return granted
 
-    def apply_drain(self, record: NodeRecord, step: Step) -> None:
+    def apply_drain(self, record: NodeRecord, step: Step) -> bool:
         """Start the drain that is requested, or go on with it under its new deadline and reason.
 
-        A node that can do neither yet starts it once it becomes ready or degraded.
+        False for a node that can do neither yet: it drains once its status allows.
         """
-        if record.status in (NodeStatus.READY, NodeStatus.DEGRADED):
+        if _may_drain(record):
             self._start_drain(record, step)
         elif record.status is NodeStatus.DRAINING and record.desired.drain is not None:
             record.reason = clip_sentence(_drain_reason(record.desired.drain))
             self.finish_drain(record, step)
             if record.status is NodeStatus.DRAINING:
                 self.send(record, step)
+        else:
+            return False
+        return True
 
     def finish_drain(self, record: NodeRecord, step: Step) -> None:
         """Let a draining node go offline once its jobs have ended or its deadline has passed.
@@ -198,6 +201,10 @@ def _deadline_ahead(record: NodeRecord) -> float | None:
     """Return when a drain is to end; None where none is requested, or it is over."""
     drain = record.desired.drain
     return None if drain is None or record.status is NodeStatus.OFFLINE else drain.deadline
+
+
+def _may_drain(record: NodeRecord) -> bool:
+    return lifecycle.allows(record, NodeStatus.DRAINING, ReasonCode.DRAIN_REQUESTED)
 
 
 def _drain_reason(drain: Drain) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from math import inf
 
-from gpu_agent.registry import deadlines, health
+from gpu_agent.registry import deadlines, health, lifecycle
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -99,7 +99,7 @@ class Sweep:
         log_left_out_faults(record, step)
         if _timed_out(record, now):
             self._time_out(record, step)
-        elif record.status is NodeStatus.REGISTERING and now >= record.liveness.warmup_until:
+        elif record.status is NodeStatus.REGISTERING and now >= lifecycle.time_limit(record):
             self._end_warmup(record, step)
         elif record.status is NodeStatus.DRAINING:
             self._transitions.finish_drain(record, step)

@@ -9,13 +9,23 @@ from enum import IntEnum, StrEnum
 
 
 class NodeStatus(StrEnum):
-    """A node's status. Only the registry sets it (principle 1)."""
+    """A node's status. Only the registry sets it (principle 1); `registry.lifecycle` says how to add one."""
 
     REGISTERING = "registering"
     READY = "ready"
     DEGRADED = "degraded"
     DRAINING = "draining"
     OFFLINE = "offline"
+
+
+STATUS_COLOURS: Mapping[str, str] = {
+    NodeStatus.DEGRADED: "yellow",
+    NodeStatus.OFFLINE: "red",
+    NodeStatus.DRAINING: "magenta",
+    NodeStatus.REGISTERING: "cyan",
+    NodeStatus.READY: "green",
+}
+"""The colour of each status where people see it; the most urgent first, and so lists are sorted."""
 
 
 class ReasonCode(StrEnum):

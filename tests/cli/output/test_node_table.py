@@ -6,8 +6,6 @@ import pytest
 from gpu_agent.cli.output.nodes import (
     AUTH_OFF,
     PLAINTEXT,
-    STATUS_STYLES,
-    URGENT_FIRST,
     fleet_summary,
     gpus_in_words,
     node_table,
@@ -15,7 +13,7 @@ from gpu_agent.cli.output.nodes import (
 )
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.wire.api import GpuView, NodeList, NodeSummary
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import STATUS_COLOURS, NodeStatus
 from tests.cli.answers import model_of
 
 NOW = 1_000_000.0
@@ -110,8 +108,7 @@ def test_on_a_terminal_it_is_summed_up() -> None:
 
 
 def test_each_status_has_its_colour_and_its_rank() -> None:
-    assert set(STATUS_STYLES) == set(NodeStatus)
-    assert sorted(URGENT_FIRST) == sorted(NodeStatus)
+    assert set(STATUS_COLOURS) == set(NodeStatus)
 
 
 def test_a_status_of_a_newer_registry_is_counted_too() -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from gpu_agent.cli.agent.jobs import job_table
 from gpu_agent.cli.agent.probe_page import trouble_lines
 from gpu_agent.cli.output.inventory import gpu_table, model_table
-from gpu_agent.cli.output.nodes import STATUS_STYLES, status_piece
+from gpu_agent.cli.output.nodes import status_piece
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.session.types import STATE_PHRASES, State
+from gpu_agent.wire.codes import STATUS_COLOURS
 from gpu_agent.wire.control import DrainInfo, SessionInfo, StatusDocument
 from gpu_agent.wire.inventory import GpuReport, Inventory
 from gpu_agent.wire.probe_document import MachineDocument
@@ -59,7 +60,7 @@ def machine_inventory(machine: MachineDocument) -> Inventory:
 def _headline(answer: StatusDocument, columns: int | None) -> Iterator[Line]:
     status, name = answer.status, Piece(answer.node_id or "no id yet", "bold")
     if answer.drain is not None and answer.drain.over:
-        yield line(name, "  ", Piece("drained", STATUS_STYLES["draining"]))
+        yield line(name, "  ", Piece("drained", STATUS_COLOURS["draining"]))
         words = f"Drained by its owner: {answer.drain.reason}. `gpu-agent resume` puts it back into service."
         yield from wrap(line(words), columns)
     elif not answer.connected:

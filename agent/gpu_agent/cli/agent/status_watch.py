@@ -16,7 +16,7 @@ from gpu_agent.cli.agent.probe_page import machine_changes
 from gpu_agent.cli.agent.status_page import machine_inventory, status_page
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.nodes import STATUS_STYLES, status_piece
+from gpu_agent.cli.output.nodes import status_piece
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, fit_lines, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import (
@@ -32,6 +32,7 @@ from gpu_agent.cli.output.text import (
 )
 from gpu_agent.cli.output.units import clock
 from gpu_agent.cli.signals import Interruption
+from gpu_agent.wire.codes import STATUS_COLOURS
 from gpu_agent.wire.control import StatusDocument
 
 READ_SECONDS = 1.0
@@ -190,7 +191,7 @@ def summary_line(answer: StatusDocument) -> Line:
     """Say in a line how an agent stands with its registry."""
     name, status, drain = answer.node_id or "no id yet", answer.status, answer.drain
     if drain is not None and drain.over:
-        return line(f"{name} is ", Piece("drained", STATUS_STYLES["draining"]), f": {drain.reason}")
+        return line(f"{name} is ", Piece("drained", STATUS_COLOURS["draining"]), f": {drain.reason}")
     if not answer.connected:
         why = answer.session.why
         return line(f"{name} is ", Piece("not connected", "bold red"), f": {why}" if why else "")

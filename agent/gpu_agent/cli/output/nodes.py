@@ -1,29 +1,15 @@
 """Nodes as a table, with GPUs, models and statuses in words."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, separate
 from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.wire.api import GpuView, ModelView, NodeList, NodeSummary
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import STATUS_COLOURS, NodeStatus
 from gpu_agent.wire.inventory import Gpu, Model
 
-STATUS_STYLES: Mapping[str, str] = {
-    NodeStatus.REGISTERING: "cyan",
-    NodeStatus.READY: "green",
-    NodeStatus.DEGRADED: "yellow",
-    NodeStatus.DRAINING: "magenta",
-    NodeStatus.OFFLINE: "red",
-}
-URGENT_FIRST: Sequence[str] = (
-    NodeStatus.DEGRADED,
-    NodeStatus.OFFLINE,
-    NodeStatus.DRAINING,
-    NodeStatus.REGISTERING,
-    NodeStatus.READY,
-)
 NO_NODES = (
     "No node is registered. Create a join token, gpu-agent registry token create --out FILE, and start one:\n"
     "gpu-agent run --registry wss://HOST:8080 --join-token-file FILE    (ws:// where it is not encrypted)"
@@ -90,7 +76,7 @@ def models_in_words(models: Iterable[ModelView | Model]) -> str:
 
 def status_piece(status: str) -> Piece:
     """A status in its colour."""
-    return Piece(status, STATUS_STYLES.get(status, ""))
+    return Piece(status, STATUS_COLOURS.get(status, ""))
 
 
 def _row(node: NodeSummary, now: float) -> Row:

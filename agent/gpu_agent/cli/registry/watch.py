@@ -22,7 +22,6 @@ from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.nodes import (
     NO_NODES,
-    URGENT_FIRST,
     bare_node_table,
     fleet_summary,
     gpus_in_words,
@@ -37,6 +36,7 @@ from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, ter
 from gpu_agent.cli.output.units import clock
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.wire.api import NodeList, NodeSummary
+from gpu_agent.wire.codes import STATUS_COLOURS
 
 TICK_SECONDS = 1.0
 POLL_SECONDS = 2.0
@@ -301,7 +301,7 @@ def fit_nodes(answer: NodeList, columns: int, lines: int, *, now: float) -> list
 
 def _urgent_first(nodes: Sequence[NodeSummary]) -> list[NodeSummary]:
     """Sort nodes; a status of a newer registry, which has no rank here, comes before all others."""
-    rank = {status: place for place, status in enumerate(URGENT_FIRST)}
+    rank = {status: place for place, status in enumerate(STATUS_COLOURS)}
     return sorted(nodes, key=lambda node: (rank.get(node.status, -1), node.connected))
 
 
