@@ -109,7 +109,7 @@ def test_damping_needs_no_waking_of_its_own() -> None:
     before = registry.fleet.deadline
     assert before is not None
     assert before < registry.node().exits[0] + 600.0
-    looks = registry.fleet._sweep._deadlines._due["node-1"]
+    looks = registry.fleet._sweep.deadlines._due["node-1"]
     assert looks == min(
         registry.node().schedule.next_status_at, registry.node().liveness.last_seen_at + 45.0, looks
     )

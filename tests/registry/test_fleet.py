@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from itertools import pairwise
+from math import inf
 from random import Random
 
 import pytest
@@ -17,7 +18,6 @@ from gpu_agent.registry.actions import (
     unknown_node_message,
     unknown_token_message,
 )
-from gpu_agent.registry.deadlines import silent_until
 from gpu_agent.registry.events import (
     ClaimRequested,
     Event,
@@ -28,6 +28,7 @@ from gpu_agent.registry.events import (
     Traced,
 )
 from gpu_agent.registry.job import Job
+from gpu_agent.registry.lifecycle import silent_until
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.registry.settings import Policy
@@ -211,11 +212,11 @@ def test_a_removed_node_has_no_deadline_no_count_and_no_token() -> None:
     registry = Registry()
     registry.ready()
     fleet = registry.fleet
-    assert fleet._sweep.deadline is not None
+    assert fleet._sweep.deadlines.earliest < inf
     assert fleet._counters.live == 1
     assert fleet.credential("digest of node-1", registry.now) is not None
     registry.do(RemovalRequested(registry.ref(), "node-1"))
-    assert list(fleet._sweep._deadlines._due) == []
+    assert list(fleet._sweep.deadlines._due) == []
     assert fleet._counters.live == 0
     assert fleet.credential("digest of node-1", registry.now) is None
 

@@ -5,8 +5,9 @@ from math import inf
 import pytest
 
 from gpu_agent.registry.actions import Effect, Refusal, SendStatus
-from gpu_agent.registry.deadlines import Deadlines, next_deadline, purge_at, silent_until
+from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, RenewalRequested
+from gpu_agent.registry.lifecycle import next_deadline, purge_at, silent_until
 from gpu_agent.registry.node import Drain, Liveness, NodeRecord, Schedule
 from gpu_agent.registry.pacing import SPREAD
 from gpu_agent.registry.settings import Thresholds
@@ -313,7 +314,7 @@ def test_a_node_is_reached_once_at_its_time() -> None:
     assert list(deadlines.due(4.9)) == []
     assert list(deadlines.due(10.0)) == ["b", "a"]
     assert list(deadlines.due(99.0)) == []
-    assert deadlines.earliest is None
+    assert deadlines.earliest == inf
 
 
 def test_an_earlier_deadline_replaces_a_later_one_and_not_the_other_way_round() -> None:
@@ -348,7 +349,7 @@ def test_looks_that_were_given_up_take_no_room_for_long() -> None:
 def test_no_drain_waits_for_ever() -> None:
     deadlines = Deadlines()
     deadlines.at("a", inf)
-    assert deadlines.earliest is None
+    assert deadlines.earliest == inf
 
 
 def test_a_silent_node_times_out_after_its_timeout_and_a_suspected_one_when_it_was_given_until() -> None:

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import deadlines, declaration, lifecycle
+from gpu_agent.registry import declaration, lifecycle
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
@@ -375,7 +375,7 @@ MUTATIONS = (
         "a node's timeout is half of what it was given",
         Invariant.NO_FALSE_TIMEOUT,
         around(
-            deadlines,
+            lifecycle,
             "silent_until",
             lambda until, record: until(record) - record.schedule.timeout_seconds / 2,
         ),
@@ -384,7 +384,7 @@ MUTATIONS = (
     Mutation(
         "silence is not noticed",
         Invariant.SILENCE_NOTICED,
-        method(deadlines, "silent_until", lambda *_: inf),
+        method(lifecycle, "silent_until", lambda *_: inf),
         under(Fault.POWER_LOSS),
     ),
     Mutation(

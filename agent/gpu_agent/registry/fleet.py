@@ -4,6 +4,7 @@ Composes the registry's parts and routes each event to the one that handles it. 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import assert_never
 
 from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send
@@ -47,6 +48,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fault_reports import log_fault
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.lifecycle import next_deadline
 from gpu_agent.registry.node import FleetCounters, NodeRecord, NodeTable
 from gpu_agent.registry.operations import Operations
 from gpu_agent.registry.pacing import Pacer
@@ -141,9 +143,10 @@ class Fleet:
         """When `wake` has something to do (monotonic seconds); at most twice per scan interval."""
         if self._unstored.store_fails:
             return self._scan_from
-        waiting = (self._sweep.deadline, self._dispatch.next_expiry, self._tokens.deadline)
-        due = [time for time in waiting if time is not None]
-        return max(min(due), self._scan_from) if due else None
+        expiry = self._dispatch.next_expiry
+        nodes = self._sweep.deadlines.earliest
+        due = min(nodes, self._tokens.purges.earliest, inf if expiry is None else expiry)
+        return None if due == inf else max(due, self._scan_from)
 
     @property
     def size(self) -> int:
@@ -406,9 +409,9 @@ class Fleet:
         for node_id in step.touched:
             record = self._nodes.records.get(node_id)
             if record is None:
-                self._sweep.cancel(node_id)
+                self._sweep.deadlines.cancel(node_id)
                 self._tokens.remove_node(node_id)
                 self._counters.remove(node_id)
             else:
                 self._counters.count(record)
-                self._sweep.schedule(record)
+                self._sweep.deadlines.at(node_id, next_deadline(record, self.thresholds))

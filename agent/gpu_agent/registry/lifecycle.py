@@ -136,8 +136,20 @@ def heartbeats_needed(record: NodeRecord, thresholds: Thresholds) -> int:
     return max(0, thresholds.healthy_heartbeats_needed - record.liveness.healthy_heartbeats)
 
 
+def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
+    """Return when time alone may next change something about a node; infinity for never."""
+    times = [purge_at(record, thresholds), time_limit(record)]
+    if record.connection is not None:
+        times.append(record.schedule.next_status_at)
+    if record.connection is not None or record.status is not NodeStatus.OFFLINE:
+        times.append(silent_until(record))
+    if record.faults.left_out:
+        times.append(record.faults.until)
+    return min(times)
+
+
 def time_limit(record: NodeRecord) -> float:
-    """Return when time alone ends a status; infinity for never. Silence and retention are in `deadlines`."""
+    """Return when time alone ends a status; infinity for never."""
     match record.status:
         case NodeStatus.REGISTERING:
             return record.liveness.warmup_until
@@ -147,6 +159,23 @@ def time_limit(record: NodeRecord) -> float:
             return inf
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def silent_until(record: NodeRecord) -> float:
+    """Return when a silent node times out (§4)."""
+    suspected_until = record.liveness.suspected_until
+    if suspected_until is not None:
+        return suspected_until
+    return record.liveness.last_seen_at + record.schedule.timeout_seconds
+
+
+def purge_at(record: NodeRecord, thresholds: Thresholds) -> float:
+    """Return when an offline record is removed; never while an operator needs it, or it is connected."""
+    if record.status is not NodeStatus.OFFLINE or record.connection is not None or record.desired.by_operator:
+        return inf
+    if not record.acknowledged:
+        return record.since
+    return record.since + thresholds.offline_retention_seconds
 
 
 def clears_when(record: NodeRecord, thresholds: Thresholds, now: float) -> str | None:

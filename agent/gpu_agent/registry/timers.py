@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from math import inf
 
-from gpu_agent.registry import deadlines, health, lifecycle
+from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.actions import Level
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -58,28 +58,16 @@ class Sweep:
         self._dispatch = dispatch
         self._transitions = transitions
         self._removal = removal
-        self._deadlines = Deadlines()
+        self.deadlines = Deadlines()
+        """When each node must be checked next; the fleet schedules those that an event touched."""
         self.unfinished = False
         """True while a sweep has left nodes that are due."""
         self._silence_checked = False
         """True once the nodes that are due together were checked for mass silence."""
 
-    @property
-    def deadline(self) -> float | None:
-        """When the next node is due; None when none is."""
-        return self._deadlines.earliest
-
-    def schedule(self, record: NodeRecord) -> None:
-        """Schedule a node's next check."""
-        self._deadlines.at(record.node_id, deadlines.next_deadline(record, self._thresholds))
-
-    def cancel(self, node_id: str) -> None:
-        """Check a node no longer."""
-        self._deadlines.cancel(node_id)
-
     def run(self, step: Step) -> None:
         """Check the nodes that are due, or a part of them."""
-        due = list(islice(self._deadlines.due(step.now), MOST_AT_ONCE))
+        due = list(islice(self.deadlines.due(step.now), MOST_AT_ONCE))
         records = [record for node_id in due if (record := self._nodes.records.get(node_id))]
         self._check_silence(records, step)
         for record in records:
@@ -103,7 +91,7 @@ class Sweep:
             self._end_warmup(record, step)
         elif record.status is NodeStatus.DRAINING:
             self._transitions.finish_drain(record, step)
-        elif now >= deadlines.purge_at(record, self._thresholds):
+        elif now >= lifecycle.purge_at(record, self._thresholds):
             self._removal.purge(record, reason="offline for too long", step=step)
         if record.connection is not None and now >= record.schedule.next_status_at:
             self._pacer.adjust(record, step.now)
@@ -204,4 +192,4 @@ def _got_more_time(record: NodeRecord) -> bool:
 
 def _timed_out(record: NodeRecord, now: float) -> bool:
     may_time_out = record.connection is not None or record.status is not NodeStatus.OFFLINE
-    return may_time_out and now >= deadlines.silent_until(record)
+    return may_time_out and now >= lifecycle.silent_until(record)

@@ -120,7 +120,8 @@ class TokenTable:
         self.by_id: dict[str, Token] = {}
         self._retention_seconds = retention_seconds
         """How long a token stays after its end."""
-        self._purges = Deadlines()
+        self.purges = Deadlines()
+        """When each token with an end may be purged."""
         self._by_digest: dict[str, Token] = {}
         self._node_of: dict[str, tuple[str, str]] = {}
         """By digest: the node and the token's id."""
@@ -129,29 +130,24 @@ class TokenTable:
         self._reserved: dict[str, dict[str, None]] = {}
         """By join token: the nodes that joined by it and have sent no heartbeat yet."""
 
-    @property
-    def deadline(self) -> float | None:
-        """When a token may be purged; None while none has an end."""
-        return self._purges.earliest
-
     def put(self, token: Token) -> None:
         """Add a token, or replace it."""
         self.by_id[token.token_id] = token
         self._by_digest[token.digest] = token
         if token.ended_at is not None:
-            self._purges.at(token.token_id, token.ended_at + self._retention_seconds)
+            self.purges.at(token.token_id, token.ended_at + self._retention_seconds)
 
     def remove(self, token_id: str) -> None:
         """Remove a token."""
         token = self.by_id.pop(token_id, None)
         if token is not None:
             del self._by_digest[token.digest]
-            self._purges.cancel(token_id)
+            self.purges.cancel(token_id)
 
     def purge(self, now: float) -> list[str]:
         """Remove the tokens that ended long ago; returns their ids."""
         gone = []
-        for token_id in list(self._purges.due(now)):
+        for token_id in list(self.purges.due(now)):
             ended_at = self.by_id[token_id].ended_at
             if ended_at is not None and ended_at + self._retention_seconds <= now:
                 self.remove(token_id)
