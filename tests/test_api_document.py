@@ -8,7 +8,7 @@ from string import Template
 import httpx
 from websockets.asyncio.client import connect
 
-from gpu_agent.registry.credentials import Role
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api.auth import MAX_BODY_BYTES, ROLE
 from gpu_agent.server.event_log import HEARTBEAT_SECONDS, MOST_STREAMS
 from gpu_agent.store.base import RECENT_EVENTS

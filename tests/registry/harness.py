@@ -14,7 +14,6 @@ from gpu_agent.registry.actions import (
     Send,
     SendStatus,
 )
-from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken
 from gpu_agent.registry.events import (
     ClaimRequested,
     DrainRequested,
@@ -29,6 +28,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     GpuFigures,

@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies
 
 from gpu_agent.registry.actions import Effect, Send
 from gpu_agent.registry.claims import ClaimRequests
-from gpu_agent.registry.credentials import Credential, CredentialKind, NodeToken, NodeTokens
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ConnectionLost,
@@ -21,7 +20,7 @@ from gpu_agent.registry.node import NodeTable
 from gpu_agent.registry.registration import Admission
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
-from gpu_agent.registry.tokens import Token, TokenTable
+from gpu_agent.registry.tokens import Credential, CredentialKind, NodeToken, NodeTokens, Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.registry.harness import JOIN, Registry, codes, declaration, logged, node_record, of, proof
@@ -65,7 +64,7 @@ def decided_by(
         fields = {"uses": 1, "node_id": credential.node_id, "digest": credential.token_id} | token
         tokens.put(Token(token_id=credential.token_id, kind=credential.kind, created_at=NOW, **fields))
     for record in nodes.records.values():
-        tokens.set_node_tokens(record, record.tokens)
+        tokens.put_node(record.node_id, record.tokens)
     thresholds = Thresholds()
     dispatch = Dispatch(thresholds, lambda: 0.0)
     claims = ClaimRequests(thresholds, dispatch, debug=lambda: False)

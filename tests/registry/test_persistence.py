@@ -8,7 +8,6 @@ import pytest
 
 from gpu_agent.registry import persistence
 from gpu_agent.registry.actions import DocumentKind, Level
-from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import (
     ConnectionLost,
     CordonRequested,
@@ -18,6 +17,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnreadableDocumentError
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import Credential, CredentialKind
 from tests.registry.harness import Registry, codes, declaration, logged, model, proof, statuses
 
 LATER = 500.0

@@ -3,10 +3,10 @@
 import pytest
 
 from gpu_agent.registry.actions import CloseConnection, Send, SendStatus
-from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.declaration import refusal_of, schema_of
 from gpu_agent.registry.events import ConnectionLost, RegistrationReceived
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS
+from gpu_agent.registry.tokens import Credential, CredentialKind
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeError, NodeRegister

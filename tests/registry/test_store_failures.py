@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from gpu_agent.registry.actions import Answer, DocumentKind, Refusal
-from gpu_agent.registry.credentials import Role
 from gpu_agent.registry.events import (
     ClaimRequested,
     Command,
@@ -26,6 +25,7 @@ from gpu_agent.registry.events import (
     Stored,
 )
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.tokens import Role
 from gpu_agent.wire.messages import InstalledModel
 from tests.registry.harness import (
     Registry,

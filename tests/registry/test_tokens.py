@@ -5,16 +5,6 @@ import json
 import pytest
 
 from gpu_agent.registry.actions import DocumentKind, Effect, Refusal, Send
-from gpu_agent.registry.credentials import (
-    Credential,
-    CredentialKind,
-    FreshToken,
-    NodeToken,
-    NodeTokens,
-    Role,
-    allows,
-    tokens_of_joining_node,
-)
 from gpu_agent.registry.events import (
     ConnectionLost,
     JoinTokenRequested,
@@ -25,7 +15,18 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
-from gpu_agent.registry.tokens import Token, TokenTable
+from gpu_agent.registry.tokens import (
+    Credential,
+    CredentialKind,
+    FreshToken,
+    NodeToken,
+    NodeTokens,
+    Role,
+    Token,
+    TokenTable,
+    allows,
+    tokens_of_joining_node,
+)
 from gpu_agent.wire.messages import NodeControl, NodeError, NodeRegisterAck
 from tests.registry.harness import (
     JOIN,
@@ -81,11 +82,11 @@ def test_a_revoked_token_opens_nothing_and_a_dropped_one_is_not_known() -> None:
 
 def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> None:
     tokens, record = TokenTable(604800.0), node(NodeToken("a", "digest of a"), NodeToken("b", "digest of b"))
-    tokens.set_node_tokens(record, record.tokens)
-    tokens.set_node_tokens(record, record.tokens)
+    tokens.put_node(record.node_id, record.tokens)
+    tokens.put_node(record.node_id, record.tokens)
     assert tokens.credential("digest of a", NOW) == Credential(CredentialKind.NODE, "a", "node-1")
     record.tokens = record.tokens.used("b")
-    tokens.set_node_tokens(record, record.tokens)
+    tokens.put_node(record.node_id, record.tokens)
     assert tokens.credential("digest of a", NOW) is None
     assert tokens.credential("digest of b", NOW) == Credential(CredentialKind.NODE, "b", "node-1")
 
@@ -93,7 +94,7 @@ def test_a_node_is_found_by_the_keys_that_it_has_and_by_none_that_it_had() -> No
 def test_the_keys_of_a_node_that_is_removed_open_nothing() -> None:
     tokens = TokenTable(604800.0)
     known = node(NodeToken("a", "digest of a"))
-    tokens.set_node_tokens(known, known.tokens)
+    tokens.put_node(known.node_id, known.tokens)
     tokens.remove_node("node-1")
     tokens.remove_node("node-1")
     assert tokens.credential("digest of a", NOW) is None

@@ -21,7 +21,6 @@ from gpu_agent.registry.actions import (
     Send,
     SendStatus,
 )
-from gpu_agent.registry.credentials import Credential, FreshToken
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
@@ -33,7 +32,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.tokens import TokenState
+from gpu_agent.registry.tokens import Credential, FreshToken, TokenState
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import status_message
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from gpu_agent.registry.credentials import Role
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.address import bound_address
 from gpu_agent.server.api.app import ApiServer, create_app
 from gpu_agent.server.api.auth import ROLE

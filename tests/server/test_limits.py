@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.registry.credentials import Credential, CredentialKind
+from gpu_agent.registry.tokens import Credential, CredentialKind
 from gpu_agent.server import limits as limits_module
 from gpu_agent.server.limits import (
     LATEST_RETRY_SECONDS,

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import pytest
 from websockets.asyncio.client import connect
 
-from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
@@ -16,6 +15,7 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     UnregistrationReceived,
 )
+from gpu_agent.registry.tokens import Credential, CredentialKind
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import (
     HEARTBEATS_PER_MEASUREMENT,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.credentials import Credential, CredentialKind, Role
+from gpu_agent.registry.tokens import Credential, CredentialKind, Role
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tokens import (

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
-from gpu_agent.registry.credentials import FreshToken, tokens_of_joining_node
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, Explanation, NoAvailableNode
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
@@ -16,6 +15,7 @@ from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import FreshToken, tokens_of_joining_node
 from gpu_agent.server import views
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.service import RegistryService

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.credentials import CredentialKind
 from gpu_agent.registry.events import (
     ClaimRequested,
     Command,
@@ -25,6 +24,7 @@ from gpu_agent.registry.events import (
     RotationRequested,
 )
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.tokens import CredentialKind
 from gpu_agent.server.tokens import PREFIXES
 from gpu_agent.session.types import DrainRequested as types_DrainRequested
 from gpu_agent.session.types import OwnerChanged, RefreshRequested

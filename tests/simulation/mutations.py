@@ -7,11 +7,10 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import declaration, lifecycle
+from gpu_agent.registry import declaration, lifecycle, token_issuing
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
-from gpu_agent.registry import tokens as proving
 from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send
 from gpu_agent.registry.dispatch import explain, filters, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
@@ -24,7 +23,7 @@ from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.tokens import TokenRequests
+from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.server import effects
 from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog
@@ -428,7 +427,7 @@ MUTATIONS = (
         Invariant.USES_COUNTED,
         lambda: patch(
             "gpu_agent.registry.heartbeat.consume_join_use",
-            lambda *given: spent_for_nothing(proving.consume_join_use, *given),
+            lambda *given: spent_for_nothing(token_issuing.consume_join_use, *given),
         ),
         under(Fault.TOKENS, Fault.STATE_LOST),
     ),

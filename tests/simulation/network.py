@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Protocol
 
-from gpu_agent.registry.credentials import Credential
+from gpu_agent.registry.tokens import Credential
 from gpu_agent.session.types import ConnectFailed
 from gpu_agent.wire.messages import FromNode, FromRegistry
 from tests.simulation.world import World

@@ -17,7 +17,6 @@ from gpu_agent.registry.actions import (
     Send,
     SendStatus,
 )
-from gpu_agent.registry.credentials import CredentialKind, FreshToken
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
@@ -27,6 +26,7 @@ from gpu_agent.registry.events import (
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.tokens import CredentialKind, FreshToken
 from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import (
     Executable,

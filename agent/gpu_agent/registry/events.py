@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpu_agent.registry.credentials import Credential, FreshToken, Role
 from gpu_agent.registry.job import Job
+from gpu_agent.registry.tokens import Credential, FreshToken, Role
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
 

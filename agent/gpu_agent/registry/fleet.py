@@ -9,7 +9,6 @@ from typing import assert_never
 
 from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send
 from gpu_agent.registry.claims import ClaimRequests
-from gpu_agent.registry.credentials import Credential
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.exclusions import (
     Eligible,
@@ -65,7 +64,8 @@ from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
 from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
-from gpu_agent.registry.tokens import Token, TokenRequests, TokenTable
+from gpu_agent.registry.token_issuing import TokenRequests
+from gpu_agent.registry.tokens import Credential, Token, TokenTable
 from gpu_agent.wire.api import NodeExplanation
 
 _SCAN_SHARE = 0.5

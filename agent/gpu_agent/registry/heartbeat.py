@@ -16,7 +16,8 @@ from gpu_agent.registry.node import Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.tokens import TokenTable, consume_join_use
+from gpu_agent.registry.token_issuing import consume_join_use
+from gpu_agent.registry.tokens import TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeError, ResourceUsage
 

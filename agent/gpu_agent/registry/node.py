@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gpu_agent.registry.credentials import NodeTokens
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister, ResourceUsage
 
@@ -167,7 +167,7 @@ class NodeRecord:
     connection: int | None = None
     """The connection that stands for the node; written by `NodeTable`."""
 
-    # Written by `tokens`.
+    # Written by `token_issuing`.
     tokens: NodeTokens = field(default_factory=NodeTokens)
     """What proves the node's identity."""
     issued_on: int | None = None

@@ -30,7 +30,6 @@ from gpu_agent.registry.actions import (
     Refusal,
     Send,
 )
-from gpu_agent.registry.credentials import CredentialKind, NodeToken, NodeTokens, Role
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import (
@@ -45,7 +44,7 @@ from gpu_agent.registry.node import (
 from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.step import Key, Step
-from gpu_agent.registry.tokens import Token, TokenTable
+from gpu_agent.registry.tokens import CredentialKind, NodeToken, NodeTokens, Role, Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck
 
@@ -116,7 +115,7 @@ class Documents:
             case DocumentKind.NODE:
                 record = load_node(stored, self._thresholds, step.now)
                 self._nodes.add(record)
-                self._tokens.set_node_tokens(record, record.tokens)
+                self._tokens.put_node(record.node_id, record.tokens)
                 self._dispatch.update(record)
                 step.touched[record.node_id] = None
             case DocumentKind.TOKEN:

@@ -9,7 +9,6 @@ from typing import assert_never
 
 from gpu_agent.registry import declaration
 from gpu_agent.registry.actions import CloseConnection, Level, Send
-from gpu_agent.registry.credentials import Credential, CredentialKind
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import RegistrationReceived, UnregistrationReceived
 from gpu_agent.registry.heartbeat import unknown_node
@@ -20,7 +19,8 @@ from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.step import Step
-from gpu_agent.registry.tokens import Token, TokenState, TokenTable, issue_node_token
+from gpu_agent.registry.token_issuing import issue_node_token
+from gpu_agent.registry.tokens import Credential, CredentialKind, Token, TokenState, TokenTable
 from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 

@@ -1,45 +1,123 @@
-"""Every token that opens the registry: how it is created, found, issued, rotated and revoked (§2).
+"""What a token is and what it opens: roles, credentials, a node's tokens, and the table that finds them (§2).
 
-Join and operator tokens are stored here; a node's tokens are part of its record and only found here. Draws
-nothing: the shell draws each secret, and the event brings its digest.
+A token's text is a secret of the shell; here it is known by the digest that the shell made of it. Join and
+operator tokens are stored here; a node's tokens are part of its record and only found here.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import assert_never
 
-from gpu_agent.registry.actions import (
-    CloseConnection,
-    Level,
-    Send,
-    unknown_node_message,
-    unknown_token_message,
-)
-from gpu_agent.registry.credentials import (
-    Credential,
-    CredentialKind,
-    NodeTokens,
-    Role,
-    tokens_of_joining_node,
-)
 from gpu_agent.registry.deadlines import Deadlines
-from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.events import (
-    JoinTokenRequested,
-    OperatorTokenRequested,
-    RegistrationReceived,
-    RevocationRequested,
-    RotationRequested,
-    TokenRequest,
-)
-from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.step import Step
-from gpu_agent.wire.codes import CloseCode, ErrorCode
-from gpu_agent.wire.messages import NodeControl, NodeError
 
-UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
-NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
+_MOST_FOLLOWING = 2
+"""Before a third is issued, the node has stored the second, or the first, or still holds the old one."""
+
+
+class Role(StrEnum):
+    """What an operator token allows; each role allows what those before it do."""
+
+    READ = "read"
+    OPERATE = "operate"
+    ADMIN = "admin"
+
+
+class CredentialKind(StrEnum):
+    """What a token is for."""
+
+    JOIN = "join"
+    """A node's first contact, or its way back to an id that it can no longer prove."""
+    NODE = "node"
+    """One node, after its first contact."""
+    OPERATOR = "operator"
+
+
+_ORDER = tuple(Role)
+
+
+def allows(role: Role, needed: Role) -> bool:
+    """Say whether a role allows what another one is needed for."""
+    return _ORDER.index(role) >= _ORDER.index(needed)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a token stood for when it was presented."""
+
+    kind: CredentialKind
+    token_id: str
+    node_id: str | None = None
+    """The only id that it may carry: a node token's own, a reclaim token's; None for any."""
+    role: Role | None = None
+    """An operator's."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshToken:
+    """A node token that the shell has drawn; the fleet decides whether it is ever issued."""
+
+    token_id: str
+    text: str = field(repr=False)
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeToken:
+    """One token of a node, as it is stored."""
+
+    token_id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTokens:
+    """What proves a node's identity; replaced as a whole, never changed.
+
+    A node has one token. While an operator rotates it there are more: the old one proves the node until a new
+    one does, and so does each that was issued since, since the node may have stored any of them.
+    """
+
+    current: NodeToken | None = None
+    following: tuple[NodeToken, ...] = ()
+    """Those that rotations issued, none of them used yet, the newest last."""
+    rotating: bool = False
+    """An operator requested another token for the node, and the node has not used one yet."""
+    joined_by: str | None = None
+    """The join token that let the node in."""
+    spent: bool = True
+    """False until its first heartbeat: until then a use of its join token is only reserved."""
+
+    @property
+    def all(self) -> tuple[NodeToken, ...]:
+        """Every token that proves the node."""
+        return self.following if self.current is None else (self.current, *self.following)
+
+    def has(self, token_id: str) -> bool:
+        """Say whether this token proves the node."""
+        return any(token.token_id == token_id for token in self.all)
+
+    def used(self, token_id: str) -> "NodeTokens":
+        """Return the tokens after this one was used: the first use of a new token ends those before it."""
+        newer = [token.token_id for token in self.following]
+        if token_id not in newer:
+            return self
+        current, *following = self.following[newer.index(token_id) :]
+        rotating = self.rotating and bool(following)
+        return replace(self, current=current, following=tuple(following), rotating=rotating)
+
+    def with_rotation(self) -> "NodeTokens":
+        """Return the tokens of a node that is to have another one."""
+        return replace(self, rotating=True)
+
+    def followed_by(self, fresh: FreshToken) -> "NodeTokens":
+        """Return the tokens with a new one beside those that the node may have stored."""
+        following = (*self.following, NodeToken(fresh.token_id, fresh.digest))
+        return replace(self, following=following[-_MOST_FOLLOWING:])
+
+
+def tokens_of_joining_node(fresh: FreshToken, token_id: str) -> NodeTokens:
+    """Return the tokens of a node that joined by a join token; what proved it before does not any more."""
+    return NodeTokens(current=NodeToken(fresh.token_id, fresh.digest), joined_by=token_id, spent=False)
 
 
 class TokenState(StrEnum):
@@ -160,17 +238,16 @@ class TokenTable:
         """Return the nodes that joined by a token and have sent no heartbeat yet."""
         return self._reserved.get(token_id, ())
 
-    def set_node_tokens(self, record: NodeRecord, tokens: NodeTokens) -> None:
-        """Give a node tokens, and find it by these and by none that it had."""
-        record.tokens = tokens
-        if self._node_tokens.get(record.node_id) is tokens:
+    def put_node(self, node_id: str, tokens: NodeTokens) -> None:
+        """Find a node by these tokens, and by none that it had."""
+        if self._node_tokens.get(node_id) is tokens:
             return
-        self.remove_node(record.node_id)
-        self._node_tokens[record.node_id] = tokens
+        self.remove_node(node_id)
+        self._node_tokens[node_id] = tokens
         for token in tokens.all:
-            self._node_of[token.digest] = (record.node_id, token.token_id)
+            self._node_of[token.digest] = (node_id, token.token_id)
         if tokens.joined_by is not None and not tokens.spent:
-            self._reserved.setdefault(tokens.joined_by, {})[record.node_id] = None
+            self._reserved.setdefault(tokens.joined_by, {})[node_id] = None
 
     def remove_node(self, node_id: str) -> None:
         """Find a node no longer."""
@@ -195,192 +272,3 @@ class TokenTable:
             return None
         node_id, token_id = found
         return Credential(CredentialKind.NODE, token_id, node_id)
-
-
-class TokenRequests:
-    """Handles operators' requests for tokens."""
-
-    def __init__(self, nodes: NodeTable, tokens: TokenTable, dispatch: Dispatch) -> None:
-        self._nodes = nodes
-        self._tokens = tokens
-        self._dispatch = dispatch
-
-    def handle(self, event: TokenRequest, step: Step) -> None:
-        """Do what an operator requests."""
-        match event:
-            case JoinTokenRequested():
-                self._create_join_token(event, step)
-            case OperatorTokenRequested():
-                self._create_operator_token(event, step)
-            case RevocationRequested():
-                self._revoke(event, step)
-            case RotationRequested():
-                self._rotate(event, step)
-            case _ as unreachable:
-                assert_never(unreachable)
-
-    def purge(self, step: Step) -> None:
-        """Remove the tokens that ended long ago."""
-        for token_id in self._tokens.purge(step.now):
-            step.change_token(token_id)
-            step.log("token_purged", {"token_id": token_id})
-
-    def _create_join_token(self, event: JoinTokenRequested, step: Step) -> None:
-        """Create a token that lets nodes join, or gives one node its id back."""
-        known = event.node_id is None or event.node_id in self._nodes.records
-        if event.node_id is not None and event.reclaims and not known:
-            step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
-            return
-        token = Token(
-            token_id=event.token_id,
-            kind=CredentialKind.JOIN,
-            digest=event.digest,
-            created_at=step.now,
-            expires_at=_end(event.ttl_seconds, step.now),
-            uses=event.uses,
-            labels=event.labels,
-            note=event.note,
-            node_id=event.node_id,
-        )
-        self._create(token, event.ref, step)
-
-    def _create_operator_token(self, event: OperatorTokenRequested, step: Step) -> None:
-        """Create a token that lets its bearer read, operate or administer."""
-        token = Token(
-            token_id=event.token_id,
-            kind=CredentialKind.OPERATOR,
-            digest=event.digest,
-            created_at=step.now,
-            expires_at=_end(event.ttl_seconds, step.now),
-            role=event.role,
-            name=event.name,
-        )
-        self._create(token, event.ref, step)
-
-    def _revoke(self, event: RevocationRequested, step: Step) -> None:
-        """Revoke a token; nodes that joined by it stay."""
-        token = self._tokens.by_id.get(event.token_id)
-        if token is None:
-            step.refuse(event.ref, UNKNOWN_TOKEN, unknown_token_message(event.token_id))
-            return
-        if token.revoked_at is None:
-            self._tokens.put(token.revoked(step.now))
-            step.change_token(token.token_id)
-            step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
-        step.answer(event.ref)
-
-    def _rotate(self, event: RotationRequested, step: Step) -> None:
-        """Give a node another token: where its session is open it registers again for it."""
-        record = self._nodes.records.get(event.node_id)
-        if record is None:
-            step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
-            return
-        if not record.tokens.all:
-            message = (
-                f"node {record.node_id!r} has no token: let it register with a join token, "
-                f"or run gpu-agent registry reclaim {record.node_id}"
-            )
-            step.refuse(event.ref, NOTHING_TO_ROTATE, message)
-            return
-        step.change_node(record)
-        fields = {"node_id": record.node_id, "at_once": event.at_once}
-        step.log("token_rotation_requested", fields, Level.WARNING)
-        if event.at_once:
-            self._end_node_tokens(record, step)
-        else:
-            self._tokens.set_node_tokens(record, record.tokens.with_rotation())
-            record.issued_on = None
-            if record.connection is not None:
-                again = NodeControl(command="reregister", reason="an operator rotates its token")
-                step.add(Send(record.connection, again))
-        step.answer(event.ref)
-
-    def _create(self, token: Token, ref: int, step: Step) -> None:
-        if token.token_id in self._tokens.by_id:
-            message = f"the id {token.token_id!r} drawn for this token is taken: send the request again"
-            step.refuse(ref, ErrorCode.REGISTRY_BUSY, message)
-            return
-        self._tokens.put(token)
-        step.change_token(token.token_id)
-        step.tokens_created.append(token.token_id)
-        step.log("token_created", _log_fields(token, step.now))
-        step.answer(ref)
-
-    def _end_node_tokens(self, record: NodeRecord, step: Step) -> None:
-        """Let nothing prove the node any more, and close its connection."""
-        self._tokens.set_node_tokens(record, NodeTokens())
-        connection = record.connection
-        if connection is None:
-            return
-        message = (
-            "an operator ended this node's token: have one run "
-            f"gpu-agent registry reclaim {record.node_id} and give its agent the token that this prints"
-        )
-        error = NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message)
-        step.add(Send(connection, error))
-        self._nodes.dismiss(connection)
-        self._dispatch.update(record)
-        step.add(CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
-
-
-def issue_node_token(
-    record: NodeRecord, event: RegistrationReceived, *, tokens: TokenTable, step: Step
-) -> str | None:
-    """Use a registration's credential, and return the text of the token that its ack brings, if any.
-
-    Called before the connection stands for the node. Until its first heartbeat a node that joined by a join
-    token gets another token each time, as it may not have stored the one before. While an operator rotates a
-    node's token, one connection gets only one: a node that registers there again has it, and no other may
-    replace it.
-    """
-    fresh, credential = event.fresh_token, event.credential
-    if fresh is None or credential is None:
-        return None
-    arrives = record.connection != event.connection
-    if credential.kind is CredentialKind.JOIN and (arrives or not record.tokens.spent):
-        tokens.set_node_tokens(record, tokens_of_joining_node(fresh, credential.token_id))
-        _grant_labels(record, tokens.by_id.get(credential.token_id))
-    else:
-        if arrives:
-            tokens.set_node_tokens(record, record.tokens.used(credential.token_id))
-        if not record.tokens.rotating or record.issued_on == event.connection:
-            return None
-        tokens.set_node_tokens(record, record.tokens.followed_by(fresh))
-    record.issued_on = event.connection
-    step.node_tokens_issued.append(record)
-    step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
-    return fresh.text
-
-
-def consume_join_use(record: NodeRecord, tokens: TokenTable, step: Step) -> None:
-    """Count a node's first heartbeat as a use of the token that it joined by."""
-    tokens.set_node_tokens(record, replace(record.tokens, spent=True))
-    step.change_node(record)
-    token = tokens.by_id.get(record.tokens.joined_by or "")
-    if token is not None:
-        tokens.put(token.used(step.now))
-        step.change_token(token.token_id)
-
-
-def _grant_labels(record: NodeRecord, token: Token | None) -> None:
-    """Give a node the labels of its join token; one that only gets its id back keeps what it had."""
-    if token is not None and (token.labels or token.node_id is None):
-        record.granted_labels = token.labels
-
-
-def _end(ttl_seconds: float | None, now: float) -> float | None:
-    return None if ttl_seconds is None else now + ttl_seconds
-
-
-def _log_fields(token: Token, now: float) -> dict[str, object]:
-    """Return what is logged of a token that is created; never its digest."""
-    fields: dict[str, object] = {"token_id": token.token_id, "kind": token.kind.value}
-    if token.expires_at is not None:
-        fields["ttl_seconds"] = round(token.expires_at - now)
-    if token.role is not None:
-        fields |= {"role": token.role.value, "name": token.name}
-    else:
-        fields["uses"] = token.uses
-    if token.node_id is not None:
-        fields["node_id"] = token.node_id
-    return fields

@@ -5,10 +5,10 @@ fields of what they return; what is imported from deeper places may move. `docs/
 """
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.credentials import Role
 from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.requests import caused_by

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from gpu_agent.registry.credentials import Credential
+from gpu_agent.registry.tokens import Credential
 from gpu_agent.wire.codec import MAX_FRAME_BYTES
 
 MAX_QUOTAS = 65_536

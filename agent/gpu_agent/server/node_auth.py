@@ -6,7 +6,7 @@ Every refusal names the next step and repeats nothing of what was presented.
 import http
 from collections.abc import Collection
 
-from gpu_agent.registry.credentials import CredentialKind
+from gpu_agent.registry.tokens import CredentialKind
 from gpu_agent.server.http_headers import is_same_origin, names_this_host
 from gpu_agent.server.limits import Limits, MessageQuotas
 from gpu_agent.server.node_connection import NodeConnection

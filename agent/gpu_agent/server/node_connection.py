@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from gpu_agent.registry.credentials import Credential
+from gpu_agent.registry.tokens import Credential
 from gpu_agent.server.address import Address
 from gpu_agent.server.fair_queue import FairQueue
 from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, RetrySchedule, TokenBucket

@@ -17,7 +17,6 @@ from math import isfinite
 from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result
-from gpu_agent.registry.credentials import Credential, CredentialKind, FreshToken, Role
 from gpu_agent.registry.events import (
     JoinTokenRequested,
     OperatorRequest,
@@ -26,7 +25,7 @@ from gpu_agent.registry.events import (
     RotationRequested,
 )
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.tokens import Token, TokenState
+from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Role, Token, TokenState
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.clock import Clock

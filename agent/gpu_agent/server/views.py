@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from gpu_agent.registry import declaration, health, lifecycle
-from gpu_agent.registry.credentials import NodeTokens
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.server.clock import Clock
 from gpu_agent.wire import api
 from gpu_agent.wire.codes import NodeStatus

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from gpu_agent.registry.credentials import Role, allows
+from gpu_agent.registry.tokens import Role, allows
 from gpu_agent.server.api.auth import needed_role
 from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.service import RegistryService

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from gpu_agent.registry.credentials import Role
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import NewToken
 from tests.server.api_harness import problem, serving

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.registry.credentials import CredentialKind, Role
-from gpu_agent.registry.tokens import TokenState
+from gpu_agent.registry.tokens import CredentialKind, Role, TokenState
 from gpu_agent.server.api.app import create_app
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

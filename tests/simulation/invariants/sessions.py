@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gpu_agent.registry.actions import NOTHING, Answer, CloseConnection, DocumentKind, Output, Refusal, Send
-from gpu_agent.registry.credentials import CredentialKind
 from gpu_agent.registry.events import (
     Event,
     FaultReported,
@@ -17,6 +16,7 @@ from gpu_agent.registry.events import (
     RotationRequested,
     UnregistrationReceived,
 )
+from gpu_agent.registry.tokens import CredentialKind
 from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.server.tokens import digest_of
 from gpu_agent.session.types import State

@@ -21,7 +21,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from gpu_agent.registry.credentials import Credential, Role, allows
+from gpu_agent.registry.tokens import Credential, Role, allows
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.api.errors import ApiError
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host

@@ -16,9 +16,9 @@ from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal, unknown_node_message
 from gpu_agent.registry.claims import CLAIM_NOT_FOUND
-from gpu_agent.registry.credentials import Role
 from gpu_agent.registry.dispatch.exclusions import NO_AVAILABLE_NODE, NoAvailableNode
-from gpu_agent.registry.tokens import UNKNOWN_TOKEN
+from gpu_agent.registry.token_issuing import UNKNOWN_TOKEN
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server import views
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import Problem

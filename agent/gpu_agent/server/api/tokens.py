@@ -9,7 +9,7 @@ from fastapi import Response
 from pydantic import Field
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.credentials import Role
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api.errors import ApiError, once_stored, raise_if_refused
 from gpu_agent.server.api.nodes import changed_node
 from gpu_agent.server.api.routing import NodeId, Registry, TokenId, api_router, needs, refusals
