@@ -65,7 +65,7 @@ async def test_figures_of_a_period_are_absent_before_its_end(service: RegistrySe
 
 async def test_requests_of_the_api_are_measured_by_route_method_and_status(service: RegistryService) -> None:
     requests = RequestMetrics()
-    requests.observe(method="GET", route="/v1/nodes/{node_id}", status=404, seconds=0.2)
+    requests.seconds.labels("GET", "/v1/nodes/{node_id}", "404").observe(0.2)
     found = await samples(service, requests)
     labels = "('method', 'GET'), ('route', '/v1/nodes/{node_id}'), ('status', '404')"
     assert found[f"gpu_registry_http_request_seconds_sum[{labels}]"] == 0.2

@@ -53,7 +53,7 @@ async def test_an_operator_token_carries_its_role_until_it_is_revoked(service: R
     new = made(await service.tokens.create_operator(Role.OPERATE, name="night shift"))
     assert new.expires_at is None
     assert service.tokens.authenticate(new.token) == Credential(
-        CredentialKind.OPERATOR, new.token_id, role=Role.OPERATE
+        CredentialKind.OPERATOR, new.token_id, role=Role.OPERATE, name="night shift"
     )
     assert await service.tokens.revoke(new.token_id) is None
     assert service.tokens.authenticate(new.token) is None
@@ -190,7 +190,7 @@ async def test_the_first_start_writes_an_admin_token_for_its_owner_alone(
     credential = recognised(registry, tmp_path)
     assert credential is not None
     assert (credential.kind, credential.role) == (CredentialKind.OPERATOR, Role.ADMIN)
-    assert registry.tokens.name_of(credential) == FIRST_ADMIN
+    assert credential.name == FIRST_ADMIN
     assert stat.S_IMODE((tmp_path / OPERATOR_TOKEN_FILE).stat().st_mode) == 0o600
     assert names_in(tmp_path) == [OPERATOR_TOKEN_FILE]
     written = [record for record in caplog.records if record.getMessage() == "operator_token_written"]

@@ -50,6 +50,8 @@ class Credential:
     """The only id that it may carry: a node token's own, a reclaim token's; None for any."""
     role: Role | None = None
     """An operator's."""
+    name: str = ""
+    """The operator's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class Token:
     @property
     def credential(self) -> Credential:
         """What it stands for when it is presented."""
-        return Credential(self.kind, self.token_id, self.node_id, self.role)
+        return Credential(self.kind, self.token_id, self.node_id, self.role, self.name)
 
 
 _NOT_RECOGNISED = frozenset({TokenState.EXPIRED, TokenState.REVOKED})

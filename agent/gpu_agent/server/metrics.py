@@ -216,13 +216,10 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._seconds = ClientHistogram(
+        self.seconds = ClientHistogram(
             REQUESTS.full_name, REQUESTS.meaning, REQUESTS.labels, registry=self.registry
         )
-
-    def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; `route` is the route's template, so that its values are bounded."""
-        self._seconds.labels(method, route, str(status)).observe(seconds)
+        """By method, route and status; the route is its template, so that its values are bounded."""
 
 
 async def exposition(health: RegistryHealth, requests: RequestMetrics | None = None) -> bytes:

@@ -143,11 +143,6 @@ class TokenService:
         token = self._fleet.token(credential.token_id)
         return None if token is None else token.uses
 
-    def name_of(self, credential: Credential) -> str:
-        """Return the name of an operator's token."""
-        token = self._fleet.token(credential.token_id)
-        return "" if token is None else token.name
-
     async def _join(
         self,
         ttl_seconds: float | None,

@@ -61,12 +61,12 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the checks before FastAPI's own handler."""
-        handler = super().get_route_handler()
+        handler, needed = super().get_route_handler(), needed_role(self)
 
         async def check_and_handle(request: Request) -> Response:
             checks = cast("RequestChecks", request.app.state.checks)
             with caused_by(trace_id_of(request.headers.items())):
-                return await checks.handle(request, self, handler)
+                return await checks.handle(request, handler, route=self.path_format, needed=needed)
 
         return check_and_handle
 
@@ -90,9 +90,11 @@ class RequestChecks:
         self._bodies_bytes = 0
         self._log_limit = LogLimit(_LOG.warning)
 
-    async def handle(self, request: Request, route: APIRoute, handler: Handler) -> Response:
+    async def handle(
+        self, request: Request, handler: Handler, *, route: str, needed: Role | None
+    ) -> Response:
         """Check a request, then let its route answer; raises `ApiError`. Logs changes and measures all."""
-        began, needed = time.monotonic(), needed_role(route)
+        began = time.monotonic()
         caller: Caller | None = None
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         try:
@@ -108,13 +110,9 @@ class RequestChecks:
             raise
         finally:
             if caller is not None and request.method not in _READING and needed is not Role.READ:
-                _LOG.info("operator_request", **self._call(request, caller.credential), status=status)
-            self._metrics.observe(
-                method=request.method,
-                route=route.path_format,
-                status=status,
-                seconds=time.monotonic() - began,
-            )
+                _LOG.info("operator_request", **_call(request, caller.credential), status=status)
+            measured = self._metrics.seconds.labels(request.method, route, str(status))
+            measured.observe(time.monotonic() - began)
         return response
 
     def authorize(self, request: Request, needed: Role | None) -> Caller:
@@ -201,21 +199,22 @@ class RequestChecks:
 
     def _log_forbidden(self, request: Request, credential: Credential, needed: Role) -> None:
         """Log a token whose role does not suffice, once a minute for each token and role."""
-        call = self._call(request, credential)
+        call = _call(request, credential)
         self._log_limit.violation(
             "operator_refused", credential.token_id, kind=needed.value, **call, needed=needed.value
         )
 
-    def _call(self, request: Request, credential: Credential | None) -> dict[str, object]:
-        """What the log says of a call; with auth off the caller is unknown."""
-        trace_id = current_trace_id()
-        return {
-            "method": request.method,
-            "path": request.scope["path"][:_MAX_LOGGED_PATH],
-            "token_id": None if credential is None else credential.token_id,
-            "name": None if self._tokens is None or credential is None else self._tokens.name_of(credential),
-            **({} if trace_id is None else {"trace_id": trace_id}),
-        }
+
+def _call(request: Request, credential: Credential | None) -> dict[str, object]:
+    """What the log says of a call; with auth off the caller is unknown."""
+    trace_id = current_trace_id()
+    return {
+        "method": request.method,
+        "path": request.scope["path"][:_MAX_LOGGED_PATH],
+        "token_id": None if credential is None else credential.token_id,
+        "name": None if credential is None else credential.name,
+        **({} if trace_id is None else {"trace_id": trace_id}),
+    }
 
 
 def _check_path(request: Request) -> None:
