@@ -40,7 +40,6 @@ from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import NodeConnections
-from gpu_agent.server.requests import PendingRequests
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode
@@ -71,12 +70,10 @@ def executor(
     *,
     listener: RecordingConnections | None = None,
     event_log: RegistryEventLog | None = None,
-    requests: PendingRequests | None = None,
 ) -> EffectsExecutor:
     return EffectsExecutor(
         event_log or RegistryEventLog(),
         listener or RecordingConnections(),
-        requests=requests or PendingRequests(),
         clock=CLOCK,
         counters=EventCounters(),
     )
@@ -122,14 +119,29 @@ async def test_a_connection_is_closed_with_its_code() -> None:
 
 
 async def test_an_answer_resolves_its_request_and_no_other() -> None:
-    requests = PendingRequests()
-    subject = executor(requests=requests)
-    (first, other), (second, answer) = requests.add(), requests.add()
-    subject.execute(Answer(second, Refusal("NO", "no")))
+    subject = executor()
+    other, answer = subject.expect_answer(1), subject.expect_answer(2)
+    subject.execute(Answer(2, Refusal("NO", "no")))
     assert await answer == Refusal("NO", "no")
     assert not other.done()
-    subject.execute(Answer(first, None))
+    subject.execute(Answer(1, None))
     assert await other is None
+
+
+async def test_an_answer_that_is_not_awaited_any_more_is_dropped() -> None:
+    subject = executor()
+    answer = subject.expect_answer(1)
+    answer.cancel()
+    subject.execute(Answer(1, None))
+    subject.execute(Answer(1, None))
+    assert answer.cancelled()
+
+
+async def test_requests_that_wait_are_cancelled_when_the_registry_stops() -> None:
+    subject = executor()
+    answer = subject.expect_answer(1)
+    subject.cancel_requests()
+    assert answer.cancelled()
 
 
 async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nodes_history(

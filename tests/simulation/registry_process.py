@@ -3,6 +3,7 @@
 It may crash between any two things that it does; then a new process begins with what the disk holds.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import assert_never, cast
@@ -22,6 +23,7 @@ from gpu_agent.registry.events import (
     Event,
     FaultReported,
     HeartbeatReceived,
+    OperatorRequest,
     RegistrationReceived,
     UnregistrationReceived,
 )
@@ -103,7 +105,7 @@ class RegistryProcess:
             world, busy_until=lambda: self.busy_until, work_seconds=self.disk.commit_seconds
         )
         self._event_log = RegistryEventLog()
-        sender = TokenService(self.fleet, self._nobody_asks, clock=self._clock)
+        sender = TokenService(self.fleet, self._nobody_asks, refs=itertools.count(), clock=self._clock)
         self._door = NodeAuth(None if self._profile.auth_off else sender)
         self._loop = FleetLoop(
             ObservedFleet(self.fleet, self.observer),
@@ -284,7 +286,7 @@ class RegistryProcess:
         outputs = [self._batches[id(batch)][1] for batch in batches if id(batch) in self._batches]
         self.observer.stored(outputs, batches)
 
-    async def _nobody_asks(self, _asking: Callable[[int], Event]) -> Result:
+    async def _nobody_asks(self, _asking: OperatorRequest) -> Result:
         raise NotImplementedError("here operators ask at the sender of the simulation")
 
     def _say(self, what: str) -> None:

@@ -87,6 +87,11 @@ class Refusal:
 Result = Claim | NoAvailableNode | Refusal | None
 
 
+def as_refusal(result: Result) -> Refusal | None:
+    """Return a refusal, or None where the request is done."""
+    return result if isinstance(result, Refusal) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Answer a request; None means done."""

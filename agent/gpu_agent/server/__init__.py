@@ -11,8 +11,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.requests import caused_by
-from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.service import RegistryService, ServiceSettings, caused_by
 from gpu_agent.server.storage import open_store
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.store.base import StoreError

@@ -4,6 +4,7 @@ An event above debug level is stored under a number of its own, in the same comm
 belongs to. Decides nothing.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -16,6 +17,7 @@ from gpu_agent.registry.actions import (
     Level,
     LogEvent,
     Output,
+    Result,
     Send,
     SendStatus,
 )
@@ -26,7 +28,6 @@ from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_connection import NodeConnections
-from gpu_agent.server.requests import PendingRequests
 from gpu_agent.store.base import RECENT_EVENTS, Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
@@ -77,15 +78,25 @@ class EffectsExecutor:
         event_log: RegistryEventLog,
         connections: NodeConnections,
         *,
-        requests: PendingRequests,
         clock: Clock,
         counters: EventCounters,
     ) -> None:
-        self._requests = requests
         self._event_log = event_log
         self._connections = connections
         self._clock = clock
         self._counters = counters
+        self._answers: dict[int, asyncio.Future[Result]] = {}
+        """Of the requests that wait, by number."""
+
+    def expect_answer(self, ref: int) -> asyncio.Future[Result]:
+        """Return the future of a request's answer, which comes once the changes before it are stored."""
+        answer = self._answers[ref] = asyncio.get_running_loop().create_future()
+        return answer
+
+    def cancel_requests(self) -> None:
+        """Cancel all that wait, because the registry stops."""
+        for answer in self._answers.values():
+            answer.cancel()
 
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""
@@ -95,10 +106,14 @@ class EffectsExecutor:
     def execute(self, effect: Executable) -> None:
         """Carry out one effect."""
         match effect:
-            case Send() | SendStatus() | CloseConnection():
-                self._send_to_node(effect)
+            case Send(connection, message):
+                self._send(connection, message)
+            case SendStatus():
+                self._send(effect.connection, status_message(effect, self._clock))
+            case CloseConnection(connection, code, reason):
+                self._connections.close(connection, code, reason)
             case Answer(ref, result):
-                self._requests.resolve(ref, result)
+                self._answer(ref, result)
             case LogEvent():
                 self._counters.count(effect.event, effect.fields)
                 _EMIT[effect.level](effect.event, **effect.fields)
@@ -109,16 +124,11 @@ class EffectsExecutor:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _send_to_node(self, effect: Send | SendStatus | CloseConnection) -> None:
-        match effect:
-            case Send(connection, message):
-                self._send(connection, message)
-                if isinstance(message, NodeRegisterAck):
-                    self._connections.identify(connection, message.node_id)
-            case SendStatus():
-                self._send(effect.connection, status_message(effect, self._clock))
-            case CloseConnection(connection, code, reason):
-                self._connections.close(connection, code, reason)
+    def _answer(self, ref: int, result: Result) -> None:
+        """Set an answer; one that is not awaited any more is dropped."""
+        answer = self._answers.pop(ref, None)
+        if answer is not None and not answer.done():
+            answer.set_result(result)
 
     def _send(self, connection: int, message: WireModel) -> None:
         """Send; a message that is too long costs its own connection, never the effects after it."""
@@ -130,6 +140,8 @@ class EffectsExecutor:
             self._connections.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
             self._connections.send(connection, text)
+        if isinstance(message, NodeRegisterAck):
+            self._connections.identify(connection, message.node_id)
 
     def _publish(self, effect: PublishEvent) -> None:
         event = effect.event

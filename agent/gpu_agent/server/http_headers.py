@@ -1,4 +1,4 @@
-"""What request headers say: the bearer token, and whether `Host` and `Origin` name this registry.
+"""What request headers say: the bearer token, the trace, and whether `Host` and `Origin` name this registry.
 
 Used by the nodes' port and by the operators' API. Never raises for what a peer sent.
 
@@ -7,7 +7,8 @@ address (DNS rebinding) has the same origin as the registry. A browser names the
 program need not. So a registry that requires no token checks both headers.
 """
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
 from gpu_agent.server.address import Address
@@ -19,6 +20,11 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _SCHEME = "bearer"
 _MAX_TOKEN_LENGTH = 512
+_TRACE_ID = re.compile(r"[!-~]{1,128}")
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+"""W3C Trace Context: version, trace, parent, flags; what later versions append is not ours to read."""
 
 
 def bearer_token(authorizations: Sequence[str]) -> str | None:
@@ -38,6 +44,25 @@ def plausible_token(token: str) -> str:
     """Return what can be a token, or `UNREADABLE`."""
     fits = len(token) <= _MAX_TOKEN_LENGTH and token.isascii() and token.isprintable() and " " not in token
     return token if fits else UNREADABLE
+
+
+def trace_id_of(values_of: Callable[[str], Sequence[str]]) -> str | None:
+    """Return the trace that a request names: `traceparent`, else `X-Request-Id`.
+
+    `values_of` returns the values of all headers of one name. A header that is malformed or sent twice names
+    no trace; that is no reason to refuse a request.
+    """
+    parents = values_of("traceparent")
+    if len(parents) == 1 and (parent := _TRACEPARENT.fullmatch(parents[0].strip())) is not None:
+        return parent["trace"]
+    requests = values_of("x-request-id")
+    request_id = requests[0].strip() if len(requests) == 1 else ""
+    return request_id if is_trace_id(request_id) else None
+
+
+def is_trace_id(text: str) -> bool:
+    """Whether a text can be a trace id: 1 to 128 printable characters of ASCII, no spaces."""
+    return _TRACE_ID.fullmatch(text) is not None
 
 
 def host_names(address: Address) -> frozenset[str] | None:

@@ -5,12 +5,15 @@ one user of this facade among others. Everything here belongs to one event loop.
 """
 
 import asyncio
+import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.actions import Refusal, Result, as_refusal
 from gpu_agent.registry.dispatch.exclusions import Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
     ClaimRequested,
@@ -23,9 +26,10 @@ from gpu_agent.registry.events import (
     RemovalRequested,
     RenewalRequested,
     ResumeRequested,
+    Traced,
 )
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.job import Job
+from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server import views
@@ -36,14 +40,13 @@ from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.fair_queue import collect_in_slices
 from gpu_agent.server.health import RegistryHealth, Size
-from gpu_agent.server.http_headers import host_names
+from gpu_agent.server.http_headers import host_names, is_trace_id
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import NodeAuth
 from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
-from gpu_agent.server.requests import PendingRequests, as_placement, as_refusal, within_trace
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
 from gpu_agent.server.views import ALL_NODES, NodeFilter
@@ -82,6 +85,24 @@ CLOSE_SECONDS = 0.25
 """How long `stop` waits for a slow disk: less than any service manager waits."""
 
 _LOG = Logger("registry")
+_trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+
+
+def current_trace_id() -> str | None:
+    """Return the trace of this task; None outside of any."""
+    return _trace_id.get()
+
+
+@contextmanager
+def caused_by(trace_id: str | None) -> Iterator[None]:
+    """Log the events that this block causes with a trace id (§8); None for none. Raises `ValueError`."""
+    if trace_id is not None and not is_trace_id(trace_id):
+        raise ValueError(f"{trace_id!r} is no trace id: 1 to 128 printable characters of ASCII, no spaces")
+    before = _trace_id.set(trace_id)
+    try:
+        yield
+    finally:
+        _trace_id.reset(before)
 
 
 class RegistryService:
@@ -100,15 +121,15 @@ class RegistryService:
             auth_off=not settings.auth_on,
             debug=_LOG.debugging,
         )
-        self.tokens = TokenService(self._fleet, self._send, clock=self._clock)
+        self._refs = itertools.count(1)
+        """Draws the number of each request."""
+        self.tokens = TokenService(self._fleet, self._send, refs=self._refs, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
         self._connections = NodeConnections(settings.limits, monotonic=self._clock.monotonic)
         self._events = EventCounters()
-        self._requests = PendingRequests()
         self._effects = EffectsExecutor(
             self.event_log,
             self._connections,
-            requests=self._requests,
             clock=self._clock,
             counters=self._events,
         )
@@ -169,7 +190,7 @@ class RegistryService:
         self._loop.stop()
         if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
             _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
-        self._requests.cancel_all()
+        self._effects.cancel_requests()
         await self._listener.stop()
         await self._writer.close(within_seconds=CLOSE_SECONDS)
 
@@ -225,15 +246,15 @@ class RegistryService:
 
     async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
         """Reserve a slot for a job; the same `job_id` again returns the same slot (§5)."""
-        return as_placement(await self._send(lambda ref: ClaimRequested(ref, job)), self._clock)
+        return _placement(await self._send(ClaimRequested(next(self._refs), job)), self._clock)
 
     async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
         """Renew a job's claim for one more TTL."""
-        return as_placement(await self._send(lambda ref: RenewalRequested(ref, job_id)), self._clock)
+        return _placement(await self._send(RenewalRequested(next(self._refs), job_id)), self._clock)
 
     async def release(self, job_id: str) -> Refusal | None:
         """Release a job's claim."""
-        return as_refusal(await self._send(lambda ref: ReleaseRequested(ref, job_id)))
+        return as_refusal(await self._send(ReleaseRequested(next(self._refs), job_id)))
 
     def select(self, job: Job) -> Selection | NoAvailableNode:
         """Return the slot that `claim` would reserve for a job now; reserves nothing."""
@@ -268,32 +289,32 @@ class RegistryService:
     ) -> Refusal | None:
         """Drain a node: it finishes its jobs and takes no new ones until `resume`."""
         return as_refusal(
-            await self._send(lambda ref: DrainRequested(ref, node_id, deadline_seconds, reason))
+            await self._send(DrainRequested(next(self._refs), node_id, deadline_seconds, reason))
         )
 
     async def resume(self, node_id: str) -> Refusal | None:
         """End a drain: the node takes jobs again."""
-        return as_refusal(await self._send(lambda ref: ResumeRequested(ref, node_id)))
+        return as_refusal(await self._send(ResumeRequested(next(self._refs), node_id)))
 
     async def cordon(self, node_id: str, *, reason: str) -> Refusal | None:
         """Give a node no new jobs; its status does not change."""
-        return as_refusal(await self._send(lambda ref: CordonRequested(ref, node_id, reason)))
+        return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, reason)))
 
     async def uncordon(self, node_id: str) -> Refusal | None:
         """End a cordon."""
-        return as_refusal(await self._send(lambda ref: CordonRequested(ref, node_id, None)))
+        return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, None)))
 
     async def refresh(self, node_id: str) -> Refusal | None:
         """Ask a node to probe again now and report all that it finds."""
-        return as_refusal(await self._send(lambda ref: ControlRequested(ref, node_id, Command.REFRESH)))
+        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REFRESH)))
 
     async def reregister(self, node_id: str) -> Refusal | None:
         """Ask a node to register again on its open connection."""
-        return as_refusal(await self._send(lambda ref: ControlRequested(ref, node_id, Command.REREGISTER)))
+        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REREGISTER)))
 
     async def remove(self, node_id: str) -> Refusal | None:
         """Remove a node's record; a connected node is disconnected first."""
-        return as_refusal(await self._send(lambda ref: RemovalRequested(ref, node_id)))
+        return as_refusal(await self._send(RemovalRequested(next(self._refs), node_id)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield events from now on, or since the event id `after`; lost events are reported as an event."""
@@ -330,14 +351,23 @@ class RegistryService:
         """Say whether all that a node shows is stored; while the store fails, its claims may not be (§4)."""
         return self._loop.store_problem is None and self._fleet.is_stored(node_id)
 
-    def _send(self, request: Callable[[int], OperatorRequest]) -> asyncio.Future[Result]:
-        """Send the fleet the request that `request` makes of its number; returns the future of its answer."""
+    def _send(self, request: OperatorRequest) -> asyncio.Future[Result]:
+        """Send the fleet a request, with the trace of this task; returns the future of its answer."""
         if not self._loop.running:
             raise RuntimeError("the registry does not run: await start() first")
-        number, answer = self._requests.add()
-        sent = request(number)
-        if isinstance(sent, ClaimRequested):
-            self._meter.selected(self._loop.timed(within_trace(sent)))
+        answer, trace_id = self._effects.expect_answer(request.ref), _trace_id.get()
+        event = request if trace_id is None else Traced(request, trace_id)
+        if isinstance(request, ClaimRequested):
+            self._meter.selected(self._loop.timed(event))
         else:
-            self._loop.handle(within_trace(sent))
+            self._loop.handle(event)
         return answer
+
+
+def _placement(result: Result, clock: Clock) -> Placement | NoAvailableNode | Refusal:
+    """Return the slot of a job, or why it has none."""
+    if isinstance(result, Claim):
+        return views.placement(result, clock)
+    if isinstance(result, NoAvailableNode | Refusal):
+        return result
+    raise RuntimeError(f"the fleet answered a claim with {result!r}; this is a bug")

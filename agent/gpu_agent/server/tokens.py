@@ -11,12 +11,12 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from gpu_agent.registry.actions import Refusal, Result
+from gpu_agent.registry.actions import Refusal, Result, as_refusal
 from gpu_agent.registry.events import (
     JoinTokenRequested,
     OperatorRequest,
@@ -29,7 +29,6 @@ from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Ro
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.clock import Clock
-from gpu_agent.server.requests import as_refusal
 from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
 from gpu_agent.wire.codes import NODE_ID_PATTERN
 
@@ -43,7 +42,7 @@ _SECRET_BYTES = 32
 _FILE_MODE = 0o600
 _LOG = Logger("registry")
 
-SendRequest = Callable[[Callable[[int], OperatorRequest]], Awaitable[Result]]
+SendRequest = Callable[[OperatorRequest], Awaitable[Result]]
 """Sends a request to the fleet, and waits for its answer, which comes once its changes are stored."""
 
 
@@ -59,9 +58,11 @@ class GeneratedToken:
 class TokenService:
     """The tokens of one registry."""
 
-    def __init__(self, fleet: Fleet, send: SendRequest, *, clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, send: SendRequest, *, refs: Iterator[int], clock: Clock) -> None:
         self._fleet = fleet
         self._send = send
+        self._refs = refs
+        """Draws the number of each request."""
         self._clock = clock
 
     async def create_join(
@@ -104,8 +105,8 @@ class TokenService:
         """Create a token for a person or a program; `generated` may be given. Raises `ValueError`."""
         generated, seconds = generated or generate_token(CredentialKind.OPERATOR), _checked(ttl_seconds, name)
         result = await self._send(
-            lambda ref: OperatorTokenRequested(
-                ref=ref,
+            OperatorTokenRequested(
+                ref=next(self._refs),
                 token_id=generated.token_id,
                 digest=generated.digest,
                 role=role,
@@ -117,11 +118,11 @@ class TokenService:
 
     async def rotate(self, node_id: str, *, at_once: bool = False) -> Refusal | None:
         """Issue a node a new token; `at_once` revokes the old one before the node has the new one."""
-        return as_refusal(await self._send(lambda ref: RotationRequested(ref, node_id, at_once)))
+        return as_refusal(await self._send(RotationRequested(next(self._refs), node_id, at_once)))
 
     async def revoke(self, token_id: str) -> Refusal | None:
         """Revoke a join or operator token; nodes that joined with it stay."""
-        return as_refusal(await self._send(lambda ref: RevocationRequested(ref, token_id)))
+        return as_refusal(await self._send(RevocationRequested(next(self._refs), token_id)))
 
     def all(self) -> tuple[TokenView, ...]:
         """Return every join and operator token, the oldest first; nodes' own are not included."""
@@ -155,8 +156,8 @@ class TokenService:
     ) -> NewToken | Refusal:
         generated, seconds = generate_token(CredentialKind.JOIN), _checked(ttl_seconds, note)
         result = await self._send(
-            lambda ref: JoinTokenRequested(
-                ref=ref,
+            JoinTokenRequested(
+                ref=next(self._refs),
                 token_id=generated.token_id,
                 digest=generated.digest,
                 ttl_seconds=seconds,

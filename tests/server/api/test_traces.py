@@ -4,8 +4,9 @@ import logging
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 
-from gpu_agent.server.requests import trace_id_of
+from gpu_agent.server.http_headers import trace_id_of
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import Node, node
 
@@ -14,7 +15,9 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
 def named(*headers: tuple[str, str]) -> str | None:
-    return trace_id_of(headers)
+    return trace_id_of(
+        Headers(raw=[(name.lower().encode(), value.encode("latin-1")) for name, value in headers]).getlist
+    )
 
 
 def test_traceparent_names_the_trace_or_else_the_request_id() -> None:

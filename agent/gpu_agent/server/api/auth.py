@@ -24,10 +24,10 @@ from starlette.types import Message
 from gpu_agent.registry.tokens import Credential, Role, allows
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.api.errors import ApiError
-from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host
+from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host, trace_id_of
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
-from gpu_agent.server.requests import caused_by, current_trace_id, trace_id_of
+from gpu_agent.server.service import caused_by, current_trace_id
 from gpu_agent.server.tokens import TokenService
 
 ROLE = "x-role"
@@ -65,7 +65,7 @@ class ApiRoute(APIRoute):
 
         async def check_and_handle(request: Request) -> Response:
             checks = cast("RequestChecks", request.app.state.checks)
-            with caused_by(trace_id_of(request.headers.items())):
+            with caused_by(trace_id_of(request.headers.getlist)):
                 return await checks.handle(request, handler, route=self.path_format, needed=needed)
 
         return check_and_handle
