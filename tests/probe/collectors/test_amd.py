@@ -350,3 +350,8 @@ def test_a_link_is_known_by_its_last_step(tmp_path: Path) -> None:
     (tmp_path / "driver").symlink_to("../../bus/pci/drivers/amdgpu")
     assert link_target_name(tmp_path / "driver") == "amdgpu"
     assert link_target_name(tmp_path / "none") is None
+
+
+def test_a_name_without_a_printable_character_is_none(tmp_path: Path) -> None:
+    gpu = amd_card_read(card(tmp_path, {**MI300X, "product_name": "\0"}))
+    assert validate(GpuReport(outcome=Outcome.OK, gpus=(gpu,))).gpus[0].name == gpu.name

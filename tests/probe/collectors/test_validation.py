@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.probe.collectors.validation import _RULES, MOST_GPUS, InvalidReportError, validate
+from gpu_agent.probe.collectors.validation import _RULES, InvalidReportError, validate
+from gpu_agent.probe.nvml.readings import MOST_GPUS
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,

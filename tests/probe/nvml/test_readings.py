@@ -16,7 +16,7 @@ from gpu_agent.probe.nvml.readings import (
     RECOVERY_ACTION_FIELD,
     RECOVERY_ACTIONS,
     Getter,
-    check_range,
+    check_bounds,
     run_getters,
 )
 from tests.nvml_fake.child import gpu_of
@@ -151,8 +151,9 @@ def test_an_unprintable_uuid_is_unknown(tmp_path: Path, uuid: str) -> None:
 @pytest.mark.parametrize("value", [-1, 101, 2**32 - 1])
 def test_a_number_out_of_range_is_unknown(value: int) -> None:
     with pytest.raises(UnknownValueError, match=f"answered {value}, which cannot be"):
-        check_range(value, 0, 100)
-    assert check_range(0, 0, 100) == 0
+        check_bounds("utilization_percent", value)
+    assert check_bounds("utilization_percent", 0) == 0
+    assert check_bounds("power_w", 10_000_000, per_unit=1000) == 10_000_000
 
 
 def test_what_is_no_utf8_is_read_as_far_as_it_can_be() -> None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
 from gpu_agent.probe.health.reasons import health_from, reason
+from gpu_agent.probe.nvml.readings import GPU_BOUNDS
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVER = "amdgpu"
@@ -191,7 +192,7 @@ class Card:
 
     def _name(self) -> str:
         name = read_text(self._folder / "product_name")
-        if name:
+        if name and name.isprintable():
             return name
         device = read_number(self._folder / "device", base=16)
         revision = read_number(self._folder / "revision", base=16)
@@ -223,25 +224,25 @@ class Card:
 
     def _bytes(self, name: str) -> int | None:
         value = read_number(self._folder / f"mem_info_{name}")
-        return value if value is not None and 0 <= value <= 4 << 40 else None
+        return value if value is not None and 0 <= value // _MIB <= GPU_BOUNDS["memory_mb"][1] else None
 
     def _figures(self, bad_pages: tuple[HealthReason, ...]) -> dict[str, float | bool | None]:
-        limit = self._figure("power_limit_w", self._hwmon / "power1_cap", _watts)
-        pages = read_text(self._folder / "ras" / "gpu_vram_bad_pages")
+        folder, hwmon, figure = self._folder, self._hwmon, self._figure
+        limit = figure("power_limit_w", hwmon / "power1_cap", per_unit=_MICRO, convert=_tenths)
+        pages = read_text(folder / "ras" / "gpu_vram_bad_pages")
         if pages is None:
-            self._unknowns["retirement_pending"] = read_failure(self._folder / "ras" / "gpu_vram_bad_pages")
+            self._unknowns["retirement_pending"] = read_failure(folder / "ras" / "gpu_vram_bad_pages")
+        busy, memory = "utilization_percent", "memory_utilization_percent"
         return {
-            "utilization_percent": self._figure(
-                "utilization_percent", self._folder / "gpu_busy_percent", _percent
-            ),
-            "memory_utilization_percent": self._figure(
-                "memory_utilization_percent", self._folder / "mem_busy_percent", _percent
-            ),
-            "temperature_c": self._figure("temperature_c", self._hwmon / "temp1_input", _celsius),
+            busy: figure(busy, folder / "gpu_busy_percent", per_unit=1, convert=float),
+            memory: figure(memory, folder / "mem_busy_percent", per_unit=1, convert=float),
+            "temperature_c": figure("temperature_c", hwmon / "temp1_input", per_unit=_MILLI, convert=float),
             "power_w": self._power(),
             "power_limit_w": limit,
-            "clock_sm_mhz": self._figure("clock_sm_mhz", self._hwmon / "freq1_input", _megahertz),
-            "clock_memory_mhz": self._figure("clock_memory_mhz", self._hwmon / "freq2_input", _megahertz),
+            "clock_sm_mhz": figure("clock_sm_mhz", hwmon / "freq1_input", per_unit=_MICRO, convert=int),
+            "clock_memory_mhz": figure(
+                "clock_memory_mhz", hwmon / "freq2_input", per_unit=_MICRO, convert=int
+            ),
             "ecc_uncorrected": self._uncorrected(),
             "retirement_pending": None if pages is None else bool(bad_pages),
         }
@@ -251,7 +252,7 @@ class Card:
         average = self._hwmon / "power1_average"
         value = read_number(average)
         path = average if value is not None else self._hwmon / "power1_input"
-        return self._figure("power_w", path, _watts)
+        return self._figure("power_w", path, per_unit=_MICRO, convert=_tenths)
 
     def _uncorrected(self) -> int | None:
         """Uncorrected memory and block errors since the driver was loaded, over all blocks that count."""
@@ -273,12 +274,16 @@ class Card:
                 "retired_pages_pending", detail=f"{len(waiting)} bad memory pages are not yet set aside"
             )
 
-    def _figure(self, name: str, path: Path, convert: Callable[[int], _Figure | None]) -> _Figure | None:
+    def _figure(
+        self, name: str, path: Path, *, per_unit: int, convert: Callable[[float], _Figure]
+    ) -> _Figure | None:
+        """Read a figure; `per_unit` of the file's units make one of the inventory's."""
+        least, most = GPU_BOUNDS[name]
         value = read_number(path)
-        figure = None if value is None else convert(value)
-        if figure is None:
+        if value is None or not least <= value / per_unit <= most:
             self._unknowns[name] = read_failure(path)
-        return figure
+            return None
+        return convert(value / per_unit)
 
 
 def _is_off_the_bus(folder: Path) -> bool:
@@ -309,20 +314,8 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return [path for path in _folders(folder) if path.name.endswith(ending)]
 
 
-def _percent(value: int) -> float | None:
-    return float(value) if 0 <= value <= 100 else None  # noqa: PLR2004 - of a hundred
-
-
-def _celsius(value: int) -> float | None:
-    return value / _MILLI if -100 * _MILLI < value < 300 * _MILLI else None
-
-
-def _watts(value: int) -> float | None:
-    return round(value / _MICRO, 1) if 0 <= value < 100_000 * _MICRO else None
-
-
-def _megahertz(value: int) -> int | None:
-    return value // _MICRO if 0 <= value < 100_000 * _MICRO else None
+def _tenths(figure: float) -> float:
+    return round(figure, 1)
 
 
 # ---- small files of sysfs: each holds one value, and may be missing, empty or refused

@@ -1,16 +1,17 @@
 """Validation of a collector's report, field by field: the rest of the program never meets rubbish.
 
 A value that cannot be true becomes unknown, with the collector's value as its reason. A report whose GPUs
-cannot be distinguished is refused as a whole. A new field of `Gpu` needs its rule in `_RULES`; `events` and
-`recovery_action` are NVML's alone.
+cannot be distinguished is refused as a whole. The rule of a field follows from its type in
+`wire.inventory.Gpu` and from `GPU_BOUNDS`; `events` and `recovery_action` are NVML's alone.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import TypeVar
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.probe.nvml.readings import GPU_BOUNDS, MOST_GPUS
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -21,9 +22,6 @@ from gpu_agent.wire.inventory import (
     Outcome,
 )
 
-MOST_GPUS = 1024
-"""No machine has more; a list that goes on is a collector's mistake."""
-_MOST_MEMORY_MB = 4 << 20
 _LONGEST_TEXT = 256
 _LONGEST_SENTENCE = 1024
 _MOST_LISTED = 4096
@@ -35,7 +33,7 @@ class InvalidReportError(ValueError):
 
 
 def validate(report: object) -> GpuReport:
-    """Admit a report.
+    """Return the report with what is valid in it; what is not is unknown, with the reason.
 
     Raises:
         InvalidReportError: it is no report; the sentence says what is wrong with it.
@@ -94,7 +92,7 @@ def _gpu(gpu: object) -> Gpu:
 
 
 def _reasons(gpu: Gpu) -> tuple[HealthReason, ...]:
-    """The reasons that the table has; any other fault gets the code of its health."""
+    """Return the reasons that `REASONS` has; any other fault gets the code of its health."""
     health, given = _field(gpu, "health"), _field(gpu, "reasons")
     stated = [one for one in _listed(given, HealthReason) if _text(_field(one, "code"))]
     known = [
@@ -118,20 +116,20 @@ _CODE_OF = {Health.DEGRADED: "collector_degraded", Health.LOST: "gpu_lost"}
 
 
 def _field(holder: object, name: str) -> object:
-    """The value of a field as an object: the field's type was never checked."""
+    """Return the value of a field as an object: the field's type was never checked."""
     value: object = getattr(holder, name)
     return value
 
 
 def _listed(value: object, kind: type[_Kind]) -> list[_Kind]:
-    """What of a tuple is of the kind that belongs there; nothing of anything else, or of too many."""
+    """Return the items of a tuple that have the type; none of what is no tuple, or too long."""
     if not isinstance(value, tuple) or len(value) > _MOST_LISTED:
         return []
     return [one for one in value if isinstance(one, kind)]
 
 
 def _text(value: object, *, longest: int = _LONGEST_TEXT) -> str | None:
-    """Accept a text that can be printed: nothing in it steers a terminal, and it is not endless."""
+    """Return a text without control characters, which steer a terminal, cut to a length; None for no text."""
     if not isinstance(value, str):
         return None
     return "".join(letter if letter.isprintable() else " " for letter in value[:longest]).strip()
@@ -149,7 +147,7 @@ def _number(least: float, most: float) -> Callable[[object], float | None]:
     return check
 
 
-def _count(least: int, most: int) -> Callable[[object], int | None]:
+def _count(least: float, most: float) -> Callable[[object], int | None]:
     def check(value: object) -> int | None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return value if whole and isinstance(value, int) and least <= value <= most else None
@@ -163,7 +161,7 @@ def _texts(value: object) -> tuple[str, ...] | None:
 
 
 def _processes(value: object) -> tuple[GpuProcess, ...] | None:
-    pid, memory = _count(1, 1 << 31), _count(0, _MOST_MEMORY_MB)
+    pid, memory = _count(1, 1 << 31), _count(*GPU_BOUNDS["memory_used_mb"])
     processes = tuple(
         GpuProcess(pid=one.pid, memory_mb=memory(one.memory_mb))
         for one in _listed(value, GpuProcess)
@@ -186,29 +184,26 @@ def _shown(value: object) -> str:
     return type(value).__name__
 
 
-_PERCENT = _number(0, 100)
-_RULES: Mapping[str, Callable[[object], object]] = {
-    "index": _count(0, MOST_GPUS),
-    "memory_mb": _count(1, _MOST_MEMORY_MB),
-    "memory_used_mb": _count(0, _MOST_MEMORY_MB),
-    "memory_free_mb": _count(0, _MOST_MEMORY_MB),
-    "memory_reserved_mb": _count(0, _MOST_MEMORY_MB),
-    "compute_capability": _text,
-    "pci_bus_id": _text,
-    "utilization_percent": _PERCENT,
-    "memory_utilization_percent": _PERCENT,
-    "temperature_c": _number(-100, 300),
-    "power_w": _number(0, 100_000),
-    "power_limit_w": _number(0, 100_000),
-    "clock_sm_mhz": _count(0, 100_000),
-    "clock_memory_mhz": _count(0, 100_000),
-    "ecc_uncorrected": _count(0, 1 << 62),
-    "retirement_pending": _flag,
-    "throttle_reasons": _texts,
-    "mig_enabled": _flag,
-    "parent_uuid": _text,
-    "asleep": _flag,
-    "visible": _flag,
-    "energy_mj": _count(0, 1 << 62),
-    "processes": _processes,
+_NVML_ALONE = "recovery_action"
+_OF_TYPE: Mapping[object, Callable[[object], object]] = {
+    str | None: _text,
+    bool | None: _flag,
+    tuple[str, ...] | None: _texts,
+    tuple[GpuProcess, ...] | None: _processes,
 }
+_OF_FIGURE: Mapping[object, Callable[[float, float], Callable[[object], object]]] = {
+    int | None: _count,
+    float | None: _number,
+}
+
+
+def _rules() -> Iterator[tuple[str, Callable[[object], object]]]:
+    """Make the rule of each field that may be unknown, by its type, and by its bounds if it is a number."""
+    for one in fields(Gpu):
+        if one.type in _OF_FIGURE:
+            yield one.name, _OF_FIGURE[one.type](*GPU_BOUNDS[one.name])
+        elif one.type in _OF_TYPE and one.name != _NVML_ALONE:
+            yield one.name, _OF_TYPE[one.type]
+
+
+_RULES = dict(_rules())

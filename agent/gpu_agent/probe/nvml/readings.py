@@ -3,8 +3,8 @@
 Runs inside the NVML child, with the binding handed in. A getter is (fields, function). No health is judged
 here; a lost GPU, or a failed driver, is an exception.
 
-To add a reading: a field in `wire.inventory.Gpu`, a getter in `_FIGURE_GETTERS`, its rule in
-`collectors.validation`, and `collectors.amd`: read it there and list it in `_LIVE_FIELDS`, or say in
+To add a reading: a field in `wire.inventory.Gpu`; here its bounds in `GPU_BOUNDS`, if it is a number, and a
+getter in `_FIGURE_GETTERS`; and `collectors.amd`: read it there and list it in `_LIVE_FIELDS`, or say in
 `_ABSENT_HERE` why AMD's driver has none.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
@@ -12,7 +12,7 @@ Units are the inventory's: MiB, °C, W, MHz, percent.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 
@@ -38,12 +38,29 @@ TIMEOUT_SECONDS = 2.0
 TOO_SLOW = "not read: the GPU took too long over other values"
 
 MAX_CAPABILITY = 99
-MAX_CELSIUS = 200
-MAX_MILLIWATTS = 10_000_000
-MAX_MHZ = 20_000
-MAX_MILLIJOULES = 10**16
-"""Over two hundred years at a kilowatt. A false count that falls later would pass for a reset."""
-MAX_ECC_ERRORS = 1 << 40
+MOST_GPUS = 1024
+_MOST_MEMORY_MB = memory.ABSURD_BYTES // memory.MIB
+
+GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "index": (0, MOST_GPUS),
+    "memory_mb": (1, _MOST_MEMORY_MB),
+    "memory_used_mb": (0, _MOST_MEMORY_MB),
+    "memory_free_mb": (0, _MOST_MEMORY_MB),
+    "memory_reserved_mb": (0, _MOST_MEMORY_MB),
+    "utilization_percent": (0, 100),
+    "memory_utilization_percent": (0, 100),
+    "temperature_c": (-200, 200),
+    "power_w": (0, 10_000),
+    "power_limit_w": (0, 10_000),
+    "clock_sm_mhz": (0, 20_000),
+    "clock_memory_mhz": (0, 20_000),
+    "energy_mj": (0, 10**16),  # over two hundred years at a kilowatt; a false count would pass for a reset
+    "ecc_uncorrected": (0, 1 << 40),
+}
+"""The least and the most that a figure can be, read from NVML or by another collector.
+
+Here, because the NVML child loads no dataclasses.
+"""
 
 _LOAD = ("utilization_percent", "memory_utilization_percent")
 _NOT_IN_MIG_MODE = "not available for a GPU in MIG mode"
@@ -149,8 +166,16 @@ def _run(
         return {}, dict.fromkeys(fields, "the driver answered with a text that is no UTF-8")
 
 
-def check_range(value: int, low: int, high: int) -> int:
-    """Return the value; raises `UnknownValueError` for one that no GPU has."""
+def check_bounds(field: str, value: int, *, per_unit: int = 1) -> int:
+    """Return the value; raises `UnknownValueError` for one that no GPU has.
+
+    `per_unit` is how many of the driver's units make one of the inventory's.
+    """
+    low, high = GPU_BOUNDS[field]
+    return _check_range(value, low * per_unit, high * per_unit)
+
+
+def _check_range(value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise UnknownValueError(f"the driver answered {value}, which cannot be")
     return value
@@ -177,7 +202,7 @@ def read_name(nvml: ModuleType, handle: object) -> Values:
 
 def _compute_capability(nvml: ModuleType, handle: object) -> Values:
     major, minor = (
-        check_range(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        _check_range(part, 0, MAX_CAPABILITY) for part in nvml.nvmlDeviceGetCudaComputeCapability(handle)
     )
     return {"compute_capability": f"{major}.{minor}"}
 
@@ -192,8 +217,8 @@ def _pci_bus_id(nvml: ModuleType, handle: object) -> Values:
 def _utilization(nvml: ModuleType, handle: object) -> Values:
     rates = nvml.nvmlDeviceGetUtilizationRates(handle)
     return {
-        "utilization_percent": check_range(rates.gpu, 0, 100),
-        "memory_utilization_percent": check_range(rates.memory, 0, 100),
+        "utilization_percent": check_bounds("utilization_percent", rates.gpu),
+        "memory_utilization_percent": check_bounds("memory_utilization_percent", rates.memory),
     }
 
 
@@ -204,27 +229,27 @@ def _temperature(nvml: ModuleType, handle: object) -> Values:
         lambda: nvml.nvmlDeviceGetTemperature(handle, sensor),
         lambda: nvml.nvmlDeviceGetTemperatureV(handle, sensor),
     )
-    return {"temperature_c": check_range(int(str(degrees)), -MAX_CELSIUS, MAX_CELSIUS)}
+    return {"temperature_c": check_bounds("temperature_c", int(str(degrees)))}
 
 
 def _power(nvml: ModuleType, handle: object) -> Values:
-    return {"power_w": check_range(nvml.nvmlDeviceGetPowerUsage(handle), 0, MAX_MILLIWATTS) / 1000}
+    milliwatts = nvml.nvmlDeviceGetPowerUsage(handle)
+    return {"power_w": check_bounds("power_w", milliwatts, per_unit=1000) / 1000}
 
 
 def _power_limit(nvml: ModuleType, handle: object) -> Values:
-    return {
-        "power_limit_w": check_range(nvml.nvmlDeviceGetEnforcedPowerLimit(handle), 0, MAX_MILLIWATTS) / 1000
-    }
+    milliwatts = nvml.nvmlDeviceGetEnforcedPowerLimit(handle)
+    return {"power_limit_w": check_bounds("power_limit_w", milliwatts, per_unit=1000) / 1000}
 
 
 def _clock_sm(nvml: ModuleType, handle: object) -> Values:
-    return {"clock_sm_mhz": check_range(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), 0, MAX_MHZ)}
+    clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+    return {"clock_sm_mhz": check_bounds("clock_sm_mhz", clock)}
 
 
 def _clock_memory(nvml: ModuleType, handle: object) -> Values:
-    return {
-        "clock_memory_mhz": check_range(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM), 0, MAX_MHZ)
-    }
+    clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)
+    return {"clock_memory_mhz": check_bounds("clock_memory_mhz", clock)}
 
 
 def _ecc(nvml: ModuleType, handle: object) -> Values:
@@ -232,7 +257,7 @@ def _ecc(nvml: ModuleType, handle: object) -> Values:
     count = nvml.nvmlDeviceGetTotalEccErrors(
         handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     )
-    return {"ecc_uncorrected": check_range(count, 0, MAX_ECC_ERRORS)}
+    return {"ecc_uncorrected": check_bounds("ecc_uncorrected", count)}
 
 
 def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
@@ -258,7 +283,8 @@ def _energy(nvml: ModuleType, handle: object) -> Values:
 
     Zero is no valid answer: a millijoule is used within a millisecond.
     """
-    return {"energy_mj": check_range(nvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1, MAX_MILLIJOULES)}
+    count = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    return {"energy_mj": _check_range(count, 1, GPU_BOUNDS["energy_mj"][1])}
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
