@@ -227,6 +227,6 @@ class Traced:
 
 
 NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
-StoreEvent = Stored | StoreFailed | StoreRecovered
+StoreEvent = StoreFailed | StoreRecovered
 RareEvent = NodeEvent | OperatorRequest | StoreEvent
-Event = HeartbeatReceived | RareEvent | Traced
+Event = HeartbeatReceived | Stored | RareEvent | Traced

@@ -169,6 +169,9 @@ class Fleet:
                 return NOTHING
             consequences = self._heartbeats.handle(event, record, now)
             return NOTHING if consequences is None else self._finish(consequences)
+        if isinstance(event, Stored):
+            self._unstored.confirm(event.number)
+            return NOTHING
         step = Step(now, trace_id=event.trace_id if isinstance(event, Traced) else None)
         rare = event.request if isinstance(event, Traced) else event
         if not (self._unstored.store_fails and self._refuse(rare, step)):
@@ -293,8 +296,6 @@ class Fleet:
                 JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
             ):
                 self._token_requests.handle(event, step)
-            case Stored():
-                self._unstored.confirm(event.number)
             case StoreFailed():
                 self._store_failed(event, step)
             case StoreRecovered():

@@ -11,9 +11,9 @@ requests that wait for a failing store are refused with `REGISTRY_BUSY`. So the 
 received: a new token whose text was not sent, and the record of a new node that was not acknowledged.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from math import inf
 from typing import Any, TypeVar, assert_never
 
@@ -53,7 +53,6 @@ RESTART_SECONDS = 5.0
 
 BUSY_RETRY_SECONDS = 5.0
 
-_Name = TypeVar("_Name")
 _Effect = TypeVar("_Effect")
 
 
@@ -138,12 +137,8 @@ class UnstoredChanges:
         self._number = 0
         self._keys: dict[Key, int] = {}
         """By document: the last output that changes it, in the order of the outputs."""
-        self._tokens: dict[str, int] = {}
-        """Created, but sent to no one yet."""
-        self._registered: dict[str, tuple[int, NodeRecord]] = {}
-        """New nodes that are not acknowledged yet."""
-        self._issued: dict[str, tuple[int, NodeRecord]] = {}
-        """Nodes whose newest token was sent to no one yet."""
+        self._unsent: deque[tuple[int, Step]] = deque()
+        """The outputs whose answers bring somebody a token or an acknowledgement, and were not sent yet."""
 
     @property
     def empty(self) -> bool:
@@ -160,40 +155,32 @@ class UnstoredChanges:
         for key in step.changed:
             self._keys.pop(key, None)
             self._keys[key] = self._number
-        self._tokens.update(dict.fromkeys(step.tokens_created, self._number))
-        for record in step.node_tokens_issued:
-            self._issued.pop(record.node_id, None)
-            self._issued[record.node_id] = (self._number, record)
-        for record in step.registered:
-            if not record.acknowledged:
-                self._await_acknowledgement(record)
+        if step.tokens_created or step.node_tokens_issued or step.registered:
+            self._unsent.append((self._number, step))
         return self._number
-
-    def _await_acknowledgement(self, record: NodeRecord) -> None:
-        """A record that goes with its connection gives way to the one that the node registers next."""
-        known = self._registered.get(record.node_id)
-        if known is None or known[1] is not record:
-            self._registered.pop(record.node_id, None)
-            self._registered[record.node_id] = (self._number, record)
 
     def confirm(self, number: int) -> None:
         """Record that every output up to this one is stored, and its effects are carried out."""
-        _forget(self._keys, number)
-        _forget(self._tokens, number)
-        for record in _take_records(self._registered, number):
-            record.acknowledged = True
-        _take_records(self._issued, number)
+        stored = []
+        for key, last in self._keys.items():
+            if last > number:
+                break
+            stored.append(key)
+        for key in stored:
+            del self._keys[key]
+        while self._unsent and self._unsent[0][0] <= number:
+            for record in self._unsent.popleft()[1].registered:
+                record.acknowledged = True
 
     def fail(self, problem: str) -> list[str]:
         """Record that no waiting request is answered; returns the tokens that no one knows of."""
         self.store_fails, self.problem = True, problem
-        self._registered.clear()
-        for _, record in self._issued.values():
-            record.issued_on = None  # the same connection gets another token
-        self._issued.clear()
-        unsent = list(self._tokens)
-        self._tokens.clear()
-        return unsent
+        unsent = [step for _, step in self._unsent]
+        self._unsent.clear()
+        for step in unsent:
+            for record in step.node_tokens_issued:
+                record.issued_on = None  # the same connection gets another token
+        return [token_id for step in unsent for token_id in step.tokens_created]
 
     def recover(self) -> None:
         """Record that all that waited is stored."""
@@ -492,17 +479,3 @@ def _first(error: ValidationError) -> str:
 def _outcome_unknown(problem: str) -> Refusal:
     message = "the outcome is not known yet: send the same request again"
     return Refusal(ErrorCode.REGISTRY_BUSY, clip_sentence(f"{message}; {problem}"))
-
-
-def _up_to(numbers: Mapping[_Name, int], last: int) -> list[_Name]:
-    return [name for name, _ in takewhile(lambda item: item[1] <= last, numbers.items())]
-
-
-def _forget(numbers: dict[_Name, int], last: int) -> None:
-    for name in _up_to(numbers, last):
-        del numbers[name]
-
-
-def _take_records(records: dict[str, tuple[int, NodeRecord]], last: int) -> list[NodeRecord]:
-    numbers = {node_id: number for node_id, (number, _) in records.items()}
-    return [records.pop(node_id)[1] for node_id in _up_to(numbers, last)]
