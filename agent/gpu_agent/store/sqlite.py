@@ -77,7 +77,18 @@ class SqliteStore:
 
     def save(self, batches: Sequence[Batch]) -> None:
         """Store all of these in one transaction; raises `StoreError`."""
-        self._write(lambda database: _store(database, batches))
+        database = self._open
+        self._refuse_when_gone()
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                _store(database, batches)
+                database.execute("COMMIT")
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+        except (sqlite3.Error, OverflowError) as error:
+            raise database_error(self.path, error) from error
 
     def backup(self, target: Path, *, overwrite: bool = False) -> None:
         """Write all that is stored now to a file of its own; raises `StoreError`."""
@@ -98,20 +109,6 @@ class SqliteStore:
             raise StoreError(f"{self.path} is closed; start the registry again to open it")
         return self._database
 
-    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        database = self._open
-        self._refuse_when_gone()
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                work(database)
-                database.execute("COMMIT")
-            finally:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-        except (sqlite3.Error, OverflowError) as error:
-            raise database_error(self.path, error) from error
-
     def _refuse_when_gone(self) -> None:
         """Raise where the file was deleted or replaced: what is written to it now would be lost."""
         if identity(self.path) != self._identity:
@@ -122,18 +119,21 @@ class SqliteStore:
 
 
 def _store(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+    newest: int | None = None
+    nodes: set[str] = set()
     for batch in batches:
         for change in batch.changes:
             _change(database, change)
         for event in batch.events:
-            fields = fields_text(event)
+            fields, newest = fields_text(event), event.id or 0
             row = (event.id, event.at, event.event, event.node_id, fields, event.node_id)
             database.execute(_ADD_EVENT, row)
-    events = [event for batch in batches for event in batch.events]
-    if events:
-        for node_id in {event.node_id for event in events if event.node_id is not None}:
-            database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
-        database.execute(_DELETE_OLD, ((events[-1].id or 0) - RECENT_EVENTS,))
+            if event.node_id is not None:
+                nodes.add(event.node_id)
+    for node_id in nodes:
+        database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
+    if newest is not None:
+        database.execute(_DELETE_OLD, (newest - RECENT_EVENTS,))
 
 
 def _change(database: sqlite3.Connection, change: Change) -> None:
@@ -225,7 +225,7 @@ def find_damage(database: sqlite3.Connection) -> str | None:
 
 def identity(path: Path) -> Identity:
     """Return what tells an open database, and the log beside it, from others at the same path."""
-    return tuple(_inode(each) for each in (path, path.with_name(f"{path.name}-wal")))
+    return _inode(path), _inode(path.with_name(f"{path.name}-wal"))
 
 
 def copy_database(path: Path, target: Path, *, overwrite: bool = False) -> None:
