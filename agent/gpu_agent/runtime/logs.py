@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TextIO
 
 _ROOT = "gpu_agent"
@@ -32,27 +32,23 @@ class Logger:
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Emit what only somebody who searches a fault wants."""
-        self._emit(logging.DEBUG, event, fields)
+        self._logger.debug(event, extra={"fields": fields})
 
     def info(self, event: str, /, **fields: object) -> None:
         """Emit what happened."""
-        self._emit(logging.INFO, event, fields)
+        self._logger.info(event, extra={"fields": fields})
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Emit what an operator should look at."""
-        self._emit(logging.WARNING, event, fields)
+        self._logger.warning(event, extra={"fields": fields})
 
     def error(self, event: str, /, **fields: object) -> None:
         """Emit what an operator must act on."""
-        self._emit(logging.ERROR, event, fields)
+        self._logger.error(event, extra={"fields": fields})
 
     def crash(self, event: str, error: BaseException, /, **fields: object) -> None:
         """Emit a broken promise of ours, with the traceback of its exception."""
         self._logger.error(event, extra={"fields": fields}, exc_info=error)
-
-    def _emit(self, level: int, event: str, fields: Mapping[str, object]) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, event, extra={"fields": fields})
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None, human: bool | None = None) -> None:
@@ -129,6 +125,7 @@ def _plain(value: object, name: str, depth: int) -> object:
     return str(value)
 
 
+@lru_cache(maxsize=1024)
 def _is_credential(name: str) -> bool:
     lowered = name.lower()
     return lowered not in _NO_CREDENTIALS and ("token" in lowered or lowered == "authorization")
