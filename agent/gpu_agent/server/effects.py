@@ -162,12 +162,20 @@ def prepare(output: Output, *, event_log: RegistryEventLog, clock: Clock) -> Pre
     """Number the events of an output, and date its documents by wall time; everything stays in order."""
     effects: list[Executable] = []
     events: list[RegistryEvent] = []
-    changes = list(_dated(output.changes, clock))
+    now = round(clock.wall(), 3)
+    changes = [
+        one if one.document is None else Change(one.kind, one.key, {WRITTEN_AT: now, DOCUMENT: one.document})
+        for one in output.changes
+    ]
     if changes:
         effects.append(UpdateHistories(changes))
     for effect in output.effects:
-        if isinstance(effect, LogEvent) and _is_stored(effect):
-            event = _numbered(effect, event_log, clock)
+        if (
+            isinstance(effect, LogEvent)
+            and effect.level is not Level.DEBUG
+            and effect.event not in LOGGED_ONLY
+        ):
+            event = _numbered(effect, event_log.next_id(), at=now)
             events.append(event)
             effects.append(PublishEvent(event, effect.level))
         else:
@@ -269,26 +277,7 @@ def _at_debug_level(effect: Effect) -> Effect:
     return effect
 
 
-def _is_stored(event: LogEvent) -> bool:
-    return event.level is not Level.DEBUG and event.event not in LOGGED_ONLY
-
-
-def _dated(changes: Iterable[Change], clock: Clock) -> Iterator[Change]:
-    """Write beside each document when it was written, by wall time."""
-    now = round(clock.wall(), 3)
-    for change in changes:
-        if change.document is None:
-            yield change
-        else:
-            yield Change(change.kind, change.key, {WRITTEN_AT: now, DOCUMENT: change.document})
-
-
-def _numbered(event: LogEvent, event_log: RegistryEventLog, clock: Clock) -> RegistryEvent:
-    node_id = event.fields.get("node_id")
-    return RegistryEvent(
-        at=round(clock.wall(), 3),
-        event=event.event,
-        node_id=node_id if isinstance(node_id, str) else None,
-        fields={name: value for name, value in event.fields.items() if name != "node_id"},
-        id=event_log.next_id(),
-    )
+def _numbered(event: LogEvent, number: int, *, at: float) -> RegistryEvent:
+    fields = dict(event.fields)
+    node_id = fields.pop("node_id", None)
+    return RegistryEvent(at, event.event, node_id if isinstance(node_id, str) else None, fields, number)

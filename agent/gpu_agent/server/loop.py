@@ -341,20 +341,18 @@ class FleetLoop:
             if count % _EFFECTS_BETWEEN_LOOKS == 0 and self._now() > slice_ends:
                 asyncio.get_running_loop().call_soon(self._execute)
                 return
-            succeeded = False
+            effects = self._queue[0].effects
+            if not effects:
+                self._queue.popleft().end(done=True)
+                continue
+            effect, succeeded = effects.popleft(), False
             try:
-                self._execute_one(self._queue[0])
+                self._executor.execute(effect)
                 succeeded = True
             finally:
                 if not succeeded:  # only the effect that raised is lost: those behind it are executed next
                     asyncio.get_running_loop().call_soon(self._execute)
         self._executing = False
-
-    def _execute_one(self, entry: _Entry) -> None:
-        if entry.effects:
-            self._executor.execute(entry.effects.popleft())
-        else:
-            self._queue.popleft().end(done=True)
 
     # Waking
 

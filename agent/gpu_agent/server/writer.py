@@ -5,6 +5,7 @@ The loop decides what goes into a commit, and retries what failed. Knows nothing
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,7 +70,7 @@ class Writer:
                 self.failed += 1
             committed(None if error is None else _sentence(error))
 
-        self._worker.do(lambda: _save(self._store, batches), ended)
+        self._worker.do(partial(_save, self._store, batches), ended)
 
     async def load(self) -> Loaded:
         """Read all that is stored, before the first commit; raises `StoreError`."""
