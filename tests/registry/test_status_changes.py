@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from gpu_agent.registry.actions import SendStatus
+from gpu_agent.registry.actions import SendStatus, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import ConnectionLost, DrainRequested, ReleaseRequested, ResumeRequested
@@ -22,7 +22,6 @@ from gpu_agent.registry.node import Drain, NodeRecord, NodeTable, ReportedJobs, 
 from gpu_agent.registry.persistence import StoredDocument, UnstoredChanges
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions, current_status
-from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 from tests.registry.harness import (
     Registry,

@@ -1,7 +1,6 @@
 """What one event leads to is collected in order, each document once."""
 
-from gpu_agent.registry.actions import Answer, DocumentKind, Level, LogEvent, Refusal
-from gpu_agent.registry.step import Step
+from gpu_agent.registry.actions import Answer, DocumentKind, Level, LogEvent, Refusal, Step
 from tests.registry.harness import node_record
 
 

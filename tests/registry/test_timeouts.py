@@ -4,14 +4,13 @@ from math import inf
 
 import pytest
 
-from gpu_agent.registry.actions import Effect, Refusal, SendStatus
+from gpu_agent.registry.actions import Effect, Refusal, SendStatus, Step
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, RenewalRequested
 from gpu_agent.registry.lifecycle import next_deadline, purge_at, silent_until
 from gpu_agent.registry.node import Drain, Liveness, NodeRecord, Schedule
 from gpu_agent.registry.pacing import SPREAD
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.timers import FEWEST_NODES, MOST_AT_ONCE, suspect_silent_nodes
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.nodes import node as dispatch_node

@@ -11,7 +11,7 @@ from gpu_agent.registry import declaration, lifecycle, token_issuing
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
-from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send
+from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send, Step
 from gpu_agent.registry.dispatch import explain, filters, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
@@ -22,7 +22,6 @@ from gpu_agent.registry.persistence import Documents, StoredDocument, UnstoredCh
 from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.server import effects
 from gpu_agent.server import loop as loop_module

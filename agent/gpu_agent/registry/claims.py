@@ -8,14 +8,13 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from gpu_agent.registry.actions import Answer, Level
+from gpu_agent.registry.actions import Answer, Level, Step
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, NoAvailableNode
 from gpu_agent.registry.events import ClaimRequested, ReleaseRequested, RenewalRequested
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"

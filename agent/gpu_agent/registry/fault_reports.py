@@ -4,11 +4,10 @@ A node whose driver hangs may report the same fault with every reading. So the r
 and the count is logged once the minute is over.
 """
 
-from gpu_agent.registry.actions import Level
+from gpu_agent.registry.actions import Level, Step
 from gpu_agent.registry.events import FaultReported
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.quoting import clip_quote
-from gpu_agent.registry.step import Step
 
 WINDOW_SECONDS = 60.0
 FAULTS_PER_WINDOW = 10

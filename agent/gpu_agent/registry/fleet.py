@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import assert_never
 
-from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send
+from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.exclusions import (
@@ -62,7 +62,6 @@ from gpu_agent.registry.registration import Admission, Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.registry.tokens import Credential, Token, TokenTable

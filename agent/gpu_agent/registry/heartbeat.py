@@ -7,7 +7,7 @@ returns nothing. A heartbeat that is not valid counts for nothing.
 from collections.abc import Callable
 
 from gpu_agent.registry import declaration, health, lifecycle
-from gpu_agent.registry.actions import Level, Send
+from gpu_agent.registry.actions import Level, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.candidate import load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -15,7 +15,6 @@ from gpu_agent.registry.events import HeartbeatReceived
 from gpu_agent.registry.node import Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.token_issuing import consume_join_use
 from gpu_agent.registry.tokens import TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
@@ -155,7 +154,7 @@ def unknown_node(node_id: str | None) -> NodeError:
 
 def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     step = Step(now)
-    step.add(Send(event.connection, refusal))
+    step.effects.append(Send(event.connection, refusal))
     return step
 
 

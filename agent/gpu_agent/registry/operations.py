@@ -10,7 +10,7 @@ To add a request, define its event in `events`, add it to `NodeRequest` there, a
 
 from typing import assert_never
 
-from gpu_agent.registry.actions import Level, Send, unknown_node_message
+from gpu_agent.registry.actions import Level, Send, Step, unknown_node_message
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ControlRequested,
@@ -23,7 +23,6 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl
 
@@ -112,6 +111,6 @@ def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:
         )
         return
     message = NodeControl(command=event.command.value, reason="an operator requested it")
-    step.add(Send(record.connection, message))
+    step.effects.append(Send(record.connection, message))
     step.log("node_control_sent", {"node_id": record.node_id, "command": event.command.value})
     step.answer(event.ref)

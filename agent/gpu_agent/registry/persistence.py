@@ -26,9 +26,11 @@ from gpu_agent.registry.actions import (
     Change,
     CloseConnection,
     DocumentKind,
+    Key,
     Level,
     Refusal,
     Send,
+    Step,
 )
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.job import Claim
@@ -43,7 +45,6 @@ from gpu_agent.registry.node import (
 )
 from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.step import Key, Step
 from gpu_agent.registry.tokens import CredentialKind, NodeToken, NodeTokens, Role, Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegister, NodeRegisterAck

@@ -8,7 +8,7 @@ disconnected, perhaps without having stored its token, yields its reservation to
 from typing import assert_never
 
 from gpu_agent.registry import declaration
-from gpu_agent.registry.actions import CloseConnection, Level, Send
+from gpu_agent.registry.actions import CloseConnection, Level, Send, Step
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import RegistrationReceived, UnregistrationReceived
 from gpu_agent.registry.heartbeat import unknown_node
@@ -18,7 +18,6 @@ from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.token_issuing import issue_node_token
 from gpu_agent.registry.tokens import Credential, CredentialKind, Token, TokenState, TokenTable
 from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus, ReasonCode
@@ -78,7 +77,7 @@ class Registrations:
 
     def _refuse(self, event: RegistrationReceived, refusal: NodeError, step: Step) -> None:
         step.log("node_register_refused", _refused(event, refusal.code), Level.WARNING)
-        step.add(Send(event.connection, refusal))
+        step.effects.append(Send(event.connection, refusal))
         if refusal.code in (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN):
             self._close(event.connection, refusal.code, step)
 
@@ -89,7 +88,7 @@ class Registrations:
         on an older connection arrives later.
         """
         step.log("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
-        step.add(Send(event.connection, _superseded(record.node_id, record.address)))
+        step.effects.append(Send(event.connection, _superseded(record.node_id, record.address)))
         self._close(event.connection, ErrorCode.SESSION_SUPERSEDED, step)
 
     def _supersede(self, record: NodeRecord, event: RegistrationReceived, step: Step) -> None:
@@ -105,13 +104,13 @@ class Registrations:
                 "newer_address": event.address,
             }
             step.log("session_superseded", fields, Level.WARNING)
-            step.add(Send(before, _superseded(record.node_id, event.address)))
+            step.effects.append(Send(before, _superseded(record.node_id, event.address)))
             self._close(before, ErrorCode.SESSION_SUPERSEDED, step)
         self._nodes.bind(record, event.connection)
 
     def _close(self, connection: int, code: str, step: Step) -> None:
         self._nodes.dismiss(connection)
-        step.add(CloseConnection(connection, CloseCode.POLICY_VIOLATION, str(code)))
+        step.effects.append(CloseConnection(connection, CloseCode.POLICY_VIOLATION, str(code)))
 
     def _begin_session(
         self, record: NodeRecord, event: RegistrationReceived, *, token: str | None, step: Step
@@ -127,7 +126,7 @@ class Registrations:
         self._pacer.begin(record, step.now)
         step.change_node(record)
         step.registered.append(record)
-        step.add(Send(event.connection, _ack(record, event, token)))
+        step.effects.append(Send(event.connection, _ack(record, event, token)))
         self._transitions.begin_session(record, step)
         step.log(
             "node_registered",
@@ -162,7 +161,7 @@ class Sessions:
         message = event.message
         record = self._nodes.by_connection.get(event.connection)
         if record is None or record.node_id != message.node_id:
-            step.add(Send(event.connection, unknown_node(message.node_id)))
+            step.effects.append(Send(event.connection, unknown_node(message.node_id)))
             return
         step.touched[record.node_id] = None
         if record.status is NodeStatus.OFFLINE:

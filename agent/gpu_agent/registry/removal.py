@@ -6,13 +6,13 @@ no operator has a request for and that have no token, only `max_offline_records`
 
 from math import inf
 
+from gpu_agent.registry.actions import Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.lifecycle import purge_at
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.step import Step
 
 
 class NodeRemoval:

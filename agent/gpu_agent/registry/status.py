@@ -6,14 +6,13 @@ offline. Heartbeats, timers and operators' requests decide whether a transition 
 """
 
 from gpu_agent.registry import health, lifecycle
-from gpu_agent.registry.actions import CloseConnection, SendStatus
+from gpu_agent.registry.actions import STATUS_CHANGED, CloseConnection, SendStatus, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS, Drain, NodeRecord, NodeTable
 from gpu_agent.registry.persistence import UnstoredChanges
 from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.registry.step import STATUS_CHANGED, Step
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
 
 
@@ -117,7 +116,7 @@ class StatusTransitions:
     def send(self, record: NodeRecord, step: Step, *, periodic: bool = False) -> None:
         """Send a connected node its status."""
         if record.connection is not None:
-            step.add(current_status(record, self._thresholds, now=step.now, periodic=periodic))
+            step.effects.append(current_status(record, self._thresholds, now=step.now, periodic=periodic))
 
     def close(self, record: NodeRecord, reason: str, step: Step) -> None:
         """Close an offline node's connection: it comes back by registering."""
@@ -126,7 +125,7 @@ class StatusTransitions:
             return
         self._nodes.dismiss(connection)
         self._dispatch.update(record)
-        step.add(CloseConnection(connection, CloseCode.GOING_AWAY, reason))
+        step.effects.append(CloseConnection(connection, CloseCode.GOING_AWAY, reason))
         step.touched[record.node_id] = None
 
     def _start_drain(self, record: NodeRecord, step: Step) -> None:

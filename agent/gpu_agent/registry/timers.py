@@ -11,7 +11,7 @@ from itertools import islice
 from math import inf
 
 from gpu_agent.registry import health, lifecycle
-from gpu_agent.registry.actions import Level
+from gpu_agent.registry.actions import Level, Step
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.fault_reports import log_left_out_faults
@@ -20,7 +20,6 @@ from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
-from gpu_agent.registry.step import Step
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
 MOST_AT_ONCE = 64

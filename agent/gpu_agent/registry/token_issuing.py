@@ -10,6 +10,7 @@ from gpu_agent.registry.actions import (
     CloseConnection,
     Level,
     Send,
+    Step,
     unknown_node_message,
     unknown_token_message,
 )
@@ -23,7 +24,6 @@ from gpu_agent.registry.events import (
     TokenRequest,
 )
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.step import Step
 from gpu_agent.registry.tokens import CredentialKind, NodeTokens, Token, TokenTable, tokens_of_joining_node
 from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeControl, NodeError
@@ -127,7 +127,7 @@ class TokenRequests:
             record.issued_on = None
             if record.connection is not None:
                 again = NodeControl(command="reregister", reason="an operator rotates its token")
-                step.add(Send(record.connection, again))
+                step.effects.append(Send(record.connection, again))
         step.answer(event.ref)
 
     def _create(self, token: Token, ref: int, step: Step) -> None:
@@ -152,10 +152,12 @@ class TokenRequests:
             f"gpu-agent registry reclaim {record.node_id} and give its agent the token that this prints"
         )
         error = NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message)
-        step.add(Send(connection, error))
+        step.effects.append(Send(connection, error))
         self._nodes.dismiss(connection)
         self._dispatch.update(record)
-        step.add(CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value))
+        step.effects.append(
+            CloseConnection(connection, CloseCode.POLICY_VIOLATION, ErrorCode.UNAUTHORIZED.value)
+        )
 
 
 def issue_node_token(
