@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from gpu_agent.cli.schema import schema_of
 from gpu_agent.node import settings as agent_settings
-from gpu_agent.node import settings as reloading
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.directory import ModelFolders
@@ -22,7 +21,7 @@ from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.simulation import spec as simulation
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
 from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
-from gpu_agent.runtime.config.fields import setting_of
+from gpu_agent.runtime.config.fields import reloadable_names, setting_of
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MALFORMED_IN_A_ROW, REFUSED_IN_A_ROW
 from gpu_agent.server.settings import RegistrySettings
@@ -36,7 +35,8 @@ from tests.documents import DOCS, quoted, rows
 def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
     written = (DOCS / "settings.md").read_text(encoding="utf-8")
     paragraph = written.split("A reload takes up all of them but ", 1)[1].split(". ", 1)[0]
-    assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in reloading.RELOADABLE]
+    taken_up = reloadable_names(AgentSettings)
+    assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in taken_up]
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)

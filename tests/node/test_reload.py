@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.settings import RELOADABLE, AgentSettings
+from gpu_agent.node.settings import AgentSettings
 from gpu_agent.runtime.reload import merge_reloaded
 from tests.bare_registry import ACK, BareRegistry, listening_registry
 from tests.node.running_agent import RunningAgent, running_agent, settings_for
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("logging_restored")
 async def _reload(running: RunningAgent, **changed: object) -> None:
     before = running.agent.settings
     read = AgentSettings.model_validate({**before.model_dump(), **changed})
-    await running.agent.apply(merge_reloaded(before, read, at_once=RELOADABLE))
+    await running.agent.apply(merge_reloaded(before, read))
 
 
 async def _beat_with(registry: BareRegistry, key: str) -> object:
@@ -102,12 +102,8 @@ async def test_the_log_level_holds_at_once(tmp_path: Path) -> None:
 RUNNING = AgentSettings(registry_url="ws://10.0.0.1/ws/node")
 
 
-def test_only_settings_that_there_are_can_be_taken_over() -> None:
-    assert set(AgentSettings.model_fields) >= RELOADABLE
-
-
 def test_identity_and_registry_wait_for_a_restart() -> None:
     fixed = {"registry_url": "ws://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
     read = RUNNING.model_copy(update={**fixed, "endpoint": "10.0.0.7:9000"})
-    result = merge_reloaded(RUNNING, read, at_once=RELOADABLE)
+    result = merge_reloaded(RUNNING, read)
     assert (result.changed, set(result.waiting)) == (("endpoint",), set(fixed))

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +14,7 @@ from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.reload import Reloaded, SettingsReloader, merge_reloaded
 from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.wire.settings import Setting
 from tests.service_manager import ServiceManager, service_manager
 from tests.waiting import patience, until
 
@@ -20,28 +22,25 @@ from tests.waiting import patience, until
 class Few(BaseSettings):
     model_config = SettingsConfigDict(frozen=True)
 
-    colour: str = "red"
-    size: int = 1
-    place: str = "here"
-
-
-AT_ONCE = frozenset({"colour", "size"})
+    colour: Annotated[str, Setting("its colour", reload=True)] = "red"
+    size: Annotated[int, Setting("its size", reload=True)] = 1
+    place: Annotated[str, Setting("where it is")] = "here"
 
 
 def test_what_can_hold_at_once_does() -> None:
-    result = merge_reloaded(Few(), Few(colour="blue", size=2), at_once=AT_ONCE)
+    result = merge_reloaded(Few(), Few(colour="blue", size=2))
     assert result == Reloaded(Few(colour="blue", size=2), ("colour", "size"))
 
 
 def test_what_cannot_is_named_and_stays_as_it_was() -> None:
-    result = merge_reloaded(Few(), Few(colour="blue", place="there"), at_once=AT_ONCE)
+    result = merge_reloaded(Few(), Few(colour="blue", place="there"))
     assert result == Reloaded(Few(colour="blue"), ("colour",), ("place",))
 
 
 def test_what_waits_is_named_by_every_reload_until_the_restart() -> None:
-    first = merge_reloaded(Few(), Few(place="there"), at_once=AT_ONCE)
-    assert merge_reloaded(first.settings, Few(place="there"), at_once=AT_ONCE).waiting == ("place",)
-    assert merge_reloaded(first.settings, Few(), at_once=AT_ONCE).waiting == ()
+    first = merge_reloaded(Few(), Few(place="there"))
+    assert merge_reloaded(first.settings, Few(place="there")).waiting == ("place",)
+    assert merge_reloaded(first.settings, Few()).waiting == ()
 
 
 @dataclass
@@ -65,7 +64,7 @@ async def _program(folder: Path, read: Callable[[], Few]) -> AsyncIterator[_Prog
     with service_manager(folder) as manager:
         taken: asyncio.Queue[Reloaded[Few]] = asyncio.Queue()
         systemd = SystemdNotifier(manager.environment)
-        reloads = SettingsReloader(Few(), read=read, at_once=AT_ONCE, take_over=taken.put, systemd=systemd)
+        reloads = SettingsReloader(Few(), read=read, take_over=taken.put, systemd=systemd)
         async with Tasks() as tasks:
             tasks.start("reloads", reloads.run())
             yield _Program(reloads, manager, taken)

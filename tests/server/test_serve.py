@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.config.fields import reloadable_names
 from gpu_agent.runtime.reload import Reloaded, merge_reloaded
 from gpu_agent.runtime.state_dir import ENDPOINT_FILE, OPERATOR_TOKEN_FILE, Endpoint, read_endpoint_file
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
@@ -30,7 +31,6 @@ from gpu_agent.server.clock import Clock
 from gpu_agent.server.serve import (
     EXIT_FAILED,
     EXIT_UNUSABLE_STATE,
-    RELOADABLE,
     LiveSettings,
     PublishedEndpoint,
     log_performance,
@@ -325,20 +325,16 @@ async def test_the_time_to_choose_a_slot_is_logged(caplog: pytest.LogCaptureFixt
     assert 0 < line.fields["select_p99_us"] < 1e5  # type: ignore[attr-defined] # as above
 
 
-def test_every_reloadable_name_is_a_setting() -> None:
-    assert set(RegistrySettings.model_fields) >= RELOADABLE
-
-
 def test_thresholds_wait_for_a_restart() -> None:
-    assert not RELOADABLE & {one.name for one in fields(Thresholds)}
-    merged = merge_reloaded(RegistrySettings(), RegistrySettings(claim_ttl_seconds=5), at_once=RELOADABLE)
+    assert not reloadable_names(RegistrySettings) & {one.name for one in fields(Thresholds)}
+    merged = merge_reloaded(RegistrySettings(), load({"claim_ttl_seconds": 5}))
     assert merged.waiting == ("claim_ttl_seconds",)
 
 
 @pytest.mark.usefixtures("logging_restored")
 async def test_reloadable_settings_are_taken_over() -> None:
     renewed = LiveSettings(RegistrySettings())
-    settings = RegistrySettings(log_level="debug", performance_interval_seconds=7)
+    settings = load({"log_level": "debug", "performance_interval_seconds": 7})
     await renewed.take_over(Reloaded(settings, ("log_level", "performance_interval_seconds")))
     assert renewed.performance_interval_seconds == 7
     assert logging.getLogger("gpu_agent").level == logging.DEBUG

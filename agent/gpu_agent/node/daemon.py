@@ -23,7 +23,7 @@ from gpu_agent.node.identity import (
     lock_state_dir,
 )
 from gpu_agent.node.liveness import extend_stop, report_liveness
-from gpu_agent.node.settings import RELOADABLE, AgentSettings
+from gpu_agent.node.settings import AgentSettings
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, configure
 from gpu_agent.runtime.reload import SettingsReloader
@@ -109,9 +109,7 @@ async def _serve_control(agent: Agent, control: ControlSocket, tasks: Tasks) -> 
 async def _run_agent(agent: Agent, tasks: Tasks, read: Callable[[], AgentSettings]) -> Exit:
     """Run the agent, handle signals meanwhile, and report to systemd."""
     systemd = SystemdNotifier(os.environ)
-    reloader = SettingsReloader(
-        agent.settings, read=read, at_once=RELOADABLE, take_over=agent.apply, systemd=systemd
-    )
+    reloader = SettingsReloader(agent.settings, read=read, take_over=agent.apply, systemd=systemd)
 
     def stop(number: signal.Signals) -> None:
         drain_seconds = agent.settings.drain_on_stop_seconds

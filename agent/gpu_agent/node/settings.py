@@ -39,13 +39,14 @@ from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.models.declared import Declaration
 from gpu_agent.probe.models.scanner import DiskPatience
 from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
-from gpu_agent.runtime.config.fields import ConfigPath, Setting
+from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import ModelStatus
 from gpu_agent.wire.messages import Name
+from gpu_agent.wire.settings import Setting
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
 ENVIRONMENT_PREFIX = "GPU_AGENT_"
@@ -69,29 +70,6 @@ MODEL_SEARCH = frozenset(
     }
 )
 """Settings of the model sources: a change of one opens them again."""
-
-RELOADABLE = (
-    SENT_AT_REGISTRATION
-    | MODEL_SEARCH
-    | {
-        "join_token_file",
-        "join_token",
-        "proxy",
-        "tls_ca_file",
-        "tls_pin",
-        "tls_cert_file",
-        "tls_key_file",
-        "insecure_plaintext",
-        "log_level",
-        "probe_interval_seconds",
-        "drain_on_stop_seconds",
-        "accept_public_jobs",
-        "public_jobs",
-        "labels",
-        "max_concurrent_jobs",
-    }
-)
-"""Settings that a running agent applies when it reads them again; all others wait for a restart."""
 
 _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable by which systemd says where it put a unit's credentials."""
@@ -208,6 +186,7 @@ class AgentSettings(BaseSettings):
             example='"/etc/gpu-agent/join-token"',
             option="--join-token-file",
             metavar="FILE",
+            reload=True,
         ),
     ] = None
     join_token: Annotated[
@@ -216,6 +195,7 @@ class AgentSettings(BaseSettings):
             "the token itself; safer in the variable, or in a file, than in an `agent.toml` that every user "
             "can read",
             example='"gpuj_0123abcd_…"',
+            reload=True,
         ),
     ] = None
     proxy: Annotated[
@@ -226,6 +206,7 @@ class AgentSettings(BaseSettings):
             "agent connects directly, whatever `HTTPS_PROXY` and similar variables say",
             kind="URL",
             example='"http://proxy.example:3128"',
+            reload=True,
         ),
     ] = None
     tls_ca_file: Annotated[
@@ -236,6 +217,7 @@ class AgentSettings(BaseSettings):
             example='"/etc/gpu-agent/ca.pem"',
             option="--tls-ca-file",
             metavar="FILE",
+            reload=True,
         ),
     ] = None
     tls_pin: Annotated[
@@ -247,6 +229,7 @@ class AgentSettings(BaseSettings):
             kind="list of pins",
             option="--tls-pin",
             metavar="PIN",
+            reload=True,
         ),
     ] = ()
     tls_cert_file: Annotated[
@@ -256,6 +239,7 @@ class AgentSettings(BaseSettings):
             example='"/etc/gpu-agent/node.pem"',
             option="--tls-cert-file",
             metavar="FILE",
+            reload=True,
         ),
     ] = None
     tls_key_file: Annotated[
@@ -266,6 +250,7 @@ class AgentSettings(BaseSettings):
             example='"/etc/gpu-agent/node.key"',
             option="--tls-key-file",
             metavar="FILE",
+            reload=True,
         ),
     ] = None
     insecure_plaintext: Annotated[
@@ -273,6 +258,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "danger: send tokens to other machines over `ws://`: everybody on the network path can read them",
             option="--insecure-plaintext",
+            reload=True,
         ),
     ] = False
     state_dir: Annotated[
@@ -323,14 +309,14 @@ class AgentSettings(BaseSettings):
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Setting("the lowest level that is logged, to stderr", option="--log-level"),
+        Setting("the lowest level that is logged, to stderr", option="--log-level", reload=True),
     ] = "info"
 
     probe_interval_seconds: Annotated[
         float,
         Field(ge=0.1, allow_inf_nan=False),
         fresh_reading(MAX_INTERVAL_SECONDS),
-        Setting("the time between two readings of the machine", kind="seconds, 0.1 to 30"),
+        Setting("the time between two readings of the machine", kind="seconds, 0.1 to 30", reload=True),
     ] = 5.0
     deadline_seconds: Annotated[
         Span,
@@ -358,7 +344,8 @@ class AgentSettings(BaseSettings):
         Setting(
             "the longest time that a stop (SIGTERM, Ctrl-C, `systemctl stop` and `restart`) waits for "
             "running jobs while no new ones start; 0 stops at once. A second signal, or a registry that "
-            "cannot be reached, also stops at once (`docs/service.md`)"
+            "cannot be reached, also stops at once (`docs/service.md`)",
+            reload=True,
         ),
     ] = 0.0
 
@@ -371,10 +358,12 @@ class AgentSettings(BaseSettings):
         ),
     ] = True
 
-    accept_public_jobs: Annotated[bool, Setting("whether jobs of the public pool may run here")] = False
+    accept_public_jobs: Annotated[
+        bool, Setting("whether jobs of the public pool may run here", reload=True)
+    ] = False
     public_jobs: Annotated[
         PublicJobsSettings,
-        Setting("further conditions for public jobs, see below", kind="table"),
+        Setting("further conditions for public jobs, see below", kind="table", reload=True),
     ] = Field(default_factory=PublicJobsSettings)
     labels: Annotated[
         Labels,
@@ -382,12 +371,15 @@ class AgentSettings(BaseSettings):
             "names and values that a job may require",
             kind="table of texts, at most 256",
             example='zone = "a"',
+            reload=True,
         ),
     ] = Field(default_factory=dict)
     max_concurrent_jobs: Annotated[
         Annotated[int, Field(ge=0, le=1_000_000)] | None,
         Setting(
-            "the number of slots: how many jobs run here at a time; else the registry's default", example="4"
+            "the number of slots: how many jobs run here at a time; else the registry's default",
+            example="4",
+            reload=True,
         ),
     ] = None
     endpoint: Annotated[
@@ -396,24 +388,33 @@ class AgentSettings(BaseSettings):
             "the address of the worker on this machine; schedulers receive it as it is",
             kind="text",
             example='"http://10.0.0.2:9000"',
+            reload=True,
         ),
     ] = None
 
     hub_roots: Annotated[
         Folders | None,
         Setting(
-            "Hugging Face caches; else the places that the hub's own library uses", example='["/srv/hub"]'
+            "Hugging Face caches; else the places that the hub's own library uses",
+            example='["/srv/hub"]',
+            reload=True,
         ),
     ] = None
     ollama_roots: Annotated[
         Folders | None,
-        Setting("Ollama's model folders; else the places that Ollama uses", example='["/srv/ollama/models"]'),
+        Setting(
+            "Ollama's model folders; else the places that Ollama uses",
+            example='["/srv/ollama/models"]',
+            reload=True,
+        ),
     ] = None
-    model_directories: Annotated[Folders, Setting("other folders with models")] = ()
+    model_directories: Annotated[Folders, Setting("other folders with models", reload=True)] = ()
     cross_file_systems: Annotated[
         bool,
         Setting(
-            "whether the search enters other file systems that are mounted below these places", advanced=True
+            "whether the search enters other file systems that are mounted below these places",
+            advanced=True,
+            reload=True,
         ),
     ] = False
     declared_models: Annotated[
@@ -422,6 +423,7 @@ class AgentSettings(BaseSettings):
             "what the owner states about models, see below",
             kind="list of tables",
             example='model_id = "my/model"\nversion = "3"\nstatus = "ready"',
+            reload=True,
         ),
     ] = ()
     features: Annotated[
@@ -430,11 +432,12 @@ class AgentSettings(BaseSettings):
             "true claims a feature, false denies it; for one that is not named the models decide",
             kind="table of true or false",
             example="speech_rate_control = true",
+            reload=True,
         ),
     ] = Field(default_factory=dict)
     advanced_features: Annotated[
         tuple[Name, ...],
-        Setting("further features, sent as they are; they decide nothing", kind="list of names"),
+        Setting("further features, sent as they are; they decide nothing", kind="list of names", reload=True),
     ] = ()
 
     collectors: Annotated[

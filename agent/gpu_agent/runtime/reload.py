@@ -1,17 +1,17 @@
 """Settings read again while a program runs: which ones take effect at once, which ones wait for a restart.
 
 A faulty file changes nothing, and its faults are logged. One reload follows another, and systemd sees each
-from its beginning to its end. Which settings a running program can take over, its component decides.
+from its beginning to its end. Each setting says at its field whether a running program can take it over.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pydantic_settings import BaseSettings
 
+from gpu_agent.runtime.config.fields import reloadable_names
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.sdnotify import SystemdNotifier
@@ -36,8 +36,9 @@ class Reloaded(Generic[_Settings]):
     """The names of the settings that changed and need a restart."""
 
 
-def merge_reloaded(running: _Settings, read: _Settings, *, at_once: AbstractSet[str]) -> Reloaded[_Settings]:
-    """Take over those of the settings read that can take effect `at_once`."""
+def merge_reloaded(running: _Settings, read: _Settings) -> Reloaded[_Settings]:
+    """Take over those of the settings read that a reload may change (`Setting.reload`)."""
+    at_once = reloadable_names(type(running))
     names = type(running).model_fields
     differing = [name for name in names if getattr(running, name) != getattr(read, name)]
     changed = tuple(name for name in differing if name in at_once)
@@ -54,14 +55,12 @@ class SettingsReloader(Generic[_Settings]):
         running: _Settings,
         *,
         read: Callable[[], _Settings],
-        at_once: AbstractSet[str],
         take_over: Callable[[Reloaded[_Settings]], Awaitable[None]],
         systemd: SystemdNotifier,
     ) -> None:
         """`read` may block and raises `SettingsError`; `take_over` is called also when nothing changed."""
         self._running = running
         self._read = read
-        self._at_once = at_once
         self._take_over = take_over
         self._systemd = systemd
         self._requested = asyncio.Event()
@@ -88,7 +87,7 @@ class SettingsReloader(Generic[_Settings]):
         except TimeoutError:
             _LOG.error("settings_not_reloaded", problem=f"the disk did not answer within {READ_SECONDS:g} s")
             return
-        result = merge_reloaded(self._running, read, at_once=self._at_once)
+        result = merge_reloaded(self._running, read)
         self._running = result.settings
         await self._take_over(result)
         _LOG.info("settings_reloaded", changed=result.changed, waiting_for_restart=result.waiting)

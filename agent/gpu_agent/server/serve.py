@@ -44,8 +44,6 @@ if sys.platform != "win32":
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
 """A failure may end by itself, as when a port or disk space becomes free; an unusable state does not."""
 
-RELOADABLE = frozenset({"log_level", "performance_interval_seconds"})
-"""The settings that a running registry takes over; others wait for a restart, which loses nothing."""
 
 STOP_SECONDS = 4.0
 WRITE_SECONDS = 5.0
@@ -73,9 +71,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
     """
     logs.configure(settings.log_level)
     systemd, live, stopping = SystemdNotifier(os.environ), LiveSettings(settings), asyncio.Event()
-    reloads = SettingsReloader(
-        settings, read=read, at_once=RELOADABLE, take_over=live.take_over, systemd=systemd
-    )
+    reloads = SettingsReloader(settings, read=read, take_over=live.take_over, systemd=systemd)
 
     def stop(number: signal.Signals) -> None:
         _LOG.info("registry_stopping", signal=number.name)

@@ -4,15 +4,15 @@ Thresholds have the names of §4 of the node protocol, in the file as in the env
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpu_agent.registry.settings import Thresholds
-from gpu_agent.runtime.config.fields import ConfigPath, Setting, setting_of
+from gpu_agent.registry.settings import Count, Span, Thresholds
+from gpu_agent.runtime.config.fields import ConfigPath, setting_of
 from gpu_agent.runtime.config.load import load_settings
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
@@ -20,41 +20,24 @@ from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
 from gpu_agent.server.storage import SQLITE, STORE_FORMS, check_location
 from gpu_agent.server.tls import TlsFiles
+from gpu_agent.wire.settings import Setting
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
-_DEFAULTS = Thresholds()
+_NODE_LISTEN, _OPERATOR_LISTEN = Address("127.0.0.1", 8080), Address("127.0.0.1", 8081)
 
 
 def _address(value: object) -> object:
     return Address.parse(value) if isinstance(value, str) else value
 
 
-def _names(value: object) -> object:
-    """Accept `a,b` where a list of names is meant: environment and flags have no lists."""
-    return (
-        tuple(name for part in value.split(",") if (name := part.strip()))
-        if isinstance(value, str)
-        else value
-    )
-
-
 StoreLocation = Annotated[str, AfterValidator(check_location)]
-Listen = Annotated[Address, BeforeValidator(_address), NoDecode]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names), NoDecode]
-Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
-Weight = Annotated[int, Field(ge=0, le=1_000_000)]
-Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Listen = Annotated[Address, BeforeValidator(_address)]
 
 
-class RegistrySettings(BaseSettings):
-    """All settings of `registry serve`. Times are seconds."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTED
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Serving:
+    """What is no threshold: where the registry listens, what it stores, whom it trusts."""
 
     node_listen: Annotated[
         Listen,
@@ -65,7 +48,7 @@ class RegistrySettings(BaseSettings):
             option="--node-listen",
             metavar="HOST:PORT",
         ),
-    ] = Address("127.0.0.1", 8080)
+    ] = _NODE_LISTEN
     operator_listen: Annotated[
         Listen,
         Setting(
@@ -74,7 +57,7 @@ class RegistrySettings(BaseSettings):
             option="--operator-listen",
             metavar="HOST:PORT",
         ),
-    ] = Address("127.0.0.1", 8081)
+    ] = _OPERATOR_LISTEN
     store: Annotated[
         StoreLocation,
         Setting(
@@ -159,7 +142,7 @@ class RegistrySettings(BaseSettings):
     ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Setting("the lowest level that is logged, to stderr", option="--log-level"),
+        Setting("the lowest level that is logged, to stderr", option="--log-level", reload=True),
     ] = "info"
     max_connections: Annotated[
         Count, Setting("the most node connections; further nodes are asked to try again later", advanced=True)
@@ -168,152 +151,21 @@ class RegistrySettings(BaseSettings):
         Span, Setting("a connection that has not registered after this time is closed", advanced=True)
     ] = 10.0
     performance_interval_seconds: Annotated[
-        Span, Setting("how often the registry logs its own figures (`performance`)", advanced=True)
+        Span,
+        Setting("how often the registry logs its own figures (`performance`)", advanced=True, reload=True),
     ] = 60.0
 
-    heartbeat_interval_seconds: Annotated[
-        Span, Setting("time between two heartbeats of a settled node", option="--heartbeat-interval-seconds")
-    ] = _DEFAULTS.heartbeat_interval_seconds
-    warmup_heartbeat_interval_seconds: Annotated[
-        Span,
-        Setting(
-            "time between two heartbeats of a registering node", option="--warmup-heartbeat-interval-seconds"
-        ),
-    ] = _DEFAULTS.warmup_heartbeat_interval_seconds
-    heartbeat_timeout_seconds: Annotated[
-        Span,
-        Setting(
-            "a node without a heartbeat for this long is offline; never less than three of its intervals",
-            option="--heartbeat-timeout-seconds",
-        ),
-    ] = _DEFAULTS.heartbeat_timeout_seconds
-    warmup_timeout_seconds: Annotated[
-        Span,
-        Setting(
-            "a registering node that is not ready after this time becomes `degraded`",
-            option="--warmup-timeout-seconds",
-        ),
-    ] = _DEFAULTS.warmup_timeout_seconds
-    healthy_heartbeats_needed: Annotated[
-        Count, Setting("healthy heartbeats in a row that make a node ready", kind="heartbeats", advanced=True)
-    ] = _DEFAULTS.healthy_heartbeats_needed
-    failure_window: Annotated[
-        Count,
-        Setting(
-            "the number of last heartbeats among which failures are counted", kind="heartbeats", advanced=True
-        ),
-    ] = _DEFAULTS.failure_window
-    failures_in_window: Annotated[
-        Count,
-        Setting(
-            "unhealthy heartbeats among these that make a node `degraded`",
-            kind="heartbeats, at most the window",
-            advanced=True,
-        ),
-    ] = _DEFAULTS.failures_in_window
-    consecutive_failures: Annotated[
-        Count,
-        Setting(
-            "unhealthy heartbeats in a row that make a node `degraded`", kind="heartbeats", advanced=True
-        ),
-    ] = _DEFAULTS.consecutive_failures
-    flap_limit: Annotated[
-        Count,
-        Setting(
-            "a node that has left `ready` this often within the flap window stays `degraded`",
-            kind="exits",
-            advanced=True,
-        ),
-    ] = _DEFAULTS.flap_limit
-    flap_window_seconds: Annotated[Span, Setting("how long such an exit counts", advanced=True)] = (
-        _DEFAULTS.flap_window_seconds
+
+class RegistrySettings(BaseSettings, Thresholds, _Serving):
+    """All settings of `registry serve`, with the thresholds of `registry.settings`. Times are seconds."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=NESTED,
+        enable_decoding=False,
     )
-    max_heartbeats_per_second: Annotated[
-        Rate,
-        Setting(
-            "the intervals of a large fleet grow so that all nodes together send no more heartbeats than "
-            "this",
-            kind="heartbeats per second",
-            advanced=True,
-        ),
-    ] = _DEFAULTS.max_heartbeats_per_second
-    scan_interval_seconds: Annotated[Span, Setting("how late a timeout may be noticed", advanced=True)] = (
-        _DEFAULTS.scan_interval_seconds
-    )
-    node_status_interval_seconds: Annotated[
-        Span, Setting("how often a node receives its status, besides every change", advanced=True)
-    ] = _DEFAULTS.node_status_interval_seconds
-    drain_deadline_seconds: Annotated[
-        Span,
-        Setting(
-            "how long a drain waits for jobs unless it states a deadline", option="--drain-deadline-seconds"
-        ),
-    ] = _DEFAULTS.drain_deadline_seconds
-    claim_ttl_seconds: Annotated[
-        Span, Setting("a claim that is not renewed expires after this time", option="--claim-ttl-seconds")
-    ] = _DEFAULTS.claim_ttl_seconds
-    default_max_concurrent_jobs: Annotated[
-        Count,
-        Setting("slots of a node that states none", option="--default-max-concurrent-jobs"),
-    ] = _DEFAULTS.default_max_concurrent_jobs
-    min_ready_models: Annotated[
-        int, Field(ge=0), Setting("ready models that a node with models needs", kind="models", advanced=True)
-    ] = _DEFAULTS.min_ready_models
-    required_models: Annotated[
-        Names,
-        Setting(
-            "models that every node must have ready; separated by commas in a variable",
-            option="--required-models",
-            metavar="NAMES",
-        ),
-    ] = _DEFAULTS.required_models
-    offline_retention_seconds: Annotated[
-        Span,
-        Setting("an offline node, and a token that ended, is deleted after this time", advanced=True),
-    ] = _DEFAULTS.offline_retention_seconds
-    max_offline_records: Annotated[
-        Count,
-        Setting(
-            "with auth off, the most offline nodes that are stored; the oldest are deleted first",
-            kind="records",
-            advanced=True,
-        ),
-    ] = _DEFAULTS.max_offline_records
-    probe_age_limit_seconds: Annotated[
-        Span, Setting("a heartbeat with an older GPU reading is unhealthy", advanced=True)
-    ] = _DEFAULTS.probe_age_limit_seconds
-    max_cpu_percent: Annotated[
-        Percent, Setting("CPU use above which a node receives no new job", option="--max-cpu-percent")
-    ] = _DEFAULTS.max_cpu_percent
-    max_gpu_percent: Annotated[
-        Percent, Setting("GPU use above which a node receives no new job", option="--max-gpu-percent")
-    ] = _DEFAULTS.max_gpu_percent
-    max_memory_percent: Annotated[
-        Percent, Setting("memory use above which a node receives no new job", option="--max-memory-percent")
-    ] = _DEFAULTS.max_memory_percent
-    weight_load: Annotated[
-        Weight,
-        Setting(
-            "points for free slots, all of them, when eligible nodes are compared",
-            kind="points",
-            advanced=True,
-        ),
-    ] = _DEFAULTS.weight_load
-    weight_gpu_use: Annotated[Weight, Setting("points for idle GPUs", kind="points", advanced=True)] = (
-        _DEFAULTS.weight_gpu_use
-    )
-    weight_free_memory: Annotated[
-        Weight, Setting("points for free GPU memory", kind="points", advanced=True)
-    ] = _DEFAULTS.weight_free_memory
-    weight_round_trip: Annotated[
-        Weight, Setting("points for a short network round trip", kind="points", advanced=True)
-    ] = _DEFAULTS.weight_round_trip
-    affinity_bonus: Annotated[
-        Weight,
-        Setting(
-            "points for the node that last ran a job with the same affinity key", kind="points", advanced=True
-        ),
-    ] = _DEFAULTS.affinity_bonus
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

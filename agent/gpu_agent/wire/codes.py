@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 
 
 class NodeStatus(StrEnum):
-    """A node's status. Only the registry sets it (principle 1); `registry.lifecycle` says how to add one."""
+    """A node's status. Only the registry sets it (principle 1)."""
 
     REGISTERING = "registering"
     READY = "ready"

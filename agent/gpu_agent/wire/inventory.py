@@ -72,10 +72,9 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU, or one MIG device of one (`parent_uuid` set), with its last reading.
+    """One GPU, or one MIG device of one (`parent_uuid` set), with its last reading."""
 
-    `probe.nvml.readings` says how to add a reading.
-    """
+    # `probe.nvml.readings` says how to add a reading.
 
     uuid: str
     name: str

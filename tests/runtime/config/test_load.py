@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpu_agent.runtime.config.fields import ConfigPath, Setting
+from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.config.load import SettingsError, load_settings, setting_name, table_model
 from gpu_agent.runtime.config.sources import NESTED
+from gpu_agent.wire.settings import Setting
 
 
 class Table(BaseModel):

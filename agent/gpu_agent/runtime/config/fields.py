@@ -1,37 +1,17 @@
-"""How a setting is declared: what it means, whether it is an option, where it stands in the file.
+"""The settings of a component by what their `Setting` says: options, advanced ones, reloadable ones."""
 
-`Setting` at a field is the only place where a setting's meaning is written. The reference in `docs/`, the
-manual pages, the example files and the options of the command line are generated from it.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
+from gpu_agent.wire.settings import Setting
+
 ADVANCED = "advanced"
 """The table of the file that holds the advanced settings. It is no part of their names or variables."""
 _NUL = "\0"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What one setting means. Annotate the whole type of the field with it."""
-
-    meaning: str
-    """Markdown that begins in lower case and ends without a full stop."""
-    kind: str | None = None
-    """Type, unit and bounds, where the annotation does not show them: `URL`, `list of pins`."""
-    example: str | None = None
-    """A value as TOML writes it, for a setting without a default; the lines of a table for a table."""
-    option: str | None = None
-    """The option of the command line; None for a setting of the file and its variable alone."""
-    metavar: str | None = None
-    advanced: bool = False
-    """Whether it stands below `[advanced]`: a setting that few machines need."""
 
 
 def setting_of(field: FieldInfo) -> Setting:
@@ -52,12 +32,12 @@ def options_of(kind: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Setting]
 
 def advanced_names(kind: type[BaseModel]) -> frozenset[str]:
     """Name the settings that stand below `[advanced]`."""
-    fields = kind.model_fields.items()
-    return frozenset(
-        name
-        for name, field in fields
-        if any(isinstance(one, Setting) and one.advanced for one in field.metadata)
-    )
+    return _names_where(kind, lambda setting: setting.advanced)
+
+
+def reloadable_names(kind: type[BaseModel]) -> frozenset[str]:
+    """Name the settings that a running program applies when it reads them again."""
+    return _names_where(kind, lambda setting: setting.reload)
 
 
 def without_advanced_table(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +46,14 @@ def without_advanced_table(kind: type[BaseModel], values: Mapping[str, Any]) -> 
     if not isinstance(advanced, Mapping) or not advanced_names(kind):
         return dict(values)
     return {**{key: value for key, value in values.items() if key != ADVANCED}, **advanced}
+
+
+def _names_where(kind: type[BaseModel], holds: Callable[[Setting], bool]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, field in kind.model_fields.items()
+        if any(isinstance(one, Setting) and holds(one) for one in field.metadata)
+    )
 
 
 def _expanded(path: Path) -> Path:

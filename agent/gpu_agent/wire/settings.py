@@ -1,0 +1,27 @@
+"""How a setting is declared: what it means, whether it is an option, where it stands in the file.
+
+`Setting` at a field is the only place where a setting's meaning is written. The reference in `docs/`, the
+manual pages, the example files and the options of the command line are generated from it. It is here, on
+the lowest floor, because the registry's thresholds are settings too.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one setting means. Annotate the whole type of the field with it."""
+
+    meaning: str
+    """Markdown that begins in lower case and ends without a full stop."""
+    kind: str | None = None
+    """Type, unit and bounds, where the annotation does not show them: `URL`, `list of pins`."""
+    example: str | None = None
+    """A value as TOML writes it, for a setting without a default; the lines of a table for a table."""
+    option: str | None = None
+    """The option of the command line; None for a setting of the file and its variable alone."""
+    metavar: str | None = None
+    advanced: bool = False
+    """Whether it stands below `[advanced]`: a setting that few machines need."""
+    reload: bool = False
+    """Whether a running program applies it when it reads its file again; else it waits for a restart."""
