@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_agent.registry.actions import CloseConnection, Send, SendStatus
-from gpu_agent.registry.declaration import refusal_of, schema_of
+from gpu_agent.registry.declaration import refusal_of
 from gpu_agent.registry.events import ConnectionLost, RegistrationReceived
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS
 from gpu_agent.registry.tokens import Credential, CredentialKind
@@ -343,7 +343,7 @@ def test_r01_one_gpu_with_memory_among_others_without_is_enough() -> None:
 @pytest.mark.parametrize("version", [None, ""])
 def test_r04_a_declaration_without_a_schema_version_follows_1_0(version: str | None) -> None:
     message = declaration(capability_schema_version=version)
-    assert schema_of(message) == "1.0"
+    assert message.schema_version == "1.0"
     assert code_of(message) is None
 
 

@@ -24,9 +24,6 @@ from gpu_agent.wire.messages import (
     NodeRegister,
 )
 
-OLDEST_SCHEMA = "1.0"
-"""The schema of a declaration that names none (R-04)."""
-
 MB_PER_GB = 1024
 
 LARGEST_DOCUMENT_BYTES = 512 * 1024
@@ -51,15 +48,10 @@ REPLACEABLE = frozenset(
 """The parts of a declaration that a heartbeat may replace (§3.4)."""
 
 
-def schema_of(message: NodeRegister) -> str:
-    """Return the schema version that a declaration follows."""
-    return message.capability_schema_version or OLDEST_SCHEMA
-
-
 def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | None:
     """Return why a declaration is refused; None when it is acceptable."""
-    if schema_of(message) not in SUPPORTED_SCHEMA_VERSIONS:
-        return schema_not_supported(schema_of(message), node_id=message.node_id)
+    if message.schema_version not in SUPPORTED_SCHEMA_VERSIONS:
+        return schema_not_supported(message.schema_version, node_id=message.node_id)
     refusal = _ambiguous_gpus(message.hardware, node_id=message.node_id) or _too_large(
         message, node_id=message.node_id
     )

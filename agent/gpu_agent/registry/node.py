@@ -11,7 +11,7 @@ from functools import cached_property
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.tokens import NodeTokens
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.codes import OLDEST_SCHEMA, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister, ResourceUsage
 
 LONGEST_DRAIN_SECONDS = 30 * 86_400.0
@@ -223,10 +223,7 @@ class NodeRecord:
         A node of schema 1.1 whose workers announce jobs reports their ids; without ids its number counts GPU
         processes. An older node has no ids to report, so its number counts.
         """
-        if self.jobs.ids is None and self.declared.registration.capability_schema_version not in (
-            None,
-            "1.0",
-        ):
+        if self.jobs.ids is None and self.declared.registration.schema_version != OLDEST_SCHEMA:
             return len(self.claims)
         return self.in_flight_jobs
 

@@ -301,7 +301,7 @@ class Admission:
 
 def _log_received(event: RegistrationReceived, step: Step) -> None:
     fields: dict[str, object] = {
-        "schema_version": clip_quote(declaration.schema_of(event.message)),
+        "schema_version": clip_quote(event.message.schema_version),
         "gpu_count": len(event.message.hardware.gpus),
         "address": event.address,
     }
@@ -314,7 +314,7 @@ def _ack(record: NodeRecord, event: RegistrationReceived, token: str | None) -> 
     return NodeRegisterAck(
         node_id=record.node_id,
         node_token=token,
-        capability_schema_version=declaration.schema_of(event.message),
+        capability_schema_version=event.message.schema_version,
         heartbeat_interval_seconds=record.schedule.interval_seconds,
         warmup_heartbeat_interval_seconds=record.schedule.warmup_interval_seconds,
         heartbeat_timeout_seconds=record.schedule.timeout_seconds,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from gpu_agent.registry import declaration, health, lifecycle
+from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
@@ -105,7 +105,7 @@ def node_detail(
         memory_gb=record.declared.registration.hardware.memory_gb,
         driver_version=record.declared.registration.hardware.driver_version,
         cuda_version=record.declared.registration.hardware.cuda_version,
-        capability_schema_version=declaration.schema_of(record.declared.registration),
+        capability_schema_version=record.declared.registration.schema_version,
         heartbeat_interval_seconds=record.schedule.interval_seconds,
         heartbeat_timeout_seconds=record.schedule.timeout_seconds,
         session_epoch=record.epoch,

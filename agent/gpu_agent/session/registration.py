@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_agent.session.types import SessionError
-from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
+from gpu_agent.wire.codes import OLDEST_SCHEMA, SUPPORTED_SCHEMA_VERSIONS
 from gpu_agent.wire.declaration import NEWEST_SCHEMA, Declaration, registration
 from gpu_agent.wire.messages import GpuDeclaration, NodeRegister
 
-_OLDEST_SCHEMA = SUPPORTED_SCHEMA_VERSIONS[0]
 _TOLERATED_SILENCES = 3
 """After so many unanswered attempts an older registry may have replaced one that knows schemas."""
 
@@ -107,7 +106,7 @@ class Registration:
             self._first_schema = NEWEST_SCHEMA
             return
         newest = self.schema_version == NEWEST_SCHEMA
-        self._first_schema = _OLDEST_SCHEMA if newest else NEWEST_SCHEMA
+        self._first_schema = OLDEST_SCHEMA if newest else NEWEST_SCHEMA
 
     def raise_schema(self) -> bool:
         """Return to the newest schema; False when it was refused here, or raised in vain before."""
@@ -147,7 +146,7 @@ class Registration:
         """Take the highest schema that both sides know; False when there is none left to try."""
         stated = (details or {}).get("supported")
         supported = [one for one in stated if isinstance(one, str)] if isinstance(stated, list) else []
-        theirs = supported or [_OLDEST_SCHEMA]
+        theirs = supported or [OLDEST_SCHEMA]
         known = [version for version in SUPPORTED_SCHEMA_VERSIONS if version in theirs]
         if self._downgraded or not known or known[-1] == self.schema_version:
             return False

@@ -154,7 +154,10 @@ NODE_ID_PATTERN = "[A-Za-z0-9._-]{1,128}"
 MAX_LABELS = 256
 """Of one node, and of one demand."""
 
-SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = ("1.0", "1.1")
+OLDEST_SCHEMA = "1.0"
+"""The schema of a declaration that names none (R-04)."""
+
+SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = (OLDEST_SCHEMA, "1.1")
 
 BASE_FEATURES: tuple[str, ...] = (
     "emotion_detection",

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
+from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN, OLDEST_SCHEMA
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
@@ -234,6 +234,11 @@ class NodeRegister(WireModel):
     endpoint: Text | None = None
     simulated: Flag = False
     running_jobs: JobIds | None = None
+
+    @property
+    def schema_version(self) -> str:
+        """The capability schema that it follows."""
+        return self.capability_schema_version or OLDEST_SCHEMA
 
 
 class ResourceUsage(WireModel):
