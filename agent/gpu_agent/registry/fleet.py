@@ -155,7 +155,9 @@ class Fleet:
     def is_stored(self, node_id: str) -> bool:
         """Say whether the store holds a node as it is, and every claim that the node holds."""
         record, unstored = self._nodes.records.get(node_id), self._unstored
-        claims = () if record is None or unstored.empty else record.claims
+        if unstored.empty:
+            return True
+        claims = () if record is None else record.claims
         return not unstored.holds((DocumentKind.NODE, node_id)) and not any(
             unstored.holds((DocumentKind.CLAIM, job_id)) for job_id in claims
         )

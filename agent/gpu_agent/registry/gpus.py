@@ -217,7 +217,7 @@ def _row(columns: Iterable[Sequence[float | None]]) -> bytes:
     try:
         return layout.pack(*figures)
     except error:  # a figure is unknown
-        return layout.pack(*(nan if figure is None else figure for figure in figures))
+        return layout.pack(*[nan if figure is None else figure for figure in figures])
 
 
 @cache

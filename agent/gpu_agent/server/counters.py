@@ -78,8 +78,8 @@ class EventCounters:
         self.refusals[str(fields.get("code"))] += 1
 
     def _changed(self, fields: Mapping[str, object]) -> None:
-        source, target, reason = (str(fields.get(name) or "none") for name in ("from", "to", "reason_code"))
-        self.status_changes[source, target, reason] += 1
+        source, target, reason = fields.get("from") or "none", fields.get("to"), fields.get("reason_code")
+        self.status_changes[str(source), str(target), str(reason)] += 1
 
     def _failed(self, fields: Mapping[str, object]) -> None:
         self.failures += 1
