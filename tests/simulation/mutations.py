@@ -23,7 +23,6 @@ from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.token_issuing import TokenRequests
-from gpu_agent.server import effects
 from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
@@ -33,6 +32,7 @@ from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire import codes
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus, Reaction, ReasonCode
+from tests.simulation import registry_process
 from tests.simulation.fault_profile import Fault, FaultProfile, dense_profile
 from tests.simulation.invariants.base import Invariant
 
@@ -86,6 +86,11 @@ def sent_first(write: Callable[..., Output], fleet: Fleet, step: Step) -> Output
     early = tuple(one for one in output.effects if isinstance(one, Answer | Send))
     rest = tuple(one for one in output.effects if not isinstance(one, Answer | Send))
     return replace(output, effects=rest, immediate=(*output.immediate, *early))
+
+
+def without_deletions(prepare: Callable[..., Any], output: Output, **named: Any) -> Any:
+    stored = tuple(one for one in output.changes if one.document is not None)
+    return prepare(replace(output, changes=stored), **named)
 
 
 def not_waiting(take: Callable[..., None], loop: FleetLoop, output: Output) -> None:
@@ -266,11 +271,7 @@ MUTATIONS = (
     Mutation(
         "a removed node is not let go on the disk",
         Invariant.DESIRED_STATE_HOLDS,
-        around(
-            effects,
-            "_dated",
-            lambda dated, *given: [one for one in dated(*given) if one.document is not None],
-        ),
+        around(registry_process, "prepare", without_deletions),
         under(*CRASHES, Fault.FORGET),
     ),
     Mutation(
