@@ -149,6 +149,16 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
     assert ("node", "node-1") not in registry.documents
 
 
+def test_the_record_of_a_node_that_an_operator_cordoned_stays_though_it_was_never_acknowledged() -> None:
+    registry = Registry()
+    registry.let_store_fail()
+    registry.register(1)
+    registry.recover()
+    assert answer(registry.do(CordonRequested(registry.ref(), "node-1", "maintenance"))) is None
+    registry.do(ConnectionLost(1))
+    assert registry.node("node-1").desired.cordoned == "maintenance"
+
+
 def test_a_node_that_registers_again_before_its_first_record_was_stored_is_acknowledged() -> None:
     fleet = Registry(auth_off=True).fleet
     arrival = RegistrationReceived(1, declaration("node-1"), "fresh", None, address="", fresh_token=None)
