@@ -11,7 +11,6 @@ from gpu_agent.registry.events import ClaimRequested, Event
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import (
     Executable,
     Prepared,
@@ -22,6 +21,7 @@ from gpu_agent.server.effects import (
 )
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FleetLoop
+from gpu_agent.server.views import Clock
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.codec import encode
@@ -68,7 +68,7 @@ class Registry:
             Fleet(Thresholds(), random.random, auth_off=True),
             self.executor,
             self.writer,
-            clock=Clock(),
+            monotonic=time.monotonic,
             scan_interval_seconds=1.0,
             lagged=lambda _: None,
         )

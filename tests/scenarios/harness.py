@@ -33,8 +33,8 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, FreshToken, TokenState
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import status_message
+from gpu_agent.server.views import Clock
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode
 from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.messages import (

@@ -1,4 +1,4 @@
-from gpu_agent.server.clock import Clock
+from gpu_agent.server.views import Clock
 
 
 def test_a_monotonic_moment_is_told_as_wall_time() -> None:

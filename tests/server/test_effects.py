@@ -21,7 +21,6 @@ from gpu_agent.registry.actions import (
     SendStatus,
 )
 from gpu_agent.registry.persistence import StoredDocument
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.effects import (
     DOCUMENT,
@@ -40,6 +39,7 @@ from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import NodeConnections
+from gpu_agent.server.views import Clock
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import decode_from_registry, encode

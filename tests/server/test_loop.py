@@ -23,10 +23,10 @@ from gpu_agent.registry.actions import (
 )
 from gpu_agent.registry.events import ConnectionLost, Event, Stored, StoreFailed, StoreRecovered
 from gpu_agent.server import loop as loop_module
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import Executable, Prepared, PublishEvent, UpdateHistories, prepare
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.loop import FROZEN_SECONDS, SLICE_SECONDS, FleetLoop
+from gpu_agent.server.views import Clock
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch, Store, StoreError
 from gpu_agent.store.memory import MemoryStore
@@ -129,13 +129,13 @@ def driven(
     *,
     scan: float = 30.0,
     store: Store | None = None,
-    clock: Clock | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> FleetLoop:
     loop = FleetLoop(
         machine,
         executor,
         Writer(store or Disk()),
-        clock=clock or Clock(),
+        monotonic=monotonic,
         scan_interval_seconds=scan,
         lagged=executor.lags.append,
     )
@@ -382,7 +382,7 @@ async def test_after_standing_still_the_store_has_time_to_answer(monkeypatch: py
     jump = 0.0
     machine, executor, disk = Scripted(), Executor(), Disk()
     machine.outputs[ConnectionLost(1)] = output(1, Answer(1, None))
-    loop = driven(machine, executor, store=disk, clock=Clock(monotonic=lambda: time.monotonic() + jump))
+    loop = driven(machine, executor, store=disk, monotonic=lambda: time.monotonic() + jump)
     disk.turning.clear()
     loop.handle(ConnectionLost(1))
     jump = 60.0
@@ -557,7 +557,7 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
         machine,
         executor,
         Writer(Disk()),
-        clock=Clock(monotonic=lambda: time.monotonic() + jump),
+        monotonic=lambda: time.monotonic() + jump,
         scan_interval_seconds=0.02,
         lagged=lagged,
     )
@@ -571,8 +571,7 @@ async def test_after_standing_still_what_waits_in_the_sockets_is_heard_before_an
 async def test_a_machine_that_is_always_late_is_still_woken() -> None:
     machine, executor = Scripted(), Executor()
     steps = itertools.count()
-    clock = Clock(monotonic=lambda: time.monotonic() + 60.0 * next(steps))
-    loop = driven(machine, executor, scan=0.02, clock=clock)
+    loop = driven(machine, executor, scan=0.02, monotonic=lambda: time.monotonic() + 60.0 * next(steps))
     async with asyncio.timeout(patience(5)):
         while len(machine.woken) < 3:  # noqa: ASYNC110 - there is no event for a waking
             await asyncio.sleep(0.01)

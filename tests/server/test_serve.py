@@ -27,7 +27,6 @@ from gpu_agent.runtime.state_dir import ENDPOINT_FILE, OPERATOR_TOKEN_FILE, Endp
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.server import serve as own_address
 from gpu_agent.server.address import Address
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.serve import (
     EXIT_FAILED,
     EXIT_UNUSABLE_STATE,
@@ -39,6 +38,7 @@ from gpu_agent.server.serve import (
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings, load
 from gpu_agent.server.tls import Encryption, TlsFiles
+from gpu_agent.server.views import Clock
 from gpu_agent.store.memory import MemoryStore
 from tests.authority import Authority
 from tests.programs import Program, Registry, eventually

@@ -17,9 +17,15 @@ from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import FreshToken, tokens_of_joining_node
 from gpu_agent.server import views
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.views import ALL_NODES, NODES_IN_A_PIECE, NodeFilter, claims_page, explanation_json
+from gpu_agent.server.views import (
+    ALL_NODES,
+    NODES_IN_A_PIECE,
+    Clock,
+    NodeFilter,
+    claims_page,
+    explanation_json,
+)
 from gpu_agent.wire.api import (
     ExcludedNode,
     ExplanationView,

@@ -29,7 +29,6 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.tokens import CredentialKind, FreshToken
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import (
     Executable,
     Prepared,
@@ -44,6 +43,7 @@ from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.node_auth import NodeAuth
 from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.tokens import PREFIXES, TokenService
+from gpu_agent.server.views import Clock
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.server.writer import Writer
 from gpu_agent.session.types import ConnectFailed
@@ -111,7 +111,7 @@ class RegistryProcess:
             ObservedFleet(self.fleet, self.observer),
             self,
             Writer(self.disk),
-            clock=self._clock,
+            monotonic=self._clock.monotonic,
             scan_interval_seconds=thresholds.scan_interval_seconds,
             lagged=lambda _: None,
         )

@@ -23,11 +23,11 @@ from gpu_agent.registry.actions import (
 )
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_connection import NodeConnections
+from gpu_agent.server.views import Clock
 from gpu_agent.store.base import RECENT_EVENTS, Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode

@@ -22,7 +22,6 @@ from gpu_agent.registry.actions import NOTHING, Output
 from gpu_agent.registry.events import Event, Stored, StoreFailed, StoreRecovered
 from gpu_agent.registry.persistence import split_answers
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.effects import Executable, Prepared, merge
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Batch
@@ -110,14 +109,14 @@ class FleetLoop:
         executor: Executor,
         writer: Writer,
         *,
-        clock: Clock,
+        monotonic: Callable[[], float],
         scan_interval_seconds: float,
         lagged: Callable[[float], None],
     ) -> None:
         self._machine = machine
         self._executor = executor
         self._writer = writer
-        self._now = clock.monotonic
+        self._now = monotonic
         self._scan_interval_seconds = scan_interval_seconds
         self._lagged = lagged
         self._queue: deque[_Entry] = deque()

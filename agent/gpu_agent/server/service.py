@@ -34,7 +34,6 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server import views
 from gpu_agent.server.address import Address
-from gpu_agent.server.clock import Clock
 from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
 from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
@@ -49,7 +48,7 @@ from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
-from gpu_agent.server.views import ALL_NODES, NodeFilter
+from gpu_agent.server.views import ALL_NODES, Clock, NodeFilter
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 from gpu_agent.wire.api import (
@@ -138,7 +137,7 @@ class RegistryService:
             self._fleet,
             self._effects,
             self._writer,
-            clock=self._clock,
+            monotonic=self._clock.monotonic,
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )

@@ -28,7 +28,7 @@ from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Role, Token, TokenState
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
-from gpu_agent.server.clock import Clock
+from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
 from gpu_agent.wire.codes import NODE_ID_PATTERN
 

@@ -1,12 +1,15 @@
 """Makes the documents of `wire.api` from the fleet's records, claims and refusals, in wall time.
 
-Derives nothing that the fleet does not know.
+Derives nothing that the fleet does not know. The fleet decides by monotonic seconds; wall time is computed
+from such a moment when it is asked for, so that a step of the system's clock changes what is shown and never
+a decision.
 """
 
 import asyncio
 import heapq
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +26,6 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
-from gpu_agent.server.clock import Clock
 from gpu_agent.wire import api
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import InstalledModel
@@ -35,6 +37,18 @@ T = TypeVar("T")
 _BY_JOB = attrgetter("job_id")
 _NAMES = TypeAdapter(tuple[str, ...])
 _EXCLUDED = TypeAdapter(tuple[Excluded, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Both clocks of this process."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+    def wall_at(self, moment: float) -> float:
+        """Return the Unix time of a monotonic moment, to the millisecond."""
+        return round(self.wall() - (self.monotonic() - moment), 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
