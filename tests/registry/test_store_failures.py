@@ -149,14 +149,16 @@ def test_the_record_of_a_node_that_was_never_acknowledged_goes_with_its_connecti
     assert ("node", "node-1") not in registry.documents
 
 
-def test_the_record_of_a_node_that_an_operator_cordoned_stays_though_it_was_never_acknowledged() -> None:
+def test_a_request_for_a_node_that_was_never_acknowledged_is_refused_since_its_record_may_go() -> None:
     registry = Registry()
     registry.let_store_fail()
     registry.register(1)
     registry.recover()
+    refused = answer(registry.do(CordonRequested(registry.ref(), "node-1", "maintenance")))
+    assert refused.code == "REGISTRY_BUSY"
+    assert registry.node("node-1").desired.cordoned is None
+    registry.register(1)
     assert answer(registry.do(CordonRequested(registry.ref(), "node-1", "maintenance"))) is None
-    registry.do(ConnectionLost(1))
-    assert registry.node("node-1").desired.cordoned == "maintenance"
 
 
 def test_a_node_that_registers_again_before_its_first_record_was_stored_is_acknowledged() -> None:

@@ -50,6 +50,9 @@ class Operations:
         if isinstance(event, ControlRequested):
             _control(record, event, step)
             return
+        if not record.acknowledged and not isinstance(event, RemovalRequested):
+            step.refuse(event.ref, ErrorCode.REGISTRY_BUSY, _not_acknowledged(event.node_id))
+            return
         step.change_node(record)
         match event:
             case DrainRequested():
@@ -98,6 +101,14 @@ class Operations:
             self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
         self._removal.remove(record, step)
         step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
+
+
+def _not_acknowledged(node_id: str) -> str:
+    """The record goes with its connection unless the node is acknowledged, and a request would go with it."""
+    return (
+        f"node {node_id!r} has registered, and its registration is not acknowledged yet: send the same "
+        "request again in a moment"
+    )
 
 
 def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:

@@ -183,7 +183,7 @@ class Sessions:
         self._dispatch.update(record)
         step.log("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
         step.touched[record.node_id] = None
-        if not record.acknowledged and not record.desired.by_operator:
+        if not record.acknowledged:
             self._removal.purge(record, reason="its registration was not acknowledged", step=step)
 
     def _drain(self, record: NodeRecord, event: UnregistrationReceived, step: Step) -> None:
