@@ -8,7 +8,7 @@ def test_a_document_is_written_once_and_its_nodes_deadline_is_scheduled_again() 
     step = Step(1.0)
     record = node_record(node_id="n")
     step.change_node(record)
-    step.change_claim("job-1")
+    step.change_claim("job-1", "n")
     step.change_node(record)
     assert list(step.changed) == [(DocumentKind.NODE, "n"), (DocumentKind.CLAIM, "job-1")]
     assert list(step.touched) == ["n"]

@@ -217,6 +217,18 @@ def test_a_node_token_that_was_not_sent_is_issued_again_on_the_same_connection()
     assert ack(registry.register(1)).node_token is None
 
 
+def test_a_node_token_that_was_not_sent_proves_nothing_and_is_not_stored() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.do(RotationRequested(registry.ref(), "node-1"))
+    before = registry.node().tokens
+    registry.let_store_fail()
+    registry.register(1)
+    assert registry.node().tokens == before
+    registry.recover()
+    assert "following': ()" in str(registry.documents[DocumentKind.NODE, "node-1"])
+
+
 def test_a_node_counts_as_stored_only_once_its_claims_are() -> None:
     registry = Registry()
     registry.ready()
@@ -224,6 +236,18 @@ def test_a_node_counts_as_stored_only_once_its_claims_are() -> None:
     registry.let_store_fail()
     registry.claim("job-1")
     assert registry.node().claims.keys() == {"job-1"}
+    assert not registry.fleet.is_stored("node-1")
+    registry.recover()
+    assert registry.fleet.is_stored("node-1")
+
+
+def test_a_node_counts_as_stored_only_once_a_release_is() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    registry.let_store_fail()
+    registry.do(ReleaseRequested(registry.ref(), "job-1"))
+    assert not registry.node().claims
     assert not registry.fleet.is_stored("node-1")
     registry.recover()
     assert registry.fleet.is_stored("node-1")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 
+from gpu_agent.registry.actions import Change
 from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.memory import MemoryStore
 from tests.waiting import patience
@@ -26,7 +27,14 @@ class StuckStore(MemoryStore):
         super().__init__()
         self.answering = threading.Event()
         self.answering.set()
+        self.held: Sequence[Change] | None = None
+        """What it held when it was closed."""
 
     def save(self, batches: Sequence[Batch]) -> None:
         self.answering.wait(patience(30))
         super().save(batches)
+
+    def close(self) -> None:
+        if self.held is None:
+            self.held = self.load().changes
+        super().close()

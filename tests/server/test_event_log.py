@@ -97,11 +97,11 @@ def test_it_holds_what_a_store_does_and_ids_go_on_after_a_restart() -> None:
 
 
 async def test_a_subscriber_receives_what_it_missed_and_then_what_follows() -> None:
-    log = filled(1, 2, 5, 6)
+    log = filled(1, 2, 3, 4)
     following = log.follow(after=2)
-    assert [(await anext(following)).id, (await anext(following)).id] == [5, 6]
-    log.publish(event("event-7", number=7))
-    assert (await asyncio.wait_for(anext(following), patience(5))).id == 7
+    assert [(await anext(following)).id, (await anext(following)).id] == [3, 4]
+    log.publish(event("event-5", number=5))
+    assert (await asyncio.wait_for(anext(following), patience(5))).id == 5
     await following.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
@@ -260,11 +260,11 @@ async def test_events_of_other_nodes_are_left_out_but_not_that_some_were_missed(
     source = Source()
     stream = await begun(EventStreams(), source, node_id="node-1")
     source.happen(*range(1, EVENTS_PER_SUBSCRIBER + 2), node_id="node-2")
-    source.happen(5000, node_id="node-1")
+    source.happen(last := EVENTS_PER_SUBSCRIBER + 2, node_id="node-1")
     parser, names = Parser(), list[str]()
-    while "event_5000" not in names:
+    while f"event_{last}" not in names:
         names += [event.name for event in parser.feed(await read(stream))]
-    assert names == [MISSED, "event_5000"]
+    assert names == [MISSED, f"event_{last}"]
     await stream.aclose()
 
 
@@ -313,3 +313,29 @@ async def test_closing_ends_streams_that_wait_and_lets_nobody_in() -> None:
         await asyncio.wait_for(reading, SOON)
     assert streams.full
     assert source.event_log.subscribers == 0
+
+
+async def test_events_that_a_long_outage_dropped_are_counted_for_followers() -> None:
+    log = filled(1, 2)
+    with log.subscribe() as subscriber:
+        for number in (6, 7):
+            log.publish(event(f"event-{number}", number=number))
+        async with asyncio.timeout(patience(5)):
+            received = [await subscriber.next() for _ in range(3)]
+    assert [(one.event, one.fields) for one in received] == [
+        (MISSED, {"count": 3}),
+        ("event-6", {}),
+        ("event-7", {}),
+    ]
+
+
+async def test_who_comes_back_after_a_dropped_event_learns_of_it() -> None:
+    assert await heard(filled(1, 2, 6), 2, after=2) == [MISSED, "event-6"]
+
+
+async def test_a_full_queue_counts_what_a_dropped_note_counted() -> None:
+    log = filled(1)
+    with log.subscribe() as subscriber:
+        for number in range(6, 6 + EVENTS_PER_SUBSCRIBER):
+            log.publish(event(f"event-{number}", number=number))
+        assert (await subscriber.next()).fields == {"count": 4}

@@ -407,6 +407,19 @@ async def test_a_hanging_disk_delays_neither_a_status_nor_the_stop() -> None:
         store.answering.set()
 
 
+async def test_a_token_that_was_sent_to_no_one_is_not_stored_when_the_registry_stops() -> None:
+    store = StuckStore()
+    async with running(store=store) as service:
+        store.answering.clear()
+        refused = await service.tokens.create_join()
+        assert isinstance(refused, Refusal)
+        stopping = asyncio.ensure_future(service.stop())
+        await asyncio.sleep(0)
+        store.answering.set()
+        await stopping
+        assert not [change for change in store.held or () if change.kind is DocumentKind.TOKEN]
+
+
 async def test_changes_in_progress_when_the_registry_stops_are_stored_and_answered() -> None:
     store = StuckStore()
     async with running(store=store) as service, node(service) as ready:

@@ -160,8 +160,8 @@ class Step:
         self.now = now
         self.trace_id = trace_id
         """The trace of the request that led to this; None where there is none."""
-        self.changed: dict[Key, None] = {}
-        """The documents to write as they are at the end of the step."""
+        self.changed: dict[Key, str | None] = {}
+        """The documents to write as they are at the end of the step, and the node of which each is a part."""
         self.logged: list[LogEvent] = []
         self.effects: list[Effect] = []
         """What to carry out once the changes are stored, after the events are logged."""
@@ -169,8 +169,8 @@ class Step:
         """Answers that depend on nothing that is not stored."""
         self.tokens_created: list[str] = []
         """Tokens whose text is sent with this step's answer, and to no one if that is not sent."""
-        self.node_tokens_issued: list[NodeRecord] = []
-        """Nodes whose acknowledgement brings them another token."""
+        self.node_tokens_issued: list[tuple[NodeRecord, str]] = []
+        """Nodes whose acknowledgement brings them another token, and its id."""
         self.registered: list[NodeRecord] = []
         """Nodes whose acknowledgement is among the effects."""
         self.touched: dict[str, None] = {}
@@ -183,12 +183,12 @@ class Step:
 
     def change_node(self, record: NodeRecord) -> None:
         """Store a node, or delete it where it is not known any more."""
-        self.changed[(DocumentKind.NODE, record.node_id)] = None
+        self.changed[(DocumentKind.NODE, record.node_id)] = record.node_id
         self.touched[record.node_id] = None
 
-    def change_claim(self, job_id: str) -> None:
-        """Store a job's claim, or delete it where it has ended."""
-        self.changed[(DocumentKind.CLAIM, job_id)] = None
+    def change_claim(self, job_id: str, node_id: str) -> None:
+        """Store a job's claim of a slot on a node, or delete it where it has ended."""
+        self.changed[(DocumentKind.CLAIM, job_id)] = node_id
 
     def change_token(self, token_id: str) -> None:
         """Store a join or operator token, or delete it where it is not known any more."""

@@ -51,7 +51,7 @@ class ClaimRequests:
             return
         step.answer(event.ref, claim)
         if held is None:
-            step.change_claim(job.job_id)
+            step.change_claim(job.job_id, claim.node_id)
             step.log(
                 "job_assigned",
                 {
@@ -83,7 +83,7 @@ class ClaimRequests:
             step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
             return None
         if claim is not None:
-            step.change_claim(event.job_id)
+            step.change_claim(event.job_id, claim.node_id)
         step.answer(event.ref)
         step.log("claim_released", {"job_id": event.job_id, "node_id": released.node_id})
         return None if claim is None else claim.node_id
@@ -93,7 +93,7 @@ class ClaimRequests:
         ended = self._dispatch.expire(step.now, most=most, of_job=of_job)
         for claim in ended:
             self._lost.remove(claim.job_id, step.now)
-            step.change_claim(claim.job_id)
+            step.change_claim(claim.job_id, claim.node_id)
             step.log("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
         return ended
 
@@ -101,7 +101,7 @@ class ClaimRequests:
         """End a node's claims as lost: it went offline."""
         for claim in self._dispatch.lose(record.node_id):
             self._lost.add(claim, step.now)
-            step.change_claim(claim.job_id)
+            step.change_claim(claim.job_id, claim.node_id)
             fields = {
                 "job_id": claim.job_id,
                 "node_id": claim.node_id,
@@ -121,7 +121,7 @@ class ClaimRequests:
             claim = replace(lost, expires_at=expires_at)
             if self._dispatch.claim_of(claim.job_id) is None and self._dispatch.attach(claim) is not None:
                 self._lost.remove(claim.job_id, step.now)
-                step.change_claim(claim.job_id)
+                step.change_claim(claim.job_id, claim.node_id)
                 step.log("claim_reattached", {"job_id": claim.job_id, "node_id": record.node_id})
 
     def remove_node(self, node_id: str) -> None:

@@ -153,14 +153,8 @@ class Fleet:
         return len(self._nodes.records)
 
     def is_stored(self, node_id: str) -> bool:
-        """Say whether the store holds a node as it is, and every claim that the node holds."""
-        record, unstored = self._nodes.records.get(node_id), self._unstored
-        if unstored.empty:
-            return True
-        claims = () if record is None else record.claims
-        return not unstored.holds((DocumentKind.NODE, node_id)) and not any(
-            unstored.holds((DocumentKind.CLAIM, job_id)) for job_id in claims
-        )
+        """Say whether the store holds a node as it is, and its claims, with those that were released."""
+        return not self._unstored.holds_part_of(node_id)
 
     def handle(self, event: Event, now: float) -> Output:
         """Take one event in; returns what to store and what to do then."""
@@ -329,10 +323,8 @@ class Fleet:
 
     def _store_failed(self, event: StoreFailed, step: Step) -> None:
         """Delete the tokens whose text was sent to no one: the store does so once it answers."""
-        for token_id in self._unstored.fail(event.problem):
-            self._tokens.remove(token_id)
-            step.change_token(token_id)
-            step.log("token_purged", {"token_id": token_id, "reason": "its text was sent to no one"})
+        for unsent in self._unstored.fail(event.problem):
+            self._token_requests.delete_unsent(unsent, step)
         self._scan_from = step.now
 
     def _store_recovered(self, event: StoreRecovered, step: Step) -> None:

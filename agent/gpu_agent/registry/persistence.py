@@ -11,7 +11,7 @@ requests that wait for a failing store are refused with `REGISTRY_BUSY`. So the 
 received: a new token whose text was not sent, and the record of a new node that was not acknowledged.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
@@ -121,8 +121,9 @@ class Documents:
             case DocumentKind.TOKEN:
                 self._tokens.put(load_token(stored, step.now))
             case DocumentKind.CLAIM:
-                if self._dispatch.attach(load_claim(stored, self._thresholds, step.now)) is None:
-                    step.change_claim(stored.key)
+                claim = load_claim(stored, self._thresholds, step.now)
+                if self._dispatch.attach(claim) is None:
+                    step.change_claim(stored.key, claim.node_id)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -136,26 +137,29 @@ class UnstoredChanges:
         self.problem = ""
         """Why the store fails."""
         self._number = 0
-        self._keys: dict[Key, int] = {}
-        """By document: the last output that changes it, in the order of the outputs."""
+        self._keys: dict[Key, tuple[int, str | None]] = {}
+        """By document: the last output that changes it, in their order, and the node that it is part of."""
+        self._of_node: Counter[str] = Counter()
+        """By node: how many of these documents are part of it."""
         self._unsent: deque[tuple[int, Step]] = deque()
         """The outputs whose answers bring somebody a token or an acknowledgement, and were not sent yet."""
-
-    @property
-    def empty(self) -> bool:
-        """True while every document is stored."""
-        return not self._keys
 
     def holds(self, key: Key) -> bool:
         """Say whether the newest form of a document is not stored."""
         return key in self._keys
 
+    def holds_part_of(self, node_id: str) -> bool:
+        """Say whether a node, or a claim that it holds or held, is not stored as it is now."""
+        return self._of_node[node_id] > 0
+
     def add(self, step: Step) -> int:
         """Number the output of a step that changes something."""
         self._number += 1
-        for key in step.changed:
-            self._keys.pop(key, None)
-            self._keys[key] = self._number
+        for key, node_id in step.changed.items():
+            self._drop(key)
+            self._keys[key] = (self._number, node_id)
+            if node_id is not None:
+                self._of_node[node_id] += 1
         if step.tokens_created or step.node_tokens_issued or step.registered:
             self._unsent.append((self._number, step))
         return self._number
@@ -163,25 +167,29 @@ class UnstoredChanges:
     def confirm(self, number: int) -> None:
         """Record that every output up to this one is stored, and its effects are carried out."""
         stored = []
-        for key, last in self._keys.items():
+        for key, (last, _) in self._keys.items():
             if last > number:
                 break
             stored.append(key)
         for key in stored:
-            del self._keys[key]
+            self._drop(key)
         while self._unsent and self._unsent[0][0] <= number:
             for record in self._unsent.popleft()[1].registered:
                 record.acknowledged = True
 
-    def fail(self, problem: str) -> list[str]:
-        """Record that no waiting request is answered; returns the tokens that no one knows of."""
+    def fail(self, problem: str) -> list[Step]:
+        """Record that no waiting request is answered; returns the steps whose tokens no one knows of."""
         self.store_fails, self.problem = True, problem
         unsent = [step for _, step in self._unsent]
         self._unsent.clear()
-        for step in unsent:
-            for record in step.node_tokens_issued:
-                record.issued_on = None  # the same connection gets another token
-        return [token_id for step in unsent for token_id in step.tokens_created]
+        return unsent
+
+    def _drop(self, key: Key) -> None:
+        _, node_id = self._keys.pop(key, (0, None))
+        if node_id is not None:
+            self._of_node[node_id] -= 1
+            if not self._of_node[node_id]:
+                del self._of_node[node_id]
 
     def recover(self) -> None:
         """Record that all that waited is stored."""

@@ -130,6 +130,18 @@ class TokenRequests:
                 step.effects.append(Send(record.connection, again))
         step.answer(event.ref)
 
+    def delete_unsent(self, unsent: Step, step: Step) -> None:
+        """Delete the tokens that a step made and whose text was sent to no one."""
+        for token_id in unsent.tokens_created:
+            self._tokens.remove(token_id)
+            step.change_token(token_id)
+            step.log("token_purged", {"token_id": token_id, "reason": "its text was sent to no one"})
+        for record, token_id in unsent.node_tokens_issued:
+            record.issued_on = None  # the same connection gets another token
+            if self._nodes.records.get(record.node_id) is record:
+                _set_node_tokens(record, record.tokens.without_following(token_id), self._tokens)
+                step.change_node(record)
+
     def _create(self, token: Token, ref: int, step: Step) -> None:
         if token.token_id in self._tokens.by_id:
             message = f"the id {token.token_id!r} drawn for this token is taken: send the request again"
@@ -184,7 +196,7 @@ def issue_node_token(
             return None
         _set_node_tokens(record, record.tokens.followed_by(fresh), tokens)
     record.issued_on = event.connection
-    step.node_tokens_issued.append(record)
+    step.node_tokens_issued.append((record, fresh.token_id))
     step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text
 

@@ -111,6 +111,10 @@ class NodeTokens:
         """Return the tokens of a node that is to have another one."""
         return replace(self, rotating=True)
 
+    def without_following(self, token_id: str) -> "NodeTokens":
+        """Return the tokens without one that a rotation issued and that was sent to no one."""
+        return replace(self, following=tuple(one for one in self.following if one.token_id != token_id))
+
     def followed_by(self, fresh: FreshToken) -> "NodeTokens":
         """Return the tokens with a new one beside those that the node may have stored."""
         following = (*self.following, NodeToken(fresh.token_id, fresh.digest))

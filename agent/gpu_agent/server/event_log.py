@@ -44,8 +44,9 @@ class Subscriber:
     def offer(self, event: RegistryEvent) -> None:
         """Queue an event; a full queue drops its oldest one."""
         if len(self._waiting) >= EVENTS_PER_SUBSCRIBER:
-            self._waiting.popleft()
-            self._missed += 1
+            dropped = self._waiting.popleft()
+            count = dropped.fields["count"] if dropped.event == MISSED else 1
+            self._missed += count if isinstance(count, int) else 1
         self._waiting.append(event)
         self._arrived.set()
 
@@ -102,7 +103,15 @@ class RegistryEventLog:
                     self._histories[change.key] = deque(maxlen=EVENTS_PER_NODE)
 
     def publish(self, event: RegistryEvent) -> None:
-        """Add an event that is stored, and hand it to all subscribers."""
+        """Add an event that is stored, and hand it to all subscribers.
+
+        Ids that are left out are those of events that a long outage of the store dropped.
+        """
+        dropped = (event.id or 0) - (self._recent[-1].id or 0) - 1 if self._recent else 0
+        if dropped > 0:
+            self._recent.clear()
+            for subscriber in self._subscribers:
+                subscriber.offer(RegistryEvent(event.at, MISSED, fields={"count": dropped}))
         self._recent.append(event)
         oldest = (event.id or 0) - RECENT_EVENTS
         while (self._recent[0].id or 0) <= oldest:

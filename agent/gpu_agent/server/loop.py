@@ -207,6 +207,25 @@ class FleetLoop:
         except TimeoutError:
             return False
 
+    async def flush(self, *, within_seconds: float) -> bool:
+        """Store and carry out what waits, once no more events come; False if that fails or takes too long.
+
+        While the store fails it is tried once more: what it deletes when it answers must not stay in it.
+        """
+        if self._retry is not None:
+            self._retry.cancel()
+            self._try_again()
+        try:
+            async with asyncio.timeout(within_seconds):
+                while self._queue:
+                    last = self._queue[-1]
+                    last.done = last.done or asyncio.get_running_loop().create_future()
+                    if not await asyncio.shield(last.done):
+                        return False
+        except TimeoutError:
+            return False
+        return True
+
     def _follow(self, output: Output) -> None:
         if output is not NOTHING:  # what an ordinary heartbeat leads to
             self.take(output)
@@ -233,6 +252,8 @@ class FleetLoop:
         if problem is not None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
             self._fail(problem)
+            if not self.running:
+                self._queue[-1].end(done=False)
             return
         number = None
         for _ in range(count):

@@ -187,7 +187,7 @@ class RegistryService:
         """
         self._lag.stop()
         self._loop.stop()
-        if not await self._loop.settled(within_seconds=FLUSH_SECONDS):
+        if not await self._loop.flush(within_seconds=FLUSH_SECONDS):
             _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
         self._effects.cancel_requests()
         await self._listener.stop()
