@@ -196,11 +196,30 @@ def test_a_cards_files_become_its_figures(tmp_path: Path) -> None:
     assert gpu.unknowns["ecc_uncorrected"] == "umc_err_count: No such file or directory"
 
 
-def test_what_nvidia_alone_has_is_unknown_with_that_reason(tmp_path: Path) -> None:
-    gpu = amd_card_read(card(tmp_path, RX_7900))
-    for name in ("compute_capability", "mig_enabled", "throttle_reasons", "processes"):
-        assert getattr(gpu, name) is None
-        assert gpu.unknowns[name]
+@pytest.mark.parametrize(
+    "files",
+    [
+        RX_7900,
+        MI300X,
+        STRIX_HALO,
+        {**RX_7900, "mem_info_vram_total": "?"},
+        {**RX_7900, "mem_info_vram_used": "?"},
+        {**RX_7900, "power/runtime_status": "suspended"},
+        {"power/runtime_status": "active"},
+    ],
+    ids=["rx-7900", "mi300x", "strix-halo", "no-memory", "no-use", "suspended", "no-files"],
+)
+@pytest.mark.parametrize("config", [b"\x02\x10\x4c\x74", b"\xff" * 4], ids=["answers", "off-the-bus"])
+def test_every_figure_that_is_unknown_has_a_reason(
+    tmp_path: Path, files: Mapping[str, str], config: bytes
+) -> None:
+    device = card(tmp_path, files)
+    (device / "config").write_bytes(config)
+    (gpu,) = validate(GpuReport(outcome=Outcome.OK, gpus=(amd_card_read(device),))).gpus
+    no_figures = {"parent_uuid", "asleep", "visible"}  # no MIG device, never asleep, no CUDA_VISIBLE_DEVICES
+    unknown = {one.name for one in fields(gpu) if getattr(gpu, one.name) is None} - no_figures
+    assert sorted(unknown - gpu.unknowns.keys()) == []
+    assert {"compute_capability", "energy_mj", "memory_reserved_mb", "recovery_action"} <= unknown
 
 
 def test_the_current_power_is_read_where_there_is_no_average(tmp_path: Path) -> None:

@@ -46,9 +46,13 @@ _LIVE_FIELDS = (
     "ecc_uncorrected",
     "retirement_pending",
 )
+_USE_FIELDS = ("memory_used_mb", "memory_free_mb")
 _ABSENT_HERE = {
     "compute_capability": "a measure of NVIDIA's",
     "mig_enabled": "a mode of NVIDIA's",
+    "recovery_action": "a report of NVIDIA's driver",
+    "energy_mj": "not available in sysfs",
+    "memory_reserved_mb": "not available in sysfs",
     "throttle_reasons": "not available in sysfs",
     "processes": "not available in sysfs",
 }
@@ -206,14 +210,15 @@ class Card:
         total, used = self._bytes("vram_total"), self._bytes("vram_used")
         shared, shared_used = self._bytes("gtt_total"), self._bytes("gtt_used")
         if total is None or total < _MIB:  # it would be 0 MiB, which no card has
-            self._unknowns["memory_mb"] = read_failure(self._folder / "mem_info_vram_total")
+            why = read_failure(self._folder / "mem_info_vram_total")
+            self._unknowns |= dict.fromkeys(("memory_mb", *_USE_FIELDS), why)
             return {}
         kind = MemoryKind.DEDICATED
         if total < _TINY_BYTES and shared is not None and shared > total:
             kind, total = MemoryKind.UNIFIED, total + shared
             used = None if used is None or shared_used is None else used + shared_used
         if used is None or used > total:
-            self._unknowns["memory_used_mb"] = read_failure(self._folder / "mem_info_vram_used")
+            self._unknowns |= dict.fromkeys(_USE_FIELDS, read_failure(self._folder / "mem_info_vram_used"))
             return {"memory_kind": kind, "memory_mb": total // _MIB}
         return {
             "memory_kind": kind,
