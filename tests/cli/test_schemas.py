@@ -15,11 +15,12 @@ from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
 from gpu_agent.session.types import State
 from gpu_agent.wire.codes import ExclusionReason
-from gpu_agent.wire.control import StatusDocument, WhyDocument, status_schema, why_schema
+from gpu_agent.wire.control import StatusDocument, status_schema
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import GpuReport, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import Check, StatusDetails
 from gpu_agent.wire.probe_document import ProbeDocument, probe_schema
+from gpu_agent.wire.why_document import WhyDocument, why_schema
 from tests.node.control_harness import HOST, INVENTORY, READY, jobs_in_flight, status_of, why_of
 from tests.nvml_fake.control import FakeNvml
 

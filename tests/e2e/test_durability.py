@@ -179,7 +179,7 @@ class Load(threading.Thread):
                 if len(self.held) > MOST_HELD:
                     self._release(next(iter(self.held)))
             except Refused as refused:
-                if refused.problem.code != "REGISTRY_BUSY":
+                if refused.problem_code != "REGISTRY_BUSY":
                     raise
 
     def end(self) -> None:
@@ -237,8 +237,8 @@ def busy(api: Api) -> Problem | None:
             api.request("POST", "/v1/claims", {"job_id": f"job-{number}", "affinity_key": "x" * 200})
             api.delete(f"/v1/claims/job-{number}")
         except Refused as refused:
-            if refused.problem.code == "REGISTRY_BUSY":
-                return refused.problem
+            if refused.problem_code == "REGISTRY_BUSY":
+                return Problem.model_validate(refused.document)
     return None
 
 

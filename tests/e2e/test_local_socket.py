@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 
 from gpu_agent import local
-from gpu_agent.wire.control import status_schema, why_schema
+from gpu_agent.wire.control import status_schema
+from gpu_agent.wire.why_document import why_schema
 from tests.cli.test_schemas import strict
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import GID, needs_root, output_of, started

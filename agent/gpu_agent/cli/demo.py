@@ -25,7 +25,8 @@ from gpu_agent.cli.client.discovery import OperatorToken
 from gpu_agent.cli.client.http import Api, quote_id
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.exclusions import need_and_have
-from gpu_agent.cli.output.nodes import gpus_in_words, node_table
+from gpu_agent.cli.output.inventory import gpus_in_words
+from gpu_agent.cli.output.nodes import node_table
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE

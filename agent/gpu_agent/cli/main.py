@@ -331,15 +331,26 @@ def _run(words: Sequence[str]) -> int:
     path: tuple[str, ...] = ("gpu-agent",)
     rest = list(words)
     while isinstance(entry, Group):
-        parser = _parser_of_group(entry, path)
-        name = _next_word(parser, entry, rest[:1])
-        if name is None:
-            return _print_group_help(parser, entry, rest)
-        entry, path, rest = entry.commands[name], (*path, name), rest[1:]
+        command = entry.commands.get(rest[0]) if rest else None
+        if command is None:
+            return _without_command(entry, path, rest)
+        entry, path, rest = command, (*path, rest[0]), rest[1:]
     configure, run = entry.load()[path[-1]]
     arguments = _parse(parser_of(configure, path), rest)
     gc.enable()
     return run(arguments)
+
+
+def _without_command(group: Group, path: Sequence[str], words: Sequence[str]) -> int:
+    """Print the program's help; raise `Failure` where no command of the group is named."""
+    parser = _parser_of_group(group, path)
+    if words and words[0] not in _OWN_OPTIONS:
+        parser.error(_unknown_word(parser, group, words[0]))
+    _parse(parser, words)
+    if group is not ROOT:
+        parser.error(f"say which {group.what}: {', '.join(group.commands)}")
+    parser.print_help()
+    return ExitCode.OK
 
 
 def _parser_of_group(group: Group, path: Sequence[str]) -> Parser:
@@ -369,18 +380,14 @@ def _command_list(group: Group, path: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _next_word(parser: Parser, group: Group, word: Sequence[str]) -> str | None:
-    """Return the next command's name; an option of a command comes after it."""
-    if not word or word[0] in _OWN_OPTIONS:
-        return None
-    if word[0].startswith("-"):
-        hint = _nearest_option(parser, word) or f"; options come after the {group.what}: put {word[0]} there"
-        parser.error(f"no {group.what} is named before {word[0]}{hint}")
-    if word[0] not in group.commands:
-        nearest = _nearest(word[0], group.commands)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(group.commands)}."
-        parser.error(f"no {group.what} {word[0]!r}: {hint}")
-    return word[0]
+def _unknown_word(parser: Parser, group: Group, word: str) -> str:
+    """Say what is wrong with a word that names no command; an option of a command comes after it."""
+    if word.startswith("-"):
+        hint = _nearest_option(parser, [word]) or f"; options come after the {group.what}: put {word} there"
+        return f"no {group.what} is named before {word}{hint}"
+    nearest = _nearest(word, group.commands)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(group.commands)}."
+    return f"no {group.what} {word!r}: {hint}"
 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
@@ -388,15 +395,6 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str
     import difflib
 
     return difflib.get_close_matches(word, list(known), 1, likeness)
-
-
-def _print_group_help(parser: Parser, group: Group, words: Sequence[str]) -> int:
-    """Print the program's help; another group needs a command."""
-    _parse(parser, words)
-    if group is not ROOT:
-        parser.error(f"say which {group.what}: {', '.join(group.commands)}")
-    parser.print_help()
-    return ExitCode.OK
 
 
 def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

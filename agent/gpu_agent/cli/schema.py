@@ -9,8 +9,9 @@ from typing import Any
 from gpu_agent.cli.agent.doctor import doctor_schema
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.wire import schema as messages
-from gpu_agent.wire.control import status_schema, why_schema
+from gpu_agent.wire.control import status_schema
 from gpu_agent.wire.probe_document import probe_schema
+from gpu_agent.wire.why_document import why_schema
 
 _DOCUMENTS = {
     "probe": probe_schema,

@@ -154,6 +154,9 @@ NODE_ID_PATTERN = "[A-Za-z0-9._-]{1,128}"
 MAX_LABELS = 256
 """Of one node, and of one demand."""
 
+MAX_TEXT = 4096
+"""Characters of a sentence in a message, such as a reason."""
+
 OLDEST_SCHEMA = "1.0"
 """The schema of a declaration that names none (R-04)."""
 

@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gpu_agent.wire.api import NodeExclusionView
-from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import Text
+from gpu_agent.wire.codes import MAX_TEXT, NodeStatus
 from gpu_agent.wire.probe_document import Document, MachineDocument, json_schema
 
 MAX_DRAIN_SECONDS = 10 * 365 * 86_400.0
@@ -38,7 +36,7 @@ PUBLIC_JOBS_LIMITS = ("schedule", "max_temperature_c", "min_free_memory_mb", "pa
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, defer_build=True)
 
 
 class StatusRequest(_Request):
@@ -63,7 +61,7 @@ class DrainRequest(_Request):
     """Finish the jobs of this machine and take no new ones, until `resume`."""
 
     ask: Literal["drain"]
-    reason: Annotated[Text, Field(min_length=1)] | None = None
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
     deadline_seconds: Annotated[float, Field(ge=0, le=MAX_DRAIN_SECONDS)] | None = None
 
 
@@ -230,18 +228,6 @@ class StatusDocument(Document):
     machine: MachineDocument | None = Field(description="what the last probe found; null before the first")
 
 
-class WhyDocument(Document):
-    """What `gpu-agent why --json` prints: for which jobs this node is excluded, as far as it knows."""
-
-    schema_id: Literal["gpu-agent.why/1"] = Field(alias="schema")
-    node_id: str | None = Field(description="null until a registry has issued one")
-    connected: bool = Field(description="whether the registry receives this node's heartbeats")
-    refuses_every_job: bool = Field(description="whether one of them is against every job")
-    exclusions: tuple[NodeExclusionView, ...]
-    only_the_registry_knows: tuple[str, ...]
-    ask: str = Field(description="the command that asks the registry the same")
-
-
 class JobsDocument(Document):
     """The answer to `job_start`, `job_finish` and `job_list`."""
 
@@ -255,12 +241,3 @@ def status_schema() -> dict[str, Any]:
         "seconds; unknown is null."
     )
     return json_schema("status", description, StatusDocument)
-
-
-def why_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `gpu-agent why --json`."""
-    description = (
-        "What `gpu-agent why --json` prints (gpu-agent.why/1): for which jobs this node is excluded now, as "
-        "far as the node itself knows."
-    )
-    return json_schema("why", description, WhyDocument)

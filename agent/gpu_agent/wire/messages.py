@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN, OLDEST_SCHEMA
+from gpu_agent.wire.codes import MAX_LABELS, MAX_TEXT, NODE_ID_PATTERN, OLDEST_SCHEMA
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
@@ -47,6 +47,7 @@ class WireModel(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
         json_schema_extra={"additionalProperties": True},
+        defer_build=True,
     )
 
     @model_serializer(mode="wrap")
@@ -112,7 +113,7 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 """A span in seconds; fractions allowed."""
 Name = Annotated[str, StringConstraints(max_length=1024)]
 """A word, name or id that the reader will keep, compare and print."""
-Text = Annotated[str, StringConstraints(max_length=4096)]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 """Words for a person."""
 NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID_PATTERN}$")]
 """A node's identity."""

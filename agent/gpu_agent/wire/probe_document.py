@@ -13,7 +13,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import ComputedField, DataclassField, ModelField, TypedDictField
 
 from gpu_agent.wire.inventory import Gpu, Host, Model, Outcome
-from gpu_agent.wire.schema import DIALECT
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Document(BaseModel):

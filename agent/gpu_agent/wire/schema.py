@@ -15,19 +15,18 @@ from gpu_agent.wire.messages import (
     NodeStatusMessage,
     NodeUnregister,
 )
+from gpu_agent.wire.probe_document import DIALECT
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-_SUBJECTS: dict[str, TypeAdapter[Any]] = {
-    "from_node": TypeAdapter(FromNode),
-    "from_registry": TypeAdapter(FromRegistry),
-    "node_register": TypeAdapter(NodeRegister),
-    "node_register_ack": TypeAdapter(NodeRegisterAck),
-    "node_error": TypeAdapter(NodeError),
-    "node_heartbeat": TypeAdapter(NodeHeartbeat),
-    "node_status": TypeAdapter(NodeStatusMessage),
-    "node_control": TypeAdapter(NodeControl),
-    "node_unregister": TypeAdapter(NodeUnregister),
+_SUBJECTS: dict[str, Any] = {
+    "from_node": FromNode,
+    "from_registry": FromRegistry,
+    "node_register": NodeRegister,
+    "node_register_ack": NodeRegisterAck,
+    "node_error": NodeError,
+    "node_heartbeat": NodeHeartbeat,
+    "node_status": NodeStatusMessage,
+    "node_control": NodeControl,
+    "node_unregister": NodeUnregister,
 }
 
 NAMES: tuple[str, ...] = tuple(_SUBJECTS)
@@ -36,4 +35,4 @@ NAMES: tuple[str, ...] = tuple(_SUBJECTS)
 
 def schema_of(name: str) -> dict[str, Any]:
     """Return the JSON Schema of one of `NAMES`, as a reader applies it; `KeyError` otherwise."""
-    return {"$schema": DIALECT, "title": name, **_SUBJECTS[name].json_schema()}
+    return {"$schema": DIALECT, "title": name, **TypeAdapter(_SUBJECTS[name]).json_schema()}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.agent import drain as agent_drain
-from gpu_agent.cli.agent.drain import drain_in_words, node_name, wait_until_drained
+from gpu_agent.cli.agent import drain_progress as agent_drain
+from gpu_agent.cli.agent.drain_progress import drain_in_words, node_name, wait_until_drained
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main

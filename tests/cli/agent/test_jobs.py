@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.agent.jobs import holder_in_words, job_count, job_table
+from gpu_agent.cli.agent.jobs import job_count
+from gpu_agent.cli.agent.status_page import holder_in_words, job_table
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.local.connection import Connection

@@ -67,7 +67,7 @@ def test_a_refusal_is_a_failure_in_the_registrys_words(api: Api) -> None:
 def test_a_refusal_holds_its_problem(api: Api) -> None:
     with pytest.raises(Refused) as refused:
         api.request("GET", "/refused")
-    assert (refused.value.problem.status, refused.value.problem.code) == (409, "OTHER")
+    assert (refused.value.status, refused.value.problem_code) == (409, "OTHER")
     assert refused.value.document["path"] == "/refused"
 
 

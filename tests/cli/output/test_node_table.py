@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.cli.output.inventory import gpus_in_words
 from gpu_agent.cli.output.nodes import (
     AUTH_OFF,
     PLAINTEXT,
     fleet_summary,
-    gpus_in_words,
     node_table,
     warning_lines,
 )

@@ -11,8 +11,8 @@ from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry import nodes
-from gpu_agent.cli.registry.nodes import wait_until_offline
+from gpu_agent.cli.registry import node_actions
+from gpu_agent.cli.registry.node_actions import wait_until_offline
 from gpu_agent.wire.api import NodeDetail
 from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
@@ -84,7 +84,7 @@ DRAIN = {"by_operator": True, "deadline": 4e9, "reason": ""}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(node_actions, "POLL_SECONDS", 0.01)
 
 
 def node(status: str, **more: object) -> dict[str, Any]:

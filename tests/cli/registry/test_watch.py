@@ -10,7 +10,7 @@ from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry import watch
 from gpu_agent.cli.registry.watch import FROM_EVENTS, Freshness, Nodes, Watch, node_changes
-from gpu_agent.wire.api import NodeList, Problem, RegistryEvent
+from gpu_agent.wire.api import NodeList, RegistryEvent
 from tests.cli.answers import answer_of, model_of
 from tests.waiting import patience
 
@@ -192,7 +192,7 @@ def test_a_registry_that_does_not_answer_keeps_the_list_that_there_was() -> None
 def without_stream(status: int) -> Iterator[StreamEvent]:
     refused: list[StreamEvent] = []
     yield from refused
-    raise Refused("no", model_of(Problem, {"status": status}), {})
+    raise Refused("no", {"status": status, "code": "NO"})
 
 
 def test_without_a_stream_it_reads_every_so_often_and_says_so() -> None:

@@ -4,19 +4,12 @@ They follow the agent alone: a registry that is away ends no waiting, the drain'
 """
 
 import argparse
-import time
-from collections.abc import Callable
 
-from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, add_agent_options, request_agent
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.output.streams import StatusLine, print_stderr
-from gpu_agent.cli.output.text import print_json, printable
-from gpu_agent.cli.output.units import duration_in_words, parse_duration
-from gpu_agent.wire.control import DrainInfo, StatusDocument
-
-POLL_SECONDS = 1.0
-"""How often `--wait` asks the agent: the time that is left counts down by the second."""
+from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.text import print_json
+from gpu_agent.cli.output.units import parse_duration
 
 
 def configure_drain(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +41,9 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
 
 def run_drain(arguments: argparse.Namespace) -> int:
     """Request the drain, wait for its end if requested, and print how it stands."""
+    from gpu_agent.cli.agent.drain_progress import drain_in_words, wait_until_drained
+    from gpu_agent.wire.control import StatusDocument
+
     now = request_agent(
         arguments,
         "drain",
@@ -86,64 +82,15 @@ def configure_resume(parser: argparse.ArgumentParser) -> None:
 
 def run_resume(arguments: argparse.Namespace) -> int:
     """Request it and print."""
+    from gpu_agent.cli.agent.drain_progress import node_name
+    from gpu_agent.wire.control import StatusDocument
+
     now = request_agent(arguments, "resume", StatusDocument, patience_seconds=ACTION_PATIENCE_SECONDS)
     if arguments.json:
         print_json(now.document)
     else:
         print(f"{node_name(now.model)} registers; `gpu-agent status` shows the result")
     return ExitCode.OK
-
-
-def wait_until_drained(
-    read: Callable[[], Answer[StatusDocument]], now: Answer[StatusDocument], *, quiet: bool
-) -> Answer[StatusDocument]:
-    """Read until the machine is drained; raises `Failure` when it is resumed, and as `read` does."""
-    with StatusLine(quiet=quiet) as shown:
-        while (drain := now.model.drain) is None or not drain.over:
-            if drain is None:
-                raise Failure("the drain was ended meanwhile; `gpu-agent status` says how the machine stands")
-            left = (
-                ""
-                if drain.deadline_in_seconds is None
-                else f", {duration_in_words(drain.deadline_in_seconds)} left"
-            )
-            words = f"{node_name(now.model)} drains, {_jobs(now.model)}"
-            shown.show(words, left=left, more=_connection(now.model))
-            time.sleep(POLL_SECONDS)
-            now = read()
-    return now
-
-
-def drain_in_words(now: StatusDocument) -> str:
-    """Say how it stands with the drain."""
-    drain = now.drain
-    if drain is None:
-        return f"{node_name(now)} is not drained"
-    reason = printable(drain.reason)
-    if drain.over:
-        return f"{node_name(now)} is drained: {reason}; `gpu-agent resume` puts it back into service"
-    return f"{node_name(now)} drains: {reason}; {_jobs(now)}{_latest(drain)}{_connection(now)}"
-
-
-def node_name(now: StatusDocument) -> str:
-    """Return the node's id, or words for a machine that has none yet."""
-    return printable(now.node_id or "This machine")
-
-
-def _jobs(now: StatusDocument) -> str:
-    if not now.jobs.announced:
-        return "no job is announced"
-    count = len(now.jobs.in_flight)
-    return f"{count} {'job' if count == 1 else 'jobs'} in flight"
-
-
-def _latest(drain: DrainInfo) -> str:
-    seconds = drain.deadline_in_seconds
-    return "" if seconds is None else f"; over in {duration_in_words(seconds)} at the latest"
-
-
-def _connection(now: StatusDocument) -> str:
-    return "" if now.connected else "; the registry is not connected, and receives it when it is"
 
 
 COMMANDS: Commands = {

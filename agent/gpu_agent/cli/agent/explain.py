@@ -1,22 +1,10 @@
 """`gpu-agent why`: which jobs this machine would be refused now, and why, by its agent's report."""
 
 import argparse
-from collections.abc import Iterator
 
 from gpu_agent.cli.client.local import add_agent_options, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, describe
-from gpu_agent.cli.output.exclusions import acceptance_line, reasons_table
-from gpu_agent.cli.output.text import (
-    BLANK,
-    Line,
-    Piece,
-    line,
-    print_json,
-    print_lines,
-    terminal_columns,
-    wrap,
-)
-from gpu_agent.wire.control import WhyDocument
+from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,22 +22,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Read the explanation and print it."""
+    from gpu_agent.wire.why_document import WhyDocument
+
     answer = request_agent(arguments, "why", WhyDocument)
     if arguments.json:
         print_json(answer.document)
     else:
-        print_lines(_page(answer.model, terminal_columns()))
+        from gpu_agent.cli.output.exclusions import local_explanation_page
+
+        print_lines(local_explanation_page(answer.model, terminal_columns()))
     return ExitCode.OK
-
-
-def _page(answer: WhyDocument, columns: int | None) -> Iterator[Line]:
-    yield acceptance_line(answer.node_id or "This machine", answer)
-    if answer.exclusions:
-        yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
-    yield BLANK
-    unknown = "; ".join(answer.only_the_registry_knows)
-    yield from wrap(line(Piece(f"Only the registry knows {unknown}. Ask it: {answer.ask}", "dim")), columns)
 
 
 COMMANDS: Commands = {

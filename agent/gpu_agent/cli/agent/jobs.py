@@ -4,32 +4,18 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpu_agent.cli.client.local import add_agent_options, add_socket_option, agent_failure, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
 from gpu_agent.cli.output.streams import print_stderr
-from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Line, line, print_json, print_lines, printable, terminal_columns
-from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.cli.output.text import print_json, print_lines, printable, terminal_columns
 from gpu_agent.cli.signals import SignalForwarder
 from gpu_agent.local.connection import LocalError
 from gpu_agent.local.jobs import job
-from gpu_agent.wire.control import JobInfo, JobsDocument
-
-if sys.platform != "win32":
-    import pwd
 
 NO_JOBS = "No job is in flight."
-_JOB_COLUMNS = (
-    Column(head="JOB", wraps=True),
-    Column(head="SINCE", priority=2),
-    Column(head="FOR", right=True),
-    Column(head="USER", priority=1),
-    Column(head="ENDS WITH"),
-)
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
 """As shells do: no such command, one that cannot be run, one that a signal ended."""
 CALLER_VARIABLES = "_GPU_AGENT_CALLERS_PYTHON"
@@ -151,6 +137,8 @@ def configure_job_start(parser: argparse.ArgumentParser) -> None:
 
 def run_job_start(arguments: argparse.Namespace) -> int:
     """Announce it and print."""
+    from gpu_agent.wire.control import JobsDocument
+
     pid = os.getppid() if arguments.pid is None else arguments.pid
     answer = request_agent(
         arguments, "job_start", JobsDocument, job_id=arguments.job_id, pid=pid, own_pid=os.getpid()
@@ -177,6 +165,8 @@ def configure_job_finish(parser: argparse.ArgumentParser) -> None:
 
 def run_job_finish(arguments: argparse.Namespace) -> int:
     """Finish it and print how many are left."""
+    from gpu_agent.wire.control import JobsDocument
+
     answer = request_agent(arguments, "job_finish", JobsDocument, job_id=arguments.job_id)
     if arguments.json:
         print_json(answer.document)
@@ -199,6 +189,9 @@ def configure_job_list(parser: argparse.ArgumentParser) -> None:
 
 def run_job_list(arguments: argparse.Namespace) -> int:
     """Read the list and print it."""
+    from gpu_agent.cli.agent.status_page import job_table
+    from gpu_agent.wire.control import JobsDocument
+
     answer = request_agent(arguments, "job_list", JobsDocument)
     if arguments.json:
         print_json(answer.document)
@@ -209,45 +202,10 @@ def run_job_list(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def job_table(jobs: Iterable[JobInfo], columns: int | None, *, now: float) -> list[Line]:
-    """Draw them, the longest first; `now` is wall time. Without jobs: no lines."""
-    return render_table(Table(_JOB_COLUMNS, [_job_row(job, now) for job in jobs]), columns)
-
-
-def holder_in_words(job: JobInfo) -> str:
-    """Say what ends a job that is not finished before."""
-    if job.pid is None:
-        return "a connection from elsewhere"
-    process = f"process {job.pid}"
-    return process if job.held_by == "process" else f"the connection of {process}"
-
-
 def job_count(jobs: Iterable[object]) -> str:
     """Say how many there are."""
     count = sum(1 for _ in jobs)
     return "1 job is in flight" if count == 1 else f"{count or 'no'} jobs are in flight"
-
-
-def _job_row(job: JobInfo, now: float) -> Row:
-    return Row(
-        (
-            line(job.job_id),
-            line(clock(job.since, now)),
-            line(duration_in_words(now - job.since)),
-            line(_user_name(job.uid)),
-            line(holder_in_words(job)),
-        )
-    )
-
-
-def _user_name(uid: int) -> str:
-    """The user's name where this machine knows one."""
-    if sys.platform == "win32":
-        return str(uid)
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OverflowError):
-        return str(uid)
 
 
 COMMANDS: Commands = {

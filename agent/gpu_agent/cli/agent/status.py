@@ -3,16 +3,10 @@
 import argparse
 import time
 
-from gpu_agent.cli.agent.drain import node_name
-from gpu_agent.cli.agent.status_page import status_page
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, add_agent_options, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, describe
-from gpu_agent.cli.output.nodes import gpus_in_words, models_in_words
-from gpu_agent.cli.output.text import glyphs, print_json, print_lines, printable, terminal_columns
-from gpu_agent.wire.control import StatusDocument
-from gpu_agent.wire.inventory import Outcome
-from gpu_agent.wire.probe_document import MachineDocument
+from gpu_agent.cli.output.text import glyphs, print_json, print_lines, terminal_columns
 
 
 def configure_status(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +31,7 @@ def configure_status(parser: argparse.ArgumentParser) -> None:
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Read the status and print it, or watch it."""
+    from gpu_agent.wire.control import StatusDocument
 
     def read() -> Answer[StatusDocument]:
         return request_agent(arguments, "status", StatusDocument)
@@ -49,6 +44,8 @@ def run_status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(answer.document)
     else:
+        from gpu_agent.cli.agent.status_page import status_page
+
         print_lines(status_page(answer.model, terminal_columns(), glyphs(), now=time.time()))
     return ExitCode.OK
 
@@ -67,27 +64,16 @@ def configure_refresh(parser: argparse.ArgumentParser) -> None:
 
 def run_refresh(arguments: argparse.Namespace) -> int:
     """Request it and print what was found."""
+    from gpu_agent.wire.control import StatusDocument
+
     answer = request_agent(arguments, "refresh", StatusDocument, patience_seconds=ACTION_PATIENCE_SECONDS)
-    now = answer.model
     if arguments.json:
         print_json(answer.document)
     else:
-        when = (
-            "the registry receives it with the next heartbeat"
-            if now.connected
-            else "the registry is not connected, and receives it when it is"
-        )
-        print(f"{node_name(now)} has been probed: {_findings(now.machine)}; {when}.")
+        from gpu_agent.cli.agent.status_page import refreshed_in_words
+
+        print(refreshed_in_words(answer.model))
     return ExitCode.OK
-
-
-def _findings(machine: MachineDocument | None) -> str:
-    if machine is None:
-        return "nothing was found"
-    if machine.outcome is not Outcome.OK:
-        return printable(machine.detail or machine.outcome).rstrip(".")
-    gpus, models = gpus_in_words(machine.gpus), models_in_words(machine.models)
-    return printable(f"GPUs {gpus}; models ready {models}")
 
 
 COMMANDS: Commands = {

@@ -4,22 +4,38 @@ What is not known is left out, never guessed. What the registry sent while it wa
 age, and as old while the registry is away.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 
-from gpu_agent.cli.agent.jobs import job_table
+from gpu_agent.cli.agent.drain_progress import node_name
 from gpu_agent.cli.agent.probe_page import trouble_lines
-from gpu_agent.cli.output.inventory import gpu_table, model_table
-from gpu_agent.cli.output.nodes import status_piece
+from gpu_agent.cli.output.inventory import (
+    gpu_table,
+    gpus_in_words,
+    model_table,
+    models_in_words,
+    status_piece,
+)
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
-from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, wrap
+from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.codes import STATUS_COLOURS
-from gpu_agent.wire.control import DrainInfo, SessionInfo, StatusDocument
-from gpu_agent.wire.inventory import GpuReport, Inventory
+from gpu_agent.wire.control import DrainInfo, JobInfo, SessionInfo, StatusDocument
+from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 from gpu_agent.wire.probe_document import MachineDocument
 
+if sys.platform != "win32":
+    import pwd
+
 _CHECK_COLUMNS = (Column(head="CHECK"), Column(head="DETAIL", wraps=True))
+_JOB_COLUMNS = (
+    Column(head="JOB", wraps=True),
+    Column(head="SINCE", priority=2),
+    Column(head="FOR", right=True),
+    Column(head="USER", priority=1),
+    Column(head="ENDS WITH"),
+)
 _PHRASES: dict[str, str] = {state.value: words for state, words in STATE_PHRASES.items()}
 
 
@@ -208,3 +224,57 @@ def _probe(machine: MachineDocument | None) -> Line:
 
 def _ago(at: float, now: float) -> str:
     return f"{clock(at, now)} ({duration_in_words(now - at)})"
+
+
+def refreshed_in_words(now: StatusDocument) -> str:
+    """Say what a probe has found that was requested, and when the registry receives it."""
+    when = (
+        "the registry receives it with the next heartbeat"
+        if now.connected
+        else "the registry is not connected, and receives it when it is"
+    )
+    return f"{node_name(now)} has been probed: {_findings(now.machine)}; {when}."
+
+
+def _findings(machine: MachineDocument | None) -> str:
+    if machine is None:
+        return "nothing was found"
+    if machine.outcome is not Outcome.OK:
+        return printable(machine.detail or machine.outcome).rstrip(".")
+    gpus, models = gpus_in_words(machine.gpus), models_in_words(machine.models)
+    return printable(f"GPUs {gpus}; models ready {models}")
+
+
+def job_table(jobs: Iterable[JobInfo], columns: int | None, *, now: float) -> list[Line]:
+    """Draw them, the longest first; `now` is wall time. Without jobs: no lines."""
+    return render_table(Table(_JOB_COLUMNS, [_job_row(job, now) for job in jobs]), columns)
+
+
+def holder_in_words(job: JobInfo) -> str:
+    """Say what ends a job that is not finished before."""
+    if job.pid is None:
+        return "a connection from elsewhere"
+    process = f"process {job.pid}"
+    return process if job.held_by == "process" else f"the connection of {process}"
+
+
+def _job_row(job: JobInfo, now: float) -> Row:
+    return Row(
+        (
+            line(job.job_id),
+            line(clock(job.since, now)),
+            line(duration_in_words(now - job.since)),
+            line(_user_name(job.uid)),
+            line(holder_in_words(job)),
+        )
+    )
+
+
+def _user_name(uid: int) -> str:
+    """The user's name where this machine knows one."""
+    if sys.platform == "win32":
+        return str(uid)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)

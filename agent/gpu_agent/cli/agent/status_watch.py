@@ -16,7 +16,7 @@ from gpu_agent.cli.agent.probe_page import machine_changes
 from gpu_agent.cli.agent.status_page import machine_inventory, status_page
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.nodes import status_piece
+from gpu_agent.cli.output.inventory import status_piece
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, fit_lines, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import (

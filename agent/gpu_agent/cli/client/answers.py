@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 Document = dict[str, object]
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
+"""A pydantic model; pydantic is loaded with the first answer, since help needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +18,10 @@ class Answer(Generic[Model]):
 
 def parse_answer(document: Document, model: type[Model]) -> Answer[Model]:
     """Read a document; raises `ValueError` with the first field that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return Answer(model.model_validate(document), document)
+        return Answer(TypeAdapter(model).validate_python(document), document)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}") from None

@@ -85,7 +85,7 @@ def follow_events(
                     yield _received(message) if message.data else KeepAlive()
             why = "the stream ended"
         except Refused as refused:
-            if refused.problem.status != _STARTING:
+            if refused.status != _STARTING:
                 raise
             why = str(refused)
         except Failure as failure:

@@ -35,7 +35,6 @@ from gpu_agent.cli.output.text import printable
 from gpu_agent.runtime.tls.certificate import PinError
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
 from gpu_agent.runtime.tls.errors import TlsTerms, explain_tls_error
-from gpu_agent.wire.api import Problem
 
 TIMEOUT_SECONDS = 10.0
 LARGEST_BYTES = 256 * 1024 * 1024
@@ -69,12 +68,14 @@ Query = Sequence[tuple[str, str]]
 
 
 class Refused(Failure):
-    """The registry refused a request: a sentence for a person, the problem for the command."""
+    """The registry refused a request: a sentence for a person, the problem document for the command."""
 
-    def __init__(self, sentence: str, problem: Problem, document: Document) -> None:
+    def __init__(self, sentence: str, document: Document) -> None:
         super().__init__(sentence, code=ExitCode.REFUSED)
-        self.problem = problem
         self.document = document
+        self.status = document["status"]
+        """The status of HTTP."""
+        self.problem_code = document["code"]
 
 
 def add_request_options(parser: argparse.ArgumentParser, *, json_is: str) -> None:
@@ -233,18 +234,19 @@ class Api:
         if answer.status in _SUCCESS:
             return
         self._check_encrypted(answer)
+        from gpu_agent.wire.api import Problem
+
         what = f"HTTP {answer.status}"
         document = self._document(answer, _PROBLEM, what=what)
         try:
             problem = parse_answer(document, Problem).model
         except ValueError:
             self._disown(f"{what} without a problem document")
-        raise Refused(self._sentence(problem), problem, document)
+        words = printable(problem.detail or problem.title)  # one line: none may look like one of ours
+        raise Refused(self._unauthorized() if problem.status == _UNAUTHORIZED else words, document)
 
-    def _sentence(self, problem: Problem) -> str:
+    def _unauthorized(self) -> str:
         """Say where a token that was refused came from, or where to get one."""
-        if problem.status != _UNAUTHORIZED:
-            return printable(problem.detail or problem.title)  # one line: none may look like one of ours
         if self._token is not None:
             return (
                 f"the registry at {self.url} does not know the token from {self._token.source}, or no "

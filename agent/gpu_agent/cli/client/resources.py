@@ -101,6 +101,6 @@ def _with_suggestion(request: Callable[[], Result], unknown: str, near: Callable
     try:
         return request()
     except Refused as refused:
-        if refused.problem.code != unknown:
+        if refused.problem_code != unknown:
             raise
         raise Failure(f"{refused}{near()}", code=ExitCode.REFUSED) from None

@@ -1,11 +1,11 @@
 """Eligible nodes and exclusion reasons as tables: for one job over nodes, and for one node over jobs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Line, Piece, line
-from gpu_agent.wire.api import ExcludedNode, ExplanationView, NodeExclusionView, NodeExplanation
-from gpu_agent.wire.control import WhyDocument
+from gpu_agent.cli.output.text import BLANK, Line, Piece, line, wrap
+from gpu_agent.wire.api import ExcludedNode, ExplanationView, ModelState, NodeExclusionView, NodeExplanation
+from gpu_agent.wire.why_document import WhyDocument
 
 
 def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line]:
@@ -35,6 +35,31 @@ def acceptance_line(name: str, answer: NodeExplanation | WhyDocument) -> Line:
     return line(Piece(name, "bold"), Piece(" takes every job that fits it", "green"))
 
 
+def explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[Line]:
+    """Draw which jobs a node would be refused, by its registry."""
+    yield acceptance_line(answer.node_id, answer)
+    if answer.exclusions:
+        yield BLANK
+        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
+    if answer.limits:
+        yield BLANK
+        yield from reasons_table("NEVER FITS", answer.limits, columns)
+    if answer.model is not None:
+        yield BLANK
+        yield from wrap(_model_line(answer.model), columns)
+
+
+def local_explanation_page(answer: WhyDocument, columns: int | None) -> Iterator[Line]:
+    """Draw which jobs this machine would be refused, as far as its agent knows."""
+    yield acceptance_line(answer.node_id or "This machine", answer)
+    if answer.exclusions:
+        yield BLANK
+        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
+    yield BLANK
+    unknown = "; ".join(answer.only_the_registry_knows)
+    yield from wrap(line(Piece(f"Only the registry knows {unknown}. Ask it: {answer.ask}", "dim")), columns)
+
+
 def counts_in_words(counts: Mapping[str, int]) -> str:
     """Say how many nodes each reason excluded."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items())
@@ -48,3 +73,15 @@ def need_and_have(one: ExcludedNode | NodeExclusionView) -> str:
 def _row(one: NodeExclusionView) -> Row:
     clears = f"; until {one.clears_when}" if one.clears_when else ""
     return Row((line(one.refuses), line(Piece(one.reason, "yellow"))), line(need_and_have(one), clears))
+
+
+def _model_line(model: ModelState) -> Line:
+    versions = ", ".join(
+        f"{one.version} {one.status}{'' if one.enabled else ' disabled'}" for one in model.versions
+    )
+    style = "green" if model.ready else "yellow"
+    return line(
+        f"Model {model.model_id}: ",
+        Piece(model.state, style),
+        f" (versions: {versions})" if versions else "",
+    )

@@ -1,14 +1,17 @@
-"""GPUs, models and the host of one machine as tables and facts.
+"""GPUs, models, host and status of one machine as tables, facts and words.
 
 In a pipe there are no bars and every row is whole. A terminal drops columns by priority, never a GPU's
 health. What is not known is left out or shown as unknown, never guessed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Protocol
 
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, separate, wrap
+from gpu_agent.wire.codes import STATUS_COLOURS
 from gpu_agent.wire.inventory import CacheDisk, Gpu, Health, Host, Inventory, MemoryKind, Model, ModelStatus
 
 HEALTH_STYLES = {
@@ -127,6 +130,51 @@ def host_facts(inventory: Inventory) -> Iterator[Fact]:
     ):
         if words:
             yield name, line(words)
+
+
+class NamedGpu(Protocol):
+    """A GPU as the inventory or the API lists it."""
+
+    @property
+    def name(self) -> str:
+        """The GPU model."""
+
+    @property
+    def health(self) -> str:
+        """One of `Health`."""
+
+
+class OfferedModel(Protocol):
+    """A model as the inventory or the API lists it."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether jobs may ask for it."""
+
+    @property
+    def status(self) -> str:
+        """One of `ModelStatus`."""
+
+
+def gpus_in_words(gpus: Iterable[NamedGpu]) -> str:
+    """Say how many GPUs of which name there are, and how many of them are not healthy."""
+    listed = list(gpus)
+    names = Counter(gpu.name.removeprefix("NVIDIA ") for gpu in listed)
+    unhealthy = sum(1 for gpu in listed if gpu.health != "ok")
+    words = ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
+    return f"{words} ({unhealthy} not ok)" if unhealthy else words
+
+
+def models_in_words(models: Iterable[OfferedModel]) -> str:
+    """Say how many models are ready, and of how many where that is not all."""
+    listed = list(models)
+    ready = sum(1 for model in listed if model.enabled and model.status == "ready")
+    return f"{ready}" if ready == len(listed) else f"{ready}/{len(listed)}"
+
+
+def status_piece(status: str) -> Piece:
+    """A status in its colour."""
+    return Piece(status, STATUS_COLOURS.get(status, ""))
 
 
 def _gpu_cells(gpu: Gpu, below: str | None, letters: Glyphs) -> Iterator[Line]:

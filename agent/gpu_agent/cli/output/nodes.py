@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from gpu_agent.cli.output.inventory import gpus_in_words, models_in_words, status_piece
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, separate
 from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.wire.api import GpuView, ModelView, NodeList, NodeSummary
-from gpu_agent.wire.codes import STATUS_COLOURS, NodeStatus
-from gpu_agent.wire.inventory import Gpu, Model
+from gpu_agent.wire.api import NodeList, NodeSummary
+from gpu_agent.wire.codes import NodeStatus
 
 NO_NODES = (
     "No node is registered. Create a join token, gpu-agent registry token create --out FILE, and start one:\n"
@@ -56,27 +56,6 @@ def fleet_summary(nodes: Sequence[NodeSummary]) -> str:
     slots = sum(node.max_concurrent_jobs for node in eligible)
     count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
     return f"{count}: {statuses}; {occupied} of {slots} slots occupied"
-
-
-def gpus_in_words(gpus: Iterable[GpuView | Gpu]) -> str:
-    """Say how many GPUs of which name there are, and how many of them are not healthy."""
-    listed = list(gpus)
-    names = Counter(gpu.name.removeprefix("NVIDIA ") for gpu in listed)
-    unhealthy = sum(1 for gpu in listed if gpu.health != "ok")
-    words = ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
-    return f"{words} ({unhealthy} not ok)" if unhealthy else words
-
-
-def models_in_words(models: Iterable[ModelView | Model]) -> str:
-    """Say how many models are ready, and of how many where that is not all."""
-    listed = list(models)
-    ready = sum(1 for model in listed if model.enabled and model.status == "ready")
-    return f"{ready}" if ready == len(listed) else f"{ready}/{len(listed)}"
-
-
-def status_piece(status: str) -> Piece:
-    """A status in its colour."""
-    return Piece(status, STATUS_COLOURS.get(status, ""))
 
 
 def _row(node: NodeSummary, now: float) -> Row:

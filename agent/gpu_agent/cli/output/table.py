@@ -50,6 +50,8 @@ class Table:
 class _Layout:
     shown: tuple[int, ...]
     widths: tuple[int, ...]
+    narrowed: tuple[int | None, ...]
+    """The width to which a column's cells are wrapped; None where all fit."""
     columns: int
     behind: int
     """Room for notes behind the rows; 0: they go beneath."""
@@ -76,7 +78,7 @@ def render_facts(facts: Iterable[Fact], columns: int | None) -> list[Line]:
 
 def _layout(table: Table, columns: int) -> _Layout:
     full = [
-        max([len(column.head), *(line_width(row.cells[index]) for row in table.rows)])
+        max([len(column.head), *[line_width(row.cells[index]) for row in table.rows]])
         for index, column in enumerate(table.columns)
     ]
     shown = list(range(len(full)))
@@ -95,7 +97,9 @@ def _layout(table: Table, columns: int) -> _Layout:
             break
         widths[max(wrapping, key=widths.__getitem__)] -= 1
     behind = columns - _table_width(widths) - len(_GAP.text)
-    return _Layout(tuple(shown), tuple(widths), columns, behind if behind >= _ROOM_FOR_NOTES else 0)
+    narrowed = [None if width == full[at] else width for at, width in zip(shown, widths, strict=True)]
+    notes = behind if behind >= _ROOM_FOR_NOTES else 0
+    return _Layout(tuple(shown), tuple(widths), tuple(narrowed), columns, notes)
 
 
 def _table_width(widths: Sequence[int]) -> int:
@@ -104,9 +108,9 @@ def _table_width(widths: Sequence[int]) -> int:
 
 def _render_row(table: Table, row: Row, layout: _Layout) -> Iterator[Line]:
     cells = [
-        wrap(row.cells[index], columns) for index, columns in zip(layout.shown, layout.widths, strict=True)
+        wrap(row.cells[index], columns) for index, columns in zip(layout.shown, layout.narrowed, strict=True)
     ]
-    notes = wrap(row.note, layout.behind) if layout.behind else []
+    notes = wrap(row.note, layout.behind) if row.note and layout.behind else []
     rights = [table.columns[index].right for index in layout.shown]
     for *parts, note in zip_longest(*cells, notes, fillvalue=BLANK):
         pieces: list[Piece] = []
@@ -126,4 +130,4 @@ def _trim(pieces: list[Piece]) -> Line:
     """Drop blanks at the end, so that they are not copied."""
     while pieces and not pieces[-1].text.strip():
         pieces.pop()
-    return tuple(piece for piece in pieces if piece.text)
+    return tuple([piece for piece in pieces if piece.text])

@@ -35,15 +35,17 @@ BLANK: Line = ()
 def line(*pieces: object) -> Line:
     """Make a line; what is no piece becomes text without a style."""
     return tuple(
-        Piece(printable(one.text), one.style) if isinstance(one, Piece) else Piece(printable(one))
-        for one in pieces
-        if one not in ("", None)
+        [
+            Piece(printable(one.text), one.style) if isinstance(one, Piece) else Piece(printable(one))
+            for one in pieces
+            if one not in ("", None)
+        ]
     )
 
 
 def plain_text(words: Line) -> str:
     """Return the words without their styles."""
-    return "".join(piece.text for piece in words)
+    return "".join([piece.text for piece in words])
 
 
 def separate(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -71,7 +73,7 @@ def text_width(text: str) -> int:
 
 def line_width(words: Line) -> int:
     """How many columns a line takes."""
-    return sum(text_width(piece.text) for piece in words)
+    return text_width(plain_text(words))
 
 
 def wrap(words: Line, columns: int | None) -> list[Line]:
@@ -79,7 +81,7 @@ def wrap(words: Line, columns: int | None) -> list[Line]:
 
     Without a terminal (None) a line is as long as it is.
     """
-    if columns is None:
+    if columns is None or line_width(words) <= columns:
         return [_trim(list(words))]
     parts: list[Line] = []
     current: list[Piece] = []
@@ -165,8 +167,7 @@ def print_json(document: Mapping[str, object]) -> None:
 def print_lines(lines: Iterable[Line]) -> None:
     """Print lines as they are laid out; styled on a terminal, or with `FORCE_COLOR`."""
     if not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
-        for one in lines:
-            print(plain_text(one).rstrip())
+        sys.stdout.write("".join([f"{plain_text(one).rstrip()}\n" for one in lines]))
         return
     from rich.console import Console
     from rich.text import Text

@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 
-from gpu_agent.cli.client.answers import Answer, Model
+from gpu_agent.cli.client.answers import Answer, Model, parse_answer
 from gpu_agent.cli.client.http import Api, Refused, add_request_options
 from gpu_agent.cli.client.resources import Node, release_claim, renew_claim
 from gpu_agent.cli.command import (
@@ -142,12 +142,12 @@ def request_slot(
     try:
         return api.post(path, job, model)
     except Refused as refused:
-        if refused.problem.code != _NO_NODE:
+        if refused.problem_code != _NO_NODE:
             raise
         if as_json:
             print_json(refused.document)
             return None
-        sentence = "\n".join([str(refused), *_examples(refused.problem)])
+        sentence = "\n".join([str(refused), *_examples(parse_answer(refused.document, Problem).model)])
         raise Failure(sentence, code=ExitCode.NO_NODE) from None
 
 

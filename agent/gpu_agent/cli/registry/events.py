@@ -13,7 +13,7 @@ from gpu_agent.cli.client.events import Lost, Opened, Received, follow_events, p
 from gpu_agent.cli.client.http import Api, add_request_options
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Commands, ExitCode, describe, positive_number, whole_number
-from gpu_agent.cli.output.nodes import status_piece
+from gpu_agent.cli.output.inventory import status_piece
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
 from gpu_agent.cli.output.units import clock, duration_in_words

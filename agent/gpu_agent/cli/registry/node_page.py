@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gpu_agent.cli.output.nodes import gpus_in_words, status_piece
+from gpu_agent.cli.output.inventory import gpus_in_words, status_piece
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
 from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, wrap
 from gpu_agent.cli.output.units import duration_in_words, local_time

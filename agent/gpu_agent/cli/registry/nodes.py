@@ -7,30 +7,13 @@ from collections.abc import Iterator
 
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.http import Api, add_request_options, without_none
-from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
-from gpu_agent.cli.output.exclusions import acceptance_line, reasons_table
-from gpu_agent.cli.output.nodes import NO_NODES, node_table
-from gpu_agent.cli.output.streams import StatusLine, print_stderr
-from gpu_agent.cli.output.text import (
-    BLANK,
-    Line,
-    Piece,
-    line,
-    print_json,
-    print_lines,
-    printable,
-    terminal_columns,
-    wrap,
-)
-from gpu_agent.cli.output.units import duration_in_words, parse_duration
-from gpu_agent.cli.registry.node_page import node_page
-from gpu_agent.wire.api import ModelState, NodeDetail, NodeExplanation, NodeList
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
+from gpu_agent.cli.output.units import parse_duration
 from gpu_agent.wire.codes import NodeStatus
 
 NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
-POLL_SECONDS = 1.0
-"""How often `--wait` reads the node: the time that is left counts down by the second."""
 
 
 def configure_nodes(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +58,9 @@ def configure_nodes(parser: argparse.ArgumentParser) -> None:
 
 def run_nodes(arguments: argparse.Namespace) -> int:
     """Read the list and print it, or watch it."""
+    from gpu_agent.cli.output.nodes import NO_NODES, node_table
+    from gpu_agent.wire.api import NodeList
+
     api, query = Api.of(arguments), tuple(_query(arguments))
 
     def read() -> Answer[NodeList]:
@@ -117,6 +103,9 @@ def configure_node(parser: argparse.ArgumentParser) -> None:
 
 def run_node(arguments: argparse.Namespace) -> int:
     """Read the node and print its page."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.registry.node_page import node_page
+
     node = Node(Api.of(arguments), arguments.node_id).detail()
     if arguments.json:
         print_json(node.document)
@@ -142,38 +131,17 @@ def configure_why(parser: argparse.ArgumentParser) -> None:
 
 def run_why(arguments: argparse.Namespace) -> int:
     """Read the explanation and print it."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.output.exclusions import explanation_page
+    from gpu_agent.wire.api import NodeExplanation
+
     query = () if arguments.model is None else (("model", arguments.model),)
     answer = Node(Api.of(arguments), arguments.node_id).get("/explain", NodeExplanation, query=query)
     if arguments.json:
         print_json(answer.document)
     else:
-        print_lines(_explanation_page(answer.model, terminal_columns()))
+        print_lines(explanation_page(answer.model, terminal_columns()))
     return ExitCode.OK
-
-
-def _explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[Line]:
-    yield acceptance_line(answer.node_id, answer)
-    if answer.exclusions:
-        yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
-    if answer.limits:
-        yield BLANK
-        yield from reasons_table("NEVER FITS", answer.limits, columns)
-    if answer.model is not None:
-        yield BLANK
-        yield from wrap(_model_line(answer.model), columns)
-
-
-def _model_line(model: ModelState) -> Line:
-    versions = ", ".join(
-        f"{one.version} {one.status}{'' if one.enabled else ' disabled'}" for one in model.versions
-    )
-    style = "green" if model.ready else "yellow"
-    return line(
-        f"Model {model.model_id}: ",
-        Piece(model.state, style),
-        f" (versions: {versions})" if versions else "",
-    )
 
 
 def configure_drain(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +176,10 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
 
 def run_drain(arguments: argparse.Namespace) -> int:
     """Request the drain, wait for its end if requested, and print the node's status."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.registry.node_actions import print_status, wait_until_offline
+    from gpu_agent.wire.api import NodeDetail
+
     node = Node(Api.of(arguments), arguments.node_id)
     request = without_none(deadline_seconds=arguments.deadline, reason=arguments.reason)
     now = node.act("drain", NodeDetail, request)
@@ -217,45 +189,7 @@ def run_drain(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print_stderr(f"the drain of {node.node_id} goes on; `gpu-agent registry resume` would end it")
             return ExitCode.INTERRUPTED
-    return _print_status(now, arguments)
-
-
-def wait_until_offline(node: Node, now: Answer[NodeDetail], *, quiet: bool = False) -> Answer[NodeDetail]:
-    """Read the node until it is offline; raises `Failure` when it is resumed or removed.
-
-    A registry that is away for a while ends no waiting: the drain outlives its restart.
-    """
-    with StatusLine(quiet=quiet) as shown:
-        while now.model.status != "offline":
-            if now.model.status != NodeStatus.DRAINING and now.model.drain is None:
-                raise Failure(f"the drain of {node.node_id} was ended: it is {now.model.status}")
-            counted, named = _jobs_in_flight(now.model)
-            shown.show(counted, left=_time_left(now.model), more=named)
-            time.sleep(POLL_SECONDS)
-            now = _read_again(node, shown) or now
-    return now
-
-
-def _read_again(node: Node, shown: StatusLine) -> Answer[NodeDetail] | None:
-    try:
-        return node.detail()
-    except Failure as failure:
-        if failure.code is not ExitCode.UNREACHABLE:
-            raise
-        shown.show("the registry does not answer; waiting for it")
-        return None
-
-
-def _jobs_in_flight(node: NodeDetail) -> tuple[str, str]:
-    """Say how many jobs there are, and which."""
-    jobs = sorted({*node.claimed_jobs, *(node.running_jobs or ())})
-    count = max(len(jobs), node.in_flight_jobs)
-    named = f": {', '.join(map(printable, jobs))}" if jobs else ""
-    return f"{node.node_id} is {node.status}, {count} {'job' if count == 1 else 'jobs'} in flight", named
-
-
-def _time_left(node: NodeDetail) -> str:
-    return "" if node.drain is None else f", {duration_in_words(node.drain.deadline - time.time())} left"
+    return print_status(now, as_json=arguments.json)
 
 
 def configure_resume(parser: argparse.ArgumentParser) -> None:
@@ -273,15 +207,12 @@ def configure_resume(parser: argparse.ArgumentParser) -> None:
 
 def run_resume(arguments: argparse.Namespace) -> int:
     """Request it and print the node's status."""
-    return _print_status(Node(Api.of(arguments), arguments.node_id).act("resume", NodeDetail), arguments)
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.registry.node_actions import print_status
+    from gpu_agent.wire.api import NodeDetail
 
-
-def _print_status(node: Answer[NodeDetail], arguments: argparse.Namespace) -> int:
-    if arguments.json:
-        print_json(node.document)
-    else:
-        print(f"{node.model.node_id} is {node.model.status}: {printable(node.model.reason)}")
-    return ExitCode.OK
+    node = Node(Api.of(arguments), arguments.node_id).act("resume", NodeDetail)
+    return print_status(node, as_json=arguments.json)
 
 
 def configure_cordon(parser: argparse.ArgumentParser) -> None:
@@ -300,6 +231,9 @@ def configure_cordon(parser: argparse.ArgumentParser) -> None:
 
 def run_cordon(arguments: argparse.Namespace) -> int:
     """Request it and print."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.wire.api import NodeDetail
+
     request = without_none(reason=arguments.reason)
     answer = Node(Api.of(arguments), arguments.node_id).act("cordon", NodeDetail, request)
     if arguments.json:
@@ -325,6 +259,9 @@ def configure_uncordon(parser: argparse.ArgumentParser) -> None:
 
 def run_uncordon(arguments: argparse.Namespace) -> int:
     """Request it and print."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.wire.api import NodeDetail
+
     answer = Node(Api.of(arguments), arguments.node_id).act("uncordon", NodeDetail)
     if arguments.json:
         print_json(answer.document)
@@ -376,6 +313,9 @@ def run_reregister(arguments: argparse.Namespace) -> int:
 
 
 def _control(arguments: argparse.Namespace, command: str, words: str) -> int:
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.wire.api import NodeDetail
+
     answer = Node(Api.of(arguments), arguments.node_id).act(command, NodeDetail)
     if arguments.json:
         print_json(answer.document)
@@ -405,30 +345,17 @@ def configure_forget(parser: argparse.ArgumentParser) -> None:
 
 def run_forget(arguments: argparse.Namespace) -> int:
     """Show what is lost, ask, and remove the record."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.registry.node_actions import losses_in_words
+
     node = Node(Api.of(arguments), arguments.node_id)
-    lost = "\n".join(_losses(node.detail().model))
+    lost = "\n".join(losses_in_words(node.detail().model))
     if not arguments.yes:
         _confirm(arguments.node_id, lost)
     node.remove()
     if not arguments.json:
         print(f"{arguments.node_id} is removed." + (f"\n{lost}" if arguments.yes else ""))
     return ExitCode.OK
-
-
-def _losses(node: NodeDetail) -> Iterator[str]:
-    connected = ", connected" if node.connected else ""
-    yield f"{node.node_id} is {node.status}{connected} ({printable(node.reason)}). With it go:"
-    yield "  its identity: an agent that still runs there needs a join token, and comes back as a new node"
-    claims = node.claimed_jobs
-    if claims:
-        yield f"  its claims, reported lost: {', '.join(map(printable, claims))}"
-    if node.in_flight_jobs > len(claims):
-        yield f"  what is known of its {node.in_flight_jobs} jobs in flight, which may run on unseen"
-    if node.drain is not None:
-        yield "  its drain: should it come back, it takes jobs"
-    if node.cordoned is not None:
-        yield f"  its cordon ({printable(node.cordoned)}): should it come back, it takes jobs"
-    yield f"  its history: {len(node.events)} events"
 
 
 def _confirm(node_id: str, lost: str) -> None:

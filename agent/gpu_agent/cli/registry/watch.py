@@ -20,14 +20,12 @@ from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import KeepAlive, Lost, Opened, Received, StreamEvent, follow_events
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.output.inventory import gpus_in_words, models_in_words, status_piece
 from gpu_agent.cli.output.nodes import (
     NO_NODES,
     bare_node_table,
     fleet_summary,
-    gpus_in_words,
-    models_in_words,
     node_table,
-    status_piece,
     warning_lines,
 )
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
@@ -199,7 +197,7 @@ def _unreachable(why: str) -> Freshness:
 
 def _by_polling(failure: Failure) -> Freshness:
     """Without an event stream, read every so often; anything else ends the watch."""
-    if not isinstance(failure, Refused) or failure.problem.status not in _NO_STREAM:
+    if not isinstance(failure, Refused) or failure.status not in _NO_STREAM:
         raise failure
     return Freshness(State.POLLING, f"no event stream here: reading every {POLL_SECONDS:g} s instead")
 

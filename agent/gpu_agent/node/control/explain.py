@@ -12,8 +12,8 @@ from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, ExclusionReason
-from gpu_agent.wire.control import WhyDocument
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
+from gpu_agent.wire.why_document import WhyDocument
 
 ONLY_THE_REGISTRY_KNOWS = (
     "whether an operator has cordoned it",

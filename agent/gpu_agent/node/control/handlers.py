@@ -36,9 +36,9 @@ from gpu_agent.wire.control import (
     ResumeRequest,
     StatusDocument,
     StatusRequest,
-    WhyDocument,
     WhyRequest,
 )
+from gpu_agent.wire.why_document import WhyDocument
 
 ASKS = ("status", "why", "refresh", "drain", "resume", "job_start", "job_finish", "job_list")
 """What `ask` may be."""

@@ -154,11 +154,11 @@ def _report(started: StartedCollectors, name: str, thread: threading.Thread) -> 
 
 
 def merge_reports(nvml: GpuReport, others: Mapping[str, GpuReport]) -> GpuReport:
-    """Merge NVML's report and the collectors', in their order; without others it is NVML's itself.
+    """Merge NVML's report and the collectors', in their order; where those found nothing it is NVML's itself.
 
     A reading that failed takes nothing from the others: its sentence stands in `detail`.
     """
-    if not others:
+    if not any(one.gpus or one.detail or one.driver_version for one in others.values()):
         return nvml
     reports = (nvml, *others.values())
     outcome = _outcome(nvml, reports)
