@@ -129,9 +129,10 @@ def test_models_that_are_not_ready_refuse_the_jobs_that_ask_for_them() -> None:
     ]
 
 
-def test_a_busy_machine_is_judged_by_the_default_limit() -> None:
-    busy = replace(INVENTORY, host=replace(HOST, cpu_percent=97.0))
-    assert excluded_for(inventory=busy) == [("resource_threshold_exceeded", "every job")]
+def test_a_busy_machine_is_not_judged_by_a_limit_that_only_the_registry_knows() -> None:
+    busy = why_of(inventory=replace(INVENTORY, host=replace(HOST, cpu_percent=97.0)))
+    assert (busy["exclusions"], busy["refuses_every_job"]) == ([], False)
+    assert any("(90 % of CPU or memory by default)" in one for one in busy["only_the_registry_knows"])
 
 
 def test_every_reason_is_one_of_the_protocols() -> None:

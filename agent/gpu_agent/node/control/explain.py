@@ -18,7 +18,8 @@ from gpu_agent.wire.why_document import WhyDocument
 ONLY_THE_REGISTRY_KNOWS = (
     "whether an operator has cordoned it",
     "which slots are claimed for jobs that have not begun",
-    "above which load it excludes a node, and how many slots a node has that states none",
+    f"above which load it excludes a node ({DEFAULT_LIMIT_PERCENT:g} % of CPU or memory by default)",
+    "how many slots a node has that states none",
     "which models it asks of every node",
 )
 _EVERY_JOB = "every job"
@@ -114,14 +115,6 @@ def _of_machine(snapshot: Snapshot) -> Iterator[NodeExclusionView]:
     ]
     for model in broken[:_MAX_MODELS]:
         yield _of_model(model)
-    host = inventory.host
-    if host.cpu_percent is not None and host.cpu_percent > DEFAULT_LIMIT_PERCENT:
-        yield _exclusion(
-            ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
-            need=f"CPU in use at {DEFAULT_LIMIT_PERCENT:g} % at the most, unless the registry says otherwise",
-            have=f"{host.cpu_percent:.0f} %",
-            clears_when="it is less busy",
-        )
 
 
 def _of_gpu(gpu: Gpu) -> NodeExclusionView:
