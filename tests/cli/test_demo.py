@@ -3,6 +3,7 @@ import signal
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from gpu_agent.cli.demo import (
     write_join_token,
 )
 from gpu_agent.cli.main import main
+from gpu_agent.cli.output.screen import print_changes
+from gpu_agent.cli.output.text import Line, Piece, plain_text
 from gpu_agent.wire.api import NodeList, TokenList
 from tests.programs import Registry
 from tests.waiting import patience
@@ -59,6 +62,26 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
     assert main(["demo"]) == 0
     assert drawn
     assert "Ended" in capsys.readouterr().out
+
+
+def test_in_a_pipe_each_change_is_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready: set[str] = set()
+
+    def until_all_are_ready(changes: Iterable[Line]) -> None:
+        listed = [plain_text(one) for one in changes]
+        print_changes([(Piece(words),) for words in listed])
+        ready.update(words.split()[0] for words in listed if "ready" in words)
+        if len(ready) == len(MEMBERS):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "print_changes", until_all_are_ready)
+    assert main(["demo"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert printed.splitlines()[-1] == "Ended: all processes are gone."
+    assert all(any(f"  {node}  " in line for line in printed.splitlines()) for node in ready)
 
 
 def test_a_registry_that_was_killed_is_reported_and_not_its_address(

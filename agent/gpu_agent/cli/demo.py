@@ -27,10 +27,14 @@ from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.inventory import gpus_in_words
 from gpu_agent.cli.output.nodes import node_table
-from gpu_agent.cli.output.screen import LiveLines
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
+from gpu_agent.cli.output.streams import reader_left
+from gpu_agent.cli.output.text import print_lines
+from gpu_agent.cli.registry.watch import node_changes
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 from gpu_agent.wire.api import ExplanationView, NewToken, NodeDetail, NodeList, NodeSummary, Placement
+from gpu_agent.wire.codes import NodeStatus
 
 JOIN_TTL_SECONDS = 600.0
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "gpu_agent.cli")
@@ -95,6 +99,10 @@ class Fleet:
             if code is not None:
                 raise Failure(f"the demo's {one.name} ended with {code}:\n{one.log_end()}")
 
+    def nodes(self) -> NodeList:
+        """Read the list of nodes."""
+        return self.api.get("/v1/nodes", NodeList).model
+
     @contextmanager
     def naming_ended_process(self) -> Iterator[None]:
         """Report the process that ended, rather than the request that failed because of it."""
@@ -122,7 +130,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C. "
+        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C; "
+        "in a pipe: a line for each change. "
         "Uses the machine's GPUs if it has some, else simulated ones, and says which. "
         "No process and no file stays afterwards.",
         example="gpu-agent demo --once",
@@ -167,11 +176,26 @@ def _watch(fleet: Fleet, console: Console) -> None:
         f"gpu-agent registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
         soft_wrap=True,
     )
+    if not can_redraw():
+        _print_changes_until_left(fleet)
+        return
     with LiveLines(console) as live:
         while True:
             fleet.check_alive()
-            live.draw(node_table(fleet.api.get("/v1/nodes", NodeList).model, console.width, now=time.time()))
+            live.draw(node_table(fleet.nodes(), console.width, now=time.time()))
             time.sleep(REFRESH_SECONDS)
+
+
+def _print_changes_until_left(fleet: Fleet) -> None:
+    """Print the nodes, then a line for each change, as `registry nodes --watch` does in a pipe."""
+    before = fleet.nodes()
+    print_lines(node_table(before, None, now=time.time()))
+    while not reader_left():
+        fleet.check_alive()
+        after = fleet.nodes()
+        print_changes(node_changes(before, after))
+        before = after
+        time.sleep(REFRESH_SECONDS)
 
 
 def _gpus_in_use(fleet: Fleet) -> str:
@@ -206,8 +230,7 @@ class Walk:
         expected = len(self._fleet.processes) - 1
 
         def look() -> list[NodeSummary] | None:
-            nodes = self._fleet.api.get("/v1/nodes", NodeList).model.nodes
-            ready = [node for node in nodes if node.status == "ready"]
+            ready = [node for node in self._fleet.nodes().nodes if node.status == NodeStatus.READY]
             return ready if len(ready) == expected else None
 
         return self._fleet.wait_for(look, seconds=READY_SECONDS, what=f"{expected} nodes ready")
@@ -233,14 +256,14 @@ class Walk:
     def _drain(self, node_id: str) -> None:
         path = f"/v1/nodes/{quote_id(node_id)}"
         drained = self._fleet.api.post(f"{path}/drain", {}, NodeDetail).model
-        if drained.status != "draining":
+        if drained.status != NodeStatus.DRAINING:
             raise Failure(f"{node_id} should be draining while {JOB} runs, but is {drained.status}")
         self._step(f"{node_id} is draining: it keeps {JOB} and takes nothing new")
         self._fleet.api.delete(f"/v1/claims/{JOB}")
 
         def look() -> NodeDetail | None:
             node = self._fleet.api.get(path, NodeDetail).model
-            return node if node.status == "offline" else None
+            return node if node.status == NodeStatus.OFFLINE else None
 
         gone = self._fleet.wait_for(
             look, seconds=OFFLINE_SECONDS, what=f"{node_id} offline after its last job"
