@@ -209,6 +209,15 @@ def test_only_what_is_set_is_shown_on_request(config: str, capsys: pytest.Captur
     assert keys == ["registry_url", "join_token", "labels"]
 
 
+def test_settings_that_all_have_their_defaults_are_said_to_be_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.touch()
+    assert main(["config", "show", "registry", "--config", str(empty), "--changed"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing is changed: ")
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_no_secret_is_shown(form: list[str], config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "agent", "--config", config, *form]) == 0

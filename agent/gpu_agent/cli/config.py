@@ -171,10 +171,12 @@ def run_show(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         print(json.dumps(_settings_document(configuration, settings), indent=2, ensure_ascii=False))
-    else:
+    elif settings:
         print_lines(
             render_table(Table(_COLUMNS, [_setting_row(one) for one in settings]), terminal_columns())
         )
+    else:
+        print("Nothing is changed: every setting has its default. Without --changed all are shown.")
     if configuration.lacking:
         print_stderr(configuration.lacking)
         return ExitCode.CONFIGURATION

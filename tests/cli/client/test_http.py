@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -95,6 +96,15 @@ def test_an_unknown_token_is_named_by_its_source_and_never_shown(api: Api) -> No
     with pytest.raises(Failure, match="token from /a/file") as refused:
         Api(api.url, token=OperatorToken("gpuo_secret", "/a/file")).request("GET", "/locked")
     assert "gpuo_secret" not in str(refused.value)
+
+
+def test_where_a_token_that_was_found_here_is_unknown_the_other_state_directory_is_asked_for(
+    api: Api,
+) -> None:
+    found = OperatorToken("gpuo_t", "/default/operator.token", written_by=os.geteuid())
+    words = r"the token in /default/operator\.token.*another.*--token-file.*GPU_REGISTRY_STATE_DIR"
+    with pytest.raises(Failure, match=words):
+        Api(api.url, token=found).request("GET", "/locked")
 
 
 def test_the_arguments_of_a_command_lead_to_its_registry_and_its_token(tmp_path: Path) -> None:

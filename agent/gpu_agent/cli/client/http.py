@@ -21,6 +21,7 @@ from gpu_agent.cli.client.answers import Answer, Document, Model, parse_answer
 from gpu_agent.cli.client.discovery import (
     API_VARIABLE,
     DEFAULT_API,
+    STATE_DIR_VARIABLE,
     VARIABLE,
     Endpoint,
     OperatorToken,
@@ -247,6 +248,12 @@ class Api:
 
     def _unauthorized(self) -> str:
         """Say where a token that was refused came from, or where to get one."""
+        if self._token is not None and self._token.written_by is not None:
+            return (
+                f"the registry at {self.url} does not know the token in {self._token.source}, which another "
+                "registry of this machine wrote: name operator.token of its own state directory with "
+                f"--token-file FILE, or that directory in {STATE_DIR_VARIABLE}"
+            )
         if self._token is not None:
             return (
                 f"the registry at {self.url} does not know the token from {self._token.source}, or no "
