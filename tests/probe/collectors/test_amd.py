@@ -237,6 +237,7 @@ def test_a_processors_graphics_have_the_memory_that_they_share(tmp_path: Path) -
 def test_an_unknown_use_of_shared_memory_makes_the_whole_use_unknown(tmp_path: Path) -> None:
     gpu = amd_card_read(card(tmp_path, {**STRIX_HALO, "mem_info_gtt_used": "?"}))
     assert (gpu.memory_mb, gpu.memory_used_mb, gpu.memory_free_mb) == (96 * 1024 + 512, None, None)
+    assert gpu.unknowns["memory_used_mb"] == "mem_info_gtt_used says '?'"
 
 
 def test_a_small_card_that_shares_nothing_is_small(tmp_path: Path) -> None:

@@ -213,12 +213,13 @@ class Card:
             why = read_failure(self._folder / "mem_info_vram_total")
             self._unknowns |= dict.fromkeys(("memory_mb", *_USE_FIELDS), why)
             return {}
-        kind = MemoryKind.DEDICATED
+        kind, unread = MemoryKind.DEDICATED, "mem_info_vram_used"
         if total < _TINY_BYTES and shared is not None and shared > total:
             kind, total = MemoryKind.UNIFIED, total + shared
+            unread = unread if used is None else "mem_info_gtt_used"
             used = None if used is None or shared_used is None else used + shared_used
         if used is None or used > total:
-            self._unknowns |= dict.fromkeys(_USE_FIELDS, read_failure(self._folder / "mem_info_vram_used"))
+            self._unknowns |= dict.fromkeys(_USE_FIELDS, read_failure(self._folder / unread))
             return {"memory_kind": kind, "memory_mb": total // _MIB}
         return {
             "memory_kind": kind,
