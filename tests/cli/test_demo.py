@@ -14,8 +14,8 @@ from gpu_agent.cli.command import Failure
 from gpu_agent.cli.demo import (
     JOB,
     MEMBERS,
-    Fleet,
-    Process,
+    DemoFleet,
+    DemoProcess,
     Walk,
     operator_token,
     running_fleet,
@@ -87,7 +87,7 @@ def test_in_a_pipe_each_change_is_a_line_of_its_own(
 def test_a_registry_that_was_killed_is_reported_and_not_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def killing(fleet: Fleet, *_: object) -> None:
+    def killing(fleet: DemoFleet, *_: object) -> None:
         os.kill(fleet.processes[0].process.pid, signal.SIGKILL)
         while True:
             fleet.api.get("/v1/nodes", NodeList)
@@ -97,12 +97,12 @@ def test_a_registry_that_was_killed_is_reported_and_not_its_address(
     assert "the demo's registry ended with -9" in capsys.readouterr().err
 
 
-def fill(fleet: Fleet) -> None:
+def fill(fleet: DemoFleet) -> None:
     for number in range(100):
         fleet.api.request("POST", "/v1/claims", {"job_id": f"other-{number}"})
 
 
-def await_three_ready_nodes(fleet: Fleet) -> None:
+def await_three_ready_nodes(fleet: DemoFleet) -> None:
     def look() -> bool | None:
         nodes = fleet.api.get("/v1/nodes", NodeList).model.nodes
         return [node.status for node in nodes] == ["ready"] * 3 or None
@@ -116,7 +116,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_processes_and_files_go_however_the_block_ends(tmp_path: Path) -> None:
-    started: list[Process] = []
+    started: list[DemoProcess] = []
 
     def fail_inside() -> None:
         with running_fleet() as fleet:

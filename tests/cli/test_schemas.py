@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.cli.agent.doctor import doctor_schema, report_document
 from gpu_agent.cli.main import main
 from gpu_agent.cli.schema import NAMES, schema_of
-from gpu_agent.node.jobs import Job, Worker, of_process
+from gpu_agent.node.jobs import AnnouncedJob, WorkerProcess, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
 from gpu_agent.session.types import State
@@ -175,7 +175,10 @@ def test_another_document_is_refused(wrong: dict[str, Any]) -> None:
         jsonschema.validate({**ALL, **wrong}, doctor_schema())
 
 
-JOBS = jobs_in_flight(Job("job-1", of_process(4711, 1), 0, 1.5), Job("job-2", Worker("connection-2"), 0, 1.5))
+JOBS = jobs_in_flight(
+    AnnouncedJob("job-1", of_process(4711, 1), 0, 1.5),
+    AnnouncedJob("job-2", WorkerProcess("connection-2"), 0, 1.5),
+)
 DETAILS = StatusDetails(
     checks=(Check(name="gpu", ok=True, detail="fine"),), in_flight_jobs=2, clears_when="x"
 )

@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.node.agent import Agent
 from gpu_agent.node.gpu_readings import open_gpus
 from gpu_agent.node.identity import IdentityFile
-from gpu_agent.node.jobs import Worker
+from gpu_agent.node.jobs import WorkerProcess
 from gpu_agent.node.settings import load
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.service import RegistryService
@@ -63,7 +63,7 @@ async def test_a_drain_waits_for_announced_jobs_and_ends_with_the_last(tmp_path:
         agent_at(service, tmp_path, simulate="1xL4") as agent,
     ):
         node_id = await ready(service)
-        worker = Worker("w")
+        worker = WorkerProcess("w")
         agent.jobs.start("job-1", worker, uid=0, now=1.0)
         agent.jobs.start("job-2", worker, uid=0, now=1.0)
         await until(

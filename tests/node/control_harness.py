@@ -21,7 +21,7 @@ from gpu_agent.node.control.explain import explain
 from gpu_agent.node.control.handlers import RequestHandler, encode_answer
 from gpu_agent.node.control.server import ControlLimits, ControlServer
 from gpu_agent.node.control.status import Instant, status_document
-from gpu_agent.node.jobs import Job, Jobs
+from gpu_agent.node.jobs import AnnouncedJob, Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import Snapshot
 from gpu_agent.runtime.tasks import Tasks
@@ -81,7 +81,7 @@ def snapshot(**fields: object) -> Snapshot:
 NOW = Instant(monotonic=100.0, wall=5000.0)
 
 
-def jobs_in_flight(*jobs: Job) -> Jobs:
+def jobs_in_flight(*jobs: AnnouncedJob) -> Jobs:
     """Jobs as workers announced them."""
     announced = Jobs()
     for job in jobs:

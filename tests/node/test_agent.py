@@ -13,7 +13,7 @@ from gpu_agent.node.agent import Agent
 from gpu_agent.node.daemon import ExitCode, run
 from gpu_agent.node.gpu_readings import ReadGpus, open_gpus
 from gpu_agent.node.identity import IdentityFile, lock_state_dir
-from gpu_agent.node.jobs import Worker
+from gpu_agent.node.jobs import WorkerProcess
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.runtime.tasks import Tasks
@@ -104,7 +104,7 @@ async def test_r02_a_registration_declares_the_machine_and_beats_carry_its_figur
 async def test_announced_jobs_are_named_in_beats_and_in_the_next_registration(tmp_path: Path) -> None:
     async with listening_registry() as registry, _agent_at(registry, tmp_path) as running:
         assert (await registry.next("node_heartbeat")).get("running_jobs") is None
-        worker = Worker("w")
+        worker = WorkerProcess("w")
         assert running.agent.jobs.start("job-1", worker, uid=0, now=1.0) is None
         while (heartbeat := await registry.next("node_heartbeat")).get("running_jobs") is None:
             pass

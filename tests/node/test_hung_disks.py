@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.probe.host.host import HostProbe
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import DISK_SILENT, UNREADABLE, DiskPatience, ModelScanner
 from gpu_agent.probe.snapshot import Sources
@@ -82,7 +82,7 @@ async def test_a_hung_host_has_no_figures_and_past_the_limit_no_ready_model(
 
 async def test_models_are_ready_no_longer_than_a_disk_that_hangs_can_vouch_for_them() -> None:
     source = StuckSource("/held")
-    scanner = ModelScanner((source,), (Declaration(model_id="stated", version="1"),), patience=HASTY)
+    scanner = ModelScanner((source,), (ModelDeclaration(model_id="stated", version="1"),), patience=HASTY)
     async with probing(always(GOOD), Sources(scanner=scanner), pace=QUICK) as (_, next_one):
         while len((healthy := await next_one()).models) < 2:
             pass
@@ -162,7 +162,7 @@ async def test_new_sources_are_scanned_at_once_and_reported_before_the_call_retu
     async with probing(always(GOOD), pace=calm) as (prober, next_one):
         assert (await next_one()).models == ()
         await prober.replace_sources(
-            Sources(scanner=ModelScanner((), (Declaration(model_id="new", version="1"),)))
+            Sources(scanner=ModelScanner((), (ModelDeclaration(model_id="new", version="1"),)))
         )
         assert [model.model_id for model in (await next_one()).models] == ["new"]
 

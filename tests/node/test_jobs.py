@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.node.jobs import (
     MAX_JOB_ID_LENGTH,
     Jobs,
-    Worker,
+    WorkerProcess,
     mark_own_programs,
     mark_owned,
     match_programs,
@@ -21,7 +21,7 @@ from gpu_agent.probe.host.processes import process
 from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Outcome
 
-ONE, OTHER = Worker("one"), Worker("other", pid=7, started=70)
+ONE, OTHER = WorkerProcess("one"), WorkerProcess("other", pid=7, started=70)
 
 
 def test_ids_are_none_until_a_worker_announces_and_empty_afterwards() -> None:
@@ -70,7 +70,7 @@ def test_a_job_that_another_worker_took_over_outlives_the_first() -> None:
 def test_a_process_stays_one_worker_however_many_connections_it_had() -> None:
     jobs = Jobs()
     for number in range(3):
-        worker = Worker(f"connection-{number}", pid=7, started=70)
+        worker = WorkerProcess(f"connection-{number}", pid=7, started=70)
         jobs.start(f"job-{number}", worker, uid=0, now=1.0)
         assert jobs.close_connection(worker) == (f"job-{number}",)
     assert (jobs.ids, jobs.workers) == ((), (of_process(7, 70),))
@@ -140,13 +140,13 @@ def owners(seen: GpuReport) -> list[bool | None]:
 
 
 def test_a_worker_and_all_that_it_started_are_ours_and_others_are_foreign(tmp_path: Path) -> None:
-    seen = match_workers(report(10, 11, 12, 20), [Worker("w", 10, 100)], machine(tmp_path))
+    seen = match_workers(report(10, 11, 12, 20), [WorkerProcess("w", 10, 100)], machine(tmp_path))
     assert owners(seen.report) == [True, True, True, False]
     assert seen.ended == ()
 
 
 def test_a_process_that_cannot_be_seen_from_here_is_neither(tmp_path: Path) -> None:
-    assert owners(match_workers(report(10, 99), [Worker("w", 10, 100)], machine(tmp_path)).report) == [
+    assert owners(match_workers(report(10, 99), [WorkerProcess("w", 10, 100)], machine(tmp_path)).report) == [
         True,
         None,
     ]
@@ -154,13 +154,13 @@ def test_a_process_that_cannot_be_seen_from_here_is_neither(tmp_path: Path) -> N
 
 def test_without_a_known_worker_process_the_owner_is_unknown(tmp_path: Path) -> None:
     root = machine(tmp_path)
-    for workers in ([], [Worker("w")]):
+    for workers in ([], [WorkerProcess("w")]):
         seen = match_workers(report(10, 20), workers, root)
         assert (owners(seen.report), seen.ended) == ([None, None], ())
 
 
 def test_a_worker_whose_process_ended_or_whose_pid_was_given_out_again_has_ended(tmp_path: Path) -> None:
-    dead, reused, well = Worker("d", 77, 1), Worker("r", 20, 150), Worker("w", 10, 100)
+    dead, reused, well = WorkerProcess("d", 77, 1), WorkerProcess("r", 20, 150), WorkerProcess("w", 10, 100)
     seen = match_workers(report(20), [dead, reused, well], machine(tmp_path))
     assert seen.ended == (dead, reused)
     assert owners(seen.report) == [False]
@@ -172,7 +172,7 @@ async def test_the_jobs_of_a_real_process_end_with_it(caplog: pytest.LogCaptureF
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
     here = process(child.pid)
     assert here is not None
-    assert jobs.start("a", Worker("w", child.pid, here.started), uid=0, now=1.0) is None
+    assert jobs.start("a", WorkerProcess("w", child.pid, here.started), uid=0, now=1.0) is None
     held = report(child.pid, os.getpid())
     assert owners(await mark_owned(held, jobs)) == [True, False]
     ids = [jobs.ids]
@@ -191,7 +191,7 @@ async def test_a_worker_between_jobs_is_ours_and_its_end_is_not_logged(
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220 - a worker
     here = process(child.pid)
     assert here is not None
-    worker = Worker("connection-1", child.pid, here.started)
+    worker = WorkerProcess("connection-1", child.pid, here.started)
     assert jobs.start("a", worker, uid=0, now=1.0) is None
     jobs.close_connection(worker)
     assert owners(await mark_owned(report(child.pid), jobs)) == [True]

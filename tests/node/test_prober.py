@@ -9,7 +9,7 @@ from gpu_agent.node.prober import Pace
 from gpu_agent.probe.collectors.protocol import InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.runner import CollectorRunner
 from gpu_agent.probe.health.tracker import MissedReading
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
@@ -17,7 +17,7 @@ from tests.node.prober_harness import GOOD, HUNG, PACE, always, probing
 
 
 async def test_each_probe_reports_gpus_host_and_models() -> None:
-    catalogue = ModelScanner((), (Declaration(model_id="whisper", version="1"),))
+    catalogue = ModelScanner((), (ModelDeclaration(model_id="whisper", version="1"),))
     patient = replace(PACE, deadline_seconds=20)
     async with probing(always(GOOD), Sources(scanner=catalogue), pace=patient) as (prober, next_one):
         inventory = await next_one()

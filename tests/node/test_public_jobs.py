@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.jobs import Jobs, Worker
+from gpu_agent.node.jobs import Jobs, WorkerProcess
 from gpu_agent.node.public_jobs import (
     BUSY_SECONDS,
     COOLER_C,
     Limit,
-    Limits,
     Now,
     Pause,
+    PublicJobLimits,
     PublicJobs,
     PublicJobsState,
 )
@@ -57,7 +57,7 @@ def test_without_public_jobs_no_limit_is_checked(tmp_path: Path) -> None:
 
 def test_jobs_in_flight_explain_the_use_of_a_gpu(tmp_path: Path) -> None:
     public, jobs = pool(tmp_path, "pause_while_in_use = true"), Jobs()
-    assert jobs.start("job", Worker("w"), uid=0, now=1.0) is None
+    assert jobs.start("job", WorkerProcess("w"), uid=0, now=1.0) is None
     for now in (0, 30, 60):
         assert public.owner_at(report(percent=99), jobs, now=now).accept_public_jobs
     jobs.finish("job")
@@ -176,24 +176,26 @@ def kept_out(pauses: tuple[Pause, ...]) -> list[Limit]:
 
 
 def test_without_limits_nothing_pauses_public_jobs() -> None:
-    assert Limits(PublicJobsSettings()).check(at(0, hot(119), replace(GPU, processes=(FOREIGN,)))) == ()
+    assert (
+        PublicJobLimits(PublicJobsSettings()).check(at(0, hot(119), replace(GPU, processes=(FOREIGN,)))) == ()
+    )
 
 
 def test_outside_its_hours_a_schedule_pauses_public_jobs_and_says_until_when() -> None:
-    limits = Limits(PublicJobsSettings(schedule=("mon-fri 18:00-08:00",)))
+    limits = PublicJobLimits(PublicJobsSettings(schedule=("mon-fri 18:00-08:00",)))
     (pause,) = limits.check(at(0))
     assert pause == Pause(Limit.SCHEDULE, "public jobs start again on mon 18:00")
     assert limits.check(at(1, local=MONDAY_NOON.replace(hour=18))) == ()
 
 
 def test_a_schedule_opens_at_once_and_closes_at_once() -> None:
-    limits = Limits(PublicJobsSettings(schedule=("mon 12:00-13:00",), resume_after_seconds=600))
+    limits = PublicJobLimits(PublicJobsSettings(schedule=("mon 12:00-13:00",), resume_after_seconds=600))
     hours = [limits.check(at(n, local=MONDAY_NOON.replace(hour=11 + n))) == () for n in range(3)]
     assert hours == [False, True, False]
 
 
 def test_the_hottest_gpu_counts_and_is_named_with_the_figures() -> None:
-    limits = Limits(PublicJobsSettings(max_temperature_c=80))
+    limits = PublicJobLimits(PublicJobsSettings(max_temperature_c=80))
     warm = replace(hot(79.5), index=1, uuid="GPU-1")
     assert limits.check(at(0, GPU, warm)) == ()
     (pause,) = limits.check(at(1, GPU, replace(warm, temperature_c=80)))
@@ -201,7 +203,7 @@ def test_the_hottest_gpu_counts_and_is_named_with_the_figures() -> None:
 
 
 def test_a_temperature_must_fall_well_below_its_limit_and_stay_there() -> None:
-    limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
+    limits = PublicJobLimits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
     just_cooler, cool = hot(80 - COOLER_C), hot(79 - COOLER_C)
     readings = [(0, hot(81)), (10, just_cooler), (100, cool), (150, just_cooler), (160, cool), (219, cool)]
     assert all(kept_out(limits.check(at(seconds, gpu))) for seconds, gpu in readings)
@@ -210,20 +212,20 @@ def test_a_temperature_must_fall_well_below_its_limit_and_stay_there() -> None:
 
 
 def test_a_limit_that_is_over_says_for_how_long_it_is_still_waited() -> None:
-    limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
+    limits = PublicJobLimits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
     limits.check(at(0, hot(90)))
     (pause,) = limits.check(at(1, hot(40)))
     assert pause.detail.endswith("start again after 60 s of that")
 
 
 def test_without_patience_a_limit_ends_with_its_cause() -> None:
-    limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=0))
+    limits = PublicJobLimits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=0))
     assert kept_out(limits.check(at(0, hot(90))))
     assert limits.check(at(1, hot(40))) == ()
 
 
 def test_a_reading_that_is_missed_changes_nothing() -> None:
-    limits = Limits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
+    limits = PublicJobLimits(PublicJobsSettings(max_temperature_c=80, resume_after_seconds=60))
     assert limits.check(at(0, hot(50))) == ()
     assert limits.check(at(1, hot(None))) == ()
     limits.check(at(2, hot(90)))
@@ -239,14 +241,14 @@ def test_a_reading_that_is_missed_changes_nothing() -> None:
     ],
 )
 def test_a_limit_pauses_public_jobs_until_its_first_reading(settings: PublicJobsSettings, gpu: Gpu) -> None:
-    limits = Limits(settings)
+    limits = PublicJobLimits(settings)
     (pause,) = limits.check(at(0, gpu))
     assert "no " in pause.detail
     assert limits.check(at(1, GPU)) == ()
 
 
 def test_one_usable_gpu_with_enough_free_memory_is_enough() -> None:
-    limits = Limits(PublicJobsSettings(min_free_memory_mb=8000, resume_after_seconds=0))
+    limits = PublicJobLimits(PublicJobsSettings(min_free_memory_mb=8000, resume_after_seconds=0))
     full = replace(GPU, memory_free_mb=7999)
     sick = replace(GPU, uuid="GPU-1", index=1, health=Health.LOST)
     assert limits.check(at(0, full, GPU)) == ()
@@ -260,12 +262,12 @@ def test_one_usable_gpu_with_enough_free_memory_is_enough() -> None:
 def test_a_process_that_no_worker_announced_is_another_users(
     processes: tuple[GpuProcess, ...], *, used: bool
 ) -> None:
-    limits = Limits(PublicJobsSettings(pause_while_in_use=True))
+    limits = PublicJobLimits(PublicJobsSettings(pause_while_in_use=True))
     assert kept_out(limits.check(at(0, replace(GPU, processes=processes)))) == [Limit.IN_USE] * used
 
 
 def test_a_game_is_another_users_use_once_it_has_lasted() -> None:
-    limits = Limits(PublicJobsSettings(pause_while_in_use=True, resume_after_seconds=5))
+    limits = PublicJobLimits(PublicJobsSettings(pause_while_in_use=True, resume_after_seconds=5))
     game = replace(GPU, utilization_percent=95)
     assert limits.check(at(0, game)) == ()
     assert limits.check(at(BUSY_SECONDS - 1, game)) == ()
@@ -277,7 +279,7 @@ def test_a_game_is_another_users_use_once_it_has_lasted() -> None:
 
 
 def test_use_that_a_job_or_an_own_process_explains_is_no_other_users() -> None:
-    limits = Limits(PublicJobsSettings(pause_while_in_use=True))
+    limits = PublicJobLimits(PublicJobsSettings(pause_while_in_use=True))
     busy, ours = (replace(GPU, utilization_percent=95, processes=one) for one in ((), (MINE,)))
     for seconds in range(0, 100, 10):
         assert limits.check(at(seconds, busy, working=True)) == ()
@@ -286,7 +288,7 @@ def test_use_that_a_job_or_an_own_process_explains_is_no_other_users() -> None:
 
 
 def test_without_a_process_list_use_beside_a_job_is_unknown_and_changes_nothing() -> None:
-    limits = Limits(PublicJobsSettings(pause_while_in_use=True))
+    limits = PublicJobLimits(PublicJobsSettings(pause_while_in_use=True))
     without_processes = replace(GPU, processes=None, utilization_percent=90)
     assert limits.check(at(0, replace(without_processes, utilization_percent=1))) == ()
     assert limits.check(at(10, without_processes, working=True)) == ()
@@ -294,17 +296,19 @@ def test_without_a_process_list_use_beside_a_job_is_unknown_and_changes_nothing(
 
 def test_a_sleeping_gpu_is_not_in_use() -> None:
     asleep = replace(GPU, asleep=True, processes=None, utilization_percent=None)
-    assert Limits(PublicJobsSettings(pause_while_in_use=True)).check(at(0, asleep)) == ()
+    assert PublicJobLimits(PublicJobsSettings(pause_while_in_use=True)).check(at(0, asleep)) == ()
 
 
 def test_all_pausing_limits_are_reported_together() -> None:
-    limits = Limits(PublicJobsSettings(schedule=("sun",), max_temperature_c=30, pause_while_in_use=True))
+    limits = PublicJobLimits(
+        PublicJobsSettings(schedule=("sun",), max_temperature_c=30, pause_while_in_use=True)
+    )
     pauses = limits.check(at(0, replace(GPU, processes=(FOREIGN,))))
     assert kept_out(pauses) == [Limit.SCHEDULE, Limit.TEMPERATURE, Limit.IN_USE]
 
 
 def test_a_gpu_that_sleeps_is_cool_and_free_though_it_is_not_asked() -> None:
-    limits = Limits(
+    limits = PublicJobLimits(
         PublicJobsSettings(max_temperature_c=80, min_free_memory_mb=20000, pause_while_in_use=True)
     )
     sleeping = Gpu(uuid="GPU-0", name="X", index=0, memory_mb=24000, asleep=True)
@@ -313,8 +317,8 @@ def test_a_gpu_that_sleeps_is_cool_and_free_though_it_is_not_asked() -> None:
 
 
 def test_a_schedule_needs_no_gpu_reading() -> None:
-    limits = Limits(
+    limits = PublicJobLimits(
         PublicJobsSettings(schedule=("mon",), max_temperature_c=80, min_free_memory_mb=1), polled=False
     )
     assert kept_out(limits.check(at(0))) == [Limit.TEMPERATURE, Limit.FREE_MEMORY]
-    assert Limits(PublicJobsSettings(schedule=("mon",)), polled=False).check(at(0)) == ()
+    assert PublicJobLimits(PublicJobsSettings(schedule=("mon",)), polled=False).check(at(0)) == ()

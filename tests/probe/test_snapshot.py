@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.simulation.gpus import SimulatedGpus
@@ -58,7 +58,7 @@ def inventory(outcome: Outcome, *gpus: Gpu) -> Inventory:
 def test_a_snapshot_holds_gpus_host_models_and_features(tmp_path: Path) -> None:
     sources = Sources(
         scanner=ModelScanner(
-            [HubCache([tmp_path])], [Declaration(model_id="mood", version="1", kind="emotion")]
+            [HubCache([tmp_path])], [ModelDeclaration(model_id="mood", version="1", kind="emotion")]
         ),
         policy=FeaturePolicy(advanced=("kv_cache",)),
     )
@@ -172,7 +172,7 @@ def test_folders_and_declarations_reach_the_scanner(tmp_path: Path) -> None:
     options = ProbeOptions(
         hub_roots=(),
         model_directories=(tmp_path / "models",),
-        declared_models=(Declaration(model_id="declared/llm", version="1", kind="llm"),),
+        declared_models=(ModelDeclaration(model_id="declared/llm", version="1", kind="llm"),),
     )
     found = open_sources(options, environ={}, home=tmp_path).scanner.scan().models
     assert {model.model_id for model in found} == {"mine/asr", "declared/llm"}

@@ -74,7 +74,7 @@ COMPONENTS: Mapping[str, Component] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ShownSetting:
     """One setting in force."""
 
     key: str
@@ -94,7 +94,7 @@ class Configuration:
     """All settings of one component, and the file that was read."""
 
     file: Path
-    settings: tuple[Setting, ...]
+    settings: tuple[ShownSetting, ...]
     lacking: str = ""
     """What must be set and is not, as a sentence: the component cannot use the settings then."""
     unknown: tuple[UnknownVariable, ...] = ()
@@ -279,13 +279,13 @@ def _parse_options(component: Component, options: Sequence[str]) -> dict[str, ob
     return given
 
 
-def _settings_of(settings: BaseModel, origins: SettingSources, above: KeyPath = ()) -> Iterator[Setting]:
+def _settings_of(settings: BaseModel, origins: SettingSources, above: KeyPath = ()) -> Iterator[ShownSetting]:
     for name, field_info in type(settings).model_fields.items():
         path, value = (*above, name), getattr(settings, name)
         if isinstance(value, BaseModel) and table_model(field_info.annotation):
             yield from _settings_of(value, origins, path)
         else:
-            yield Setting(".".join(map(str, path)), value, _origin(name, value, origins.of(path)))
+            yield ShownSetting(".".join(map(str, path)), value, _origin(name, value, origins.of(path)))
 
 
 def _origin(name: str, value: object, origin: SettingSource) -> SettingSource:
@@ -369,13 +369,13 @@ def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
         )
 
 
-def _setting_row(one: Setting) -> Row:
+def _setting_row(one: ShownSetting) -> Row:
     style = "dim" if one.origin.layer is Layer.DEFAULT else ""
     words = (one.key, toml_value(one.value), str(one.origin))
     return Row([line(Piece(word, style)) for word in words])
 
 
-def _settings_document(configuration: Configuration, settings: list[Setting]) -> dict[str, object]:
+def _settings_document(configuration: Configuration, settings: list[ShownSetting]) -> dict[str, object]:
     return {
         "file": str(configuration.file),
         "file_is_there": configuration.file_is_there,

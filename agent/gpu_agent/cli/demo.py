@@ -70,7 +70,7 @@ MEMBERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class DemoProcess:
     """A running process of the demo, and where its log lines go."""
 
     name: str
@@ -83,13 +83,13 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class DemoFleet:
     """The running demo."""
 
     api: Api
     token_file: str
     """Holds the operator's token, for commands in other terminals."""
-    processes: tuple[Process, ...]
+    processes: tuple[DemoProcess, ...]
     simulated: bool
 
     def check_alive(self) -> None:
@@ -170,7 +170,7 @@ def main(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _watch(fleet: Fleet, console: Console) -> None:
+def _watch(fleet: DemoFleet, console: Console) -> None:
     console.print(
         f"Operators' API: {fleet.api.url}. Try, in another terminal:\n"
         f"gpu-agent registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
@@ -186,7 +186,7 @@ def _watch(fleet: Fleet, console: Console) -> None:
             time.sleep(REFRESH_SECONDS)
 
 
-def _print_changes_until_left(fleet: Fleet) -> None:
+def _print_changes_until_left(fleet: DemoFleet) -> None:
     """Print the nodes, then a line for each change, as `registry nodes --watch` does in a pipe."""
     before = fleet.nodes()
     print_lines(node_table(before, None, now=time.time()))
@@ -198,7 +198,7 @@ def _print_changes_until_left(fleet: Fleet) -> None:
         time.sleep(REFRESH_SECONDS)
 
 
-def _gpus_in_use(fleet: Fleet) -> str:
+def _gpus_in_use(fleet: DemoFleet) -> str:
     if fleet.simulated:
         return "This machine has no usable GPU: the three agents simulate theirs."
     return "The three agents share this machine's own GPUs."
@@ -207,7 +207,7 @@ def _gpus_in_use(fleet: Fleet) -> str:
 class Walk:
     """The main use of a registry, step by step on a running fleet, each printed with its time."""
 
-    def __init__(self, fleet: Fleet, print_line: Callable[[str], None], *, started: float) -> None:
+    def __init__(self, fleet: DemoFleet, print_line: Callable[[str], None], *, started: float) -> None:
         self._fleet = fleet
         self._print = print_line
         self._started = started
@@ -275,7 +275,7 @@ class Walk:
 
 
 @contextmanager
-def running_fleet(interruption: Interruption | None = None) -> Iterator[Fleet]:
+def running_fleet(interruption: Interruption | None = None) -> Iterator[DemoFleet]:
     """Start everything; end everything and remove the folder, however the block ends."""
     signals = interruption or Interruption()
     with ExitStack() as undo:
@@ -298,7 +298,7 @@ class _Launcher:
     command: tuple[str, ...]
     running: "list[subprocess.Popen[bytes]]"
 
-    def start(self, name: str, *arguments: str) -> Process:
+    def start(self, name: str, *arguments: str) -> DemoProcess:
         log = self.folder / f"{name}.log"
         with log.open("wb") as written, self.interruption.held():
             process = subprocess.Popen(  # noqa: S603 - our own program
@@ -311,7 +311,7 @@ class _Launcher:
                 env=_plain_environment(),
             )
             self.running.append(process)
-        return Process(name, process, log)
+        return DemoProcess(name, process, log)
 
 
 def _die_with_us() -> tuple[str, ...]:
@@ -329,7 +329,7 @@ def _plain_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("GPU_")}
 
 
-def _start_fleet(launcher: _Launcher) -> Fleet:
+def _start_fleet(launcher: _Launcher) -> DemoFleet:
     nothing = launcher.folder / "nothing.toml"
     nothing.touch()
     simulated = not _machine_has_gpus(nothing)
@@ -363,7 +363,7 @@ def _start_fleet(launcher: _Launcher) -> Fleet:
         _start_agent(launcher, member, node_url=node_url, token_file=token_file, simulated=simulated)
         for member in MEMBERS
     )
-    return Fleet(api=api, token_file=token.source, processes=(registry, *agents), simulated=simulated)
+    return DemoFleet(api=api, token_file=token.source, processes=(registry, *agents), simulated=simulated)
 
 
 def _machine_has_gpus(configuration: Path) -> bool:
@@ -374,7 +374,7 @@ def _machine_has_gpus(configuration: Path) -> bool:
 
 def _start_agent(
     launcher: _Launcher, member: Member, *, node_url: str, token_file: Path, simulated: bool
-) -> Process:
+) -> DemoProcess:
     configuration = launcher.folder / f"{member.name}.toml"
     configuration.write_text(
         "\n".join(
@@ -412,7 +412,7 @@ def _end_all(running: "list[subprocess.Popen[bytes]]") -> None:
                 process.wait()
 
 
-def _addresses(registry: Process) -> tuple[str, str]:
+def _addresses(registry: DemoProcess) -> tuple[str, str]:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and registry.process.poll() is None:
         for line in registry.log.read_text(errors="replace").splitlines():

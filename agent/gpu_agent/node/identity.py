@@ -55,7 +55,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedIdentity:
     """What was found in the state directory."""
 
     identity: Identity
@@ -109,19 +109,19 @@ class IdentityFile:
         """The identity as last loaded or saved."""
         return self._identity
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedIdentity:
         """Read it; a corrupt file is moved aside, and an empty identity replaces it."""
         try:
             text = _read(self.path)
         except FileNotFoundError:
-            return Loaded(self._identity)
+            return LoadedIdentity(self._identity)
         except OSError as error:
             raise IdentityError(f"{self.path} cannot be read {_reason(error)}") from error
         try:
             self._identity = _parse(text)
         except ValueError as error:
-            return Loaded(self._identity, self._move_aside(), str(error))
-        return Loaded(self._identity)
+            return LoadedIdentity(self._identity, self._move_aside(), str(error))
+        return LoadedIdentity(self._identity)
 
     def save(self, node_id: str, node_token: str | None) -> None:
         """Store what a registry issued. Without a new token the old one stays, unless the id differs.

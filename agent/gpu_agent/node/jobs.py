@@ -25,7 +25,7 @@ MAX_JOB_ID_LENGTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerProcess:
     """Who announces jobs: a connection, or a process that outlives its connections."""
 
     key: str
@@ -36,17 +36,17 @@ class Worker:
     kind: Literal["connection", "process"] = "connection"
 
 
-def of_process(pid: int, started: int) -> Worker:
+def of_process(pid: int, started: int) -> WorkerProcess:
     """The worker that is a process, whatever its connections."""
-    return Worker(f"process-{pid}-{started}", pid, started, "process")
+    return WorkerProcess(f"process-{pid}-{started}", pid, started, "process")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AnnouncedJob:
     """One job in flight."""
 
     job_id: str
-    worker: Worker
+    worker: WorkerProcess
     uid: int
     """The user who announced it."""
     since: float
@@ -57,8 +57,8 @@ class Jobs:
     """The jobs that were announced and have not ended, oldest first."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, Job] = {}
-        self._workers: dict[str, Worker] = {}
+        self._jobs: dict[str, AnnouncedJob] = {}
+        self._workers: dict[str, WorkerProcess] = {}
         self._ever_announced = False
 
     @property
@@ -67,24 +67,24 @@ class Jobs:
         return tuple(self._jobs) if self._ever_announced else None
 
     @property
-    def in_flight(self) -> tuple[Job, ...]:
+    def in_flight(self) -> tuple[AnnouncedJob, ...]:
         """All jobs, the longest running first."""
         return tuple(self._jobs.values())
 
     @property
-    def workers(self) -> tuple[Worker, ...]:
+    def workers(self) -> tuple[WorkerProcess, ...]:
         """All workers that have announced a job and still exist, with a job or without."""
         return tuple(self._workers.values())
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_id: str) -> AnnouncedJob | None:
         """Return the job of that id, None where none is in flight."""
         return self._jobs.get(job_id)
 
-    def has_job(self, worker: Worker) -> bool:
+    def has_job(self, worker: WorkerProcess) -> bool:
         """Whether a job would end with this worker."""
         return any(job.worker.key == worker.key for job in self._jobs.values())
 
-    def start(self, job_id: str, worker: Worker, *, uid: int, now: float) -> str | None:
+    def start(self, job_id: str, worker: WorkerProcess, *, uid: int, now: float) -> str | None:
         """Count a job, or assign it to another worker. `now`: Unix time. Returns why it cannot be counted."""
         refusal = self._refuse_id(job_id)
         if refusal is not None:
@@ -92,14 +92,14 @@ class Jobs:
         self._ever_announced = True
         self._workers[worker.key] = worker
         before = self._jobs.get(job_id)
-        self._jobs[job_id] = Job(job_id, worker, uid, now if before is None else before.since)
+        self._jobs[job_id] = AnnouncedJob(job_id, worker, uid, now if before is None else before.since)
         return None
 
     def finish(self, job_id: str) -> bool:
         """End a job; False where no job of that id was in flight."""
         return self._jobs.pop(job_id, None) is not None
 
-    def remove_worker(self, worker: Worker) -> tuple[str, ...]:
+    def remove_worker(self, worker: WorkerProcess) -> tuple[str, ...]:
         """Remove a worker whose connection or process has ended, and its jobs. Returns their ids."""
         self._workers.pop(worker.key, None)
         ended = tuple(job.job_id for job in self._jobs.values() if job.worker.key == worker.key)
@@ -107,7 +107,7 @@ class Jobs:
             del self._jobs[job_id]
         return ended
 
-    def close_connection(self, worker: Worker) -> tuple[str, ...]:
+    def close_connection(self, worker: WorkerProcess) -> tuple[str, ...]:
         """Remove a worker's connection and its jobs; its process, where known, stays a worker."""
         known = self._workers.get(worker.key)
         if known is not None and known.pid is not None and known.started is not None:
@@ -154,13 +154,15 @@ class OwnershipScan:
     """The report with each process marked, and the workers whose process has ended."""
 
     report: GpuReport
-    ended: tuple[Worker, ...]
+    ended: tuple[WorkerProcess, ...]
 
 
-def match_workers(report: GpuReport, workers: Iterable[Worker], root: Path = Path("/")) -> OwnershipScan:
+def match_workers(
+    report: GpuReport, workers: Iterable[WorkerProcess], root: Path = Path("/")
+) -> OwnershipScan:
     """Mark each GPU process as a worker's or foreign, and find the workers that have ended."""
     living: set[tuple[int, int]] = set()
-    ended: list[Worker] = []
+    ended: list[WorkerProcess] = []
     for worker in workers:
         if worker.pid is None or worker.started is None:
             continue

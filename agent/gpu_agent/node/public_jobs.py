@@ -65,7 +65,7 @@ class PublicJobs:
         self._settings = settings
         self.owner = settings.owner
         """What the settings state, before the limits apply."""
-        self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
+        self._limits = PublicJobLimits(settings.public_jobs, polled=settings.poll_gpus)
         self._logged: frozenset[Limit] = frozenset()
         self.state = PublicJobsState(self.owner.accept_public_jobs)
         """As of the last probe."""
@@ -73,7 +73,7 @@ class PublicJobs:
     def apply(self, settings: AgentSettings) -> None:
         """Apply settings that were read again; unchanged limits keep their readings."""
         if settings.public_jobs != self._settings.public_jobs:
-            self._limits = Limits(settings.public_jobs, polled=settings.poll_gpus)
+            self._limits = PublicJobLimits(settings.public_jobs, polled=settings.poll_gpus)
         self._settings, self.owner = settings, settings.owner
         self.state = replace(self.state, wanted=settings.accept_public_jobs)
 
@@ -136,7 +136,7 @@ class _ActiveLimit:
     good_since: float | None = None
 
 
-class Limits:
+class PublicJobLimits:
     """The owner's limits, and which of them pause public jobs; the caller brings readings and time."""
 
     def __init__(self, settings: PublicJobsSettings, *, polled: bool = True) -> None:

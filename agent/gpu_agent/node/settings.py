@@ -36,7 +36,7 @@ from gpu_agent.node.setting_values import (
     token_file,
 )
 from gpu_agent.probe.collectors.protocol import Surroundings
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DiskPatience
 from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
 from gpu_agent.runtime.config.fields import ConfigPath
@@ -494,7 +494,7 @@ class AgentSettings(BaseSettings):
             ollama_roots=self.ollama_roots,
             model_directories=self.model_directories,
             cross_file_systems=self.cross_file_systems,
-            declared_models=tuple(Declaration(**model.model_dump()) for model in self.declared_models),
+            declared_models=tuple(ModelDeclaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),
             patience=DiskPatience(
                 wait_seconds=min(_DISK_WAIT_SECONDS, self.deadline_seconds * _DISK_WAIT_SHARE),

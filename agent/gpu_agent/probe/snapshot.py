@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.host.host import HostProbe
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
 from gpu_agent.probe.models.source import LazySource, SourceFactory
 from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
@@ -47,7 +47,7 @@ class ProbeOptions:
     model_directories: tuple[Path, ...] = ()
     cross_file_systems: bool = False
     """Whether file systems that are mounted below one of those paths are searched too."""
-    declared_models: tuple[Declaration, ...] = ()
+    declared_models: tuple[ModelDeclaration, ...] = ()
     features: FeaturePolicy = field(default_factory=FeaturePolicy)
     scan_budget_seconds: float = DEFAULT_BUDGET_SECONDS
     patience: DiskPatience = field(default_factory=DiskPatience)

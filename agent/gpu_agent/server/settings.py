@@ -18,7 +18,7 @@ from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
-from gpu_agent.server.storage import SQLITE, STORE_FORMS, check_location
+from gpu_agent.server.storage import SQLITE, STORE_FORMS, STORE_MEANINGS, check_location
 from gpu_agent.server.tls import TlsFiles
 from gpu_agent.wire.settings import Setting
 
@@ -61,8 +61,7 @@ class _Serving:
     store: Annotated[
         StoreLocation,
         Setting(
-            "where the registry stores its state: the file `registry.db` in the state directory, another "
-            "file, or memory, which loses it at a restart",
+            f"where the registry stores its state: {STORE_MEANINGS}",
             kind=STORE_FORMS,
             option="--store",
             metavar="STORE",

@@ -27,6 +27,10 @@ FILE = "registry.db"
 
 STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{MEMORY}`"
 """How the setting `store` may be written."""
+STORE_MEANINGS = (
+    f"the file `{FILE}` in the state directory, another file, or memory, which loses it at a restart"
+)
+"""What these mean, in the same order."""
 _FORMS = f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, or {MEMORY}"
 _PREFIX = f"{SQLITE}://"
 _FILE_MODE = 0o600

@@ -4,8 +4,8 @@ A store holds documents under a kind and a key, and events in order. It knows no
 clock: the fleet gives documents their meaning. Their times are wall time because they survive a reboot.
 
 To add a store: a module beside this one that fulfils `Store`; its place in `server.storage` (`Location`,
-`parse_location`, `open_store`); `tests/store/test_NAME.py`, whose class inherits `StoreContract`; the
-setting `store` in `server.settings`, and `docs/durability.md`. A library that it needs is an extra in
+`parse_location`, `open_store`, and the words of the setting); `tests/store/test_NAME.py`, whose class
+inherits `StoreContract`; and `docs/durability.md`. A library that it needs is an extra in
 `pyproject.toml` and has its one door in `.importlinter`.
 """
 

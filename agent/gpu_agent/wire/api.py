@@ -452,7 +452,7 @@ class TokenList(ApiAnswer):
     count: int
 
 
-class Health(ApiAnswer):
+class HealthAnswer(ApiAnswer):
     """The registry answers; how much it holds."""
 
     status: str = "ok"

@@ -8,7 +8,7 @@ import pytest
 from gpu_agent.cli.agent.status_page import activity_in_words, machine_inventory, status_facts, status_page
 from gpu_agent.cli.output.text import ASCII_GLYPHS, UNICODE_GLYPHS, line_width, plain_text
 from gpu_agent.node.control.status import Instant
-from gpu_agent.node.jobs import Job, Jobs, of_process
+from gpu_agent.node.jobs import AnnouncedJob, Jobs, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.probe.snapshot import to_document
 from gpu_agent.session.types import State
@@ -32,7 +32,7 @@ from tests.cli.hosts import HOST
 from tests.node.control_harness import INVENTORY, READY, jobs_in_flight, status_of
 
 NOW = 1_700_000_000.0
-JOB = Job("job-1", of_process(4711, 1), 2345678, NOW - 60)
+JOB = AnnouncedJob("job-1", of_process(4711, 1), 2345678, NOW - 60)
 INSTANT = Instant(monotonic=100.0, wall=NOW)
 FAILS = StatusDetails(
     checks=(
@@ -47,14 +47,14 @@ DEGRADED = NodeStatusMessage(
 NOT_REGISTERED = "The agent runs, and is not registered:"
 
 
-def announced_jobs(*jobs: Job) -> Jobs:
+def announced_jobs(*jobs: AnnouncedJob) -> Jobs:
     """Jobs of a machine where a worker has announced one before."""
-    announced = jobs_in_flight(Job("first", of_process(1, 1), 0, NOW), *jobs)
+    announced = jobs_in_flight(AnnouncedJob("first", of_process(1, 1), 0, NOW), *jobs)
     announced.finish("first")
     return announced
 
 
-def answer(jobs: tuple[Job, ...] = (), **more: object) -> StatusDocument:
+def answer(jobs: tuple[AnnouncedJob, ...] = (), **more: object) -> StatusDocument:
     given = status_of(announced_jobs(*jobs), started_at=NOW - 9, instant=INSTANT, **more)
     return StatusDocument.model_validate(given)
 

@@ -12,7 +12,7 @@ from gpu_agent.cli.agent.status_watch import status_changes, summary_line
 from gpu_agent.cli.output.screen import fit_lines
 from gpu_agent.cli.output.text import line, plain_text
 from gpu_agent.node.control.status import Instant
-from gpu_agent.node.jobs import Job, of_process
+from gpu_agent.node.jobs import AnnouncedJob, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
 from gpu_agent.wire.control import StatusDocument
@@ -145,7 +145,7 @@ LOST = replace(GPU, health=Health.LOST)
 
 
 def answer(*jobs: str, now: float = 100.0, **more: object) -> StatusDocument:
-    announced = jobs_in_flight(*(Job(name, of_process(7, 1), 0, 1.5) for name in jobs))
+    announced = jobs_in_flight(*(AnnouncedJob(name, of_process(7, 1), 0, 1.5) for name in jobs))
     instant = Instant(monotonic=now, wall=5000.0 + now)
     return StatusDocument.model_validate(status_of(announced, started_at=1.0, instant=instant, **more))
 

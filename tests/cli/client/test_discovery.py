@@ -10,7 +10,7 @@ from gpu_agent.cli.client.discovery import (
     API_VARIABLE,
     DEFAULT_API,
     STATE_DIR_VARIABLE,
-    Endpoint,
+    RegistryEndpoint,
     check_url,
     find_endpoint,
 )
@@ -30,37 +30,37 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def place(api: str | None = None) -> Endpoint:
+def place(api: str | None = None) -> RegistryEndpoint:
     return find_endpoint(argparse.Namespace(api=api))
 
 
 def test_where_no_registry_has_left_its_address_the_usual_one_is_taken(state_dir: Path) -> None:
-    assert place() == Endpoint(DEFAULT_API)
+    assert place() == RegistryEndpoint(DEFAULT_API)
     assert not (state_dir / ENDPOINT_FILE).exists()
 
 
 def test_this_machines_own_registry_is_found_where_it_says_it_is(state_dir: Path) -> None:
     write_endpoint_file(state_dir, LeftEndpoint(OWN, PIN))
-    assert place() == Endpoint(OWN, state_dir, PIN)
+    assert place() == RegistryEndpoint(OWN, state_dir, PIN)
     assert place().endpoint_file == state_dir / ENDPOINT_FILE
 
 
 def test_what_leads_to_a_name_is_not_followed(state_dir: Path) -> None:
     write_endpoint_file(state_dir, LeftEndpoint("https://elsewhere.example", PIN))
-    assert place() == Endpoint(DEFAULT_API)
+    assert place() == RegistryEndpoint(DEFAULT_API)
 
 
 def test_a_registry_that_is_named_is_the_one(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_endpoint_file(state_dir, LeftEndpoint(OWN, PIN))
-    assert place("https://registry.example/") == Endpoint("https://registry.example")
+    assert place("https://registry.example/") == RegistryEndpoint("https://registry.example")
     monkeypatch.setenv(API_VARIABLE, "http://10.0.0.1:8081")
-    assert place() == Endpoint("http://10.0.0.1:8081")
-    assert place("https://registry.example") == Endpoint("https://registry.example")
+    assert place() == RegistryEndpoint("http://10.0.0.1:8081")
+    assert place("https://registry.example") == RegistryEndpoint("https://registry.example")
 
 
 def test_this_machines_own_is_known_by_its_key_where_it_is_named_too(state_dir: Path) -> None:
     write_endpoint_file(state_dir, LeftEndpoint(OWN, PIN))
-    assert place(f"{OWN}/") == Endpoint(OWN, state_dir, PIN)
+    assert place(f"{OWN}/") == RegistryEndpoint(OWN, state_dir, PIN)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_agent.node.jobs import Job, Jobs, Worker
+from gpu_agent.node.jobs import AnnouncedJob, Jobs, WorkerProcess
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
 from gpu_agent.wire.codes import ExclusionReason
@@ -21,10 +21,10 @@ LOST = replace(
 def jobs_of(count: int | None) -> Jobs | None:
     if count is None:
         return None
-    jobs = jobs_in_flight(Job("first", Worker("w"), 0, 1.0))
+    jobs = jobs_in_flight(AnnouncedJob("first", WorkerProcess("w"), 0, 1.0))
     jobs.finish("first")
     for number in range(count):
-        jobs.start(f"job-{number}", Worker("w"), uid=0, now=1.0)
+        jobs.start(f"job-{number}", WorkerProcess("w"), uid=0, now=1.0)
     return jobs
 
 

@@ -8,7 +8,7 @@ import pytest
 from gpu_agent.node.control.access import AccessPolicy, Peer
 from gpu_agent.node.control.handlers import (
     ASKS,
-    Refusal,
+    ControlRefusal,
     RequestHandler,
     connection_worker,
     encode_answer,
@@ -16,7 +16,7 @@ from gpu_agent.node.control.handlers import (
     parse_request,
     process_worker,
 )
-from gpu_agent.node.jobs import Worker, of_process
+from gpu_agent.node.jobs import WorkerProcess, of_process
 from gpu_agent.probe.host.processes import process
 from gpu_agent.session.types import DrainRequested, ResumeRequested, State
 from gpu_agent.wire.control import (
@@ -45,11 +45,11 @@ async def asked(
     *,
     agent: FakeAgent | None = None,
     handler: RequestHandler | None = None,
-) -> dict[str, Any] | Refusal:
+) -> dict[str, Any] | ControlRefusal:
     handling = handler or (agent or FakeAgent()).handler(POLICY, wall=lambda: 5000.0)
     refusal = await handling.execute(request, peer)
-    answer = refusal or handling.answer(request, peer, Worker("connection-1"))
-    return answer if isinstance(answer, Refusal) else dict(json.loads(encode_answer(answer))["answer"])
+    answer = refusal or handling.answer(request, peer, WorkerProcess("connection-1"))
+    return answer if isinstance(answer, ControlRefusal) else dict(json.loads(encode_answer(answer))["answer"])
 
 
 async def test_a_member_may_read() -> None:
@@ -60,7 +60,7 @@ async def test_a_member_may_read() -> None:
         RefreshRequest(ask="refresh"),
         JobListRequest(ask="job_list"),
     ):
-        assert not isinstance(await asked(request, agent=agent), Refusal)
+        assert not isinstance(await asked(request, agent=agent), ControlRefusal)
     assert agent.refreshed == 1
     assert agent.requests == []
 
@@ -69,7 +69,7 @@ async def test_a_member_may_read() -> None:
 async def test_a_member_may_not_drain_or_resume(order: Request) -> None:
     agent = FakeAgent()
     reply = await asked(order, agent=agent)
-    assert isinstance(reply, Refusal)
+    assert isinstance(reply, ControlRefusal)
     assert (reply.code, "socket_operators" in reply.message) == ("forbidden", True)
     assert agent.requests == []
 
@@ -106,7 +106,7 @@ async def test_the_refusal_to_lift_an_operators_drain_names_the_operators_comman
     agent = FakeAgent()
     agent.state = snapshot(registry_status=READY.model_copy(update={"status": status}))
     reply = await asked(RESUME, OPERATOR, agent=agent)
-    assert isinstance(reply, Refusal)
+    assert isinstance(reply, ControlRefusal)
     assert reply.code == "operators_drain"
     assert "gpu-agent registry resume node-A" in reply.message
     assert agent.requests == []
@@ -114,7 +114,7 @@ async def test_the_refusal_to_lift_an_operators_drain_names_the_operators_comman
 
 async def test_a_ready_node_has_nothing_to_resume() -> None:
     reply = await asked(RESUME, OPERATOR)
-    assert isinstance(reply, Refusal)
+    assert isinstance(reply, ControlRefusal)
     assert reply.code == "nothing_to_resume"
 
 
@@ -131,7 +131,7 @@ async def test_jobs_are_announced_listed_and_finished() -> None:
     assert status["jobs"] == {"announced": True, **in_flight}
     finish = JobFinishRequest(ask="job_finish", job_id="job-1")
     assert await asked(finish, handler=handler) == {"in_flight": []}
-    assert isinstance(await asked(finish, handler=handler), Refusal)
+    assert isinstance(await asked(finish, handler=handler), ControlRefusal)
     assert agent.jobs.ids == ()
 
 
@@ -139,7 +139,7 @@ async def test_a_process_that_is_not_the_callers_holds_no_job() -> None:
     reply = await asked(
         JobStartRequest(ask="job_start", job_id="j", pid=1), Peer(12345, frozenset({800}), None)
     )
-    assert isinstance(reply, Refusal)
+    assert isinstance(reply, ControlRefusal)
     assert reply.code in ("forbidden", "unknown_process")
 
 
@@ -147,9 +147,9 @@ def line(**fields: object) -> bytes:
     return json.dumps({"protocol": 1, **fields}).encode()
 
 
-def refused(words: bytes) -> Refusal:
+def refused(words: bytes) -> ControlRefusal:
     found = parse_request(words)
-    assert isinstance(found, Refusal), found
+    assert isinstance(found, ControlRefusal), found
     return found
 
 
@@ -217,21 +217,21 @@ def test_answers_and_refusals_are_one_line_each() -> None:
         "ok": True,
         "answer": {"in_flight": []},
     }
-    assert json.loads(encode_refusal(Refusal("forbidden", "no\nway"))) == {
+    assert json.loads(encode_refusal(ControlRefusal("forbidden", "no\nway"))) == {
         "protocol": 1,
         "ok": False,
         "code": "forbidden",
         "message": "no\nway",
     }
-    assert encode_answer(ANSWER).count(b"\n") == encode_refusal(Refusal("c", "a\nb")).count(b"\n") == 1
+    assert encode_answer(ANSWER).count(b"\n") == encode_refusal(ControlRefusal("c", "a\nb")).count(b"\n") == 1
 
 
 ANN, BOB, ROOT = (Peer(uid, frozenset({800}), pid=None) for uid in (5, 6, 0))
-ONE, OTHER = Worker("connection-1"), of_process(7, 70)
+ONE, OTHER = WorkerProcess("connection-1"), of_process(7, 70)
 
 
 def code(reply: object) -> str | None:
-    return reply.code if isinstance(reply, Refusal) else None
+    return reply.code if isinstance(reply, ControlRefusal) else None
 
 
 async def test_a_user_ends_or_takes_over_only_own_jobs_and_an_operator_all() -> None:
@@ -263,9 +263,9 @@ def test_a_connections_worker_has_its_process_where_proc_shows_it(tmp_path: Path
     here = Peer(0, frozenset(), os.getpid())
     ours = process(os.getpid())
     assert ours is not None
-    assert connection_worker(3, here) == Worker("connection-3", os.getpid(), ours.started)
-    assert connection_worker(3, here, tmp_path) == Worker("connection-3")
-    assert connection_worker(3, ANN) == Worker("connection-3")
+    assert connection_worker(3, here) == WorkerProcess("connection-3", os.getpid(), ours.started)
+    assert connection_worker(3, here, tmp_path) == WorkerProcess("connection-3")
+    assert connection_worker(3, ANN) == WorkerProcess("connection-3")
 
 
 @pytest.mark.parametrize("uid", [os.getuid(), 900, 0])
@@ -284,9 +284,9 @@ def test_another_users_process_and_a_missing_one_are_refused(tmp_path: Path) -> 
 
 def test_process_ids_of_another_container_are_refused() -> None:
     here = Peer(0, frozenset(), os.getpid())
-    assert isinstance(process_worker(os.getpid(), here, POLICY, own_pid=os.getpid()), Worker)
+    assert isinstance(process_worker(os.getpid(), here, POLICY, own_pid=os.getpid()), WorkerProcess)
     elsewhere = process_worker(os.getpid(), here, POLICY, own_pid=os.getpid() + 1)
-    assert isinstance(elsewhere, Refusal)
+    assert isinstance(elsewhere, ControlRefusal)
     assert (elsewhere.code, "job run" in elsewhere.message) == ("unknown_process", True)
     assert code(process_worker(os.getpid(), ROOT, POLICY, own_pid=1)) == "unknown_process"
     assert code(process_worker(os.getpid(), ROOT, POLICY)) == "unknown_process"

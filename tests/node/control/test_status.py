@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.node.control.status import MAX_MODELS, is_ready
-from gpu_agent.node.jobs import Job, of_process
+from gpu_agent.node.jobs import AnnouncedJob, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
 from gpu_agent.session.types import State
 from gpu_agent.wire.control import StatusDocument
@@ -89,7 +89,7 @@ def test_of_very_many_models_those_that_cannot_serve_are_listed_first() -> None:
     "fields", [{}, {"inventory": None, "registry_status": None}, {"drain_reason": "fans"}]
 )
 def test_a_reader_parses_what_the_agent_writes(fields: dict[str, Any]) -> None:
-    written = status_of(jobs_in_flight(Job("job-1", of_process(7, 70), 0, 1.0)), **fields)
+    written = status_of(jobs_in_flight(AnnouncedJob("job-1", of_process(7, 70), 0, 1.0)), **fields)
     assert StatusDocument.model_validate(written).model_dump(by_alias=True, mode="json") == written
 
 

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.inotify import InotifyWatcher
@@ -86,7 +86,7 @@ def judge(seed: int) -> None:
 def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
     """A scanner within a budget of some units at a time, to the end; then whole, twice."""
     scanner = ModelScanner(
-        sources, [Declaration(model_id="a/b", kind="asr")], monotonic=lambda: clock(sources)
+        sources, [ModelDeclaration(model_id="a/b", kind="asr")], monotonic=lambda: clock(sources)
     )
     budget, complete = dice.randint(0, 3), False
     for _ in range(MOST_PARTIAL_SCANS):

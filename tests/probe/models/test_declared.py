@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.probe.models.declared import Declaration, apply_declarations, more_usable
+from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations, more_usable
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 FOUND = Model(
@@ -20,7 +20,7 @@ def test_what_is_not_declared_stays_as_it_was_found() -> None:
 
 
 def test_a_declared_model_that_was_found_nowhere_is_as_declared() -> None:
-    stated = Declaration(model_id="opus-mt-en-de", version="3", kind="nmt", enabled=False)
+    stated = ModelDeclaration(model_id="opus-mt-en-de", version="3", kind="nmt", enabled=False)
     assert apply_declarations([stated], [OTHER]) == (
         Model(
             model_id="opus-mt-en-de",
@@ -33,13 +33,13 @@ def test_a_declared_model_that_was_found_nowhere_is_as_declared() -> None:
         ),
         OTHER,
     )
-    assert apply_declarations([Declaration(model_id="x")], [])[0].version == "unversioned"
+    assert apply_declarations([ModelDeclaration(model_id="x")], [])[0].version == "unversioned"
 
 
 def test_a_declaration_without_a_version_overrides_each_found_one_field_by_field() -> None:
     newer = Model(model_id="a/b", version="112", kind="other", status=ModelStatus.ERROR, detail="broken")
     one, two = apply_declarations(
-        [Declaration(model_id="a/b", kind="asr", dialect="bavarian")], [FOUND, newer]
+        [ModelDeclaration(model_id="a/b", kind="asr", dialect="bavarian")], [FOUND, newer]
     )
     assert (one.version, one.kind, one.dialect, one.size_bytes) == ("111", "asr", "bavarian", 7)
     assert (two.version, two.kind, two.status, two.detail) == ("112", "asr", ModelStatus.ERROR, "broken")
@@ -48,23 +48,23 @@ def test_a_declaration_without_a_version_overrides_each_found_one_field_by_field
 @pytest.mark.parametrize("version", ["111", "1111"])
 def test_a_declaration_with_a_version_hides_the_found_ones_after_borrowing(version: str) -> None:
     newer = Model(model_id="a/b", version="112", size_bytes=9)
-    (model,) = apply_declarations([Declaration(model_id="a/b", version=version)], [newer, FOUND])
+    (model,) = apply_declarations([ModelDeclaration(model_id="a/b", version=version)], [newer, FOUND])
     assert (model.version, model.size_bytes, model.format, model.source) == (version, 7, "gguf", "declared")
 
 
 def test_a_version_that_only_the_owner_knows_borrows_from_the_one_that_can_serve() -> None:
     broken = Model(model_id="a/b", version="112", status=ModelStatus.ERROR, detail="broken")
-    (model,) = apply_declarations([Declaration(model_id="a/b", version="release-3")], [broken, FOUND])
+    (model,) = apply_declarations([ModelDeclaration(model_id="a/b", version="release-3")], [broken, FOUND])
     assert (model.version, model.status, model.size_bytes) == ("release-3", ModelStatus.READY, 7)
 
 
 def test_a_hidden_id_is_off_the_list() -> None:
-    assert apply_declarations([Declaration(model_id="a/b", hidden=True)], [FOUND, OTHER]) == (OTHER,)
+    assert apply_declarations([ModelDeclaration(model_id="a/b", hidden=True)], [FOUND, OTHER]) == (OTHER,)
 
 
 def test_a_stated_status_wins_and_takes_the_found_reason_with_it() -> None:
     broken = Model(model_id="a/b", version="1", status=ModelStatus.ERROR, detail="broken")
-    (model,) = apply_declarations([Declaration(model_id="a/b", status=ModelStatus.READY)], [broken])
+    (model,) = apply_declarations([ModelDeclaration(model_id="a/b", status=ModelStatus.READY)], [broken])
     assert (model.status, model.detail) == (ModelStatus.READY, None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import (
     DISK_SILENT,
@@ -45,7 +45,9 @@ def settled(scanner: ModelScanner) -> bool:
 
 def test_a_disk_that_hangs_takes_its_own_models_along_and_no_others() -> None:
     one, two, three = (StuckSource(f"/{name}", name) for name in "abc")
-    scanner = ModelScanner([one, two, three], [Declaration(model_id="stated", version="1")], patience=HASTY)
+    scanner = ModelScanner(
+        [one, two, three], [ModelDeclaration(model_id="stated", version="1")], patience=HASTY
+    )
     before = scanner.scan()
     two.hold()
     three.models = ("c", "new")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.probe.models import declared
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.scanner import UNREADABLE, ModelScanner, Scan, mark_unreadable, merge_models
@@ -228,7 +228,10 @@ def test_a_model_found_twice_counts_once_and_the_ready_one_wins(tmp_path: Path) 
 def test_a_declaration_overrides_what_is_found(tmp_path: Path) -> None:
     repository(tmp_path, "a/b").snapshot(revision(1), whisper_files())
     repository(tmp_path, "c/d").snapshot(revision(1), whisper_files())
-    declarations = [Declaration(model_id="a/b", hidden=True), Declaration(model_id="c/d", kind="vad")]
+    declarations = [
+        ModelDeclaration(model_id="a/b", hidden=True),
+        ModelDeclaration(model_id="c/d", kind="vad"),
+    ]
     (model,) = ModelScanner([HubCache([tmp_path])], declarations).scan().models
     assert (model.model_id, model.kind, model.source) == ("c/d", "vad", "declared")
 

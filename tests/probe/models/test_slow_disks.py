@@ -2,7 +2,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from gpu_agent.probe.models.declared import Declaration, apply_declarations
+from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations
 from gpu_agent.probe.models.scanner import DiskPatience, ModelScanner
 from gpu_agent.wire.inventory import Model
 from tests.probe.models.stuck_source import Clock, CostlySource, StuckSource
@@ -43,7 +43,7 @@ def test_a_scan_is_incomplete_where_a_slow_disk_answers_after_the_models_were_co
     slow.hold()
     scanner = ModelScanner([slow], patience=IMPATIENT)
 
-    def declare_late(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
+    def declare_late(declarations: Sequence[ModelDeclaration], found: Iterable[Model]) -> tuple[Model, ...]:
         declared = apply_declarations(declarations, found)
         slow.release.set()
         assert settled(scanner)

@@ -1,6 +1,6 @@
 import pytest
 
-from gpu_agent.probe.models.declared import Declaration
+from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.simulation.gpu_models import SimulationError
 from gpu_agent.probe.simulation.models import SimulatedModels, with_simulated_models
@@ -51,7 +51,10 @@ def test_without_stated_models_those_of_the_machine_stay() -> None:
 
 
 def test_the_owner_may_still_declare_and_hide_models() -> None:
-    declared = (Declaration(model_id="a", hidden=True), Declaration(model_id="c", version="1", kind="tts"))
+    declared = (
+        ModelDeclaration(model_id="a", hidden=True),
+        ModelDeclaration(model_id="c", version="1", kind="tts"),
+    )
     sources = with_simulated_models("L4; models: a=asr, b=llm", Sources(scanner=ModelScanner((), declared)))
     assert sorted(model.model_id for model in sources.scanner.scan().models) == ["b", "c"]
     assert sources.scanner.paths == ()

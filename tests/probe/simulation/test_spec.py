@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS, SimulationError, find_gpu_model
 from gpu_agent.probe.simulation.spec import (
     MAX_GPUS,
-    Fault,
     MigProfile,
     ModelPlan,
+    SimulatedFault,
     parse_mig_layout,
     parse_spec,
 )
@@ -38,15 +38,17 @@ def test_a_machine_is_a_list_of_groups(spec: str, labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("fault", "means"),
     [
-        ("lost", Fault(name="lost")),
-        ("LOST @ 60s", Fault(name="lost", begins=60)),
-        ("degraded@1m-2m", Fault(name="degraded", begins=60, ends=120)),
-        ("hot@0.5s-1h", Fault(name="hot", begins=0.5, ends=3600)),
-        ("xid79@1d", Fault(name="xid79", begins=86400)),
-        ("unknown@0s", Fault(name="unknown")),
+        ("lost", SimulatedFault(name="lost")),
+        ("LOST @ 60s", SimulatedFault(name="lost", begins=60)),
+        ("degraded@1m-2m", SimulatedFault(name="degraded", begins=60, ends=120)),
+        ("hot@0.5s-1h", SimulatedFault(name="hot", begins=0.5, ends=3600)),
+        ("xid79@1d", SimulatedFault(name="xid79", begins=86400)),
+        ("unknown@0s", SimulatedFault(name="unknown")),
     ],
 )
-def test_a_fault_holds_for_every_gpu_of_its_group_between_two_moments(fault: str, means: Fault) -> None:
+def test_a_fault_holds_for_every_gpu_of_its_group_between_two_moments(
+    fault: str, means: SimulatedFault
+) -> None:
     plans = parse_spec(f"2xL4:{fault},1xT4").gpus
     assert [plan.faults for plan in plans] == [(means,), (means,), ()]
 
@@ -58,7 +60,7 @@ def test_a_number_names_one_gpu_of_the_group_counted_from_one() -> None:
 
 def test_a_hang_is_the_whole_drivers() -> None:
     simulation = parse_spec("2xL4:hang@60s-90s:hot")
-    assert simulation.hangs == (Fault(name="hang", begins=60, ends=90),)
+    assert simulation.hangs == (SimulatedFault(name="hang", begins=60, ends=90),)
     assert [[fault.name for fault in plan.faults] for plan in simulation.gpus] == [["hot"], ["hot"]]
 
 
@@ -78,9 +80,11 @@ def test_models_are_stated_with_their_kinds_and_faults() -> None:
     assert simulation.models == (
         ModelPlan(model_id="whisper", kind="asr"),
         ModelPlan(
-            model_id="org/opus-mt-zh-en", kind="nmt", faults=(Fault(name="error", begins=60, ends=90),)
+            model_id="org/opus-mt-zh-en",
+            kind="nmt",
+            faults=(SimulatedFault(name="error", begins=60, ends=90),),
         ),
-        ModelPlan(model_id="llama3:8b", kind="llm", faults=(Fault(name="gone", ends=inf),)),
+        ModelPlan(model_id="llama3:8b", kind="llm", faults=(SimulatedFault(name="gone", ends=inf),)),
     )
     assert parse_spec("L4; models:").models == ()
 

@@ -11,7 +11,7 @@ from tests.server.api_harness import problem
 from tests.server.harness import Node
 
 READS: dict[str, type[BaseModel]] = {
-    "/healthz": documents.Health,
+    "/healthz": documents.HealthAnswer,
     "/readyz": documents.Readiness,
     "/v1/thresholds": documents.ThresholdList,
     "/v1/nodes": documents.NodeList,

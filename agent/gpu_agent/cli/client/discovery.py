@@ -47,7 +47,7 @@ _ANYBODY = 0o007
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class RegistryEndpoint:
     """A registry's operator API, and what its endpoint file says where it is on this machine."""
 
     url: str
@@ -87,13 +87,13 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_endpoint(arguments: argparse.Namespace) -> Endpoint:
+def find_endpoint(arguments: argparse.Namespace) -> RegistryEndpoint:
     """Find the registry that a command's arguments lead to; raises `Failure`."""
     named = arguments.api if arguments.api is not None else os.environ.get(API_VARIABLE) or None
     url = None if named is None else check_url(named)
     found = [one for one in _local_endpoints() if url in (None, one.url)]
     if not found:
-        return Endpoint(DEFAULT_API if url is None else url)
+        return RegistryEndpoint(DEFAULT_API if url is None else url)
     return next((one for one in found if len(found) > 1 and _is_served(one)), found[0])
 
 
@@ -170,15 +170,15 @@ def registry_listens(url: str, *, user: int) -> bool:
     return bool(users)
 
 
-def _local_endpoints() -> Iterator[Endpoint]:
+def _local_endpoints() -> Iterator[RegistryEndpoint]:
     """Yield what registries of this machine have written; a killed one has not removed it."""
     for folder in state_folders():
         written = read_endpoint_file(folder)
         if written is not None and _is_address(written.api):
-            yield Endpoint(check_url(written.api), folder, written.pin)
+            yield RegistryEndpoint(check_url(written.api), folder, written.pin)
 
 
-def _is_served(endpoint: Endpoint) -> bool:
+def _is_served(endpoint: RegistryEndpoint) -> bool:
     try:
         return endpoint.endpoint_file is not None and is_served(
             endpoint.url, user=endpoint.endpoint_file.stat().st_uid

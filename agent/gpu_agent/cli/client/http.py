@@ -23,8 +23,8 @@ from gpu_agent.cli.client.discovery import (
     DEFAULT_API,
     STATE_DIR_VARIABLE,
     VARIABLE,
-    Endpoint,
     OperatorToken,
+    RegistryEndpoint,
     add_token_options,
     check_url,
     find_endpoint,
@@ -326,7 +326,7 @@ class _TlsConnection(http.client.HTTPSConnection):
             raise
 
 
-def _tls_context(endpoint: Endpoint, arguments: argparse.Namespace) -> ssl.SSLContext | None:
+def _tls_context(endpoint: RegistryEndpoint, arguments: argparse.Namespace) -> ssl.SSLContext | None:
     """Make the context of the handshake, None for `http://`; raises `Failure`.
 
     This machine's own registry is known by the pin of its key, any other by an authority.

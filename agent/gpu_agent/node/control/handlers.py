@@ -19,7 +19,7 @@ from gpu_agent.local.connection import PROTOCOL
 from gpu_agent.node.control.access import AccessPolicy, Peer
 from gpu_agent.node.control.explain import explain
 from gpu_agent.node.control.status import Instant, job_info, status_document
-from gpu_agent.node.jobs import Jobs, Worker, of_process
+from gpu_agent.node.jobs import Jobs, WorkerProcess, of_process
 from gpu_agent.node.snapshot import Snapshot
 from gpu_agent.probe.host.processes import counts_as_we_do, process
 from gpu_agent.runtime.logs import Logger
@@ -51,7 +51,7 @@ _LOG = Logger("node.control")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ControlRefusal:
     """Why a request is refused: a code for programs, a sentence for people."""
 
     code: str
@@ -80,7 +80,7 @@ class RequestHandler:
         self._wall = wall
         self._started_at = wall()
 
-    async def execute(self, request: Request, peer: Peer) -> Refusal | None:
+    async def execute(self, request: Request, peer: Peer) -> ControlRefusal | None:
         """Do the part of a request that takes time; returns why it is refused."""
         match request:
             case RefreshRequest():
@@ -93,9 +93,9 @@ class RequestHandler:
                 assert_never(unreachable)
         return None
 
-    def answer(self, request: Request, peer: Peer, worker: Worker) -> Answer | Refusal:
+    def answer(self, request: Request, peer: Peer, worker: WorkerProcess) -> Answer | ControlRefusal:
         """Answer an executed request without waiting; `worker` is the caller where it announces a job."""
-        refusal: Refusal | None = None
+        refusal: ControlRefusal | None = None
         match request:
             case StatusRequest() | RefreshRequest() | DrainRequest() | ResumeRequest():
                 return status_document(
@@ -113,9 +113,11 @@ class RequestHandler:
                 assert_never(unreachable)
         return refusal or JobsDocument(in_flight=tuple(map(job_info, self.jobs.in_flight)))
 
-    async def _drain_or_resume(self, request: DrainRequest | ResumeRequest, peer: Peer) -> Refusal | None:
+    async def _drain_or_resume(
+        self, request: DrainRequest | ResumeRequest, peer: Peer
+    ) -> ControlRefusal | None:
         if not self._policy.may_operate(peer):
-            return Refusal(
+            return ControlRefusal(
                 "forbidden",
                 f"user {peer.uid} may read the state, but not {request.ask}: root and the agent's own user "
                 "may, and members of the group that socket_operators names",
@@ -131,55 +133,59 @@ class RequestHandler:
         _LOG.info("local_order_accepted", order=request.ask, uid=peer.uid, pid=peer.pid)
         return None
 
-    def _start_job(self, request: JobStartRequest, peer: Peer, worker: Worker) -> Refusal | None:
+    def _start_job(
+        self, request: JobStartRequest, peer: Peer, worker: WorkerProcess
+    ) -> ControlRefusal | None:
         refusal = self._refuse_foreign_job(request.job_id, peer)
         if refusal is not None:
             return refusal
-        holder: Worker | Refusal = worker
+        holder: WorkerProcess | ControlRefusal = worker
         if request.pid is not None:
             holder = process_worker(request.pid, peer, self._policy, own_pid=request.own_pid)
-        if isinstance(holder, Refusal):
+        if isinstance(holder, ControlRefusal):
             return holder
         problem = self.jobs.start(request.job_id, holder, uid=peer.uid, now=self._wall())
-        return None if problem is None else Refusal("not_counted", problem)
+        return None if problem is None else ControlRefusal("not_counted", problem)
 
-    def _finish_job(self, request: JobFinishRequest, peer: Peer) -> Refusal | None:
+    def _finish_job(self, request: JobFinishRequest, peer: Peer) -> ControlRefusal | None:
         refusal = self._refuse_foreign_job(request.job_id, peer)
         if refusal is None and not self.jobs.finish(request.job_id):
-            return Refusal(
+            return ControlRefusal(
                 "unknown_job",
                 f"no job {request.job_id!r} is in flight here; `gpu-agent job list` shows all",
             )
         return refusal
 
-    def _refuse_foreign_job(self, job_id: str, peer: Peer) -> Refusal | None:
+    def _refuse_foreign_job(self, job_id: str, peer: Peer) -> ControlRefusal | None:
         job = self.jobs.find(job_id)
         if job is None or job.uid == peer.uid or self._policy.may_operate(peer):
             return None
-        return Refusal("forbidden", f"job {job_id!r} is of user {job.uid}: ask that user, or root")
+        return ControlRefusal("forbidden", f"job {job_id!r} is of user {job.uid}: ask that user, or root")
 
     def _instant(self) -> Instant:
         return Instant(monotonic=asyncio.get_running_loop().time(), wall=self._wall())
 
 
-def parse_request(line: bytes) -> Request | Refusal:
+def parse_request(line: bytes) -> Request | ControlRefusal:
     """Read one line."""
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
-        return Refusal("malformed", "a question is one line of JSON")
+        return ControlRefusal("malformed", "a question is one line of JSON")
     if not isinstance(document, dict):
-        return Refusal("malformed", "a question is a JSON object")
+        return ControlRefusal("malformed", "a question is a JSON object")
     if document.get("protocol") != PROTOCOL or document["protocol"] is True:
-        return Refusal("unsupported_protocol", f"this agent speaks protocol {PROTOCOL}; say so in `protocol`")
+        return ControlRefusal(
+            "unsupported_protocol", f"this agent speaks protocol {PROTOCOL}; say so in `protocol`"
+        )
     if document.get("ask") not in ASKS:
-        return Refusal("unknown_question", f"`ask` is one of {', '.join(ASKS)}")
+        return ControlRefusal("unknown_question", f"`ask` is one of {', '.join(ASKS)}")
     try:
         return _REQUEST.validate_python(document)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(step) for step in problem["loc"][1:]) or "it"
-        return Refusal("malformed", f"{where}: {problem['msg']}")
+        return ControlRefusal("malformed", f"{where}: {problem['msg']}")
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -187,57 +193,57 @@ def encode_answer(answer: Answer) -> bytes:
     return _line({"protocol": PROTOCOL, "ok": True, "answer": answer.model_dump(by_alias=True)})
 
 
-def encode_refusal(refusal: Refusal) -> bytes:
+def encode_refusal(refusal: ControlRefusal) -> bytes:
     """Write a refusal as a line."""
     return _line({"protocol": PROTOCOL, "ok": False, "code": refusal.code, "message": refusal.message})
 
 
-def connection_worker(number: int, peer: Peer, root: Path = Path("/")) -> Worker:
+def connection_worker(number: int, peer: Peer, root: Path = Path("/")) -> WorkerProcess:
     """The worker behind a connection, with its process where `/proc` shows it."""
     found = None if peer.pid is None else process(peer.pid, root)
     if found is None:
-        return Worker(f"connection-{number}")
-    return Worker(f"connection-{number}", found.pid, found.started)
+        return WorkerProcess(f"connection-{number}")
+    return WorkerProcess(f"connection-{number}", found.pid, found.started)
 
 
 def process_worker(
     pid: int, peer: Peer, policy: AccessPolicy, *, own_pid: int | None = None, root: Path = Path("/")
-) -> Worker | Refusal:
+) -> WorkerProcess | ControlRefusal:
     """The worker that is one of the caller's own processes, by its pid. Reads `/proc`.
 
     The pid is refused where the caller's `own_pid` differs from the kernel's, or where the kernel shows the
     caller in another container: then the caller's pids are not the agent's.
     """
     if own_pid not in (None, peer.pid) or peer.pid is None or not counts_as_we_do(peer.pid, root):
-        return Refusal(
+        return ControlRefusal(
             "unknown_process",
             f"{pid} is a process id of another container, which means nothing to the agent: "
             "use `gpu-agent job run`, which needs no number",
         )
     found, owner = process(pid, root), _owner(pid, root)
     if found is None or owner is None:
-        return Refusal(
+        return ControlRefusal(
             "unknown_process",
             f"the agent sees no process {pid}: in another container, or where there is no /proc, "
             "use `gpu-agent job run`, which needs no number",
         )
     if owner != peer.uid and not policy.may_operate(peer):
-        return Refusal("forbidden", f"process {pid} is of user {owner}: name one of your own")
+        return ControlRefusal("forbidden", f"process {pid} is of user {owner}: name one of your own")
     return of_process(found.pid, found.started)
 
 
-def _refuse_resume(snapshot: Snapshot) -> Refusal | None:
+def _refuse_resume(snapshot: Snapshot) -> ControlRefusal | None:
     """A node never lifts an operator's drain (§3.6), and a ready one has nothing to resume."""
     session, status = snapshot.session, snapshot.session.registry_status
     if session.drain_reason is not None or session.state is not State.REGISTERED:
         return None
     if status is not None and status.status in _DRAINED:
-        return Refusal(
+        return ControlRefusal(
             "operators_drain",
             "an operator of the registry has drained this node, and only an operator can resume it: "
             f"`gpu-agent registry resume {session.node_id or 'ID'}`",
         )
-    return Refusal(
+    return ControlRefusal(
         "nothing_to_resume", "this node is neither drained nor waiting: there is nothing to resume"
     )
 

@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from gpu_agent.local.connection import MAX_REQUEST_BYTES
 from gpu_agent.node.control.access import AccessPolicy, Peer, peer_credentials
 from gpu_agent.node.control.handlers import (
-    Refusal,
+    ControlRefusal,
     RequestHandler,
     connection_worker,
     encode_answer,
     encode_refusal,
     parse_request,
 )
-from gpu_agent.node.jobs import Worker
+from gpu_agent.node.jobs import WorkerProcess
 from gpu_agent.node.log_limit import LogLimit
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks
 
-_UNKNOWN_USER = Refusal("forbidden", "the system does not say which user asks, so the agent refuses")
-_BUSY = Refusal("busy", "too many programs talk to this agent at once; try again in a moment")
-_TOO_LONG = Refusal("too_long", f"a question has at most {MAX_REQUEST_BYTES} bytes")
-_OVERDUE = Refusal("overdue", "the agent did not get to it in time; look at its log")
+_UNKNOWN_USER = ControlRefusal("forbidden", "the system does not say which user asks, so the agent refuses")
+_BUSY = ControlRefusal("busy", "too many programs talk to this agent at once; try again in a moment")
+_TOO_LONG = ControlRefusal("too_long", f"a question has at most {MAX_REQUEST_BYTES} bytes")
+_OVERDUE = ControlRefusal("overdue", "the agent did not get to it in time; look at its log")
 _LOG = Logger("node.control")
 
 
@@ -58,7 +58,7 @@ class _Caller:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     peer: Peer
-    worker: Worker
+    worker: WorkerProcess
 
 
 class ControlServer:
@@ -111,14 +111,14 @@ class ControlServer:
         finally:
             writer.transport.abort()
 
-    def _refuse_caller(self, peer: Peer | None) -> Refusal | None:
+    def _refuse_caller(self, peer: Peer | None) -> ControlRefusal | None:
         if peer is None:
             return _UNKNOWN_USER
         if not self._policy.may_read(peer):
             suppressed = self._log_limit.admit("local_caller_refused", now=asyncio.get_running_loop().time())
             if suppressed is not None:
                 _LOG.warning("local_caller_refused", uid=peer.uid, pid=peer.pid, **suppressed)
-            return Refusal(
+            return ControlRefusal(
                 "forbidden",
                 f"user {peer.uid} may not talk to this agent: root, its own user and members of the "
                 "group that socket_group names may",
@@ -157,7 +157,7 @@ class ControlServer:
 
     async def _reply(self, line: bytes, caller: _Caller) -> bytes:
         request = parse_request(line)
-        if isinstance(request, Refusal):
+        if isinstance(request, ControlRefusal):
             return encode_refusal(request)
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
@@ -168,7 +168,7 @@ class ControlServer:
             return encode_refusal(refusal)
         async with self._queue.turn(caller.peer.uid):
             answer = self._handler.answer(request, caller.peer, caller.worker)
-            return encode_refusal(answer) if isinstance(answer, Refusal) else encode_answer(answer)
+            return encode_refusal(answer) if isinstance(answer, ControlRefusal) else encode_answer(answer)
 
     async def _send(self, writer: asyncio.StreamWriter, line: bytes) -> None:
         writer.write(line)

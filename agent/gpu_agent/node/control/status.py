@@ -8,7 +8,7 @@ import os
 import platform
 from dataclasses import dataclass, replace
 
-from gpu_agent.node.jobs import Job, Jobs
+from gpu_agent.node.jobs import AnnouncedJob, Jobs
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.probe.snapshot import document_fields
 from gpu_agent.session.types import State
@@ -90,7 +90,7 @@ def is_ready(snapshot: Snapshot) -> bool:
     return snapshot.session.state in CONNECTED and status is not None and status.status == NodeStatus.READY
 
 
-def job_info(job: Job) -> JobInfo:
+def job_info(job: AnnouncedJob) -> JobInfo:
     """One job as the documents list it."""
     return JobInfo(
         job_id=job.job_id,

@@ -18,7 +18,7 @@ _PREFERENCE = (ModelStatus.READY, ModelStatus.DOWNLOADING, ModelStatus.ERROR, Mo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class ModelDeclaration:
     """What the configuration states of one model; `None` takes what was found."""
 
     model_id: str
@@ -32,7 +32,7 @@ class Declaration:
     hidden: bool = False
 
 
-def apply_declarations(declarations: Sequence[Declaration], found: Iterable[Model]) -> tuple[Model, ...]:
+def apply_declarations(declarations: Sequence[ModelDeclaration], found: Iterable[Model]) -> tuple[Model, ...]:
     """The models after all declarations; declared ones first, in their order."""
     by_id: dict[str, list[Model]] = {}
     for model in found:
@@ -52,7 +52,7 @@ def more_usable(one: Model, other: Model) -> Model:
     return min(one, other, key=lambda model: _PREFERENCE.index(model.status))
 
 
-def _apply(declaration: Declaration, found: Sequence[Model]) -> list[Model]:
+def _apply(declaration: ModelDeclaration, found: Sequence[Model]) -> list[Model]:
     if declaration.hidden:
         return []
     if declaration.version is None and found:
@@ -60,7 +60,7 @@ def _apply(declaration: Declaration, found: Sequence[Model]) -> list[Model]:
     return [_override(_base_model(declaration, found), declaration)]
 
 
-def _base_model(declaration: Declaration, found: Sequence[Model]) -> Model:
+def _base_model(declaration: ModelDeclaration, found: Sequence[Model]) -> Model:
     """The found model that a declaration with a version is about; a blank one when none was found."""
     version = declaration.version or UNVERSIONED
     same = [model for model in found if version in (model.version, model.revision)]
@@ -73,7 +73,7 @@ def _base_model(declaration: Declaration, found: Sequence[Model]) -> Model:
     )
 
 
-def _override(model: Model, declaration: Declaration) -> Model:
+def _override(model: Model, declaration: ModelDeclaration) -> Model:
     status = declaration.status or model.status
     return replace(
         model,

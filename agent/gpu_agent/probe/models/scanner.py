@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gpu_agent.probe.host.host import DiskSpace, disk_space_at, distinct_disks
 from gpu_agent.probe.models import declared
-from gpu_agent.probe.models.declared import Declaration, apply_declarations, more_usable
+from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations, more_usable
 from gpu_agent.probe.models.files import mark_of
 from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
 from gpu_agent.wire.inventory import CacheDisk, Model, ModelStatus
@@ -82,7 +82,7 @@ class ModelScanner:
     def __init__(
         self,
         sources: Sequence[ModelSource],
-        declarations: Sequence[Declaration] = (),
+        declarations: Sequence[ModelDeclaration] = (),
         *,
         previous: Iterable["SourceState"] = (),
         patience: DiskPatience | None = None,

@@ -10,7 +10,7 @@ from math import isfinite
 
 from gpu_agent.probe.health.reasons import REASONS, Clears, health_from, reason
 from gpu_agent.probe.health.xids import xid_code
-from gpu_agent.probe.simulation.spec import Fault
+from gpu_agent.probe.simulation.spec import SimulatedFault
 from gpu_agent.wire.inventory import Gpu, HealthReason
 
 _HOT_C = 94.0
@@ -22,7 +22,7 @@ _MOST_DISTINGUISHED = 24
 _MEAN_POWER_SHARE = 0.4
 
 
-def apply_faults(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, sent_until: float) -> Gpu:
+def apply_faults(gpu: Gpu, faults: Iterable[SimulatedFault], *, elapsed: float, sent_until: float) -> Gpu:
     """A reading with the faults that hold at `elapsed` seconds, and the events since `sent_until`."""
     faults = tuple(faults)
     gpu = replace(gpu, energy_mj=_energy_mj(gpu, faults, elapsed))
@@ -32,7 +32,7 @@ def apply_faults(gpu: Gpu, faults: Iterable[Fault], *, elapsed: float, sent_unti
     return gpu
 
 
-def _apply(gpu: Gpu, fault: Fault, *, new: bool) -> Gpu:
+def _apply(gpu: Gpu, fault: SimulatedFault, *, new: bool) -> Gpu:
     if fault.name.startswith("xid"):
         return _xid(gpu, xid_code(int(fault.name.removeprefix("xid"))), new=new)
     return _FAULTS[fault.name](gpu)
@@ -93,7 +93,7 @@ def _with_reason(gpu: Gpu, why: HealthReason) -> Gpu:
     return replace(gpu, reasons=reasons, health=health_from(reasons))
 
 
-def _energy_mj(gpu: Gpu, faults: tuple[Fault, ...], elapsed: float) -> int | None:
+def _energy_mj(gpu: Gpu, faults: tuple[SimulatedFault, ...], elapsed: float) -> int | None:
     """What it used since its last reset: where a fault ended, somebody reset it.
 
     The more resets are to come, the more is counted before them, so that each is seen as a fall of the

@@ -61,7 +61,7 @@ class MigProfile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class SimulatedFault:
     """A fault of a GPU or a model, in seconds from when the simulation begins."""
 
     name: str
@@ -79,7 +79,7 @@ class GpuPlan:
 
     gpu_model: GpuModel
     mig_profiles: tuple[MigProfile, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[SimulatedFault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class ModelPlan:
 
     model_id: str
     kind: str
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[SimulatedFault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Simulation:
     gpus: tuple[GpuPlan, ...]
     models: tuple[ModelPlan, ...] | None = None
     """None where the line states none: then the models on the disks are reported."""
-    hangs: tuple[Fault, ...] = ()
+    hangs: tuple[SimulatedFault, ...] = ()
     """When the driver does not answer."""
 
 
@@ -110,7 +110,7 @@ def parse_spec(spec: str) -> Simulation:
     """
     machine, semicolon, rest = spec.partition(";")
     plans: list[GpuPlan] = []
-    hangs: list[Fault] = []
+    hangs: list[SimulatedFault] = []
     for place, group in _parts(machine, ","):
         gpus, driver = _placed(place, group, lambda text: _group(text, whole=spec))
         plans += gpus
@@ -142,7 +142,7 @@ class _PlacedError(SimulationError):
     """An error that names its place already."""
 
 
-def _group(text: str, *, whole: str) -> tuple[list[GpuPlan], list[Fault]]:
+def _group(text: str, *, whole: str) -> tuple[list[GpuPlan], list[SimulatedFault]]:
     if not text:
         raise SimulationError(f"{whole[:60]!r} has an empty group: write for example 8xH100-80GB.")
     written, *faults_text = text.split(":")
@@ -201,7 +201,7 @@ def parse_mig_layout(text: str, gpu_model: GpuModel) -> tuple[MigProfile, ...]:
     return tuple(found)
 
 
-def _fault(text: str, count: int) -> tuple[Fault, int | None]:
+def _fault(text: str, count: int) -> tuple[SimulatedFault, int | None]:
     match = _FAULT.fullmatch(text)
     name = match["name"].lower() if match else ""
     if match is None or not _is_fault(name):
@@ -242,21 +242,21 @@ def _model(text: str) -> ModelPlan:
     return ModelPlan(model_id=model_id.strip(), kind=kind, faults=tuple(_state(each) for each in states))
 
 
-def _state(text: str) -> Fault:
+def _state(text: str) -> SimulatedFault:
     match = _FAULT.fullmatch(text)
     if match is None or match["which"] or match["name"].lower() not in MODEL_STATES:
         raise SimulationError(_no_fault(text, MODEL_STATES, what="no state of a model"))
     return _timed(match["name"].lower(), match["when"], text)
 
 
-def _timed(name: str, when: str | None, text: str) -> Fault:
+def _timed(name: str, when: str | None, text: str) -> SimulatedFault:
     if when is None:
-        return Fault(name=name)
+        return SimulatedFault(name=name)
     begin, dash, end = when.partition("-")
     begins, ends = _seconds(begin), _seconds(end) if dash else inf
     if ends <= begins:
         raise SimulationError(f"{text!r} ends before it begins: write the later time last.")
-    return Fault(name=name, begins=begins, ends=ends)
+    return SimulatedFault(name=name, begins=begins, ends=ends)
 
 
 def _seconds(text: str) -> float:

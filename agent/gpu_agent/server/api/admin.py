@@ -17,7 +17,7 @@ from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.settings import THRESHOLD_UNITS, threshold_meaning
 from gpu_agent.store.base import NothingToBackUpError, StoreError
 from gpu_agent.version import __version__
-from gpu_agent.wire.api import EmptyRequest, Health, Readiness, ThresholdList, ThresholdView
+from gpu_agent.wire.api import EmptyRequest, HealthAnswer, Readiness, ThresholdList, ThresholdView
 
 BACKUP_MEDIA_TYPE = "application/vnd.sqlite3"
 READ_SECONDS = 30.0
@@ -37,10 +37,10 @@ router = api_router("registry")
 
 @router.head("/healthz", include_in_schema=False, openapi_extra=needs("public"))
 @router.get("/healthz", summary="Check that the registry answers", openapi_extra=needs("public"))
-async def show_health(registry: Registry) -> Health:
+async def show_health(registry: Registry) -> HealthAnswer:
     """Check that the registry answers; for a watchdog that restarts it."""
     size = registry.size
-    return Health(version=__version__, nodes=size.nodes, connections=size.connections)
+    return HealthAnswer(version=__version__, nodes=size.nodes, connections=size.connections)
 
 
 @router.head("/readyz", include_in_schema=False, openapi_extra=needs("public"))
