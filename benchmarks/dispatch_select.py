@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as 
 from benchmarks.load.quantile import quantile
 from benchmarks.load.ready_fleet import FEATURES, MODELS, ZONES, Fleet
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
-from gpu_agent.registry.job import Job
+from gpu_agent.registry.job import ClaimEnd, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.wire.codes import NodeStatus
 
@@ -43,8 +43,8 @@ Question = Callable[[random.Random], Job]
 
 
 MIX: dict[str, tuple[int, Question]] = {  # kind of job: share of the mix, one question of it
-    "any": (15, lambda _: Job(job_id="?")),
-    "one common model": (30, lambda dice: Job(job_id="?", required_models=(dice.choice(MODELS[:10]),))),
+    "a slot": (15, lambda _: Job(job_id="?")),
+    "one common model": (15, lambda dice: Job(job_id="?", required_models=(dice.choice(MODELS[:10]),))),
     "one rare model": (15, lambda dice: Job(job_id="?", required_models=(dice.choice(MODELS[100:]),))),
     "two models + feature": (
         15,
@@ -67,10 +67,20 @@ MIX: dict[str, tuple[int, Question]] = {  # kind of job: share of the mix, one q
         15,
         lambda dice: Job(
             job_id="?",
+            gpu_sharing="memory",
             min_gpu_memory_mb=dice.choice((10_000, 20_000, 40_000, 60_000)),
             gpu_count=dice.choice((1, 1, 2, 4, 8)),
         ),
     ),
+    "1 to 8 whole GPUs": (
+        15,
+        lambda dice: Job(
+            job_id="?",
+            gpu_name=dice.choice((None, "H100", "A100", "L4")),
+            gpu_count=dice.choice((1, 1, 2, 4, 8)),
+        ),
+    ),
+    "a gang of 16": (0, lambda dice: Job(job_id="?", gpu_count=dice.choice((1, 2, 4)), nodes=16)),
     "rare in combination": (
         0,
         lambda dice: Job(
@@ -95,7 +105,7 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
             or record.desired.cordoned is not None
         ):
             continue
-        if record.in_flight_jobs >= record.declared.max_concurrent_jobs or record.liveness.usage is None:
+        if record.in_flight_jobs >= record.slots or record.liveness.usage is None:
             continue
         if not record.declared.ready_models.issuperset(job.required_models):
             continue
@@ -109,7 +119,7 @@ def scan(records: Iterable[NodeRecord], job: Job) -> NodeRecord | None:
             continue
         usage = record.liveness.usage
         rating = (
-            4.5 * (1 - record.in_flight_jobs / record.declared.max_concurrent_jobs)
+            4.5 * (1 - record.in_flight_jobs / record.slots)
             - (usage.gpu_percent or 50) / 40
             - (usage.gpu_mem_percent or 50) / 50
         )
@@ -127,7 +137,7 @@ def _fits(record: NodeRecord, job: Job) -> bool:
         and name in gpu.name.lower()
         and (gpu.memory_mb or 0) - (gpu.memory_used_mb or 0) >= need
     )
-    return sum(1 for _ in eligible) >= job.gpu_count
+    return sum(1 for _ in eligible) >= (job.gpu_count or 1)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -176,9 +186,14 @@ def claim_costs(fleet: Fleet, times: int) -> list[float]:
     """Time claims; the place is given back after each, outside the clock."""
     costs = []
     for number in range(times):
-        job = Job(job_id=f"job-{number}", required_models=(fleet.dice.choice(MODELS[:10]),))
-        costs.append(timed(partial(fleet.dispatch.claim, job, 0.0)))
-        fleet.dispatch.release(job.job_id)
+        job = Job(
+            job_id=f"job-{number}",
+            required_models=(fleet.dice.choice(MODELS[:10]),),
+            gpu_count=number % 4 or None,
+        )
+        claim = partial(fleet.dispatch.claim, job, 0.0, claim_id=job.job_id, owner=None)
+        costs.append(timed(claim))
+        fleet.dispatch.end(job.job_id, ClaimEnd.RELEASED, 0.0)
     return costs
 
 

@@ -21,6 +21,9 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
+    ReleaseRequested,
+    RenewalRequested,
+    Requester,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
@@ -155,6 +158,10 @@ class Registry:
     def restore(self, stored: list[StoredDocument]) -> list[Effect]:
         return self.carry_out(*self.fleet.restore(stored, self.now))
 
+    def stored_documents(self, *, away: float = 0.0) -> list[StoredDocument]:
+        """What the store holds."""
+        return self._shell.load(away=away)
+
     def wake(self) -> list[Effect]:
         return self.carry_out(self.fleet.wake(self.now))
 
@@ -213,9 +220,24 @@ class Registry:
     def drain(self, node_id: str = "node-1", deadline_seconds: float | None = None) -> list[Effect]:
         return self.do(DrainRequested(self.ref(), node_id, deadline_seconds, "maintenance"))
 
-    def claim(self, job_id: str, **demands: Any) -> Any:
+    def claim(self, job_id: str, *, by: str | None = None, **demands: Any) -> Any:
         """Request a claim; returns the answer."""
-        return answer(self.do(ClaimRequested(self.ref(), Job(job_id=job_id, **demands))))
+        event = self.claim_request(job_id, by=by, **demands)
+        return answer([one for one in self.do(event) if not isinstance(one, Answer) or one.ref == event.ref])
+
+    def claim_request(self, job_id: str, *, by: str | None = None, **demands: Any) -> ClaimRequested:
+        ref = self.ref()
+        return ClaimRequested(ref, Job(job_id=job_id, **demands), f"claim-{ref}", Requester(by))
+
+    def renew(self, job_id: str, claim_id: str | None = None, *, by: str | None = None, **parts: Any) -> Any:
+        return answer(
+            self.do(RenewalRequested(self.ref(), job_id, claim_id, requester=Requester(by), **parts))
+        )
+
+    def release(
+        self, job_id: str, claim_id: str | None = None, *, by: str | None = None, is_admin: bool = False
+    ) -> Any:
+        return answer(self.do(ReleaseRequested(self.ref(), job_id, claim_id, Requester(by, is_admin))))
 
     def node(self, node_id: str = "node-1") -> NodeRecord:
         record = self.fleet.node(node_id)

@@ -1,3 +1,5 @@
+import asyncio
+import socket
 import subprocess
 import sys
 
@@ -77,3 +79,18 @@ Address(sys.argv[1], 0).bind().close()
 def test_what_counts_as_loopback_by_its_name_is_not_left_to_a_resolver(name: str) -> None:
     said = subprocess.run([sys.executable, "-c", BOUND, name], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["127.0.0.1"]
+
+
+async def test_connections_of_a_listener_do_not_wait_to_fill_a_segment() -> None:
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("socket")
+        accepted.set_result(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = Address("127.0.0.1", 0).bind()
+    async with await asyncio.start_server(take, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await accepted != 0
+        writer.close()

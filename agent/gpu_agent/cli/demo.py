@@ -33,7 +33,7 @@ from gpu_agent.cli.output.text import print_lines
 from gpu_agent.cli.registry.watch import node_changes
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
-from gpu_agent.wire.api import ExplanationView, NewToken, NodeDetail, NodeList, NodeSummary, Placement
+from gpu_agent.wire.api import ClaimView, ExplanationView, NewToken, NodeDetail, NodeList, NodeSummary
 from gpu_agent.wire.codes import NodeStatus
 
 JOIN_TTL_SECONDS = 600.0
@@ -222,7 +222,7 @@ class Walk:
             {"job_id": "demo-job-2", "required_models": ["demo/no-node-has-this"]},
             "a job that needs a model that no node has",
         )
-        self._drain(claim.node_id)
+        self._drain(claim.nodes[0].node_id)
         self._explain({"job_id": "demo-job-3"}, "any job, now")
         self._step("done")
 
@@ -235,14 +235,14 @@ class Walk:
 
         return self._fleet.wait_for(look, seconds=READY_SECONDS, what=f"{expected} nodes ready")
 
-    def _claim(self) -> Placement:
+    def _claim(self) -> ClaimView:
         job: dict[str, object] = {"job_id": JOB}
         if self._fleet.simulated:
             job |= {"required_models": ["demo/whisper"], "gpu_count": 2}
-        claim, again = (self._fleet.api.post("/v1/claims", job, Placement).model for _ in range(2))
+        claim, again = (self._fleet.api.post("/v1/claims", job, ClaimView).model for _ in range(2))
         if again.node_id != claim.node_id:
             raise Failure(f"the same job was placed twice: on {claim.node_id} and {again.node_id}")
-        self._step(f"claimed a slot for {JOB} on {claim.node_id}: {len(claim.gpu_uuids)} GPU(s)")
+        self._step(f"claimed a slot for {JOB} on {claim.node_id}: {len(claim.nodes[0].gpu_uuids)} GPU(s)")
         return claim
 
     def _explain(self, job: dict[str, object], words: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
-from gpu_agent.registry.job import Claim
+from gpu_agent.registry.job import Claim, HeldGrant
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import Check, NodeControl, NodeError, NodeRegisterAck
@@ -67,6 +67,8 @@ class DocumentKind(StrEnum):
     NODE = "node"
     CLAIM = "claim"
     TOKEN = "token"  # noqa: S105 - the kind's name, no secret
+    HELD = "held"
+    """What an ended claim still holds on a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,8 @@ class Step:
         self.now = now
         self.trace_id = trace_id
         """The trace of the request that led to this; None where there is none."""
-        self.changed: dict[Key, str | None] = {}
-        """The documents to write as they are at the end of the step, and the node of which each is a part."""
+        self.changed: dict[Key, tuple[str, ...]] = {}
+        """The documents to write as they are at the end of the step, and the nodes of which each is a part."""
         self.logged: list[LogEvent] = []
         self.effects: list[Effect] = []
         """What to carry out once the changes are stored, after the events are logged."""
@@ -183,16 +185,20 @@ class Step:
 
     def change_node(self, record: NodeRecord) -> None:
         """Store a node, or delete it where it is not known any more."""
-        self.changed[(DocumentKind.NODE, record.node_id)] = record.node_id
+        self.changed[(DocumentKind.NODE, record.node_id)] = (record.node_id,)
         self.touched[record.node_id] = None
 
-    def change_claim(self, job_id: str, node_id: str) -> None:
-        """Store a job's claim of a slot on a node, or delete it where it has ended."""
-        self.changed[(DocumentKind.CLAIM, job_id)] = node_id
+    def change_claim(self, claim: Claim) -> None:
+        """Store a job's claim, or delete it where it has ended."""
+        self.changed[(DocumentKind.CLAIM, claim.job_id)] = tuple(grant.node_id for grant in claim.grants)
+
+    def change_held(self, held: HeldGrant) -> None:
+        """Store what an ended claim still holds on a node, or delete it where it holds nothing."""
+        self.changed[(DocumentKind.HELD, held.key)] = (held.node_id,)
 
     def change_token(self, token_id: str) -> None:
         """Store a join or operator token, or delete it where it is not known any more."""
-        self.changed[(DocumentKind.TOKEN, token_id)] = None
+        self.changed[(DocumentKind.TOKEN, token_id)] = ()
 
     def answer(self, ref: int, result: Result = None) -> None:
         """Answer a request once the changes are stored."""

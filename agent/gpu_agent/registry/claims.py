@@ -1,134 +1,368 @@
-"""Claims: requested, renewed, released, expired, lost with a node and attached again (§5).
+"""Claims: requested, renewed, released, expired, lost with a node, held after their end (§5.3).
 
-Dispatch chooses the node; this module adds what is stored, sent and logged. A lost claim is remembered for a
-while, in case its job still runs.
+Dispatch chooses the nodes; this module adds who may do what, and what is stored, sent and logged. The end of
+a claim is not the end of its job: after an expiry or a loss its GPUs stay held until the node shows that the
+job is gone.
 """
 
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from gpu_agent.registry.actions import Answer, Level, Step
+from gpu_agent.registry.actions import Answer, Level, Refusal, Step
+from gpu_agent.registry.claim_history import ClaimHistory
+from gpu_agent.registry.claim_telemetry import ClaimTelemetry
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, NoAvailableNode
-from gpu_agent.registry.events import ClaimRequested, ReleaseRequested, RenewalRequested
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.dispatch.gpu_allocation import reading_at
+from gpu_agent.registry.events import (
+    ClaimRequested,
+    ClaimWaitEnded,
+    ReleaseRequested,
+    RenewalRequested,
+    Requester,
+)
+from gpu_agent.registry.job import Claim, ClaimEnd, HeldGrant, Job, demands_of
 from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.queue import ClaimQueue, Waiting
+from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
+CLAIM_SUPERSEDED = "CLAIM_SUPERSEDED"
+JOB_ID_IN_USE = "JOB_ID_IN_USE"
+NOT_CLAIM_OWNER = "NOT_CLAIM_OWNER"
+QUEUE_FULL = "QUEUE_FULL"
 
-REMEMBERED_TTLS = 10
-"""A claim ends after one TTL without a renewal.
-
-A node may need longer than that to fall silent, time out and come back, and its job is worth finding; after
-ten its scheduler has placed the job elsewhere.
-"""
-
-LOST_PER_NODE = 1024
-"""Beyond so many of one node the one lost longest ago is forgotten."""
+SETTLED_SECONDS = 10.0
+"""A node reports its jobs reliably only after so long in a session (§5.3)."""
 
 
 class ClaimRequests:
-    """Answers for every claim."""
+    """Answers for every claim, and for every job that waits for one."""
 
     def __init__(self, thresholds: Thresholds, dispatch: Dispatch, *, debug: Callable[[], bool]) -> None:
         self._thresholds = thresholds
         self._dispatch = dispatch
         self._debug = debug
-        self._lost = LostClaims(thresholds.claim_ttl_seconds)
         self.exclusions = ExclusionCounters()
+        self.history = ClaimHistory()
+        self.telemetry = ClaimTelemetry(thresholds, self.history)
+        self.queue = ClaimQueue(thresholds, dispatch)
+
+    # Requests
 
     def claim(self, event: ClaimRequested, step: Step) -> None:
-        """Reserve a slot for a job, or say why no node has one."""
+        """Reserve slots for a job, let it wait, or say why no node has one."""
         job = event.job
-        held = self._dispatch.claim_of(job.job_id)
-        claim = self._dispatch.claim(job, step.now)
-        if isinstance(claim, NoAvailableNode):
-            self._log_refusal(job, claim, step)
-            step.answer(event.ref, claim)
+        current, waiting = self._dispatch.claim_of(job.job_id), self.queue.of(job.job_id)
+        if current is not None or waiting is not None:
+            refusal = _other_job(event, current or waiting)
+            if refusal is not None:
+                step.refuse(event.ref, JOB_ID_IN_USE, refusal)
+                return
+        if current is not None:
+            self._renew(event.ref, current, job.ttl_seconds, step)
             return
-        step.answer(event.ref, claim)
-        if held is None:
-            step.change_claim(job.job_id, claim.node_id)
-            step.log(
-                "job_assigned",
-                {
-                    "job_id": job.job_id,
-                    "node_id": claim.node_id,
-                    "required_models": list(job.required_models),
-                },
-            )
+        self.offer(step)
+        if waiting is None or self._dispatch.claim_of(job.job_id) is None:
+            self._place_or_wait(event, waiting, step)
+        else:  # the queue has just placed it
+            step.answer(event.ref, self._dispatch.claim_of(job.job_id))
+
+    def end_wait(self, event: ClaimWaitEnded, step: Step) -> None:
+        """Wait no more for the answer to a request that was closed."""
+        self.queue.close(event.ref, step.now)
 
     def renew(self, event: RenewalRequested, step: Step, *, stored: bool) -> None:
         """Give a claim one more TTL; answered at once where the claim is `stored`.
 
-        A renewal itself is not stored: every restart of the registry gives each claim one fresh TTL.
+        A renewal itself is not stored unless it changes the TTL: every restart of the registry gives each
+        claim one fresh TTL of its own.
         """
-        claim = self._dispatch.renew(event.job_id, step.now)
-        if claim is None:
-            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
-        elif stored:
-            step.immediate.append(Answer(event.ref, claim))
-        else:
-            step.answer(event.ref, claim)
+        current = self._current(event, step)
+        if current is not None:
+            self._renew(event.ref, current, event.ttl_seconds, step, stored=stored)
 
-    def release(self, event: ReleaseRequested, step: Step) -> str | None:
-        """End a claim, a lost one too; returns the node whose slot is free again."""
-        lost = self._lost.remove(event.job_id, step.now)
-        claim = self._dispatch.release(event.job_id)
-        released = claim or lost
-        if released is None:
-            step.refuse(event.ref, CLAIM_NOT_FOUND, _not_found(event.job_id))
-            return None
-        if claim is not None:
-            step.change_claim(event.job_id, claim.node_id)
+    def release(self, event: ReleaseRequested, step: Step) -> tuple[str, ...]:
+        """End a claim because its job has ended; returns the nodes whose slots are free again."""
+        named = [one for one in self._dispatch.held_of(event.job_id) if one.claim.claim_id == event.claim_id]
+        if named:
+            if not _may(event.requester, named[0].claim):
+                step.refuse(event.ref, NOT_CLAIM_OWNER, _not_owner(event.job_id))
+                return ()
+            for one in named:
+                self._drop_held(one, "released", step)
+            step.answer(event.ref)
+            return tuple(one.node_id for one in named)
+        current = self._current(event, step)
+        if current is None:
+            return ()
+        self._end(current, ClaimEnd.RELEASED, step)
         step.answer(event.ref)
-        step.log("claim_released", {"job_id": event.job_id, "node_id": released.node_id})
-        return None if claim is None else claim.node_id
+        return tuple(grant.node_id for grant in current.grants)
+
+    # The queue
+
+    def offer(self, step: Step) -> None:
+        """Offer what became free to the jobs that wait, in their order (§5.4)."""
+        cause, step.trace_id = step.trace_id, None  # no request is the cause of what others get
+        for waiting in self.queue.to_try():
+            self._try_again(waiting, step)
+        step.trace_id = cause
+
+    def wake_queue(self, step: Step) -> None:
+        """End waits whose time is over, offer what became free, and keep what the first job waits for."""
+        self.offer(step)
+        for waiting in self.queue.overdue(step.now):
+            refusal = self._try_again(waiting, step)
+            if refusal is not None:
+                for ref in self.queue.close_overdue(waiting, step.now):
+                    self._refuse(ref, waiting.job, refusal, step)
+        self.queue.update_reservation(step.now)
+
+    def refuse_waiting(self, step: Step, refusal: Refusal) -> None:
+        """Refuse every request that waits in the queue, because the store fails (§4)."""
+        step.immediate.extend(Answer(ref, refusal) for ref in self.queue.close_all(step.now))
+
+    # What time and nodes do to claims
 
     def expire(self, step: Step, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
         """End claims whose time is over, at most `most` and in any case that of `of_job`; returns them."""
-        ended = self._dispatch.expire(step.now, most=most, of_job=of_job)
+        ended = self._dispatch.due(step.now, most=most, of_job=of_job)
         for claim in ended:
-            self._lost.remove(claim.job_id, step.now)
-            step.change_claim(claim.job_id, claim.node_id)
-            step.log("claim_expired", {"job_id": claim.job_id, "node_id": claim.node_id})
+            self._end(claim, ClaimEnd.EXPIRED, step)
         return ended
 
-    def lose(self, record: NodeRecord, step: Step) -> None:
-        """End a node's claims as lost: it went offline."""
-        for claim in self._dispatch.lose(record.node_id):
-            self._lost.add(claim, step.now)
-            step.change_claim(claim.job_id, claim.node_id)
-            fields = {
-                "job_id": claim.job_id,
-                "node_id": claim.node_id,
-                "reason_code": record.reason_code.value,
-            }
-            step.log("claim_lost", fields, Level.WARNING)
+    def lose(self, record: NodeRecord, step: Step) -> list[Claim]:
+        """End a node's claims as lost, because it went offline; those on several nodes are lost as a whole."""
+        lost = self._dispatch.claims_on(record.node_id)
+        for claim in lost:
+            self._end(claim, ClaimEnd.LOST, step, reason_code=record.reason_code.value)
+        return lost
+
+    def review(self, record: NodeRecord, step: Step, *, passed_seconds: float) -> None:
+        """Compare what claims hold on a node with what its heartbeat shows."""
+        self._review_held(record, step, passed_seconds=passed_seconds)
+        self._report_foreign_jobs(record, step)
+        self._report_unusable_gpus(record, step)
+
+    def _review_held(self, record: NodeRecord, step: Step, *, passed_seconds: float) -> None:
+        """Let held GPUs go that a heartbeat shows to be free, and attach lost claims whose jobs run (§5.3).
+
+        A node that is offline holds no claim, even if its session is open after a drain.
+        """
+        ids, now = record.jobs.ids, step.now
+        settled = now - record.liveness.session_began_at >= SETTLED_SECONDS
+        for held in list(record.held.values()):
+            if ids is not None and held.claim.job_id in ids:
+                self._attach_lost(held, record, step)
+            elif settled:
+                self._shrink(held, record, step, passed_seconds=passed_seconds)
 
     def attach_lost(self, record: NodeRecord, step: Step) -> None:
-        """Attach again the lost claims whose jobs a node reports, unless they are claimed elsewhere.
+        """Attach again the lost claims whose jobs a node reports at its registration."""
+        for held in list(record.held.values()):
+            if held.claim.job_id in (record.jobs.ids or ()):
+                self._attach_lost(held, record, step)
 
-        A node that is offline holds none, even if its session is open after a drain.
-        """
-        if record.status is NodeStatus.OFFLINE:
+    def _report_foreign_jobs(self, record: NodeRecord, step: Step) -> None:
+        """Log each job that a node reports without a claim, once (§5.3)."""
+        ids = record.jobs.ids or frozenset()
+        known = {one.claim.job_id for one in record.held.values()} | record.claims.keys()
+        foreign = ids - known
+        for job_id in sorted(foreign - record.foreign_jobs):
+            fields = {"job_id": job_id, "node_id": record.node_id}
+            step.log("job_running_without_claim", fields, Level.WARNING)
+        if record.foreign_jobs and not foreign:
+            record.last_job_at = step.now
+        record.foreign_jobs = foreign
+
+    def _report_unusable_gpus(self, record: NodeRecord, step: Step) -> None:
+        """Log each claimed GPU that has become unusable or has vanished, once (§5.3)."""
+        for claim in record.claims.values():
+            grant = claim.on(record.node_id)
+            for uuid in () if grant is None else grant.gpu_uuids:
+                gpu = record.gpus.get(uuid)
+                if (gpu is None or not gpu.usable) and self.history.note_unusable(claim, uuid):
+                    health = "not declared any more" if gpu is None else gpu.health
+                    fields = {
+                        "job_id": claim.job_id,
+                        "node_id": record.node_id,
+                        "claim_id": claim.claim_id,
+                        "gpu_uuid": uuid,
+                        "health": health,
+                    }
+                    step.log("claim_gpu_unusable", fields, Level.WARNING)
+                    self.history.note(claim, f"GPU {uuid} on {record.node_id}: {health}", step.now)
+
+    def _place_or_wait(self, event: ClaimRequested, waiting: Waiting | None, step: Step) -> None:
+        job = event.job
+        if waiting is not None and waiting.requests and job.wait_seconds > 0:
+            self.queue.wait(event, step.now)  # it was tried with the others
             return
-        expires_at = step.now + self._thresholds.claim_ttl_seconds
-        for lost in self._lost.of(record.node_id, record.jobs.ids or frozenset(), step.now):
-            claim = replace(lost, expires_at=expires_at)
-            if self._dispatch.claim_of(claim.job_id) is None and self._dispatch.attach(claim) is not None:
-                self._lost.remove(claim.job_id, step.now)
-                step.change_claim(claim.job_id, claim.node_id)
-                step.log("claim_reattached", {"job_id": claim.job_id, "node_id": record.node_id})
+        placed = self._place(event, step)
+        if not isinstance(placed, NoAvailableNode):
+            for ref in (event.ref, *(self.queue.remove(waiting) if waiting else ())):
+                step.answer(ref, placed)
+            return
+        if job.wait_seconds <= 0 or (waiting is None and not self._dispatch.could_ever_take(job)):
+            self._refuse(event.ref, job, placed, step)
+            return
+        problem = None if waiting else self.queue.full_for(event.requester.name)
+        if problem is not None:
+            step.refuse(event.ref, QUEUE_FULL, problem)
+            return
+        self.queue.wait(event, step.now).refusal = placed
+        if waiting is None:
+            fields = {"job_id": job.job_id, "priority": job.priority, "wait_seconds": job.wait_seconds}
+            step.log("job_queued", fields)
 
-    def remove_node(self, node_id: str) -> None:
-        """Forget what was lost with a node whose record is removed."""
-        self._lost.remove_node(node_id)
+    def _try_again(self, waiting: Waiting, step: Step) -> NoAvailableNode | None:
+        """Place a waiting job and answer its requests; returns why no node takes it."""
+        placed = self._place(waiting.newest, step)
+        if isinstance(placed, NoAvailableNode):
+            self.queue.note_failure(waiting, placed)
+            return placed
+        for ref in self.queue.remove(waiting):
+            step.answer(ref, placed)
+        return None
 
-    def _log_refusal(self, job: Job, refusal: NoAvailableNode, step: Step) -> None:
+    def _place(self, event: ClaimRequested, step: Step) -> Claim | NoAvailableNode:
+        job = event.job
+        placed = self._dispatch.claim(job, step.now, claim_id=event.claim_id, owner=event.requester.name)
+        if isinstance(placed, NoAvailableNode):
+            return placed
+        claim, held_before = placed
+        for one in held_before:
+            step.change_held(one)
+        step.change_claim(claim)
+        self._begin(claim)
+        for grant in claim.grants:
+            fields = {
+                "job_id": job.job_id,
+                "node_id": grant.node_id,
+                "hostname": grant.hostname,
+                "claim_id": claim.claim_id,
+                "gpu_uuids": [uuid for uuid in grant.gpu_uuids if not uuid.startswith("#")],
+                "required_models": list(job.required_models),
+            }
+            step.log("job_assigned", fields)
+        return claim
+
+    def restore(self) -> None:
+        """Begin the history of every claim that was loaded."""
+        for claim in self._dispatch.claims():
+            self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        self.history.begin(claim)
+        self.telemetry.begin(claim)
+
+    def _renew(
+        self, ref: int, current: Claim, ttl_seconds: float | None, step: Step, *, stored: bool = False
+    ) -> None:
+        renewed = self._dispatch.renew(current.job_id, step.now, ttl_seconds)
+        if renewed is None:
+            raise RuntimeError(f"job {current.job_id!r} lost its claim while it was renewed; this is a bug")
+        if renewed.ttl_seconds != current.ttl_seconds:
+            step.change_claim(current)
+            stored = False
+        if stored:
+            step.immediate.append(Answer(ref, renewed))
+        else:
+            step.answer(ref, renewed)
+
+    def _current(self, event: RenewalRequested | ReleaseRequested, step: Step) -> Claim | None:
+        """Return the current claim that a request may act on; else refuse the request (§5.3)."""
+        current = self._dispatch.claim_of(event.job_id)
+        refusal: Refusal | None = None
+        if current is None:
+            refusal = Refusal(CLAIM_NOT_FOUND, _not_found(event.job_id))
+        elif event.claim_id is not None and event.claim_id != current.claim_id:
+            refusal = Refusal(CLAIM_SUPERSEDED, _superseded(event.job_id))
+        elif not _may(event.requester, current):
+            refusal = Refusal(NOT_CLAIM_OWNER, _not_owner(event.job_id))
+        if refusal is None:
+            return current
+        step.refuse(event.ref, refusal.code, refusal.message)
+        return None
+
+    def _end(self, claim: Claim, end: ClaimEnd, step: Step, *, reason_code: str | None = None) -> None:
+        ended = self._dispatch.end(claim.job_id, end, step.now)
+        if ended is None:
+            return
+        for held in ended[1]:
+            step.change_held(held)
+        step.change_claim(claim)
+        self._dispatch.note_worker_use(claim, step.now)
+        self.telemetry.end(claim)
+        self.history.end(claim, end, step.now)
+        level = Level.WARNING if end is ClaimEnd.LOST else Level.INFO
+        for grant in claim.grants:
+            fields = {"job_id": claim.job_id, "node_id": grant.node_id, "claim_id": claim.claim_id}
+            if reason_code is not None:
+                fields["reason_code"] = reason_code
+            step.log(f"claim_{end}", fields, level)
+
+    def _attach_lost(self, held: HeldGrant, record: NodeRecord, step: Step) -> None:
+        """Attach a lost claim again: its job runs, holds no other claim, and its GPUs are still held for it."""
+        claim = held.claim
+        grant = claim.on(record.node_id)
+        if held.end is not ClaimEnd.LOST or len(claim.grants) > 1 or record.status is NodeStatus.OFFLINE:
+            return
+        if grant is None or held.gpu_uuids != grant.gpu_uuids or self._dispatch.claim_of(claim.job_id):
+            return
+        attached = replace(claim, expires_at=step.now + claim.ttl_seconds)
+        if self._dispatch.attach(attached) is None:
+            return
+        step.change_held(held)
+        step.change_claim(claim)
+        self._begin(attached)
+        for ref in self.queue.remove_job(claim.job_id):
+            step.answer(ref, attached)
+        fields = {"job_id": claim.job_id, "node_id": record.node_id, "claim_id": claim.claim_id}
+        step.log("claim_reattached", fields)
+
+    def _shrink(self, held: HeldGrant, record: NodeRecord, step: Step, *, passed_seconds: float) -> None:
+        """Let go what a node's newest reading shows to be free."""
+        jobs_known = record.jobs.ids is not None
+        left, silent = [], False
+        for uuid in held.gpu_uuids:
+            gpu = record.gpus.get(uuid)
+            processes = None if gpu is None else gpu.processes
+            if processes is None and not jobs_known:
+                silent = True
+                left.append(uuid)
+            elif processes or reading_at(record) <= held.ended_at:
+                left.append(uuid)
+        if not held.gpu_uuids and not jobs_known:
+            silent = True
+        if silent:
+            passed = min(passed_seconds, step.now - held.ended_at)
+            held = replace(held, silent_seconds=held.silent_seconds + passed)
+            self._dispatch.replace_held(held)
+            if held.silent_seconds < self._thresholds.claim_ttl_seconds:
+                return
+            left = []
+        if not left:
+            self._drop_held(held, "its job is not seen there any more", step)
+        elif len(left) < len(held.gpu_uuids):
+            self._dispatch.shrink_held(held, tuple(left), step.now)
+            step.change_held(held)
+
+    def _drop_held(self, held: HeldGrant, reason: str, step: Step) -> None:
+        self._dispatch.shrink_held(held, (), step.now)
+        step.change_held(held)
+        fields = {
+            "job_id": held.claim.job_id,
+            "node_id": held.node_id,
+            "claim_id": held.claim.claim_id,
+            "reason": reason,
+        }
+        step.log("held_gpus_freed", fields)
+
+    def _refuse(self, ref: int, job: Job, refusal: NoAvailableNode, step: Step) -> None:
         self.exclusions.count(refusal, step.now)
         counts = {reason.value: count for reason, count in refusal.counts.items()}
         step.log("dispatch_failed", {"job_id": job.job_id, "counts": counts})
@@ -138,68 +372,37 @@ class ClaimRequests:
         if self._debug():
             for one in self._dispatch.explain(job, step.now).excluded:
                 _log_exclusion(job, one, Level.DEBUG, step=step)
+        step.answer(ref, refusal)
 
 
-class LostClaims:
-    """Claims that were lost with their nodes, the earliest first; a job loses at most one."""
-
-    def __init__(self, claim_ttl_seconds: float) -> None:
-        self._remembered_seconds = REMEMBERED_TTLS * claim_ttl_seconds
-        self._by_job: dict[str, _Lost] = {}
-        self._of_node: dict[str, dict[str, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_job)
-
-    def add(self, claim: Claim, now: float) -> None:
-        """Remember a claim from now on."""
-        self._remove_old(now)
-        self.remove(claim.job_id, now)
-        self._by_job[claim.job_id] = _Lost(claim, now)
-        jobs = self._of_node.setdefault(claim.node_id, {})
-        jobs[claim.job_id] = None
-        if len(jobs) > LOST_PER_NODE:
-            self.remove(next(iter(jobs)), now)
-
-    def of(self, node_id: str, running: AbstractSet[str], now: float) -> list[Claim]:
-        """Return a node's claims whose jobs are running, by their job's id."""
-        jobs = self._of_node.get(node_id)
-        if not jobs:
-            return []
-        lost = [self._by_job[job_id] for job_id in sorted(jobs.keys() & running)]
-        return [one.claim for one in lost if self._is_remembered(one, now)]
-
-    def remove(self, job_id: str, now: float) -> Claim | None:
-        """Forget a job's claim; returns None when none is remembered any more."""
-        lost = self._by_job.pop(job_id, None)
-        if lost is None:
-            return None
-        jobs = self._of_node[lost.claim.node_id]
-        del jobs[job_id]
-        if not jobs:
-            del self._of_node[lost.claim.node_id]
-        return lost.claim if self._is_remembered(lost, now) else None
-
-    def remove_node(self, node_id: str) -> None:
-        """Forget what was lost with a node whose record is removed."""
-        for job_id in self._of_node.pop(node_id, ()):
-            del self._by_job[job_id]
-
-    def _remove_old(self, now: float) -> None:
-        while self._by_job:
-            job_id, lost = next(iter(self._by_job.items()))
-            if self._is_remembered(lost, now):
-                return
-            self.remove(job_id, now)
-
-    def _is_remembered(self, lost: "_Lost", now: float) -> bool:
-        return now - lost.at <= self._remembered_seconds
+def _other_job(event: ClaimRequested, known: Claim | Waiting | None) -> str | None:
+    """Say why a job id is in use for something else; None for the same job of the same owner."""
+    if known is None:
+        return None
+    job_id = event.job.job_id
+    if known.owner is not None and known.owner != event.requester.name:
+        return f"the job id {clip_quote(job_id)} is in use by another owner: choose another id"
+    mine, theirs = demands_of(event.job), demands_of(known.job)
+    differing = sorted(name for name in mine if mine[name] != theirs[name])
+    if not differing:
+        return None
+    shown = ", ".join(
+        f"{name} is {_shown(getattr(known.job, name))}, not {_shown(getattr(event.job, name))}"
+        for name in differing
+    )
+    return clip_sentence(
+        f"the job {clip_quote(job_id)} holds or waits for a claim with other demands ({shown}): "
+        "release it, or choose another id"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    claim: Claim
-    at: float
+def _shown(value: object) -> str:
+    return clip_quote(str(list(value) if isinstance(value, tuple) else value))
+
+
+def _may(requester: Requester, claim: Claim) -> bool:
+    """Whether somebody may act on a claim: its owner, and an admin."""
+    return requester.is_admin or requester.name is None or claim.owner in (None, requester.name)
 
 
 def _log_exclusion(job: Job, one: Excluded, level: Level, *, step: Step) -> None:
@@ -212,3 +415,14 @@ def _not_found(job_id: str) -> str:
         f"no claim is held for job {job_id!r}: it was never made, has expired, or was lost with its node; "
         "claim a slot again"
     )
+
+
+def _superseded(job_id: str) -> str:
+    return (
+        f"job {job_id!r} has another claim now: the one that this request names has ended; "
+        "read the current one with GET /v1/claims/JOB"
+    )
+
+
+def _not_owner(job_id: str) -> str:
+    return f"the claim of job {job_id!r} belongs to another owner: ask its owner, or an admin"

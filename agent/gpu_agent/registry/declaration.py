@@ -7,11 +7,14 @@ may have which node id.
 
 import json
 from collections.abc import Iterable, Mapping
+from sys import intern
+from typing import Any
 
 from pydantic_core import to_json
 
 from gpu_agent.registry import health
 from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND, SUPPORTED_SCHEMA_VERSIONS, ErrorCode
@@ -46,6 +49,7 @@ REPLACEABLE = frozenset(
     }
 )
 """The parts of a declaration that a heartbeat may replace (§3.4)."""
+_MODEL_PARTS = frozenset({"installed_models", "capability_state"})
 
 
 def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | None:
@@ -89,13 +93,19 @@ def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thr
 
 def replace_parts(record: NodeRecord, heartbeat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
     """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none."""
-    parts = {name: value for name in REPLACEABLE if (value := getattr(heartbeat, name)) is not None}
+    parts: dict[str, Any] = {
+        name: value for name in REPLACEABLE if (value := getattr(heartbeat, name)) is not None
+    }
     if not parts:
         return None
     if "installed_models" in parts:
         # A state that was reported for older models must not speak for new ones.
         parts["capability_state"] = heartbeat.capability_state
-    registration = record.declared.registration.model_copy(update=parts)
+    if parts.keys() <= _MODEL_PARTS and "installed_models" in parts:
+        models = ModelList(parts["installed_models"], parts["capability_state"])
+        if models == record.declared.models:  # older nodes repeat their models in each heartbeat
+            return None
+    registration = record.declared.whole().model_copy(update=parts)
     refusal = _too_large(registration, node_id=heartbeat.node_id)
     if heartbeat.hardware is not None:
         refusal = _ambiguous_gpus(heartbeat.hardware, node_id=heartbeat.node_id) or refusal
@@ -110,13 +120,17 @@ def replace_parts(record: NodeRecord, heartbeat: NodeHeartbeat, thresholds: Thre
 def derive(registration: NodeRegister, granted_labels: Mapping[str, str], thresholds: Thresholds) -> Declared:
     """Derive from a declaration what dispatch and health read."""
     ready = tuple(_ready(registration.installed_models, registration.capability_state))
-    ready_models = frozenset(model.model_id for model in ready)
-    slots = registration.max_concurrent_jobs
+    ready_models = frozenset(intern(model.model_id) for model in ready)
+    enabled = frozenset(intern(model.model_id) for model in registration.installed_models if model.enabled)
+    without_models = {"installed_models": (), "capability_state": None}
     return Declared(
-        registration=registration,
+        registration=registration.model_copy(update=without_models),
+        models=ModelList(registration.installed_models, registration.capability_state),
         labels={**registration.labels, **granted_labels},
-        max_concurrent_jobs=thresholds.default_max_concurrent_jobs if slots is None else slots,
+        max_concurrent_jobs=registration.max_concurrent_jobs,
+        default_slots=thresholds.default_max_concurrent_jobs,
         ready_models=ready_models,
+        enabled_models=ready_models if enabled == ready_models else enabled,
         models_sufficient=health.models_suffice(registration.installed_models, ready_models, thresholds),
         features=_features(registration, ready),
     )
@@ -158,8 +172,10 @@ def _gpu_state(gpu: GpuDeclaration, position: int, parents: set[str]) -> GpuStat
         uuid=gpu_key(gpu, position),
         name=gpu.name,
         memory_mb=memory_mb,
+        index=position if gpu.index is None else gpu.index,
+        compute_capability=gpu.compute_capability,
         parent_uuid=gpu.parent_uuid,
-        is_parent=gpu.uuid in parents,
+        is_parent=gpu.uuid is not None and gpu.uuid in parents,
         health=gpu.health or "ok",
     )
 

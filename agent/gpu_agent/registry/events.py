@@ -117,27 +117,68 @@ class ControlRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuCordonRequested:
+    """An operator cordons one GPU of a node (`reason`), or lifts the cordon (None)."""
+
+    ref: int
+    node_id: str
+    uuid: str
+    reason: str | None
+    by: str = ""
+    """Whose operator token it is; empty with auth off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who acts on claims: the name of an operator token, or its id if it has none."""
+
+    name: str | None = None
+    """None with auth off: nobody is checked."""
+    is_admin: bool = False
+
+
+ANYBODY = Requester()
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimRequested:
-    """A scheduler claims a slot for a job."""
+    """A scheduler claims slots for a job, and waits for them where the job says so."""
 
     ref: int
     job: Job
+    claim_id: str
+    """Drawn by the shell: 128 random bits, in hexadecimal."""
+    requester: Requester = ANYBODY
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimWaitEnded:
+    """The request of a waiting job was closed: nobody waits for its answer any more."""
+
+    ref: int
 
 
 @dataclass(frozen=True, slots=True)
 class RenewalRequested:
-    """A scheduler renews a claim for one more TTL."""
+    """A scheduler renews a claim for one more TTL, or for another one."""
 
     ref: int
     job_id: str
+    claim_id: str | None = None
+    """None for the requester's own current claim of the job."""
+    ttl_seconds: float | None = None
+    requester: Requester = ANYBODY
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequested:
-    """A scheduler releases a claim."""
+    """A scheduler releases a claim, or an ended one that still holds GPUs."""
 
     ref: int
     job_id: str
+    claim_id: str | None = None
+    """None for the requester's own current claim of the job."""
+    requester: Requester = ANYBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +254,17 @@ class StoreRecovered:
     """How long the store confirmed nothing."""
 
 
-NodeRequest = DrainRequested | ResumeRequested | CordonRequested | RemovalRequested | ControlRequested
+NodeRequest = (
+    DrainRequested
+    | ResumeRequested
+    | CordonRequested
+    | GpuCordonRequested
+    | RemovalRequested
+    | ControlRequested
+)
+ClaimEvent = ClaimRequested | RenewalRequested | ReleaseRequested
 TokenRequest = JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested
-OperatorRequest = NodeRequest | ClaimRequested | RenewalRequested | ReleaseRequested | TokenRequest
+OperatorRequest = NodeRequest | ClaimEvent | TokenRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,5 +277,5 @@ class Traced:
 
 NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
 StoreEvent = StoreFailed | StoreRecovered
-RareEvent = NodeEvent | OperatorRequest | StoreEvent
+RareEvent = NodeEvent | OperatorRequest | ClaimWaitEnded | StoreEvent
 Event = HeartbeatReceived | Stored | RareEvent | Traced

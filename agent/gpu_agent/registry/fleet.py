@@ -8,6 +8,7 @@ from math import inf
 from typing import assert_never
 
 from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send, Step
+from gpu_agent.registry.claim_history import ClaimHistory
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.exclusions import (
@@ -18,13 +19,16 @@ from gpu_agent.registry.dispatch.exclusions import (
     NoAvailableNode,
 )
 from gpu_agent.registry.events import (
+    ClaimEvent,
     ClaimRequested,
+    ClaimWaitEnded,
     ConnectionLost,
     ControlRequested,
     CordonRequested,
     DrainRequested,
     Event,
     FaultReported,
+    GpuCordonRequested,
     HeartbeatReceived,
     JoinTokenRequested,
     NodeEvent,
@@ -46,7 +50,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fault_reports import log_fault
 from gpu_agent.registry.heartbeat import Heartbeats
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.job import Claim, HeldGrant, Job
 from gpu_agent.registry.lifecycle import next_deadline
 from gpu_agent.registry.node import FleetCounters, NodeRecord, NodeTable
 from gpu_agent.registry.operations import Operations
@@ -58,6 +62,7 @@ from gpu_agent.registry.persistence import (
     UnstoredChanges,
     busy_error,
 )
+from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.registration import Admission, Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
@@ -98,7 +103,7 @@ class Fleet:
         self._transitions = StatusTransitions(
             thresholds, self._nodes, dispatch=self._dispatch, claims=self._claims, unstored=self._unstored
         )
-        self._removal = NodeRemoval(thresholds, self._nodes, dispatch=self._dispatch, claims=self._claims)
+        self._removal = NodeRemoval(thresholds, self._nodes, self._dispatch)
         pacer = Pacer(thresholds, self._counters, draw)
         self._heartbeats = Heartbeats(
             thresholds,
@@ -142,9 +147,9 @@ class Fleet:
         """When `wake` has something to do (monotonic seconds); at most twice per scan interval."""
         if self._unstored.store_fails:
             return self._scan_from
-        expiry = self._dispatch.next_expiry
+        expiry, queue = self._dispatch.next_expiry, self._claims.queue.deadline
         nodes = self._sweep.deadlines.earliest
-        due = min(nodes, self._tokens.purges.earliest, inf if expiry is None else expiry)
+        due = min(nodes, self._tokens.purges.earliest, queue, inf if expiry is None else expiry)
         return None if due == inf else max(due, self._scan_from)
 
     @property
@@ -189,6 +194,7 @@ class Fleet:
         ended = self._end_claims(step)
         self._sweep.run(step)
         self._token_requests.purge(step)
+        self._claims.wake_queue(step)
         unfinished = self._sweep.unfinished or ended == MOST_AT_ONCE
         self._scan_from = now + (0.0 if unfinished else self._scan_every_seconds)
         return self._finish(step)
@@ -204,6 +210,7 @@ class Fleet:
             yield self._output(step)
         step = Step(now)
         step.log("registry_restored", {"nodes": self.size})
+        self._claims.restore()
         if self._evicts:  # a node with claims stays, and only now they are all loaded
             step.touched.update(dict.fromkeys(self._nodes.records))
         yield self._finish(step)
@@ -253,6 +260,23 @@ class Fleet:
         """Return every claim."""
         return self._dispatch.claims()
 
+    def held(self) -> list[HeldGrant]:
+        """Return what ended claims still hold."""
+        return self._dispatch.held()
+
+    def held_of(self, job_id: str) -> list[HeldGrant]:
+        """Return what ended claims of a job still hold."""
+        return self._dispatch.held_of(job_id)
+
+    def queue(self) -> list[Waiting]:
+        """Return the jobs that wait for capacity, in their order."""
+        return self._claims.queue.in_order()
+
+    @property
+    def claim_history(self) -> ClaimHistory:
+        """What happened to claims, ended ones included."""
+        return self._claims.history
+
     def claim_of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
         return self._dispatch.claim_of(job_id)
@@ -281,12 +305,15 @@ class Fleet:
                 DrainRequested()
                 | ResumeRequested()
                 | CordonRequested()
+                | GpuCordonRequested()
                 | RemovalRequested()
                 | ControlRequested()
             ):
                 self._operations.handle(event, step)
             case ClaimRequested() | RenewalRequested() | ReleaseRequested():
                 self._handle_claim(event, step)
+            case ClaimWaitEnded():
+                self._claims.end_wait(event, step)
             case (
                 JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
             ):
@@ -310,9 +337,13 @@ class Fleet:
                     step.immediate.append(Send(event.connection, busy_error(event.message.node_id)))
                 return True
             return isinstance(event, UnregistrationReceived) and not event.message.drain
-        if isinstance(event, StoreEvent):
+        if isinstance(event, StoreEvent | ClaimWaitEnded):
             return False
-        if isinstance(event, RenewalRequested) and self._is_claim_stored(event.job_id):
+        if (
+            isinstance(event, RenewalRequested)
+            and event.ttl_seconds is None
+            and self._is_claim_stored(event.job_id)
+        ):
             return False
         step.immediate.append(Answer(event.ref, self._unstored.refusal()))
         return True
@@ -325,6 +356,7 @@ class Fleet:
         """Delete the tokens whose text was sent to no one: the store does so once it answers."""
         for unsent in self._unstored.fail(event.problem):
             self._token_requests.delete_unsent(unsent, step)
+        self._claims.refuse_waiting(step, self._unstored.refusal())
         self._scan_from = step.now
 
     def _store_recovered(self, event: StoreRecovered, step: Step) -> None:
@@ -336,6 +368,7 @@ class Fleet:
         step.touched.update(dict.fromkeys(record.node_id for record in moved))
         if restarted:
             self._dispatch.renew_all(step.now)
+            self._claims.queue.clear()
         self._scan_from = step.now
 
     def _exclude_silent(self, step: Step) -> None:
@@ -355,7 +388,7 @@ class Fleet:
         else:
             log_fault(event, self._nodes, step)
 
-    def _handle_claim(self, event: ClaimRequested | RenewalRequested | ReleaseRequested, step: Step) -> None:
+    def _handle_claim(self, event: ClaimEvent, step: Step) -> None:
         if not self._unstored.store_fails:
             cause, step.trace_id = step.trace_id, None  # no request is the cause of claims that expire
             self._end_claims(
@@ -368,16 +401,15 @@ class Fleet:
             case RenewalRequested():
                 self._claims.renew(event, step, stored=self._is_claim_stored(event.job_id))
             case ReleaseRequested():
-                record = self._nodes.records.get(self._claims.release(event, step) or "")
-                if record is not None:
-                    self._transitions.finish_drain(record, step)
+                for node_id in self._claims.release(event, step):
+                    self._transitions.finish_drain(self._nodes.records[node_id], step)
             case _ as unreachable:
                 assert_never(unreachable)
 
     def _end_claims(self, step: Step, *, of_job: str | None = None) -> int:
         """End claims whose time is over, that of `of_job` in any case; returns how many."""
         ended = self._claims.expire(step, most=MOST_AT_ONCE, of_job=of_job)
-        for node_id in dict.fromkeys(claim.node_id for claim in ended):
+        for node_id in dict.fromkeys(grant.node_id for claim in ended for grant in claim.grants):
             self._transitions.finish_drain(self._nodes.records[node_id], step)
         return len(ended)
 

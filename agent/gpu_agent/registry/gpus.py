@@ -6,14 +6,16 @@ and reach the GPUs only when something reads them. A GPU that was never declared
 """
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from itertools import chain
 from math import isnan, nan
 from operator import itemgetter
 from struct import Struct, error
 from typing import Any
 
+from gpu_agent.registry.job import GpuKind, names_mig, parse_capability
 from gpu_agent.wire.messages import GpuFigures
 
 STEP_MB = 256
@@ -22,12 +24,16 @@ STEP_MB = 256
 NOT_REPORTED = "not_reported"
 """The reason of a GPU that was declared and is missing from a heartbeat which lists others."""
 
+_NO_DEVICES: Mapping[str, tuple[str, ...]] = {}
 _USABLE = frozenset({"ok", "degraded"})
 
-_COLUMNS = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w")
+_COLUMNS = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w", "processes")
 """The figures of a row, by their names in `GpuFigures` and `GpuState`: one column each, in this order."""
 
 _MEMORY = _COLUMNS.index("memory_used_mb")
+_UTILIZATION = _COLUMNS.index("utilization_percent")
+_PROCESSES = _COLUMNS.index("processes")
+_WHOLE = ("memory_used_mb", "processes")
 _read_columns = itemgetter("uuid", "health", "reasons", *_COLUMNS)
 
 
@@ -38,6 +44,9 @@ class GpuState:
     uuid: str
     name: str
     memory_mb: int | None
+    index: int = 0
+    """The driver's, or at schema 1.0 the position in the declared list."""
+    compute_capability: str | None = None
     parent_uuid: str | None = None
     is_parent: bool = False
     """True for the parent of MIG devices: it counts in no total and takes no job."""
@@ -47,6 +56,21 @@ class GpuState:
     memory_used_mb: int | None = None
     temperature_c: float | None = None
     power_w: float | None = None
+    processes: int | None = None
+    """Compute processes on it, of whatever job; None where the node does not report them."""
+    kind: GpuKind = field(init=False)
+    """What distinguishes it for a job."""
+
+    def __post_init__(self) -> None:
+        """Derive the kind from what was declared."""
+        capability = parse_capability(self.compute_capability) or (0, 0)
+        is_mig = self.parent_uuid is not None or names_mig(self.name)
+        self.kind = GpuKind(self.name.lower(), self.memory_mb or 0, capability, is_mig)
+
+    @property
+    def is_sound(self) -> bool:
+        """True when its health lets it work."""
+        return self.health in _USABLE
 
     @property
     def usable(self) -> bool:
@@ -63,11 +87,16 @@ class Gpus(Mapping[str, GpuState]):
         "_ok_healths",
         "_order",
         "_placeable",
+        "_processes",
         "_row",
         "_row_is_newer",
         "_sizes",
         "_states",
+        "_utilizations",
         "_steps",
+        "devices",
+        "kinds",
+        "list_id",
         "names",
         "usable",
     )
@@ -76,6 +105,12 @@ class Gpus(Mapping[str, GpuState]):
         self._states = {state.uuid: state for state in states}
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
+        self.kinds = tuple(state.kind for state in self._states.values())
+        """In the order in which they were declared."""
+        self.list_id = _list_id(self._states.values())
+        """What distinguishes the list of a node without UUIDs; empty where each GPU has one."""
+        self.devices = _devices(self._states.values())
+        """The MIG devices of each parent that is named, declared itself or not."""
         self._order = "\n".join(self._states)
         """The keys as one string: one comparison shows whether a heartbeat lists them in this order."""
         self._in_one_row = not any("\n" in uuid for uuid in self._states)
@@ -87,6 +122,9 @@ class Gpus(Mapping[str, GpuState]):
         self._ok_healths = ("ok",) * len(self._states)
         self._row_is_newer = False
         """True while the row is newer than the states."""
+        self._utilizations: tuple[float | None, ...] = ()
+        self._processes: tuple[int | None, ...] = ()
+        """The last heartbeat's, in order, where all were ok."""
         self._all_ok = False
         """True when the last heartbeat listed every GPU in order, and all of them ok."""
         self._placeable = sum(not state.is_parent for state in self._states.values())
@@ -96,7 +134,8 @@ class Gpus(Mapping[str, GpuState]):
     def write(self, figures: tuple[GpuFigures, ...] | None, *, exactly: bool) -> bool:
         """Write the figures of one heartbeat; returns True when dispatch must update the node.
 
-        Dispatch holds free memory in steps, so a change within one step returns False. With `exactly` every
+        Dispatch holds free memory in steps, so a change within one step returns False; so does a change of the
+        number of processes on a GPU that has some before and after. With `exactly` every
         change of memory returns True: dispatch knows the free memory of a node with claims to the MiB. None
         means that the node reports no figures; then every GPU is usable (§4).
         """
@@ -121,6 +160,10 @@ class Gpus(Mapping[str, GpuState]):
             differs = row[memory] != self._row[memory] or None in used
         else:
             differs = steps != self._steps
+        if columns[_PROCESSES] != self._processes:
+            differs = differs or _busy(columns[_PROCESSES]) != _busy(self._processes)
+            self._processes = columns[_PROCESSES]
+        self._utilizations = columns[_UTILIZATION]
         differs = differs or not self._all_ok
         self._row, self._steps = row, steps
         self._row_is_newer = self._all_ok = True
@@ -128,9 +171,33 @@ class Gpus(Mapping[str, GpuState]):
         return differs
 
     @property
+    def all_ok(self) -> bool:
+        """True when the last heartbeat listed every GPU in order, and all of them ok."""
+        return self._all_ok
+
+    @property
     def healths(self) -> tuple[str, ...]:
         """The health of each."""
         return self._ok_healths if self._all_ok else tuple(state.health for state in self._states.values())
+
+    @property
+    def in_use(self) -> tuple[bool, ...]:
+        """Whether each shows processes, in order; unknown is no."""
+        if self._all_ok:
+            return _busy(self._processes)
+        return _busy([state.processes for state in self._states.values()])
+
+    @property
+    def utilizations(self) -> Sequence[float | None]:
+        """The utilization of each, in order; percent, None where it is unknown."""
+        if self._all_ok:
+            return self._utilizations
+        return [state.utilization_percent for state in self._states.values()]
+
+    def places_of(self, uuids: Iterable[str]) -> tuple[int | None, ...]:
+        """Return the place of each of these in the order; None for one that is not declared."""
+        places = {uuid: place for place, uuid in enumerate(self._states)}
+        return tuple(places.get(uuid) for uuid in uuids)
 
     @property
     def free_steps(self) -> list[int] | None:
@@ -165,8 +232,9 @@ class Gpus(Mapping[str, GpuState]):
                 state.health, state.reasons = "ok", ()
                 for column, name in enumerate(_COLUMNS):
                     setattr(state, name, figures[column * size + place])
-                used = state.memory_used_mb
-                state.memory_used_mb = None if used is None else int(used)  # a row holds floats
+                for name in _WHOLE:  # a row holds floats
+                    figure = getattr(state, name)
+                    setattr(state, name, None if figure is None else int(figure))
         return self._states
 
     def _write_each(self, figures: tuple[GpuFigures, ...]) -> None:
@@ -197,6 +265,22 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = self._placeable
 
 
+def _list_id(states: Iterable[GpuState]) -> str:
+    listed = list(states)
+    if not any(state.uuid.startswith("#") for state in listed):
+        return ""
+    text = "\n".join(f"{state.uuid} {state.name} {state.memory_mb}" for state in listed)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _devices(states: Iterable[GpuState]) -> Mapping[str, tuple[str, ...]]:
+    devices: dict[str, tuple[str, ...]] = {}
+    for state in states:
+        if state.parent_uuid is not None:
+            devices[state.parent_uuid] = (*devices.get(state.parent_uuid, ()), state.uuid)
+    return devices or _NO_DEVICES
+
+
 def _known_sizes(states: Iterable[GpuState]) -> tuple[int, ...] | None:
     """Return the memory of each, with one object for each size; None where one is unknown."""
     sizes = [state.memory_mb for state in states]
@@ -209,6 +293,10 @@ def _steps(sizes: tuple[int, ...] | None, used: Sequence[Any]) -> list[int] | No
     if sizes is None or None in used:
         return None
     return [(size - one) // STEP_MB for size, one in zip(sizes, used, strict=True)]
+
+
+def _busy(processes: Sequence[int | None]) -> tuple[bool, ...]:
+    return tuple(map(bool, processes))
 
 
 def _row(columns: Iterable[Sequence[float | None]]) -> bytes:

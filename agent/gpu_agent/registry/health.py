@@ -163,7 +163,7 @@ def _required_models(declared: Declared, thresholds: Thresholds) -> Check:
 
 
 def _ready_models(declared: Declared, thresholds: Thresholds) -> Check:
-    enabled, ready = len(_enabled(declared.registration.installed_models)), len(declared.ready_models)
+    enabled, ready = len(declared.enabled_models), len(declared.ready_models)
     needed = thresholds.min_ready_models if enabled else 0
     return Check(
         name="ready_models",

@@ -63,6 +63,7 @@ class Heartbeats:
             or usage.running_jobs != jobs.count
             or liveness.last_heartbeat_at is None
         )
+        passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
         liveness.usage, liveness.probe_age_seconds = usage, fields["probe_age_seconds"]
         liveness.last_seen_at = liveness.last_heartbeat_at = now
         load = load_of(usage, thresholds)
@@ -71,20 +72,30 @@ class Heartbeats:
             load_differs |= _write_round_trip(liveness, event.round_trip_seconds)
         liveness.load = load
         if replaced or jobs_differ or was_suspected:
-            record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs)
+            guess = any(one.processes is not None for one in message.gpus or ())
+            record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs, is_guess=guess)
             liveness.suspected_until = None
             self._dispatch.update(record)
-        elif gpus_differ or load_differs:
+        elif gpus_differ or load_differs or record.recheck_gpus:
+            gpus_differ = gpus_differ or record.recheck_gpus
             self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
+        idle = self._claims.telemetry.observe(record, now) if record.claims else None
         healthy = health.is_healthy(record, thresholds)
         ordinary = healthy and record.status is NodeStatus.READY and liveness.recent is self._all_healthy
-        if ordinary and not jobs_differ and not was_suspected and not self._debug():
+        ordinary = ordinary and not jobs_differ and not was_suspected and idle is None
+        if ordinary and not _concerns_claims(record) and not self._debug():
             liveness.healthy_heartbeats += 1
             return None
-        return self._count(record, now, healthy=healthy, was_suspected=was_suspected)
+        step = Step(now)
+        self._count(record, step, healthy=healthy, was_suspected=was_suspected)
+        self._claims.review(record, step, passed_seconds=passed)
+        self._claims.telemetry.log(record, step, idle=idle or ())
+        self._change_status(record, step, healthy=healthy)
+        self._transitions.finish_drain(record, step)
+        return step
 
-    def _count(self, record: NodeRecord, now: float, *, healthy: bool, was_suspected: bool) -> Step:
-        step, liveness = Step(now), record.liveness
+    def _count(self, record: NodeRecord, step: Step, *, healthy: bool, was_suspected: bool) -> None:
+        liveness = record.liveness
         if was_suspected:
             # The check scheduled for a suspected node comes a whole timeout too late for this heartbeat.
             step.touched[record.node_id] = None
@@ -100,10 +111,6 @@ class Heartbeats:
         liveness.recent = self._all_healthy if recent == self._all_healthy else recent
         if self._debug() or not healthy:
             self._log_checks(record, step, healthy=healthy)
-        self._claims.attach_lost(record, step)
-        self._change_status(record, step, healthy=healthy)
-        self._transitions.finish_drain(record, step)
-        return step
 
     def _change_status(self, record: NodeRecord, step: Step, *, healthy: bool) -> None:
         """Make the transition that heartbeats can make from the node's status (§4)."""
@@ -141,6 +148,17 @@ class Heartbeats:
         ]
         fields = {"node_id": record.node_id, "ok": healthy, "checks": checks}
         step.log("health_check", fields, Level.DEBUG)
+
+
+def _concerns_claims(record: NodeRecord) -> bool:
+    """Whether a heartbeat may change what claims hold, or show something about them that is logged."""
+    return (
+        bool(record.held)
+        or bool(record.unclaimed_use)
+        or (bool(record.claims) and not record.gpus.all_ok)
+        or record.unclaimed_use is not record.unclaimed_before
+        or record.duplicate_gpus is not record.duplicates_logged
+    )
 
 
 def unknown_node(node_id: str | None) -> NodeError:

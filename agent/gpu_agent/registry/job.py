@@ -1,40 +1,125 @@
-"""A job's demands and the claim that reserves a slot for it (§5)."""
+"""A job's demands and the claim that reserves slots and GPUs for it (§5).
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+Times are monotonic seconds, memory is MiB.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+MOST_NODES = 256
+MOST_GPUS = 256
+
+_CAPABILITY = re.compile(r"(\d{1,3})(?:\.(\d{1,3}))?")
+_MIG = re.compile(r"\bmig\b", re.IGNORECASE)
+
+
+class Sharing(StrEnum):
+    """How a job uses its GPUs (§5.1)."""
+
+    EXCLUSIVE = "exclusive"
+    """Whole GPUs: no other claim holds any of them meanwhile."""
+    MEMORY = "memory"
+    """GPUs shared with other such claims, as long as their free memory suffices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a job states; a demand that is left out is no demand."""
+    """What a job states; a demand that is left out is no demand. Raises `ValueError` for a contradiction."""
 
     job_id: str
     required_models: tuple[str, ...] = ()
     required_features: tuple[str, ...] = ()
     public: bool = False
-    gpu_count: int = 1
+    gpu_count: int | None = None
+    """GPUs on each of its nodes; None for a job that a worker on the node serves."""
+    gpu_sharing: str | None = None
+    """One of `Sharing`; None means memory where only `min_gpu_memory_mb` is stated, else exclusive."""
     gpu_name: str | None = None
     """Matches a GPU whose name contains it, in upper or lower case."""
     min_gpu_memory_mb: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of each GPU: its total memory; with sharing by memory, what must be free."""
+    min_compute_capability: str | None = None
+    """Such as `8.0`."""
+    labels: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """A node must have each label, with one of the values."""
     allowed_nodes: tuple[str, ...] | None = None
+    excluded_nodes: tuple[str, ...] = ()
+    nodes: int = 1
+    """So many different nodes, all or none."""
     affinity_key: str | None = None
     priority: int = 0
+    ttl_seconds: float | None = None
+    """None for the registry's default."""
+    wait_seconds: float = 0.0
+    """How long one request may wait in the queue."""
+
+    def __post_init__(self) -> None:
+        """Check what no single field shows."""
+        problem = contradiction(self.gpu_count, self.gpu_sharing, self.min_gpu_memory_mb)
+        if problem is not None:
+            raise ValueError(problem)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A slot reserved for one job on one node. Times are monotonic seconds."""
+def contradiction(gpu_count: int | None, gpu_sharing: str | None, memory_mb: int | None) -> str | None:
+    """Return why demands for GPUs contradict each other, with the next step; None where they do not."""
+    if gpu_sharing == Sharing.MEMORY and not memory_mb:
+        return "gpu_sharing `memory` needs min_gpu_memory_mb: state how much memory must be free on each GPU"
+    if gpu_sharing == Sharing.EXCLUSIVE and gpu_count is None:
+        return "gpu_sharing `exclusive` needs gpu_count: state how many GPUs of each node the job needs"
+    return None
 
-    job_id: str
-    node_id: str
-    gpu_uuids: tuple[str, ...]
-    endpoint: str | None
-    granted_at: float
-    expires_at: float
-    memory_mb: int = 0
-    """Memory that the job states it needs on each of its GPUs."""
-    affinity_key: str | None = None
+
+class GpuKind(NamedTuple):
+    """What distinguishes GPUs for a job."""
+
+    name: str
+    """Lower case."""
+    memory_mb: int
+    """0 where it is unknown."""
+    capability: tuple[int, int]
+    """(0, 0) where it is unknown."""
+    is_mig: bool
+
+
+GpuSet = tuple[tuple[GpuKind, int], ...]
+"""How many GPUs of each kind, sorted: few nodes differ in it."""
+
+
+class GpuDemand(NamedTuple):
+    """Which GPUs of one node a job needs, as filters and index read it."""
+
+    sharing: Sharing | None
+    """None for a slot alone: one usable GPU that no exclusive claim holds."""
+    number: int
+    name: str
+    """Lower case; empty when any GPU will do."""
+    memory_mb: int
+    """0 when the job states none."""
+    capability: tuple[int, int]
+
+    def fits(self, kind: GpuKind) -> bool:
+        """Whether a GPU of a kind can serve, as far as its kind shows; a name without MIG is no MIG device."""
+        return (
+            self.name in kind.name
+            and kind.memory_mb >= (self.memory_mb or (1 if self.sharing is Sharing.EXCLUSIVE else 0))
+            and kind.capability >= self.capability
+            and not (kind.is_mig and self.name and not names_mig(self.name))
+        )
+
+    def missing(self, gpus: GpuSet) -> int:
+        """Return how many more are needed besides these: whole GPUs or MIG devices, never both."""
+        whole = mig = 0
+        for kind, number in gpus:
+            if self.fits(kind):
+                if kind.is_mig:
+                    mig += number
+                else:
+                    whole += number
+        return max(0, self.number - max(whole, mig))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +127,168 @@ class Demand:
     """A job's demands as filters and index read them; made once per query."""
 
     job: Job
+    gpus: GpuDemand
     allowed: frozenset[str] | None
-    gpu_name: str
-    """Lower case; empty when any GPU will do."""
-    gpu_count: int
-    memory_mb: int
-    """Free memory needed on each of the GPUs; 0 when the job states none."""
+    excluded: frozenset[str]
+    labels: tuple[tuple[tuple[str, str], ...], ...]
+    """For each label that the job names, the pairs of which a node must have one."""
 
     @classmethod
     def of(cls, job: Job) -> "Demand":
         """Read a job."""
         return cls(
             job,
+            gpu_demand(job),
             None if job.allowed_nodes is None else frozenset(job.allowed_nodes),
-            (job.gpu_name or "").lower(),
-            job.gpu_count,
-            (job.min_gpu_memory_mb or 0) if job.gpu_count > 0 else 0,
+            frozenset(job.excluded_nodes),
+            tuple(tuple((name, value) for value in _values(values)) for name, values in job.labels.items()),
         )
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How the job uses its GPUs; None for a slot alone."""
+        return self.gpus.sharing
+
+
+def gpu_demand(job: Job) -> GpuDemand:
+    """Return which GPUs a job needs, after defaults."""
+    return _gpu_demand(
+        job.gpu_count, job.gpu_sharing, job.gpu_name, job.min_gpu_memory_mb, job.min_compute_capability
+    )
+
+
+def sharing_of(job: Job) -> Sharing | None:
+    """Return how a job uses its GPUs, after defaults (§5.1)."""
+    return gpu_demand(job).sharing
+
+
+@lru_cache(maxsize=4096)
+def _gpu_demand(
+    gpu_count: int | None,
+    gpu_sharing: str | None,
+    name: str | None,
+    memory_mb: int | None,
+    lowest: str | None,
+) -> GpuDemand:
+    """Jobs ask for few different GPUs; reading one costs as much as a tenth of a `select`."""
+    if gpu_sharing is not None:
+        sharing: Sharing | None = Sharing(gpu_sharing)
+    elif gpu_count is not None:
+        sharing = Sharing.EXCLUSIVE
+    else:
+        sharing = Sharing.MEMORY if memory_mb else None
+    return GpuDemand(
+        sharing,
+        1 if gpu_count is None else gpu_count,
+        (name or "").lower(),
+        (memory_mb or 0) if sharing is not None else 0,
+        parse_capability(lowest) or (0, 0),
+    )
+
+
+@lru_cache(maxsize=8192)
+def meets(gpus: GpuSet, demand: GpuDemand) -> bool:
+    """Whether these GPUs are enough; remembered, as a fleet has few different sets."""
+    return demand.missing(gpus) == 0
+
+
+def demands_of(job: Job) -> dict[str, object]:
+    """Return what makes two requests of one job the same: its demands after defaults, lists as sets (§5.3)."""
+    stated = {
+        one.name: _comparable(getattr(job, one.name)) for one in fields(job) if one.name not in _NO_DEMANDS
+    }
+    gpus = gpu_demand(job)
+    stated["gpu_sharing"] = gpus.sharing and gpus.sharing.value
+    stated["gpu_count"] = None if gpus.sharing is None else gpus.number
+    stated["min_gpu_memory_mb"] = gpus.memory_mb
+    stated["gpu_name"] = gpus.name
+    stated["min_compute_capability"] = gpus.capability
+    stated["labels"] = frozenset((name, frozenset(_values(value))) for name, value in job.labels.items())
+    return stated
+
+
+def parse_capability(text: str | None) -> tuple[int, int] | None:
+    """Read a compute capability such as `8.0`; None where it is none."""
+    found = None if text is None else _CAPABILITY.fullmatch(text.strip())
+    return None if found is None else (int(found[1]), int(found[2] or 0))
+
+
+def names_mig(name: str) -> bool:
+    """Whether a GPU's name, or a demand for one, is about a MIG device."""
+    return _MIG.search(name) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a claim reserves on one node: a slot, and GPUs where the job asks for them."""
+
+    node_id: str
+    hostname: str | None = None
+    endpoint: str | None = None
+    gpu_uuids: tuple[str, ...] = ()
+    """A GPU declared without a UUID is `#<position>`."""
+    gpu_indices: tuple[int, ...] = ()
+    """The driver's, or at schema 1.0 the positions in the declared list."""
+    gpu_list: str = ""
+    """Of a node without UUIDs: which list of GPUs the positions belong to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Slots and GPUs reserved for one job, on one node or on several."""
+
+    claim_id: str
+    job: Job
+    owner: str | None
+    """Who made it; None with auth off."""
+    grants: tuple[Grant, ...]
+    granted_at: float
+    expires_at: float
+    ttl_seconds: float
+
+    @property
+    def job_id(self) -> str:
+        """The job that it is for."""
+        return self.job.job_id
+
+    def on(self, node_id: str) -> Grant | None:
+        """Return what it reserves on a node."""
+        return next((grant for grant in self.grants if grant.node_id == node_id), None)
+
+
+class ClaimEnd(StrEnum):
+    """How a claim ended."""
+
+    RELEASED = "released"
+    EXPIRED = "expired"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldGrant:
+    """What an ended claim still holds on one node, since its job may run there (§5.3)."""
+
+    claim: Claim
+    node_id: str
+    gpu_uuids: tuple[str, ...]
+    """Those that are not proven free yet."""
+    end: ClaimEnd
+    ended_at: float
+    silent_seconds: float = 0.0
+    """Connected time after the end in which the node reported neither jobs nor processes."""
+
+    @property
+    def key(self) -> str:
+        """Under which it is stored."""
+        return f"{self.claim.claim_id}/{self.node_id}"
+
+
+_NO_DEMANDS = frozenset({"job_id", "priority", "wait_seconds", "ttl_seconds", "affinity_key"})
+
+
+def _values(value: str | Collection[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _comparable(value: object) -> object:
+    return frozenset(value) if isinstance(value, tuple) else value

@@ -218,7 +218,7 @@ def _when_it_may_return(record: NodeRecord) -> str:
 
 
 def _when_drained(record: NodeRecord) -> str:
-    jobs = record.jobs_to_finish
+    jobs = record.in_flight_jobs
     if jobs == 0 and not record.jobs_known:
         return "a heartbeat shows that no job runs, or the deadline passes: then it goes offline"
     if jobs == 0:

@@ -6,12 +6,13 @@ module, and the record itself decides nothing. Times are monotonic seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from math import inf
 
 from gpu_agent.registry.gpus import Gpus
-from gpu_agent.registry.job import Claim
+from gpu_agent.registry.job import Claim, HeldGrant
+from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.tokens import NodeTokens
-from gpu_agent.wire.codes import OLDEST_SCHEMA, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister, ResourceUsage
 
 LONGEST_DRAIN_SECONDS = 30 * 86_400.0
@@ -23,21 +24,27 @@ class Declared:
     """What a node declares, and what follows from it; `declaration` replaces it as a whole."""
 
     registration: NodeRegister
-    """As last sent, with the parts that heartbeats replaced since."""
+    """As last sent, with the parts that heartbeats replaced since; its models are in `models`."""
+    models: ModelList = field(default_factory=ModelList)
     labels: Mapping[str, str] = field(default_factory=dict)
     """With the labels that its join token granted, which win over its own."""
-    max_concurrent_jobs: int = 4
+    max_concurrent_jobs: int | None = None
+    """As stated; None leaves it to `NodeRecord.slots`."""
+    default_slots: int = 4
     ready_models: frozenset[str] = frozenset()
     """Ids that are enabled and ready in at least one version."""
+    enabled_models: frozenset[str] = frozenset()
+    """Ids that are enabled in at least one version, ready or not."""
     models_sufficient: bool = True
     """True while the required models, and enough of all models, are ready."""
     features: frozenset[str] = frozenset()
     """Base features declared true or proven by a ready model, plus non-base names (A-6)."""
 
-    @cached_property
-    def document(self) -> dict[str, object]:
-        """The declaration as it is stored; serialized once, however often the record is stored."""
-        return self.registration.model_dump(mode="json")
+    def whole(self) -> NodeRegister:
+        """Return the registration with its models."""
+        return self.registration.model_copy(
+            update={"installed_models": self.models.models(), "capability_state": self.models.states()}
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +53,8 @@ class Liveness:
 
     last_seen_at: float = 0.0
     """The last sign of life: a heartbeat, a registration, or the registry's own start (§4, restart)."""
+    session_began_at: float = 0.0
+    """When the node registered, or the registry loaded it."""
     last_heartbeat_at: float | None = None
     """The last heartbeat of this registration."""
     suspected_until: float | None = None
@@ -72,7 +81,8 @@ class Liveness:
 
     def begin_session(self, now: float, round_trip_seconds: float | None) -> None:
         """Start without a heartbeat: the node has registered."""
-        self.last_seen_at, self.round_trip_seconds = now, round_trip_seconds
+        self.last_seen_at = self.session_began_at = now
+        self.round_trip_seconds = round_trip_seconds
         self.last_heartbeat_at = self.usage = self.probe_age_seconds = self.suspected_until = None
 
     def restart_warmup(self, until: float) -> None:
@@ -104,6 +114,19 @@ class Drain:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuCordon:
+    """One GPU that an operator took out of dispatch."""
+
+    reason: str = ""
+    by: str = ""
+    """Whose operator token it was; empty with auth off."""
+
+    def __str__(self) -> str:
+        """Say who cordoned it, and why."""
+        return f"cordoned by {self.by or 'an operator'}: {self.reason or 'no reason given'}"
+
+
 @dataclass(slots=True, kw_only=True)
 class DesiredState:
     """What an operator, or the node itself, requested; written by `operations` and `status`."""
@@ -111,11 +134,14 @@ class DesiredState:
     cordoned: str | None = None
     """Why an operator cordoned it; None when it is not cordoned."""
     drain: Drain | None = None
+    gpu_cordons: dict[str, GpuCordon] = field(default_factory=dict)
+    """By the UUID of a GPU, declared at the moment or not: it is claimed by no one."""
 
     @property
     def by_operator(self) -> bool:
         """True while an operator wants the node drained or cordoned."""
-        return self.cordoned is not None or (self.drain is not None and self.drain.by_operator)
+        drained = self.drain is not None and self.drain.by_operator
+        return self.cordoned is not None or drained or bool(self.gpu_cordons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +153,23 @@ class ReportedJobs:
     ids: frozenset[str] | None = None
     count: int | None = None
     """None where the node does not know it; that counts as none beside what is claimed."""
+    is_guess: bool = False
+    """True for a number that counts GPU processes: it occupies no slot and delays no drain (§5.1)."""
 
     @classmethod
-    def of(cls, in_order: tuple[str, ...] | None, count: int | None) -> "ReportedJobs":
+    def of(
+        cls, in_order: tuple[str, ...] | None, count: int | None, *, is_guess: bool = False
+    ) -> "ReportedJobs":
         """Take what a message reports."""
-        return cls(in_order=in_order, ids=None if in_order is None else frozenset(in_order), count=count)
+        ids = None if in_order is None else frozenset(in_order)
+        return cls(in_order=in_order, ids=ids, count=count, is_guess=is_guess and ids is None)
+
+    def without(self, job_id: str) -> "ReportedJobs":
+        """Return what is left after a release: the job has ended since this report."""
+        if self.ids is None:
+            left = None if self.count is None else max(0, self.count - 1)
+            return ReportedJobs(count=left, is_guess=self.is_guess)
+        return ReportedJobs.of(tuple(one for one in self.in_order or () if one != job_id), self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +234,22 @@ class NodeRecord:
     jobs: ReportedJobs = field(default_factory=ReportedJobs)
     claims: dict[str, Claim] = field(default_factory=dict)
     """By job; written by `dispatch`."""
+    held: dict[str, HeldGrant] = field(default_factory=dict)
+    """By claim id: what ended claims still hold here; written by `dispatch`."""
+    duplicate_gpus: frozenset[str] = frozenset()
+    """UUIDs of its GPUs that another node declares too; written by `dispatch`."""
+    recheck_gpus: bool = False
+    """True until a reading made after the end of a claim shows whether its processes are gone."""
+    unclaimed_use: frozenset[str] = frozenset()
+    """UUIDs of GPUs with processes of no claim; written by `dispatch`."""
+    unclaimed_before: frozenset[str] = frozenset()
+    """The same at the heartbeat before; this and the next are written by `claim_telemetry`."""
+    unclaimed_logged: frozenset[str] = frozenset()
+    duplicates_logged: frozenset[str] = frozenset()
+    last_job_at: float = -inf
+    """When a job without GPUs of its own was last seen on it; written by `claims`."""
+    foreign_jobs: frozenset[str] = frozenset()
+    """Jobs that it reports without a claim, each logged once; written by `claims`."""
     faults: FaultCounter = field(default_factory=FaultCounter)
 
     @property
@@ -204,28 +258,28 @@ class NodeRecord:
         return self.connection is not None and self.liveness.suspected_until is None
 
     @property
+    def slots(self) -> int:
+        """How many jobs it takes at a time (§5.1)."""
+        stated = self.declared.max_concurrent_jobs
+        return max(self.declared.default_slots, self.gpus.usable) if stated is None else stated
+
+    @property
+    def hostname(self) -> str | None:
+        """Its name for people; never an identity."""
+        return self.declared.registration.hostname
+
+    @property
     def in_flight_jobs(self) -> int:
         """Occupied slots (§5): the union of ids where ids are reported, else the larger count."""
         ids = self.jobs.ids
         if ids is not None:
             return len(ids | self.claims.keys()) if self.claims else len(ids)
-        return max(len(self.claims), self.jobs.count or 0)
+        return max(len(self.claims), 0 if self.jobs.is_guess else self.jobs.count or 0)
 
     @property
     def jobs_known(self) -> bool:
         """True once this session has reported its jobs; before that, unknown jobs may run."""
         return self.liveness.last_heartbeat_at is not None or self.jobs.in_order is not None
-
-    @property
-    def jobs_to_finish(self) -> int:
-        """What delays a drain: occupied slots, but no number that is only guessed (§5).
-
-        A node of schema 1.1 whose workers announce jobs reports their ids; without ids its number counts GPU
-        processes. An older node has no ids to report, so its number counts.
-        """
-        if self.jobs.ids is None and self.declared.registration.schema_version != OLDEST_SCHEMA:
-            return len(self.claims)
-        return self.in_flight_jobs
 
 
 class NodeTable:

@@ -16,16 +16,19 @@ from gpu_agent.registry.events import (
     ControlRequested,
     CordonRequested,
     DrainRequested,
+    GpuCordonRequested,
     NodeRequest,
     RemovalRequested,
     ResumeRequested,
 )
-from gpu_agent.registry.node import NodeRecord, NodeTable
+from gpu_agent.registry.node import GpuCordon, NodeRecord, NodeTable
+from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl
 
+UNKNOWN_GPU = "UNKNOWN_GPU"
 NODE_NOT_CONNECTED = "NODE_NOT_CONNECTED"
 """No session of the node is open."""
 
@@ -61,6 +64,9 @@ class Operations:
                 self._resume(record, step)
             case CordonRequested():
                 self._cordon(record, event, step)
+            case GpuCordonRequested():
+                if not self._cordon_gpu(record, event, step):
+                    return
             case RemovalRequested():
                 self._remove(record, step)
             case _ as unreachable:
@@ -91,6 +97,27 @@ class Operations:
         self._dispatch.update(record)
         changed = "node_uncordoned" if event.reason is None else "node_cordoned"
         step.log(changed, {"node_id": record.node_id, "reason": event.reason})
+
+    def _cordon_gpu(self, record: NodeRecord, event: GpuCordonRequested, step: Step) -> bool:
+        """Give one GPU to no claim any more, or lift that; False where it was refused (§5.5)."""
+        cordons, known = record.desired.gpu_cordons, record.gpus.get(event.uuid)
+        if event.uuid not in cordons and (known is None or event.uuid.startswith("#")):
+            message = f"node {record.node_id!r} declares no GPU {clip_quote(event.uuid)}: " + (
+                "a GPU without a UUID cannot be cordoned, cordon the node"
+                if event.uuid.startswith("#")
+                else f"`gpu-agent registry show {record.node_id}` lists its GPUs"
+            )
+            step.refuse(event.ref, UNKNOWN_GPU, message)
+            return False
+        if event.reason is None:
+            cordons.pop(event.uuid, None)
+        else:
+            cordons[event.uuid] = GpuCordon(reason=event.reason, by=event.by)
+        self._dispatch.update_cordons(record)
+        changed = "gpu_uncordoned" if event.reason is None else "gpu_cordoned"
+        fields = {"node_id": record.node_id, "gpu_uuid": event.uuid, "reason": event.reason, "by": event.by}
+        step.log(changed, fields)
+        return True
 
     def _remove(self, record: NodeRecord, step: Step) -> None:
         """Remove a node's record; the session of a node that is alive is closed first."""

@@ -15,9 +15,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
-from typing import Any, TypeVar, assert_never
+from typing import Annotated, Any, TypeVar, assert_never
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from gpu_agent.registry import declaration
@@ -33,10 +33,11 @@ from gpu_agent.registry.actions import (
     Step,
 )
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.job import Claim
+from gpu_agent.registry.job import Claim, ClaimEnd, Grant, HeldGrant, Job
 from gpu_agent.registry.node import (
     DesiredState,
     Drain,
+    GpuCordon,
     Liveness,
     NodeRecord,
     NodeTable,
@@ -93,6 +94,9 @@ class Documents:
         if kind is DocumentKind.CLAIM:
             claim = self._dispatch.claim_of(name)
             return Change(kind, name, None if claim is None else serialize_claim(claim, now))
+        if kind is DocumentKind.HELD:
+            held = self._dispatch.held_at(name)
+            return Change(kind, name, None if held is None else serialize_held(held, now))
         if kind is DocumentKind.TOKEN:
             token = self._tokens.by_id.get(name)
             return Change(kind, name, None if token is None else serialize_token(token, now))
@@ -101,8 +105,8 @@ class Documents:
 
     def load_each(self, documents: Iterable[StoredDocument], now: float) -> Iterator[Step]:
         """Load what was stored, one by one; a document that cannot be read is logged and left out."""
-        # A claim needs its node, and the store returns documents in any order.
-        for one in sorted(documents, key=lambda one: one.kind is DocumentKind.CLAIM):
+        # A claim needs its nodes, and the store returns documents in any order.
+        for one in sorted(documents, key=lambda one: one.kind in (DocumentKind.CLAIM, DocumentKind.HELD)):
             step = Step(now)
             try:
                 self._load(one, step)
@@ -121,9 +125,13 @@ class Documents:
             case DocumentKind.TOKEN:
                 self._tokens.put(load_token(stored, step.now))
             case DocumentKind.CLAIM:
-                claim = load_claim(stored, self._thresholds, step.now)
+                claim = load_claim(stored, step.now)
                 if self._dispatch.attach(claim) is None:
-                    step.change_claim(stored.key, claim.node_id)
+                    step.change_claim(claim)
+            case DocumentKind.HELD:
+                held = load_held(stored, step.now)
+                if not self._dispatch.hold(held):
+                    step.change_held(held)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -137,8 +145,8 @@ class UnstoredChanges:
         self.problem = ""
         """Why the store fails."""
         self._number = 0
-        self._keys: dict[Key, tuple[int, str | None]] = {}
-        """By document: the last output that changes it, in their order, and the node that it is part of."""
+        self._keys: dict[Key, tuple[int, tuple[str, ...]]] = {}
+        """By document: the last output that changes it, in their order, and the nodes that it is part of."""
         self._of_node: Counter[str] = Counter()
         """By node: how many of these documents are part of it."""
         self._unsent: deque[tuple[int, Step]] = deque()
@@ -155,11 +163,10 @@ class UnstoredChanges:
     def add(self, step: Step) -> int:
         """Number the output of a step that changes something."""
         self._number += 1
-        for key, node_id in step.changed.items():
+        for key, node_ids in step.changed.items():
             self._drop(key)
-            self._keys[key] = (self._number, node_id)
-            if node_id is not None:
-                self._of_node[node_id] += 1
+            self._keys[key] = (self._number, node_ids)
+            self._of_node.update(node_ids)
         if step.tokens_created or step.node_tokens_issued or step.registered:
             self._unsent.append((self._number, step))
         return self._number
@@ -185,8 +192,8 @@ class UnstoredChanges:
         return unsent
 
     def _drop(self, key: Key) -> None:
-        _, node_id = self._keys.pop(key, (0, None))
-        if node_id is not None:
+        _, node_ids = self._keys.pop(key, (0, ()))
+        for node_id in node_ids:
             self._of_node[node_id] -= 1
             if not self._of_node[node_id]:
                 del self._of_node[node_id]
@@ -245,6 +252,11 @@ class _DrainDocument(_Document):
     reason: str = ""
 
 
+class _GpuCordonDocument(_Document):
+    reason: str = ""
+    by: str = ""
+
+
 class _KeyDocument(_Document):
     token_id: str
     digest: str
@@ -272,6 +284,7 @@ class _NodeDocument(_Document):
     interval_seconds: float
     cordoned: str | None = None
     drain: _DrainDocument | None = None
+    gpu_cordons: dict[str, _GpuCordonDocument] = {}
     exits_ago_seconds: tuple[float, ...] = ()
     keys: _KeysDocument = _KeysDocument()
     granted_labels: dict[str, str] = {}
@@ -294,15 +307,49 @@ class _TokenDocument(_Document):
     name: str = ""
 
 
-class _ClaimDocument(_Document):
-    job_id: str
+class _GrantDocument(_Document):
     node_id: str
-    gpu_uuids: tuple[str, ...]
+    hostname: str | None = None
     endpoint: str | None = None
-    memory_mb: int = 0
+    gpu_uuids: tuple[str, ...] = ()
+    gpu_indices: tuple[int, ...] = ()
+    gpu_list: str = ""
+
+
+class _JobDocument(_Document):
+    job_id: str
+    required_models: tuple[str, ...] = ()
+    required_features: tuple[str, ...] = ()
+    public: bool = False
+    gpu_count: int | None = None
+    gpu_sharing: str | None = None
+    gpu_name: str | None = None
+    min_gpu_memory_mb: int | None = None
+    min_compute_capability: str | None = None
+    labels: dict[str, str | tuple[str, ...]] = {}
+    allowed_nodes: tuple[str, ...] | None = None
+    excluded_nodes: tuple[str, ...] = ()
+    nodes: int = 1
     affinity_key: str | None = None
+    priority: int = 0
+    ttl_seconds: float | None = None
+
+
+class _ClaimDocument(_Document):
+    claim_id: str
+    job: _JobDocument
+    owner: str | None = None
+    grants: Annotated[tuple[_GrantDocument, ...], Field(min_length=1)]
+    ttl_seconds: float
     granted_ago_seconds: float
-    expires_in_seconds: float
+
+
+class _HeldDocument(_Document):
+    claim: _ClaimDocument
+    node_id: str
+    gpu_uuids: tuple[str, ...] = ()
+    end: ClaimEnd
+    ended_ago_seconds: float
 
 
 def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
@@ -310,7 +357,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
     drain = record.desired.drain
     return {
         "node_id": record.node_id,
-        "registration": record.declared.document,
+        "registration": record.declared.whole().model_dump(mode="json"),
         "status": record.status.value,
         "previous_status": record.previous_status and record.previous_status.value,
         "reason_code": record.reason_code.value,
@@ -321,6 +368,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
         "address": record.address,
         "interval_seconds": record.schedule.interval_seconds,
         "cordoned": record.desired.cordoned,
+        "gpu_cordons": {uuid: asdict(one) for uuid, one in record.desired.gpu_cordons.items()},
         "exits_ago_seconds": [now - at for at in record.exits],
         "drain": drain
         and {
@@ -335,15 +383,26 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
 
 def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:
     """Write a claim's document."""
+    job = {name: _plain(value) for name, value in asdict(claim.job).items()}
+    del job["wait_seconds"]
     return {
-        "job_id": claim.job_id,
-        "node_id": claim.node_id,
-        "gpu_uuids": list(claim.gpu_uuids),
-        "endpoint": claim.endpoint,
-        "memory_mb": claim.memory_mb,
-        "affinity_key": claim.affinity_key,
+        "claim_id": claim.claim_id,
+        "job": job,
+        "owner": claim.owner,
+        "grants": [{name: _plain(value) for name, value in asdict(one).items()} for one in claim.grants],
+        "ttl_seconds": claim.ttl_seconds,
         "granted_ago_seconds": now - claim.granted_at,
-        "expires_in_seconds": claim.expires_at - now,
+    }
+
+
+def serialize_held(held: HeldGrant, now: float) -> dict[str, Any]:
+    """Write the document of what an ended claim still holds on a node."""
+    return {
+        "claim": serialize_claim(held.claim, now),
+        "node_id": held.node_id,
+        "gpu_uuids": list(held.gpu_uuids),
+        "end": held.end.value,
+        "ended_ago_seconds": now - held.ended_at,
     }
 
 
@@ -392,14 +451,20 @@ def load_node(stored: StoredDocument, thresholds: Thresholds, now: float) -> Nod
         exits=tuple(written - ago for ago in document.exits_ago_seconds),
         epoch=document.epoch,
         address=document.address,
-        liveness=Liveness(last_seen_at=now, warmup_until=now + thresholds.warmup_timeout_seconds),
+        liveness=Liveness(
+            last_seen_at=now, session_began_at=now, warmup_until=now + thresholds.warmup_timeout_seconds
+        ),
         schedule=Schedule(
             interval_seconds=document.interval_seconds,
             timeout_seconds=thresholds.node_timeout_seconds(document.interval_seconds),
             next_status_at=inf,
         ),
         desired=DesiredState(
-            cordoned=document.cordoned, drain=None if drain is None else _drain(drain, written)
+            cordoned=document.cordoned,
+            drain=None if drain is None else _drain(drain, written),
+            gpu_cordons={
+                uuid: GpuCordon(reason=one.reason, by=one.by) for uuid, one in document.gpu_cordons.items()
+            },
         ),
         tokens=_node_tokens(document.keys),
         granted_labels=document.granted_labels,
@@ -433,19 +498,48 @@ def load_token(stored: StoredDocument, now: float) -> Token:
     )
 
 
-def load_claim(stored: StoredDocument, thresholds: Thresholds, now: float) -> Claim:
-    """Read a claim, with one fresh TTL from now (§4)."""
+def load_claim(stored: StoredDocument, now: float) -> Claim:
+    """Read a claim, with one fresh TTL of its own from now (§4)."""
     document = _validated(_ClaimDocument, stored)
-    return Claim(
-        job_id=document.job_id,
+    return _claim(document, now - max(0.0, stored.age_seconds), expires_at=now + document.ttl_seconds)
+
+
+def load_held(stored: StoredDocument, now: float) -> HeldGrant:
+    """Read what an ended claim still holds on a node."""
+    document = _validated(_HeldDocument, stored)
+    written = now - max(0.0, stored.age_seconds)
+    ended_at = written - document.ended_ago_seconds
+    return HeldGrant(
+        claim=_claim(document.claim, written, expires_at=ended_at),
         node_id=document.node_id,
         gpu_uuids=document.gpu_uuids,
-        endpoint=document.endpoint,
-        granted_at=now - max(0.0, stored.age_seconds) - document.granted_ago_seconds,
-        expires_at=now + thresholds.claim_ttl_seconds,
-        memory_mb=document.memory_mb,
-        affinity_key=document.affinity_key,
+        end=document.end,
+        ended_at=ended_at,
     )
+
+
+def _claim(document: _ClaimDocument, written: float, *, expires_at: float) -> Claim:
+    return Claim(
+        claim_id=document.claim_id,
+        job=Job(**{name: getattr(document.job, name) for name in _JobDocument.model_fields}),
+        owner=document.owner,
+        grants=tuple(
+            Grant(**{name: getattr(one, name) for name in _GrantDocument.model_fields})
+            for one in document.grants
+        ),
+        granted_at=written - document.granted_ago_seconds,
+        expires_at=expires_at,
+        ttl_seconds=document.ttl_seconds,
+    )
+
+
+def _plain(value: object) -> object:
+    """Write a tuple as JSON does."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value
 
 
 _Model = TypeVar("_Model", bound=_Document)

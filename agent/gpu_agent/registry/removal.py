@@ -7,7 +7,6 @@ no operator has a request for and that have no token, only `max_offline_records`
 from math import inf
 
 from gpu_agent.registry.actions import Step
-from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.lifecycle import purge_at
@@ -18,20 +17,17 @@ from gpu_agent.registry.settings import Thresholds
 class NodeRemoval:
     """Removes nodes from the table, from dispatch and from the store."""
 
-    def __init__(
-        self, thresholds: Thresholds, nodes: NodeTable, *, dispatch: Dispatch, claims: ClaimRequests
-    ) -> None:
+    def __init__(self, thresholds: Thresholds, nodes: NodeTable, dispatch: Dispatch) -> None:
         self._thresholds = thresholds
         self._nodes = nodes
         self._dispatch = dispatch
-        self._claims = claims
         self._offline = Deadlines()
 
     def remove(self, record: NodeRecord, step: Step) -> None:
         """Remove a node: its tokens prove nothing any more."""
         self._nodes.remove(record)
-        self._dispatch.remove(record.node_id)
-        self._claims.remove_node(record.node_id)
+        for held in self._dispatch.remove(record.node_id):
+            step.change_held(held)
         step.change_node(record)
 
     def purge(self, record: NodeRecord, *, reason: str, step: Step) -> None:
@@ -58,4 +54,4 @@ class NodeRemoval:
     def _may_be_evicted(self, record: NodeRecord) -> bool:
         """An operator let in a node with a token, and auth may be on again tomorrow."""
         purgeable = purge_at(record, self._thresholds) < inf
-        return purgeable and not record.claims and not record.tokens.all
+        return purgeable and not record.claims and not record.held and not record.tokens.all

@@ -110,6 +110,18 @@ class Thresholds:
     claim_ttl_seconds: Annotated[
         Span, Setting("a claim that is not renewed expires after this time", option="--claim-ttl-seconds")
     ] = 60.0
+    claim_idle_seconds: Annotated[
+        Span,
+        Setting("a claim whose GPUs stay idle for this time is reported", advanced=True),
+    ] = 900.0
+    queue_limit: Annotated[
+        Count,
+        Setting("jobs that may wait for capacity at a time", kind="jobs", advanced=True),
+    ] = 1024
+    queue_reserve_after_seconds: Annotated[
+        Span,
+        Setting("after this time the first waiting job for whole GPUs has them reserved", advanced=True),
+    ] = 60.0
     default_max_concurrent_jobs: Annotated[
         Count,
         Setting("slots of a node that states none", option="--default-max-concurrent-jobs"),

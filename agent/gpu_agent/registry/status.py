@@ -97,7 +97,7 @@ class StatusTransitions:
         """
         if record.status is not NodeStatus.DRAINING:
             return
-        jobs, drain = record.jobs_to_finish, record.desired.drain
+        jobs, drain = record.in_flight_jobs, record.desired.drain
         if jobs == 0 and record.jobs_known:
             code, reason = ReasonCode.DRAIN_COMPLETE, "no job is in flight any more"
         elif drain is not None and step.now >= drain.deadline and not self._unstored.store_fails:
@@ -165,10 +165,18 @@ class StatusTransitions:
         )
         step.change_node(record)
         if target is NodeStatus.OFFLINE:
-            self._claims.lose(record, step)
+            self._lose_claims(record, step)
         self.send(record, step)
         if target is NodeStatus.OFFLINE and not _may_stay(record):
             self.close(record, record.reason, step)
+
+    def _lose_claims(self, record: NodeRecord, step: Step) -> None:
+        """Lose the claims of a node that goes offline; others of a claim on several nodes may finish a drain."""
+        for claim in self._claims.lose(record, step):
+            for grant in claim.grants:
+                other = self._nodes.records.get(grant.node_id)
+                if other is not None and other is not record:
+                    self.finish_drain(other, step)
 
 
 def current_status(

@@ -239,7 +239,7 @@ def lateness_of_ticks(late: float) -> list[float]:
 def _count(record: NodeRecord, totals: FleetTotals) -> None:
     status, others = record.status.value, totals.others
     totals.statuses[status] += 1
-    totals.slots[status] += record.declared.max_concurrent_jobs
+    totals.slots[status] += record.slots
     totals.occupied[status] += record.in_flight_jobs
     others["connected"] += record.connected
     others["cordoned"] += record.desired.cordoned is not None

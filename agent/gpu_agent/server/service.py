@@ -14,17 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result, as_refusal
+from gpu_agent.registry.claim_history import ClaimRecord
 from gpu_agent.registry.dispatch.exclusions import Explanation, NoAvailableNode
 from gpu_agent.registry.events import (
+    ANYBODY,
     ClaimRequested,
+    ClaimWaitEnded,
     Command,
     ControlRequested,
     CordonRequested,
     DrainRequested,
+    GpuCordonRequested,
     OperatorRequest,
     ReleaseRequested,
     RemovalRequested,
     RenewalRequested,
+    Requester,
     ResumeRequested,
     Traced,
 )
@@ -52,14 +57,15 @@ from gpu_agent.server.views import ALL_NODES, Clock, NodeFilter
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 from gpu_agent.wire.api import (
+    ClaimDetail,
     ClaimView,
     ExclusionsView,
     NodeDetail,
     NodeExplanation,
     NodeSummary,
-    Placement,
     RegistryEvent,
     Selection,
+    WaitingJob,
 )
 
 
@@ -79,6 +85,7 @@ class ServiceSettings:
     """Whether other machines reach a port that is not encrypted; every list of nodes says so."""
 
 
+_CLAIM_ID_BYTES = 16
 FLUSH_SECONDS = 1.0
 CLOSE_SECONDS = 0.25
 """How long `stop` waits for a slow disk: less than any service manager waits."""
@@ -237,23 +244,68 @@ class RegistryService:
         )
 
     def claims(
-        self, *, node_id: str | None = None, after: str | None = None, limit: int | None = None
+        self,
+        *,
+        node_id: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        ended: bool = False,
     ) -> list[ClaimView]:
-        """Return the claims by job id: of one node, after one job, at most so many, where that is given."""
-        found = views.claims_page(self._fleet.claims(), node_id=node_id, after=after, limit=limit)
-        return [views.claim_view(claim, self._clock) for claim in found]
+        """Return the claims by job id: of one node, after one job, at most so many, where that is given.
 
-    async def claim(self, job: Job) -> Placement | NoAvailableNode | Refusal:
-        """Reserve a slot for a job; the same `job_id` again returns the same slot (§5)."""
-        return _placement(await self._send(ClaimRequested(next(self._refs), job)), self._clock)
+        With `ended` also those that ended within the hour.
+        """
+        history = self._fleet.claim_history
+        known = history.current() + (history.ended(self._clock.monotonic()) if ended else [])
+        found = views.claims_page(known, node_id=node_id, after=after, limit=limit)
+        return [views.claim_view(one, self._clock, held=self._is_held(one)) for one in found]
 
-    async def renew(self, job_id: str) -> Placement | NoAvailableNode | Refusal:
-        """Renew a job's claim for one more TTL."""
-        return _placement(await self._send(RenewalRequested(next(self._refs), job_id)), self._clock)
+    def claim_of(self, job_id: str) -> ClaimDetail | None:
+        """Return a job's claim with its history, also for an hour after its end; None without any."""
+        history = self._fleet.claim_history
+        record = history.of_job(job_id) or history.last_of(job_id, self._clock.monotonic())
+        return None if record is None else views.claim_detail(record, self._clock, held=self._is_held(record))
 
-    async def release(self, job_id: str) -> Refusal | None:
-        """Release a job's claim."""
-        return as_refusal(await self._send(ReleaseRequested(next(self._refs), job_id)))
+    def queue(self) -> list[WaitingJob]:
+        """Return the jobs that wait for capacity, in their order."""
+        waiting = self._fleet.queue()
+        return [views.waiting_job(one, place, self._clock) for place, one in enumerate(waiting, start=1)]
+
+    async def claim(
+        self, job: Job, *, requester: Requester = ANYBODY
+    ) -> ClaimView | NoAvailableNode | Refusal:
+        """Reserve slots for a job, all or none, and wait for them as the job says (§5).
+
+        The same job again returns and renews its claim. Cancel the call to wait no more.
+        """
+        ref = next(self._refs)
+        request = ClaimRequested(ref, job, secrets.token_hex(_CLAIM_ID_BYTES), requester)
+        try:
+            return self._claim_answer(await self._send(request))
+        except asyncio.CancelledError:
+            self._loop.handle(ClaimWaitEnded(ref))
+            raise
+
+    async def renew(
+        self,
+        job_id: str,
+        claim_id: str | None = None,
+        *,
+        ttl_seconds: float | None = None,
+        requester: Requester = ANYBODY,
+    ) -> ClaimView | Refusal:
+        """Renew a job's claim for one more TTL, or for another one."""
+        request = RenewalRequested(next(self._refs), job_id, claim_id, ttl_seconds, requester)
+        answer = self._claim_answer(await self._send(request))
+        if isinstance(answer, NoAvailableNode):
+            raise TypeError(f"the fleet answered a renewal with {answer!r}; this is a bug")
+        return answer
+
+    async def release(
+        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY
+    ) -> Refusal | None:
+        """Release a job's claim, or an ended one that still holds GPUs."""
+        return as_refusal(await self._send(ReleaseRequested(next(self._refs), job_id, claim_id, requester)))
 
     def select(self, job: Job) -> Selection | NoAvailableNode:
         """Return the slot that `claim` would reserve for a job now; reserves nothing."""
@@ -303,6 +355,14 @@ class RegistryService:
         """End a cordon."""
         return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, None)))
 
+    async def cordon_gpu(self, node_id: str, uuid: str, *, reason: str, by: str = "") -> Refusal | None:
+        """Give one GPU of a node to no claim any more."""
+        return as_refusal(await self._send(GpuCordonRequested(next(self._refs), node_id, uuid, reason, by)))
+
+    async def uncordon_gpu(self, node_id: str, uuid: str, *, by: str = "") -> Refusal | None:
+        """End the cordon of one GPU."""
+        return as_refusal(await self._send(GpuCordonRequested(next(self._refs), node_id, uuid, None, by)))
+
     async def refresh(self, node_id: str) -> Refusal | None:
         """Ask a node to probe again now and report all that it finds."""
         return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REFRESH)))
@@ -350,6 +410,19 @@ class RegistryService:
         """Say whether all that a node shows is stored; while the store fails, its claims may not be (§4)."""
         return self._loop.store_problem is None and self._fleet.is_stored(node_id)
 
+    def _is_held(self, record: ClaimRecord) -> bool:
+        """Whether a claim that has ended still holds GPUs."""
+        held = () if record.end is None else self._fleet.held_of(record.claim.job_id)
+        return any(one.claim.claim_id == record.claim.claim_id for one in held)
+
+    def _claim_answer(self, result: Result) -> ClaimView | NoAvailableNode | Refusal:
+        """Return a job's claim, or why it has none."""
+        if isinstance(result, Claim):
+            return views.claim_view(self._fleet.claim_history.record_of(result), self._clock)
+        if isinstance(result, NoAvailableNode | Refusal):
+            return result
+        raise TypeError(f"the fleet answered a claim with {result!r}; this is a bug")
+
     def _send(self, request: OperatorRequest) -> asyncio.Future[Result]:
         """Send the fleet a request, with the trace of this task; returns the future of its answer."""
         if not self._loop.running:
@@ -361,12 +434,3 @@ class RegistryService:
         else:
             self._loop.handle(event)
         return answer
-
-
-def _placement(result: Result, clock: Clock) -> Placement | NoAvailableNode | Refusal:
-    """Return the slot of a job, or why it has none."""
-    if isinstance(result, Claim):
-        return views.placement(result, clock)
-    if isinstance(result, NoAvailableNode | Refusal):
-        return result
-    raise RuntimeError(f"the fleet answered a claim with {result!r}; this is a bug")

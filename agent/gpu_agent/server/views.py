@@ -13,17 +13,18 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from gpu_agent.registry import health, lifecycle
+from gpu_agent.registry.claim_history import ClaimRecord
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import Claim
+from gpu_agent.registry.job import Claim, Grant, Sharing, sharing_of
 from gpu_agent.registry.node import Drain, NodeRecord
+from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
@@ -34,7 +35,6 @@ NODES_IN_A_PIECE = 256
 
 T = TypeVar("T")
 
-_BY_JOB = attrgetter("job_id")
 _NAMES = TypeAdapter(tuple[str, ...])
 _EXCLUDED = TypeAdapter(tuple[Excluded, ...])
 
@@ -130,55 +130,118 @@ def node_detail(
     )
 
 
-def placement(claim: Claim, clock: Clock) -> api.Placement:
-    """Make the document that a scheduler gets of its claim."""
-    return api.Placement(
-        job_id=claim.job_id,
-        node_id=claim.node_id,
-        gpu_uuids=known_gpu_uuids(claim.gpu_uuids),
-        endpoint=claim.endpoint,
-        expires_at=clock.wall_at(claim.expires_at),
+def claim_view(record: ClaimRecord, clock: Clock, *, held: bool = False) -> api.ClaimView:
+    """Make a claim's document; `held` says that it has ended and still holds GPUs."""
+    return api.ClaimView(**_claim_fields(record, clock, held=held))
+
+
+def claim_detail(record: ClaimRecord, clock: Clock, *, held: bool) -> api.ClaimDetail:
+    """Make a claim's document with its history."""
+    return api.ClaimDetail(
+        **_claim_fields(record, clock, held=held),
+        history=tuple(api.ClaimNote(at=clock.wall_at(at), text=text) for at, text in record.notes),
+        gpu_use=tuple(
+            api.ClaimGpuUse(
+                node_id=node_id,
+                gpu_uuid=uuid,
+                mean_utilization_percent=use.mean_percent,
+                highest_utilization_percent=use.highest_percent if use.readings else None,
+            )
+            for (node_id, uuid), use in record.use.items()
+        ),
     )
 
 
-def claim_view(claim: Claim, clock: Clock) -> api.ClaimView:
-    """Make a claim's document for a list."""
-    return api.ClaimView(
-        job_id=claim.job_id,
-        node_id=claim.node_id,
-        gpu_uuids=known_gpu_uuids(claim.gpu_uuids),
-        endpoint=claim.endpoint,
-        expires_at=clock.wall_at(claim.expires_at),
-        granted_at=clock.wall_at(claim.granted_at),
-        memory_mb=claim.memory_mb,
-        affinity_key=claim.affinity_key,
+def waiting_job(waiting: Waiting, position: int, clock: Clock) -> api.WaitingJob:
+    """Make the document of a job that waits."""
+    counts = {} if waiting.refusal is None else waiting.refusal.counts
+    return api.WaitingJob(
+        job_id=waiting.job.job_id,
+        owner=waiting.owner,
+        position=position,
+        priority=waiting.job.priority,
+        since=clock.wall_at(waiting.since),
+        waited_seconds=round(clock.monotonic() - waiting.since, 3),
+        open_requests=len(waiting.requests),
+        reserved_nodes=tuple(waiting.reserved),
+        reason=", ".join(f"{count} nodes {reason.value}" for reason, count in counts.items()),
+        counts={reason.value: count for reason, count in counts.items()},
+    )
+
+
+def _claim_fields(record: ClaimRecord, clock: Clock, *, held: bool) -> dict[str, Any]:
+    claim, ended = record.claim, record.end
+    state = "active" if ended is None else "held" if held else ended.value
+    nodes = tuple(_claim_node(grant) for grant in claim.grants)
+    first = nodes[0] if len(nodes) == 1 else None
+    sharing = sharing_of(claim.job)
+    return {
+        "claim_id": claim.claim_id,
+        "job_id": claim.job_id,
+        "state": state,
+        "owner": claim.owner,
+        "nodes": nodes,
+        "node_id": first and first.node_id,
+        "gpu_uuids": first and first.gpu_uuids,
+        "endpoint": first and first.endpoint,
+        "granted_at": clock.wall_at(claim.granted_at),
+        "expires_at": clock.wall_at(claim.expires_at),
+        "expires_in_seconds": round(max(0.0, claim.expires_at - clock.monotonic()), 3),
+        "ttl_seconds": claim.ttl_seconds,
+        "ended_at": None if record.ended_at is None else clock.wall_at(record.ended_at),
+        "gpu_sharing": None if sharing is None else sharing.value,
+        "min_gpu_memory_mb": claim.job.min_gpu_memory_mb,
+        "affinity_key": claim.job.affinity_key,
+        "priority": claim.job.priority,
+    }
+
+
+def _claim_node(grant: Grant) -> api.ClaimNode:
+    return api.ClaimNode(
+        node_id=grant.node_id,
+        hostname=grant.hostname,
+        gpu_uuids=known_gpu_uuids(grant.gpu_uuids),
+        gpu_indices=grant.gpu_indices,
+        endpoint=grant.endpoint,
     )
 
 
 def claims_page(
-    claims: Iterable[Claim], *, node_id: str | None = None, after: str | None = None, limit: int | None = None
-) -> list[Claim]:
+    claims: Iterable[ClaimRecord],
+    *,
+    node_id: str | None = None,
+    after: str | None = None,
+    limit: int | None = None,
+) -> list[ClaimRecord]:
     """Return the first claims by job, on one node, after one job, up to a limit; each is optional.
 
     Looks at tens of thousands of claims, and sorts only those of the page.
     """
     wanted = (
-        claim
-        for claim in claims
-        if (node_id is None or claim.node_id == node_id) and (after is None or claim.job_id > after)
+        one
+        for one in claims
+        if (node_id is None or one.claim.on(node_id) is not None)
+        and (after is None or one.claim.job_id > after)
     )
-    return sorted(wanted, key=_BY_JOB) if limit is None else heapq.nsmallest(limit, wanted, key=_BY_JOB)
+    return sorted(wanted, key=_by_job) if limit is None else heapq.nsmallest(limit, wanted, key=_by_job)
 
 
 def selection_view(job_id: str, chosen: Choice | Claim) -> api.Selection:
-    """Make the document of the slot that a job would get, or has claimed."""
+    """Make the document of the slots that a job would get, or has claimed."""
+    nodes = tuple(_claim_node(grant) for grant in chosen.grants)
+    first = nodes[0] if len(nodes) == 1 else None
     return api.Selection(
         job_id=job_id,
-        node_id=chosen.node_id,
-        gpu_uuids=known_gpu_uuids(chosen.gpu_uuids),
-        endpoint=chosen.endpoint,
+        nodes=nodes,
+        node_id=first and first.node_id,
+        gpu_uuids=first and first.gpu_uuids,
+        endpoint=first and first.endpoint,
         score=chosen.score if isinstance(chosen, Choice) else None,
     )
+
+
+def _by_job(record: ClaimRecord) -> tuple[str, float]:
+    return record.claim.job_id, record.claim.granted_at
 
 
 def exclusions_view(window: ExclusionWindow, clock: Clock) -> api.ExclusionsView:
@@ -226,21 +289,20 @@ def known_gpu_uuids(uuids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) -> dict[str, Any]:
-    declared = record.declared.registration
+    declared, states = record.declared.registration, record.declared.models.states()
     return {
         "node_id": record.node_id,
+        "hostname": record.hostname,
         "status": record.status.value,
         "reason_code": record.reason_code.value,
         "reason": record.reason,
         "since": clock.wall_at(record.since),
         "clears_when": lifecycle.clears_when(record, thresholds, clock.monotonic()),
         "connected": record.connected,
-        "gpus": tuple(_gpu(gpu) for gpu in record.gpus.values()),
-        "installed_models": tuple(
-            _model(model, declared.capability_state) for model in declared.installed_models
-        ),
+        "gpus": tuple(_gpu(gpu, record) for gpu in record.gpus.values()),
+        "installed_models": tuple(_model(model, states) for model in record.declared.models.models()),
         "in_flight_jobs": record.in_flight_jobs,
-        "max_concurrent_jobs": record.declared.max_concurrent_jobs,
+        "max_concurrent_jobs": record.slots,
         "accept_public_jobs": declared.accept_public_jobs,
         "last_heartbeat_age_seconds": _age(record.liveness.last_heartbeat_at, clock),
         "simulated": declared.simulated,
@@ -252,7 +314,10 @@ def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) ->
     }
 
 
-def _gpu(gpu: GpuState) -> api.GpuView:
+def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
+    cordon = record.desired.gpu_cordons.get(gpu.uuid)
+    holder = next((one for one in record.claims.values() if _holds(one, record, gpu)), None)
+    duplicate = ("gpu_uuid_duplicate",) if gpu.uuid in record.duplicate_gpus else ()
     return api.GpuView(
         uuid=gpu.uuid,
         name=gpu.name,
@@ -262,10 +327,18 @@ def _gpu(gpu: GpuState) -> api.GpuView:
         temperature_c=gpu.temperature_c,
         power_w=gpu.power_w,
         health=gpu.health,
-        reasons=gpu.reasons,
+        reasons=(*gpu.reasons, *duplicate),
         usable=gpu.usable,
         parent_uuid=gpu.parent_uuid,
+        cordoned=None if cordon is None else str(cordon),
+        claimed_by=None if holder is None else holder.job_id,
+        processes=gpu.processes,
     )
+
+
+def _holds(claim: Claim, record: NodeRecord, gpu: GpuState) -> bool:
+    grant = claim.on(record.node_id)
+    return grant is not None and gpu.uuid in grant.gpu_uuids and sharing_of(claim.job) is Sharing.EXCLUSIVE
 
 
 def _model(model: InstalledModel, state: Mapping[str, str] | None) -> api.ModelView:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gpu_agent.version import __version__
 from gpu_agent.wire.inventory import Gpu, Inventory, Model
 from gpu_agent.wire.messages import (
+    MAX_MODELS,
     GpuDeclaration,
     GpuFigures,
     Hardware,
@@ -29,6 +30,7 @@ JOB_IDS_ROOM_BYTES = 128 * 1024
 FRAME_ROOM_BYTES = 1024 * 1024 - JOB_IDS_ROOM_BYTES - 4096
 """A registration stays under the protocol's 1 MiB, with some room to spare."""
 _LONGEST_ID = "x" * 128
+_LONGEST_HOSTNAME = 253
 _STATE_ROOM_BYTES = 32
 """What a model's line in `capability_state` takes, besides its id."""
 _T = TypeVar("_T")
@@ -54,6 +56,7 @@ class Declaration:
     capability_state: Mapping[str, str] = field(default_factory=dict)
     features_supported: Mapping[str, bool] = field(default_factory=dict)
     advanced_features: tuple[str, ...] = ()
+    hostname: str | None = None
     simulated: bool = False
     owner: Owner = field(default_factory=Owner)
     left_out: tuple[str, ...] = ()
@@ -94,6 +97,7 @@ def declare(inventory: Inventory, owner: Owner) -> Declaration:
     """Make a declaration from an inventory, at the newest schema."""
     bare = Declaration(
         platform=inventory.host.platform,
+        hostname=inventory.host.hostname and inventory.host.hostname[:_LONGEST_HOSTNAME],
         hardware=Hardware(
             cpu_cores=inventory.host.cpu_logical_cores,
             memory_gb=whole_gb(inventory.host.memory_total_mb) or 0,
@@ -133,6 +137,7 @@ def registration(
         accept_public_jobs=declaration.owner.accept_public_jobs,
         capability_state=dict(declaration.capability_state),
         labels=dict(declaration.owner.labels),
+        hostname=declaration.hostname,
         max_concurrent_jobs=declaration.owner.max_concurrent_jobs,
         endpoint=declaration.owner.endpoint,
         simulated=declaration.simulated,
@@ -220,12 +225,12 @@ def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
 def _fitting(
     models: Sequence[Model], *, room_bytes: int
 ) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
-    """Keep the models that fit a frame: disabled ones go first, then those not ready (§3.1)."""
+    """Keep the models that fit a frame and the limit on their number: disabled ones go first, then those not ready (§3.1)."""
     written = [(model.model_id, _installed(model)) for model in models]
     sendable = [model for _, model in written if model is not None]
     by_worth = sorted(sendable, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)
     included: set[int] = set()
-    for model in by_worth:
+    for model in by_worth[:MAX_MODELS]:
         room_bytes -= len(model.model_dump_json().encode()) + len(model.model_id.encode()) + _STATE_ROOM_BYTES
         if room_bytes < 0:
             break
@@ -267,14 +272,15 @@ def _capability_state(models: Sequence[InstalledModel]) -> dict[str, str]:
 
 
 def _cut_to_1_0(whole: NodeRegister) -> NodeRegister:
-    """Leave out what schema 1.0 does not know, and GPUs of unknown memory."""
+    """Leave out what schema 1.0 does not know, MIG parents, and GPUs of unknown memory."""
+    parents = {gpu.parent_uuid for gpu in whole.hardware.gpus if gpu.parent_uuid is not None}
     hardware = Hardware(
         cpu_cores=whole.hardware.cpu_cores,
         memory_gb=whole.hardware.memory_gb,
         gpus=tuple(
             GpuDeclaration(name=gpu.name, memory_gb=gpu.memory_gb)
             for gpu in whole.hardware.gpus
-            if gpu.memory_gb is not None
+            if gpu.memory_gb is not None and gpu.uuid not in parents
         ),
     )
     cut = {"source": None, "revision": None, "size_bytes": None, "format": None}
@@ -284,6 +290,7 @@ def _cut_to_1_0(whole: NodeRegister) -> NodeRegister:
             "hardware": hardware,
             "installed_models": tuple(model.model_copy(update=cut) for model in whole.installed_models),
             "labels": {},
+            "hostname": None,
             "max_concurrent_jobs": None,
             "endpoint": None,
             "running_jobs": None,
@@ -303,6 +310,7 @@ def _figures(gpu: Gpu) -> GpuFigures:
         memory_total_mb=gpu.memory_mb,
         temperature_c=gpu.temperature_c,
         power_w=gpu.power_w,
+        processes=None if gpu.processes is None else len(gpu.processes),
         health=gpu.health.value,
         reasons=tuple(reason.code for reason in gpu.reasons),
     )

@@ -29,8 +29,9 @@ MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
 MAX_MAGNITUDE = 1e15
 """Beyond any figure of a machine; sums and products of such numbers stay finite."""
-MAX_GPUS, MAX_REASONS, MAX_FEATURES = 1024, 64, 1024
-MAX_MODELS, MAX_JOBS = 20_000, 20_000
+MAX_GPUS, MAX_MODELS = 256, 4096
+"""Of one node (§3.1), MIG devices included."""
+MAX_REASONS, MAX_FEATURES, MAX_JOBS = 64, 1024, 20_000
 """More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
 
 
@@ -231,6 +232,8 @@ class NodeRegister(WireModel):
     labels: Annotated[Mapped[Name], Field(max_length=MAX_LABELS), entries_at_most(MAX_LABELS)] = Field(
         default_factory=dict
     )
+    hostname: Annotated[str, StringConstraints(max_length=253)] | None = None
+    """Shown beside the id, never an identity."""
     max_concurrent_jobs: WireInt | None = None
     endpoint: Text | None = None
     simulated: Flag = False
@@ -261,6 +264,8 @@ class GpuFigures(WireModel):
     memory_total_mb: WireInt | None = None
     temperature_c: Finite | None = None
     power_w: Finite | None = None
+    processes: WireInt | None = None
+    """Compute processes; absent where they are unknown."""
     health: Name = "ok"
     reasons: Annotated[tuple[Name, ...], Field(max_length=MAX_REASONS, fail_fast=True)] = ()
 

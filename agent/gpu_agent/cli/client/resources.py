@@ -7,7 +7,7 @@ from typing import TypeVar
 from gpu_agent.cli.client.answers import Answer, Model
 from gpu_agent.cli.client.http import Api, Query, Refused, quote_id
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Placement, TokenList
+from gpu_agent.wire.api import ClaimList, ClaimView, NodeDetail, NodeList, TokenList
 
 MOST_SUGGESTED = 3
 _LEAST_SIMILARITY = 0.75
@@ -50,11 +50,11 @@ class Node:
         return did_you_mean(self.node_id, (node.node_id for node in nodes))
 
 
-def renew_claim(api: Api, job_id: str) -> Answer[Placement]:
+def renew_claim(api: Api, job_id: str) -> Answer[ClaimView]:
     """Renew a job's claim for one more TTL; raises `Failure`."""
     path = f"/v1/claims/{quote_id(job_id)}/renew"
     return _with_suggestion(
-        lambda: api.post(path, {}, Placement), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
+        lambda: api.post(path, {}, ClaimView), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
     )
 
 

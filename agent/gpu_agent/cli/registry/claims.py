@@ -23,11 +23,11 @@ from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, prin
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.wire.api import (
     ClaimList,
+    ClaimNode,
     ClaimView,
     ExclusionsList,
     ExclusionsView,
     ExplanationView,
-    Placement,
     Problem,
     Selection,
 )
@@ -124,7 +124,7 @@ def configure_claim(parser: argparse.ArgumentParser) -> None:
 def run_claim(arguments: argparse.Namespace) -> int:
     """Request it and print the slot."""
     job = {"job_id": arguments.job_id, **job_request(arguments)}
-    slot = request_slot(Api.of(arguments), "/v1/claims", job, model=Placement, as_json=arguments.json)
+    slot = request_slot(Api.of(arguments), "/v1/claims", job, model=ClaimView, as_json=arguments.json)
     if slot is None:
         return ExitCode.NO_NODE
     if arguments.json:
@@ -160,14 +160,19 @@ def _examples(problem: Problem) -> list[str]:
     return [f"  {one}" for one in examples[:_EXAMPLES]]
 
 
-def slot_in_words(slot: Placement | Selection) -> str:
+def slot_in_words(slot: ClaimView | Selection) -> str:
     """Say where a job has its slot: the node, its GPUs, and the endpoint of its workers."""
-    gpus = f", GPUs {' '.join(slot.gpu_uuids)}" if slot.gpu_uuids else ""
-    worker = f", workers at {slot.endpoint}" if slot.endpoint else ""
-    return printable(f"{slot.node_id}{gpus}{worker}")
+    return "; ".join(_node_in_words(one) for one in slot.nodes)
 
 
-def lease_in_words(slot: Placement) -> str:
+def _node_in_words(node: ClaimNode) -> str:
+    name = f"{node.node_id} ({node.hostname})" if node.hostname else node.node_id
+    gpus = f", GPUs {' '.join(node.gpu_uuids or map(str, node.gpu_indices))}" if node.gpu_indices else ""
+    worker = f", workers at {node.endpoint}" if node.endpoint else ""
+    return printable(f"{name}{gpus}{worker}")
+
+
+def lease_in_words(slot: ClaimView) -> str:
     """Say how long a slot is reserved unless the claim is renewed."""
     return f"for {duration_in_words(slot.expires_at - time.time())} unless renewed"
 
@@ -250,11 +255,11 @@ def _claim_row(claim: ClaimView, now: float) -> Row:
     return Row(
         (
             line(claim.job_id),
-            line(claim.node_id),
+            line(" ".join(one.hostname or one.node_id for one in claim.nodes)),
             line(duration_in_words(now - claim.granted_at)),
             line(duration_in_words(claim.expires_at - now)),
-            line(" ".join(claim.gpu_uuids)),
-            line(claim.endpoint or ""),
+            line(" ".join(uuid for one in claim.nodes for uuid in one.gpu_uuids)),
+            line(" ".join(one.endpoint for one in claim.nodes if one.endpoint)),
         )
     )
 

@@ -96,19 +96,25 @@ class Column:
 class Postings(Generic[_Key]):
     """Which positions hold a key. A key without holders takes no room."""
 
-    __slots__ = ("_few", "_many")
+    __slots__ = ("_few", "_many", "_one")
 
     def __init__(self) -> None:
+        self._one: dict[_Key, int] = {}
+        """The holder of a key that has one: a fleet has many models that are on one node only."""
         self._few: dict[_Key, set[int]] = {}
         self._many: dict[_Key, int] = {}
 
     def holders(self, key: _Key) -> int:
         """Return the set of positions that hold the key."""
         many = self._many.get(key)
-        return _united(self._few.get(key, ())) if many is None else many
+        if many is not None:
+            return many
+        one = self._one.get(key)
+        return _united(self._few.get(key, ())) if one is None else 1 << one
 
     def __iter__(self) -> Iterator[_Key]:
         """List the keys that have holders."""
+        yield from self._one
         yield from self._few
         yield from self._many
 
@@ -123,7 +129,14 @@ class Postings(Generic[_Key]):
         if key in self._many:
             self._many[key] |= 1 << position
             return
-        few = self._few.setdefault(key, set())
+        few = self._few.get(key)
+        if few is None:
+            first = self._one.pop(key, None)
+            if first is None:
+                self._one[key] = position
+            else:
+                self._few[key] = {first, position}
+            return
         few.add(position)
         if len(few) > FEW:
             self._many[key] = _united(self._few.pop(key))
@@ -136,10 +149,13 @@ class Postings(Generic[_Key]):
             else:
                 del self._many[key]
             return
-        few = self._few[key]
+        few = self._few.get(key)
+        if few is None:
+            del self._one[key]
+            return
         few.remove(position)
-        if not few:
-            del self._few[key]
+        if len(few) == 1:
+            self._one[key] = self._few.pop(key).pop()
 
 
 def _united(positions: Iterable[int]) -> int:

@@ -1,8 +1,4 @@
-"""One node as dispatch sees it: its record, its free GPU memory, its score and load, its index entries.
-
-A claim reserves memory that its job will use. What the node's own figures show already is not subtracted
-again. Memory reserved on a GPU that the node no longer declares may be used on any of its GPUs, so it is
-subtracted from each of them until the claim ends.
+"""One node as dispatch sees it: its record, its score and load, its claims by GPU, its index entries.
 
 The score is one whole number, so that equal means equal: four shares, each with its weight from the settings,
 for free slots, idle GPUs, free GPU memory and a short round trip. All but the first count in tenths, so that
@@ -10,20 +6,16 @@ small changes of a figure move no node. Heartbeats whose figures fall into the s
 side of each limit, have the same load and change nothing in the index.
 """
 
-from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.gpus import Gpus
+from gpu_agent.registry.job import GpuDemand, GpuSet
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.messages import ResourceUsage
-
-GpuSet = tuple[tuple[str, int], ...]
-"""How many usable GPUs of each name, names in lower case and sorted: few nodes differ in it."""
-
 
 Load = tuple[bool, bool, bool, float | None, float | None]
 """CPU, memory and GPU over their limits; tenths of GPU use; tenths of GPU memory use."""
@@ -36,7 +28,7 @@ _FAR_SECONDS = 0.1
 
 @dataclass(slots=True)
 class ReservedMemory:
-    """What the claims on one GPU will use of its memory. MiB."""
+    """What the claims that share one GPU will use of its memory. MiB."""
 
     claims: int = 0
     needs_mb: int = 0
@@ -61,7 +53,33 @@ class ReservedMemory:
 
 
 Reservations = dict[str, ReservedMemory]
-"""By the GPU's UUID; a GPU without claims has no entry."""
+"""By the GPU's UUID; a GPU that no claim shares has no entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHolder:
+    """The claim that holds a GPU, or held it and whose job may still run there."""
+
+    claim_id: str
+    job_id: str
+    node_id: str
+    exclusive: bool
+    ended: bool = False
+
+    def __str__(self) -> str:
+        """Say who holds it."""
+        return f"held: job {self.job_id} may still run there" if self.ended else f"claimed by {self.job_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReservation:
+    """What a waiting job may keep others from on a node (§5.4)."""
+
+    job_id: str
+    priority: int
+    demand: GpuDemand
+    since: float
+    """Claims granted later do not count as ending."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,9 +91,27 @@ class Candidate:
     """Its number in the index's bitsets."""
     limits: Thresholds
     reserved: Reservations = field(default_factory=dict)
+    """Of claims that share GPUs, those that have ended and hold included."""
+    exclusive: dict[str, GpuHolder] = field(default_factory=dict)
+    """By UUID: the exclusive claims of this node, those that have ended and hold included."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """By UUID: why another node's declaration or claim keeps a GPU of this node from being given out."""
+    identity: tuple[object, ...] = ()
+    """What decides whether its GPUs are also another node's, as last compared."""
+    ended_at: dict[str, float] = field(default_factory=dict)
+    """By UUID: when the last claim on it ended; only readings made after that show what uses it."""
+    reclaiming: frozenset[str] = frozenset()
+    """UUIDs held for a job that is placed now: they are no obstacle to itself."""
+    slot_only: int = 0
+    """Claims of a slot alone: they use a worker on the node, on one of its GPUs."""
+    reservation: QueueReservation | None = None
     unschedulable: ExclusionReason | None = None
     """The first reason that holds whatever the job; None when the node is open to jobs."""
+    is_gpu_busy: bool = False
+    """True above the limit on GPU use, which only jobs without GPUs of their own obey."""
     score: int = 0
+    taken: int = 0
+    """GPUs that exclusive claims hold: the more, the better for another such claim."""
     declared: Declared | None = None
     """The declaration that the index knows; the fleet replaces it as a whole."""
     keys: list[AbstractSet[Hashable]] = field(default_factory=list)
@@ -83,48 +119,22 @@ class Candidate:
     gpu_states: Gpus | None = None
     """The GPUs that the index knows; heartbeats change them in place, a declaration replaces them."""
     healths: tuple[str, ...] = ()
-    usable: list[int] = field(default_factory=list)
-    """The places among the GPUs of those that can take a job."""
-    gpus: GpuSet = ()
-    free: list[int] = field(default_factory=list)
-    """Free memory of the usable GPUs in steps of the index, the freest first."""
+    in_use: tuple[bool, ...] = ()
+    shared: list[int] = field(default_factory=list)
+    """The places among the GPUs of those that no exclusive claim holds and jobs may share."""
+    sound: GpuSet = ()
+    """All that could take a job if they were sound."""
+    usable: GpuSet = ()
+    unheld: GpuSet = ()
+    """Those of `usable` that no exclusive claim holds, and no cordon or other node."""
+    free: GpuSet = ()
+    """Those of `unheld` that can be given out exclusively."""
+    free_places: list[int] = field(default_factory=list)
+    """Their places among the GPUs, the smallest GPUs first, so that larger ones stay free."""
+    free_memory: list[int] = field(default_factory=list)
+    """Free memory of the shared GPUs in steps of the index, the freest first."""
     room: tuple[int, ...] = ()
-    """Those of `free` that the index holds, one per rank."""
-
-
-def gpu_set(record: NodeRecord) -> GpuSet:
-    """Count a node's usable GPUs by name; the parent of MIG devices takes no job."""
-    return tuple(sorted(Counter(gpu.name.lower() for gpu in record.gpus.values() if gpu.usable).items()))
-
-
-def usable_gpus(record: NodeRecord, gpu_name: str = "") -> list[GpuState]:
-    """Return the GPUs that can take a job and whose name contains `gpu_name` (lower case)."""
-    return [gpu for gpu in record.gpus.values() if gpu.usable and gpu_name in gpu.name.lower()]
-
-
-def used_mb(record: NodeRecord, gpu: GpuState) -> int:
-    """Return the memory in use on a GPU; the node's mean where it reports none for this one.
-
-    Never less than 0 or more than the GPU has, whatever the node reports.
-    """
-    used, memory = gpu.memory_used_mb, gpu.memory_mb
-    if used is not None:
-        return max(used, 0) if memory is None else min(max(used, 0), memory)
-    usage = record.liveness.usage
-    share = None if usage is None else known_percent(usage.gpu_mem_percent)
-    return 0 if share is None or memory is None else int(memory * share / 100)
-
-
-def free_mb(record: NodeRecord, gpu: GpuState, reserved: Reservations) -> int | None:
-    """Return the memory that a new job can use; None where the GPU's memory is unknown."""
-    if gpu.memory_mb is None:
-        return None
-    used = used_mb(record, gpu)
-    if not reserved:
-        return gpu.memory_mb - used
-    here = reserved.get(gpu.uuid)
-    unshown = 0 if here is None else here.unshown_mb(used)
-    return gpu.memory_mb - used - unshown - _undeclared_mb(record, reserved)
+    """Those of `free_memory` that the index holds, one per rank."""
 
 
 def best_score(weights: Thresholds) -> int:
@@ -136,7 +146,7 @@ def best_score(weights: Thresholds) -> int:
 def score(record: NodeRecord, in_flight: int, weights: Thresholds) -> int:
     """Rate a node from 0 to the best score; an unknown figure counts as half."""
     usage = record.liveness.usage
-    slots = record.declared.max_concurrent_jobs
+    slots = record.slots
     free = slots - in_flight
     return (
         (weights.weight_load * free // slots if free > 0 else 0)
@@ -170,14 +180,6 @@ def nearness(round_trip_seconds: float | None) -> int | None:
     if round_trip_seconds is None:
         return None
     return _TENTHS - min(int(_TENTHS * round_trip_seconds / _FAR_SECONDS), _TENTHS)
-
-
-def _undeclared_mb(record: NodeRecord, reserved: Reservations) -> int:
-    """Return what is reserved on GPUs that the node no longer declares, as after a change of schema."""
-    declared = record.gpus.keys()
-    if reserved.keys() <= declared:
-        return 0
-    return sum(one.needs_mb for uuid, one in reserved.items() if uuid not in declared)
 
 
 def _idle(percent: float | None, weight: int) -> int:

@@ -1,7 +1,7 @@
-"""Dispatch: which node takes a job, which GPUs, and which job holds which claim. Pure; chance is handed in.
+"""Dispatch: which nodes take a job, which GPUs, and which job holds which claim. Pure; chance is handed in.
 
-Only this module writes `NodeRecord.claims`. It changes no status, stores and sends nothing: the fleet stores
-what it returns before anything is sent.
+Only this module writes `NodeRecord.claims` and `NodeRecord.held`. It changes no status, stores and sends
+nothing: the fleet stores what it returns before anything is sent.
 """
 
 import heapq
@@ -10,21 +10,22 @@ from dataclasses import dataclass, replace
 
 from gpu_agent.registry.dispatch.candidate import (
     Candidate,
+    GpuHolder,
+    QueueReservation,
     ReservedMemory,
-    free_mb,
-    known_percent,
-    usable_gpus,
-    used_mb,
 )
 from gpu_agent.registry.dispatch.exclusions import Eligible, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, explain_node
-from gpu_agent.registry.dispatch.filters import first_exclusion
+from gpu_agent.registry.dispatch.filters import first_exclusion, lacks_only_capacity
+from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, used_mb
+from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import Claim, Demand, Job
+from gpu_agent.registry.job import Claim, ClaimEnd, Demand, Grant, HeldGrant, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.api import NodeExplanation
+from gpu_agent.wire.codes import NodeStatus
 
 AFFINITY_SECONDS = 600.0
 """How long the node that last held an affinity key is preferred: its caches may still be warm."""
@@ -32,7 +33,8 @@ AFFINITY_SECONDS = 600.0
 REMEMBERED_KEYS = 65536
 """Beyond so many affinity keys the one held longest ago is forgotten."""
 
-_UNKNOWN_USE_PERCENT = 50.0
+LOST_PER_NODE = 1024
+"""Beyond so many lost claims without GPUs of one node the one lost longest ago is forgotten."""
 
 _FEW = 64
 """A heap with at most this many outdated entries is not rebuilt."""
@@ -40,13 +42,20 @@ _FEW = 64
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best node for a job at this moment; nothing is reserved by it."""
+    """The best nodes for a job at this moment; nothing is reserved by it."""
 
-    node_id: str
-    gpu_uuids: tuple[str, ...]
-    endpoint: str | None
+    grants: tuple[Grant, ...]
     score: int
-    """Of `candidate.score`, affinity included."""
+    """Of the first node, by `candidate.score`, affinity included."""
+
+
+@dataclass(slots=True, eq=False)
+class _Placing:
+    """One node of a placement."""
+
+    candidate: Candidate
+    gpus: list[GpuState]
+    score: int
 
 
 class Dispatch:
@@ -56,7 +65,11 @@ class Dispatch:
         self._draw = draw
         self._affinity_bonus = thresholds.affinity_bonus
         self._index = Index(thresholds)
+        self._identities = GpuIdentities(self._index.candidates)
         self._claims = ClaimTable(thresholds.claim_ttl_seconds)
+        self._held_by_key: dict[str, HeldGrant] = {}
+        self._held_of_job: dict[str, dict[str, None]] = {}
+        """The keys of what ended claims of a job still hold."""
         self._affinities = AffinityTable()
 
     @property
@@ -64,9 +77,19 @@ class Dispatch:
         """When the next claim ends unless renewed."""
         return self._claims.next_expiry
 
+    @property
+    def freed(self) -> int:
+        """Grows whenever something changed that may let a waiting job in."""
+        return self._index.freed
+
     def update(self, record: NodeRecord) -> None:
         """Add a node, or take in whatever may have changed about it. O(1) in the size of the fleet."""
-        self._index.update(record)
+        candidate = self._index.update(record)
+        identity = (record.gpus, record.status is NodeStatus.OFFLINE, record.registered_at)
+        if identity != candidate.identity:
+            candidate.identity = identity
+            for affected in self._identities.update(candidate):
+                self._index.update_claims(affected)
 
     def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
         """Take in a known node of which only the GPUs' figures or the load may have changed."""
@@ -76,63 +99,96 @@ class Dispatch:
         """Take in nodes that are suspected now, and changed in nothing else."""
         self._index.update_suspected(records)
 
-    def remove(self, node_id: str) -> None:
-        """Remove a node, with the claims on it."""
-        self.lose(node_id)
+    def update_cordons(self, record: NodeRecord) -> None:
+        """Take in that one GPU of a node was cordoned, or its cordon lifted."""
+        self._index.update_claims(self._index.candidates[record.node_id])
+
+    def remove(self, node_id: str) -> list[HeldGrant]:
+        """Remove a node, with the claims on it; returns what they held there."""
+        for claim in self.claims_on(node_id):
+            self.end(claim.job_id, ClaimEnd.LOST, claim.granted_at)
+        candidate = self._index.candidates.get(node_id)
+        held = [] if candidate is None else list(candidate.record.held.values())
+        for one in held:
+            self.drop_held(one)
         self._index.remove(node_id)
+        for affected in self._identities.remove(node_id):
+            self._index.update_claims(affected)
+        return held
 
     def select(self, job: Job, now: float) -> Choice | NoAvailableNode:
-        """Find the best eligible node (§5), or count what excludes every node (D-06)."""
+        """Find the best eligible nodes (§5), or count what excludes every node (D-06)."""
         demand = Demand.of(job)
-        found = self._best(demand, now)
-        if found is None:
+        placed = self._place(demand, now)
+        if placed is None:
             return count_exclusions(self._index, demand)
-        candidate, score = found
-        record = candidate.record
-        endpoint = record.declared.registration.endpoint
-        return Choice(record.node_id, choose_gpus(candidate, demand), endpoint, score)
+        return Choice(tuple(_grant(one) for one in placed), placed[0].score)
 
-    def claim(self, job: Job, now: float) -> Claim | NoAvailableNode:
-        """Select a node and reserve a slot in one step; the same job gets the same claim again."""
-        held = self._claims.of(job.job_id)
-        if held is not None:
-            return held
-        choice = self.select(job, now)
-        if isinstance(choice, NoAvailableNode):
-            return choice
+    def held_at(self, key: str) -> HeldGrant | None:
+        """Return what an ended claim still holds on a node, by its `HeldGrant.key`."""
+        return self._held_by_key.get(key)
+
+    def claim(
+        self, job: Job, now: float, *, claim_id: str, owner: str | None
+    ) -> tuple[Claim, list[HeldGrant]] | NoAvailableNode:
+        """Select nodes and reserve them in one step, all or none; the job must hold no claim.
+
+        Returns the claim, and what earlier claims of this job held on its nodes and hold no more.
+        """
+        demand = Demand.of(job)
+        own = [one for one in self.held_of(job.job_id) if one.claim.owner == owner]
+        for one in own:
+            self._reclaim(one.node_id, frozenset(one.gpu_uuids))
+        placed = self._place(demand, now)
+        for one in own:
+            self._reclaim(one.node_id, frozenset())
+        if placed is None:
+            return count_exclusions(self._index, demand)
+        nodes = {one.candidate.record.node_id for one in placed}
+        ended = [one for one in own if one.node_id in nodes]
+        for one in ended:
+            self.drop_held(one)
+        ttl = self._claims.ttl_of(job)
         claim = Claim(
-            job_id=job.job_id,
-            node_id=choice.node_id,
-            gpu_uuids=choice.gpu_uuids,
-            endpoint=choice.endpoint,
+            claim_id=claim_id,
+            job=job,
+            owner=owner,
+            grants=tuple(_grant(one) for one in placed),
             granted_at=now,
-            expires_at=self._claims.end_after(now),
-            memory_mb=Demand.of(job).memory_mb,
-            affinity_key=job.affinity_key,
+            expires_at=now + ttl,
+            ttl_seconds=ttl,
         )
-        return self._reserve(self._index.candidates[choice.node_id], claim, now)
+        self._reserve(claim, now)
+        return claim, ended
 
     def claims(self) -> list[Claim]:
         """Return every claim, in no order."""
         return self._claims.all()
 
+    def claims_on(self, node_id: str) -> list[Claim]:
+        """Return the claims on a node."""
+        candidate = self._index.candidates.get(node_id)
+        return [] if candidate is None else list(candidate.record.claims.values())
+
     def claim_of(self, job_id: str) -> Claim | None:
         """Return the claim that a job holds."""
         return self._claims.of(job_id)
 
-    def release(self, job_id: str) -> Claim | None:
-        """End a job's claim; None when it holds none."""
-        claim = self._claims.end(job_id)
-        if claim is not None:
-            self._free(claim)
-        return claim
+    def held_of(self, job_id: str) -> list[HeldGrant]:
+        """Return what ended claims of a job still hold."""
+        return [self._held_by_key[key] for key in self._held_of_job.get(job_id, ())]
 
-    def renew(self, job_id: str, now: float) -> Claim | None:
-        """Give a claim one more TTL; None when the job holds none."""
-        claim = self._claims.renew(job_id, now)
+    def held(self) -> list[HeldGrant]:
+        """Return all that ended claims still hold."""
+        return list(self._held_by_key.values())
+
+    def renew(self, job_id: str, now: float, ttl_seconds: float | None = None) -> Claim | None:
+        """Give a claim one more TTL, or another one; None when the job holds none."""
+        claim = self._claims.renew(job_id, now, ttl_seconds)
         if claim is not None:
-            self._index.candidates[claim.node_id].record.claims[job_id] = claim
-            self._affinities.remember(claim.affinity_key, claim.node_id, now)
+            for grant in claim.grants:
+                self._index.candidates[grant.node_id].record.claims[job_id] = claim
+            self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)
         return claim
 
     def renew_all(self, now: float) -> None:
@@ -140,35 +196,110 @@ class Dispatch:
         for claim in self._claims.all():
             self.renew(claim.job_id, now)
 
-    def expire(self, now: float, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
-        """End claims whose time is over, at most `most` and in any case that of `of_job`; returns them."""
-        over = self._claims.end_due(now, most)
-        left = None if of_job is None else self._claims.of(of_job)
-        if left is not None and left.expires_at <= now:
-            self._claims.end(left.job_id)
-            over.append(left)
-        for claim in over:
-            self._free(claim)
+    def due(self, now: float, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
+        """Return claims whose time is over, at most `most` and in any case that of `of_job`."""
+        over = self._claims.due(now, most)
+        asked = None if of_job is None else self._claims.of(of_job)
+        if asked is not None and asked.expires_at <= now and asked not in over:
+            over.append(asked)
         return over
 
-    def lose(self, node_id: str) -> list[Claim]:
-        """End a node's claims because it went offline; returns them."""
+    def end(self, job_id: str, end: ClaimEnd, now: float) -> tuple[Claim, list[HeldGrant]] | None:
+        """End a job's claim; None when it holds none.
+
+        After anything but a release its job may still run: what the claim reserved stays held, and is
+        returned besides.
+        """
+        claim = self._claims.end(job_id)
+        if claim is None:
+            return None
+        held = []
+        for grant in claim.grants:
+            candidate = self._index.candidates.get(grant.node_id)
+            if candidate is None:
+                continue
+            candidate.record.claims.pop(job_id, None)
+            self._vacate(candidate, claim, grant.gpu_uuids)
+            if end is ClaimEnd.RELEASED:
+                self._note_end(candidate, grant.gpu_uuids, now)
+                candidate.record.jobs = candidate.record.jobs.without(job_id)
+            elif grant.gpu_uuids or end is ClaimEnd.LOST:
+                one = HeldGrant(
+                    claim=claim, node_id=grant.node_id, gpu_uuids=grant.gpu_uuids, end=end, ended_at=now
+                )
+                self._occupy(candidate, one.claim, one.gpu_uuids, ended=True)
+                self._list_held(candidate, one)
+                held.append(one)
+            self._taken_in(candidate)
+        return claim, held
+
+    def note_worker_use(self, claim: Claim, now: float) -> None:
+        """Write when a job without GPUs of its own last used a worker on its nodes."""
+        if sharing_of(claim.job) is None:
+            for grant in claim.grants:
+                candidate = self._index.candidates.get(grant.node_id)
+                if candidate is not None:
+                    candidate.record.last_job_at = now
+
+    def hold(self, held: HeldGrant) -> bool:
+        """Hold what an ended claim held, as after a restart; False when its node is not known."""
+        candidate = self._index.candidates.get(held.node_id)
+        if candidate is None:
+            return False
+        self._occupy(candidate, held.claim, held.gpu_uuids, ended=True)
+        self._list_held(candidate, held)
+        self._identities.update(candidate)
+        self._taken_in(candidate)
+        return True
+
+    def shrink_held(self, held: HeldGrant, left: tuple[str, ...], now: float) -> HeldGrant | None:
+        """Let some of the held GPUs go; returns what is still held."""
+        self.drop_held(held)
+        candidate = self._index.candidates[held.node_id]
+        self._note_end(candidate, [uuid for uuid in held.gpu_uuids if uuid not in left], now)
+        if not left:
+            self._taken_in(candidate)
+            return None
+        still = replace(held, gpu_uuids=left)
+        self.hold(still)
+        return still
+
+    def replace_held(self, held: HeldGrant) -> None:
+        """Write how long a node has reported nothing about what is held there."""
+        candidate = self._index.candidates[held.node_id]
+        self._list_held(candidate, held)
+
+    def drop_held(self, held: HeldGrant) -> None:
+        """Hold nothing any more for an ended claim on a node."""
+        claim, node_id = held.claim, held.node_id
+        self._held_by_key.pop(held.key, None)
+        of_job = self._held_of_job.get(claim.job_id, {})
+        of_job.pop(held.key, None)
+        if not of_job:
+            self._held_of_job.pop(claim.job_id, None)
         candidate = self._index.candidates.get(node_id)
-        held = () if candidate is None else tuple(candidate.record.claims)
-        return [claim for job_id in held if (claim := self.release(job_id)) is not None]
+        if candidate is not None and candidate.record.held.pop(claim.claim_id, None) is not None:
+            self._vacate(candidate, claim, held.gpu_uuids, ended=True)
+            self._taken_in(candidate)
 
     def attach(self, claim: Claim) -> Claim | None:
         """Hold a claim exactly as it is: a lost one whose job still runs, or one from before a restart (§5).
 
-        No filter is asked, since the job may run already. Returns None when the node is not known, or when
-        the job has meanwhile been claimed on another.
+        No filter is asked, since the job may run already. Returns None when one of its nodes is not known, or
+        when the job holds another claim meanwhile.
         """
-        candidate = self._index.candidates.get(claim.node_id)
-        held = self._claims.of(claim.job_id)
-        if candidate is None or (held is not None and held.node_id != claim.node_id):
+        current = self._claims.of(claim.job_id)
+        if current is not None and current.claim_id != claim.claim_id:
             return None
-        self.release(claim.job_id)
-        return self._reserve(candidate, claim, claim.granted_at)
+        if any(grant.node_id not in self._index.candidates for grant in claim.grants):
+            return None
+        if current is not None:
+            self.end(claim.job_id, ClaimEnd.RELEASED, claim.granted_at)
+        for held in self.held_of(claim.job_id):
+            if held.claim.claim_id == claim.claim_id:
+                self.drop_held(held)
+        self._reserve(claim, claim.granted_at)
+        return claim
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Explain a job for each node (A-3): the eligible ones, best first, and each other's reason.
@@ -191,63 +322,151 @@ class Dispatch:
         candidate = self._index.candidates.get(node_id)
         return None if candidate is None else explain_node(candidate, now, model)
 
-    def _best(self, demand: Demand, now: float) -> tuple[Candidate, int] | None:
+    def could_ever_take(self, job: Job) -> bool:
+        """Whether today's nodes could take a job if they were all ready, connected and empty (§5.4)."""
+        return self._index.could_ever_take(Demand.of(job))
+
+    def nodes_to_reserve(self, job: Job, but: frozenset[str]) -> list[str]:
+        """Return the nodes with the fewest missing GPUs among those that only lack capacity (§5.4)."""
+        return [one.record.node_id for one in self._index.with_fewest_missing(Demand.of(job), but)]
+
+    def lacks_only_capacity(self, job: Job, node_id: str) -> bool:
+        """Whether a node would take a job if it had the free GPUs and a slot."""
+        candidate = self._index.candidates.get(node_id)
+        return candidate is not None and lacks_only_capacity(candidate, Demand.of(job))
+
+    def reserve(self, node_id: str, job: Job | None, since: float = 0.0) -> None:
+        """Keep others from what a waiting job needs on a node; None ends that."""
+        candidate = self._index.candidates.get(node_id)
+        if candidate is not None:
+            reservation = (
+                None
+                if job is None
+                else QueueReservation(job.job_id, job.priority, Demand.of(job).gpus, since)
+            )
+            self._index.reserve(candidate, reservation)
+
+    def _place(self, demand: Demand, now: float) -> list[_Placing] | None:
+        """Choose a job's nodes and GPUs, all or none."""
+        placed: list[_Placing] = []
+        left_out = 0
+        while len(placed) < demand.job.nodes:
+            found = self._best(demand, now, but=left_out)
+            if found is None:
+                return None
+            left_out |= 1 << found.candidate.position
+            if not any(
+                _is_same(one, other) for before in placed for one in before.gpus for other in found.gpus
+            ):
+                placed.append(found)
+        return placed
+
+    def _best(self, demand: Demand, now: float, *, but: int) -> _Placing | None:
         """Find the best eligible node and its score, with the affinity bonus."""
-        best = self._index.best(demand, self._draw)
+        best = self._index.best(demand, self._draw, but=but)
         if best is None:
             return None
+        chosen, score = best, best.score
         near = self._index.candidates.get(self._affinities.node_of(demand.job.affinity_key, now) or "")
         if (
-            near is None
-            or near.score + self._affinity_bonus < best.score
-            or first_exclusion(near, demand) is not None
+            near is not None
+            and not but >> near.position & 1
+            and near.score + self._affinity_bonus >= best.score
+            and first_exclusion(near, demand) is None
         ):
-            return best, best.score
-        return near, near.score + self._affinity_bonus
+            chosen, score = near, near.score + self._affinity_bonus
+        return _Placing(chosen, choose_gpus(chosen, demand.gpus), score)
 
-    def _reserve(self, candidate: Candidate, claim: Claim, now: float) -> Claim:
-        record = candidate.record
-        shown = claim.job_id in (record.jobs.ids or ())
-        for uuid in claim.gpu_uuids:
-            gpu = record.gpus.get(uuid)
-            used = 0 if gpu is None else used_mb(record, gpu)
-            candidate.reserved.setdefault(uuid, ReservedMemory()).add(claim.memory_mb, used, shown=shown)
+    def _reclaim(self, node_id: str, uuids: frozenset[str]) -> None:
+        candidate = self._index.candidates.get(node_id)
+        if candidate is not None:
+            candidate.reclaiming = uuids
+            self._index.update_claims(candidate)
+
+    def _reserve(self, claim: Claim, now: float) -> None:
         self._claims.hold(claim)
-        record.claims[claim.job_id] = claim
-        self._affinities.remember(claim.affinity_key, claim.node_id, now)
+        for grant in claim.grants:
+            candidate = self._index.candidates[grant.node_id]
+            candidate.record.claims[claim.job_id] = claim
+            self._occupy(candidate, claim, grant.gpu_uuids)
+            if not all(uuid in candidate.record.gpus.keys() for uuid in grant.gpu_uuids):
+                self._identities.update(candidate)
+            self._taken_in(candidate)
+        self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)
+
+    def _occupy(
+        self, candidate: Candidate, claim: Claim, uuids: Sequence[str], *, ended: bool = False
+    ) -> None:
+        """Count a claim's GPUs on a node as held."""
+        record, sharing = candidate.record, sharing_of(claim.job)
+        if sharing is None:
+            candidate.slot_only += not ended
+        elif sharing is Sharing.EXCLUSIVE:
+            holder = GpuHolder(claim.claim_id, claim.job_id, record.node_id, exclusive=True, ended=ended)
+            candidate.exclusive.update(dict.fromkeys(uuids, holder))
+        else:
+            shown = claim.job_id in (record.jobs.ids or ())
+            for uuid in uuids:
+                gpu = record.gpus.get(uuid)
+                used = 0 if gpu is None else used_mb(record, gpu)
+                reserved = candidate.reserved.setdefault(uuid, ReservedMemory())
+                reserved.add(claim.job.min_gpu_memory_mb or 0, used, shown=shown)
+
+    def _vacate(
+        self, candidate: Candidate, claim: Claim, uuids: Sequence[str], *, ended: bool = False
+    ) -> None:
+        """Count a claim's GPUs on a node as held no more."""
+        sharing = sharing_of(claim.job)
+        if sharing is None:
+            candidate.slot_only -= not ended
+        elif sharing is Sharing.EXCLUSIVE:
+            for uuid in uuids:
+                holder = candidate.exclusive.get(uuid)
+                if holder is not None and holder.claim_id == claim.claim_id:
+                    del candidate.exclusive[uuid]
+        else:
+            for uuid in uuids:
+                reserved = candidate.reserved[uuid]
+                reserved.remove(claim.job.min_gpu_memory_mb or 0)
+                if not reserved.claims:
+                    del candidate.reserved[uuid]
+
+    def _note_end(self, candidate: Candidate, uuids: Sequence[str], now: float) -> None:
+        """Only readings made from now on show what uses these GPUs."""
+        candidate.ended_at.update(dict.fromkeys(uuids, now))
+
+    def _taken_in(self, candidate: Candidate) -> None:
+        """Take in that what is held on a node has changed."""
         self._index.update_claims(candidate)
-        return claim
+        for affected in self._identities.refresh(candidate):
+            self._index.update_claims(affected)
 
-    def _free(self, claim: Claim) -> None:
-        candidate = self._index.candidates[claim.node_id]
-        candidate.record.claims.pop(claim.job_id, None)
-        for uuid in claim.gpu_uuids:
-            reserved = candidate.reserved[uuid]
-            reserved.remove(claim.memory_mb)
-            if not reserved.claims:
-                del candidate.reserved[uuid]
-        self._index.update_claims(candidate)
+    def _list_held(self, candidate: Candidate, held: HeldGrant) -> None:
+        record = candidate.record
+        record.held[held.claim.claim_id] = held
+        self._held_by_key[held.key] = held
+        self._held_of_job.setdefault(held.claim.job_id, {})[held.key] = None
+        without_gpus = [one for one in record.held.values() if not one.gpu_uuids]
+        if len(without_gpus) > LOST_PER_NODE:
+            self.drop_held(without_gpus[0])
 
 
-def choose_gpus(candidate: Candidate, demand: Demand) -> tuple[str, ...]:
-    """Choose GPUs of an eligible node for a job.
+def _grant(placing: _Placing) -> Grant:
+    record = placing.candidate.record
+    return Grant(
+        node_id=record.node_id,
+        hostname=record.hostname,
+        endpoint=record.declared.registration.endpoint,
+        gpu_uuids=tuple(gpu.uuid for gpu in placing.gpus),
+        gpu_indices=tuple(gpu.index for gpu in placing.gpus),
+        gpu_list=record.gpus.list_id,
+    )
 
-    Those with enough free memory: fewest claims first, then most free memory, then least busy.
-    """
-    record, reserved, needed = candidate.record, candidate.reserved, demand.memory_mb
 
-    def rating(gpu: GpuState, free: int) -> tuple[int, int, float]:
-        here = reserved.get(gpu.uuid)
-        busy = known_percent(gpu.utilization_percent)
-        return (0 if here is None else here.claims, -free, _UNKNOWN_USE_PERCENT if busy is None else busy)
-
-    fitting: list[tuple[tuple[int, int, float], str]] = []
-    for gpu in usable_gpus(record, demand.gpu_name):
-        free = free_mb(record, gpu, reserved)
-        if not needed or (free is not None and free >= needed):
-            fitting.append((rating(gpu, free or 0), gpu.uuid))
-    fitting.sort()
-    return tuple(uuid for _, uuid in fitting[: max(demand.gpu_count, 0)])
+def _is_same(one: GpuState, other: GpuState) -> bool:
+    """Whether GPUs of two nodes are the same, or one is a part of the other; positions are no names."""
+    names = (other.uuid, other.parent_uuid)
+    return not one.uuid.startswith("#") and (one.uuid in names or one.parent_uuid == other.uuid)
 
 
 class ClaimTable:
@@ -256,18 +475,16 @@ class ClaimTable:
     A renewed claim leaves its old entry in the heap, where it is passed over.
     """
 
-    def __init__(self, ttl_seconds: float) -> None:
-        self._ttl = ttl_seconds
+    def __init__(self, default_ttl_seconds: float) -> None:
+        self._default_ttl_seconds = default_ttl_seconds
         self._held: dict[str, Claim] = {}
         self._ends: list[tuple[float, str]] = []
 
     @property
     def next_expiry(self) -> float | None:
         """When the next claim ends unless renewed (monotonic seconds)."""
-        ends = self._ends
-        while ends and not self._is_end(*ends[0]):
-            heapq.heappop(ends)
-        return ends[0][0] if ends else None
+        self._drop_outdated()
+        return self._ends[0][0] if self._ends else None
 
     @property
     def entries(self) -> int:
@@ -282,6 +499,10 @@ class ClaimTable:
         """Return the claim that a job holds."""
         return self._held.get(job_id)
 
+    def ttl_of(self, job: Job) -> float:
+        """Return the TTL that a job's claim gets."""
+        return self._default_ttl_seconds if job.ttl_seconds is None else job.ttl_seconds
+
     def hold(self, claim: Claim) -> None:
         """Add a claim, or replace the one of its job."""
         self._held[claim.job_id] = claim
@@ -290,16 +511,13 @@ class ClaimTable:
             self._ends = [(one.expires_at, job_id) for job_id, one in self._held.items()]
             heapq.heapify(self._ends)
 
-    def end_after(self, now: float) -> float:
-        """Return when a claim granted or renewed now ends."""
-        return now + self._ttl
-
-    def renew(self, job_id: str, now: float) -> Claim | None:
-        """Give a claim one more TTL from now; None when the job holds none."""
+    def renew(self, job_id: str, now: float, ttl_seconds: float | None = None) -> Claim | None:
+        """Give a claim one more TTL from now, or another one; None when the job holds none."""
         held = self._held.get(job_id)
         if held is None:
             return None
-        renewed = replace(held, expires_at=self.end_after(now))
+        ttl = held.ttl_seconds if ttl_seconds is None else ttl_seconds
+        renewed = replace(held, expires_at=now + ttl, ttl_seconds=ttl)
         self.hold(renewed)
         return renewed
 
@@ -307,14 +525,18 @@ class ClaimTable:
         """Remove a claim; None when the job holds none."""
         return self._held.pop(job_id, None)
 
-    def end_due(self, now: float, most: int | None = None) -> list[Claim]:
-        """Remove claims whose time is over, the earliest first, at most `most` of them; returns them."""
+    def due(self, now: float, most: int | None = None) -> list[Claim]:
+        """Return claims whose time is over, the earliest first, at most `most` of them."""
         over: list[Claim] = []
         while self._ends and self._ends[0][0] <= now and len(over) != most:
             at, job_id = heapq.heappop(self._ends)
             if self._is_end(at, job_id):
-                over.append(self._held.pop(job_id))
+                over.append(self._held[job_id])
         return over
+
+    def _drop_outdated(self) -> None:
+        while self._ends and not self._is_end(*self._ends[0]):
+            heapq.heappop(self._ends)
 
     def _is_end(self, at: float, job_id: str) -> bool:
         held = self._held.get(job_id)

@@ -25,7 +25,7 @@ from gpu_agent.registry.dispatch.filters import (
     model_state,
 )
 from gpu_agent.registry.dispatch.index import Index
-from gpu_agent.registry.job import Demand
+from gpu_agent.registry.job import Demand, Sharing
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.wire import api
@@ -84,9 +84,9 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
         left |= positions
     for one, query in index.queries:
         passing = query(demand, left)
-        if one.key is GpuKey.FREE_MEMORY and demand.memory_mb:
+        if one.key is GpuKey.FREE and demand.sharing is Sharing.MEMORY:
             # No node is eligible, so those that are open to jobs and pass the index lack less than a step.
-            passing = index.with_memory(demand, passing & ~index.unschedulable[None])
+            passing = index.with_free_gpus(demand, passing & ~index.unschedulable[None])
         yield one.reason, left ^ passing
         left = passing
 
@@ -102,15 +102,15 @@ def _exclusion_view(one: NodeExclusion) -> api.NodeExclusionView:
 
 
 def _model(record: NodeRecord, model: str) -> api.ModelState:
-    registration = record.declared.registration
+    models = record.declared.models
     return api.ModelState(
         model_id=model,
         ready=model in record.declared.ready_models,
         state=model_state(record, model),
         versions=tuple(
             api.ModelVersion(version=one.version, enabled=one.enabled, status=clip_quote(one.status))
-            for one in registration.installed_models
+            for one in models.models()
             if one.model_id == model
         ),
-        reported=(registration.capability_state or {}).get(model),
+        reported=(models.states() or {}).get(model),
     )

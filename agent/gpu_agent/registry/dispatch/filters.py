@@ -28,9 +28,16 @@ from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
 from gpu_agent.registry import lifecycle
-from gpu_agent.registry.dispatch.candidate import Candidate, free_mb, usable_gpus
+from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.exclusions import Excluded
-from gpu_agent.registry.job import Demand
+from gpu_agent.registry.dispatch.gpu_allocation import (
+    availability,
+    free_memory,
+    has_free_gpus,
+    usable_gpus,
+    why_not_free,
+)
+from gpu_agent.registry.job import Demand, GpuDemand, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
@@ -43,6 +50,8 @@ MOST_MODELS = 32
 EVERY_JOB = "every job"
 
 _PUBLIC = frozenset({"public"})
+_PUBLIC_GROUP = ("public",)
+_ANY_GPU = GpuDemand(Sharing.MEMORY, 1, "", 0, (0, 0))
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -63,29 +72,37 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class NodeIds:
-    """The job names the nodes that pass; None for all."""
+    """The job names the nodes that pass (None for all), and those that do not."""
 
-    of_job: Callable[[Demand], frozenset[str] | None]
+    allowed: Callable[[Demand], frozenset[str] | None]
+    excluded: Callable[[Demand], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The index holds the nodes that have a key; a node passes that has all of the job's keys.
+    """The index holds the nodes that have a key; a node passes that has one key of each group of the job's.
 
     The keys follow from what the node declares.
     """
 
     of_node: Callable[[NodeRecord], AbstractSet[Hashable]]
-    of_job: Callable[[Demand], Iterable[Hashable]]
+    of_job: Callable[[Demand], Iterable[tuple[Hashable, ...]]]
 
 
 class GpuKey(Enum):
-    """What the index holds of a node's usable GPUs."""
+    """What the index holds of a node's GPUs."""
 
-    COUNT = auto()
-    """How many there are of each name."""
-    FREE_MEMORY = auto()
-    """How much memory is free on them, in steps: a node that passes the index may still fail the filter."""
+    USABLE = auto()
+    """How many are usable of each kind."""
+    FREE = auto()
+    """How many of these nothing else holds, and how much memory is free on them.
+
+    Memory is held in steps: a node that passes the index may still fail the filter.
+    """
+    RESERVED = auto()
+    """The few nodes on which a waiting job keeps others from what it needs."""
+    BUSY = auto()
+    """Whether GPU use is above its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,30 +157,17 @@ def unschedulable_reason(record: NodeRecord, limits: Thresholds) -> ExclusionRea
     return None
 
 
-def has_memory(candidate: Candidate, demand: Demand) -> bool:
-    """Say whether enough GPUs of the name have the free memory that a job needs; unknown is not enough."""
-    needed = demand.memory_mb
-    if not needed:
-        return True
-    record, reserved, missing = candidate.record, candidate.reserved, demand.gpu_count
-    for gpu in usable_gpus(record, demand.gpu_name):
-        free = free_mb(record, gpu, reserved)
-        if free is not None and free >= needed:
-            missing -= 1
-    return missing <= 0
-
-
 def model_state(record: NodeRecord, model: str) -> str:
     """Return the state of a model on a node: `ready`, `disabled`, `not installed`, or what it reports."""
     if model in record.declared.ready_models:
         return "ready"
-    registration = record.declared.registration
-    installed = [one for one in registration.installed_models if one.model_id == model]
+    models = record.declared.models
+    installed = [one for one in models.models() if one.model_id == model]
     if not installed:
         return "not installed"
     if not any(one.enabled for one in installed):
         return "disabled"
-    stated = (registration.capability_state or {}).get(model)
+    stated = (models.states() or {}).get(model)
     return clip_quote(stated or next(one.status for one in installed if one.enabled))
 
 
@@ -173,6 +177,14 @@ def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none")
     shown = known[:SHOWN_NAMES]
     more = len(known) - len(shown)
     return ", ".join(map(clip_quote, shown)) + (f" and {more} more" if more else "") if shown else empty
+
+
+def lacks_only_capacity(candidate: Candidate, demand: Demand) -> bool:
+    """Whether a node passes every filter but those of its capacity."""
+    return all(
+        one.reason is ExclusionReason.CAPACITY_EXCEEDED or one.shortfall(candidate, demand) is None
+        for one in FILTERS
+    )
 
 
 # Filters that exclude a node whatever the job.
@@ -225,7 +237,7 @@ def _cordoned(candidate: Candidate) -> Shortfall:
 
 def _no_free_slot(candidate: Candidate) -> Shortfall:
     record = candidate.record
-    return Shortfall("a free slot", f"{record.in_flight_jobs} of {record.declared.max_concurrent_jobs} taken")
+    return Shortfall("a free slot", f"{record.in_flight_jobs} of {record.slots} taken")
 
 
 def _exceeds_limit(record: NodeRecord, limits: Thresholds) -> bool:
@@ -233,22 +245,52 @@ def _exceeds_limit(record: NodeRecord, limits: Thresholds) -> bool:
 
 
 def _exceeds(candidate: Candidate) -> Shortfall:
-    what, limit, figure = _exceeded(candidate.record, candidate.limits) or ("use", 0.0, 0.0)
-    return Shortfall(f"{what} at most {limit:g} %", f"{figure:g} %")
+    return _use(*(_exceeded(candidate.record, candidate.limits) or ("use", 0.0, 0.0)))
 
 
 def _exceeded(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float] | None:
-    """Name the first figure above its limit, with limit and figure; an unknown figure passes."""
+    """Name the first figure of the host above its limit, with limit and figure.
+
+    An unknown figure passes, and so does a simulated node: its host's figures are another machine's.
+    """
     usage = record.liveness.usage
-    if usage is None:
+    if usage is None or record.declared.registration.simulated:
         return None
     if usage.cpu_percent > limits.max_cpu_percent:
         return "CPU use", limits.max_cpu_percent, usage.cpu_percent
-    if usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent:
-        return "GPU use", limits.max_gpu_percent, usage.gpu_percent
     if usage.mem_percent > limits.max_memory_percent:
         return "memory use", limits.max_memory_percent, usage.mem_percent
     return None
+
+
+def is_gpu_busy(record: NodeRecord, limits: Thresholds) -> bool:
+    """Whether GPU use is above its limit; an unknown figure is not."""
+    usage = record.liveness.usage
+    return usage is not None and usage.gpu_percent is not None and usage.gpu_percent > limits.max_gpu_percent
+
+
+def _too_busy(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    """Only a job without GPUs of its own waits for GPU use to fall: others get GPUs that nobody uses."""
+    if demand.sharing is not None or not is_gpu_busy(candidate.record, candidate.limits):
+        return None
+    usage = candidate.record.liveness.usage
+    return _use("GPU use", candidate.limits.max_gpu_percent, (usage and usage.gpu_percent) or 0.0)
+
+
+def _jobs_without_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    candidate = asked.candidate
+    if is_gpu_busy(candidate.record, candidate.limits):
+        usage = candidate.record.liveness.usage
+        yield _exclusion(
+            ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
+            _use("GPU use", candidate.limits.max_gpu_percent, (usage and usage.gpu_percent) or 0.0),
+            jobs="jobs without GPUs of their own",
+            clears_when="a heartbeat reports less use than that",
+        )
+
+
+def _use(what: str, limit: float, figure: float) -> Shortfall:
+    return Shortfall(f"{what} at most {limit:g} %", f"{figure:g} %")
 
 
 # Filters by what a node declares.
@@ -257,33 +299,37 @@ def _exceeded(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float
 def _keyed(
     reason: ExclusionReason,
     of_node: Callable[[NodeRecord], AbstractSet[_Key]],
-    of_job: Callable[[Demand], Iterable[_Key]],
+    of_job: Callable[[Demand], Iterable[tuple[_Key, ...]]],
     *,
-    shortfall: Callable[[Candidate, _Key], Shortfall],
+    shortfall: Callable[[Candidate, tuple[_Key, ...]], Shortfall],
     exclusions: Callable[[NodeQuestion], Iterator[NodeExclusion]],
 ) -> Filter:
-    """Make the row of a filter that a node passes if it has all of the job's keys."""
+    """Make the row of a filter that a node passes if it has one key of each group of the job's."""
 
     def first_missing(candidate: Candidate, demand: Demand) -> Shortfall | None:
-        for key in of_job(demand):
-            if key not in of_node(candidate.record):
-                return shortfall(candidate, key)
+        keys = of_node(candidate.record)
+        for group in of_job(demand):
+            if not any(key in keys for key in group):
+                return shortfall(candidate, group)
         return None
 
     return Filter(reason, key=Keys(of_node, of_job), shortfall=first_missing, exclusions=exclusions)
 
 
 def _not_allowed(candidate: Candidate, demand: Demand) -> Shortfall | None:
-    if demand.allowed is None or candidate.record.node_id in demand.allowed:
-        return None
-    return Shortfall(f"one of {listed(demand.allowed)}", candidate.record.node_id)
+    node_id = candidate.record.node_id
+    if demand.allowed is not None and node_id not in demand.allowed:
+        return Shortfall(f"one of {listed(demand.allowed)}", node_id)
+    if node_id in demand.excluded:
+        return Shortfall(f"none of {listed(demand.excluded)}", node_id)
+    return None
 
 
 def _jobs_not_allowed(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     yield _exclusion(
         ExclusionReason.NOT_ALLOWED,
         Shortfall("allowed_nodes that name it, or none", asked.candidate.record.node_id),
-        jobs="jobs whose allowed_nodes leave it out",
+        jobs="jobs whose allowed_nodes leave it out, or whose excluded_nodes name it",
         clears_when="the job allows this node",
         is_limit=True,
     )
@@ -293,7 +339,7 @@ def _public_pool(record: NodeRecord) -> frozenset[str]:
     return _PUBLIC if record.declared.registration.accept_public_jobs else frozenset()
 
 
-def _private(_candidate: Candidate, _key: str) -> Shortfall:
+def _private(_candidate: Candidate, _key: tuple[str, ...]) -> Shortfall:
     return Shortfall("accept_public_jobs", "private or assigned jobs only")
 
 
@@ -301,13 +347,14 @@ def _public_jobs(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     if not _public_pool(asked.candidate.record):
         yield _exclusion(
             ExclusionReason.NOT_IN_PUBLIC_POOL,
-            _private(asked.candidate, ""),
+            _private(asked.candidate, ()),
             jobs="public jobs",
             clears_when="its agent sets accept_public_jobs",
         )
 
 
-def _model_missing(candidate: Candidate, model: str) -> Shortfall:
+def _model_missing(candidate: Candidate, models: tuple[str, ...]) -> Shortfall:
+    (model,) = models
     return Shortfall(f"model {model}", model_state(candidate.record, model))
 
 
@@ -316,7 +363,7 @@ def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     for model in _models_not_ready(record, asked.model):
         yield _exclusion(
             ExclusionReason.MODEL_NOT_AVAILABLE,
-            _model_missing(asked.candidate, model),
+            _model_missing(asked.candidate, (model,)),
             jobs=f"jobs that need model {clip_quote(model)}",
             clears_when=_when_model_ready(record, model),
         )
@@ -332,7 +379,7 @@ def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 def _models_not_ready(record: NodeRecord, asked: str | None) -> list[str]:
     """List models that are installed and not ready, the one that was asked for first."""
     ready = record.declared.ready_models
-    installed = {one.model_id for one in record.declared.registration.installed_models} - ready
+    installed = {one.model_id for one in record.declared.models.models()} - ready
     first = [] if asked is None or asked in ready else [asked]
     return [*first, *sorted(installed.difference(first))][:MOST_MODELS]
 
@@ -349,7 +396,8 @@ def _when_model_ready(record: NodeRecord, model: str) -> str:
             return f"the node reports it ready, now {state}"
 
 
-def _feature_missing(candidate: Candidate, feature: str) -> Shortfall:
+def _feature_missing(candidate: Candidate, features: tuple[str, ...]) -> Shortfall:
+    (feature,) = features
     return Shortfall(f"feature {feature}", listed(candidate.record.declared.features))
 
 
@@ -364,10 +412,12 @@ def _jobs_with_features(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     )
 
 
-def _label_missing(candidate: Candidate, label: tuple[str, str]) -> Shortfall:
-    labels, (name, value) = candidate.record.declared.labels, label
+def _label_missing(candidate: Candidate, pairs: tuple[tuple[str, str], ...]) -> Shortfall:
+    labels, (name, value) = candidate.record.declared.labels, pairs[0]
     have = f"{name}={clip_quote(labels[name])}" if name in labels else f"no {name}"
-    return Shortfall(f"label {name}={value}", have)
+    if len(pairs) == 1:
+        return Shortfall(f"label {name}={value}", have)
+    return Shortfall(f"label {name} one of {listed(one for _, one in pairs)}", have)
 
 
 def _jobs_with_labels(asked: NodeQuestion) -> Iterator[NodeExclusion]:
@@ -386,10 +436,12 @@ def _jobs_with_labels(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 
 
 def _too_few_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
-    record, usable = candidate.record, len(usable_gpus(candidate.record, demand.gpu_name))
-    if usable >= demand.gpu_count:
+    if meets(candidate.usable, demand.gpus):
         return None
-    return Shortfall(f"usable GPUs{_named(demand)}: {demand.gpu_count}", f"{usable} ({_gpus(record)})")
+    fitting = sum(number for kind, number in candidate.usable if demand.gpus.fits(kind))
+    return Shortfall(
+        f"usable GPUs{_of_demand(demand)}: {demand.gpus.number}", f"{fitting} ({_gpus(candidate.record)})"
+    )
 
 
 def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
@@ -405,13 +457,13 @@ def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     )
 
 
-def _more_gpus(usable: list[tuple[str, int]]) -> str:
+def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
     total = sum(count for _, count in usable)
     if len(usable) > 1:
         each = ", ".join(f"{count} {clip_quote(name)}" for name, count in usable)
-        return f"jobs that need more than {total} GPUs ({each}), or GPUs of another name"
+        return f"jobs that need more than {total} {what} ({each}), or GPUs of another name"
     other = f", or GPUs that are no {clip_quote(usable[0][0])}" if usable else ""
-    return f"jobs that need more than {total} GPU{'' if total == 1 else 's'}{other}"
+    return f"jobs that need more than {total} {what.removesuffix('s') if total == 1 else what}{other}"
 
 
 def _gpus(record: NodeRecord) -> str:
@@ -424,22 +476,55 @@ def _gpus(record: NodeRecord) -> str:
     return listed(parts, in_order=True) if equal else "no GPU"
 
 
-def _too_little_memory(candidate: Candidate, demand: Demand) -> Shortfall | None:
-    if has_memory(candidate, demand):
+def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    if has_free_gpus(candidate, demand.gpus):
         return None
-    each = "1 GPU" if demand.gpu_count == 1 else f"each of {demand.gpu_count} GPUs"
-    have = f"free: {_memory(_free_memory(candidate, demand.gpu_name))}"
-    return Shortfall(f"{demand.memory_mb} MiB free on {each}{_named(demand)}", have)
+    count = demand.gpus.number
+    if demand.sharing is Sharing.MEMORY:
+        each = "1 GPU" if count == 1 else f"each of {count} GPUs"
+        have = f"free: {_memory(free_memory(candidate, demand.gpus))}"
+        return Shortfall(f"{demand.gpus.memory_mb} MiB free on {each}{_of_demand(demand)}", have)
+    if demand.sharing is None:
+        return Shortfall(
+            f"a GPU that no exclusive claim holds{_of_demand(demand)}", _holders(candidate, demand)
+        )
+    return Shortfall(f"free GPUs{_of_demand(demand)}: {count}", _holders(candidate, demand))
 
 
-def _jobs_with_more_memory(asked: NodeQuestion) -> Iterator[NodeExclusion]:
-    free = _free_memory(asked.candidate, "")
-    freest = sorted((max(one, 0) for one in free if one is not None), reverse=True)
+def _holders(candidate: Candidate, demand: Demand) -> str:
+    """Say of each GPU that fits a job why it is not free."""
+    fitting = [gpu for gpu in usable_gpus(candidate.record) if demand.gpus.fits(gpu.kind)]
+    free = [gpu for gpu in availability(candidate).free if demand.gpus.fits(gpu.kind)]
+    why = Counter(why_not_free(candidate, gpu) or "free" for gpu in fitting if gpu not in free)
+    held = listed((f"{count}x {one}" if count > 1 else one for one, count in why.items()), in_order=True)
+    return f"{len(free)} free of {len(fitting)}; {held}" if why else f"{len(free)} free of {len(fitting)}"
+
+
+def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    candidate = asked.candidate
+    usable, unheld, free = availability(candidate)
+    if usable and len(free) < len(usable):
+        held = [f"{gpu.uuid} {why}" for gpu in usable if (why := why_not_free(candidate, gpu)) is not None]
+        yield _exclusion(
+            ExclusionReason.CAPACITY_EXCEEDED,
+            Shortfall(f"free GPUs: {len(free) + 1}", f"{len(free)} free; {listed(held, in_order=True)}"),
+            jobs=_more_gpus(sorted(Counter(gpu.name for gpu in free).items()), "whole GPUs"),
+            clears_when="the claims on its GPUs end, and their jobs with them",
+        )
+    if usable and not unheld:
+        yield _exclusion(
+            ExclusionReason.CAPACITY_EXCEEDED,
+            Shortfall("a GPU that no exclusive claim holds", "none"),
+            jobs="jobs without GPUs of their own",
+            clears_when="an exclusive claim on one of its GPUs ends",
+        )
+    memory = free_memory(candidate, _ANY_GPU)
+    freest = sorted((max(one, 0) for one in memory if one is not None), reverse=True)
     most = freest[0] if freest else 0
-    sizes = [gpu.memory_mb or 0 for gpu in usable_gpus(asked.candidate.record)]
+    sizes = [gpu.memory_mb or 0 for gpu in usable]
     yield _exclusion(
         ExclusionReason.CAPACITY_EXCEEDED,
-        Shortfall(f"more than {most} MiB free", f"free: {_memory(free)}"),
+        Shortfall(f"more than {most} MiB free", f"free: {_memory(memory)}"),
         jobs=_more_memory(freest),
         clears_when="jobs end and free it" if most < max(sizes, default=0) else "larger GPUs are put in",
         is_limit=True,
@@ -448,15 +533,46 @@ def _jobs_with_more_memory(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 
 def _more_memory(freest: list[int]) -> str:
     if not freest:
-        return "jobs that state a need of GPU memory"
+        return "jobs that share GPU memory"
     more = [f"on each of {count}: {free}" for count, free in enumerate(freest[1:], start=2) if free]
     besides = f" ({listed(more, in_order=True)})" if more else ""
-    return f"jobs that need more than {freest[0]} MiB of GPU memory{besides}"
+    return f"jobs that share more than {freest[0]} MiB of GPU memory{besides}"
 
 
-def _free_memory(candidate: Candidate, gpu_name: str) -> list[int | None]:
-    record = candidate.record
-    return [free_mb(record, gpu, candidate.reserved) for gpu in usable_gpus(record, gpu_name)]
+def _kept_for_waiting_job(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    """Keep what the first waiting job needs, from jobs of the same or a lower priority (§5.4)."""
+    reservation = candidate.reservation
+    if reservation is None or not is_kept_from(candidate, demand):
+        return None
+    job = f"job {clip_quote(reservation.job_id)}, which waits for {reservation.demand.number} GPUs"
+    return Shortfall("capacity that no waiting job needs", f"reserved for {job}")
+
+
+def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
+    reservation, record = candidate.reservation, candidate.record
+    if reservation is None or demand.job.job_id == reservation.job_id:
+        return False
+    if demand.job.priority > reservation.priority:
+        return False
+    later = [claim for claim in record.claims.values() if claim.granted_at >= reservation.since]
+    slots_left = record.slots - len(later) - 1
+    gpus = sum(number for kind, number in candidate.usable if reservation.demand.fits(kind))
+    taken = sum(len(grant.gpu_uuids) for claim in later if (grant := claim.on(record.node_id)) is not None)
+    more = 1 if demand.sharing is None else demand.gpus.number
+    return slots_left < 1 or gpus - taken - more < reservation.demand.number
+
+
+def _jobs_after_waiting_job(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    reservation = asked.candidate.reservation
+    if reservation is not None:
+        yield _exclusion(
+            ExclusionReason.CAPACITY_EXCEEDED,
+            Shortfall(
+                "capacity that no waiting job needs", f"reserved for job {clip_quote(reservation.job_id)}"
+            ),
+            jobs=f"jobs of priority {reservation.priority} or lower that would take what it waits for",
+            clears_when="that job gets its claim, or waits no more",
+        )
 
 
 def _memory(free: Iterable[int | None]) -> str:
@@ -465,8 +581,16 @@ def _memory(free: Iterable[int | None]) -> str:
     return listed(amounts, in_order=True, empty="no GPU")
 
 
-def _named(demand: Demand) -> str:
-    return f" named {demand.job.gpu_name}" if demand.gpu_name else ""
+def _of_demand(demand: Demand) -> str:
+    """Say which GPUs a job needs."""
+    job, words = demand.job, []
+    if job.gpu_name:
+        words.append(f"named {clip_quote(job.gpu_name)}")
+    if job.min_gpu_memory_mb and demand.sharing is Sharing.EXCLUSIVE:
+        words.append(f"with {job.min_gpu_memory_mb} MiB")
+    if job.min_compute_capability:
+        words.append(f"of compute capability {clip_quote(job.min_compute_capability)}")
+    return f" {' '.join(words)}" if words else ""
 
 
 def _exclusion(
@@ -503,55 +627,61 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter(
         ExclusionReason.NOT_ALLOWED,
-        key=NodeIds(lambda demand: demand.allowed),
+        key=NodeIds(lambda demand: demand.allowed, lambda demand: demand.excluded),
         shortfall=_not_allowed,
         exclusions=_jobs_not_allowed,
     ),
     _keyed(
         ExclusionReason.NOT_IN_PUBLIC_POOL,
         _public_pool,
-        lambda demand: _PUBLIC if demand.job.public else (),
+        lambda demand: (_PUBLIC_GROUP,) if demand.job.public else (),
         shortfall=_private,
         exclusions=_public_jobs,
     ),
     Filter(
         ExclusionReason.GPU_UNAVAILABLE,
-        key=GpuKey.COUNT,
+        key=GpuKey.USABLE,
         shortfall=_too_few_gpus,
         exclusions=_jobs_with_more_gpus,
     ),
     _keyed(
         ExclusionReason.MODEL_NOT_AVAILABLE,
         lambda record: record.declared.ready_models,
-        lambda demand: demand.job.required_models,
+        lambda demand: ((model,) for model in demand.job.required_models),
         shortfall=_model_missing,
         exclusions=_jobs_with_models,
     ),
     _keyed(
         ExclusionReason.FEATURE_NOT_SUPPORTED,
         lambda record: record.declared.features,
-        lambda demand: demand.job.required_features,
+        lambda demand: ((feature,) for feature in demand.job.required_features),
         shortfall=_feature_missing,
         exclusions=_jobs_with_features,
     ),
     _keyed(
         ExclusionReason.LABEL_MISMATCH,
         lambda record: record.declared.labels.items(),
-        lambda demand: demand.job.labels.items(),
+        lambda demand: demand.labels,
         shortfall=_label_missing,
         exclusions=_jobs_with_labels,
     ),
     _node_state(
         ExclusionReason.CAPACITY_EXCEEDED,
-        lambda record, _: record.in_flight_jobs >= record.declared.max_concurrent_jobs,
+        lambda record, _: record.in_flight_jobs >= record.slots,
         shortfall=_no_free_slot,
         clears_when=lambda _: "one of its jobs ends and its slot is free again",
     ),
     Filter(
         ExclusionReason.CAPACITY_EXCEEDED,
-        key=GpuKey.FREE_MEMORY,
-        shortfall=_too_little_memory,
-        exclusions=_jobs_with_more_memory,
+        key=GpuKey.FREE,
+        shortfall=_too_few_free_gpus,
+        exclusions=_jobs_with_more_free_gpus,
+    ),
+    Filter(
+        ExclusionReason.CAPACITY_EXCEEDED,
+        key=GpuKey.RESERVED,
+        shortfall=_kept_for_waiting_job,
+        exclusions=_jobs_after_waiting_job,
     ),
     _node_state(
         ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
@@ -559,6 +689,22 @@ FILTERS: tuple[Filter, ...] = (
         shortfall=_exceeds,
         clears_when=lambda _: "a heartbeat reports less use than that",
     ),
+    Filter(
+        ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
+        key=GpuKey.BUSY,
+        shortfall=_too_busy,
+        exclusions=_jobs_without_gpus,
+    ),
 )
 
 _NODE_STATES = tuple((one.reason, one.key.excludes) for one in FILTERS if isinstance(one.key, NodeState))
+
+PERMANENT = frozenset(
+    {
+        ExclusionReason.NOT_ALLOWED,
+        ExclusionReason.NOT_IN_PUBLIC_POOL,
+        ExclusionReason.FEATURE_NOT_SUPPORTED,
+        ExclusionReason.LABEL_MISMATCH,
+    }
+)
+"""What excludes a node for as long as it declares what it declares: waiting does not help (§5.4)."""

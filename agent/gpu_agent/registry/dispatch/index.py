@@ -12,20 +12,31 @@ from functools import partial
 from typing import assert_never
 
 from gpu_agent.registry.dispatch.bitset import Column, Postings, bitset_of, members, pick
-from gpu_agent.registry.dispatch.candidate import Candidate, GpuSet, best_score, free_mb, gpu_set, score
+from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation, best_score, score
 from gpu_agent.registry.dispatch.filters import (
     FILTERS,
+    PERMANENT,
     Filter,
     GpuKey,
     Keys,
     NodeIds,
     NodeState,
     first_exclusion,
-    has_memory,
+    is_gpu_busy,
+    is_kept_from,
+    lacks_only_capacity,
     unschedulable_reason,
 )
+from gpu_agent.registry.dispatch.gpu_allocation import (
+    availability,
+    free_mb,
+    gpu_set,
+    has_free_gpus,
+    reading_at,
+    used_without_claim,
+)
 from gpu_agent.registry.gpus import STEP_MB
-from gpu_agent.registry.job import Demand
+from gpu_agent.registry.job import Demand, GpuDemand, GpuSet, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason
@@ -36,7 +47,10 @@ RANKS = (8, 4, 2, 1)
 _LEVEL_WIDTH = 12
 """Bits of a number of steps of free memory; 0 is no such GPU, or less than one step."""
 
-_REMEMBERED_DEMANDS = 256
+_TAKEN_WIDTH = 8
+"""Bits of the number of GPUs that exclusive claims hold on a node."""
+
+_REMEMBERED_DEMANDS = 128
 """Beyond so many different demands for GPUs all answers are dropped, and computed again when needed."""
 
 _Query = Callable[[Demand, int], int]
@@ -55,8 +69,17 @@ class Index:
         """Positions by what excludes their node whatever the job; None holds the nodes open to jobs."""
         self._keys = [(one.key, Postings[Hashable]()) for one in FILTERS if isinstance(one.key, Keys)]
         """Each row's own; `Candidate.keys` has the same order."""
-        self._gpus = GpuCounts()
+        self._declared, self._usable = GpuCounts(), GpuCounts()
+        self._unheld, self._free = GpuCounts(), GpuCounts()
+        """Of the sets of GPUs of `Candidate`."""
+        self._busy = 0
+        """Positions with GPU use above its limit."""
+        self._reserved: dict[int, Candidate] = {}
+        """By position: the nodes on which a waiting job keeps others from what it needs."""
         self._scores = Column(best_score(limits).bit_length())
+        self._taken = Column(_TAKEN_WIDTH)
+        self.freed = 0
+        """Grows whenever something changed that may let a waiting job in."""
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
         self.queries = [(one, self._query(one)) for one in FILTERS]
         """How each filter is asked of all nodes, in the order of the filters."""
@@ -72,6 +95,7 @@ class Index:
             candidate.record = record
         if record.declared is not candidate.declared:
             self._update_keys(candidate)
+            self.freed += 1
         self._update_gpus(candidate)
         self._update_state(candidate)
         return candidate
@@ -79,15 +103,22 @@ class Index:
     def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
         """Take in a node of which only these figures have changed."""
         candidate = self.candidates[record.node_id]
-        if gpus:
-            self._update_gpus(candidate)
-        if load:
+        if (gpus and self._update_gpus(candidate)) or load:
             self._update_state(candidate)
 
     def update_claims(self, candidate: Candidate) -> None:
-        """Take in that a claim on a node was made or has ended."""
-        self._update_room(candidate)
+        """Take in that a claim on a node was made or has ended, or what keeps its GPUs from being free."""
+        self._update_gpu_sets(candidate)
         self._update_state(candidate)
+
+    def reserve(self, candidate: Candidate, reservation: QueueReservation | None) -> None:
+        """Keep others from what a waiting job needs on a node; None ends that."""
+        candidate.reservation = reservation
+        self._reserved.pop(candidate.position, None)
+        if reservation is None:
+            self.freed += 1
+        else:
+            self._reserved[candidate.position] = candidate
 
     def update_suspected(self, records: Sequence[NodeRecord]) -> None:
         """Take in nodes, perhaps most of a fleet, that became suspected and changed in nothing else."""
@@ -111,7 +142,13 @@ class Index:
         position, bit = candidate.position, 1 << candidate.position
         for (_, postings), keys in zip(self._keys, candidate.keys, strict=True):
             postings.move(position, keys, frozenset())
-        self._gpus.move(position, candidate.gpus, None)
+        self._declared.move(position, candidate.sound, None)
+        self._usable.move(position, candidate.usable, None)
+        self._unheld.move(position, candidate.unheld, None)
+        self._free.move(position, candidate.free, None)
+        self._taken.change(bit, candidate.taken, 0)
+        self._busy &= ~bit
+        self._reserved.pop(position, None)
         for column, level in zip(self._room, candidate.room, strict=True):
             column.change(bit, level, 0)
         self._scores.change(bit, candidate.score, 0)
@@ -126,20 +163,25 @@ class Index:
             raise KeyError(position)
         return candidate
 
-    def best(self, demand: Demand, draw: Callable[[], float]) -> Candidate | None:
-        """Return an eligible node of the best score, ties at random, or None when no node is eligible."""
-        eligible = self.unschedulable[None]
+    def best(self, demand: Demand, draw: Callable[[], float], *, but: int = 0) -> Candidate | None:
+        """Return an eligible node of the best score, ties at random, or None when no node is eligible.
+
+        Exclusive claims prefer the nodes with the most GPUs taken, so that whole nodes stay free (§5.2).
+        `but` holds positions to leave out.
+        """
+        eligible = self.unschedulable[None] & ~but if but else self.unschedulable[None]
         for query in self._job_queries:
             eligible = query(demand, eligible)
             if not eligible:
                 return None
+        packs = demand.sharing is Sharing.EXCLUSIVE
         while eligible:
-            leaders = self._scores.best(eligible)
+            leaders = self._scores.best(self._taken.best(eligible) if packs else eligible)
             candidate = self.at(pick(leaders, draw()))
             if first_exclusion(candidate, demand) is None:
                 return candidate
             eligible ^= leaders
-            leaders = self.with_memory(demand, leaders)
+            leaders = self.with_free_gpus(demand, leaders)
             while leaders:
                 candidate = self.at(pick(leaders, draw()))
                 if first_exclusion(candidate, demand) is None:
@@ -147,11 +189,46 @@ class Index:
                 leaders ^= 1 << candidate.position
         return None
 
-    def with_memory(self, demand: Demand, among: int) -> int:
-        """Keep those of `among` whose GPUs do have the free memory; looks at each node."""
+    def could_ever_take(self, demand: Demand) -> bool:
+        """Whether enough nodes could take a job if they were ready, connected, sound and empty (§5.4)."""
+        among = self._declared.holders(demand.gpus)
+        for one, query in self.queries:
+            if one.reason in PERMANENT:
+                among = query(demand, among)
+        found = 0
+        for position in members(among):
+            record = self.at(position).record
+            found += record.slots > 0 and record.declared.enabled_models.issuperset(
+                demand.job.required_models
+            )
+            if found == demand.job.nodes:
+                return True
+        return False
+
+    def with_fewest_missing(self, demand: Demand, but: Iterable[str]) -> list[Candidate]:
+        """Return as many nodes as a job needs, those that lack the fewest GPUs, and nothing but capacity.
+
+        An empty list where there are not enough.
+        """
+        among = ~self._positions(but)
+        for one, query in self.queries:
+            if one.reason is not ExclusionReason.CAPACITY_EXCEEDED:
+                among = query(demand, among)
+        found: list[Candidate] = []
+        for gpus in sorted(self._free.sets, key=demand.gpus.missing):
+            for position in members(among & self._free.positions(gpus)):
+                candidate = self.at(position)
+                if lacks_only_capacity(candidate, demand):
+                    found.append(candidate)
+                if len(found) == demand.job.nodes:
+                    return found
+        return []
+
+    def with_free_gpus(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` that do have the free GPUs, and the free memory on them; looks at each node."""
         bits = 0
         for position in members(among):
-            if has_memory(self.at(position), demand):
+            if has_free_gpus(self.at(position), demand.gpus):
                 bits |= 1 << position
         return bits
 
@@ -160,35 +237,52 @@ class Index:
         match one.key:
             case NodeState():
                 return lambda _, among: among & ~self.unschedulable[one.reason]
-            case NodeIds(of_job):
-                return partial(self._with_ids, of_job)
+            case NodeIds():
+                return partial(self._with_ids, one.key)
             case Keys(_, of_job):
                 return _with_keys(next(postings for key, postings in self._keys if key is one.key), of_job)
-            case GpuKey.COUNT:
-                return lambda demand, among: among & self._gpus.holders(demand.gpu_name, demand.gpu_count)
-            case GpuKey.FREE_MEMORY:
-                return self._with_room
+            case GpuKey.USABLE:
+                return lambda demand, among: among & self._usable.holders(demand.gpus)
+            case GpuKey.FREE:
+                return self._with_free
+            case GpuKey.RESERVED:
+                return self._without_reserved
+            case GpuKey.BUSY:
+                return lambda demand, among: among if demand.sharing else among & ~self._busy
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _with_ids(self, of_job: Callable[[Demand], frozenset[str] | None], demand: Demand, among: int) -> int:
-        node_ids = of_job(demand)
-        if node_ids is None:
-            return among
+    def _with_ids(self, key: NodeIds, demand: Demand, among: int) -> int:
+        allowed = key.allowed(demand)
+        if allowed is not None:
+            among &= self._positions(allowed)
+        excluded = key.excluded(demand)
+        return among & ~self._positions(excluded) if excluded else among
+
+    def _positions(self, node_ids: Iterable[str]) -> int:
         bits = 0
         for node_id in node_ids:
             candidate = self.candidates.get(node_id)
             if candidate is not None:
                 bits |= 1 << candidate.position
-        return among & bits
+        return bits
 
-    def _with_room(self, demand: Demand, among: int) -> int:
-        """Keep those of `among` whose GPUs may have the free memory that a job needs."""
-        if not demand.memory_mb:
+    def _with_free(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` that have the free GPUs; for memory those that may have it."""
+        if demand.sharing is Sharing.EXCLUSIVE:
+            return among & self._free.holders(demand.gpus)
+        among &= self._unheld.holders(demand.gpus)
+        if demand.sharing is None:
             return among
-        place = next(place for place, rank in enumerate(RANKS) if rank <= demand.gpu_count)
+        place = next(place for place, rank in enumerate(RANKS) if rank <= demand.gpus.number)
         column = self._room[place]
-        return column.at_least(min(demand.memory_mb // STEP_MB, column.top), among)
+        return column.at_least(min(demand.gpus.memory_mb // STEP_MB, column.top), among)
+
+    def _without_reserved(self, demand: Demand, among: int) -> int:
+        for position, candidate in self._reserved.items():
+            if among >> position & 1 and is_kept_from(candidate, demand):
+                among ^= 1 << position
+        return among
 
     def _add(self, record: NodeRecord) -> Candidate:
         position = self._spare.pop() if self._spare else len(self._by_position)
@@ -200,7 +294,8 @@ class Index:
             self._by_position[position] = candidate
         self.candidates[record.node_id] = candidate
         self.unschedulable[candidate.unschedulable] |= 1 << position
-        self._gpus.move(position, None, candidate.gpus)
+        for counts in (self._declared, self._usable, self._unheld, self._free):
+            counts.move(position, None, ())
         return candidate
 
     def _update_keys(self, candidate: Candidate) -> None:
@@ -210,27 +305,52 @@ class Index:
             candidate.keys[row] = keys
         candidate.declared = candidate.record.declared
 
-    def _update_gpus(self, candidate: Candidate) -> None:
-        states = candidate.record.gpus
-        healths = states.healths
-        if healths != candidate.healths or states is not candidate.gpu_states:
-            self._update_gpu_set(candidate)
-            candidate.gpu_states, candidate.healths = states, healths
+    def _update_gpus(self, candidate: Candidate) -> bool:
+        """Take in the GPUs' figures; returns whether the number of GPUs that can take jobs may differ."""
+        states, record = candidate.record.gpus, candidate.record
+        if (
+            states is not candidate.gpu_states
+            or record.recheck_gpus
+            or states.healths != candidate.healths
+            or states.in_use != candidate.in_use
+        ):
+            self._update_gpu_sets(candidate)
+            return True
         self._update_room(candidate)
+        return False
 
-    def _update_gpu_set(self, candidate: Candidate) -> None:
-        states = candidate.record.gpus.values()
-        candidate.usable = [place for place, gpu in enumerate(states) if gpu.usable]
-        gpus = gpu_set(candidate.record)
-        if gpus != candidate.gpus:
-            self._gpus.move(candidate.position, candidate.gpus, gpus)
-            candidate.gpus = gpus
+    def _update_gpu_sets(self, candidate: Candidate) -> None:
+        states, position = candidate.record.gpus, candidate.position
+        if states is not candidate.gpu_states:
+            sound = gpu_set(gpu for gpu in states.values() if not gpu.is_parent)
+            self._declared.move(position, candidate.sound, sound)
+            candidate.sound = sound
+        candidate.gpu_states, candidate.healths, candidate.in_use = states, states.healths, states.in_use
+        usable, unheld, free = availability(candidate)
+        before = candidate.usable, candidate.unheld, candidate.free
+        candidate.usable, candidate.unheld, candidate.free = gpu_set(usable), gpu_set(unheld), gpu_set(free)
+        now = candidate.usable, candidate.unheld, candidate.free
+        if now != before:
+            for counts, old, new in zip((self._usable, self._unheld, self._free), before, now, strict=True):
+                if old != new:
+                    counts.move(position, old, new)
+            self.freed += 1
+        places = {uuid: place for place, uuid in enumerate(states)}
+        candidate.shared = [places[gpu.uuid] for gpu in unheld]
+        candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=lambda gpu: gpu.kind.memory_mb)]
+        taken = min(len(candidate.exclusive), self._taken.top)
+        self._taken.change(1 << position, candidate.taken, taken)
+        candidate.taken = taken
+        candidate.record.recheck_gpus = _must_recheck(candidate)
+        candidate.record.unclaimed_use = used_without_claim(candidate, usable)
+        self._update_room(candidate)
 
     def _update_room(self, candidate: Candidate) -> None:
         free = _free_steps(candidate)
-        if free == candidate.free:
+        if free == candidate.free_memory:
             return
-        candidate.free = free
+        candidate.free_memory = free
+        self.freed += 1
         count, top, bit = len(free), self._room[0].top, 1 << candidate.position
         freest = [free[rank - 1] if rank <= count else 0 for rank in RANKS]
         room = tuple([0 if steps < 0 else min(top, steps) for steps in freest])
@@ -247,6 +367,12 @@ class Index:
             self.unschedulable[candidate.unschedulable] ^= bit
             self.unschedulable[unschedulable] ^= bit
             candidate.unschedulable = unschedulable
+            self.freed += 1
+        busy = is_gpu_busy(record, self._limits)
+        if busy is not candidate.is_gpu_busy:
+            self._busy ^= 1 << candidate.position
+            candidate.is_gpu_busy = busy
+            self.freed += 1
         now_score = score(record, record.in_flight_jobs, self._limits)
         if now_score != candidate.score:
             self._scores.change(1 << candidate.position, candidate.score, now_score)
@@ -254,36 +380,45 @@ class Index:
 
 
 class GpuCounts:
-    """Positions by the set of usable GPUs that their nodes have: nodes with the same set share one answer.
+    """Positions by the set of GPUs that their nodes have: nodes with the same set share one answer.
 
-    A fleet has few different sets, and jobs ask for few different numbers of GPUs of a name. So the answer to
-    each demand is computed once, and then updated as nodes change. It does not know memory.
+    A fleet has few different sets, and jobs ask for few different numbers of GPUs of a kind. So the answer to
+    each demand is computed once, and then updated as nodes change. It does not know free memory.
     """
 
     def __init__(self) -> None:
         self._sets = Postings[GpuSet]()
-        self._answers: dict[tuple[str, int], int] = {}
+        self._answers: dict[GpuDemand, int] = {}
 
-    def holders(self, name: str, count: int) -> int:
-        """Return the positions with at least `count` GPUs whose name contains `name` (lower case)."""
-        answer = self._answers.get((name, count))
-        return self._compute(name, count) if answer is None else answer
+    @property
+    def sets(self) -> Postings[GpuSet]:
+        """All sets that nodes have."""
+        return self._sets
+
+    def positions(self, gpus: GpuSet) -> int:
+        """Return the positions with exactly these GPUs."""
+        return self._sets.holders(gpus)
+
+    def holders(self, demand: GpuDemand) -> int:
+        """Return the positions whose GPUs meet a demand."""
+        answer = self._answers.get(demand)
+        return self._compute(demand) if answer is None else answer
 
     def move(self, position: int, old: GpuSet | None, new: GpuSet | None) -> None:
-        """Hold a position under another set; None is no node there, `()` a node without usable GPUs."""
+        """Hold a position under another set; None is no node there, `()` a node without such GPUs."""
         self._sets.move(position, _one(old), _one(new))
-        for (name, count), answer in self._answers.items():
-            if _suffices(old, name, count) is not _suffices(new, name, count):
-                self._answers[name, count] = answer ^ 1 << position
+        for demand, answer in self._answers.items():
+            if _meets(old, demand) is not _meets(new, demand):
+                self._answers[demand] = answer ^ 1 << position
 
-    def _compute(self, name: str, count: int) -> int:
+    def _compute(self, demand: GpuDemand) -> int:
         if len(self._answers) >= _REMEMBERED_DEMANDS:
             self._answers.clear()
         answer = 0
         for gpus in self._sets:
-            if _suffices(gpus, name, count):
+            if meets(gpus, demand):
                 answer |= self._sets.holders(gpus)
-        self._answers[name, count] = answer
+        self._answers[demand] = answer
         return answer
 
 
@@ -291,24 +426,39 @@ def _one(gpus: GpuSet | None) -> AbstractSet[GpuSet]:
     return set() if gpus is None else {gpus}
 
 
-def _suffices(gpus: GpuSet | None, name: str, count: int) -> bool:
-    return gpus is not None and sum(number for one, number in gpus if name in one) >= count
+def _meets(gpus: GpuSet | None, demand: GpuDemand) -> bool:
+    return gpus is not None and meets(gpus, demand)
 
 
-def _with_keys(postings: Postings[Hashable], of_job: Callable[[Demand], Iterable[Hashable]]) -> _Query:
+def _must_recheck(candidate: Candidate) -> bool:
+    """Whether processes may still be those of a claim that ended after the last reading."""
+    if not candidate.ended_at:
+        return False
+    read = reading_at(candidate.record)
+    candidate.ended_at = {uuid: at for uuid, at in candidate.ended_at.items() if at >= read}
+    return bool(candidate.ended_at)
+
+
+def _with_keys(
+    postings: Postings[Hashable], of_job: Callable[[Demand], Iterable[tuple[Hashable, ...]]]
+) -> _Query:
     def query(demand: Demand, among: int) -> int:
-        for key in of_job(demand):
-            among &= postings.holders(key)
+        for first, *others in of_job(demand):
+            holders = postings.holders(first)
+            for key in others:
+                holders |= postings.holders(key)
+            among &= holders
         return among
 
     return query
 
 
 def _free_steps(candidate: Candidate) -> list[int]:
-    """Return the free memory of the usable GPUs in steps, the freest first."""
+    """Return the free memory of the GPUs that jobs may share, in steps, the freest first."""
     record, reserved = candidate.record, candidate.reserved
     steps = None if reserved else record.gpus.free_steps
     if steps is not None:
-        return sorted([steps[place] for place in candidate.usable], reverse=True)
-    free = [free_mb(record, gpu, reserved) or 0 for gpu in record.gpus.values() if gpu.usable]
+        return sorted([steps[place] for place in candidate.shared], reverse=True)
+    gpus = list(record.gpus.values())
+    free = [free_mb(record, gpus[place], reserved) or 0 for place in candidate.shared]
     return sorted([one // STEP_MB for one in free], reverse=True)

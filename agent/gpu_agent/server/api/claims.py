@@ -1,36 +1,47 @@
 """Claims and dispatch over HTTP: claim, renew, release and list; select and explain without a claim."""
 
-from typing import Annotated
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Literal, TypeVar, cast
 
-from fastapi import Query
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from starlette.requests import ClientDisconnect
 
 from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.claims import CLAIM_NOT_FOUND
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.events import ANYBODY, Requester
 from gpu_agent.registry.job import Job
-from gpu_agent.server.api.errors import (
-    ApiError,
-    no_available_node,
-    once_stored,
-    raise_if_refused,
-)
+from gpu_agent.registry.tokens import Role
+from gpu_agent.server.api.auth import Caller
+from gpu_agent.server.api.errors import ApiError, no_available_node, once_stored, raise_if_refused
 from gpu_agent.server.api.routing import JobId, Registry, api_router, needs, refusals
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import explanation_json
 from gpu_agent.wire.api import (
     ApiRequest,
+    ClaimDetail,
+    ClaimId,
     ClaimList,
+    ClaimView,
     DryRunRequest,
-    EmptyRequest,
     ExclusionsList,
     ExplanationView,
     JobRequest,
     Name,
-    Placement,
+    QueueView,
+    RenewalList,
+    RenewalResult,
+    RenewalsRequest,
+    RenewRequest,
     Selection,
 )
 
-_EMPTY = EmptyRequest()
+_T = TypeVar("_T")
+
+_RENEW = RenewRequest()
 
 claims = api_router("jobs")
 dispatch = api_router("dispatch")
@@ -42,34 +53,91 @@ class ClaimsQuery(ApiRequest):
     node_id: Name | None = Field(None, description="Only claims on this node.")
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="At most so many.")
     after: Name | None = Field(None, description="Only jobs after this one: the `next` of the page before.")
+    ended: Literal["true", "false"] = Field(
+        "false", description="With true also claims that ended within the hour."
+    )
+
+
+class ReleaseQuery(ApiRequest):
+    """Which claim of a job to release."""
+
+    claim_id: ClaimId | None = Field(None, description="Left out: your own current claim of the job.")
 
 
 @claims.get("/v1/claims", summary="List claims", openapi_extra=needs("read"), responses=refusals(503))
 async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: Registry) -> ClaimList:
-    """List claims by job, each with its node."""
-    found = registry.claims(node_id=query.node_id, after=query.after, limit=query.limit + 1)
+    """List claims by job, each with its nodes and its state."""
+    found = registry.claims(
+        node_id=query.node_id, after=query.after, limit=query.limit + 1, ended=query.ended == "true"
+    )
     page = tuple(await once_stored(registry, found))[: query.limit]
     following = page[-1].job_id if len(found) > query.limit else None
     return ClaimList(claims=page, count=len(page), next=following)
 
 
 @claims.post(
-    "/v1/claims", summary="Claim a slot", openapi_extra=needs("operate"), responses=refusals(409, 503)
+    "/v1/claims", summary="Claim slots", openapi_extra=needs("operate"), responses=refusals(409, 429, 503)
 )
-async def claim_slot(request: JobRequest, registry: Registry) -> Placement:
-    """Reserve a slot for a job; the same job again gets the same slot."""
-    return _placement(await registry.claim(job_of(request)))
+async def claim_slots(body: JobRequest, *, request: Request, registry: Registry) -> ClaimView:
+    """Reserve slots for a job, all or none; the same job again gets and renews the same claim.
+
+    With `wait_seconds` the answer comes once the job has its claim, or the wait is over.
+    """
+    claim = registry.claim(job_of(body), requester=requester_of(request, registry))
+    return _claim(await until_disconnected(request, claim) if body.wait_seconds else await claim)
+
+
+@claims.post(
+    "/v1/claims/renew",
+    summary="Renew several claims",
+    openapi_extra=needs("operate"),
+    responses=refusals(503),
+)
+async def renew_claims(body: RenewalsRequest, *, request: Request, registry: Registry) -> RenewalList:
+    """Extend claims by one TTL each; each has a result of its own."""
+    requester = requester_of(request, registry)
+    answers = await asyncio.gather(
+        *(registry.renew(one.job_id, one.claim_id, requester=requester) for one in body.claims)
+    )
+    return RenewalList(
+        results=tuple(_renewal(one.job_id, answer) for one, answer in zip(body.claims, answers, strict=True))
+    )
+
+
+@claims.get(
+    "/v1/claims/{job_id:job_id}",
+    summary="Show a claim",
+    openapi_extra=needs("read"),
+    responses=refusals(404, 503),
+)
+async def show_claim(job_id: JobId, registry: Registry) -> ClaimDetail:
+    """Show a job's claim and its history, also for an hour after its end."""
+    found = await once_stored(registry, registry.claim_of(job_id))
+    if found is None:
+        raise ApiError(
+            CLAIM_NOT_FOUND, f"job {job_id!r} holds no claim, and none of it ended within the hour"
+        )
+    return found
 
 
 @claims.post(
     "/v1/claims/{job_id:job_id}/renew",
     summary="Renew a claim",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404, 409, 503),
 )
-async def renew_claim(job_id: JobId, registry: Registry, _: EmptyRequest = _EMPTY) -> Placement:
-    """Extend a job's claim by one TTL."""
-    return _placement(await registry.renew(job_id))
+async def renew_claim(
+    job_id: JobId, *, request: Request, registry: Registry, body: RenewRequest = _RENEW
+) -> ClaimView:
+    """Extend a job's claim by one TTL, or by another one."""
+    return _claim(
+        await registry.renew(
+            job_id,
+            body.claim_id,
+            ttl_seconds=body.ttl_seconds,
+            requester=requester_of(request, registry),
+        )
+    )
 
 
 @claims.delete(
@@ -77,11 +145,22 @@ async def renew_claim(job_id: JobId, registry: Registry, _: EmptyRequest = _EMPT
     summary="Release a claim",
     status_code=204,
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404, 409, 503),
 )
-async def release_claim(job_id: JobId, registry: Registry) -> None:
-    """Release a job's claim."""
-    raise_if_refused(await registry.release(job_id))
+async def release_claim(
+    job_id: JobId, query: Annotated[ReleaseQuery, Query()], *, request: Request, registry: Registry
+) -> Response:
+    """Release a job's claim because the job has ended; also an ended claim that still holds GPUs."""
+    requester = requester_of(request, registry)
+    raise_if_refused(await registry.release(job_id, query.claim_id, requester=requester))
+    return Response(status_code=204)
+
+
+@claims.get("/v1/queue", summary="List waiting jobs", openapi_extra=needs("read"), responses=refusals(503))
+async def list_queue(registry: Registry) -> QueueView:
+    """List the jobs that wait for capacity, in the order in which they get it, with the reason."""
+    jobs = tuple(await once_stored(registry, registry.queue()))
+    return QueueView(jobs=jobs, count=len(jobs))
 
 
 @dispatch.post(
@@ -122,9 +201,40 @@ def job_of(request: JobRequest) -> Job:
     return Job(**dict(request))
 
 
-def _placement(answer: Placement | NoAvailableNode | Refusal) -> Placement:
+def requester_of(request: Request, registry: RegistryService) -> Requester:
+    """Return who acts on claims: the name of the token, or its id if it has none; nobody with auth off."""
+    credential = cast("Caller", request.state.caller).credential
+    if credential is None:
+        return ANYBODY
+    return Requester(credential.name or credential.token_id, is_admin=credential.role is Role.ADMIN)
+
+
+async def until_disconnected(request: Request, answer: Coroutine[None, None, _T]) -> _T:
+    """Wait for an answer, and no longer than its caller does."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(answer, name="claim")
+        watching = tasks.create_task(_disconnected(request, waiting), name="claim disconnect")
+        waiting.add_done_callback(lambda _: watching.cancel())
+    if waiting.cancelled():
+        raise ClientDisconnect
+    return waiting.result()
+
+
+async def _disconnected(request: Request, waiting: asyncio.Task[_T]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    waiting.cancel()
+
+
+def _claim(answer: ClaimView | NoAvailableNode | Refusal) -> ClaimView:
     if isinstance(answer, NoAvailableNode):
         raise no_available_node(answer)
     if isinstance(answer, Refusal):
         raise ApiError(answer.code, answer.message)
     return answer
+
+
+def _renewal(job_id: str, answer: ClaimView | Refusal) -> RenewalResult:
+    if isinstance(answer, Refusal):
+        return RenewalResult(job_id=job_id, ok=False, code=answer.code, detail=answer.message)
+    return RenewalResult(job_id=job_id, ok=True, claim=answer)

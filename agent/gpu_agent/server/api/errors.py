@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match, Route
 
 from gpu_agent.registry.actions import Refusal, unknown_node_message
-from gpu_agent.registry.claims import CLAIM_NOT_FOUND
+from gpu_agent.registry.claims import CLAIM_NOT_FOUND, NOT_CLAIM_OWNER, QUEUE_FULL
 from gpu_agent.registry.dispatch.exclusions import NO_AVAILABLE_NODE, NoAvailableNode
+from gpu_agent.registry.operations import UNKNOWN_GPU
 from gpu_agent.registry.token_issuing import UNKNOWN_TOKEN
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server import views
@@ -36,6 +37,9 @@ STATUSES: Mapping[str, HTTPStatus] = {
     "ORIGIN_NOT_ALLOWED": HTTPStatus.FORBIDDEN,
     ErrorCode.UNKNOWN_NODE.value: HTTPStatus.NOT_FOUND,
     CLAIM_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    UNKNOWN_GPU: HTTPStatus.NOT_FOUND,
+    NOT_CLAIM_OWNER: HTTPStatus.FORBIDDEN,
+    QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
     UNKNOWN_TOKEN: HTTPStatus.NOT_FOUND,
     "BODY_TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "BODIES_TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -15,13 +15,14 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Literal
 
-from fastapi import Query
+from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
+from gpu_agent.server.api.claims import requester_of
 from gpu_agent.server.api.errors import raise_if_refused, unknown_node
-from gpu_agent.server.api.routing import NodeId, Registry, api_router, needs, refusals
+from gpu_agent.server.api.routing import GpuUuid, NodeId, Registry, api_router, needs, refusals
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.wire.api import (
@@ -182,6 +183,35 @@ async def cordon_node(node_id: NodeId, request: CordonRequest, registry: Registr
 async def uncordon_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
     """Give a cordoned node jobs again."""
     return await changed_node(registry, node_id, await registry.uncordon(node_id))
+
+
+@router.post(
+    "/v1/nodes/{node_id}/gpus/{uuid}/cordon",
+    summary="Cordon one GPU",
+    openapi_extra=needs("operate"),
+    responses=refusals(404, 503),
+)
+async def cordon_gpu(
+    node_id: NodeId, uuid: GpuUuid, body: CordonRequest, *, request: Request, registry: Registry
+) -> NodeDetail:
+    """Give one GPU to no new claim, until it is uncordoned; claims that hold it go on."""
+    by = requester_of(request, registry).name or ""
+    refusal = await registry.cordon_gpu(node_id, uuid, reason=body.reason, by=by)
+    return await changed_node(registry, node_id, refusal)
+
+
+@router.post(
+    "/v1/nodes/{node_id}/gpus/{uuid}/uncordon",
+    summary="Uncordon one GPU",
+    openapi_extra=needs("operate"),
+    responses=refusals(404, 503),
+)
+async def uncordon_gpu(
+    node_id: NodeId, uuid: GpuUuid, *, request: Request, registry: Registry, _: EmptyRequest = _EMPTY
+) -> NodeDetail:
+    """Let claims have a cordoned GPU again."""
+    by = requester_of(request, registry).name or ""
+    return await changed_node(registry, node_id, await registry.uncordon_gpu(node_id, uuid, by=by))
 
 
 @router.post(

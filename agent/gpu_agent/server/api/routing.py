@@ -21,6 +21,7 @@ _MEANINGS = {
     409: "The current state does not allow this",
     413: "The request is too large",
     415: "The request does not say that it is JSON",
+    429: "Too many at a time: try again later",
     422: "The request has a wrong or unknown field",
     503: "The registry cannot do this now: try again in a moment",
 }
@@ -35,6 +36,7 @@ class _JobIdConvertor(StringConvertor):
 register_url_convertor("job_id", _JobIdConvertor())
 
 NodeId = Annotated[str, Path(min_length=1, max_length=128, description="A node's id.")]
+GpuUuid = Annotated[str, Path(min_length=1, max_length=128, description="A GPU's UUID.")]
 JobId = Annotated[
     str,
     Path(min_length=1, max_length=256, description="A job's id, percent-encoded: a slash in it is `%2F`."),

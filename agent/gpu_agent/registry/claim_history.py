@@ -1,0 +1,122 @@
+"""What happened to claims: where, since when, what their GPUs went through, how they ended (§5.5).
+
+Ended claims are remembered for an hour, in memory. Times are monotonic seconds.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from gpu_agent.registry.job import Claim, ClaimEnd
+
+REMEMBERED_SECONDS = 3600.0
+MOST_REMEMBERED = 20_000
+"""Beyond so many ended claims the one that ended longest ago is forgotten."""
+MOST_NOTES = 32
+"""Of one claim; the latest ones stay."""
+
+
+@dataclass(slots=True)
+class GpuUse:
+    """How busy a claimed GPU was, by the heartbeats since the claim began."""
+
+    readings: int = 0
+    total_percent: float = 0.0
+    highest_percent: float = 0.0
+
+    @property
+    def mean_percent(self) -> float | None:
+        """The mean utilization; None where no reading was known."""
+        return self.total_percent / self.readings if self.readings else None
+
+
+@dataclass(slots=True)
+class ClaimRecord:
+    """One claim and what happened while it lived."""
+
+    claim: Claim
+    notes: list[tuple[float, str]] = field(default_factory=list)
+    """What happened to its GPUs, the oldest first."""
+    unusable: set[str] = field(default_factory=set)
+    """UUIDs that were reported as unusable."""
+    use: dict[tuple[str, str], GpuUse] = field(default_factory=dict)
+    """By node and UUID."""
+    idle_reported: bool = False
+    """True once its GPUs were reported as idle, until one of them is used."""
+    end: ClaimEnd | None = None
+    ended_at: float | None = None
+
+
+class ClaimHistory:
+    """The record of each current claim by job, and of each claim that ended within the hour."""
+
+    def __init__(self) -> None:
+        self._current: dict[str, ClaimRecord] = {}
+        self._ended: OrderedDict[str, ClaimRecord] = OrderedDict()
+        """By claim id, in the order of their ends."""
+        self._last_of_job: dict[str, str] = {}
+
+    def begin(self, claim: Claim) -> None:
+        """Begin the record of a claim, or go on with that of one that is attached again."""
+        record = self._ended.pop(claim.claim_id, None) or ClaimRecord(claim)
+        record.claim, record.end, record.ended_at = claim, None, None
+        self._current[claim.job_id] = record
+
+    def record_of(self, claim: Claim) -> ClaimRecord:
+        """Return the record of a current claim."""
+        record = self._current.get(claim.job_id)
+        if record is None or record.claim.claim_id != claim.claim_id:
+            self.begin(claim)
+            record = self._current[claim.job_id]
+        return record
+
+    def end(self, claim: Claim, end: ClaimEnd, now: float) -> None:
+        """Record how a claim ended."""
+        record = self.record_of(claim)
+        del self._current[claim.job_id]
+        record.claim, record.end, record.ended_at = claim, end, now
+        self._ended[claim.claim_id] = record
+        self._last_of_job[claim.job_id] = claim.claim_id
+        self.forget_old(now)
+
+    def note(self, claim: Claim, text: str, now: float) -> None:
+        """Record what happened to a claim's GPUs."""
+        notes = self.record_of(claim).notes
+        notes.append((now, text))
+        del notes[:-MOST_NOTES]
+
+    def note_unusable(self, claim: Claim, uuid: str) -> bool:
+        """Record that a claimed GPU is unusable; returns False where that is known."""
+        unusable = self.record_of(claim).unusable
+        if uuid in unusable:
+            return False
+        unusable.add(uuid)
+        return True
+
+    def current(self) -> list[ClaimRecord]:
+        """Return the records of all current claims, in no order."""
+        return list(self._current.values())
+
+    def of_job(self, job_id: str) -> ClaimRecord | None:
+        """Return the record of the claim that a job holds."""
+        return self._current.get(job_id)
+
+    def last_of(self, job_id: str, now: float) -> ClaimRecord | None:
+        """Return the record of the job's claim that ended last, within the hour."""
+        self.forget_old(now)
+        return self._ended.get(self._last_of_job.get(job_id, ""))
+
+    def ended(self, now: float) -> list[ClaimRecord]:
+        """Return the claims that ended within the hour, the oldest first."""
+        self.forget_old(now)
+        return list(self._ended.values())
+
+    def forget_old(self, now: float) -> None:
+        """Forget claims that ended more than an hour ago."""
+        while self._ended:
+            claim_id, record = next(iter(self._ended.items()))
+            recent = record.ended_at is not None and now - record.ended_at <= REMEMBERED_SECONDS
+            if recent and len(self._ended) <= MOST_REMEMBERED:
+                return
+            del self._ended[claim_id]
+            if self._last_of_job.get(record.claim.job_id) == claim_id:
+                del self._last_of_job[record.claim.job_id]

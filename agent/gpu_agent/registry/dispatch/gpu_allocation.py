@@ -1,0 +1,245 @@
+"""Which GPUs of one node a job can get (§5.1): usable, held by no other claim, with enough memory.
+
+A claim that shares a GPU reserves memory that its job will use. What the node's own figures show already is
+not subtracted again. Memory reserved on a GPU that the node no longer declares may be used on any of its
+GPUs, so it is subtracted from each of them until the claim ends.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from gpu_agent.registry.dispatch.candidate import Candidate, Reservations, known_percent
+from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.job import GpuDemand, GpuSet, Sharing, meets
+from gpu_agent.registry.node import NodeRecord
+
+_UNKNOWN_USE_PERCENT = 50.0
+
+
+class GpuAvailability(NamedTuple):
+    """The GPUs of a node that can take a job, in the order in which they were declared."""
+
+    usable: list[GpuState]
+    unheld: list[GpuState]
+    """Those that no exclusive claim holds, and no cordon or other node: jobs may share them."""
+    free: list[GpuState]
+    """Those that can be given out exclusively."""
+
+
+def availability(candidate: Candidate) -> GpuAvailability:
+    """Sort a node's usable GPUs by who may have them."""
+    usable = usable_gpus(candidate.record)
+    unheld = [gpu for gpu in usable if _why_held(candidate, gpu) is None]
+    if is_list_outdated(candidate):
+        return GpuAvailability(usable, unheld, [])
+    free = [gpu for gpu in unheld if _why_in_use(candidate, gpu) is None]
+    if candidate.slot_only or has_foreign_jobs(candidate.record):
+        worker = _gpu_of_worker(candidate, unheld, free)
+        free = [gpu for gpu in free if gpu is not worker]
+    return GpuAvailability(usable, unheld, free)
+
+
+def usable_gpus(record: NodeRecord) -> list[GpuState]:
+    """Return the GPUs that can take a job; the health of a MIG device's parent counts for the device."""
+    return [gpu for gpu in record.gpus.values() if gpu.usable and _parent_is_sound(record, gpu)]
+
+
+def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
+    """Count GPUs by kind."""
+    return tuple(sorted(Counter(gpu.kind for gpu in gpus).items()))
+
+
+def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
+    """Say why a usable GPU cannot be given out exclusively; None where it can."""
+    why = _why_held(candidate, gpu)
+    if why is None and is_list_outdated(candidate):
+        why = "claims of an earlier list of GPUs have not ended"
+    if why is None:
+        why = _why_in_use(candidate, gpu)
+    if why is None and gpu not in availability(candidate).free:
+        why = "left to jobs without GPUs of their own"
+    return why
+
+
+def has_free_gpus(candidate: Candidate, demand: GpuDemand) -> bool:
+    """Whether a node has enough GPUs for a job that nothing else holds; unknown memory is not enough."""
+    if demand.sharing is Sharing.MEMORY:
+        return _suffices(demand, (gpu for gpu, _ in _with_free_memory(candidate, demand)))
+    return meets(candidate.free if demand.sharing is Sharing.EXCLUSIVE else candidate.unheld, demand)
+
+
+def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
+    """Choose GPUs of an eligible node for a job: all whole, or all MIG devices.
+
+    Exclusively the smallest that suffice, so that larger ones stay free. Shared: those that are shared
+    already, so that whole ones stay free, then most free memory, then least busy.
+    """
+    if demand.sharing is None:
+        return []
+    if demand.sharing is Sharing.EXCLUSIVE:
+        gpus = list(candidate.record.gpus.values())
+        ranked = [gpu for place in candidate.free_places if demand.fits((gpu := gpus[place]).kind)]
+    else:
+        sharable = sorted(_with_free_memory(candidate, demand), key=lambda one: _shared_rank(candidate, *one))
+        ranked = [gpu for gpu, _ in sharable]
+    for is_mig in (False, True):
+        alike = [gpu for gpu in ranked if gpu.kind.is_mig is is_mig]
+        if len(alike) >= demand.number:
+            return alike[: demand.number]
+    return []
+
+
+def free_memory(candidate: Candidate, demand: GpuDemand) -> list[int | None]:
+    """Return the free memory of each GPU that a job could share; None where it is unknown."""
+    record = candidate.record
+    return [
+        free_mb(record, gpu, candidate.reserved)
+        for gpu in availability(candidate).unheld
+        if demand._replace(memory_mb=0).fits(gpu.kind)
+    ]
+
+
+def used_mb(record: NodeRecord, gpu: GpuState) -> int:
+    """Return the memory in use on a GPU; the node's mean where it reports none for this one.
+
+    Never less than 0 or more than the GPU has, whatever the node reports.
+    """
+    used, memory = gpu.memory_used_mb, gpu.memory_mb
+    if used is not None:
+        return max(used, 0) if memory is None else min(max(used, 0), memory)
+    usage = record.liveness.usage
+    share = None if usage is None else known_percent(usage.gpu_mem_percent)
+    return 0 if share is None or memory is None else int(memory * share / 100)
+
+
+def free_mb(record: NodeRecord, gpu: GpuState, reserved: Reservations) -> int | None:
+    """Return the memory that a new job can use; None where the GPU's memory is unknown."""
+    if gpu.memory_mb is None:
+        return None
+    used = used_mb(record, gpu)
+    if not reserved:
+        return gpu.memory_mb - used
+    here = reserved.get(gpu.uuid)
+    unshown = 0 if here is None else here.unshown_mb(used)
+    return gpu.memory_mb - used - unshown - _undeclared_mb(record, reserved)
+
+
+def reading_at(record: NodeRecord) -> float:
+    """Return when the node's last GPU reading was made, in monotonic seconds."""
+    liveness = record.liveness
+    if liveness.last_heartbeat_at is None:
+        return float("-inf")
+    return liveness.last_heartbeat_at - (liveness.probe_age_seconds or 0.0)
+
+
+def has_foreign_jobs(record: NodeRecord) -> bool:
+    """Whether a node reports a job that holds no claim here, and none that has ended."""
+    ids = record.jobs.ids
+    if not ids or ids <= record.claims.keys():
+        return False
+    return bool(ids - record.claims.keys() - {one.claim.job_id for one in record.held.values()})
+
+
+def is_list_outdated(candidate: Candidate) -> bool:
+    """Whether exclusive claims name GPUs by their positions in a list that the node no longer declares."""
+    if not candidate.exclusive:
+        return False
+    record, list_id = candidate.record, candidate.record.gpus.list_id
+    claims = (*record.claims.values(), *(one.claim for one in record.held.values()))
+    grants = (claim.on(record.node_id) for claim in claims)
+    return any(grant is not None and grant.gpu_uuids and grant.gpu_list != list_id for grant in grants)
+
+
+def is_used_without_claim(candidate: Candidate, gpu: GpuState) -> bool:
+    """Whether processes on a GPU belong to no claim (§5.1); unknown is no."""
+    if not gpu.processes or candidate.slot_only:
+        return False
+    if gpu.uuid in candidate.exclusive or gpu.uuid in candidate.reserved:
+        return False
+    return reading_at(candidate.record) > candidate.ended_at.get(gpu.uuid, float("-inf"))
+
+
+def used_without_claim(candidate: Candidate, gpus: Iterable[GpuState]) -> frozenset[str]:
+    """Return those of these GPUs that processes of no claim use, but for cordoned ones (§5.5)."""
+    cordons = candidate.record.desired.gpu_cordons
+    return frozenset(
+        gpu.uuid for gpu in gpus if gpu.uuid not in cordons and is_used_without_claim(candidate, gpu)
+    )
+
+
+def _suffices(demand: GpuDemand, gpus: Iterable[GpuState]) -> bool:
+    whole = mig = 0
+    for gpu in gpus:
+        if gpu.kind.is_mig:
+            mig += 1
+        else:
+            whole += 1
+    return whole >= demand.number or mig >= demand.number
+
+
+def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
+    """Say why no other job may use a GPU at all."""
+    if candidate.exclusive or candidate.elsewhere or candidate.record.desired.gpu_cordons:
+        cordons = candidate.record.desired.gpu_cordons
+        for uuid in _relatives(candidate.record, gpu):
+            if uuid in candidate.exclusive and uuid not in candidate.reclaiming:
+                return str(candidate.exclusive[uuid])
+            if uuid in candidate.elsewhere:
+                return str(candidate.elsewhere[uuid])
+        for uuid in (gpu.uuid, gpu.parent_uuid or ""):
+            if uuid in cordons:
+                return str(cordons[uuid])
+    return None
+
+
+def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:
+    """Say why a GPU that is not held cannot be given out exclusively."""
+    if candidate.reserved and any(uuid in candidate.reserved for uuid in _relatives(candidate.record, gpu)):
+        return "shared by other claims"
+    if is_used_without_claim(candidate, gpu):
+        return f"in use without a claim: {gpu.processes} processes"
+    return None if gpu.kind.memory_mb else "its memory is unknown"
+
+
+def _relatives(record: NodeRecord, gpu: GpuState) -> Iterator[str]:
+    """List a GPU, its MIG parent and its MIG devices: while one of them is claimed, the others are not free."""
+    yield gpu.uuid
+    if gpu.parent_uuid is not None:
+        yield gpu.parent_uuid
+    yield from record.gpus.devices.get(gpu.uuid, ())
+
+
+def _parent_is_sound(record: NodeRecord, gpu: GpuState) -> bool:
+    parent = None if gpu.parent_uuid is None else record.gpus.get(gpu.parent_uuid)
+    return parent is None or parent.is_sound
+
+
+def _gpu_of_worker(candidate: Candidate, unheld: list[GpuState], free: list[GpuState]) -> GpuState | None:
+    """Return the GPU on which jobs without GPUs of their own run: the first with a process of no claim."""
+    busy = (gpu for gpu in unheld if gpu.processes and gpu.uuid not in candidate.reserved)
+    return next(busy, free[0] if free else None)
+
+
+def _with_free_memory(candidate: Candidate, demand: GpuDemand) -> Iterator[tuple[GpuState, int]]:
+    record, reserved = candidate.record, candidate.reserved
+    gpus = list(record.gpus.values())
+    for place in candidate.shared:
+        gpu = gpus[place]
+        if demand.fits(gpu.kind):
+            free = free_mb(record, gpu, reserved)
+            if free is not None and free >= demand.memory_mb:
+                yield gpu, free
+
+
+def _shared_rank(candidate: Candidate, gpu: GpuState, free: int) -> tuple[bool, int, float]:
+    busy = known_percent(gpu.utilization_percent)
+    return gpu.uuid not in candidate.reserved, -free, _UNKNOWN_USE_PERCENT if busy is None else busy
+
+
+def _undeclared_mb(record: NodeRecord, reserved: Reservations) -> int:
+    """Return what is reserved on GPUs that the node no longer declares, as after a change of schema."""
+    declared = record.gpus.keys()
+    if reserved.keys() <= declared:
+        return 0
+    return sum(one.needs_mb for uuid, one in reserved.items() if uuid not in declared)

@@ -1,0 +1,55 @@
+"""The models of one node, stored compactly: thousands of nodes may declare thousands each (§3.1).
+
+As objects a model takes some 5 KB. As the JSON text that it came in it takes some 100 bytes, and only a
+person's question reads it. What dispatch reads is derived once, with one string for each id.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from pydantic import TypeAdapter
+
+from gpu_agent.wire.messages import InstalledModel
+
+
+class ModelList:
+    """Installed models and the states reported for them."""
+
+    __slots__ = ("_models", "_states", "count")
+
+    def __init__(
+        self, models: Sequence[InstalledModel] = (), states: Mapping[str, str] | None = None
+    ) -> None:
+        self._models = _models().dump_json(tuple(models))
+        self._states = None if states is None else _states().dump_json(dict(states))
+        self.count = len(models)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ModelList):
+            return NotImplemented
+        return self._models == other._models and self._states == other._states
+
+    __hash__ = None  # type: ignore[assignment]  # compared by its content, never a key
+
+    def models(self) -> tuple[InstalledModel, ...]:
+        """Read the models."""
+        return _models().validate_json(self._models)
+
+    def states(self) -> dict[str, str] | None:
+        """Read `capability_state`; None where the node sent none."""
+        return None if self._states is None else _states().validate_json(self._states)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it takes."""
+        return len(self._models) + len(self._states or b"")
+
+
+@cache
+def _models() -> TypeAdapter[tuple[InstalledModel, ...]]:
+    return TypeAdapter(tuple[InstalledModel, ...])
+
+
+@cache
+def _states() -> TypeAdapter[dict[str, str]]:
+    return TypeAdapter(dict[str, str])

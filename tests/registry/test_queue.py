@@ -1,0 +1,263 @@
+"""Waiting for capacity: order, open requests, reservation against starvation (§5.4)."""
+
+from typing import Any
+
+from gpu_agent.registry.actions import Answer, Refusal
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.events import ClaimWaitEnded
+from gpu_agent.registry.job import Claim
+from tests.registry.harness import Registry, figures, hardware, logged, of
+
+
+class Waiters:
+    """A registry with one node, and the answers of the requests that wait there."""
+
+    def __init__(self, gpus: int = 1, **thresholds: Any) -> None:
+        self.registry = Registry(**thresholds)
+        self.gpus = gpus
+        self.registry.register(hardware=hardware(gpus), max_concurrent_jobs=16)
+        self.registry.heartbeats(3, gpus=figures(gpus))
+        self.registry.heartbeats(1, every=1.0, gpus=figures(gpus))
+        self.refs: dict[str, list[int]] = {}
+
+    def ask(self, job_id: str, *, by: str | None = None, wait: float = 300.0, **demands: Any) -> None:
+        demands.setdefault("gpu_count", 1)
+        event = self.registry.claim_request(job_id, by=by, wait_seconds=wait, **demands)
+        self.refs.setdefault(job_id, []).append(event.ref)
+        self.registry.do(event)
+
+    def answers(self, job_id: str) -> list[object]:
+        given = {one.ref: one.result for one in of(Answer, self.registry.done)}
+        return [given[ref] for ref in self.refs[job_id] if ref in given]
+
+    def has_claim(self, job_id: str) -> bool:
+        return any(isinstance(one, Claim) for one in self.answers(job_id))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with a heartbeat every 5 s."""
+        end = self.registry.now + seconds
+        while self.registry.now < end:
+            self.registry.pass_time(min(5.0, end - self.registry.now))
+            self.registry.heartbeat(gpus=figures(self.gpus), running_jobs=())
+
+    def close(self, job_id: str) -> None:
+        for ref in self.refs.pop(job_id):
+            self.registry.do(ClaimWaitEnded(ref))
+
+    def release(self, job_id: str) -> None:
+        self.registry.release(job_id)
+
+    def waiting(self) -> list[str]:
+        return [one.job.job_id for one in self.registry.fleet.queue()]
+
+
+def test_a_job_that_waits_gets_its_claim_within_a_second_of_a_release() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    fleet.pass_time(20.0)
+    assert fleet.answers("second") == []
+    fleet.release("first")
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("second")
+    assert fleet.waiting() == []
+
+
+def test_the_wait_ends_with_the_reasons() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=600)
+    fleet.ask("second", wait=10.0)
+    fleet.pass_time(9.0)
+    assert fleet.answers("second") == []
+    fleet.pass_time(2.0)
+    (refused,) = fleet.answers("second")
+    assert isinstance(refused, NoAvailableNode)
+    assert refused.counts
+
+
+def test_priority_then_arrival_is_the_order() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    for job_id, priority in (("low", -1), ("early", 0), ("late", 0), ("high", 5)):
+        fleet.ask(job_id, priority=priority)
+    assert fleet.waiting() == ["high", "early", "late", "low"]
+    for last, job_id in zip(
+        ("first", "high", "early", "late"), ("high", "early", "late", "low"), strict=True
+    ):
+        fleet.release(last)
+        fleet.registry.pass_time(1.0)
+        assert fleet.has_claim(job_id)
+
+
+def test_freed_capacity_goes_to_the_queue_before_a_later_request() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    fleet.release("first")
+    assert isinstance(fleet.registry.claim("later", gpu_count=1), NoAvailableNode)
+    assert fleet.has_claim("second")
+
+
+def test_a_later_job_may_overtake_one_that_cannot_be_placed() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=600)
+    fleet.ask("both", gpu_count=2)
+    assert isinstance(fleet.registry.claim("one", gpu_count=1), Claim)
+
+
+def test_a_second_request_joins_and_both_are_answered() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    fleet.ask("second")
+    assert fleet.waiting() == ["second"]
+    fleet.release("first")
+    fleet.registry.pass_time(1.0)
+    one, other = fleet.answers("second")
+    assert one == other
+
+
+def test_another_demand_or_owner_for_a_waiting_job_is_refused() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second", by="ada")
+    fleet.ask("second", by="bob")
+    fleet.ask("second", by="ada", gpu_count=1, gpu_name="h100")
+    assert [one.code for one in fleet.answers("second") if isinstance(one, Refusal)] == ["JOB_ID_IN_USE"] * 2
+
+
+def test_nothing_is_granted_while_no_request_is_open_and_the_place_is_kept_for_half_a_minute() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    fleet.ask("third")
+    fleet.close("second")
+    fleet.release("first")
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("third")
+    fleet.pass_time(20.0)
+    fleet.ask("second")
+    assert fleet.waiting() == ["second"]
+    (entry,) = fleet.registry.fleet.queue()
+    assert fleet.registry.now - entry.since > 20.0
+    fleet.close("second")
+    fleet.pass_time(31.0)
+    assert fleet.waiting() == []
+
+
+def test_what_no_node_could_ever_take_is_refused_at_once() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.claim("first", gpu_count=2, ttl_seconds=600)
+    for job_id, demands in {
+        "too many GPUs": {"gpu_count": 3},
+        "too many nodes": {"nodes": 2},
+        "another model": {"required_models": ("llama",)},
+        "another GPU": {"gpu_name": "B200"},
+    }.items():
+        fleet.ask(job_id, **demands)
+        (refused,) = fleet.answers(job_id)
+        assert isinstance(refused, NoAvailableNode), job_id
+    fleet.ask("fits")
+    assert fleet.waiting() == ["fits"]
+
+
+def test_the_queue_is_bounded_in_all_and_for_each_owner() -> None:
+    fleet = Waiters(queue_limit=300)
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=600)
+    for place in range(257):
+        fleet.ask(f"ada-{place}", by="ada")
+    (refused,) = fleet.answers("ada-256")
+    assert isinstance(refused, Refusal)
+    assert refused.code == "QUEUE_FULL"
+    for place in range(45):
+        fleet.ask(f"bob-{place}", by="bob")
+    assert len(fleet.waiting()) == 300
+    (refused,) = fleet.answers("bob-44")
+    assert isinstance(refused, Refusal)
+    assert refused.code == "QUEUE_FULL"
+
+
+def test_a_restart_empties_the_queue() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    later = Registry()
+    later.restore(fleet.registry.stored_documents())
+    assert later.fleet.queue() == []
+
+
+def test_whoever_waits_is_refused_when_the_store_fails_and_keeps_the_place() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second")
+    fleet.registry.let_store_fail()
+    fleet.registry.do(fleet.registry.claim_request("other"))
+    fleet.registry.drain()
+    (refused,) = [one for one in fleet.answers("second") if isinstance(one, Refusal)]
+    assert refused.code == "REGISTRY_BUSY"
+    fleet.registry.recover()
+    assert fleet.waiting() == ["second"]
+
+
+def test_a_large_job_is_not_starved_by_a_stream_of_small_ones() -> None:
+    fleet = Waiters(gpus=4)
+    for place in range(4):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("large", gpu_count=4)
+    fleet.pass_time(61.0)
+    for place in range(4):
+        fleet.release(f"small-{place}")
+        fleet.pass_time(5.0)
+        if place < 3:
+            refused = fleet.registry.claim(f"next-{place}", gpu_count=1)
+            assert isinstance(refused, NoAvailableNode)
+            ((one, *_),) = refused.examples.values()
+            assert "reserved for job large" in one.have
+    assert fleet.has_claim("large")
+
+
+def test_a_request_of_a_higher_priority_passes_the_reservation() -> None:
+    fleet = Waiters(gpus=2)
+    for place in range(2):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("large", gpu_count=2)
+    fleet.pass_time(61.0)
+    fleet.release("small-0")
+    fleet.pass_time(5.0)
+    assert isinstance(fleet.registry.claim("urgent", gpu_count=1, priority=1), Claim)
+
+
+def test_what_leaves_the_reserved_capacity_alone_is_granted() -> None:
+    fleet = Waiters(gpus=4)
+    for place in range(3):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("large", gpu_count=2)
+    fleet.pass_time(61.0)
+    assert isinstance(fleet.registry.claim("beside", gpu_count=1), Claim)
+    fleet.release("small-0")
+    fleet.pass_time(5.0)
+    assert isinstance(fleet.registry.claim("also beside", gpu_count=1), Claim)
+    fleet.release("small-1")
+    fleet.pass_time(5.0)
+    assert isinstance(fleet.registry.claim("one too many", gpu_count=1), NoAvailableNode)
+    fleet.release("small-2")
+    fleet.pass_time(5.0)
+    assert fleet.has_claim("large")
+
+
+def test_a_node_reserved_in_vain_for_five_minutes_is_free_for_others() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.claim("long", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("large", gpu_count=2, wait=600.0)
+    fleet.pass_time(62.0)
+    assert isinstance(fleet.registry.claim("small", gpu_count=1), NoAvailableNode)
+    fleet.pass_time(301.0)
+    assert isinstance(fleet.registry.claim("small", gpu_count=1), Claim)
+
+
+def test_a_job_that_begins_to_wait_is_logged() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1)
+    fleet.ask("second", priority=2)
+    (one,) = logged(fleet.registry.done, "job_queued")
+    assert one.fields == {"job_id": "second", "priority": 2, "wait_seconds": 300.0}
