@@ -163,7 +163,7 @@ class Step:
         self.trace_id = trace_id
         """The trace of the request that led to this; None where there is none."""
         self.changed: dict[Key, tuple[str, ...]] = {}
-        """The documents to write as they are at the end of the step, and the nodes of which each is a part."""
+        """The documents to write as they are at the end of the step, and the nodes that each is a part of."""
         self.logged: list[LogEvent] = []
         self.effects: list[Effect] = []
         """What to carry out once the changes are stored, after the events are logged."""

@@ -62,7 +62,7 @@ class ClaimRequests:
                 step.refuse(event.ref, JOB_ID_IN_USE, refusal)
                 return
         if current is not None:
-            self._renew(event.ref, current, job.ttl_seconds, step)
+            self._renew(event.ref, current, step, ttl_seconds=job.ttl_seconds)
             return
         self.offer(step)
         if waiting is None or self._dispatch.claim_of(job.job_id) is None:
@@ -82,7 +82,7 @@ class ClaimRequests:
         """
         current = self._current(event, step)
         if current is not None:
-            self._renew(event.ref, current, event.ttl_seconds, step, stored=stored)
+            self._renew(event.ref, current, step, ttl_seconds=event.ttl_seconds, stored=stored)
 
     def release(self, event: ReleaseRequested, step: Step) -> tuple[str, ...]:
         """End a claim because its job has ended; returns the nodes whose slots are free again."""
@@ -118,7 +118,7 @@ class ClaimRequests:
             refusal = self._try_again(waiting, step)
             if refusal is not None:
                 for ref in self.queue.close_overdue(waiting, step.now):
-                    self._refuse(ref, waiting.job, refusal, step)
+                    self._refuse(ref, waiting.job, refusal, step=step)
         self.queue.update_reservation(step.now)
 
     def refuse_waiting(self, step: Step, refusal: Refusal) -> None:
@@ -135,7 +135,7 @@ class ClaimRequests:
         return ended
 
     def lose(self, record: NodeRecord, step: Step) -> list[Claim]:
-        """End a node's claims as lost, because it went offline; those on several nodes are lost as a whole."""
+        """End a node's claims as lost, because it went offline: those on several nodes as a whole."""
         lost = self._dispatch.claims_on(record.node_id)
         for claim in lost:
             self._end(claim, ClaimEnd.LOST, step, reason_code=record.reason_code.value)
@@ -207,7 +207,7 @@ class ClaimRequests:
                 step.answer(ref, placed)
             return
         if job.wait_seconds <= 0 or (waiting is None and not self._dispatch.could_ever_take(job)):
-            self._refuse(event.ref, job, placed, step)
+            self._refuse(event.ref, job, placed, step=step)
             return
         problem = None if waiting else self.queue.full_for(event.requester.name)
         if problem is not None:
@@ -260,7 +260,7 @@ class ClaimRequests:
         self.telemetry.begin(claim)
 
     def _renew(
-        self, ref: int, current: Claim, ttl_seconds: float | None, step: Step, *, stored: bool = False
+        self, ref: int, current: Claim, step: Step, *, ttl_seconds: float | None, stored: bool = False
     ) -> None:
         renewed = self._dispatch.renew(current.job_id, step.now, ttl_seconds)
         if renewed is None:
@@ -306,7 +306,7 @@ class ClaimRequests:
             step.log(f"claim_{end}", fields, level)
 
     def _attach_lost(self, held: HeldGrant, record: NodeRecord, step: Step) -> None:
-        """Attach a lost claim again: its job runs, holds no other claim, and its GPUs are still held for it."""
+        """Attach a lost claim again whose job runs and holds no other, while its GPUs are held for it."""
         claim = held.claim
         grant = claim.on(record.node_id)
         if held.end is not ClaimEnd.LOST or len(claim.grants) > 1 or record.status is NodeStatus.OFFLINE:
@@ -362,7 +362,7 @@ class ClaimRequests:
         }
         step.log("held_gpus_freed", fields)
 
-    def _refuse(self, ref: int, job: Job, refusal: NoAvailableNode, step: Step) -> None:
+    def _refuse(self, ref: int, job: Job, refusal: NoAvailableNode, *, step: Step) -> None:
         self.exclusions.count(refusal, step.now)
         counts = {reason.value: count for reason, count in refusal.counts.items()}
         step.log("dispatch_failed", {"job_id": job.job_id, "counts": counts})

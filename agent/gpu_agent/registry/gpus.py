@@ -92,8 +92,8 @@ class Gpus(Mapping[str, GpuState]):
         "_row_is_newer",
         "_sizes",
         "_states",
-        "_utilizations",
         "_steps",
+        "_utilizations",
         "devices",
         "kinds",
         "list_id",
@@ -134,10 +134,9 @@ class Gpus(Mapping[str, GpuState]):
     def write(self, figures: tuple[GpuFigures, ...] | None, *, exactly: bool) -> bool:
         """Write the figures of one heartbeat; returns True when dispatch must update the node.
 
-        Dispatch holds free memory in steps, so a change within one step returns False; so does a change of the
-        number of processes on a GPU that has some before and after. With `exactly` every
-        change of memory returns True: dispatch knows the free memory of a node with claims to the MiB. None
-        means that the node reports no figures; then every GPU is usable (§4).
+        Dispatch holds free memory in steps, so a change within one step returns False; so does another
+        number of processes where there were some before. With `exactly` every change of memory returns True:
+        dispatch knows the free memory of a node with claims to the MiB. None means that the node reports no figures; then every GPU is usable (§4).
         """
         if figures is None:
             self._assume_usable()

@@ -66,11 +66,9 @@ class Heartbeats:
         passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
         liveness.usage, liveness.probe_age_seconds = usage, fields["probe_age_seconds"]
         liveness.last_seen_at = liveness.last_heartbeat_at = now
-        load = load_of(usage, thresholds)
-        load_differs = load != liveness.load
+        load_differs = _write_load(liveness, usage, thresholds)
         if event.round_trip_seconds is not None:
             load_differs |= _write_round_trip(liveness, event.round_trip_seconds)
-        liveness.load = load
         if replaced or jobs_differ or was_suspected:
             guess = any(one.processes is not None for one in message.gpus or ())
             record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs, is_guess=guess)
@@ -174,6 +172,12 @@ def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     step = Step(now)
     step.effects.append(Send(event.connection, refusal))
     return step
+
+
+def _write_load(liveness: Liveness, usage: ResourceUsage, thresholds: Thresholds) -> bool:
+    """Write a node's load; returns whether dispatch must know of the difference."""
+    before, liveness.load = liveness.load, load_of(usage, thresholds)
+    return before != liveness.load
 
 
 def _write_round_trip(liveness: Liveness, seconds: float) -> bool:

@@ -102,7 +102,7 @@ class GpuDemand(NamedTuple):
     capability: tuple[int, int]
 
     def fits(self, kind: GpuKind) -> bool:
-        """Whether a GPU of a kind can serve, as far as its kind shows; a name without MIG is no MIG device."""
+        """Whether a GPU of a kind can serve; a name without MIG matches no MIG device."""
         return (
             self.name in kind.name
             and kind.memory_mb >= (self.memory_mb or (1 if self.sharing is Sharing.EXCLUSIVE else 0))
@@ -163,7 +163,7 @@ def sharing_of(job: Job) -> Sharing | None:
 
 
 @lru_cache(maxsize=4096)
-def _gpu_demand(
+def _gpu_demand(  # noqa: PLR0917 - positional, so that the cache needs no dictionary
     gpu_count: int | None,
     gpu_sharing: str | None,
     name: str | None,
@@ -193,7 +193,7 @@ def meets(gpus: GpuSet, demand: GpuDemand) -> bool:
 
 
 def demands_of(job: Job) -> dict[str, object]:
-    """Return what makes two requests of one job the same: its demands after defaults, lists as sets (§5.3)."""
+    """Return what makes two requests of one job the same: demands after defaults, lists as sets (§5.3)."""
     stated = {
         one.name: _comparable(getattr(job, one.name)) for one in fields(job) if one.name not in _NO_DEMANDS
     }

@@ -179,7 +179,7 @@ class ClaimQueue:
         return refs
 
     def close_all(self, now: float) -> list[int]:
-        """End every request, because the store fails; returns them. Their jobs keep their places for a while."""
+        """End every request, because the store fails; returns them. Their jobs stay for a while."""
         refs = list(self._by_ref)
         for ref in refs:
             self.close(ref, now)

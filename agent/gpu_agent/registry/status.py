@@ -171,7 +171,7 @@ class StatusTransitions:
             self.close(record, record.reason, step)
 
     def _lose_claims(self, record: NodeRecord, step: Step) -> None:
-        """Lose the claims of a node that goes offline; others of a claim on several nodes may finish a drain."""
+        """Lose the claims of a node that goes offline; other nodes of theirs may finish a drain."""
         for claim in self._claims.lose(record, step):
             for grant in claim.grants:
                 other = self._nodes.records.get(grant.node_id)

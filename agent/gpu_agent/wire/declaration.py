@@ -225,7 +225,10 @@ def _gpu_declaration(gpu: Gpu) -> GpuDeclaration:
 def _fitting(
     models: Sequence[Model], *, room_bytes: int
 ) -> tuple[tuple[InstalledModel, ...], tuple[str, ...]]:
-    """Keep the models that fit a frame and the limit on their number: disabled ones go first, then those not ready (§3.1)."""
+    """Keep the models that fit a frame and the limit on their number (§3.1).
+
+    Disabled ones go first, then those not ready.
+    """
     written = [(model.model_id, _installed(model)) for model in models]
     sendable = [model for _, model in written if model is not None]
     by_worth = sorted(sendable, key=lambda model: (model.enabled, model.status == "ready"), reverse=True)

@@ -389,7 +389,7 @@ class Dispatch:
             candidate = self._index.candidates[grant.node_id]
             candidate.record.claims[claim.job_id] = claim
             self._occupy(candidate, claim, grant.gpu_uuids)
-            if not all(uuid in candidate.record.gpus.keys() for uuid in grant.gpu_uuids):
+            if not all(uuid in candidate.record.gpus for uuid in grant.gpu_uuids):
                 self._identities.update(candidate)
             self._taken_in(candidate)
         self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)

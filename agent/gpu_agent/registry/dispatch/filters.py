@@ -549,6 +549,10 @@ def _kept_for_waiting_job(candidate: Candidate, demand: Demand) -> Shortfall | N
 
 
 def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
+    """Whether a job would take what a waiting job has reserved on a node.
+
+    It may take what is left over once the claims end that were there when the reservation was made.
+    """
     reservation, record = candidate.reservation, candidate.record
     if reservation is None or demand.job.job_id == reservation.job_id:
         return False

@@ -203,7 +203,7 @@ def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:
 
 
 def _relatives(record: NodeRecord, gpu: GpuState) -> Iterator[str]:
-    """List a GPU, its MIG parent and its MIG devices: while one of them is claimed, the others are not free."""
+    """List a GPU, its MIG parent and its MIG devices: while one is claimed, the others are not free."""
     yield gpu.uuid
     if gpu.parent_uuid is not None:
         yield gpu.parent_uuid

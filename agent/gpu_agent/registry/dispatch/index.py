@@ -225,7 +225,7 @@ class Index:
         return []
 
     def with_free_gpus(self, demand: Demand, among: int) -> int:
-        """Keep those of `among` that do have the free GPUs, and the free memory on them; looks at each node."""
+        """Keep those of `among` that do have the free GPUs and memory; looks at each node."""
         bits = 0
         for position in members(among):
             if has_free_gpus(self.at(position), demand.gpus):
