@@ -1,6 +1,6 @@
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested
 from gpu_agent.registry.persistence import StoredDocument
-from tests.registry.harness import Registry, logged, proof
+from tests.registry.harness import Registry, logged, model, proof
 
 
 def gone(registry: Registry, *numbers: int) -> None:
@@ -80,3 +80,17 @@ def test_a_token_that_ended_is_forgotten_after_the_same_time() -> None:
     assert logged(sent, "token_purged")[0].fields == {"token_id": "short"}
     assert [token.token_id for token in registry.fleet.tokens()] == ["join"]
     assert ("token", "short") not in registry.documents
+
+
+def test_offline_records_with_tokens_are_bounded_in_bytes_the_oldest_go_first() -> None:
+    registry = Registry(max_offline_bytes=1024 * 1024)
+    models = tuple(model(f"organisation/model-{number:05}-instruct") for number in range(3000))
+    for connection in range(1, 8):
+        registry.register(connection, installed_models=models)
+        registry.do(ConnectionLost(connection))
+        registry.pass_time(60.0)
+    left = [record.node_id for record in registry.fleet.nodes()]
+    assert left[-1] == "node-7"
+    assert 2 <= len(left) < 7
+    purged = [one.fields["node_id"] for one in logged(registry.done, "node_purged")]
+    assert purged == [f"node-{number}" for number in range(1, 8 - len(left))]

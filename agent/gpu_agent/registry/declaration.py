@@ -122,10 +122,12 @@ def derive(registration: NodeRegister, granted_labels: Mapping[str, str], thresh
     ready = tuple(_ready(registration.installed_models, registration.capability_state))
     ready_models = frozenset(intern(model.model_id) for model in ready)
     enabled = frozenset(intern(model.model_id) for model in registration.installed_models if model.enabled)
-    without_models = {"installed_models": (), "capability_state": None}
+    models = ModelList(registration.installed_models, registration.capability_state)
+    bare = registration.model_copy(update={"installed_models": (), "capability_state": None})
     return Declared(
-        registration=registration.model_copy(update=without_models),
-        models=ModelList(registration.installed_models, registration.capability_state),
+        registration=bare,
+        models=models,
+        size_bytes=models.size_bytes + len(to_json(bare)),
         labels={**registration.labels, **granted_labels},
         max_concurrent_jobs=registration.max_concurrent_jobs,
         default_slots=thresholds.default_max_concurrent_jobs,

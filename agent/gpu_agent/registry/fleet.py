@@ -138,7 +138,7 @@ class Fleet:
             removal=self._removal,
         )
         self._documents = Documents(thresholds, self._nodes, self._tokens, dispatch=self._dispatch)
-        self._evicts = auth_off
+        self._auth_off = auth_off
         self._scan_every_seconds = thresholds.scan_interval_seconds * _SCAN_SHARE
         self._scan_from = 0.0
 
@@ -211,8 +211,9 @@ class Fleet:
         step = Step(now)
         step.log("registry_restored", {"nodes": self.size})
         self._claims.restore()
-        if self._evicts:  # a node with claims stays, and only now they are all loaded
-            step.touched.update(dict.fromkeys(self._nodes.records))
+        step.touched.update(
+            dict.fromkeys(self._nodes.records)
+        )  # a node with claims stays: all are loaded now
         yield self._finish(step)
 
     def nodes(self, *, after: str | None = None) -> list[NodeRecord]:
@@ -414,10 +415,9 @@ class Fleet:
         return len(ended)
 
     def _finish(self, step: Step) -> Output:
-        if self._evicts:
-            self._removal.count_offline(step)
-            if not self._unstored.store_fails:
-                self._removal.evict(step)
+        self._removal.count_offline(step)
+        if not self._unstored.store_fails:
+            self._removal.evict(step, auth_off=self._auth_off)
         self._update_indexes(step)
         return self._output(step)
 

@@ -26,6 +26,8 @@ class Declared:
     registration: NodeRegister
     """As last sent, with the parts that heartbeats replaced since; its models are in `models`."""
     models: ModelList = field(default_factory=ModelList)
+    size_bytes: int = 0
+    """What the declaration takes, as text."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """With the labels that its join token granted, which win over its own."""
     max_concurrent_jobs: int | None = None

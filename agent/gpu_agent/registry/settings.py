@@ -151,6 +151,15 @@ class Thresholds:
         ),
     ] = 4096
     """With auth off, when nodes may register under ever new ids: beyond so many the oldest is removed."""
+    max_offline_bytes: Annotated[
+        int,
+        Field(ge=1024 * 1024),
+        Setting(
+            "the most memory of what offline nodes declare; the oldest are deleted first",
+            kind="bytes",
+            advanced=True,
+        ),
+    ] = 256 * 1024 * 1024
     probe_age_limit_seconds: Annotated[
         Span, Setting("a heartbeat with an older GPU reading is unhealthy", advanced=True)
     ] = 60.0
