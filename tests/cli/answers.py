@@ -21,7 +21,7 @@ ROUTES: Mapping[str, type[BaseModel]] = {
     rf"POST {_ID}/(drain|resume|cordon|uncordon|refresh|reregister|rotate)": api.NodeDetail,
     rf"POST {_ID}/reclaim": api.NewToken,
     r"GET /v1/claims(\?.*)?": api.ClaimList,
-    r"POST /v1/claims(/[^/]+/renew)?": api.Placement,
+    r"POST /v1/claims(/[^/]+/renew)?": api.ClaimView,
     r"POST /v1/dispatch/explain": api.ExplanationView,
     r"POST /v1/dispatch/select": api.Selection,
     r"GET /v1/exclusions": api.ExclusionsList,

@@ -19,7 +19,7 @@ from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.store.sqlite import SqliteStore
-from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, Placement, Problem, RegistryEvent
+from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, ClaimView, Problem, RegistryEvent
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted
@@ -188,7 +188,7 @@ class Load(threading.Thread):
 
     def _claim(self, job_id: str) -> None:
         self.busy.append(job_id)
-        claim = self._api.post("/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200}, Placement).model
+        claim = self._api.post("/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200}, ClaimView).model
         self.busy.remove(job_id)
         self.held[job_id] = claim.node_id
 

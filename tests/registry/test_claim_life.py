@@ -300,3 +300,13 @@ def test_claims_outlive_a_restart_with_all_their_facts(nodes: int) -> None:
     assert (loaded.claim_id, loaded.owner, loaded.grants) == (claim.claim_id, "ada", claim.grants)
     assert loaded.expires_at == later.now + 120.0
     assert loaded.job == claim.job
+
+
+def test_a_renewed_claim_is_recorded_with_its_new_end() -> None:
+    registry = one_gpu()
+    registry.claim("job", by="ada")
+    registry.pass_time(10.0)
+    renewed = registry.renew("job", by="ada")
+    record = registry.fleet.claim_history.of_job("job")
+    assert record is not None
+    assert record.claim.expires_at == renewed.expires_at

@@ -18,7 +18,7 @@ from gpu_agent.server.tls import Encryption
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
-from gpu_agent.wire.api import NodeDetail, Placement
+from gpu_agent.wire.api import NodeDetail, ClaimView
 
 T = TypeVar("T")
 
@@ -66,9 +66,9 @@ def known(service: RegistryService, node_id: str) -> NodeDetail:
     return found
 
 
-async def placed(service: RegistryService, job_id: str) -> Placement:
+async def placed(service: RegistryService, job_id: str) -> ClaimView:
     placement = await service.claim(Job(job_id=job_id))
-    assert isinstance(placement, Placement)
+    assert isinstance(placement, ClaimView)
     return placement
 
 

@@ -15,7 +15,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import Batch
 from gpu_agent.store.memory import MemoryStore
-from gpu_agent.wire.api import Placement, RegistryEvent, Selection
+from gpu_agent.wire.api import ClaimView, RegistryEvent, Selection
 from gpu_agent.wire.codes import ExclusionReason
 from tests.server.disks import FailingStore, StuckStore
 from tests.server.harness import LOOPBACK, QUICK, Node, known, node, placed, registration, running, until
@@ -100,7 +100,7 @@ async def test_a_renewed_claim_lives_one_more_ttl() -> None:
         first = await placed(service, "job-1")
         await asyncio.sleep(0.02)  # time that the renewal adds again
         renewed = await service.renew("job-1")
-        assert isinstance(renewed, Placement)
+        assert isinstance(renewed, ClaimView)
         assert renewed.expires_at > first.expires_at
         await until(lambda: known(service, ready.node_id).claimed_jobs == (), what="the claim expired")
         assert isinstance(await service.renew("job-1"), Refusal)
@@ -431,7 +431,7 @@ async def test_changes_in_progress_when_the_registry_stops_are_stored_and_answer
         await asyncio.sleep(0)
         store.answering.set()
         await stopping
-        assert isinstance(await claiming, Placement)
+        assert isinstance(await claiming, ClaimView)
 
 
 def _renamed(change: Change, node_id: str) -> Change:

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
+from gpu_agent.registry.claim_history import ClaimRecord, GpuUse
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, Explanation, NoAvailableNode
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.job import Claim, ClaimEnd, Grant, Job
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import FreshToken, tokens_of_joining_node
@@ -153,47 +154,68 @@ def test_a_view_is_plain_json() -> None:
     assert document["status"] == "registering"
 
 
-def test_a_placement_says_until_when_in_unix_time() -> None:
-    claim = Claim(
-        job_id="job-1",
-        node_id="node-1",
-        gpu_uuids=(UUID,),
-        endpoint="http://10.0.0.1:9000",
-        granted_at=100.0,
-        expires_at=160.0,
+def claim(
+    job_id: str, node_ids: tuple[str, ...] = ("node-1",), gpu_uuids: tuple[str, ...] = ()
+) -> ClaimRecord:
+    grants = tuple(
+        Grant(node_id=one, gpu_uuids=gpu_uuids, endpoint="http://10.0.0.1:9000") for one in node_ids
     )
-    shown = views.placement(claim, CLOCK)
-    assert (shown.expires_at, shown.endpoint, shown.gpu_uuids) == (1_000_060.0, claim.endpoint, (UUID,))
-
-
-def test_a_gpu_without_a_uuid_is_given_none_in_a_placement() -> None:
-    claim = Claim(
-        job_id="job-1",
-        node_id="node-1",
-        gpu_uuids=("#0", "GPU-1"),
-        endpoint=None,
-        granted_at=90.0,
-        expires_at=150.0,
+    return ClaimRecord(
+        Claim(
+            claim_id=f"claim-{job_id}",
+            job=Job(job_id=job_id, gpu_count=len(gpu_uuids) or None),
+            owner="ann",
+            grants=grants,
+            granted_at=90.0,
+            expires_at=160.0,
+            ttl_seconds=70.0,
+        )
     )
-    assert views.placement(claim, CLOCK).gpu_uuids == ("GPU-1",)
 
 
-HELD = Claim(
-    job_id="job-1",
-    node_id="node-1",
-    gpu_uuids=("GPU-1", "#1"),
-    endpoint="http://10.0.0.1",
-    granted_at=90.0,
-    expires_at=150.0,
-    memory_mb=2048,
-    affinity_key="talk-7",
-)
+def test_a_claim_says_until_when_in_unix_time_and_in_seconds_from_now() -> None:
+    shown = views.claim_view(claim("job-1", gpu_uuids=(UUID,)), CLOCK)
+    assert (shown.expires_at, shown.expires_in_seconds, shown.ttl_seconds) == (1_000_060.0, 60.0, 70.0)
+    assert (shown.state, shown.owner, shown.ended_at) == ("active", "ann", None)
+    assert (shown.node_id, shown.gpu_uuids, shown.endpoint) == ("node-1", (UUID,), "http://10.0.0.1:9000")
+    assert [one.node_id for one in shown.nodes] == ["node-1"]
+
+
+def test_a_gpu_without_a_uuid_is_given_none_in_a_claim() -> None:
+    shown = views.claim_view(claim("job-1", gpu_uuids=("#0", "GPU-1")), CLOCK)
+    assert (shown.gpu_uuids, shown.nodes[0].gpu_uuids) == (("GPU-1",), ("GPU-1",))
+
+
+def test_a_claim_on_two_nodes_has_no_node_of_its_own_at_the_top() -> None:
+    shown = views.claim_view(claim("job-1", ("node-1", "node-2")), CLOCK)
+    assert (shown.node_id, shown.gpu_uuids, shown.endpoint) == (None, None, None)
+    assert [one.node_id for one in shown.nodes] == ["node-1", "node-2"]
+
+
+@pytest.mark.parametrize(("held", "state"), [(True, "held"), (False, "expired")])
+def test_an_ended_claim_says_how_it_ended_unless_it_still_holds_gpus(held: bool, state: str) -> None:
+    ended = claim("job-1")
+    ended.end, ended.ended_at = ClaimEnd.EXPIRED, 99.0
+    shown = views.claim_view(ended, CLOCK, held=held)
+    assert (shown.state, shown.ended_at) == (state, 999_999.0)
+
+
+def test_a_claim_in_full_has_what_happened_to_it_and_how_busy_its_gpus_were() -> None:
+    one = claim("job-1", gpu_uuids=(UUID,))
+    one.notes.append((95.0, "its GPUs were idle for 900 s"))
+    one.use["node-1", UUID] = GpuUse(readings=2, total_percent=30.0, highest_percent=25.0)
+    one.use["node-1", "GPU-2"] = GpuUse()
+    shown = views.claim_detail(one, CLOCK, held=False)
+    assert [(note.at, note.text) for note in shown.history] == [(999_995.0, "its GPUs were idle for 900 s")]
+    assert [
+        (use.gpu_uuid, use.mean_utilization_percent, use.highest_utilization_percent) for use in shown.gpu_use
+    ] == [(UUID, 15.0, 25.0), ("GPU-2", None, None)]
 
 
 def test_a_selection_has_a_score_unless_the_job_holds_a_claim() -> None:
-    chosen = views.selection_view("job-2", Choice("node-2", ("GPU-2",), None, 900))
+    chosen = views.selection_view("job-2", Choice((Grant(node_id="node-2", gpu_uuids=("GPU-2",)),), 900))
     assert (chosen.job_id, chosen.node_id, chosen.score, chosen.held) == ("job-2", "node-2", 900, False)
-    held = views.selection_view("job-1", HELD)
+    held = views.selection_view("job-1", claim("job-1", gpu_uuids=("GPU-1", "#1")).claim)
     assert (held.node_id, held.gpu_uuids, held.score, held.held) == ("node-1", ("GPU-1",), None, True)
 
 
@@ -210,7 +232,7 @@ def test_a_minute_of_failures_is_shown_by_names() -> None:
     }
 
 
-async def test_failed_placements_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
+async def test_failed_dispatches_are_counted_by_the_minute(service: RegistryService, ready: Node) -> None:
     await service.claim(Job(job_id="job-1", required_models=("other",)))
     (minute,) = service.exclusions()
     assert (minute.failed, minute.counts, minute.last_jobs) == (1, {"model_not_available": 1}, ("job-1",))
@@ -219,15 +241,11 @@ async def test_failed_placements_are_counted_by_the_minute(service: RegistryServ
     assert minute.window_end - minute.window_start == pytest.approx(60.0)
 
 
-def claim(job_id: str, node_id: str = "node-1") -> Claim:
-    return Claim(job_id=job_id, node_id=node_id, gpu_uuids=(), endpoint=None, granted_at=0.0, expires_at=1.0)
+CLAIMS = [claim("c"), claim("a"), claim("d", ("node-2",)), claim("b", ("node-1", "node-2"))]
 
 
-CLAIMS = [claim("c"), claim("a"), claim("d", "node-2"), claim("b", "node-2")]
-
-
-def jobs(claims: list[Claim]) -> list[str]:
-    return [one.job_id for one in claims]
+def jobs(claims: list[ClaimRecord]) -> list[str]:
+    return [one.claim.job_id for one in claims]
 
 
 def test_claims_are_sorted_by_job() -> None:

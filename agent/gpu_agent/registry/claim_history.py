@@ -69,6 +69,10 @@ class ClaimHistory:
             record = self._current[claim.job_id]
         return record
 
+    def renew(self, claim: Claim) -> None:
+        """Record that a claim expires later."""
+        self.record_of(claim).claim = claim
+
     def end(self, claim: Claim, end: ClaimEnd, now: float) -> None:
         """Record how a claim ended."""
         record = self.record_of(claim)

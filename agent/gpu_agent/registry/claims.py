@@ -255,6 +255,11 @@ class ClaimRequests:
         for claim in self._dispatch.claims():
             self._begin(claim)
 
+    def renew_all(self, now: float) -> None:
+        """Give every claim one fresh TTL of its own (§4, restart)."""
+        for claim in self._dispatch.renew_all(now):
+            self.history.renew(claim)
+
     def _begin(self, claim: Claim) -> None:
         self.history.begin(claim)
         self.telemetry.begin(claim)
@@ -265,6 +270,7 @@ class ClaimRequests:
         renewed = self._dispatch.renew(current.job_id, step.now, ttl_seconds)
         if renewed is None:
             raise RuntimeError(f"job {current.job_id!r} lost its claim while it was renewed; this is a bug")
+        self.history.renew(renewed)
         if renewed.ttl_seconds != current.ttl_seconds:
             step.change_claim(current)
             stored = False

@@ -368,7 +368,7 @@ class Fleet:
         moved = resume_timeouts(records, step.now, restarted=restarted)
         step.touched.update(dict.fromkeys(record.node_id for record in moved))
         if restarted:
-            self._dispatch.renew_all(step.now)
+            self._claims.renew_all(step.now)
             self._claims.queue.clear()
         self._scan_from = step.now
 

@@ -7,7 +7,7 @@ from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.claims import lease_in_words, request_slot, slot_in_words
-from gpu_agent.wire.api import Placement
+from gpu_agent.wire.api import ClaimView
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -83,17 +83,17 @@ def test_a_slot_is_released(
 
 def test_a_slot_is_shown_with_all_that_a_job_needs() -> None:
     slot = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
-    assert slot_in_words(model_of(Placement, slot)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
-    assert slot_in_words(model_of(Placement, {"node_id": "n"})) == "n"
+    assert slot_in_words(model_of(ClaimView, slot)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
+    assert slot_in_words(model_of(ClaimView, {"node_id": "n"})) == "n"
     assert (
-        lease_in_words(model_of(Placement, {"expires_at": time.time() + 60.5})) == "for 60 s unless renewed"
+        lease_in_words(model_of(ClaimView, {"expires_at": time.time() + 60.5})) == "for 60 s unless renewed"
     )
 
 
 def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:
     job = {"job_id": "j", "required_models": ["no-node/has-this"]}
     with pytest.raises(Failure, match="1 model_not_available") as refused:
-        request_slot(Api(served.api), "/v1/claims", job, model=Placement, as_json=False)
+        request_slot(Api(served.api), "/v1/claims", job, model=ClaimView, as_json=False)
     assert refused.value.code is ExitCode.NO_NODE
     assert f"\n  {served.able}: model_not_available (needs model no-node/has-this" in str(refused.value)
 
@@ -102,12 +102,12 @@ def test_for_programs_that_is_an_answer_as_the_api_gave_it(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = {"job_id": "j", "gpu_count": 9}
-    assert request_slot(Api(served.api), "/v1/claims", job, model=Placement, as_json=True) is None
+    assert request_slot(Api(served.api), "/v1/claims", job, model=ClaimView, as_json=True) is None
     assert json.loads(capsys.readouterr().out)["code"] == "NO_AVAILABLE_NODE"
 
 
 def test_another_refusal_stays_one() -> None:
     with standing_in({"POST /v1/claims": Refusal(503, "REGISTRY_BUSY")}) as registry:
         with pytest.raises(Failure) as refused:
-            request_slot(Api(registry.api), "/v1/claims", {}, model=Placement, as_json=True)
+            request_slot(Api(registry.api), "/v1/claims", {}, model=ClaimView, as_json=True)
         assert refused.value.code is ExitCode.REFUSED

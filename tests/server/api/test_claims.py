@@ -74,7 +74,7 @@ async def test_claims_are_listed_by_job_page_by_page(api: httpx.AsyncClient, rea
     rest = (await api.get("/v1/claims?limit=2&after=b")).json()
     assert ([claim["job_id"] for claim in rest["claims"]], rest["next"]) == (["c"], None)
     (claim,) = rest["claims"]
-    assert (claim["node_id"], claim["memory_mb"]) == (ready.node_id, 64)
+    assert (claim["node_id"], claim["min_gpu_memory_mb"]) == (ready.node_id, 64)
     assert claim["expires_at"] > claim["granted_at"]
 
 

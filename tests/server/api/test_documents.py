@@ -20,12 +20,16 @@ READS: dict[str, type[BaseModel]] = {
     "/v1/nodes/{id}/explain?model=m": documents.NodeExplanation,
     "/v1/exclusions": documents.ExclusionsList,
     "/v1/claims": documents.ClaimList,
+    "/v1/claims?ended=true": documents.ClaimList,
+    "/v1/claims/job-1": documents.ClaimDetail,
+    "/v1/queue": documents.QueueView,
     "/v1/tokens": documents.TokenList,
 }
 CHANGES: dict[str, tuple[dict[str, object], type[BaseModel]]] = {
     "/v1/dispatch/select": ({}, documents.Selection),
     "/v1/dispatch/explain": ({"labels": {"zone": "z"}}, documents.ExplanationView),
-    "/v1/claims": ({"job_id": "job-2"}, documents.Placement),
+    "/v1/claims": ({"job_id": "job-2"}, documents.ClaimView),
+    "/v1/claims/renew": ({"claims": [{"job_id": "job-2"}]}, documents.RenewalList),
     "/v1/tokens": ({"kind": "operator", "role": "read"}, documents.NewToken),
     "/v1/nodes/{id}/drain": ({}, documents.NodeDetail),
 }

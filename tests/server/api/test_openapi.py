@@ -65,8 +65,8 @@ def test_every_schema_is_used() -> None:
 
 def test_the_bounds_of_a_number_are_described() -> None:
     shapes = described()["components"]["schemas"]
-    count = shapes["JobRequest"]["properties"]["gpu_count"]
-    assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 1024)
+    count = shapes["JobRequest"]["properties"]["gpu_count"]["anyOf"][0]
+    assert (count["type"], count["minimum"], count["maximum"]) == ("integer", 1, 256)
     uses = shapes["JoinTokenRequest"]["properties"]["uses"]["anyOf"][0]
     assert (uses["type"], uses["minimum"]) == ("integer", 1)
 

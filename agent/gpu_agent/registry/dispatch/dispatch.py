@@ -191,10 +191,10 @@ class Dispatch:
             self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)
         return claim
 
-    def renew_all(self, now: float) -> None:
-        """Give every claim one fresh TTL (§4, restart)."""
-        for claim in self._claims.all():
-            self.renew(claim.job_id, now)
+    def renew_all(self, now: float) -> list[Claim]:
+        """Give every claim one fresh TTL (§4, restart); returns them."""
+        renewed = (self.renew(claim.job_id, now) for claim in list(self._claims.all()))
+        return [claim for claim in renewed if claim is not None]
 
     def due(self, now: float, *, most: int | None = None, of_job: str | None = None) -> list[Claim]:
         """Return claims whose time is over, at most `most` and in any case that of `of_job`."""
