@@ -10,9 +10,9 @@ from pathlib import Path
 
 from gpu_agent.server import (
     Address,
+    ClaimView,
     Job,
     NewToken,
-    Placement,
     RegistryService,
     ServiceSettings,
     Thresholds,
@@ -22,7 +22,7 @@ from gpu_agent.server import (
 
 async def run(registry: RegistryService, job: Job) -> None:
     """Claim a slot, renew the claim while the job runs, release it; claim again where it was lost."""
-    while not isinstance(claim := await registry.claim(job), Placement):
+    while not isinstance(claim := await registry.claim(job), ClaimView):
         print(f"{job.job_id} waits: {claim.code}", flush=True)
         await asyncio.sleep(1)
     print(f"{job.job_id} runs on {claim.node_id} with {', '.join(claim.gpu_uuids)}", flush=True)
@@ -32,7 +32,7 @@ async def run(registry: RegistryService, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(registry.thresholds.claim_ttl_seconds / 3):
                 await ended.wait()
-        if not isinstance(await registry.renew(job.job_id), Placement):
+        if not isinstance(await registry.renew(job.job_id), ClaimView):
             await run(registry, job)  # its node went offline, and the claim with it
             return
     await registry.release(job.job_id)

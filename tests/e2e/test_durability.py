@@ -19,7 +19,7 @@ from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.store.sqlite import SqliteStore
-from gpu_agent.wire.api import ClaimList, NodeDetail, NodeList, ClaimView, Problem, RegistryEvent
+from gpu_agent.wire.api import ClaimList, ClaimView, NodeDetail, NodeList, Problem, RegistryEvent
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted

@@ -18,7 +18,7 @@ from gpu_agent.server.tls import Encryption
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
-from gpu_agent.wire.api import NodeDetail, ClaimView
+from gpu_agent.wire.api import ClaimView, NodeDetail
 
 T = TypeVar("T")
 

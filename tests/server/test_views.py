@@ -193,7 +193,7 @@ def test_a_claim_on_two_nodes_has_no_node_of_its_own_at_the_top() -> None:
 
 
 @pytest.mark.parametrize(("held", "state"), [(True, "held"), (False, "expired")])
-def test_an_ended_claim_says_how_it_ended_unless_it_still_holds_gpus(held: bool, state: str) -> None:
+def test_an_ended_claim_says_how_it_ended_unless_it_still_holds_gpus(*, held: bool, state: str) -> None:
     ended = claim("job-1")
     ended.end, ended.ended_at = ClaimEnd.EXPIRED, 99.0
     shown = views.claim_view(ended, CLOCK, held=held)
