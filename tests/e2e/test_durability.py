@@ -190,7 +190,7 @@ class Load(threading.Thread):
         self.busy.append(job_id)
         claim = self._api.post("/v1/claims", {"job_id": job_id, "affinity_key": "x" * 200}, ClaimView).model
         self.busy.remove(job_id)
-        self.held[job_id] = claim.node_id
+        self.held[job_id] = claim.nodes[0].node_id
 
     def _release(self, job_id: str) -> None:
         del self.held[job_id]

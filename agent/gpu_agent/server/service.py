@@ -7,7 +7,7 @@ one user of this facade among others. Everything here belongs to one event loop.
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 from gpu_agent.wire.api import (
     ClaimDetail,
+    ClaimName,
     ClaimView,
     ExclusionsView,
     NodeDetail,
@@ -296,10 +297,17 @@ class RegistryService:
     ) -> ClaimView | Refusal:
         """Renew a job's claim for one more TTL, or for another one."""
         request = RenewalRequested(next(self._refs), job_id, claim_id, ttl_seconds, requester)
-        answer = self._claim_answer(await self._send(request))
-        if isinstance(answer, NoAvailableNode):
-            raise TypeError(f"the fleet answered a renewal with {answer!r}; this is a bug")
-        return answer
+        return self._renewal_answer(await self._send(request))
+
+    async def renew_each(
+        self, claims: Iterable[ClaimName], *, requester: Requester = ANYBODY
+    ) -> list[ClaimView | Refusal]:
+        """Renew several claims for one more TTL each; returns a result each, in their order."""
+        answers = [
+            self._send(RenewalRequested(next(self._refs), one.job_id, one.claim_id, None, requester))
+            for one in claims
+        ]
+        return [self._renewal_answer(await answer) for answer in answers]
 
     async def release(
         self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY
@@ -422,6 +430,12 @@ class RegistryService:
         if isinstance(result, NoAvailableNode | Refusal):
             return result
         raise TypeError(f"the fleet answered a claim with {result!r}; this is a bug")
+
+    def _renewal_answer(self, result: Result) -> ClaimView | Refusal:
+        answer = self._claim_answer(result)
+        if isinstance(answer, NoAvailableNode):
+            raise TypeError(f"the fleet answered a renewal with {answer!r}; this is a bug")
+        return answer
 
     def _send(self, request: OperatorRequest) -> asyncio.Future[Result]:
         """Send the fleet a request, with the trace of this task; returns the future of its answer."""

@@ -18,7 +18,6 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError, no_available_node, once_stored, raise_if_refused
 from gpu_agent.server.api.routing import JobId, Registry, api_router, needs, refusals
-from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import explanation_json
 from gpu_agent.wire.api import (
     ApiRequest,
@@ -83,7 +82,7 @@ async def claim_slots(body: JobRequest, *, request: Request, registry: Registry)
 
     With `wait_seconds` the answer comes once the job has its claim, or the wait is over.
     """
-    claim = registry.claim(job_of(body), requester=requester_of(request, registry))
+    claim = registry.claim(job_of(body), requester=requester_of(request))
     return _claim(await until_disconnected(request, claim) if body.wait_seconds else await claim)
 
 
@@ -95,10 +94,7 @@ async def claim_slots(body: JobRequest, *, request: Request, registry: Registry)
 )
 async def renew_claims(body: RenewalsRequest, *, request: Request, registry: Registry) -> RenewalList:
     """Extend claims by one TTL each; each has a result of its own."""
-    requester = requester_of(request, registry)
-    answers = await asyncio.gather(
-        *(registry.renew(one.job_id, one.claim_id, requester=requester) for one in body.claims)
-    )
+    answers = await registry.renew_each(body.claims, requester=requester_of(request))
     return RenewalList(
         results=tuple(_renewal(one.job_id, answer) for one, answer in zip(body.claims, answers, strict=True))
     )
@@ -135,7 +131,7 @@ async def renew_claim(
             job_id,
             body.claim_id,
             ttl_seconds=body.ttl_seconds,
-            requester=requester_of(request, registry),
+            requester=requester_of(request),
         )
     )
 
@@ -151,7 +147,7 @@ async def release_claim(
     job_id: JobId, query: Annotated[ReleaseQuery, Query()], *, request: Request, registry: Registry
 ) -> Response:
     """Release a job's claim because the job has ended; also an ended claim that still holds GPUs."""
-    requester = requester_of(request, registry)
+    requester = requester_of(request)
     raise_if_refused(await registry.release(job_id, query.claim_id, requester=requester))
     return Response(status_code=204)
 
@@ -201,7 +197,7 @@ def job_of(request: JobRequest) -> Job:
     return Job(**dict(request))
 
 
-def requester_of(request: Request, registry: RegistryService) -> Requester:
+def requester_of(request: Request) -> Requester:
     """Return who acts on claims: the name of the token, or its id if it has none; nobody with auth off."""
     credential = cast("Caller", request.state.caller).credential
     if credential is None:

@@ -195,7 +195,7 @@ async def cordon_gpu(
     node_id: NodeId, uuid: GpuUuid, body: CordonRequest, *, request: Request, registry: Registry
 ) -> NodeDetail:
     """Give one GPU to no new claim, until it is uncordoned; claims that hold it go on."""
-    by = requester_of(request, registry).name or ""
+    by = requester_of(request).name or ""
     refusal = await registry.cordon_gpu(node_id, uuid, reason=body.reason, by=by)
     return await changed_node(registry, node_id, refusal)
 
@@ -210,7 +210,7 @@ async def uncordon_gpu(
     node_id: NodeId, uuid: GpuUuid, *, request: Request, registry: Registry, _: EmptyRequest = _EMPTY
 ) -> NodeDetail:
     """Let claims have a cordoned GPU again."""
-    by = requester_of(request, registry).name or ""
+    by = requester_of(request).name or ""
     return await changed_node(registry, node_id, await registry.uncordon_gpu(node_id, uuid, by=by))
 
 
