@@ -55,6 +55,9 @@ drivers: $(READY) ## the probe against drivers that misbehave at random: CASES o
 trees: $(READY) ## the model scan against random trees of files: TREES of them, from SEED on
 	$(BIN)/python -m tests.probe.models.random_trees --trees $(or $(TREES),1000) --seed $(or $(SEED),0)
 
+claim-history: $(READY) ## clients claim few GPUs of a registry that is killed RUNS times, and every claim is checked
+	$(BIN)/python -m tests.e2e.claim_history.campaign --runs $(or $(RUNS),200)
+
 crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
 	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)
 
