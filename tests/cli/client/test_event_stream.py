@@ -9,13 +9,13 @@ from gpu_agent.cli.client.events import (
     Lost,
     Opened,
     Received,
-    SseMessage,
     StreamEvent,
     follow_events,
     parse_messages,
 )
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.wire.event_stream import SseMessage
 from tests.cli.stand_in import Refusal, Said, Stream, standing_in
 from tests.programs import free_port
 

@@ -16,6 +16,7 @@ from gpu_agent.cli.client.answers import Document
 from gpu_agent.cli.client.http import TIMEOUT_SECONDS, Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.wire.api import RegistryEvent
+from gpu_agent.wire.event_stream import EventStreamParser, SseMessage
 
 EVENTS_PATH = "/v1/events"
 FIRST_DELAY_SECONDS = 0.25
@@ -53,14 +54,6 @@ class KeepAlive:
 
 
 StreamEvent = Opened | Received | KeepAlive | Lost
-
-
-@dataclass(frozen=True, slots=True)
-class SseMessage:
-    """One block of server-sent events; without data it says at most which id has been reached."""
-
-    id: str | None
-    data: str
 
 
 def follow_events(
@@ -112,20 +105,11 @@ def parse_messages(lines: Iterable[bytes]) -> Iterator[SseMessage]:
 
     A comment is a block without data.
     """
-    reached: str | None = None
-    data: list[str] = []
+    parser = EventStreamParser()
     for raw in lines:
-        text = raw.decode("utf-8", "replace").rstrip("\r\n")
-        if not text:
-            yield SseMessage(reached, "\n".join(data))
-            reached, data = None, []
-            continue
-        name, _, value = text.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            data.append(value)
-        elif name == "id" and "\0" not in value:
-            reached = value
+        message = parser.read_line(raw.decode("utf-8", "replace"))
+        if message is not None:
+            yield message
 
 
 def _received(message: SseMessage) -> Received:
