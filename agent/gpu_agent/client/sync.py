@@ -11,7 +11,7 @@ from several threads.
 import asyncio
 import ssl
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -169,7 +169,7 @@ class RegistryClient:
         """Return a job's claim with its history, also for an hour after its end; raises `NotFound`."""
         return self._loop.call(self._client.claim_of(job_id))
 
-    def claims(self, *, node_id: str | None = None, ended: bool = False) -> Iterator[ClaimView]:
+    def claims(self, *, node_id: str | None = None, ended: bool = False) -> Generator[ClaimView, None, None]:
         """Yield the claims by job, of one node or of all; with `ended` also those of the last hour."""
         return self._loop.iterate(self._client.claims(node_id=node_id, ended=ended))
 
@@ -205,7 +205,7 @@ class RegistryClient:
         labels: Mapping[str, str] | None = None,
         gpu_name: str | None = None,
         connected: bool | None = None,
-    ) -> Iterator[NodeSummary]:
+    ) -> Generator[NodeSummary, None, None]:
         """Yield the nodes that match every condition, by id."""
         nodes = self._client.nodes(
             statuses=statuses, model=model, labels=labels, gpu_name=gpu_name, connected=connected
@@ -250,7 +250,9 @@ class RegistryClient:
 
     # Events
 
-    def events(self, *, after: int | None = None, node_id: str | None = None) -> Iterator[RegistryEvent]:
+    def events(
+        self, *, after: int | None = None, node_id: str | None = None
+    ) -> Generator[RegistryEvent, None, None]:
         """Yield every event from now on, or after the one of that id, without end, over restarts too."""
         return self._loop.iterate(self._client.events(after=after, node_id=node_id))
 
@@ -300,7 +302,7 @@ class _LoopThread:
             raise RuntimeError("the client is closed: use it inside its `with` block")
         return _Running(self._loop, work).result()
 
-    def iterate(self, items: AsyncGenerator[_T, None]) -> Iterator[_T]:
+    def iterate(self, items: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
         """Yield what an asynchronous generator yields."""
         try:
             while True:

@@ -1,0 +1,218 @@
+"""What a client reads and does besides claims, what it raises, and how it follows events."""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from gpu_agent.client import (
+    Busy,
+    ClaimSuperseded,
+    Forbidden,
+    JobRequest,
+    NoAvailableNode,
+    NotFound,
+    RegistryClient,
+    RegistryError,
+    Unreachable,
+)
+from gpu_agent.client.errors import refusal_of
+from gpu_agent.registry.tokens import Role
+from tests.client.harness import ALL_GPUS, ONE_GPU, Front, fronted, two_gpus
+from tests.programs import free_port
+from tests.server.api_harness import operator_token
+from tests.server.harness import Node
+from tests.waiting import patience, until
+
+# Reads and actions
+
+
+async def test_nodes_are_read_and_acted_on(client: RegistryClient, gpu_node: Node) -> None:
+    node_id = gpu_node.node_id
+    assert [node.node_id async for node in client.nodes()] == [node_id]
+    assert [node.node_id async for node in client.nodes(statuses=["offline"])] == []
+    assert [node.node_id async for node in client.nodes(labels={"zone": "a=b&c"})] == []
+    assert [node.node_id async for node in client.nodes(connected=True, gpu_name="h100")] == [node_id]
+    assert (await client.cordon(node_id, reason="a new fan")).cordoned == "a new fan"
+    assert (await client.explain_node(node_id)).refuses_every_job
+    assert (await client.uncordon(node_id)).cordoned is None
+    cordoned = await client.cordon(node_id, gpu_uuid="GPU-1", reason="hot")
+    assert [gpu.uuid for gpu in cordoned.gpus if gpu.cordoned] == ["GPU-1"]
+    await client.uncordon(node_id, gpu_uuid="GPU-1")
+    drained = await client.drain(node_id, deadline_seconds=600, reason="new driver")
+    assert drained.status in ("draining", "offline")
+    await client.resume(node_id)
+    assert (await client.node(node_id)).node_id == node_id
+    assert "node_registered" in [event.event for event in await client.node_events(node_id)]
+    await client.remove(node_id)
+    with pytest.raises(NotFound) as gone:
+        await client.node(node_id)
+    assert gone.value.code == "UNKNOWN_NODE"
+
+
+async def test_jobs_are_explained_and_selected_for_without_a_claim(
+    client: RegistryClient, gpu_node: Node
+) -> None:
+    assert (await client.select(ONE_GPU)).node_id == gpu_node.node_id
+    assert (await client.explain(ONE_GPU)).eligible == (gpu_node.node_id,)
+    with pytest.raises(NoAvailableNode) as none:
+        await client.select(JobRequest(job_id="j", required_models=("m2",)))
+    assert none.value.counts == {"model_not_available": 1}
+    assert [one async for one in client.claims()] == []
+    assert {one.name for one in await client.thresholds()} >= {"claim_ttl_seconds"}
+    assert await client.exclusions() == ()
+
+
+async def test_claims_are_listed_shown_renewed_and_released_without_a_block(
+    front: Front, client: RegistryClient, gpu_node: Node
+) -> None:
+    assert gpu_node.node_id
+    waiting = asyncio.ensure_future(client.claim(ALL_GPUS, wait=30).__aenter__())
+    async with client.claim(JobRequest(job_id="a/b c", gpu_count=2)) as claim:
+        assert [one.claim_id async for one in client.claims()] == [claim.claim_id]
+        assert (await client.claim_of("a/b c")).state == "active"
+        assert (await client.renew("a/b c", claim.claim_id, ttl_seconds=77)).ttl_seconds == 77
+        wrong, right = await client.renew_all([("a/b c", "f" * 32), ("a/b c", claim.claim_id)])
+        assert (wrong.code, right.ok) == ("CLAIM_SUPERSEDED", True)
+        with pytest.raises(ClaimSuperseded):
+            await client.release("a/b c", "f" * 32)
+        await until(lambda: bool(front.service.queue()))
+        assert [one.job_id for one in await client.queue()] == ["other"]
+        await client.release("a/b c", claim.claim_id)
+    assert (await waiting).job_id == "other"
+    assert [one.state async for one in client.claims(ended=True)].count("released") == 1
+
+
+# Refusals
+
+
+async def test_a_token_without_the_role_is_forbidden_and_so_is_another_owners_claim() -> None:
+    async with fronted(auth_on=True) as front:
+        read = await operator_token(front.service, Role.READ)
+        async with RegistryClient(front.url, token=read) as client:
+            assert [one async for one in client.nodes()] == []
+            with pytest.raises(Forbidden) as refused:
+                await client.claim(ONE_GPU).__aenter__()
+            assert refused.value.status == 403
+        async with RegistryClient(front.url) as stranger:
+            with pytest.raises(Forbidden) as refused:
+                await stranger.queue()
+            assert refused.value.code == "UNAUTHORIZED"
+
+
+async def test_a_registry_that_never_answers_is_unreachable_after_the_retries() -> None:
+    async with RegistryClient(f"http://127.0.0.1:{free_port()}", retry_seconds=0.3) as client:
+        with pytest.raises(Unreachable, match="is it running"):
+            await client.queue()
+        with pytest.raises(Unreachable):
+            await anext(client.events())
+
+
+async def test_a_request_is_sent_again_while_the_registry_restarts(front: Front) -> None:
+    async with RegistryClient(front.url, retry_seconds=patience(10)) as client:
+        await front.close()
+        asking = asyncio.ensure_future(client.queue())
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await front.open()
+        assert await asking == ()
+
+
+@pytest.mark.parametrize(
+    "url", ["registry:8081", "ftp://registry", "http://", "http://registry:8081/v1", "https://r?x=1"]
+)
+def test_what_is_no_address_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ValueError, match="no address"):
+        RegistryClient(url)
+
+
+def test_a_token_is_not_sent_readably_over_a_network_unless_asked_for() -> None:
+    with pytest.raises(ValueError, match="not encrypted"):
+        RegistryClient("http://registry:8081", token="t")
+    RegistryClient("http://registry:8081", token="t", insecure_http=True)
+    RegistryClient("http://127.0.0.1:8081", token="t")
+    RegistryClient("http://[::1]:8081", token="t")
+    RegistryClient("https://registry:8081", token="t")
+
+
+def test_a_busy_registry_says_when_to_ask_again() -> None:
+    content = b'{"status": 503, "title": "t", "code": "REGISTRY_BUSY", "detail": "the disk is slow"}'
+    busy = refusal_of(content, status=503, retry_after="1")
+    assert isinstance(busy, Busy)
+    assert (busy.message, busy.code, busy.retry_after_seconds) == ("the disk is slow", "REGISTRY_BUSY", 1.0)
+
+
+def test_what_answers_without_a_problem_document_is_no_registry() -> None:
+    answer = refusal_of(b"<html>Bad gateway", status=502, retry_after=None)
+    assert isinstance(answer, Unreachable)
+    assert "502" in answer.message
+
+
+async def test_an_answer_that_cannot_be_read_says_so(
+    front: Front, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert front.url
+
+    async def odd(*_: object, **__: object) -> httpx.Response:
+        return httpx.Response(200, content=b'{"jobs": 3}')
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", odd)
+    with pytest.raises(RegistryError, match="upgrade") as unreadable:
+        await client.queue()
+    assert unreadable.value.code == "INVALID_ANSWER"
+
+
+# Events
+
+
+async def test_events_go_on_behind_the_last_one_over_a_restart_of_the_port(
+    front: Front, client: RegistryClient
+) -> None:
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async with aclosing(client.events(after=0)) as events:
+            async for event in events:
+                assert event.id is not None
+                seen.append(event.id)
+
+    following = asyncio.ensure_future(follow())
+    async with two_gpus(front.service):
+        await until(lambda: len(seen) >= 2)
+        await front.close()
+        async with two_gpus(front.service):
+            await front.open()
+            last = front.service.event_log.next_id() - 1
+            await until(lambda: bool(seen) and seen[-1] >= last)
+    assert seen[:last] == list(range(1, last + 1))
+    following.cancel()
+
+
+async def test_events_are_those_of_one_node_where_one_is_named(
+    front: Front, client: RegistryClient, gpu_node: Node
+) -> None:
+    async with aclosing(client.events(after=0, node_id=gpu_node.node_id)) as events:
+        first = await anext(events)
+    assert first.node_id == gpu_node.node_id
+    assert front.url
+
+
+# What an import costs
+
+
+def test_without_httpx_the_import_says_what_to_install() -> None:
+    program = "import sys; sys.modules['httpx'] = None; import gpu_agent.client"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'gpu-agent[client]'" in done.stderr
+
+
+def test_the_command_line_loads_no_httpx() -> None:
+    program = (
+        "import sys; from gpu_agent.cli.main import main; import gpu_agent.cli.registry.claims; "
+        "sys.exit('httpx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
