@@ -101,9 +101,10 @@ def run(runs: int, seed: int) -> int:
             campaign.kill()
             if number % QUIET_EVERY == 0 or number == runs:
                 waits.append(campaign.quiet())
+                world = campaign.world
                 print(
-                    f"{number} kills, {campaign.world.granted} claims, "
-                    f"{campaign.world.gangs} of them on two nodes, {len(campaign.world.violations)} violations; large jobs waited "
+                    f"{number} kills, {world.granted} claims, {world.gangs} of them on two nodes, "
+                    f"{len(world.violations)} violations; large jobs waited "
                     f"{', '.join(f'{one:.1f}' for one in waits)} s",
                     flush=True,
                 )
