@@ -6,7 +6,9 @@ import pytest
 
 from gpu_agent.registry.actions import Effect, Refusal, SendStatus, Step
 from gpu_agent.registry.deadlines import Deadlines
+from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ConnectionLost, CordonRequested, RenewalRequested
+from gpu_agent.registry.job import Claim
 from gpu_agent.registry.lifecycle import next_deadline, purge_at, silent_until
 from gpu_agent.registry.node import Drain, Liveness, NodeRecord, Schedule
 from gpu_agent.registry.pacing import SPREAD
@@ -16,6 +18,7 @@ from gpu_agent.wire.codes import NodeStatus
 from tests.registry.dispatch.nodes import node as dispatch_node
 from tests.registry.harness import (
     Registry,
+    ack,
     answer,
     closed,
     codes,
@@ -442,3 +445,32 @@ def test_many_claims_that_are_over_end_in_parts_and_one_that_is_requested_before
     assert len(registry.fleet.claims()) == count - MOST_AT_ONCE - 1
     registry.pass_time(0.0)
     assert registry.fleet.claims() == []
+
+
+def test_a_node_silent_for_more_than_one_and_a_half_intervals_gets_no_job_and_its_timeout_stays() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.pass_time(23.5)
+    assert record.connected
+    registry.pass_time(1.0)
+    assert not record.connected
+    assert isinstance(registry.claim("job"), NoAvailableNode)
+    registry.heartbeat()
+    assert record.connected
+    assert isinstance(registry.claim("job"), Claim)
+    registry.pass_time(44.9)
+    assert record.status == "ready"
+    registry.pass_time(1.1)
+    assert record.status == "offline"
+
+
+def test_with_auth_off_the_id_of_a_silent_node_may_be_taken_over_and_its_connection_is_closed() -> None:
+    registry = Registry(auth_off=True)
+    registry.ready(1)
+    assert codes(registry.register(2, node_id="node-1"), 2) == ["NODE_ID_CONFLICT"]
+    registry.pass_time(24.0)
+    done = registry.register(3, node_id="node-1")
+    assert ack(done).node_id == "node-1"
+    assert codes(done, 1) == ["SESSION_SUPERSEDED"]
+    assert [connection for connection, _ in closed(done)] == [1]
+    assert registry.heartbeat(1, "node-1") == []

@@ -373,7 +373,7 @@ class Fleet:
         self._scan_from = step.now
 
     def _exclude_silent(self, step: Step) -> None:
-        silent = exclude_silent_nodes(self._nodes.records.values(), step.now)
+        silent = exclude_silent_nodes(self._nodes.records.values(), step.now, store_fails=True)
         self._dispatch.update_suspected(silent)
         step.touched.update(dict.fromkeys(record.node_id for record in silent))
 

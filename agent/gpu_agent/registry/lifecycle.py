@@ -31,7 +31,7 @@ To add a status:
 """
 
 from collections.abc import Mapping
-from math import inf
+from math import inf, nextafter
 from typing import assert_never
 
 from gpu_agent.registry import health
@@ -42,6 +42,10 @@ from gpu_agent.wire.codes import NodeStatus, ReasonCode
 
 HISTORY_LENGTH = 12
 """How many transitions a node remembers."""
+
+MISSED_INTERVALS = 1.5
+MISSED_SLACK_SECONDS = 1.0
+"""A node that is silent for longer than so many intervals and this counts as disconnected (§4)."""
 
 _LEFT = frozenset({ReasonCode.HEARTBEAT_TIMEOUT, ReasonCode.UNREGISTERED, ReasonCode.REMOVED})
 _REGISTERED = frozenset({ReasonCode.REGISTERED})
@@ -141,6 +145,8 @@ def next_deadline(record: NodeRecord, thresholds: Thresholds) -> float:
     times = [purge_at(record, thresholds), time_limit(record)]
     if record.connection is not None:
         times.append(record.schedule.next_status_at)
+        if record.liveness.suspected_until is None:
+            times.append(nextafter(missed_at(record), inf))
     if record.connection is not None or record.status is not NodeStatus.OFFLINE:
         times.append(silent_until(record))
     if record.faults.left_out:
@@ -159,6 +165,15 @@ def time_limit(record: NodeRecord) -> float:
             return inf
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def missed_at(record: NodeRecord) -> float:
+    """Return when a connected node that sends nothing counts as disconnected (§4, Connections)."""
+    return (
+        record.liveness.last_seen_at
+        + MISSED_INTERVALS * record.schedule.interval_seconds
+        + MISSED_SLACK_SECONDS
+    )
 
 
 def silent_until(record: NodeRecord) -> float:

@@ -12,6 +12,7 @@ from gpu_agent.registry.actions import CloseConnection, Level, Send, Step
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import RegistrationReceived, UnregistrationReceived
 from gpu_agent.registry.heartbeat import unknown_node
+from gpu_agent.registry.lifecycle import missed_at
 from gpu_agent.registry.node import Declared, NodeRecord, NodeTable, ReportedJobs
 from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.quoting import clip_quote
@@ -281,7 +282,7 @@ class Admission:
         holder = self._nodes.records.get(suggested)
         if holder is None:
             return suggested
-        may = _is_free(holder) if token is None else _holds_reservation(holder, token)
+        may = _is_free(holder, now) if token is None else _holds_reservation(holder, token)
         return (
             suggested if may else _conflict(suggested, _held(holder, auth_off=self._policy.auth_off, now=now))
         )
@@ -353,12 +354,10 @@ def _only(node_id: str, event: RegistrationReceived, *, because: str) -> str | N
     )
 
 
-def _is_free(holder: NodeRecord) -> bool:
-    """With auth off an id that is offline or disconnected may be taken over.
-
-    A node that the registry only suspects (§4, mass silence) still has its connection, and keeps its id.
-    """
-    return holder.status is NodeStatus.OFFLINE or holder.connection is None
+def _is_free(holder: NodeRecord, now: float) -> bool:
+    """With auth off an id that is offline, disconnected or silent may be taken over (§4, Connections)."""
+    offline = holder.status is NodeStatus.OFFLINE or holder.connection is None
+    return offline or now > missed_at(holder)
 
 
 def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:

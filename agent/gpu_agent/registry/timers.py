@@ -33,10 +33,6 @@ SILENT_INTERVALS = 2
 _MORE_TIMEOUTS = 1.5
 """Between the one timeout of every node and the two of a node that got more time."""
 
-MISSED_INTERVALS = 1.5
-MISSED_SLACK_SECONDS = 1.0
-"""A node that is silent for longer than so many intervals and this is disconnected (§4, Connections)."""
-
 
 class Sweep:
     """Checks nodes whose time has come."""
@@ -69,6 +65,7 @@ class Sweep:
         due = list(islice(self.deadlines.due(step.now), MOST_AT_ONCE))
         records = [record for node_id in due if (record := self._nodes.records.get(node_id))]
         self._check_silence(records, step)
+        self._dispatch.update_suspected(exclude_silent_nodes(records, step.now))
         for record in records:
             self._check(record, step)
             step.touched[record.node_id] = None
@@ -148,21 +145,24 @@ def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[Node
     return waited_for
 
 
-def exclude_silent_nodes(records: Iterable[NodeRecord], now: float) -> list[NodeRecord]:
-    """Return the nodes that have fallen silent while the store fails, when time decides nothing (§4).
+def exclude_silent_nodes(
+    records: Iterable[NodeRecord], now: float, *, store_fails: bool = False
+) -> list[NodeRecord]:
+    """Return the connected nodes that have fallen silent (§4, Connections).
 
-    Each is marked: until its next heartbeat it is excluded from dispatch as disconnected.
+    Each is marked: until its next heartbeat it is excluded from dispatch as disconnected. Its timeout stays;
+    while the store fails, time decides nothing, and it has none.
     """
     silent = [
         record
         for record in records
         if record.connection is not None
         and record.liveness.suspected_until is None
-        and now - record.liveness.last_seen_at
-        > MISSED_INTERVALS * record.schedule.interval_seconds + MISSED_SLACK_SECONDS
+        and now > lifecycle.missed_at(record)
     ]
     for record in silent:
-        record.liveness.suspected_until = inf
+        liveness, timeout = record.liveness, record.schedule.timeout_seconds
+        liveness.suspected_until = inf if store_fails else liveness.last_seen_at + timeout
     return silent
 
 
