@@ -25,7 +25,7 @@ async def run(registry: RegistryService, job: Job) -> None:
     while not isinstance(claim := await registry.claim(job), ClaimView):
         print(f"{job.job_id} waits: {claim.code}", flush=True)
         await asyncio.sleep(1)
-    print(f"{job.job_id} runs on {claim.node_id} with {', '.join(claim.gpu_uuids)}", flush=True)
+    print(f"{job.job_id} runs on {claim.node_id}", flush=True)
     ended = asyncio.Event()
     asyncio.get_running_loop().call_later(1, ended.set)  # here the job goes to claim.endpoint instead
     while not ended.is_set():

@@ -76,6 +76,14 @@ def positive_number(text: str) -> int:
 whole_number.__name__ = positive_number.__name__ = "whole number"  # the word of argparse's error
 
 
+def capability(text: str) -> str:
+    """Read a compute capability such as `8.0`."""
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and (minor.isdecimal() or text == major)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability: write it like 8.0")
+    return text
+
+
 def label_pair(text: str) -> tuple[str, str]:
     """Read `key=value`."""
     key, equals, value = text.partition("=")

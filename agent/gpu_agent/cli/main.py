@@ -83,6 +83,12 @@ def _load_nodes() -> Commands:
     return COMMANDS
 
 
+def _load_gpus() -> Commands:
+    from gpu_agent.cli.registry.gpus import COMMANDS
+
+    return COMMANDS
+
+
 def _load_events() -> Commands:
     from gpu_agent.cli.registry.events import COMMANDS
 
@@ -204,6 +210,8 @@ REGISTRY = Group(
             "resume": Command(_load_nodes, "end its drain"),
             "cordon": Command(_load_nodes, "give it no new jobs"),
             "uncordon": Command(_load_nodes, "give it new jobs again"),
+            "cordon-gpu": Command(_load_gpus, "give one of its GPUs to no new claim"),
+            "uncordon-gpu": Command(_load_gpus, "let claims have that GPU again"),
             "refresh": Command(_load_nodes, "have it probe again, now"),
             "reregister": Command(_load_nodes, "have it register again"),
             "forget": Command(_load_nodes, "remove its record"),
@@ -216,6 +224,7 @@ REGISTRY = Group(
             "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
             "release": Command(_load_claims, "release a job's claim"),
             "claims": Command(_load_claims, "list the claims"),
+            "queue": Command(_load_claims, "list the jobs that wait for capacity"),
             "exclusions": Command(_load_claims, "count the reasons why jobs got no node lately"),
         },
         "credentials": {

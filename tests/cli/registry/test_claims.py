@@ -1,5 +1,5 @@
 import json
-import time
+import threading
 
 import pytest
 
@@ -11,6 +11,8 @@ from gpu_agent.wire.api import ClaimView
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
+from tests.programs import eventually
+from tests.waiting import patience
 
 
 def test_a_slot_is_reserved_and_the_same_job_gets_the_same(
@@ -19,7 +21,7 @@ def test_a_slot_is_reserved_and_the_same_job_gets_the_same(
     for _ in range(2):
         assert main(["registry", "claim", "job-1", "--model", "m", "--api", served.api]) == 0
         assert f"job-1 has a slot on {served.able}" in capsys.readouterr().out
-    assert main(["registry", "claim", "job-1", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "job-1", "--model", "m", "--json", "--api", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
     assert len(served.registry.get("/v1/claims")["claims"]) == 1
 
@@ -81,13 +83,17 @@ def test_a_slot_is_released(
     assert main(["registry", "release", "job-1", "--api", served.api]) == 6
 
 
+def claim(*nodes: dict[str, object]) -> ClaimView:
+    return model_of(ClaimView, {"nodes": list(nodes)})
+
+
 def test_a_slot_is_shown_with_all_that_a_job_needs() -> None:
-    slot = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
-    assert slot_in_words(model_of(ClaimView, slot)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
-    assert slot_in_words(model_of(ClaimView, {"node_id": "n"})) == "n"
-    assert (
-        lease_in_words(model_of(ClaimView, {"expires_at": time.time() + 60.5})) == "for 60 s unless renewed"
-    )
+    first = {"node_id": "n", "gpu_uuids": ["GPU-1", "GPU-2"], "endpoint": "10.0.0.1:9000"}
+    second = {"node_id": "m", "hostname": "host-m", "gpu_indices": [0, 3]}
+    assert slot_in_words(claim(first)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
+    assert slot_in_words(claim({"node_id": "n"})) == "n"
+    assert slot_in_words(claim({"node_id": "n"}, second)) == "n; m (host-m), GPUs #0 #3"
+    assert lease_in_words(model_of(ClaimView, {"expires_in_seconds": 60.5})) == "for 60 s unless renewed"
 
 
 def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:
@@ -111,3 +117,69 @@ def test_another_refusal_stays_one() -> None:
         with pytest.raises(Failure) as refused:
             request_slot(Api(registry.api), "/v1/claims", {}, model=ClaimView, as_json=True)
         assert refused.value.code is ExitCode.REFUSED
+
+
+def test_a_claim_is_named_by_its_id_when_it_is_renewed_and_released(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["registry", "claim", "job-1", "--ttl", "30s", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    claim_id = said.split("\nclaim ")[1].split(":")[0]
+    assert "for 30 s" in said or "for 29 s" in said
+    renew = ["registry", "renew", "job-1", "--ttl", "10m", "--api", served.api]
+    assert main([*renew, "--claim-id", claim_id]) == 0
+    assert "for 9 min" in capsys.readouterr().out
+    other = ["--claim-id", "f" * 32, "--api", served.api]
+    assert main([*renew, *other[:2]]) == 6
+    assert main(["registry", "release", "job-1", *other]) == 6
+    assert "another claim" in capsys.readouterr().err
+    assert main(["registry", "release", "job-1", "--claim-id", claim_id, "--api", served.api]) == 0
+
+
+def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
+    Api(served.api).request("DELETE", "/v1/claims/job-1")
+    assert main(["registry", "claims", "--api", served.api]) == 0
+    assert "job-1" not in capsys.readouterr().out
+    assert main(["registry", "claims", "--ended", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("STATE", "job-1", "released"))
+
+
+def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = Api(served.api)
+    assert main(["registry", "queue", "--api", served.api]) == 0
+    assert capsys.readouterr().out == "No job waits.\n"
+    api.request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
+    codes: list[int] = []
+    words = ["registry", "claim", "job-2", "--gpus", "1", "--wait", "1m", "--api", served.api]
+    waiting = threading.Thread(target=lambda: codes.append(main(words)), name="waiting")
+    waiting.start()
+    eventually(lambda: api.request("GET", "/v1/queue")["count"], within_seconds=5, what="job-2 waits")
+    assert main(["registry", "queue", "--api", served.api]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("PRIORITY", "job-2", "capacity_exceeded"))
+    assert main(["registry", "release", "job-1", "--api", served.api]) == 0
+    waiting.join(patience(10))
+    assert codes == [0]
+
+
+def test_a_gpu_is_cordoned_and_uncordoned(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [served.able, "GPU-x", "--api", served.api]
+    assert main(["registry", "cordon-gpu", *words, "--reason", "hot"]) == 6
+    assert "declares no GPU" in capsys.readouterr().err
+    gpu = {"uuid": "GPU-x", "claimed_by": "job-1", "cordoned": "cordoned by ann: hot"}
+    path = f"POST /v1/nodes/{served.able}/gpus/GPU-x"
+    answers = {
+        f"{path}/{action}": {"node_id": served.able, "gpus": [gpu]} for action in ("cordon", "uncordon")
+    }
+    with standing_in(answers) as registry:
+        words[-1] = registry.api
+        assert main(["registry", "cordon-gpu", *words]) == 0
+        assert "job job-1 has it now, and goes on" in capsys.readouterr().out
+        assert main(["registry", "cordon-gpu", *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["gpus"][0]["uuid"] == "GPU-x"
+        assert main(["registry", "uncordon-gpu", *words]) == 0
+        assert f"claims may have GPU-x of {served.able} again" in capsys.readouterr().out

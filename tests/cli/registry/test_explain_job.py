@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry.claims import add_job_options, job_request
+from gpu_agent.cli.registry.job_options import add_job_options, add_life_options, job_request, life_request
 from gpu_agent.wire.api import JobRequest
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -34,9 +34,10 @@ def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.Cap
         (["--public"], "not_in_public_pool"),
         (["--gpus", "2"], "gpu_unavailable"),
         (["--gpu-name", "H100"], "gpu_unavailable"),
-        (["--min-gpu-memory-mb", "99999"], "capacity_exceeded"),
+        (["--min-gpu-memory-mb", "99999"], "gpu_unavailable"),
         (["--label", "zone=a"], "label_mismatch"),
         (["--node", "node-OTHER"], "not_allowed"),
+        (["--min-compute-capability", "8.0"], "gpu_unavailable"),
     ],
 )
 def test_each_demand_is_part_of_the_request(
@@ -75,7 +76,7 @@ PATH = "POST /v1/dispatch/select"
 
 
 def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    place = {"node_id": "node-7", "gpu_uuids": ["GPU-1"], "endpoint": None}
+    place = {"nodes": [{"node_id": "node-7", "gpu_uuids": ["GPU-1"], "endpoint": None}]}
     with standing_in({PATH: place}) as registry:
         assert main(["registry", "select", "--model", "m", "--gpus", "2", "--api", registry.api]) == 0
         assert capsys.readouterr().out == "node-7, GPUs GPU-1\n"
@@ -131,14 +132,18 @@ def test_json_is_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
 ALL = [
     *("--model", "m", "--model", "n", "--feature", "f", "--public", "--gpus", "2", "--gpu-name", "H100"),
     *("--min-gpu-memory-mb", "8000", "--label", "zone=a", "--label", "rack=7=b", "--node", "node-1"),
-    *("--affinity", "chat-9", "--priority", "-5"),
+    *("--affinity", "chat-9", "--priority", "-5", "--gpu-sharing", "exclusive", "--nodes", "3"),
+    *("--min-compute-capability", "8.0", "--exclude-node", "node-2", "--exclude-node", "node-3"),
+    *("--label", "zone=b", "--ttl", "2m", "--wait", "30s"),
 ]
 
 
 def demands(*words: str) -> dict[str, object]:
     parser = argparse.ArgumentParser()
     add_job_options(parser)
-    return job_request(parser.parse_args(words))
+    add_life_options(parser)
+    arguments = parser.parse_args(words)
+    return {**job_request(arguments), **life_request(arguments)}
 
 
 def test_each_demand_that_the_api_knows_can_be_stated() -> None:
@@ -146,12 +151,13 @@ def test_each_demand_that_the_api_knows_can_be_stated() -> None:
     assert {"job_id", *stated} == set(JobRequest.model_fields)
     job = JobRequest.model_validate({"job_id": "j", **stated})
     assert job.required_models == ("m", "n")
-    assert job.labels == {"zone": "a", "rack": "7=b"}
-    assert job.priority == -5
+    assert job.labels == {"zone": ("a", "b"), "rack": "7=b"}
+    assert (job.priority, job.nodes, job.excluded_nodes) == (-5, 3, ("node-2", "node-3"))
+    assert (job.ttl_seconds, job.wait_seconds, job.min_compute_capability) == (120.0, 30.0, "8.0")
 
 
 def test_what_is_not_demanded_is_left_to_the_registry() -> None:
-    assert demands() == {"gpu_count": 1}
+    assert demands() == {}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +168,8 @@ def test_what_is_not_demanded_is_left_to_the_registry() -> None:
         (("--gpus", "0"), "at least 1"),
         (("--min-gpu-memory-mb", "x"), "whole number"),
         (("--priority", "high"), "whole number"),
+        (("--min-compute-capability", "eight"), "8.0"),
+        (("--gpu-sharing", "time"), "exclusive"),
     ],
 )
 def test_a_demand_that_makes_no_sense_is_refused_with_how_to_write_it(

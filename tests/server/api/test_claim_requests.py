@@ -1,7 +1,7 @@
 """Claims over HTTP that wait, end, are renewed together, and belong to somebody; cordons of one GPU."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -267,7 +267,7 @@ class Operators:
         return bearer(made.token)
 
 
-async def _operators() -> AsyncIterator[Operators]:
+async def _operators() -> AsyncGenerator[Operators, None]:
     async with running(auth_on=True) as service, serving(service) as api:
         joining = await service.tokens.create_join()
         assert isinstance(joining, NewToken)

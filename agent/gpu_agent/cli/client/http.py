@@ -154,27 +154,46 @@ class Api:
         whole |= {members: listed, "next": None, "count": len(listed)}
         return parse_answer(whole, model)
 
-    def post(self, path: str, body: Mapping[str, object], model: type[Model]) -> Answer[Model]:
-        """Request something; raises `Refused`, or `Failure` when unreachable or not of this model."""
-        return self.call("POST", path, model, body=body)
+    def post(
+        self, path: str, body: Mapping[str, object], model: type[Model], *, wait_seconds: float = 0.0
+    ) -> Answer[Model]:
+        """Request something; raises `Refused`, or `Failure` when unreachable or not of this model.
+
+        `wait_seconds`: how long the registry may wait before it answers.
+        """
+        return self.call("POST", path, model, body=body, wait_seconds=wait_seconds)
 
     def delete(self, path: str) -> None:
         """Delete something; raises `Refused`, or `Failure` when unreachable."""
         self.request("DELETE", path)
 
     def call(
-        self, method: str, path: str, model: type[Model], *, body: Mapping[str, object] | None = None
+        self,
+        method: str,
+        path: str,
+        model: type[Model],
+        *,
+        body: Mapping[str, object] | None = None,
+        wait_seconds: float = 0.0,
     ) -> Answer[Model]:
         """Make a request whose answer is a document; raises as `get` does."""
-        document = self.request(method, path, body)
+        document = self.request(method, path, body, wait_seconds=wait_seconds)
         try:
             return parse_answer(document, model)
         except ValueError as error:
             self._disown(f"its answer to {method} {path} is not a registry's: {error}")
 
-    def request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Document:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        wait_seconds: float = 0.0,
+    ) -> Document:
         """Make any request; raises `Refused`, or `Failure` when no registry answers."""
-        with self._open(self._request(method, path, body), timeout_seconds=TIMEOUT_SECONDS) as answer:
+        request, timeout_seconds = self._request(method, path, body), TIMEOUT_SECONDS + wait_seconds
+        with self._open(request, timeout_seconds=timeout_seconds) as answer:
             if answer.status == _NO_CONTENT:
                 return {}
             self._raise_refusal(answer)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from gpu_agent.cli.client.answers import Answer, Model
-from gpu_agent.cli.client.http import Api, Query, Refused, quote_id
+from gpu_agent.cli.client.http import Api, Query, Refused, quote_id, without_none
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.wire.api import ClaimList, ClaimView, NodeDetail, NodeList, TokenList
 
@@ -50,17 +50,21 @@ class Node:
         return did_you_mean(self.node_id, (node.node_id for node in nodes))
 
 
-def renew_claim(api: Api, job_id: str) -> Answer[ClaimView]:
-    """Renew a job's claim for one more TTL; raises `Failure`."""
+def renew_claim(
+    api: Api, job_id: str, claim_id: str | None = None, *, ttl_seconds: float | None = None
+) -> Answer[ClaimView]:
+    """Renew a job's claim for one more TTL, or another one; raises `Failure`."""
     path = f"/v1/claims/{quote_id(job_id)}/renew"
+    request = without_none(claim_id=claim_id, ttl_seconds=ttl_seconds)
     return _with_suggestion(
-        lambda: api.post(path, {}, ClaimView), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
+        lambda: api.post(path, request, ClaimView), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
     )
 
 
-def release_claim(api: Api, job_id: str) -> None:
+def release_claim(api: Api, job_id: str, claim_id: str | None = None) -> None:
     """Release a job's claim; raises `Failure`."""
-    path = f"/v1/claims/{quote_id(job_id)}"
+    named = "" if claim_id is None else f"?claim_id={quote_id(claim_id)}"
+    path = f"/v1/claims/{quote_id(job_id)}{named}"
     _with_suggestion(lambda: api.delete(path), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id))
 
 

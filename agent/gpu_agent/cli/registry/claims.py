@@ -1,26 +1,30 @@
-"""Jobs and their slots: `registry explain`, `select`, `claim`, `renew`, `release`, `claims`, `exclusions`."""
+"""Jobs and their slots: explain, select, claim, renew, release, claims, queue, exclusions."""
 
 import argparse
 import time
 from collections.abc import Iterator, Mapping
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
-from gpu_agent.cli.client.http import Api, Refused, add_request_options
+from gpu_agent.cli.client.http import Api, Refused, add_request_options, without_none
 from gpu_agent.cli.client.resources import Node, release_claim, renew_claim
 from gpu_agent.cli.command import (
     Commands,
     ExitCode,
     Failure,
     describe,
-    label_pair,
-    positive_number,
-    whole_number,
 )
 from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, need_and_have
 from gpu_agent.cli.output.nodes import NO_NODES
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, printable, terminal_columns
 from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.cli.registry.job_options import (
+    add_job_options,
+    add_life_options,
+    add_ttl_option,
+    job_request,
+    life_request,
+)
 from gpu_agent.wire.api import (
     ClaimList,
     ClaimNode,
@@ -29,11 +33,14 @@ from gpu_agent.wire.api import (
     ExclusionsView,
     ExplanationView,
     Problem,
+    QueueView,
     Selection,
+    WaitingJob,
 )
 
 _NO_NODE = "NO_AVAILABLE_NODE"
 _EXAMPLES = 5
+_STATE_COLORS = {"active": "green", "held": "yellow", "lost": "red"}
 _EXCLUSION_COLUMNS = (
     Column(head="FROM"),
     Column(head="FAILED", right=True),
@@ -42,11 +49,21 @@ _EXCLUSION_COLUMNS = (
 )
 _CLAIM_COLUMNS = (
     Column(head="JOB", wraps=True),
-    Column(head="NODE"),
-    Column(head="HELD", right=True, priority=2),
+    Column(head="STATE"),
+    Column(head="NODE", wraps=True),
+    Column(head="OWNER", priority=3),
+    Column(head="FOR", right=True, priority=2),
     Column(head="ENDS IN", right=True),
     Column(head="GPUS", wraps=True),
     Column(head="ENDPOINT", priority=1),
+)
+_QUEUE_COLUMNS = (
+    Column(head="", right=True),
+    Column(head="JOB", wraps=True),
+    Column(head="OWNER", priority=2),
+    Column(head="PRIORITY", right=True),
+    Column(head="WAITS FOR", right=True),
+    Column(head="RESERVED", wraps=True, priority=1),
 )
 
 
@@ -111,20 +128,29 @@ def configure_claim(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Claim a slot for a job on the best node that can take it now. The same job again\n"
-        "gets the same slot. Renew the claim while the job runs, release it when it ends.",
-        example="gpu-agent registry claim job-1 --model my/model --gpus 2",
-        exits={ExitCode.OK: "the slot is reserved", ExitCode.NO_NODE: "no node can take the job now"},
+        "Claim slots for a job on the best nodes that can take it now, with GPUs of its own\n"
+        "where it asks for them. The same job again gets the same claim. Renew the claim while\n"
+        "the job runs, release it when it ends.",
+        example="gpu-agent registry claim job-1 --model my/model --gpus 2 --wait 5m",
+        exits={ExitCode.OK: "the slots are reserved", ExitCode.NO_NODE: "no node can take the job now"},
     )
     parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
     add_job_options(parser)
+    add_life_options(parser)
     add_request_options(parser, json_is="what POST /v1/claims answers, a refusal for want of a node too")
 
 
 def run_claim(arguments: argparse.Namespace) -> int:
     """Request it and print the slot."""
-    job = {"job_id": arguments.job_id, **job_request(arguments)}
-    slot = request_slot(Api.of(arguments), "/v1/claims", job, model=ClaimView, as_json=arguments.json)
+    job = {"job_id": arguments.job_id, **job_request(arguments), **life_request(arguments)}
+    slot = request_slot(
+        Api.of(arguments),
+        "/v1/claims",
+        job,
+        model=ClaimView,
+        as_json=arguments.json,
+        wait_seconds=arguments.wait or 0.0,
+    )
     if slot is None:
         return ExitCode.NO_NODE
     if arguments.json:
@@ -132,15 +158,22 @@ def run_claim(arguments: argparse.Namespace) -> int:
     else:
         job_id = printable(arguments.job_id)
         print(f"{job_id} has a slot on {slot_in_words(slot.model)}, {lease_in_words(slot.model)}")
+        print(f"claim {slot.model.claim_id}: name it with --claim-id when you renew or release it")
     return ExitCode.OK
 
 
 def request_slot(
-    api: Api, path: str, job: Mapping[str, object], *, model: type[Model], as_json: bool
+    api: Api,
+    path: str,
+    job: Mapping[str, object],
+    *,
+    model: type[Model],
+    as_json: bool,
+    wait_seconds: float = 0.0,
 ) -> Answer[Model] | None:
     """Request a slot; raises `Failure` where no node can take the job, or prints that and returns None."""
     try:
-        return api.post(path, job, model)
+        return api.post(path, job, model, wait_seconds=wait_seconds)
     except Refused as refused:
         if refused.problem_code != _NO_NODE:
             raise
@@ -167,14 +200,20 @@ def slot_in_words(slot: ClaimView | Selection) -> str:
 
 def _node_in_words(node: ClaimNode) -> str:
     name = f"{node.node_id} ({node.hostname})" if node.hostname else node.node_id
-    gpus = f", GPUs {' '.join(node.gpu_uuids or map(str, node.gpu_indices))}" if node.gpu_indices else ""
+    given = _gpu_names(node)
+    gpus = f", GPUs {' '.join(given)}" if given else ""
     worker = f", workers at {node.endpoint}" if node.endpoint else ""
     return printable(f"{name}{gpus}{worker}")
 
 
+def _gpu_names(node: ClaimNode) -> tuple[str, ...]:
+    """Name a claim's GPUs on one node: by UUID, and by position where the node states none."""
+    return node.gpu_uuids or tuple(f"#{index}" for index in node.gpu_indices)
+
+
 def lease_in_words(slot: ClaimView) -> str:
     """Say how long a slot is reserved unless the claim is renewed."""
-    return f"for {duration_in_words(slot.expires_at - time.time())} unless renewed"
+    return f"for {duration_in_words(slot.expires_in_seconds)} unless renewed"
 
 
 def configure_renew(parser: argparse.ArgumentParser) -> None:
@@ -185,13 +224,14 @@ def configure_renew(parser: argparse.ArgumentParser) -> None:
         example="gpu-agent registry renew job-1",
         exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
     )
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    _add_claim(parser)
+    add_ttl_option(parser)
     add_request_options(parser, json_is="what POST /v1/claims/JOB/renew answers")
 
 
 def run_renew(arguments: argparse.Namespace) -> int:
     """Request it and print the slot."""
-    slot = renew_claim(Api.of(arguments), arguments.job_id)
+    slot = renew_claim(Api.of(arguments), arguments.job_id, arguments.claim_id, ttl_seconds=arguments.ttl)
     if arguments.json:
         print_json(slot.document)
     else:
@@ -204,38 +244,52 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Release a job's claim, so that another job may have the slot. Ends no process.",
+        "Release a job's claim because the job has ended, so that another job may have the slot\n"
+        "and the GPUs. A claim that has expired or was lost still holds its GPUs until its node\n"
+        "shows that the job is gone: name it with --claim-id to release them. Ends no process.",
         example="gpu-agent registry release job-1",
         exits={ExitCode.OK: "released", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
     )
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    _add_claim(parser)
     add_request_options(parser, json_is="nothing, as DELETE /v1/claims/JOB answers nothing")
 
 
 def run_release(arguments: argparse.Namespace) -> int:
     """Request it and print."""
-    release_claim(Api.of(arguments), arguments.job_id)
+    release_claim(Api.of(arguments), arguments.job_id, arguments.claim_id)
     if not arguments.json:
         print(f"{printable(arguments.job_id)} has no slot any more")
     return ExitCode.OK
+
+
+def _add_claim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    parser.add_argument(
+        "--claim-id", metavar="ID", help="only this claim of the job (default: your own current one)"
+    )
 
 
 def configure_claims(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "List the claims: job, node, for how long already, and when each expires unless it is\nrenewed.",
+        "List the claims: job, state, nodes, owner, for how long already, and when each expires\n"
+        "unless it is renewed.",
         example="gpu-agent registry claims --node node-7",
         exits={ExitCode.OK: "listed, even if there is none"},
     )
     parser.add_argument("--node", metavar="ID", help="only those on this node")
+    parser.add_argument(
+        "--ended", action="store_true", help="also those that ended within the hour, and how they ended"
+    )
     add_request_options(parser, json_is="what GET /v1/claims answers, all pages as one")
 
 
 def run_claims(arguments: argparse.Namespace) -> int:
     """Read the list and print it."""
     api = Api.of(arguments)
-    query = () if arguments.node is None else (("node_id", arguments.node),)
+    wanted = without_none(node_id=arguments.node, ended="true" if arguments.ended else None)
+    query = [(name, str(value)) for name, value in wanted.items()]
     answer = api.get_pages("/v1/claims", ClaimList, members="claims", query=query)
     claims = answer.model.claims
     if arguments.node is not None and not claims:
@@ -255,12 +309,54 @@ def _claim_row(claim: ClaimView, now: float) -> Row:
     return Row(
         (
             line(claim.job_id),
+            line(Piece(claim.state, _STATE_COLORS.get(claim.state, ""))),
             line(" ".join(one.hostname or one.node_id for one in claim.nodes)),
-            line(duration_in_words(now - claim.granted_at)),
-            line(duration_in_words(claim.expires_at - now)),
-            line(" ".join(uuid for one in claim.nodes for uuid in one.gpu_uuids)),
+            line(claim.owner or ""),
+            line(duration_in_words((claim.ended_at or now) - claim.granted_at)),
+            line("" if claim.ended_at else duration_in_words(claim.expires_in_seconds)),
+            line(" ".join(name for one in claim.nodes for name in _gpu_names(one))),
             line(" ".join(one.endpoint for one in claim.nodes if one.endpoint)),
         )
+    )
+
+
+def configure_queue(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "List the jobs that wait for capacity, in the order in which they get it, each with the\n"
+        "nodes that are reserved for it and the reason why it found none when it was tried last.",
+        example="gpu-agent registry queue",
+        exits={ExitCode.OK: "listed, even if there is none"},
+    )
+    add_request_options(parser, json_is="what GET /v1/queue answers")
+
+
+def run_queue(arguments: argparse.Namespace) -> int:
+    """Read the queue and print it."""
+    answer = Api.of(arguments).get("/v1/queue", QueueView)
+    if arguments.json:
+        print_json(answer.document)
+    elif answer.model.jobs:
+        rows = [_queue_row(job) for job in answer.model.jobs]
+        print_lines(render_table(Table(_QUEUE_COLUMNS, rows, note="REASON"), terminal_columns()))
+    else:
+        print("No job waits.")
+    return ExitCode.OK
+
+
+def _queue_row(job: WaitingJob) -> Row:
+    reason = job.reason if job.open_requests else f"nobody waits for the answer now; {job.reason}"
+    return Row(
+        (
+            line(job.position),
+            line(job.job_id),
+            line(job.owner or ""),
+            line(job.priority),
+            line(duration_in_words(job.waited_seconds)),
+            line(" ".join(job.reserved_nodes)),
+        ),
+        line(reason),
     )
 
 
@@ -303,57 +399,6 @@ def _exclusion_rows(window: ExclusionsView, now: float) -> Iterator[Row]:
         yield Row((began, failed, line("no node known"), line(0)))
 
 
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """Add one option for each need that a job may state (node protocol §5)."""
-    demands = parser.add_argument_group("what the job demands")
-    demands.add_argument(
-        "--model", action="append", default=[], metavar="M", help="a required model (repeatable)"
-    )
-    demands.add_argument(
-        "--feature", action="append", default=[], metavar="F", help="a required feature (repeatable)"
-    )
-    demands.add_argument("--public", action="store_true", help="a job of the public pool")
-    demands.add_argument(
-        "--gpus", type=positive_number, default=1, metavar="N", help="how many GPUs (default 1)"
-    )
-    demands.add_argument("--gpu-name", metavar="NAME", help="part of the GPU's name")
-    demands.add_argument(
-        "--min-gpu-memory-mb", type=positive_number, metavar="MB", help="free memory on each GPU, in MiB"
-    )
-    demands.add_argument(
-        "--label",
-        action="append",
-        type=label_pair,
-        default=[],
-        metavar="K=V",
-        help="a required label (repeatable)",
-    )
-    demands.add_argument(
-        "--node", action="append", default=None, metavar="ID", help="only on these nodes (repeatable)"
-    )
-    demands.add_argument(
-        "--affinity", metavar="KEY", help="prefer the node that last had a job with this key"
-    )
-    demands.add_argument("--priority", type=whole_number, metavar="N", help="the job's priority (default 0)")
-
-
-def job_request(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return the job's needs as the API reads them; an option that was not given is left out."""
-    job: dict[str, object] = {
-        "required_models": arguments.model,
-        "required_features": arguments.feature,
-        "public": arguments.public or None,
-        "gpu_count": arguments.gpus,
-        "gpu_name": arguments.gpu_name,
-        "min_gpu_memory_mb": arguments.min_gpu_memory_mb,
-        "labels": dict(arguments.label),
-        "allowed_nodes": arguments.node,
-        "affinity_key": arguments.affinity,
-        "priority": arguments.priority,
-    }
-    return {name: value for name, value in job.items() if value not in (None, [], {})}
-
-
 COMMANDS: Commands = {
     "explain": (configure_explain, run_explain),
     "select": (configure_select, run_select),
@@ -361,5 +406,6 @@ COMMANDS: Commands = {
     "renew": (configure_renew, run_renew),
     "release": (configure_release, run_release),
     "claims": (configure_claims, run_claims),
+    "queue": (configure_queue, run_queue),
     "exclusions": (configure_exclusions, run_exclusions),
 }
