@@ -76,12 +76,15 @@ async def test_every_example_does_what_it_says_in_order(tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {join.token}"}
         async with connect(url(service), proxy=None, additional_headers=headers) as socket:
             node = Node(socket)
-            await node.become_ready(labels={"zone": "a"})
+            gpu = {"name": "NVIDIA L4", "memory_gb": 24, "uuid": "GPU-5f2a8c1e"}
+            hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [gpu]}
+            await node.become_ready(labels={"zone": "a"}, hardware=hardware, capability_schema_version="1.1")
             variables = {
                 "api": str(api.base_url),
                 "auth": f"Authorization: Bearer {admin.token}",
                 "json": "Content-Type: application/json",
                 "id": node.node_id,
+                "gpu": "GPU-5f2a8c1e",
                 "job": "job-1",
                 "token": join.token_id,
             }

@@ -84,7 +84,7 @@ def test_every_refusal_is_explained_and_none_besides() -> None:
         for source in (ROOT / "agent" / "gpu_agent" / "node" / "control").glob("*.py")
         for call in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)
-        and getattr(call.func, "id", "") == "Refusal"
+        and getattr(call.func, "id", "") == "ControlRefusal"
         and isinstance(call.args[0], ast.Constant)
     }
     table = PAGE.split("### Why not")[1].split("|---|---|")[1]

@@ -130,10 +130,10 @@ class ClaimTelemetry:
                 continue
             use.readings += 1
             use.total_percent += percent
+            use.highest_percent = max(use.highest_percent, percent)
             if percent > IDLE_PERCENT:
                 idle = False
                 watch.record.idle_reported = False
-                use.highest_percent = max(use.highest_percent, percent)
         if not idle:
             watch.idle_since = None
             return False

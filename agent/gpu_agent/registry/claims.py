@@ -305,11 +305,13 @@ class ClaimRequests:
         self.telemetry.end(claim)
         self.history.end(claim, end, step.now)
         level = Level.WARNING if end is ClaimEnd.LOST else Level.INFO
+        unrenewed = "claim_expired" if end is ClaimEnd.EXPIRED else "claim_lost"
+        event = "claim_released" if end is ClaimEnd.RELEASED else unrenewed
         for grant in claim.grants:
             fields = {"job_id": claim.job_id, "node_id": grant.node_id, "claim_id": claim.claim_id}
             if reason_code is not None:
                 fields["reason_code"] = reason_code
-            step.log(f"claim_{end}", fields, level)
+            step.log(event, fields, level)
 
     def _attach_lost(self, held: HeldGrant, record: NodeRecord, step: Step) -> None:
         """Attach a lost claim again whose job runs and holds no other, while its GPUs are held for it."""

@@ -164,7 +164,7 @@ def waiting_job(waiting: Waiting, position: int, clock: Clock) -> api.WaitingJob
         waited_seconds=round(clock.monotonic() - waiting.since, 3),
         open_requests=len(waiting.requests),
         reserved_nodes=tuple(waiting.reserved),
-        reason=", ".join(f"{count} nodes {reason.value}" for reason, count in counts.items()),
+        reason=", ".join(f"{count} {reason.value}" for reason, count in counts.items()),
         counts={reason.value: count for reason, count in counts.items()},
     )
 

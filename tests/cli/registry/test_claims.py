@@ -157,10 +157,10 @@ def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
     words = ["registry", "claim", "job-2", "--gpus", "1", "--wait", "1m", "--api", served.api]
     waiting = threading.Thread(target=lambda: codes.append(main(words)), name="waiting")
     waiting.start()
-    eventually(lambda: api.request("GET", "/v1/queue")["count"], within_seconds=5, what="job-2 waits")
+    eventually(lambda: api.request("GET", "/v1/queue")["count"] == 1, within_seconds=5, what="job-2 waits")
     assert main(["registry", "queue", "--api", served.api]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("PRIORITY", "job-2", "capacity_exceeded"))
+    assert all(word in said for word in ("PRIORITY", "job-2", "capacity_exceeded")), said
     assert main(["registry", "release", "job-1", "--api", served.api]) == 0
     waiting.join(patience(10))
     assert codes == [0]
