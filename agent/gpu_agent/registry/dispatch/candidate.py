@@ -6,11 +6,11 @@ small changes of a figure move no node. Heartbeats whose figures fall into the s
 side of each limit, have the same load and change nothing in the index.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from gpu_agent.registry.gpus import Gpus
+from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import GpuDemand, GpuSet
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
@@ -94,8 +94,8 @@ class Candidate:
     """Of claims that share GPUs, those that have ended and hold included."""
     exclusive: dict[str, GpuHolder] = field(default_factory=dict)
     """By UUID: the exclusive claims of this node, those that have ended and hold included."""
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
-    """By UUID: why another node's declaration or claim keeps a GPU of this node from being given out."""
+    why_elsewhere: Callable[["Candidate", GpuState], str | None] = lambda *_: None
+    """Says why another node's declaration or claim keeps a GPU of this node from being given out."""
     identity: tuple[object, ...] = ()
     """What decides whether its GPUs are also another node's, as last compared."""
     ended_at: dict[str, float] = field(default_factory=dict)

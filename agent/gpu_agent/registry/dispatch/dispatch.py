@@ -64,8 +64,9 @@ class Dispatch:
     def __init__(self, thresholds: Thresholds, draw: Callable[[], float]) -> None:
         self._draw = draw
         self._affinity_bonus = thresholds.affinity_bonus
-        self._index = Index(thresholds)
-        self._identities = GpuIdentities(self._index.candidates)
+        candidates: dict[str, Candidate] = {}
+        self._identities = GpuIdentities(candidates)
+        self._index = Index(thresholds, candidates, why_elsewhere=self._identities.why_not)
         self._claims = ClaimTable(thresholds.claim_ttl_seconds)
         self._held_by_key: dict[str, HeldGrant] = {}
         self._held_of_job: dict[str, dict[str, None]] = {}
@@ -230,7 +231,7 @@ class Dispatch:
                 self._occupy(candidate, one.claim, one.gpu_uuids, ended=True)
                 self._list_held(candidate, one)
                 held.append(one)
-            self._taken_in(candidate)
+            self._taken_in(candidate, grant.gpu_uuids)
         return claim, held
 
     def note_worker_use(self, claim: Claim, now: float) -> None:
@@ -248,8 +249,7 @@ class Dispatch:
             return False
         self._occupy(candidate, held.claim, held.gpu_uuids, ended=True)
         self._list_held(candidate, held)
-        self._identities.update(candidate)
-        self._taken_in(candidate)
+        self._taken_in(candidate, held.gpu_uuids)
         return True
 
     def shrink_held(self, held: HeldGrant, left: tuple[str, ...], now: float) -> HeldGrant | None:
@@ -258,7 +258,7 @@ class Dispatch:
         candidate = self._index.candidates[held.node_id]
         self._note_end(candidate, [uuid for uuid in held.gpu_uuids if uuid not in left], now)
         if not left:
-            self._taken_in(candidate)
+            self._taken_in(candidate, held.gpu_uuids)
             return None
         still = replace(held, gpu_uuids=left)
         self.hold(still)
@@ -280,7 +280,7 @@ class Dispatch:
         candidate = self._index.candidates.get(node_id)
         if candidate is not None and candidate.record.held.pop(claim.claim_id, None) is not None:
             self._vacate(candidate, claim, held.gpu_uuids, ended=True)
-            self._taken_in(candidate)
+            self._taken_in(candidate, held.gpu_uuids)
 
     def attach(self, claim: Claim) -> Claim | None:
         """Hold a claim exactly as it is: a lost one whose job still runs, or one from before a restart (§5).
@@ -389,9 +389,7 @@ class Dispatch:
             candidate = self._index.candidates[grant.node_id]
             candidate.record.claims[claim.job_id] = claim
             self._occupy(candidate, claim, grant.gpu_uuids)
-            if not all(uuid in candidate.record.gpus for uuid in grant.gpu_uuids):
-                self._identities.update(candidate)
-            self._taken_in(candidate)
+            self._taken_in(candidate, grant.gpu_uuids)
         self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)
 
     def _occupy(
@@ -404,6 +402,8 @@ class Dispatch:
         elif sharing is Sharing.EXCLUSIVE:
             holder = GpuHolder(claim.claim_id, claim.job_id, record.node_id, exclusive=True, ended=ended)
             candidate.exclusive.update(dict.fromkeys(uuids, holder))
+            for uuid in uuids:
+                self._identities.hold(record.node_id, uuid, str(holder))
         else:
             shown = claim.job_id in (record.jobs.ids or ())
             for uuid in uuids:
@@ -411,6 +411,7 @@ class Dispatch:
                 used = 0 if gpu is None else used_mb(record, gpu)
                 reserved = candidate.reserved.setdefault(uuid, ReservedMemory())
                 reserved.add(claim.job.min_gpu_memory_mb or 0, used, shown=shown)
+                self._identities.hold(record.node_id, uuid, "shared by claims")
 
     def _vacate(
         self, candidate: Candidate, claim: Claim, uuids: Sequence[str], *, ended: bool = False
@@ -424,22 +425,24 @@ class Dispatch:
                 holder = candidate.exclusive.get(uuid)
                 if holder is not None and holder.claim_id == claim.claim_id:
                     del candidate.exclusive[uuid]
+                    self._identities.free(candidate.record.node_id, uuid)
         else:
             for uuid in uuids:
                 reserved = candidate.reserved[uuid]
                 reserved.remove(claim.job.min_gpu_memory_mb or 0)
                 if not reserved.claims:
                     del candidate.reserved[uuid]
+                    self._identities.free(candidate.record.node_id, uuid)
 
     def _note_end(self, candidate: Candidate, uuids: Sequence[str], now: float) -> None:
         """Only readings made from now on show what uses these GPUs."""
         candidate.ended_at.update(dict.fromkeys(uuids, now))
 
-    def _taken_in(self, candidate: Candidate) -> None:
-        """Take in that what is held on a node has changed."""
+    def _taken_in(self, candidate: Candidate, uuids: Sequence[str]) -> None:
+        """Take in that claims on these GPUs of a node have changed."""
         self._index.update_claims(candidate)
-        for affected in self._identities.refresh(candidate):
-            self._index.update_claims(affected)
+        for concerned in self._identities.concerned(candidate.record.node_id, uuids):
+            self._index.update_claims(concerned)
 
     def _list_held(self, candidate: Candidate, held: HeldGrant) -> None:
         record = candidate.record

@@ -180,17 +180,16 @@ def _suffices(demand: GpuDemand, gpus: Iterable[GpuState]) -> bool:
 
 def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why no other job may use a GPU at all."""
-    if candidate.exclusive or candidate.elsewhere or candidate.record.desired.gpu_cordons:
-        cordons = candidate.record.desired.gpu_cordons
+    cordons = candidate.record.desired.gpu_cordons
+    if candidate.exclusive:
         for uuid in _relatives(candidate.record, gpu):
             if uuid in candidate.exclusive and uuid not in candidate.reclaiming:
                 return str(candidate.exclusive[uuid])
-            if uuid in candidate.elsewhere:
-                return str(candidate.elsewhere[uuid])
+    if cordons:
         for uuid in (gpu.uuid, gpu.parent_uuid or ""):
             if uuid in cordons:
                 return str(cordons[uuid])
-    return None
+    return candidate.why_elsewhere(candidate, gpu)
 
 
 def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:

@@ -1,8 +1,9 @@
 """GPUs that more than one node declares: a UUID is one GPU wherever it is declared (§5.1).
 
 While a claim holds a GPU on one node, its MIG parent or one of its MIG devices, the GPU is free on no other
-node. Where two nodes that are not offline declare the same GPU, only the one that registered last gives it
-out. Almost every GPU has one node: only those of several nodes cost anything.
+node. Where several nodes that are not offline declare the same GPU, only the one that registered last gives
+it out. Almost every GPU has one node. A peer may declare the GPUs of thousands: a change then concerns the
+node that registered last, and no others, since those give the GPU out in no case.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,130 +12,145 @@ from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.wire.codes import NodeStatus
 
+_Rank = tuple[float, str]
+"""When a node registered, and its id: the greatest registered last."""
+
 
 class GpuIdentities:
-    """Which nodes declare which GPUs."""
+    """Which nodes declare which GPUs, and which of these GPUs claims hold."""
 
     def __init__(self, candidates: Mapping[str, Candidate]) -> None:
         self._candidates = candidates
-        self._one: dict[str, str] = {}
-        """By UUID of a GPU or a MIG parent: the node that declares it, where it is one."""
-        self._many: dict[str, dict[str, None]] = {}
-        """The nodes, where they are several."""
-        self._names: dict[str, frozenset[str]] = {}
-        """By node: the UUIDs that it declares."""
+        self._declared: dict[str, tuple[_Rank, frozenset[str]]] = {}
+        """By node that is not offline: its rank, and the UUIDs of its GPUs."""
+        self._owner: dict[str, str] = {}
+        """By UUID: the node that registered last of those that declare it."""
+        self._owners: dict[str, dict[str, None]] = {}
+        """All of them, where they are several."""
+        self._parents: dict[str, str] = {}
+        """By UUID of a MIG device: its parent."""
+        self._devices: dict[str, dict[str, None]] = {}
+        """By UUID of a MIG parent: its devices."""
+        self._holders: dict[str, dict[str, str]] = {}
+        """By UUID of a claimed GPU: the nodes on which it is claimed, and by whom."""
 
     def update(self, candidate: Candidate) -> list[Candidate]:
-        """Take in what a node declares; returns the nodes, this one included, whose free GPUs may differ."""
-        node_id = candidate.record.node_id
-        names, before = frozenset(_names(candidate)), self._names.get(node_id, frozenset())
-        if names != before:
-            affected = self._sharers(before)
-            for uuid in before - names:
-                self._remove(uuid, node_id)
-            for uuid in names - before:
-                self._add(uuid, node_id)
-            self._names[node_id] = names
-            return self._refresh(affected | self._sharers(names))
-        return self.refresh(candidate)
+        """Take in what a node declares; returns the nodes whose free GPUs may differ, and itself."""
+        record = candidate.record
+        offline = record.status is NodeStatus.OFFLINE
+        names = (
+            frozenset() if offline else frozenset(uuid for uuid in record.gpus if not uuid.startswith("#"))
+        )
+        for gpu in () if offline else record.gpus.values():
+            if gpu.parent_uuid is not None:
+                self._parents[gpu.uuid] = gpu.parent_uuid
+                self._devices.setdefault(gpu.parent_uuid, {})[gpu.uuid] = None
+        return self._replace(record.node_id, (record.registered_at, record.node_id), names)
 
     def remove(self, node_id: str) -> list[Candidate]:
         """Remove a node; returns the nodes whose free GPUs may differ."""
-        names = self._names.pop(node_id, frozenset())
-        affected = self._sharers(names)
-        for uuid in names:
-            self._remove(uuid, node_id)
-        return self._refresh(affected - {node_id})
+        return self._replace(node_id, (0.0, node_id), frozenset())
 
-    def refresh(self, candidate: Candidate) -> list[Candidate]:
-        """Return the nodes that share GPUs with one, after a claim on it was made or has ended."""
-        if not self._many and not candidate.elsewhere:
-            return []
+    def hold(self, node_id: str, uuid: str, holder: str) -> None:
+        """Take in that a claim on a node holds a GPU."""
+        if not uuid.startswith("#"):
+            self._holders.setdefault(uuid, {})[node_id] = holder
+
+    def free(self, node_id: str, uuid: str) -> None:
+        """Take in that no claim on a node holds a GPU any more."""
+        holders = self._holders.get(uuid)
+        if holders is not None:
+            holders.pop(node_id, None)
+            if not holders:
+                del self._holders[uuid]
+                self._forget_device(uuid)
+
+    def concerned(self, node_id: str, uuids: Iterable[str]) -> list[Candidate]:
+        """Return the other nodes whose free GPUs may differ, after claims on these GPUs of one changed."""
+        return self._others(node_id, (name for uuid in uuids for name in self._family(uuid)))
+
+    def why_not(self, candidate: Candidate, gpu: GpuState) -> str | None:
+        """Say why another node keeps a GPU from being given out here; None where none does."""
         node_id = candidate.record.node_id
-        return self._refresh(self._sharers(self._names.get(node_id, frozenset())))
+        if self._holders:
+            for uuid in self._family(gpu.uuid):
+                for other, holder in self._holders.get(uuid, {}).items():
+                    if other != node_id:
+                        return f"{holder} on node {other}"
+        owner = self._owner.get(gpu.uuid)
+        if gpu.uuid in self._owners and owner != node_id:
+            return f"declared by node {owner} too, which registered later"
+        return None
 
-    def _refresh(self, node_ids: Iterable[str]) -> list[Candidate]:
-        affected = []
-        for one in node_ids:
-            candidate = self._candidates.get(one)
-            if candidate is not None:
-                candidate.elsewhere = dict(self._elsewhere(candidate))
-                candidate.record.duplicate_gpus = frozenset(self._duplicates(candidate))
-                affected.append(candidate)
+    def _family(self, uuid: str) -> Iterator[str]:
+        """List a GPU, its MIG parent and its MIG devices."""
+        yield uuid
+        parent = self._parents.get(uuid)
+        if parent is not None:
+            yield parent
+        yield from self._devices.get(uuid, ())
+
+    def _replace(self, node_id: str, rank: _Rank, names: frozenset[str]) -> list[Candidate]:
+        before_rank, before = self._declared.pop(node_id, (rank, frozenset[str]()))
+        if names:
+            self._declared[node_id] = (rank, names)
+        gone = before if rank != before_rank else before - names
+        added = names if rank != before_rank else names - before
+        concerned = dict[str, None]()
+        for uuid in gone:
+            concerned.update(dict.fromkeys(self._drop(uuid, node_id)))
+        for uuid in added:
+            concerned.update(dict.fromkeys(self._add(uuid, node_id)))
+        for uuid in before - names:
+            self._forget_device(uuid)
+        affected = [one for name in concerned if (one := self._candidates.get(name)) is not None]
+        for one in affected:
+            one.record.duplicate_gpus = frozenset(uuid for uuid in one.record.gpus if uuid in self._owners)
+        own = self._candidates.get(node_id)
+        if own is not None and not concerned:
+            own.record.duplicate_gpus = frozenset()
         return affected
 
-    def _sharers(self, names: Iterable[str]) -> set[str]:
-        """Return the nodes that declare one of these with another node."""
-        return {node_id for uuid in names for node_id in self._many.get(uuid, ())}
-
-    def _elsewhere(self, candidate: Candidate) -> Iterator[tuple[str, str]]:
-        """Say which GPUs of a node another one keeps from being given out, and why."""
-        for gpu, other in self._shared(candidate):
-            holder = _holder_of(other, gpu)
-            if holder is not None:
-                yield gpu.uuid, f"{holder} on node {other.record.node_id}"
-            elif _is_duplicate(candidate, other, gpu) and _registered_later(other, candidate):
-                yield gpu.uuid, f"declared by node {other.record.node_id} too, which registered later"
-
-    def _duplicates(self, candidate: Candidate) -> Iterator[str]:
-        for gpu, other in self._shared(candidate):
-            if _is_duplicate(candidate, other, gpu):
-                yield gpu.uuid
-
-    def _shared(self, candidate: Candidate) -> Iterator[tuple[GpuState, Candidate]]:
-        """List a node's GPUs with each other node that declares them, their MIG parent or a MIG device."""
-        for gpu in candidate.record.gpus.values():
-            for uuid in (gpu.uuid, gpu.parent_uuid):
-                for node_id in self._many.get(uuid or "", ()):
-                    other = self._candidates.get(node_id)
-                    if other is not None and other is not candidate:
-                        yield gpu, other
-
-    def _add(self, uuid: str, node_id: str) -> None:
-        if uuid in self._many:
-            self._many[uuid][node_id] = None
-        elif uuid in self._one:
-            self._many[uuid] = {self._one.pop(uuid): None, node_id: None}
-        else:
-            self._one[uuid] = node_id
-
-    def _remove(self, uuid: str, node_id: str) -> None:
-        nodes = self._many.get(uuid)
-        if nodes is None:
-            self._one.pop(uuid, None)
+    def _add(self, uuid: str, node_id: str) -> Iterator[str]:
+        """Add a node to those that declare a GPU; returns whom that concerns."""
+        owner = self._owner.get(uuid)
+        if owner is None or owner == node_id:
+            self._owner[uuid] = node_id
             return
-        nodes.pop(node_id, None)
-        if len(nodes) == 1:
-            self._one[uuid] = next(iter(self._many.pop(uuid)))
+        self._owners.setdefault(uuid, {owner: None})[node_id] = None
+        if self._rank(node_id) > self._rank(owner):
+            self._owner[uuid] = node_id
+        yield from (owner, node_id)
 
+    def _drop(self, uuid: str, node_id: str) -> Iterator[str]:
+        """Remove a node from those that declare a GPU; returns whom that concerns."""
+        owners = self._owners.get(uuid)
+        if owners is None:
+            if self._owner.get(uuid) == node_id:
+                del self._owner[uuid]
+            return
+        owners.pop(node_id, None)
+        if self._owner[uuid] == node_id:
+            self._owner[uuid] = max(owners, key=self._rank)
+        if len(owners) == 1:
+            del self._owners[uuid]
+        yield from (self._owner[uuid], node_id)
 
-def _names(candidate: Candidate) -> Iterator[str]:
-    record = candidate.record
-    yield from (uuid for uuid in record.gpus if not uuid.startswith("#"))
-    yield from record.gpus.devices
-    for uuid in (*candidate.exclusive, *candidate.reserved):  # claimed, and perhaps declared no more
-        if not uuid.startswith("#"):
-            yield uuid
+    def _rank(self, node_id: str) -> _Rank:
+        return self._declared.get(node_id, ((0.0, node_id), frozenset[str]()))[0]
 
+    def _forget_device(self, uuid: str) -> None:
+        """Forget the parent of a MIG device that no node declares and no claim holds."""
+        if uuid in self._owner or uuid in self._holders:
+            return
+        parent = self._parents.pop(uuid, None)
+        if parent is not None:
+            devices = self._devices[parent]
+            devices.pop(uuid, None)
+            if not devices:
+                del self._devices[parent]
 
-def _holder_of(other: Candidate, gpu: GpuState) -> str | None:
-    """Say which claim on another node holds a GPU, its MIG parent or one of its MIG devices."""
-    devices = other.record.gpus.devices.get(gpu.uuid, ())
-    for uuid in (gpu.uuid, gpu.parent_uuid or "", *devices):
-        if uuid in other.exclusive:
-            return str(other.exclusive[uuid])
-        if uuid in other.reserved:
-            return "shared by claims"
-    return None
-
-
-def _is_duplicate(candidate: Candidate, other: Candidate, gpu: GpuState) -> bool:
-    """Whether both nodes could give a GPU out."""
-    theirs = other.record.gpus.get(gpu.uuid)
-    offline = NodeStatus.OFFLINE in (candidate.record.status, other.record.status)
-    return theirs is not None and not offline and not (gpu.is_parent and theirs.is_parent)
-
-
-def _registered_later(one: Candidate, other: Candidate) -> bool:
-    first, second = one.record, other.record
-    return (first.registered_at, first.node_id) > (second.registered_at, second.node_id)
+    def _others(self, node_id: str, uuids: Iterable[str]) -> list[Candidate]:
+        owners = dict.fromkeys(self._owner.get(uuid, node_id) for uuid in uuids)
+        owners.pop(node_id, None)
+        return [one for name in owners if (one := self._candidates.get(name)) is not None]

@@ -35,7 +35,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     reading_at,
     used_without_claim,
 )
-from gpu_agent.registry.gpus import STEP_MB
+from gpu_agent.registry.gpus import STEP_MB, GpuState
 from gpu_agent.registry.job import Demand, GpuDemand, GpuSet, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
@@ -60,11 +60,18 @@ _Query = Callable[[Demand, int], int]
 class Index:
     """All nodes, found by ability and score."""
 
-    def __init__(self, limits: Thresholds) -> None:
+    def __init__(
+        self,
+        limits: Thresholds,
+        candidates: dict[str, Candidate] | None = None,
+        *,
+        why_elsewhere: Callable[[Candidate, GpuState], str | None] = lambda *_: None,
+    ) -> None:
         self._limits = limits
+        self._why_elsewhere = why_elsewhere
         self._by_position: list[Candidate | None] = []
         self._spare: list[int] = []
-        self.candidates: dict[str, Candidate] = {}
+        self.candidates = {} if candidates is None else candidates
         self.unschedulable: dict[ExclusionReason | None, int] = dict.fromkeys((None, *ExclusionReason), 0)
         """Positions by what excludes their node whatever the job; None holds the nodes open to jobs."""
         self._keys = [(one.key, Postings[Hashable]()) for one in FILTERS if isinstance(one.key, Keys)]
@@ -286,7 +293,9 @@ class Index:
 
     def _add(self, record: NodeRecord) -> Candidate:
         position = self._spare.pop() if self._spare else len(self._by_position)
-        candidate = Candidate(record, position, self._limits, room=(0,) * len(RANKS))
+        candidate = Candidate(
+            record, position, self._limits, why_elsewhere=self._why_elsewhere, room=(0,) * len(RANKS)
+        )
         candidate.keys = [frozenset()] * len(self._keys)
         if position == len(self._by_position):
             self._by_position.append(candidate)
