@@ -10,11 +10,13 @@ from gpu_agent.registry.events import (
     DrainRequested,
     Event,
     FaultReported,
+    GpuCordonRequested,
     HeartbeatReceived,
     RegistrationReceived,
     ReleaseRequested,
     RemovalRequested,
     RenewalRequested,
+    Requester,
     ResumeRequested,
     UnregistrationReceived,
 )
@@ -74,24 +76,35 @@ class Fuzzer:
                 RemovalRequested(1, node_id),
                 self.claim(job_id),
                 self.claim(job_id),
-                RenewalRequested(1, job_id),
-                ReleaseRequested(1, job_id),
+                GpuCordonRequested(1, node_id, self._one(NAMES), self._one((None, reason))),
+                RenewalRequested(1, job_id, ttl_seconds=self._one((None, 10.0))),
+                ReleaseRequested(1, job_id, self._one((None, "", "x" * 1024))),
             )
         )
 
     def claim(self, job_id: str) -> Event:
         """Draw a job, with demands that odd nodes may meet."""
+        count, memory = self._one((None, 1, 1, 2, 256)), self._one((None, 0, 500, 2**53))
         return ClaimRequested(
             1,
             Job(
                 job_id=job_id,
-                gpu_count=self.dice.randint(0, 3),
+                gpu_count=count,
+                gpu_sharing=self._one((None, "memory")) if memory else None,
                 gpu_name=self._one((None, None, "a", "\n")),
-                min_gpu_memory_mb=self._one((None, 0, 500, 2**53)),
+                min_gpu_memory_mb=memory,
+                min_compute_capability=self._one((None, None, "8.0")),
                 required_models=self._some(("a",)),
-                labels=dict.fromkeys(self._some(("",)), "a"),
+                labels=dict.fromkeys(self._some(("",)), self._one(("a", ("", "a")))),
+                excluded_nodes=self._some(NODES) if self.dice.random() < 1 / 4 else (),
+                nodes=self._one((1, 1, 1, 2, 256)),
+                priority=self._one((0, -100, 100)),
+                ttl_seconds=self._one((None, 10.0, 86_400.0)),
+                wait_seconds=self._one((0.0, 0.0, 300.0)),
                 affinity_key=self._one((None, "", "key")),
             ),
+            f"claim-{self.dice.getrandbits(64):x}",
+            Requester(self._one((None, "", "ada", "x" * 1024)), is_admin=self.dice.random() < 1 / 4),
         )
 
     def registration(self, connection: int, node_id: str, *, proven: bool) -> RegistrationReceived:
@@ -169,6 +182,7 @@ class Fuzzer:
             GpuFigures(
                 uuid=self._one(NAMES),
                 utilization_percent=self._one(FIGURES),
+                processes=self._one(NUMBERS),
                 memory_used_mb=self._one(NUMBERS),
                 temperature_c=self._one(FIGURES),
                 power_w=self._one(FIGURES),

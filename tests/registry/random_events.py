@@ -113,9 +113,15 @@ def node_requests() -> SearchStrategy[Event]:
 
 
 def requests() -> SearchStrategy[Event]:
-    jobs = strategies.builds(Job, job_id=JOBS)
+    jobs = strategies.builds(
+        Job,
+        job_id=JOBS,
+        gpu_count=strategies.sampled_from([None, 1, 1]),
+        nodes=strategies.sampled_from([1, 1, 1, 2]),
+        wait_seconds=strategies.sampled_from([0.0, 0.0, 30.0]),
+    )
     return (
-        strategies.builds(ClaimRequested, strategies.just(1), jobs)
+        strategies.builds(ClaimRequested, strategies.just(1), jobs, strategies.uuids().map(str))
         | strategies.builds(RenewalRequested, strategies.just(1), JOBS)
         | strategies.builds(ReleaseRequested, strategies.just(1), JOBS)
     )

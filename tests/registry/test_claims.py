@@ -1,11 +1,9 @@
 """Claims: requested, renewed, released, expired, lost with a node and attached again."""
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.claims import LOST_PER_NODE, REMEMBERED_TTLS, LostClaims
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import (
-    ClaimRequested,
     ConnectionLost,
     CordonRequested,
     ReleaseRequested,
@@ -22,10 +20,17 @@ from tests.registry.harness import Registry, answer, figures, logged, proof, sta
 def test_a_claim_is_saved_before_it_is_answered() -> None:
     registry = Registry()
     registry.ready()
-    done = registry.do(ClaimRequested(7, Job(job_id="job-1", required_models=())))
+    done = registry.do(registry.claim_request("job-1"))
     assert [type(effect).__name__ for effect in done] == ["LogEvent", "Answer"]
     (entry,) = logged(done, "job_assigned")
-    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "required_models": []}
+    assert entry.fields == {
+        "job_id": "job-1",
+        "node_id": "node-1",
+        "hostname": None,
+        "claim_id": "claim-1",
+        "gpu_uuids": [],
+        "required_models": [],
+    }
     assert ("claim", "job-1") in registry.documents
 
 
@@ -34,15 +39,16 @@ def test_the_same_job_again_gets_the_same_claim_and_is_assigned_once() -> None:
     registry.ready()
     first = registry.claim("job-1")
     registry.pass_time(5.0)
-    again = registry.do(ClaimRequested(7, Job(job_id="job-1")))
-    assert answer(again) == first
+    again = registry.do(registry.claim_request("job-1"))
+    assert answer(again).claim_id == first.claim_id
+    assert answer(again).grants == first.grants
     assert not logged(again, "job_assigned")
 
 
 def test_a_failed_dispatch_notes_counts_and_examples() -> None:
     registry = Registry()
     registry.register()
-    done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
+    done = registry.do(registry.claim_request("job-1"))
     (failed,), (example,) = logged(done, "dispatch_failed"), logged(done, "dispatch_candidate_excluded")
     assert failed.fields == {"job_id": "job-1", "counts": {"status_not_ready": 1}}
     assert (example.fields["node_id"], example.level) == ("node-1", "info")
@@ -53,7 +59,7 @@ def test_a3_with_debug_every_exclusion_is_logged_in_full() -> None:
     registry = Registry(debug=True)
     for connection in range(1, 8):
         registry.register(connection)
-    done = registry.do(ClaimRequested(7, Job(job_id="job-1")))
+    done = registry.do(registry.claim_request("job-1"))
     levels = [entry.level.value for entry in logged(done, "dispatch_candidate_excluded")]
     assert (levels.count("info"), levels.count("debug")) == (5, 7)
 
@@ -106,8 +112,8 @@ def test_a_released_slot_is_free_again() -> None:
     done = registry.do(ReleaseRequested(7, "job-1"))
     assert answer(done) is None
     (entry,) = logged(done, "claim_released")
-    assert entry.fields == {"job_id": "job-1", "node_id": "node-1"}
-    assert registry.claim("job-2").node_id == "node-1"
+    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "claim_id": "claim-1"}
+    assert registry.claim("job-2").grants[0].node_id == "node-1"
 
 
 def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
@@ -116,7 +122,12 @@ def test_claims_are_reported_lost_when_their_node_goes_offline() -> None:
     registry.claim("job-1")
     done = registry.pass_time(46.0)
     (entry,) = logged(done, "claim_lost")
-    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "reason_code": "heartbeat_timeout"}
+    assert entry.fields == {
+        "job_id": "job-1",
+        "node_id": "node-1",
+        "claim_id": "claim-1",
+        "reason_code": "heartbeat_timeout",
+    }
     assert ("claim", "job-1") not in registry.documents
     assert registry.fleet.claim_of("job-1") is None
 
@@ -145,8 +156,8 @@ def test_a_job_whose_claim_was_lost_gets_another_slot_and_keeps_that() -> None:
     assert registry.claim("job-1").counts == {"status_not_ready": 1}
     registry.ready(2)
     second = registry.claim("job-1")
-    assert (first.node_id, second.node_id) == ("node-1", "node-2")
-    assert registry.claim("job-1") == second
+    assert [one.grants[0].node_id for one in (first, second)] == ["node-1", "node-2"]
+    assert registry.claim("job-1").claim_id == second.claim_id != first.claim_id
 
 
 def test_a_renewal_counts_from_the_moment_of_asking() -> None:
@@ -178,7 +189,7 @@ def test_a_dry_run_answers_as_a_claim_would_and_leaves_no_trace() -> None:
     assert isinstance(chosen, Choice)
     assert registry.fleet.claims() == []
     claim = registry.claim("job-1")
-    assert (claim.node_id, claim.gpu_uuids) == (chosen.node_id, chosen.gpu_uuids)
+    assert claim.grants == chosen.grants
     assert registry.fleet.select(Job(job_id="job-1"), registry.now) == claim
     refused = registry.fleet.select(Job(job_id="job-2"), registry.now)
     assert isinstance(refused, NoAvailableNode)
@@ -195,67 +206,6 @@ def test_a_dry_run_does_not_count_on_a_claim_that_is_over() -> None:
     assert isinstance(registry.fleet.select(Job(job_id="job-1"), registry.now), Choice)
 
 
-TTL = 60.0
-KEPT_SECONDS = TTL * REMEMBERED_TTLS
-
-
-def claim(job_id: str, node_id: str = "node-1") -> Claim:
-    return Claim(job_id=job_id, node_id=node_id, gpu_uuids=(), endpoint=None, granted_at=0.0, expires_at=60.0)
-
-
-def running(*job_ids: str) -> frozenset[str]:
-    return frozenset(job_ids)
-
-
-def test_what_was_lost_is_found_with_the_node_that_had_it_until_it_is_dropped() -> None:
-    lost = LostClaims(TTL)
-    lost.add(claim("job-1"), 0.0)
-    assert lost.of("node-2", running("job-1"), 1.0) == []
-    assert lost.of("node-1", running("job-1", "job-2"), 1.0) == [claim("job-1")]
-    lost.remove("job-1", 1.0)
-    assert lost.of("node-1", running("job-1"), 1.0) == []
-
-
-def test_what_was_lost_too_long_ago_is_not_found() -> None:
-    lost = LostClaims(TTL)
-    lost.add(claim("job-1"), 0.0)
-    lost.add(claim("job-2"), 1.0)
-    assert lost.of("node-1", running("job-1", "job-2"), KEPT_SECONDS + 0.5) == [claim("job-2")]
-
-
-def test_what_is_too_old_is_forgotten_though_its_node_never_comes_back() -> None:
-    lost = LostClaims(TTL)
-    for number in range(100):
-        lost.add(claim(f"job-{number}", f"node-{number}"), number * TTL)
-    assert len(lost) == REMEMBERED_TTLS + 1
-
-
-def test_of_one_node_only_so_many_are_remembered_and_the_latest_of_them() -> None:
-    lost = LostClaims(TTL)
-    for number in range(LOST_PER_NODE + 5):
-        lost.add(claim(f"job-{number}"), 0.0)
-    assert len(lost) == LOST_PER_NODE
-    assert lost.of("node-1", running("job-4", "job-5"), 0.0) == [claim("job-5")]
-
-
-def test_a_job_lost_again_belongs_to_the_node_that_had_it_last() -> None:
-    lost = LostClaims(TTL)
-    lost.add(claim("job-1", "node-1"), 0.0)
-    lost.add(claim("job-1", "node-2"), 5.0)
-    assert lost.of("node-1", running("job-1"), 6.0) == []
-    assert lost.of("node-2", running("job-1"), 6.0) == [claim("job-1", "node-2")]
-
-
-def test_what_is_dropped_or_was_lost_with_a_forgotten_node_is_not_found() -> None:
-    lost = LostClaims(TTL)
-    for job_id in ("job-1", "job-2"):
-        lost.add(claim(job_id), 0.0)
-    assert lost.remove("job-1", 0.0) == claim("job-1")
-    assert lost.remove("job-1", 0.0) is None
-    lost.remove_node("node-1")
-    assert (len(lost), lost.of("node-1", running("job-1", "job-2"), 0.0)) == (0, [])
-
-
 def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
     registry = Registry()
     registry.ready()
@@ -265,7 +215,8 @@ def test_a_lost_claim_whose_job_is_reported_running_is_attached_again() -> None:
     assert [entry.fields["job_id"] for entry in logged(done, "claim_reattached")] == ["job-1"]
     found = registry.fleet.claim_of("job-1")
     assert found is not None
-    assert (found.gpu_uuids, found.expires_at) == (claim.gpu_uuids, registry.now + 60.0)
+    assert (found.claim_id, found.grants) == (claim.claim_id, claim.grants)
+    assert found.expires_at == registry.now + 60.0
     assert ("claim", "job-1") in registry.documents
 
 
@@ -305,43 +256,60 @@ def test_a_claim_lost_with_a_drained_node_waits_until_it_is_resumed_though_its_j
 def test_a_lost_claim_that_was_claimed_elsewhere_stays_there() -> None:
     registry = Registry(claim_ttl_seconds=1000.0)
     registry.ready(1)
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
     registry.pass_time(46.0)
     registry.ready(2)
-    assert registry.claim("job-1").node_id == "node-2"
+    assert registry.claim("job-1").grants[0].node_id == "node-2"
     registry.come_back(3, running_jobs=("job-1",))
     found = registry.fleet.claim_of("job-1")
     assert found is not None
-    assert found.node_id == "node-2"
+    assert found.grants[0].node_id == "node-2"
 
 
-def test_a_lost_claim_that_was_claimed_elsewhere_is_not_found_again_even_after_it_ended_there() -> None:
+def test_a_lost_claim_is_attached_again_once_the_jobs_later_claim_has_ended() -> None:
     registry = Registry(claim_ttl_seconds=1000.0)
     registry.ready(1)
-    registry.claim("job-1")
+    first = registry.claim("job-1")
     registry.pass_time(46.0)
     registry.ready(2)
     registry.claim("job-1")
-    registry.do(ReleaseRequested(7, "job-1"))
     registry.come_back(3, running_jobs=("job-1",))
-    assert registry.fleet.claim_of("job-1") is None
+    registry.release("job-1")
+    registry.heartbeat(3, "node-1", running_jobs=("job-1",))
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert found.claim_id == first.claim_id
 
 
-def test_a_claim_lost_long_ago_is_not_found_again() -> None:
+def test_a_claim_lost_long_ago_is_attached_again_while_its_node_has_not_shown_the_job_gone() -> None:
+    registry = Registry()
+    registry.ready()
+    claim = registry.claim("job-1")
+    registry.pass_time(46.0 + 11 * 60.0)
+    registry.come_back(2, running_jobs=("job-1",))
+    found = registry.fleet.claim_of("job-1")
+    assert found is not None
+    assert found.claim_id == claim.claim_id
+
+
+def test_a_lost_claim_whose_job_was_seen_gone_is_not_attached_again() -> None:
     registry = Registry()
     registry.ready()
     registry.claim("job-1")
-    registry.pass_time(46.0 + 11 * 60.0)
-    registry.come_back(2, running_jobs=("job-1",))
+    registry.pass_time(46.0)
+    registry.come_back(2, running_jobs=())
+    registry.heartbeats(2, 2, every=15.0, node_id="node-1", running_jobs=())
+    assert registry.fleet.held() == []
+    registry.heartbeat(2, "node-1", running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
 
 
 def test_a_lost_claim_may_be_released_and_is_not_found_again() -> None:
     registry = Registry(claim_ttl_seconds=1000.0)
     registry.ready()
-    registry.claim("job-1")
+    claim = registry.claim("job-1")
     registry.pass_time(46.0)
-    assert answer(registry.do(ReleaseRequested(7, "job-1"))) is None
+    assert registry.release("job-1", claim.claim_id) is None
     registry.come_back(2, running_jobs=("job-1",))
     assert registry.fleet.claim_of("job-1") is None
 

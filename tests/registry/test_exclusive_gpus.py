@@ -96,6 +96,23 @@ def test_the_gpu_that_the_worker_of_a_slot_uses_is_the_one_left_to_it() -> None:
     assert registry.claim("one", gpu_count=1).grants[0].gpu_uuids == ("GPU-0",)
 
 
+def test_beside_a_reported_job_without_a_claim_one_gpu_is_not_given_out_exclusively() -> None:
+    registry = ready()
+    registry.heartbeats(1, every=15.0, running_jobs=("stray",))
+    reasons, have = refusal(registry.claim("job", gpu_count=1))
+    assert reasons == [ExclusionReason.CAPACITY_EXCEEDED]
+    assert have == "0 free of 1; left to jobs without GPUs of their own"
+    registry.heartbeats(1, every=15.0, running_jobs=())
+    assert isinstance(registry.claim("job", gpu_count=1), Claim)
+
+
+def test_a_gang_that_shares_memory_counts_no_eligible_node_as_excluded() -> None:
+    registry = ready()
+    refused = registry.claim("gang", min_gpu_memory_mb=20_000, nodes=2)
+    assert isinstance(refused, NoAvailableNode)
+    assert refused.counts == {}
+
+
 def test_a_gpu_in_use_without_a_claim_is_not_given_out_exclusively() -> None:
     registry = ready()
     registry.heartbeats(1, every=15.0, gpus=figures(processes=2))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.explain import explain_node
 from gpu_agent.registry.dispatch.filters import EVERY_JOB, MOST_MODELS, first_exclusion
@@ -17,7 +16,17 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire import api
 from gpu_agent.wire.api import ModelVersion, NodeExplanation
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
-from tests.registry.dispatch.nodes import change, claimed, dispatching, gpu, gpus, job, node, usage
+from tests.registry.dispatch.nodes import (
+    candidate_of,
+    change,
+    claimed,
+    dispatching,
+    gpu,
+    gpus,
+    job,
+    node,
+    usage,
+)
 from tests.registry.dispatch.nodes import model as installed_model
 from tests.registry.dispatch.random_fleet import MODELS, random_job, random_node
 from tests.registry.harness import Registry, figures, model
@@ -75,7 +84,7 @@ def test_nothing_is_said_of_a_node_that_is_not_known() -> None:
 
 
 def explained(record: NodeRecord, model: str | None = None) -> NodeExplanation:
-    return explain_node(Candidate(record, 0, Thresholds()), 0.0, model)
+    return explain_node(candidate_of(record), 0.0, model)
 
 
 def account(record: NodeRecord, asked: str | None = None) -> list[tuple[str, str, str, str, str]]:
@@ -98,7 +107,7 @@ def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_n
     change(record, installed_models=tuple(installed_model(one) for one in MODELS if dice.random() < 1 / 2))
     dispatch = Dispatch(Thresholds(), lambda: 0.0)
     dispatch.update(record)
-    dispatch.claim(random_job(dice), 0.0)
+    dispatch.claim(random_job(dice), 0.0, claim_id="c", owner=None)
     candidate = dispatch._index.candidates["node-A"]
     found = explain_node(candidate, 0.0, dice.choice((None, "asr")))
     reasons = {one.reason for one in (*found.exclusions, *found.limits)}
@@ -120,12 +129,12 @@ def test_a_healthy_node_has_no_exclusion_and_its_limits() -> None:
     )
     assert explained(record).exclusions == ()
     assert [(one.reason, one.refuses) for one in explained(record).limits] == [
-        ("not_allowed", "jobs whose allowed_nodes leave it out"),
+        ("not_allowed", "jobs whose allowed_nodes leave it out, or whose excluded_nodes name it"),
         ("gpu_unavailable", "jobs that need more than 1 GPU, or GPUs that are no NVIDIA L4"),
         ("model_not_available", "jobs that need any model but asr"),
         ("feature_not_supported", "jobs that need a feature"),
         ("label_mismatch", "jobs that ask for a label"),
-        ("capacity_exceeded", "jobs that need more than 24576 MiB of GPU memory"),
+        ("capacity_exceeded", "jobs that share more than 24576 MiB of GPU memory"),
     ]
 
 
@@ -247,7 +256,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
     assert explanation is not None
     memory = explanation.limits[-1]
     assert (memory.refuses, memory.need, memory.have, memory.clears_when) == (
-        "jobs that need more than 10000 MiB of GPU memory",
+        "jobs that share more than 10000 MiB of GPU memory",
         "more than 10000 MiB free",
         "free: 10000 MiB",
         "jobs end and free it",
@@ -257,7 +266,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
 def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
     assert limit(node(), ExclusionReason.CAPACITY_EXCEEDED).clears_when == "larger GPUs are put in"
     bare = limit(node(gpus=gpus()), ExclusionReason.CAPACITY_EXCEEDED)
-    assert (bare.refuses, bare.have) == ("jobs that state a need of GPU memory", "free: no GPU")
+    assert (bare.refuses, bare.have) == ("jobs that share GPU memory", "free: no GPU")
 
 
 @pytest.mark.parametrize(
@@ -281,13 +290,13 @@ def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
         ({}, "jobs that ask for a label"),
         (
             {"gpus": gpus(gpu("a", memory_mb=20_000), gpu("b", memory_mb=9_000), gpu("c", memory_mb=None))},
-            "jobs that need more than 20000 MiB of GPU memory (on each of 2: 9000)",
+            "jobs that share more than 20000 MiB of GPU memory (on each of 2: 9000)",
         ),
         (
             {"gpus": gpus(gpu("a", memory_mb=100, used_mb=200))},
-            "jobs that need more than 0 MiB of GPU memory",
+            "jobs that share more than 0 MiB of GPU memory",
         ),
-        ({"gpus": gpus(gpu("a", memory_mb=None))}, "jobs that state a need of GPU memory"),
+        ({"gpus": gpus(gpu("a", memory_mb=None))}, "jobs that share GPU memory"),
     ],
     ids=lambda one: one if isinstance(one, str) else "node",
 )

@@ -148,12 +148,12 @@ def test_a_drain_requested_again_moves_its_deadline() -> None:
 def test_a_cordon_excludes_a_node_from_new_jobs_and_nothing_else() -> None:
     registry = Registry()
     record = registry.ready()
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
     assert statuses(registry.do(CordonRequested(registry.ref(), "node-1", "new fans"))) == []
     assert (record.status, record.desired.cordoned) == ("ready", "new fans")
     assert registry.claim("job-2").counts == {"cordoned": 1}
     registry.do(CordonRequested(registry.ref(), "node-1", None))
-    assert registry.claim("job-2").node_id == "node-1"
+    assert registry.claim("job-2").grants[0].node_id == "node-1"
 
 
 def test_removing_a_live_node_sends_it_away_and_lets_its_record_go() -> None:

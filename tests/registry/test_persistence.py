@@ -14,7 +14,7 @@ from gpu_agent.registry.events import (
     JoinTokenRequested,
     RegistrationReceived,
 )
-from gpu_agent.registry.job import Claim
+from gpu_agent.registry.job import Claim, ClaimEnd, Grant, HeldGrant, Job
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnreadableDocumentError
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, CredentialKind
@@ -84,29 +84,45 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_heart
 
 def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
     claim = Claim(
-        job_id="job-1",
-        node_id="node-1",
-        gpu_uuids=("GPU-0",),
-        endpoint="http://10.0.0.1",
+        claim_id="c0ffee",
+        job=Job(
+            job_id="job-1",
+            min_gpu_memory_mb=2048,
+            labels={"zone": ("a", "b"), "rack": "7"},
+            allowed_nodes=("node-1", "node-2"),
+            excluded_nodes=("node-3",),
+            nodes=2,
+            affinity_key="session-7",
+            ttl_seconds=75.0,
+        ),
+        owner="ada",
+        grants=(
+            Grant(node_id="node-1", hostname="rack7", gpu_uuids=("GPU-0",), endpoint="http://10.0.0.1"),
+            Grant(node_id="node-2", gpu_uuids=("#3",), gpu_indices=(3,), gpu_list="8x a100"),
+        ),
         granted_at=90.0,
         expires_at=130.0,
-        memory_mb=2048,
-        affinity_key="session-7",
+        ttl_seconds=75.0,
     )
     document = json.loads(json.dumps(persistence.serialize_claim(claim, 100.0)))
-    restored = persistence.load_claim(
-        StoredDocument(DocumentKind.CLAIM, "job-1", document, 5.0), Thresholds(), 300.0
+    restored = persistence.load_claim(StoredDocument(DocumentKind.CLAIM, "job-1", document, 5.0), 300.0)
+    assert restored == replace(claim, granted_at=285.0, expires_at=375.0)
+
+
+def test_a_document_of_what_is_held_reads_back_as_it_was_written() -> None:
+    claim = Claim(
+        claim_id="c0ffee",
+        job=Job(job_id="job-1", gpu_count=2),
+        owner=None,
+        grants=(Grant(node_id="node-1", gpu_uuids=("GPU-0", "GPU-1"), gpu_indices=(0, 1)),),
+        granted_at=10.0,
+        expires_at=70.0,
+        ttl_seconds=60.0,
     )
-    assert restored == Claim(
-        job_id="job-1",
-        node_id="node-1",
-        gpu_uuids=("GPU-0",),
-        endpoint="http://10.0.0.1",
-        granted_at=285.0,
-        expires_at=360.0,
-        memory_mb=2048,
-        affinity_key="session-7",
-    )
+    held = HeldGrant(claim=claim, node_id="node-1", gpu_uuids=("GPU-1",), end=ClaimEnd.EXPIRED, ended_at=70.0)
+    document = json.loads(json.dumps(persistence.serialize_held(held, 100.0)))
+    restored = persistence.load_held(StoredDocument(DocumentKind.HELD, held.key, document, 5.0), 300.0)
+    assert restored == replace(held, claim=replace(claim, granted_at=205.0, expires_at=265.0), ended_at=265.0)
 
 
 def test_a_registration_is_written_once_however_often_a_status_is_saved() -> None:
@@ -120,9 +136,15 @@ def test_a_registration_is_written_once_however_often_a_status_is_saved() -> Non
 
 @pytest.mark.parametrize("kind", list(DocumentKind))
 def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: DocumentKind) -> None:
-    read = persistence.load_node if kind is DocumentKind.NODE else persistence.load_claim
+    stored = StoredDocument(kind, "x", {"node_id": 7}, 0.0)
+    read = {
+        DocumentKind.NODE: lambda: persistence.load_node(stored, Thresholds(), 0.0),
+        DocumentKind.CLAIM: lambda: persistence.load_claim(stored, 0.0),
+        DocumentKind.HELD: lambda: persistence.load_held(stored, 0.0),
+        DocumentKind.TOKEN: lambda: persistence.load_token(stored, 0.0),
+    }
     with pytest.raises(UnreadableDocumentError, match=f"the stored {kind} 'x' .* and was left out"):
-        read(StoredDocument(kind, "x", {"node_id": 7}, 0.0), Thresholds(), 0.0)
+        read[kind]()
 
 
 def test_after_a_restart_a_node_has_its_last_status_is_disconnected_and_has_one_full_timeout() -> None:
@@ -174,7 +196,6 @@ def test_after_a_restart_claims_have_one_fresh_ttl() -> None:
     fresh = restart(registry, away=3600.0, heartbeat_timeout_seconds=600.0)
     fresh.pass_time(59.0)
     assert fresh.fleet.claim_of("job-1") is not None
-    assert fresh.claim("job-1").node_id == "node-1"
     fresh.pass_time(2.0)
     assert fresh.fleet.claim_of("job-1") is None
 

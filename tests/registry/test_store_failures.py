@@ -84,7 +84,7 @@ def test_a_change_whose_save_failed_stands_and_is_stored_once_the_store_answers(
         CordonRequested(7, "node-1", "fans"),
         RemovalRequested(7, "node-1"),
         ControlRequested(7, "node-1", Command.REFRESH),
-        ClaimRequested(7, Job(job_id="job-2")),
+        ClaimRequested(7, Job(job_id="job-2"), "claim-7"),
         ReleaseRequested(7, "job-1"),
         JOIN_REQUEST,
         OperatorTokenRequested(ref=7, token_id="op", digest="d", role=Role.READ),

@@ -2,12 +2,15 @@
 # ruff: noqa: ANN401 - facts of any type are passed through as they are
 
 from dataclasses import fields, replace
+from itertools import count
 from typing import Any
 
+from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.gpus import Gpus, GpuState
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.job import Claim, ClaimEnd, Job
 from gpu_agent.registry.node import Declared, Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
@@ -15,16 +18,18 @@ from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, Reso
 
 HARDWARE = Hardware(cpu_cores=8, memory_gb=32)
 
+_NUMBERS = count()
+
 
 def node(node_id: str = "node-A", *, status: NodeStatus = NodeStatus.READY, **facts: Any) -> NodeRecord:
-    """Build a record with one idle 24 GiB GPU; `facts` are named like the fields of its groups."""
+    """Build a record with one idle 24 GiB GPU of its own; `facts` are named like the fields of its groups."""
     record = NodeRecord(
         node_id=node_id,
         registered_at=0.0,
         status=status,
         connection=1,
         declared=Declared(registration=NodeRegister(version="1.0", hardware=HARDWARE)),
-        gpus=gpus(gpu("GPU-0")),
+        gpus=gpus(gpu("GPU-0" if node_id == "node-A" else f"GPU-{node_id}")),
         liveness=Liveness(round_trip_seconds=0.001, usage=usage()),
     )
     change(record, **facts)
@@ -60,9 +65,10 @@ def gpu(
     memory_mb: int | None = 24576,
     used_mb: int | None = 0,
     health: str = "ok",
+    **facts: Any,
 ) -> GpuState:
     """Build a GPU."""
-    return GpuState(uuid=uuid, name=name, memory_mb=memory_mb, memory_used_mb=used_mb, health=health)
+    return GpuState(uuid=uuid, name=name, memory_mb=memory_mb, memory_used_mb=used_mb, health=health, **facts)
 
 
 def gpus(*states: GpuState) -> Gpus:
@@ -98,10 +104,29 @@ def dispatching(*records: NodeRecord, chance: float = 0.0, **settings: float) ->
 
 
 def claimed(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Claim:
-    """Claim a slot that must be free."""
-    answer = dispatch.claim(wanted, now)
-    assert isinstance(answer, Claim), answer
-    return answer
+    """Claim what must be free."""
+    answer = dispatch.claim(wanted, now, claim_id=f"claim-{next(_NUMBERS)}", owner=None)
+    assert not isinstance(answer, NoAvailableNode), answer
+    return answer[0]
+
+
+def released(dispatch: Dispatch, job_id: str, now: float = 0.0) -> Claim | None:
+    """Release a job's claim; None where it holds none."""
+    ended = dispatch.end(job_id, ClaimEnd.RELEASED, now)
+    return None if ended is None else ended[0]
+
+
+def lost(dispatch: Dispatch, node_id: str, now: float = 0.0) -> list[Claim]:
+    """End a node's claims as lost; what they hold stays held."""
+    claims = dispatch.claims_on(node_id)
+    for claim in claims:
+        dispatch.end(claim.job_id, ClaimEnd.LOST, now)
+    return claims
+
+
+def candidate_of(record: NodeRecord) -> Candidate:
+    """Return a node as the index knows it."""
+    return Index(Thresholds()).update(record)
 
 
 def refused(dispatch: Dispatch, wanted: Job) -> dict[ExclusionReason, int]:

@@ -3,19 +3,18 @@
 import pytest
 
 from gpu_agent.registry.dispatch import filters
-from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
-from gpu_agent.registry.job import Demand, Job
+from gpu_agent.registry.job import Demand, GpuDemand, Job, Sharing, gpu_demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
-from tests.registry.dispatch.nodes import HARDWARE, change, gpu, gpus, job, model, node, usage
+from tests.registry.dispatch.nodes import HARDWARE, candidate_of, change, gpu, gpus, job, model, node, usage
 
 
 def excluded_by(record: NodeRecord, wanted: Job) -> Excluded | None:
-    return first_exclusion(Candidate(record, 0, Thresholds()), Demand.of(wanted))
+    return first_exclusion(candidate_of(record), Demand.of(wanted))
 
 
 def account(record: NodeRecord, wanted: Job) -> tuple[ExclusionReason, str, str]:
@@ -61,6 +60,48 @@ def test_d02_a_node_outside_the_allowed_ones_takes_no_job() -> None:
     wanted = job(allowed_nodes=("node-X", "node-B"))
     assert account(node(), wanted) == (ExclusionReason.NOT_ALLOWED, "one of node-B, node-X", "node-A")
     assert excluded_by(node("node-B"), wanted) is None
+
+
+def test_d02_an_excluded_node_takes_no_job_even_where_it_is_allowed() -> None:
+    wanted = job(allowed_nodes=("node-A",), excluded_nodes=("node-A", "node-X"))
+    found = excluded_by(node(), wanted)
+    assert found is not None
+    assert found.reason is ExclusionReason.NOT_ALLOWED
+    assert excluded_by(node("node-B"), job(excluded_nodes=("node-A",))) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"),
+    [("8.0", ExclusionReason.GPU_UNAVAILABLE), ("8.9", None), (None, ExclusionReason.GPU_UNAVAILABLE)],
+)
+def test_d03_a_gpu_of_a_lower_or_unknown_compute_capability_is_not_enough(
+    capability: str | None, reason: ExclusionReason | None
+) -> None:
+    record = node(gpus=gpus(gpu("a", compute_capability=capability)))
+    found = excluded_by(record, job(min_compute_capability="8.6"))
+    assert (None if found is None else found.reason) is reason
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a100", ExclusionReason.GPU_UNAVAILABLE), ("a100 mig", None), (None, None)]
+)
+def test_d03_a_name_without_mig_in_it_matches_no_mig_device(
+    name: str | None, reason: ExclusionReason | None
+) -> None:
+    parent = gpu("P", name="NVIDIA A100", is_parent=True)
+    device = gpu("M", name="NVIDIA A100 MIG 3g.20gb", parent_uuid="P")
+    found = excluded_by(node(gpus=gpus(parent, device)), job(gpu_count=1, gpu_name=name))
+    assert (None if found is None else found.reason) is reason
+
+
+@pytest.mark.parametrize("zone", ["a", "b"])
+def test_d04_a_label_may_have_one_of_several_values(zone: str) -> None:
+    assert excluded_by(node(labels={"zone": zone}), job(labels={"zone": ("a", "b")})) is None
+    assert account(node(labels={"zone": zone}), job(labels={"zone": ("c", "d")})) == (
+        ExclusionReason.LABEL_MISMATCH,
+        "label zone one of c, d",
+        f"zone={zone}",
+    )
 
 
 def test_d02_a_private_node_takes_no_public_job() -> None:
@@ -146,7 +187,7 @@ def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
         gpus=gpus(gpu("a", used_mb=20_000), gpu("b", used_mb=30_000), gpu("c", memory_mb=None), gpu("d"))
     )
     assert excluded_by(record, job(min_gpu_memory_mb=24_576)) is None
-    assert account(record, job(min_gpu_memory_mb=8_000, gpu_count=2)) == (
+    assert account(record, job(gpu_sharing="memory", min_gpu_memory_mb=8_000, gpu_count=2)) == (
         ExclusionReason.CAPACITY_EXCEEDED,
         "8000 MiB free on each of 2 GPUs",
         "free: 4576 MiB, 0 MiB, unknown, 24576 MiB",
@@ -309,7 +350,8 @@ def test_a_model_that_can_serve_is_ready_whatever_its_other_versions_are() -> No
 
 def test_a_demand_left_out_is_no_demand() -> None:
     demand = Demand.of(job())
-    assert (demand.allowed, demand.gpu_name, demand.gpu_count, demand.memory_mb) == (None, "", 1, 0)
+    assert (demand.allowed, demand.excluded, demand.labels) == (None, frozenset(), ())
+    assert demand.gpus == GpuDemand(sharing=None, number=1, name="", memory_mb=0, capability=(0, 0))
 
 
 def test_an_empty_list_of_allowed_nodes_allows_no_node() -> None:
@@ -317,11 +359,29 @@ def test_an_empty_list_of_allowed_nodes_allows_no_node() -> None:
 
 
 def test_a_gpu_name_is_compared_whatever_its_case() -> None:
-    assert Demand.of(job(gpu_name="H100")).gpu_name == "h100"
+    assert Demand.of(job(gpu_name="H100")).gpus.name == "h100"
 
 
 @pytest.mark.parametrize(
-    "wanted", [job(min_gpu_memory_mb=0), job(gpu_count=0, min_gpu_memory_mb=8_000)], ids=["none", "no GPU"]
+    ("wanted", "sharing", "number"),
+    [
+        (job(), None, 1),
+        (job(min_gpu_memory_mb=0), None, 1),
+        (job(gpu_count=2), Sharing.EXCLUSIVE, 2),
+        (job(gpu_count=2, min_gpu_memory_mb=9), Sharing.EXCLUSIVE, 2),
+        (job(min_gpu_memory_mb=9), Sharing.MEMORY, 1),
+        (job(gpu_sharing="memory", min_gpu_memory_mb=9, gpu_count=3), Sharing.MEMORY, 3),
+    ],
+    ids=str,
 )
-def test_no_memory_is_demanded_where_none_is_needed_or_no_gpu_is(wanted: Job) -> None:
-    assert Demand.of(wanted).memory_mb == 0
+def test_what_a_job_states_about_gpus_decides_how_it_uses_them(
+    wanted: Job, sharing: Sharing | None, number: int
+) -> None:
+    demand = gpu_demand(wanted)
+    assert (demand.sharing, demand.number) == (sharing, number)
+
+
+@pytest.mark.parametrize("demands", [{"gpu_sharing": "memory"}, {"gpu_sharing": "exclusive"}], ids=str)
+def test_a_way_of_sharing_without_what_it_needs_is_a_contradiction(demands: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="needs"):
+        job(**demands)

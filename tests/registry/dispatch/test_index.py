@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_agent.registry.dispatch import filters
-from gpu_agent.registry.dispatch.candidate import GpuSet
 from gpu_agent.registry.dispatch.explain import count_exclusions
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion
 from gpu_agent.registry.dispatch.index import GpuCounts, Index
 from gpu_agent.registry.gpus import STEP_MB
-from gpu_agent.registry.job import Demand, Job
+from gpu_agent.registry.job import Demand, GpuDemand, GpuKind, GpuSet, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason
@@ -54,7 +53,9 @@ def test_the_best_is_as_good_as_a_scan_finds_whatever_changed_before(dice: Rando
         found = index.best(demand, dice.random)
         assert (found in eligible) if eligible else found is None
         if found is not None:
-            assert found.score == max(candidate.score for candidate in eligible)
+            packs = sharing_of(demand.job) is Sharing.EXCLUSIVE
+            ratings = [(one.taken if packs else 0, one.score) for one in eligible]
+            assert (found.taken if packs else 0, found.score) == max(ratings)
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,10 +91,10 @@ def test_a_node_changed_in_place_is_found_by_what_it_is_now() -> None:
 def test_gpus_that_fail_fill_up_or_are_replaced_count_as_they_are_now() -> None:
     record = node(gpus=gpus(gpu("a"), gpu("b")))
     index = index_of(record)
-    assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) == "node-A"
+    assert best(index, job(gpu_count=2, gpu_sharing="memory", min_gpu_memory_mb=24_000)) == "node-A"
     record.gpus["a"].memory_used_mb = 5_000
     index.update(record)
-    assert best(index, job(gpu_count=2, min_gpu_memory_mb=24_000)) is None
+    assert best(index, job(gpu_count=2, gpu_sharing="memory", min_gpu_memory_mb=24_000)) is None
     assert best(index, job(min_gpu_memory_mb=24_000)) == "node-A"
     record.gpus["b"].health = "lost"
     index.update(record)
@@ -176,15 +177,19 @@ def test_a_position_serves_one_node_after_another() -> None:
         (job(required_models=("asr",)), ExclusionReason.MODEL_NOT_AVAILABLE),
         (job(required_features=("kv_cache",)), ExclusionReason.FEATURE_NOT_SUPPORTED),
         (job(labels={"zone": "a"}), ExclusionReason.LABEL_MISMATCH),
-        (job(min_gpu_memory_mb=100_000), ExclusionReason.CAPACITY_EXCEEDED),
+        (job(min_gpu_memory_mb=100_000), ExclusionReason.GPU_UNAVAILABLE),
         (job(allowed_nodes=("rich",)), ExclusionReason.NOT_ALLOWED),
+        (job(excluded_nodes=("bare",)), ExclusionReason.NOT_ALLOWED),
+        (job(min_compute_capability="9.0"), ExclusionReason.GPU_UNAVAILABLE),
+        (job(gpu_count=1, min_gpu_memory_mb=100_000), ExclusionReason.GPU_UNAVAILABLE),
+        (job(labels={"zone": ("b", "a")}), ExclusionReason.LABEL_MISMATCH),
     ],
 )
 def test_a_freed_position_remembers_nothing_that_its_node_could_do(
     wanted: Job, reason: ExclusionReason
 ) -> None:
     """Queried before the node is removed and after, so that an answer from before is caught too."""
-    big = [gpu(uuid, name="NVIDIA H200", memory_mb=143_771) for uuid in "ab"]
+    big = [gpu(uuid, name="NVIDIA H200", memory_mb=143_771, compute_capability="9.0") for uuid in "ab"]
     rich = node(
         "rich",
         gpus=gpus(*big),
@@ -280,35 +285,62 @@ def test_the_weights_decide_who_is_best() -> None:
         assert best(index, job()) == favoured
 
 
-SETS = st.sampled_from(
-    [None, (), (("nvidia l4", 1),), (("nvidia l4", 4),), (("rtx 3090", 1), ("rtx 4090", 1)), (("h100", 8),)]
+def kind(name: str, memory_mb: int = 24_576) -> GpuKind:
+    return GpuKind(name, memory_mb, (8, 0), "mig" in name)
+
+
+def demand_of(name: str, number: int, sharing: Sharing | None = Sharing.EXCLUSIVE) -> GpuDemand:
+    return GpuDemand(sharing, number, name, 0, (0, 0))
+
+
+KINDS = [
+    kind("nvidia l4"),
+    kind("rtx 3090"),
+    kind("rtx 4090"),
+    kind("h100", 81_559),
+    kind("h100 mig 3g", 40_960),
+]
+SETS = st.none() | st.dictionaries(st.sampled_from(KINDS), st.integers(1, 8), max_size=3).map(
+    lambda counts: tuple(sorted(counts.items()))
 )
-DEMANDS = st.tuples(st.sampled_from(["", "rtx", "l4", "h100", "mi300"]), st.integers(0, 8))
+DEMANDS = st.builds(
+    GpuDemand,
+    st.sampled_from([None, *Sharing]),
+    st.integers(1, 8),
+    st.sampled_from(["", "rtx", "l4", "h100", "h100 mig", "mi300"]),
+    st.sampled_from([0, 24_576, 60_000]),
+    st.sampled_from([(0, 0), (8, 0), (9, 0)]),
+)
 
 
 @settings(max_examples=80)
 @given(st.lists(st.one_of(st.tuples(st.integers(0, 9), SETS), DEMANDS), max_size=40))
 def test_answers_stay_right_while_nodes_change(
-    steps: list[tuple[int, GpuSet | None] | tuple[str, int]],
+    steps: list[tuple[int, GpuSet | None] | GpuDemand],
 ) -> None:
-    sets, held = GpuCounts(), dict.fromkeys(range(10), None)
-    state: dict[int, GpuSet | None] = dict(held)
-    for first, second in steps:
-        if isinstance(first, int) and not isinstance(second, int):
-            sets.move(first, state[first], second)
-            state[first] = second
-        elif isinstance(first, str) and isinstance(second, int):
-            eligible = {
-                slot
-                for slot, gpus in state.items()
-                if gpus is not None and sum(n for name, n in gpus if first in name) >= second
-            }
-            assert sets.holders(first, second) == sum(1 << slot for slot in eligible)
+    sets, state = GpuCounts(), dict[int, GpuSet | None](dict.fromkeys(range(10)))
+    for step in steps:
+        if isinstance(step, GpuDemand):
+            eligible = {slot for slot, gpus in state.items() if gpus is not None and has_enough(gpus, step)}
+            assert sets.holders(step) == sum(1 << slot for slot in eligible)
+        else:
+            sets.move(step[0], state[step[0]], step[1])
+            state[step[0]] = step[1]
+
+
+def has_enough(gpus: GpuSet, demand: GpuDemand) -> bool:
+    """Count GPU by GPU: whole ones or MIG devices, never both; a name without MIG is no MIG device."""
+    fitting = {False: 0, True: 0}
+    for one, number in gpus:
+        named = demand.name in one.name and ("mig" in demand.name or not demand.name or not one.is_mig)
+        if named and one.memory_mb >= demand.memory_mb and one.capability >= demand.capability:
+            fitting[one.is_mig] += number
+    return max(fitting.values()) >= demand.number
 
 
 def test_more_different_demands_than_are_remembered_are_still_answered() -> None:
     sets = GpuCounts()
-    sets.move(3, None, (("h100", 8),))
-    answers = [sets.holders(f"{'x' * n}h100", 1) for n in range(300)]
+    sets.move(3, None, ((kind("h100"), 8),))
+    answers = [sets.holders(demand_of(f"{'x' * n}h100", 1)) for n in range(300)]
     assert answers == [1 << 3] + [0] * 299
-    assert sets.holders("h100", 8) == 1 << 3
+    assert sets.holders(demand_of("h100", 8)) == 1 << 3

@@ -1,12 +1,26 @@
 """Free GPU memory: what claims reserve and the node does not show yet is subtracted once."""
 
+from dataclasses import replace
+
 import pytest
 
-from gpu_agent.registry.dispatch.candidate import ReservedMemory, free_mb, gpu_set, usable_gpus, used_mb
+from gpu_agent.registry.dispatch.candidate import ReservedMemory
+from gpu_agent.registry.dispatch.gpu_allocation import free_mb, gpu_set, usable_gpus, used_mb
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.messages import ResourceUsage
-from tests.registry.dispatch.nodes import chosen, claimed, dispatching, gpu, gpus, job, node, refused, usage
+from tests.registry.dispatch.nodes import (
+    chosen,
+    claimed,
+    dispatching,
+    gpu,
+    gpus,
+    job,
+    node,
+    refused,
+    released,
+    usage,
+)
 
 
 def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
@@ -79,9 +93,9 @@ def test_memory_stays_promised_when_a_node_comes_back_without_the_uuids_of_its_g
     record.gpus = gpus(gpu("#0"))
     dispatch.update(record)
     assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
-    assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).gpu_uuids == ("#0",)
-    dispatch.release("job-1")
-    assert claimed(dispatch, job("job-2", min_gpu_memory_mb=20_000)).gpu_uuids == ("#0",)
+    assert claimed(dispatch, job("job-3", min_gpu_memory_mb=4_000)).grants[0].gpu_uuids == ("#0",)
+    released(dispatch, "job-1")
+    assert claimed(dispatch, job("job-2", min_gpu_memory_mb=20_000)).grants[0].gpu_uuids == ("#0",)
 
 
 def test_what_foreign_processes_use_is_not_free_and_comes_back_when_they_end() -> None:
@@ -101,11 +115,11 @@ def test_memory_that_a_claim_needs_is_not_promised_twice() -> None:
     record = node(gpus=gpus(gpu("a"), gpu("b")))
     dispatch = dispatching(record)
     wanted = {"min_gpu_memory_mb": 16_000}
-    places = [claimed(dispatch, job(f"job-{n}", **wanted)).gpu_uuids for n in range(2)]
+    places = [claimed(dispatch, job(f"job-{n}", **wanted)).grants[0].gpu_uuids for n in range(2)]
     assert sorted(places) == [("a",), ("b",)]
     assert refused(dispatch, job("job-3", **wanted)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
-    dispatch.release("job-0")
-    assert chosen(dispatch, job("job-3", **wanted)).gpu_uuids == places[0]
+    released(dispatch, "job-0")
+    assert chosen(dispatch, job("job-3", **wanted)).grants[0].gpu_uuids == places[0]
 
 
 def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
@@ -115,8 +129,8 @@ def test_memory_is_free_again_when_the_claim_on_it_ends() -> None:
     record.gpus["GPU-0"].memory_used_mb = 1_500
     dispatch.update(record)
     assert refused(dispatch, job("job-2", min_gpu_memory_mb=20_000)) == {ExclusionReason.CAPACITY_EXCEEDED: 1}
-    dispatch.release("job-1")
-    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).node_id == "node-A"
+    released(dispatch, "job-1")
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=20_000)).grants[0].node_id == "node-A"
 
 
 def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
@@ -125,36 +139,29 @@ def test_memory_that_the_node_shows_is_not_taken_off_twice() -> None:
     claimed(dispatch, job(min_gpu_memory_mb=10_000))
     record.gpus["GPU-0"].memory_used_mb = 10_000
     dispatch.update(record)
-    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).node_id == "node-A"
+    assert chosen(dispatch, job("job-2", min_gpu_memory_mb=14_000)).grants[0].node_id == "node-A"
 
 
 PARENT = GpuState(uuid="GPU-P", name="NVIDIA A100", memory_mb=40960, is_parent=True)
-SLICES = [
+DEVICES = [
     GpuState(uuid=f"MIG-{n}", name="NVIDIA A100 MIG 3g.20gb", memory_mb=20096, parent_uuid="GPU-P")
     for n in (1, 2)
 ]
 
 
-def test_a_gpu_set_counts_usable_gpus_by_name_whatever_the_case() -> None:
-    record = node(
-        gpus=gpus(
-            gpu("a", name="Tesla T4"),
-            gpu("b", name="TESLA T4", health="degraded"),
-            gpu("c", name="NVIDIA L4"),
-            gpu("d", name="NVIDIA L4", health="lost"),
-            gpu("e", name="NVIDIA L4", health="unknown"),
-        )
-    )
-    assert gpu_set(record) == (("nvidia l4", 1), ("tesla t4", 2))
+def test_a_gpu_set_counts_gpus_by_kind_whatever_the_case_of_their_names() -> None:
+    states = (gpu("a", name="Tesla T4"), gpu("b", name="TESLA T4"), gpu("c", name="NVIDIA L4"))
+    assert [(kind.name, number) for kind, number in gpu_set(states)] == [("nvidia l4", 1), ("tesla t4", 2)]
 
 
-def test_the_parent_of_mig_slices_takes_no_job() -> None:
-    record = node(gpus=gpus(PARENT, *SLICES))
-    assert gpu_set(record) == (("nvidia a100 mig 3g.20gb", 2),)
-    assert [one.uuid for one in usable_gpus(record, "a100")] == ["MIG-1", "MIG-2"]
+def test_a_gpu_that_is_lost_or_unknown_is_not_usable() -> None:
+    healths = ("ok", "degraded", "lost", "unknown")
+    record = node(gpus=gpus(*(gpu(health, health=health) for health in healths)))
+    assert [one.uuid for one in usable_gpus(record)] == ["ok", "degraded"]
 
 
-def test_gpus_are_found_by_a_part_of_their_name() -> None:
-    record = node(gpus=gpus(gpu("a", name="NVIDIA H100 80GB HBM3"), gpu("b", name="NVIDIA L4")))
-    assert [one.uuid for one in usable_gpus(record, "h100")] == ["a"]
-    assert [one.uuid for one in usable_gpus(record, "")] == ["a", "b"]
+def test_the_parent_of_mig_devices_takes_no_job_and_its_health_counts_for_them() -> None:
+    record = node(gpus=gpus(PARENT, *DEVICES))
+    assert [one.uuid for one in usable_gpus(record)] == ["MIG-1", "MIG-2"]
+    record = node(gpus=gpus(replace(PARENT, health="lost"), *DEVICES))
+    assert usable_gpus(record) == []

@@ -120,6 +120,8 @@ class Candidate:
     """The GPUs that the index knows; heartbeats change them in place, a declaration replaces them."""
     healths: tuple[str, ...] = ()
     in_use: tuple[bool, ...] = ()
+    has_foreign_jobs: bool = False
+    """True while it reports a job without a claim, for which one GPU is left."""
     shared: list[int] = field(default_factory=list)
     """The places among the GPUs of those that no exclusive claim holds and jobs may share."""
     sound: GpuSet = ()

@@ -533,7 +533,8 @@ class ClaimTable:
         over: list[Claim] = []
         while self._ends and self._ends[0][0] <= now and len(over) != most:
             at, job_id = heapq.heappop(self._ends)
-            if self._is_end(at, job_id):
+            entered_twice = bool(over) and over[-1].job_id == job_id
+            if self._is_end(at, job_id) and not entered_twice:
                 over.append(self._held[job_id])
         return over
 

@@ -85,8 +85,9 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
     for one, query in index.queries:
         passing = query(demand, left)
         if one.key is GpuKey.FREE and demand.sharing is Sharing.MEMORY:
-            # No node is eligible, so those that are open to jobs and pass the index lack less than a step.
-            passing = index.with_free_gpus(demand, passing & ~index.unschedulable[None])
+            # A job for one node has no eligible one: what is open to jobs and passes lacks less than a step.
+            among = passing & ~index.unschedulable[None] if demand.job.nodes == 1 else passing
+            passing = index.with_free_gpus(demand, among)
         yield one.reason, left ^ passing
         left = passing
 

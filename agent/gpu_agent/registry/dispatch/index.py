@@ -31,6 +31,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
     free_mb,
     gpu_set,
+    has_foreign_jobs,
     has_free_gpus,
     reading_at,
     used_without_claim,
@@ -322,6 +323,7 @@ class Index:
             or record.recheck_gpus
             or states.healths != candidate.healths
             or states.in_use != candidate.in_use
+            or has_foreign_jobs(record) is not candidate.has_foreign_jobs
         ):
             self._update_gpu_sets(candidate)
             return True
@@ -335,6 +337,7 @@ class Index:
             self._declared.move(position, candidate.sound, sound)
             candidate.sound = sound
         candidate.gpu_states, candidate.healths, candidate.in_use = states, states.healths, states.in_use
+        candidate.has_foreign_jobs = has_foreign_jobs(candidate.record)
         usable, unheld, free = availability(candidate)
         before = candidate.usable, candidate.unheld, candidate.free
         candidate.usable, candidate.unheld, candidate.free = gpu_set(usable), gpu_set(unheld), gpu_set(free)
