@@ -110,3 +110,14 @@ def test_a_claim_remembers_how_busy_its_gpus_were_for_an_hour_after_its_end() ->
     assert [text for _, text in record.notes] == ["GPU GPU-0 on node-1: failed"]
     assert record.end == "released"
     assert registry.fleet.claim_history.last_of("job", registry.now + 3601) is None
+
+
+def test_events_and_exclusions_of_a_node_name_its_machine() -> None:
+    registry = Registry()
+    registry.ready(hostname="gpu-7.example")
+    (changed, *_) = logged(registry.done, "node_status_changed")
+    assert changed.fields["hostname"] == "gpu-7.example"
+    refused = registry.claim("job", gpu_count=9)
+    ((one,),) = refused.examples.values()
+    assert one.hostname == "gpu-7.example"
+    assert registry.claim("fits", gpu_count=1).grants[0].hostname == "gpu-7.example"

@@ -4,10 +4,11 @@ Composes the registry's parts and routes each event to the one that handles it. 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import inf
 from typing import assert_never
 
-from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, Output, Send, Step
+from gpu_agent.registry.actions import NOTHING, Answer, DocumentKind, LogEvent, Output, Send, Step
 from gpu_agent.registry.claim_history import ClaimHistory
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Choice, Dispatch
@@ -423,12 +424,19 @@ class Fleet:
 
     def _output(self, step: Step) -> Output:
         """Write the documents that a step changes, as they are at its end."""
-        effects = (*step.logged, *step.effects)
+        effects = (*map(self._with_hostname, step.logged), *step.effects)
         if not (step.changed or effects or step.immediate):
             return NOTHING
         changes = tuple(self._documents.change_of(key, step.now) for key in step.changed)
         number = self._unstored.add(step) if changes else None
         return Output(changes, effects, number, tuple(step.immediate))
+
+    def _with_hostname(self, logged: LogEvent) -> LogEvent:
+        """Name the machine beside the id of its node (§3.1)."""
+        record = self._nodes.records.get(str(logged.fields.get("node_id")))
+        if record is None or record.hostname is None or "hostname" in logged.fields:
+            return logged
+        return replace(logged, fields={**logged.fields, "hostname": record.hostname})
 
     def _update_indexes(self, step: Step) -> None:
         """Update deadlines and counters by the nodes that a step touched."""

@@ -365,7 +365,9 @@ def _token(tokens: NodeTokens) -> api.NodeTokenView | None:
 
 
 def _excluded_node(one: Excluded) -> api.ExcludedNode:
-    return api.ExcludedNode(node_id=one.node_id, reason=one.reason.value, need=one.need, have=one.have)
+    return api.ExcludedNode(
+        node_id=one.node_id, hostname=one.hostname, reason=one.reason.value, need=one.need, have=one.have
+    )
 
 
 @lru_cache(maxsize=256)

@@ -518,6 +518,7 @@ class ExcludedNode(ApiAnswer):
     """Why one node cannot take a job: what the job needs, and what the node has."""
 
     node_id: str
+    hostname: str | None = Field(None, description="The node's hostname; null where it is unknown.")
     reason: str
     need: str
     have: str
@@ -571,6 +572,7 @@ class NodeExplanation(ApiAnswer):
     """Which jobs a node would refuse now, and why."""
 
     node_id: str
+    hostname: str | None = Field(None, description="The node's hostname; null where it is unknown.")
     refuses_every_job: bool
     exclusions: tuple[NodeExclusionView, ...] = Field(
         description="What can change, in the order of the dispatch filters"

@@ -24,6 +24,7 @@ class Excluded:
     reason: ExclusionReason
     need: str
     have: str
+    hostname: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def explain_node(candidate: Candidate, now: float, model: str | None = None) -> 
     found = [exclusion for one in FILTERS for exclusion in one.exclusions(asked)]
     return api.NodeExplanation(
         node_id=candidate.record.node_id,
+        hostname=candidate.record.hostname,
         refuses_every_job=any(one.jobs == EVERY_JOB for one in found),
         exclusions=tuple(_exclusion_view(one) for one in found if not one.is_limit),
         limits=tuple(_exclusion_view(one) for one in found if one.is_limit),

@@ -145,7 +145,8 @@ def first_exclusion(candidate: Candidate, demand: Demand) -> Excluded | None:
         shortfall = one.shortfall(candidate, demand)
         if shortfall is not None:
             need, have = clip_sentence(shortfall.need), clip_sentence(shortfall.have)
-            return Excluded(candidate.record.node_id, one.reason, need, have)
+            record = candidate.record
+            return Excluded(record.node_id, one.reason, need, have, record.hostname)
     return None
 
 
