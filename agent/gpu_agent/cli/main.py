@@ -101,6 +101,12 @@ def _load_claims() -> Commands:
     return COMMANDS
 
 
+def _load_claim_run() -> Commands:
+    from gpu_agent.cli.registry.claim_run import COMMANDS
+
+    return COMMANDS
+
+
 def _load_jobs() -> Commands:
     from gpu_agent.cli.agent.jobs import COMMANDS
 
@@ -221,6 +227,7 @@ REGISTRY = Group(
             "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
             "select": Command(_load_claims, "say which node a job would get now"),
             "claim": Command(_load_claims, "claim a slot for a job"),
+            "claim-run": Command(_load_claim_run, "claim GPUs for a command, run it, and release them"),
             "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
             "release": Command(_load_claims, "release a job's claim"),
             "claims": Command(_load_claims, "list the claims"),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gpu_agent.cli.agent.jobs import CALLER_VARIABLES, caller_environment
+from gpu_agent.cli.child import CALLER_VARIABLES, caller_environment
 
 
 def test_without_a_launcher_everything_stays() -> None:

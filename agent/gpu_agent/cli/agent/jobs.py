@@ -1,26 +1,19 @@
 """`gpu-agent job`: jobs in flight on this machine, announced to its agent."""
 
 import argparse
-import json
 import os
-import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
+from gpu_agent.cli.child import run_child
 from gpu_agent.cli.client.local import add_agent_options, add_socket_option, agent_failure, request_agent
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import print_json, print_lines, printable, terminal_columns
-from gpu_agent.cli.signals import SignalForwarder
 from gpu_agent.local.connection import LocalError
 from gpu_agent.local.jobs import job
 
 NO_JOBS = "No job is in flight."
-NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
-"""As shells do: no such command, one that cannot be run, one that a signal ended."""
-CALLER_VARIABLES = "_GPU_AGENT_CALLERS_PYTHON"
-"""The variable in which the packages' launcher stores the caller's own variables of Python."""
-_PYTHON = "PYTHON"
 
 
 def configure_job_run(parser: argparse.ArgumentParser) -> None:
@@ -65,52 +58,9 @@ def run_job_run(arguments: argparse.Namespace) -> int:
                     f"no agent answers: {printable(arguments.job_id)} runs all the same, and is announced as "
                     "soon as one does; `gpu-agent job list` says whether one answers"
                 )
-            return _run_command(command)
+            return run_child(command)
     except LocalError as error:
         raise agent_failure(error) from None
-
-
-def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment as the caller of the command has it, for a program of the caller's own.
-
-    The launcher (`packaging/files/gpu-agent`) points Python's variables at the package's libraries. The
-    caller's program must not see those.
-    """
-    if CALLER_VARIABLES not in environ:
-        return dict(environ)
-    own = {name: value for name, value in environ.items() if not name.startswith((_PYTHON, CALLER_VARIABLES))}
-    return own | _stored_variables(environ[CALLER_VARIABLES])
-
-
-def _stored_variables(stored: str) -> dict[str, str]:
-    """Read what the launcher stored; empty where something else wrote there."""
-    try:
-        values = json.loads(stored)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {
-        name: value for name, value in values.items() if name.startswith(_PYTHON) and isinstance(value, str)
-    }
-
-
-def _run_command(command: Sequence[str]) -> int:
-    with SignalForwarder() as forwarder:
-        try:
-            environment = caller_environment(os.environ)
-            running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user asks for this
-        except FileNotFoundError:
-            print_stderr(f"there is no command {printable(command[0])}; write its path, or correct PATH")
-            return NOT_FOUND
-        except (OSError, ValueError) as error:
-            print_stderr(
-                f"{printable(command[0])} cannot be run: {getattr(error, 'strerror', None) or error}"
-            )
-            return NOT_RUN
-        forwarder.forward_to(running)
-        code = running.wait()
-    return code if code >= 0 else BY_SIGNAL - code
 
 
 def configure_job_start(parser: argparse.ArgumentParser) -> None:

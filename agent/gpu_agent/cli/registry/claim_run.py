@@ -1,0 +1,260 @@
+"""`registry claim-run`: claim GPUs for a command, renew the claim while the command runs, then release it.
+
+Uses the command line's own HTTP, so that it needs no extra.
+"""
+
+import argparse
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from gpu_agent.cli.child import Child, run_child
+from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, without_none
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.text import printable
+from gpu_agent.cli.registry.claims import add_job_options, job_request, request_slot, slot_in_words
+from gpu_agent.cli.signals import Interruption
+from gpu_agent.wire.api import ClaimView
+from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
+
+ONE_WAIT_SECONDS = 5.0
+"""Of one request in the queue; the job keeps its place between two requests."""
+GRACE_SECONDS = 30
+RELEASE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+
+_ENDED = ("CLAIM_NOT_FOUND", "CLAIM_SUPERSEDED", "NOT_CLAIM_OWNER")
+_BUSY = 503
+_EARLY_SECONDS = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Run a command with GPUs that are claimed for it: wait for them, claim them, renew the claim while "
+        "the command runs, release them when it ends. The command stands behind `--`.\n\n"
+        "The command finds GPU_AGENT_NODE_ID, GPU_AGENT_ENDPOINT, GPU_AGENT_CLAIM_ID, GPU_AGENT_GPU_UUIDS "
+        "and CUDA_VISIBLE_DEVICES in its environment. It runs on this machine: to run it on the claimed "
+        "node, begin it with what reaches that node, such as ssh.\n\n"
+        "It ends as the command ends: with its code, or 128 and the number of the signal that ended it; "
+        "with 127 where there is no such command, and 126 where it cannot be run. A claim may be lost "
+        "before: when its node goes offline, or when the registry cannot be reached in time.",
+        example="gpu-agent registry claim-run job-1 --gpus 2 --wait 600 -- python train.py",
+        exits={
+            ExitCode.OK: "the command ended with 0",
+            ExitCode.NO_NODE: "no node could take the job in time, and the command was not run",
+        },
+    )
+    parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
+    parser.add_argument("command", metavar="COMMAND", nargs="+", help="what to run, behind `--`")
+    parser.add_argument(
+        "--wait",
+        type=positive_number,
+        default=0,
+        metavar="SECONDS",
+        help="how long to wait for free GPUs (default: not at all)",
+    )
+    parser.add_argument(
+        "--ttl",
+        type=positive_number,
+        metavar="SECONDS",
+        help="after so long without a renewal the claim expires (default: the registry's)",
+    )
+    parser.add_argument(
+        "--kill-on-loss",
+        action="store_true",
+        help="end the command when the claim is lost, with SIGTERM, then with SIGKILL",
+    )
+    parser.add_argument(
+        "--grace",
+        type=positive_number,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"time between SIGTERM and SIGKILL (default {GRACE_SECONDS})",
+    )
+    add_job_options(parser)
+    add_api_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Claim, run the command, release, and end as the command ends."""
+    api = Api.of(arguments)
+    job: dict[str, object] = {
+        "job_id": arguments.job_id,
+        **job_request(arguments),
+        **without_none(ttl_seconds=arguments.ttl),
+    }
+    grace_seconds = arguments.grace if arguments.kill_on_loss else None
+    with Interruption() as interruption:
+        claim, lease = _acquire(api, job, wait_seconds=arguments.wait)
+        held = _HeldClaim(api, claim, lease, grace_seconds=grace_seconds)
+        with held.renewed():
+            try:
+                print_stderr(f"{printable(claim.job_id)} has {slot_in_words(claim)}")
+                return run_child(arguments.command, variables=claim_variables(claim), started=held.attach)
+            finally:
+                interruption.finish()
+
+
+def claim_variables(claim: ClaimView) -> dict[str, str]:
+    """Return what a command finds in its environment; CUDA's variable only where it has GPUs of its own."""
+    node = claim.nodes[0]
+    gpus = [*node.gpu_uuids] or [str(index) for index in node.gpu_indices]
+    variables = {
+        "GPU_AGENT_NODE_ID": node.node_id,
+        "GPU_AGENT_ENDPOINT": node.endpoint or "",
+        "GPU_AGENT_CLAIM_ID": claim.claim_id,
+        "GPU_AGENT_GPU_UUIDS": ",".join(node.gpu_uuids),
+    }
+    return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else variables
+
+
+def _acquire(api: Api, job: Mapping[str, object], *, wait_seconds: float) -> tuple[ClaimView, Lease]:
+    """Claim, waiting so long; leaves no claim behind when it is interrupted."""
+    until = time.monotonic() + wait_seconds
+    answered = False
+    try:
+        while True:
+            sent_at = time.monotonic()
+            wait = min(max(until - sent_at, 0.0), ONE_WAIT_SECONDS)
+            try:
+                slot = request_slot(
+                    api, "/v1/claims", {**job, "wait_seconds": wait}, model=ClaimView, as_json=False
+                )
+            except Failure as failure:
+                answered = answered or isinstance(failure, Refused) or failure.code is ExitCode.NO_NODE
+                now = time.monotonic()
+                left = wait - (now - sent_at)
+                if now >= until or not _may_ask_again(failure, answered=answered, left_seconds=left):
+                    raise
+                if failure.code is not ExitCode.NO_NODE:
+                    time.sleep(RETRY_SECONDS)
+                continue
+            if slot is None:
+                raise RuntimeError("a slot was printed instead of returned; this is a bug")
+            return slot.model, Lease.of(slot.model, sent_at=sent_at)
+    except KeyboardInterrupt:
+        _undo(api, job)
+        raise
+
+
+def _may_ask_again(failure: Failure, *, answered: bool, left_seconds: float) -> bool:
+    """Whether the same request may have another outcome; a registry that never answered is not waited for.
+
+    No node, long before the wait is over, means that no node could ever take the job.
+    """
+    if failure.code is ExitCode.NO_NODE:
+        return left_seconds < _EARLY_SECONDS
+    if isinstance(failure, Refused):
+        return failure.status == _BUSY
+    return answered and failure.code is ExitCode.UNREACHABLE
+
+
+def _undo(api: Api, job: Mapping[str, object]) -> None:
+    """Release what an interrupted request may have reserved; the same request again returns it."""
+    with suppress(Failure):
+        slot = api.post("/v1/claims", {**job, "wait_seconds": 0}, ClaimView)
+        api.delete(_path_of(slot.model))
+
+
+def _path_of(claim: ClaimView) -> str:
+    return f"/v1/claims/{quote_id(claim.job_id)}?claim_id={quote_id(claim.claim_id)}"
+
+
+class _HeldClaim:
+    """A claim that a thread renews while the command runs."""
+
+    def __init__(self, api: Api, claim: ClaimView, lease: Lease, *, grace_seconds: float | None) -> None:
+        self._api, self._claim, self._lease = api, claim, lease
+        self._grace_seconds = grace_seconds
+        """None where the command goes on after a loss."""
+        self._ended = threading.Event()
+        self._lost = False
+        self._child: Child | None = None
+
+    def attach(self, child: Child) -> None:
+        """Note which command to end when the claim is lost."""
+        self._child = child
+        if self._lost:
+            self._end_child()
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew while the block lasts, then release."""
+        thread = threading.Thread(target=self._renew_while_held, name="renew the claim", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            self._release()
+
+    def _renew_while_held(self) -> None:
+        """Renew also after a loss: a lost claim may be attached again when its node is back."""
+        while not self._ended.wait(max(0.0, self._lease.renew_at - time.monotonic())):
+            sent_at = time.monotonic()
+            try:
+                path = f"/v1/claims/{quote_id(self._claim.job_id)}/renew"
+                renewed = self._api.post(path, {"claim_id": self._claim.claim_id}, ClaimView).model
+            except Failure as failure:
+                self._note_failure(failure, sent_at)
+            else:
+                self._lease = Lease.of(renewed, sent_at=sent_at)
+
+    def _note_failure(self, failure: Failure, sent_at: float) -> None:
+        now = time.monotonic()
+        if isinstance(failure, Refused) and failure.problem_code in _ENDED:
+            self._lose(str(failure))
+            next_at = sent_at + self._claim.ttl_seconds / RENEWALS_IN_A_TTL
+        elif self._lease.has_expired(now):
+            self._lose(f"it could not be renewed in time: {failure}")
+            next_at = now + RETRY_SECONDS
+        else:
+            next_at = min(now + RETRY_SECONDS, self._lease.expires_at)
+        self._lease = Lease(next_at, self._lease.expires_at)
+
+    def _lose(self, why: str) -> None:
+        if self._lost or self._ended.is_set():
+            return
+        self._lost = True
+        goes_on = self._grace_seconds is None
+        what = "the command goes on (--kill-on-loss would end it)" if goes_on else "the command is ended"
+        print_stderr(f"{printable(self._claim.job_id)} has lost its claim, and {what}: {printable(why)}")
+        self._end_child()
+
+    def _end_child(self) -> None:
+        """End the command in a thread of its own: the claim's renewals go on meanwhile."""
+        child, grace_seconds = self._child, self._grace_seconds
+        if child is None or grace_seconds is None:
+            return
+
+        def end() -> None:
+            child.terminate()
+            try:
+                child.wait(grace_seconds)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+        threading.Thread(target=end, name="end the command", daemon=True).start()
+
+    def _release(self) -> None:
+        until = time.monotonic() + RELEASE_SECONDS
+        while True:
+            try:
+                self._api.delete(_path_of(self._claim))
+            except Failure as failure:
+                if isinstance(failure, Refused) and failure.problem_code in _ENDED:
+                    return
+                if time.monotonic() + RETRY_SECONDS > until:
+                    print_stderr(f"the claim was not released, and expires by itself: {failure}")
+                    return
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+
+COMMANDS: Commands = {"claim-run": (configure, run)}

@@ -1,0 +1,241 @@
+"""`registry claim-run` against a real registry with a simulated node of two GPUs."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpu_agent.cli.registry.claim_run import claim_variables
+from gpu_agent.wire.api import ClaimNode, ClaimView
+from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
+
+QUICK = (
+    "--allow-simulated",
+    "--warmup-heartbeat-interval-seconds=0.1",
+    "--heartbeat-interval-seconds=1",
+    "--max-cpu-percent=100",
+)
+SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
+UNTIL_TERM = (
+    "import os, signal; signal.signal(15, lambda *_: os._exit(9)); print('up', flush=True); signal.pause()"
+)
+DEAF = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    folder = tmp_path_factory.mktemp("agent")
+    with Registry(*QUICK, "--claim-ttl-seconds=1.5") as registry, Agent(registry.node_url, folder):
+        registry.await_ready(1, within_seconds=20)
+        yield registry
+
+
+def words(registry: Registry, *arguments: str) -> list[str]:
+    return [*COMMAND, "registry", "claim-run", *arguments[:1], "--api", registry.api, *arguments[1:]]
+
+
+def start(registry: Registry, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words(registry, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(registry: Registry, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words(registry, *arguments), capture_output=True, text=True, timeout=patience(30), check=False
+    )
+
+
+def claims(registry: Registry) -> list[str]:
+    return [claim["job_id"] for claim in registry.get("/v1/claims")["claims"]]
+
+
+def first_line(running: subprocess.Popen[str]) -> str:
+    assert running.stdout is not None
+    return running.stdout.readline().strip()
+
+
+def ended(running: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = running.communicate(timeout=patience(30))
+    return running.returncode, said
+
+
+def test_the_command_finds_its_claim_in_its_environment_and_the_end_releases_it(registry: Registry) -> None:
+    (node,) = registry.nodes()
+    done = run(registry, "job-1", "--gpus", "2", "--", sys.executable, "-c", SHOW)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    uuids = {gpu["uuid"] for gpu in node["gpus"]}
+    assert set(found["GPU_AGENT_GPU_UUIDS"].split(",")) == uuids
+    assert found["CUDA_VISIBLE_DEVICES"] == found["GPU_AGENT_GPU_UUIDS"]
+    assert found["GPU_AGENT_NODE_ID"] == node["node_id"]
+    assert found["GPU_AGENT_ENDPOINT"] == ""
+    assert len(found["GPU_AGENT_CLAIM_ID"]) == 32
+    assert claims(registry) == []
+
+
+def test_gpus_without_uuids_are_named_by_their_indices() -> None:
+    node = ClaimNode(node_id="n", hostname=None, gpu_uuids=(), gpu_indices=(1, 3), endpoint="10.0.0.1:9000")
+    claim = ClaimView(
+        claim_id="c",
+        job_id="j",
+        state="active",
+        owner=None,
+        nodes=(node,),
+        granted_at=0,
+        expires_at=0,
+        expires_in_seconds=1,
+        ttl_seconds=1,
+    )
+    assert claim_variables(claim) == {
+        "GPU_AGENT_NODE_ID": "n",
+        "GPU_AGENT_ENDPOINT": "10.0.0.1:9000",
+        "GPU_AGENT_CLAIM_ID": "c",
+        "GPU_AGENT_GPU_UUIDS": "",
+        "CUDA_VISIBLE_DEVICES": "1,3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("exit 7", 7), ("kill -KILL $$", 137), ('echo "$1" -- $2; exit 3', 3)]
+)
+def test_its_code_is_the_commands(registry: Registry, command: str, code: int) -> None:
+    assert run(registry, "job-1", "--", "sh", "-c", command, "--", "a", "-x").returncode == code
+    assert claims(registry) == []
+
+
+def test_words_behind_the_dashes_are_the_commands_own(registry: Registry) -> None:
+    done = run(
+        registry, "job-1", "--", sys.executable, "-c", "import sys; print(sys.argv[1:])", "--", "--wait"
+    )
+    assert done.stdout == "['--', '--wait']\n"
+
+
+def test_a_command_that_does_not_exist_is_127_and_releases(registry: Registry) -> None:
+    done = run(registry, "job-1", "--", "/no/such/command")
+    assert (done.returncode, claims(registry)) == (127, [])
+
+
+def test_without_a_command_nothing_is_claimed(registry: Registry) -> None:
+    done = run(registry, "job-1", "--gpus", "1")
+    assert (done.returncode, claims(registry)) == (4, [])
+    assert "COMMAND" in done.stderr
+
+
+def test_the_claim_is_renewed_while_the_command_runs(registry: Registry) -> None:
+    with start(registry, "job-1", "--", sys.executable, "-c", UNTIL_TERM) as running:
+        assert first_line(running) == "up"
+        began = registry.get("/v1/claims")["claims"][0]["expires_at"]
+        eventually(
+            lambda: registry.get("/v1/claims")["claims"][0]["expires_at"] > began + 1.5,
+            within_seconds=10,
+            what="it outlives its TTL",
+        )
+        running.send_signal(signal.SIGTERM)
+        assert ended(running)[0] == 9
+    assert claims(registry) == []
+
+
+@contextmanager
+def waiting_behind_another(
+    registry: Registry,
+) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    both = ("--gpus", "2", "--wait", "60", "--")
+    with start(registry, "first", *both, sys.executable, "-c", UNTIL_TERM) as first:
+        assert first_line(first) == "up"
+        with start(registry, "second", *both, "true") as second:
+            eventually(
+                lambda: any(job["open_requests"] for job in registry.get("/v1/queue")["jobs"]),
+                within_seconds=10,
+                what="the second waits",
+            )
+            yield first, second
+
+
+def test_it_waits_for_free_gpus(registry: Registry) -> None:
+    with waiting_behind_another(registry) as (first, second):
+        first.send_signal(signal.SIGTERM)
+        assert ended(first)[0] == 9
+        assert ended(second)[0] == 0
+
+
+def test_no_free_gpu_is_exit_7_and_the_command_is_not_run(registry: Registry, tmp_path: Path) -> None:
+    touch = f"touch {shlex.quote(str(tmp_path / 'ran'))}"
+    began = time.monotonic()
+    for wait in ([], ["--wait", "300"]):
+        done = run(registry, "job-1", "--gpus", "9", *wait, "--", "sh", "-c", touch)
+        assert done.returncode == 7, done.stderr
+    assert time.monotonic() - began < patience(20)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupted_wait_leaves_no_claim(registry: Registry) -> None:
+    with waiting_behind_another(registry) as (first, second):
+        second.send_signal(signal.SIGTERM)
+        assert ended(second)[0] == 130
+        first.send_signal(signal.SIGTERM)
+        ended(first)
+    assert claims(registry) == []
+
+
+def release(registry: Registry, job_id: str) -> None:
+    subprocess.run([*COMMAND, "registry", "release", job_id, "--api", registry.api], check=True)
+
+
+def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None:
+    with start(registry, "job-1", "--", sys.executable, "-c", UNTIL_TERM) as running:
+        assert first_line(running) == "up"
+        release(registry, "job-1")
+        assert running.stderr is not None
+        running.stderr.readline()
+        assert "the command goes on (--kill-on-loss would end it)" in running.stderr.readline()
+        assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        assert ended(running)[0] == 9
+    with start(registry, "job-1", "--kill-on-loss", "--", sys.executable, "-c", UNTIL_TERM) as running:
+        assert first_line(running) == "up"
+        release(registry, "job-1")
+        code, said = ended(running)
+        assert code == 9
+        assert "lost its claim, and the command is ended" in said
+
+
+def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_time(registry: Registry) -> None:
+    options = ("--kill-on-loss", "--grace", "1")
+    with start(registry, "job-1", *options, "--", sys.executable, "-c", DEAF) as running:
+        assert first_line(running) == "up"
+        release(registry, "job-1")
+        assert ended(running)[0] == 128 + signal.SIGKILL
+
+
+@pytest.mark.timeout(120)
+def test_the_command_runs_on_through_kill_9_of_the_registry(tmp_path: Path) -> None:
+    store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK)
+    with Registry(*store) as first, Agent(first.node_url, tmp_path / "agent"):
+        first.await_ready(1, within_seconds=20)
+        options = ("--ttl", "10", "--kill-on-loss")
+        with start(first, "job-1", *options, "--", sys.executable, "-c", UNTIL_TERM) as running:
+            assert first_line(running) == "up"
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait(patience(5))
+            again = Registry(*store, node_port=first.node_port, operator_port=first.operator_port)
+            with again as second:
+
+                def left() -> float:
+                    return float(second.get("/v1/claims")["claims"][0]["expires_in_seconds"])
+
+                fresh = left()
+                eventually(lambda: left() < fresh - 1, within_seconds=10, what="time passes")
+                eventually(lambda: left() > 9, within_seconds=10, what="it is renewed")
+                running.send_signal(signal.SIGTERM)
+                assert ended(running)[0] == 9
+                assert claims(second) == []
