@@ -6,7 +6,7 @@ them as server-sent events, each from where it left off. Writes no log and no fi
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +20,8 @@ EVENTS_PER_SUBSCRIBER = 1000
 MISSED = "events_missed"
 
 MOST_STREAMS = 256
+MOST_STREAMS_OF_ONE = 64
+"""Of one token: a reader leaves room for others."""
 HEARTBEAT_SECONDS = 15.0
 MOST_IN_A_PIECE = 64
 OPENING = b"retry: 2000\n: every change from here on\n\n"
@@ -165,7 +167,8 @@ class EventStreams:
     def __init__(self, *, most: int = MOST_STREAMS, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._most = most
         self._heartbeat_seconds = heartbeat_seconds
-        self._open = 0
+        self._open: Counter[str | None] = Counter()
+        """By token id; with auth off under None."""
         self._closing = False
         self._waits: set[asyncio.Timeout] = set()
         self._texts: dict[int, bytes] = {}
@@ -173,7 +176,11 @@ class EventStreams:
     @property
     def full(self) -> bool:
         """True while no further stream may open."""
-        return self._closing or self._open >= self._most
+        return self._closing or self._open.total() >= self._most
+
+    def full_for(self, token_id: str | None) -> bool:
+        """Whether one token has as many streams as it may; with auth off nobody has too many."""
+        return token_id is not None and self._open[token_id] >= MOST_STREAMS_OF_ONE
 
     def close(self) -> None:
         """End all streams now, and open no other."""
@@ -190,13 +197,14 @@ class EventStreams:
         after: int | None,
         node_id: str | None = None,
         follow: bool = True,
+        token_id: str | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Write every event from now on, or after the one of that id; of one node if one is named.
 
         Without `follow` the stream ends with the newest event.
         """
         now = asyncio.get_running_loop().time
-        self._open += 1
+        self._open[token_id] += 1
         try:
             with event_log.subscribe(after=after) as subscriber:
                 yield _opening(subscriber, after)
@@ -209,7 +217,9 @@ class EventStreams:
                         due = now() + self._heartbeat_seconds
                     await asyncio.sleep(0)  # many old events must not keep other tasks waiting
         finally:
-            self._open -= 1
+            self._open[token_id] -= 1
+            if not self._open[token_id]:
+                del self._open[token_id]
 
     async def _piece(self, subscriber: Subscriber, reader: "_Reader", *, due: float) -> bytes:
         """Wait for an event, and write it with those that wait behind it; nothing when `due` passes."""

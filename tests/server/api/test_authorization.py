@@ -3,12 +3,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 from fastapi.routing import APIRoute
 
 from gpu_agent.registry.tokens import Role, allows
+from gpu_agent.server import event_log
+from gpu_agent.server.api import auth
 from gpu_agent.server.api.auth import needed_role
 from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.service import RegistryService
@@ -239,3 +242,46 @@ async def test_the_address_that_a_client_claims_is_not_believed(caplog: pytest.L
             claimed = {"x-forwarded-for": place, "forwarded": f"for={place}"}
             assert (await client.get("/v1/nodes", headers=claimed)).status_code == 401
     assert logged(caplog, "operator_unauthorized") == [{"address": "127.0.0.1", "reason": "no token"}]
+
+
+async def test_large_bodies_of_one_token_keep_no_other_token_out(
+    secured: RegistryService, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "SMALL_BODY_BYTES", 0)
+    monkeypatch.setattr(auth, "MAX_BODIES_OF_ONE_BYTES", 100)
+    answering, going_on = 0, asyncio.Event()
+
+    async def slow(*_: object, **__: object) -> None:
+        nonlocal answering
+        answering += 1
+        await going_on.wait()
+
+    monkeypatch.setattr(secured, "cordon", slow)
+    greedy, other = [bearer(await operator_token(secured, Role.OPERATE)) for _ in range(2)]
+
+    async def cordon(headers: dict[str, str]) -> tuple[int, str]:
+        answer = await client.post("/v1/nodes/x/cordon", json={"reason": "r" * 26}, headers=headers)
+        return answer.status_code, problem(answer)["code"]
+
+    held = [asyncio.ensure_future(cordon(greedy)) for _ in range(2)]
+    await until(lambda: answering == 2, what="two requests in progress")
+    assert await cordon(greedy) == (429, "TOO_MANY_BODIES")
+    admitted = asyncio.ensure_future(cordon(other))
+    await until(lambda: answering == 3, what="the other token's request")
+    going_on.set()
+    assert [await one for one in (*held, admitted)] == [(404, "UNKNOWN_NODE")] * 3
+
+
+async def test_one_token_that_follows_the_events_too_often_leaves_room_for_others(
+    secured: RegistryService, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "MOST_STREAMS_OF_ONE", 2)
+    greedy, other = [bearer(await operator_token(secured, Role.READ)) for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        for headers in (greedy, greedy):
+            answer = await stack.enter_async_context(client.stream("GET", "/v1/events", headers=headers))
+            assert answer.status_code == 200
+        refused = await client.get("/v1/events", headers=greedy)
+        assert (refused.status_code, problem(refused)["code"]) == (429, "TOO_MANY_STREAMS_OF_TOKEN")
+        answer = await stack.enter_async_context(client.stream("GET", "/v1/events", headers=other))
+        assert answer.status_code == 200

@@ -109,6 +109,7 @@ async def test_the_rest_of_a_body_over_the_limit_is_not_read(
 async def test_many_large_bodies_at_a_time_are_refused_and_one_later_is_not(
     service: RegistryService, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(auth, "SMALL_BODY_BYTES", 0)
     monkeypatch.setattr(auth, "MAX_BODIES_BYTES", 100)
     answering, going_on = 0, asyncio.Event()
 
@@ -124,10 +125,19 @@ async def test_many_large_bodies_at_a_time_are_refused_and_one_later_is_not(
 
     held = [asyncio.ensure_future(cordon()) for _ in range(2)]
     await until(lambda: answering == 2, what="two requests in progress")
-    assert await cordon() == (413, "BODIES_TOO_LARGE")
+    assert await cordon() == (503, "TOO_MANY_BODIES_OF_ALL")
     going_on.set()
     assert [await one for one in held] == [(404, "UNKNOWN_NODE")] * 2
     assert await cordon() == (404, "UNKNOWN_NODE")
+
+
+async def test_small_bodies_are_read_whatever_large_ones_take(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_BODIES_BYTES", 0)
+    assert (await api.post("/v1/nodes/x/cordon", json={"reason": "small"})).status_code == 404
+    large = await api.post("/v1/nodes/x/cordon", json={"reason": "r" * 20_000})
+    assert await refusal(large) == (503, "TOO_MANY_BODIES_OF_ALL")
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error(

@@ -9,6 +9,7 @@ random bits: how long that takes reveals nothing, so no comparison needs constan
 """
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -37,8 +38,12 @@ PUBLIC = "public"
 
 MAX_BODY_BYTES = 1024 * 1024
 """Far more than the largest job's demands; the rest of a longer body is not read."""
+SMALL_BODY_BYTES = 16 * 1024
+"""So much of each body is always read: no large requests keep a claim or a renewal out."""
 MAX_BODIES_BYTES = 32 * 1024 * 1024
-"""Of all bodies together, from their first byte until they are answered."""
+"""Of all bodies together beyond that, from their first byte until they are answered."""
+MAX_BODIES_OF_ONE_BYTES = 8 * 1024 * 1024
+"""The same, of one token."""
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_LOGGED_PATH = 300
@@ -87,7 +92,8 @@ class RequestChecks:
         self._hosts = hosts
         """Names under which this registry may be called; None where they cannot be known."""
         self._tokens = tokens
-        self._bodies_bytes = 0
+        self._bodies_bytes: Counter[str | None] = Counter()
+        """By token id: what its large bodies take."""
         self._log_limit = LogLimit(_LOG.warning)
 
     async def handle(
@@ -141,15 +147,19 @@ class RequestChecks:
     async def _read_and_handle(self, request: Request, handler: Handler) -> Response:
         """Read a body to its end, within the limits, and let the route answer."""
         self._check_headers(request)
-        read_bytes = 0
+        credential = cast("Caller", request.state.caller).credential
+        token_id = None if credential is None else credential.token_id
+        read_bytes = large_bytes = 0
 
         async def receive() -> Message:
-            nonlocal read_bytes
+            nonlocal read_bytes, large_bytes
             message = await request.receive()
-            part_bytes = len(message.get("body", b""))
-            read_bytes += part_bytes
-            self._bodies_bytes += part_bytes
-            self._check_size(read_bytes)
+            read_bytes += len(message.get("body", b""))
+            more = max(0, read_bytes - SMALL_BODY_BYTES) - large_bytes
+            large_bytes += more
+            self._bodies_bytes[token_id] += more
+            if more:
+                self._check_size(read_bytes, token_id)
             return message
 
         try:
@@ -159,14 +169,22 @@ class RequestChecks:
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
         finally:
-            self._bodies_bytes -= read_bytes
+            self._bodies_bytes[token_id] -= large_bytes
+            if not self._bodies_bytes[token_id]:
+                del self._bodies_bytes[token_id]
 
-    def _check_size(self, body_bytes: int) -> None:
+    def _check_size(self, body_bytes: int, token_id: str | None) -> None:
         if body_bytes > MAX_BODY_BYTES:
             raise ApiError("BODY_TOO_LARGE", f"a request is at most {MAX_BODY_BYTES} bytes long")
-        if self._bodies_bytes > MAX_BODIES_BYTES:
+        if token_id is not None and self._bodies_bytes[token_id] > MAX_BODIES_OF_ONE_BYTES:
             raise ApiError(
-                "BODIES_TOO_LARGE", "too many large requests arrive at the same time: try again in a moment"
+                "TOO_MANY_BODIES",
+                "too many large requests of this token arrive at the same time: send fewer at a time",
+            )
+        if self._bodies_bytes.total() > MAX_BODIES_BYTES:
+            raise ApiError(
+                "TOO_MANY_BODIES_OF_ALL",
+                "too many large requests arrive at the same time: try again in a moment",
             )
 
     def _check_headers(self, request: Request) -> None:

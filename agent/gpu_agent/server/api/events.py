@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
@@ -40,7 +40,7 @@ class StreamQuery(api.ApiRequest):
     summary="Follow every change",
     openapi_extra=needs("read"),
     response_class=StreamingResponse,
-    responses={200: _STREAM, **refusals(503)},
+    responses={200: _STREAM, **refusals(429, 503)},
 )
 async def follow_events(
     query: Annotated[StreamQuery, Query()],
@@ -60,9 +60,17 @@ async def follow_events(
     streams: EventStreams = request.app.state.streams
     if streams.full:
         raise ApiError("TOO_MANY_STREAMS", "too many clients follow the events: end one, or try later")
+    credential = cast("Caller", request.state.caller).credential
+    token_id = None if credential is None else credential.token_id
+    if streams.full_for(token_id):
+        raise ApiError("TOO_MANY_STREAMS_OF_TOKEN", "this token follows the events too often: end a stream")
     after = query.after if last_event_id is None else last_event_id
     pieces = streams.stream(
-        registry.event_log, after=after, node_id=query.node_id, follow=query.follow == "true"
+        registry.event_log,
+        after=after,
+        node_id=query.node_id,
+        follow=query.follow == "true",
+        token_id=token_id,
     )
     return StreamingResponse(
         _while_valid(request.state.caller, pieces), media_type="text/event-stream", headers=_HEADERS
