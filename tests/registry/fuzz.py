@@ -51,6 +51,7 @@ class Fuzzer:
 
     def __init__(self, dice: Random) -> None:
         self.dice = dice
+        self.claims = 0
 
     def anything(self) -> Event:
         """Draw an event of a node, an operator or a scheduler that is no heartbeat."""
@@ -85,8 +86,9 @@ class Fuzzer:
     def claim(self, job_id: str) -> Event:
         """Draw a job, with demands that odd nodes may meet."""
         count, memory = self._one((None, 1, 1, 2, 256)), self._one((None, 0, 500, 2**53))
+        self.claims += 1
         return ClaimRequested(
-            1,
+            1 + self.claims,
             Job(
                 job_id=job_id,
                 gpu_count=count,

@@ -1,6 +1,7 @@
 """Random events for a fleet: three nodes on four connections, and bursts of heartbeats."""
 
 from dataclasses import dataclass
+from itertools import count
 
 from hypothesis import strategies
 from hypothesis.strategies import SearchStrategy
@@ -36,6 +37,9 @@ class Burst:
     figures: tuple[GpuFigures, ...] | None
     running: tuple[str, ...] | None
 
+
+_REFS = count(2)
+"""A request that waits needs a number of its own."""
 
 CONNECTIONS = strategies.integers(1, 4)
 
@@ -121,7 +125,7 @@ def requests() -> SearchStrategy[Event]:
         wait_seconds=strategies.sampled_from([0.0, 0.0, 30.0]),
     )
     return (
-        strategies.builds(ClaimRequested, strategies.just(1), jobs, strategies.uuids().map(str))
+        strategies.builds(lambda job: ClaimRequested(next(_REFS), job, f"claim-{next(_REFS)}"), jobs)
         | strategies.builds(RenewalRequested, strategies.just(1), JOBS)
         | strategies.builds(ReleaseRequested, strategies.just(1), JOBS)
     )

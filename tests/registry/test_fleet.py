@@ -19,7 +19,6 @@ from gpu_agent.registry.actions import (
     unknown_token_message,
 )
 from gpu_agent.registry.events import (
-    ClaimRequested,
     Event,
     HeartbeatReceived,
     RemovalRequested,
@@ -32,6 +31,7 @@ from gpu_agent.registry.lifecycle import silent_until
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.registry.settings import Policy
+from gpu_agent.wire.messages import GpuDeclaration, Hardware
 from tests.registry.fuzz import Fuzzer
 from tests.registry.harness import Registry, codes, hardware, heartbeat, logged, node_record, of
 from tests.registry.invariants import CheckedRegistry
@@ -54,13 +54,14 @@ def test_a2_a_node_is_registering_first_and_only_ready_is_schedulable() -> None:
         assert registry.claim(f"job-{count}").counts == {"status_not_ready": 1}
         registry.heartbeats(1)
     assert registry.node().status == "ready"
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
 
 
 def test_a3_every_exclusion_is_explainable_on_request() -> None:
     registry = Registry()
     registry.ready(1)
-    registry.register(2)
+    other = GpuDeclaration(name="NVIDIA H100", memory_gb=80, uuid="GPU-of-another-node")
+    registry.register(2, hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=(other,)))
     explained = registry.fleet.explain(Job(job_id="job-1"), registry.now)
     assert explained.eligible == ("node-1",)
     assert [(one.node_id, one.reason) for one in explained.excluded] == [("node-2", "status_not_ready")]
@@ -184,7 +185,7 @@ def nothing_said_is_longer_than_a_person_reads(done: Sequence[Effect]) -> None:
 def test_what_follows_from_a_request_is_logged_with_its_trace_and_what_time_made_due_is_not() -> None:
     registry = Registry()
     registry.ready()
-    registry.do(ClaimRequested(registry.ref(), Job(job_id="job-1")))
+    registry.do(registry.claim_request("job-1"))
     registry.drain()
     registry.now += 61.0  # the claim is over, and the fleet was not woken since
     renewed = registry.do(Traced(RenewalRequested(registry.ref(), "job-1"), "trace-1"))

@@ -12,6 +12,7 @@ from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord, GpuUse
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 
 IDLE_PERCENT = 5.0
@@ -105,7 +106,7 @@ class ClaimTelemetry:
         for uuid in sorted(again - record.unclaimed_logged):
             gpu = record.gpus.get(uuid)
             processes = None if gpu is None else gpu.processes
-            fields = {"node_id": record.node_id, "gpu_uuid": uuid, "processes": processes}
+            fields = {"node_id": record.node_id, "gpu_uuid": clip_sentence(uuid), "processes": processes}
             step.log("gpu_used_without_claim", fields, Level.WARNING)
         record.unclaimed_logged = (record.unclaimed_logged | again) & seen
         record.unclaimed_before = seen
@@ -113,7 +114,7 @@ class ClaimTelemetry:
     def _log_duplicates(self, record: NodeRecord, step: Step) -> None:
         """Log GPUs that another node declares too, once until that ends."""
         for uuid in sorted(record.duplicate_gpus - record.duplicates_logged):
-            fields = {"node_id": record.node_id, "gpu_uuid": uuid}
+            fields = {"node_id": record.node_id, "gpu_uuid": clip_sentence(uuid)}
             step.log("gpu_uuid_duplicate", fields, Level.WARNING)
         record.duplicates_logged = record.duplicate_gpus
 

@@ -185,16 +185,16 @@ class ClaimRequests:
             for uuid in () if grant is None else grant.gpu_uuids:
                 gpu = record.gpus.get(uuid)
                 if (gpu is None or not gpu.usable) and self.history.note_unusable(claim, uuid):
-                    health = "not declared any more" if gpu is None else gpu.health
+                    health = "not declared any more" if gpu is None else clip_quote(gpu.health)
                     fields = {
                         "job_id": claim.job_id,
                         "node_id": record.node_id,
                         "claim_id": claim.claim_id,
-                        "gpu_uuid": uuid,
+                        "gpu_uuid": clip_sentence(uuid),
                         "health": health,
                     }
                     step.log("claim_gpu_unusable", fields, Level.WARNING)
-                    self.history.note(claim, f"GPU {uuid} on {record.node_id}: {health}", step.now)
+                    self.history.note(claim, f"GPU {clip_quote(uuid)} on {record.node_id}: {health}", step.now)
 
     def _place_or_wait(self, event: ClaimRequested, waiting: Waiting | None, step: Step) -> None:
         job = event.job

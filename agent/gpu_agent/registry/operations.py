@@ -22,7 +22,7 @@ from gpu_agent.registry.events import (
     ResumeRequested,
 )
 from gpu_agent.registry.node import GpuCordon, NodeRecord, NodeTable
-from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
@@ -115,7 +115,12 @@ class Operations:
             cordons[event.uuid] = GpuCordon(reason=event.reason, by=event.by)
         self._dispatch.update_cordons(record)
         changed = "gpu_uncordoned" if event.reason is None else "gpu_cordoned"
-        fields = {"node_id": record.node_id, "gpu_uuid": event.uuid, "reason": event.reason, "by": event.by}
+        fields = {
+            "node_id": record.node_id,
+            "gpu_uuid": clip_sentence(event.uuid),
+            "reason": event.reason,
+            "by": event.by,
+        }
         step.log(changed, fields)
         return True
 
