@@ -186,7 +186,7 @@ def test_a_restart_empties_the_queue() -> None:
     assert later.fleet.queue() == []
 
 
-def test_whoever_waits_is_refused_when_the_store_fails_and_keeps_the_place() -> None:
+def test_a_waiting_job_is_refused_when_the_store_fails_and_keeps_its_place() -> None:
     fleet = Waiters()
     fleet.registry.claim("first", gpu_count=1)
     fleet.ask("second")

@@ -113,7 +113,8 @@ async def test_nodes_and_slots_are_counted_by_status() -> None:
         0,
     )
     assert (counted.slots["ready"], counted.occupied["ready"]) == (8, 3)
-    assert counted.others == {"connected": 1, "cordoned": 1, "drained": 1, "claims": 0}
+    others = {"connected": 1, "cordoned": 1, "drained": 1, "claims": 0, "held_gpus": 0, "cordoned_gpus": 0}
+    assert counted.others == others
 
 
 async def test_gpus_are_counted_by_name_and_health_without_parents_of_mig_devices() -> None:

@@ -194,7 +194,9 @@ class ClaimRequests:
                         "health": health,
                     }
                     step.log("claim_gpu_unusable", fields, Level.WARNING)
-                    self.history.note(claim, f"GPU {clip_quote(uuid)} on {record.node_id}: {health}", step.now)
+                    self.history.note(
+                        claim, f"GPU {clip_quote(uuid)} on {record.node_id}: {health}", step.now
+                    )
 
     def _place_or_wait(self, event: ClaimRequested, waiting: Waiting | None, step: Step) -> None:
         job = event.job

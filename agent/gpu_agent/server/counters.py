@@ -97,7 +97,7 @@ class FleetTotals:
     """By the status of their node."""
     occupied: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
     others: Counter[str] = field(default_factory=Counter)
-    """`connected`, `cordoned` and `drained` nodes, and `claims`."""
+    """`connected`, `cordoned` and `drained` nodes, `claims`, `held_gpus` and `cordoned_gpus`."""
     gpu_lists: Counter[GpuList] = field(default_factory=Counter)
     """Nodes by their GPUs: ten thousand nodes have few kinds of GPUs between them."""
 
@@ -244,7 +244,9 @@ def _count(record: NodeRecord, totals: FleetTotals) -> None:
     others["connected"] += record.connected
     others["cordoned"] += record.desired.cordoned is not None
     others["drained"] += record.desired.drain is not None
-    others["claims"] += len(record.claims)
+    others["claims"] += sum(one.grants[0].node_id == record.node_id for one in record.claims.values())
+    others["held_gpus"] += sum(len(one.gpu_uuids) for one in record.held.values())
+    others["cordoned_gpus"] += len(record.desired.gpu_cordons)
     totals.gpu_lists[record.gpus.names, record.gpus.healths] += 1
 
 

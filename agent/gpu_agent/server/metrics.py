@@ -102,6 +102,24 @@ METRICS = (
     ),
     Metric("claims", "gauge", "Claims in force.", lambda _, fleet: fleet.others["claims"]),
     Metric(
+        "held_gpus",
+        "gauge",
+        "GPUs that ended claims hold, since their jobs may still run there.",
+        lambda _, fleet: fleet.others["held_gpus"],
+    ),
+    Metric(
+        "cordoned_gpus",
+        "gauge",
+        "GPUs that operators cordoned.",
+        lambda _, fleet: fleet.others["cordoned_gpus"],
+    ),
+    Metric(
+        "waiting_jobs",
+        "gauge",
+        "Jobs that wait for capacity.",
+        lambda health, _: len(health.fleet.queue()),
+    ),
+    Metric(
         "registrations", "counter", "Accepted registrations.", lambda health, _: health.events.registrations
     ),
     Metric(

@@ -317,6 +317,7 @@ def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) ->
 def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
     cordon = record.desired.gpu_cordons.get(gpu.uuid)
     holder = next((one for one in record.claims.values() if _holds(one, record, gpu)), None)
+    ended = next((one for one in record.held.values() if gpu.uuid in one.gpu_uuids), None)
     duplicate = ("gpu_uuid_duplicate",) if gpu.uuid in record.duplicate_gpus else ()
     return api.GpuView(
         uuid=gpu.uuid,
@@ -332,6 +333,7 @@ def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
         parent_uuid=gpu.parent_uuid,
         cordoned=None if cordon is None else str(cordon),
         claimed_by=None if holder is None else holder.job_id,
+        held_for=None if ended is None else ended.claim.job_id,
         processes=gpu.processes,
     )
 

@@ -241,6 +241,10 @@ class GpuView(ApiAnswer):
     parent_uuid: str | None
     cordoned: str | None = Field(None, description="Who cordoned this GPU, and why; null for none")
     claimed_by: str | None = Field(None, description="The job whose claim holds it exclusively")
+    held_for: str | None = Field(
+        None,
+        description="A job whose claim has ended, and which may still run on it: it is given to no other",
+    )
     processes: int | None = Field(None, description="Compute processes on it; null where unknown")
 
 
