@@ -1,62 +1,52 @@
-"""A scheduler in forty lines: it embeds the registry and runs each word of its input, a model id, as a job.
+"""A scheduler in forty lines: each line of its input is a job, the number of its GPUs and a command.
 
-Try it with `echo my/model my/model | python examples/scheduler.py STATE_DIRECTORY`.
+Try it with `echo '1 nvidia-smi -L' | python examples/scheduler.py http://127.0.0.1:8081`. It survives a
+`kill -9` of the registry: its jobs run on, and their claims with them. `docs/scheduler.md` explains it.
 """
 
 import asyncio
-import contextlib
+import os
 import sys
-from pathlib import Path
 
-from gpu_agent.server import (
-    Address,
-    ClaimView,
-    Job,
-    NewToken,
-    RegistryService,
-    ServiceSettings,
-    Thresholds,
-    open_store,
-)
+from gpu_agent.client import Claim, ClaimLost, JobRequest, NoAvailableNode, RegistryClient
 
 
-async def run(registry: RegistryService, job: Job) -> None:
-    """Claim a slot, renew the claim while the job runs, release it; claim again where it was lost."""
-    while not isinstance(claim := await registry.claim(job), ClaimView):
-        print(f"{job.job_id} waits: {claim.code}", flush=True)
-        await asyncio.sleep(1)
-    print(f"{job.job_id} runs on {claim.node_id}", flush=True)
-    ended = asyncio.Event()
-    asyncio.get_running_loop().call_later(1, ended.set)  # here the job goes to claim.endpoint instead
-    while not ended.is_set():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(registry.thresholds.claim_ttl_seconds / 3):
-                await ended.wait()
-        if not isinstance(await registry.renew(job.job_id), ClaimView):
-            await run(registry, job)  # its node went offline, and the claim with it
-            return
-    await registry.release(job.job_id)
-    print(f"{job.job_id} is done", flush=True)
+async def execute(command: str, claim: Claim) -> int:
+    """Run a command with the claimed GPUs, here or wherever `claim.node_id` is; end it with its claim."""
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(claim.gpu_uuids)}
+    process = await asyncio.create_subprocess_shell(command, env={**os.environ, **gpus})
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
-async def main(folder: Path, models: list[str]) -> None:
-    """Be a registry, and its scheduler until all jobs are done."""
-    busy = Thresholds(max_cpu_percent=100)  # nodes whose CPU is busy get jobs too
-    settings = ServiceSettings(node_listen=Address("127.0.0.1", 0), allow_simulated=True, thresholds=busy)
-    registry = RegistryService(settings, open_store("sqlite", folder))
-    await registry.start()
-    joining = await registry.tokens.create_join(uses=None)
-    assert isinstance(joining, NewToken), joining  # noqa: S101 - an example stops where a service would retry
-    token_file = folder / "join.token"
-    token_file.touch(mode=0o600)
-    token_file.write_text(joining.token)
-    url = f"ws://{registry.node_address}/ws/node"
-    print(f"gpu-agent run --registry {url} --join-token-file {token_file}", flush=True)
-    async with asyncio.TaskGroup() as group:
-        for number, model in enumerate(models):
-            group.create_task(run(registry, Job(job_id=f"job-{number}", required_models=(model,))))
-    await registry.stop()
+async def run(client: RegistryClient, job: JobRequest, command: str) -> None:
+    """Run one job: wait for GPUs, run it, release them; run it again where its claim was lost."""
+    while True:
+        try:
+            async with client.claim(job, wait=3600, raise_on_loss=True) as claim:
+                print(f"{job.job_id} runs on {claim.node_id} with {' '.join(claim.gpu_uuids)}", flush=True)
+                print(f"{job.job_id} ended with {await execute(command, claim)}", flush=True)
+                return
+        except ClaimLost as lost:
+            print(f"{job.job_id} starts again: {lost}", flush=True)
+        except NoAvailableNode as none:
+            print(f"{job.job_id} waits: {none}", flush=True)
+            await asyncio.sleep(1)  # no node is big enough yet
+
+
+async def main(url: str, lines: list[str]) -> None:
+    """Run all jobs, as many at a time as there are GPUs for."""
+    token = os.environ.get("GPU_REGISTRY_TOKEN")
+    async with RegistryClient(url, token=token, retry_seconds=3600) as client, asyncio.TaskGroup() as jobs:
+        for number, line in enumerate(lines):
+            gpus, command = line.split(maxsplit=1)
+            job = JobRequest(job_id=f"job-{number}", gpu_count=int(gpus))
+            jobs.create_task(run(client, job, command))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.stdin.read().split()))
+    asyncio.run(main(sys.argv[1], sys.stdin.read().splitlines()))

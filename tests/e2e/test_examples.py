@@ -20,10 +20,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = '[[declared_models]]\nmodel_id = "my/model"\nversion = "1"\n'
 
 
-def test_a_scheduler_of_forty_lines_places_jobs_on_a_real_agent(tmp_path: Path) -> None:
+def test_a_scheduler_that_embeds_the_registry_places_jobs_on_a_real_agent(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(MODELS)
-    command = [sys.executable, str(EXAMPLES / "scheduler.py"), str(tmp_path / "registry")]
+    command = [sys.executable, str(EXAMPLES / "embedded_scheduler.py"), str(tmp_path / "registry")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as scheduler:
         assert scheduler.stdin is not None
         assert scheduler.stdout is not None
@@ -38,8 +38,9 @@ def test_a_scheduler_of_forty_lines_places_jobs_on_a_real_agent(tmp_path: Path) 
     assert sorted(line for line in said.splitlines() if "done" in line) == ["job-0 is done", "job-1 is done"]
 
 
-def test_the_example_scheduler_is_as_short_as_it_says() -> None:
-    lines = (EXAMPLES / "scheduler.py").read_text().split('"""\n', 1)[1].splitlines()
+@pytest.mark.parametrize("name", ["scheduler.py", "embedded_scheduler.py"])
+def test_the_example_schedulers_are_as_short_as_they_say(name: str) -> None:
+    lines = (EXAMPLES / name).read_text().split('"""\n', 1)[1].splitlines()
     assert len([line for line in lines if line.strip()]) <= 55
 
 
