@@ -83,8 +83,10 @@ def test_a6_a_ready_model_proves_its_base_feature_unless_the_node_declares_it_fa
 
 
 def test_capacity_is_the_nodes_own_or_the_default() -> None:
-    assert node(declaration()).declared.max_concurrent_jobs == SETTINGS.default_max_concurrent_jobs
-    assert node(declaration(max_concurrent_jobs=0)).declared.max_concurrent_jobs == 0
+    unstated = node(declaration())
+    assert unstated.declared.max_concurrent_jobs is None
+    assert unstated.slots == SETTINGS.default_max_concurrent_jobs
+    assert node(declaration(max_concurrent_jobs=0)).slots == 0
 
 
 def test_a_heartbeat_that_brings_nothing_replaces_nothing() -> None:

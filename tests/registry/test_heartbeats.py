@@ -54,7 +54,7 @@ def test_a_node_that_turns_out_to_be_near_is_chosen_before_one_that_is_far() -> 
         registry.ready(connection)
     registry.do(HeartbeatReceived(1, heartbeat("node-1"), round_trip_seconds=0.2))
     registry.do(HeartbeatReceived(2, heartbeat("node-2"), round_trip_seconds=0.002))
-    assert registry.claim("job-1").node_id == "node-2"
+    assert registry.claim("job-1").grants[0].node_id == "node-2"
     assert registry.heartbeat(2) == []
     assert registry.node("node-2").liveness.round_trip_seconds == 0.002
 
@@ -95,7 +95,7 @@ def test_s04_a_recovered_node_is_ready_and_a_candidate_again() -> None:
     assert record.status == "degraded"
     assert statuses(registry.heartbeats(1)) == ["ready"]
     assert record.reason_code == "recovered"
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
 
 
 def test_a5_a_degraded_node_takes_no_job_and_may_return() -> None:
@@ -104,7 +104,7 @@ def test_a5_a_degraded_node_takes_no_job_and_may_return() -> None:
     registry.heartbeat(gpus=GONE)
     assert registry.claim("job-1").counts == {"status_not_ready": 1}
     registry.heartbeats(3)
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
 
 
 def test_three_unhealthy_heartbeats_in_a_row_degrade_a_ready_node() -> None:
@@ -196,7 +196,7 @@ def test_what_a_heartbeat_replaces_decides_the_next_claim() -> None:
     registry.ready()
     assert registry.claim("job-1", public=True).counts == {"not_in_public_pool": 1}
     registry.heartbeat(accept_public_jobs=True)
-    assert registry.claim("job-1", public=True).node_id == "node-1"
+    assert registry.claim("job-1", public=True).grants[0].node_id == "node-1"
 
 
 def test_load_above_a_limit_decides_the_next_claim() -> None:
@@ -205,7 +205,7 @@ def test_load_above_a_limit_decides_the_next_claim() -> None:
     registry.heartbeat(resource_usage=ResourceUsage(cpu_percent=95.0, mem_percent=10.0))
     assert registry.claim("job-1").counts == {"resource_threshold_exceeded": 1}
     registry.heartbeat(resource_usage=ResourceUsage(cpu_percent=85.0, mem_percent=10.0))
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
 
 
 def test_gpu_memory_in_use_decides_the_next_claim() -> None:
@@ -214,7 +214,7 @@ def test_gpu_memory_in_use_decides_the_next_claim() -> None:
     registry.heartbeat(gpus=figures(memory_used_mb=80 * 1024 - 512))
     assert registry.claim("job-1", min_gpu_memory_mb=1024).counts == {"capacity_exceeded": 1}
     registry.heartbeat(gpus=figures(memory_used_mb=79 * 1024 - 1))
-    assert registry.claim("job-1", min_gpu_memory_mb=1024).node_id == "node-1"
+    assert registry.claim("job-1", min_gpu_memory_mb=1024).grants[0].node_id == "node-1"
 
 
 def test_checks_are_logged_for_an_unhealthy_heartbeat_and_on_request_for_every_one() -> None:
@@ -236,8 +236,9 @@ def test_a_heartbeat_of_absurd_figures_stops_no_clock() -> None:
     absurd = ResourceUsage.model_construct(
         cpu_percent=5.0, mem_percent=5.0, gpu_percent=5.0, gpu_mem_percent=1e308, running_jobs=0
     )
-    registry.heartbeat(1, gpus=None, resource_usage=absurd)
-    assert registry.claim("job-1", allowed_nodes=("node-1",), min_gpu_memory_mb=1000).node_id == "node-1"
+    registry.heartbeat(2, gpus=None, resource_usage=absurd)
+    claim = registry.claim("job-1", allowed_nodes=("node-2",), min_gpu_memory_mb=1000)
+    assert claim.grants[0].node_id == "node-2"
     registry.pass_time(46.0)
     assert [record.status for record in registry.fleet.nodes()] == ["offline", "offline"]
 

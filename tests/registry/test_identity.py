@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from gpu_agent.registry.actions import Effect, Send
-from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ConnectionLost,
@@ -16,7 +15,7 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RemovalRequested,
 )
-from gpu_agent.registry.node import NodeTable
+from gpu_agent.registry.node import Liveness, NodeTable
 from gpu_agent.registry.registration import Admission
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
@@ -48,6 +47,7 @@ def nodes_with(
         status=status,
         address="10.0.0.7",
         tokens=keys or NodeTokens(current=NodeToken("key-node-A", "digest")),
+        liveness=Liveness(last_seen_at=NOW),
     )
     nodes.add(record)
     if connection is not None:
@@ -67,8 +67,7 @@ def decided_by(
         tokens.put_node(record.node_id, record.tokens)
     thresholds = Thresholds()
     dispatch = Dispatch(thresholds, lambda: 0.0)
-    claims = ClaimRequests(thresholds, dispatch, debug=lambda: False)
-    removal = NodeRemoval(thresholds, nodes, dispatch=dispatch, claims=claims)
+    removal = NodeRemoval(thresholds, nodes, dispatch)
     return Admission(Policy(auth_off=auth_off), nodes, tokens, removal=removal).decide(event, NOW)
 
 
@@ -135,6 +134,9 @@ def test_with_auth_off_an_id_that_is_offline_or_disconnected_may_be_taken_over()
     assert decide(arrival("node-A", None), drained, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), offline, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), disconnected, auth_off=True) == "node-A"
+    silent = nodes_with()
+    silent.records["node-A"].liveness.last_seen_at = NOW - 24.0  # more than 1.5 intervals of 15 s and 1 s
+    assert decide(arrival("node-A", None), silent, auth_off=True) == "node-A"
     assert decide(arrival("node-A", None), nodes_with(), auth_off=True) == "NODE_ID_CONFLICT"
 
 

@@ -133,7 +133,7 @@ def test_a_node_that_leaves_ready_is_no_candidate_from_the_same_moment() -> None
 def test_s05_a_draining_node_takes_no_job_and_goes_offline_when_its_jobs_end() -> None:
     registry = Registry()
     record = registry.ready()
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
     assert statuses(registry.drain()) == ["draining"]
     assert registry.claim("job-2").counts == {"status_not_ready": 1}
     left = registry.do(ReleaseRequested(registry.ref(), "job-1"))
@@ -169,8 +169,8 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     record = registry.ready()
     assert record.liveness.usage is not None
     guess = record.liveness.usage.model_copy(update={"running_jobs": 3})
-    registry.heartbeat(running_jobs=None, resource_usage=guess)
-    assert record.in_flight_jobs == 3
+    registry.heartbeat(running_jobs=None, resource_usage=guess, gpus=figures(processes=3))
+    assert record.in_flight_jobs == 0
     registry.drain()
     assert record.status == "offline"
 
@@ -202,7 +202,7 @@ def test_a_drain_waits_for_jobs_that_are_claimed_and_for_those_that_the_node_rep
         registry.claim(job_id)
     registry.heartbeat(running_jobs=reported)
     sent = of(SendStatus, registry.drain())
-    assert sent[0].in_flight_jobs == record.jobs_to_finish == waits_for
+    assert sent[0].in_flight_jobs == record.in_flight_jobs == waits_for
     assert record.status == ("draining" if waits_for else "offline")
 
 
@@ -341,7 +341,7 @@ def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guess
     registry.claim("job-1")
     assert record.liveness.usage is not None
     guess = record.liveness.usage.model_copy(update={"running_jobs": 7})
-    registry.heartbeat(running_jobs=None, resource_usage=guess)
+    registry.heartbeat(running_jobs=None, resource_usage=guess, gpus=figures(processes=7))
     registry.drain()
     assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"
 

@@ -1,6 +1,7 @@
 """What one event leads to is collected in order, each document once."""
 
 from gpu_agent.registry.actions import Answer, DocumentKind, Level, LogEvent, Refusal, Step
+from gpu_agent.registry.job import Claim, Grant, Job
 from tests.registry.harness import node_record
 
 
@@ -8,7 +9,16 @@ def test_a_document_is_written_once_and_its_nodes_deadline_is_scheduled_again() 
     step = Step(1.0)
     record = node_record(node_id="n")
     step.change_node(record)
-    step.change_claim("job-1", "n")
+    claim = Claim(
+        claim_id="c0ffee",
+        job=Job(job_id="job-1"),
+        owner=None,
+        grants=(Grant(node_id="n"),),
+        granted_at=0.0,
+        expires_at=60.0,
+        ttl_seconds=60.0,
+    )
+    step.change_claim(claim)
     step.change_node(record)
     assert list(step.changed) == [(DocumentKind.NODE, "n"), (DocumentKind.CLAIM, "job-1")]
     assert list(step.touched) == ["n"]

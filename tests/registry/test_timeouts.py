@@ -1,6 +1,6 @@
 """What time alone changes: timeouts, warm-up, mass silence, retention, and the heap of deadlines."""
 
-from math import inf
+from math import inf, nextafter
 
 import pytest
 
@@ -136,7 +136,7 @@ def test_a_node_that_may_still_send_heartbeats_slowly_keeps_its_longer_timeout_f
 def test_a_drain_past_its_deadline_takes_a_node_offline_with_its_jobs() -> None:
     registry = Registry(drain_deadline_seconds=30.0)
     record = registry.ready()
-    assert registry.claim("job-1").node_id == "node-1"
+    assert registry.claim("job-1").grants[0].node_id == "node-1"
     registry.drain()
     sent = registry.heartbeats(4, every=10.0, running_jobs=("job-1",))
     assert (record.status, record.reason_code) == ("offline", "drain_deadline")
@@ -217,7 +217,7 @@ def test_suspected_nodes_are_disconnected_for_dispatch_until_their_next_heartbea
     heartbeat_on(registry, range(1, 6), 60.0)
     assert registry.claim("job-1", allowed_nodes=("node-9",)).counts == {"disconnected": 7, "not_allowed": 5}
     registry.heartbeat(9)
-    assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
+    assert registry.claim("job-1", allowed_nodes=("node-9",)).grants[0].node_id == "node-9"
 
 
 def test_suspected_nodes_are_waited_for_once_and_no_longer_than_two_timeouts() -> None:
@@ -255,7 +255,7 @@ def test_a_suspected_node_that_registers_is_not_suspected_any_more() -> None:
     registry.arrive(proof("node-9"), 20, "node-9")
     for _ in range(3):
         registry.heartbeat(20, "node-9")
-    assert registry.claim("job-1", allowed_nodes=("node-9",)).node_id == "node-9"
+    assert registry.claim("job-1", allowed_nodes=("node-9",)).grants[0].node_id == "node-9"
     heartbeat_on(registry, range(1, 6), 40.0)
     assert registry.pass_time(6.0)
     assert registry.node("node-9").status == "offline"
@@ -362,12 +362,14 @@ def test_a_silent_node_times_out_after_its_timeout_and_a_suspected_one_when_it_w
 
 
 def test_the_next_look_is_the_first_thing_that_time_may_change() -> None:
-    assert next_deadline(node(NodeStatus.REGISTERING), SETTINGS) == 130.0
-    assert next_deadline(node(NodeStatus.READY), SETTINGS) == 145.0
+    missed = nextafter(100.0 + 1.5 * 15.0 + 1.0, inf)
+    assert next_deadline(node(NodeStatus.READY), SETTINGS) == missed
+    assert next_deadline(node(NodeStatus.REGISTERING, connection=None), SETTINGS) == 130.0
+    assert next_deadline(node(NodeStatus.READY, connection=None), SETTINGS) == 145.0
     draining = node(NodeStatus.DRAINING)
     draining.desired.drain = Drain(by_operator=True, deadline=120.0)
     assert next_deadline(draining, SETTINGS) == 120.0
-    assert next_deadline(node(NodeStatus.OFFLINE), SETTINGS) == 145.0
+    assert next_deadline(node(NodeStatus.OFFLINE), SETTINGS) == missed
     assert next_deadline(node(NodeStatus.OFFLINE, connection=None), SETTINGS) == 100.0 + 604800.0
 
 

@@ -11,6 +11,7 @@ from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.job import Claim, ClaimEnd, Job
+from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
@@ -42,6 +43,9 @@ def change(record: NodeRecord, **facts: Any) -> None:
     declared = {name: facts.pop(name) for name in tuple(facts) if name in _DECLARED}
     sent = {name: facts.pop(name) for name in tuple(facts) if name in _SENT}
     jobs = {name: facts.pop(name) for name in tuple(facts) if name in _JOBS}
+    if "installed_models" in sent or "capability_state" in sent:
+        models, states = sent.get("installed_models", ()), sent.get("capability_state")
+        declared["models"] = ModelList(models, states)
     if sent:
         declared["registration"] = record.declared.registration.model_copy(update=sent)
     if declared:
