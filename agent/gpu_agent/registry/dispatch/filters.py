@@ -28,7 +28,7 @@ from enum import Enum, auto
 from typing import NamedTuple, TypeVar
 
 from gpu_agent.registry import lifecycle
-from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation
 from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
@@ -241,10 +241,6 @@ def _no_free_slot(candidate: Candidate) -> Shortfall:
     return Shortfall("a free slot", f"{record.in_flight_jobs} of {record.slots} taken")
 
 
-def _exceeds_limit(record: NodeRecord, limits: Thresholds) -> bool:
-    return _exceeded(record, limits) is not None
-
-
 def _exceeds(candidate: Candidate) -> Shortfall:
     return _use(*(_exceeded(candidate.record, candidate.limits) or ("use", 0.0, 0.0)))
 
@@ -272,22 +268,25 @@ def is_gpu_busy(record: NodeRecord, limits: Thresholds) -> bool:
 
 def _too_busy(candidate: Candidate, demand: Demand) -> Shortfall | None:
     """Only a job without GPUs of its own waits for GPU use to fall: others get GPUs that nobody uses."""
-    if demand.sharing is not None or not is_gpu_busy(candidate.record, candidate.limits):
-        return None
-    usage = candidate.record.liveness.usage
-    return _use("GPU use", candidate.limits.max_gpu_percent, (usage and usage.gpu_percent) or 0.0)
+    return None if demand.sharing is not None else _gpu_use(candidate)
 
 
 def _jobs_without_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
-    candidate = asked.candidate
-    if is_gpu_busy(candidate.record, candidate.limits):
-        usage = candidate.record.liveness.usage
+    shortfall = _gpu_use(asked.candidate)
+    if shortfall is not None:
         yield _exclusion(
             ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
-            _use("GPU use", candidate.limits.max_gpu_percent, (usage and usage.gpu_percent) or 0.0),
+            shortfall,
             jobs="jobs without GPUs of their own",
             clears_when="a heartbeat reports less use than that",
         )
+
+
+def _gpu_use(candidate: Candidate) -> Shortfall | None:
+    record, limits, usage = candidate.record, candidate.limits, candidate.record.liveness.usage
+    if usage is None or usage.gpu_percent is None or not is_gpu_busy(record, limits):
+        return None
+    return _use("GPU use", limits.max_gpu_percent, usage.gpu_percent)
 
 
 def _use(what: str, limit: float, figure: float) -> Shortfall:
@@ -540,10 +539,13 @@ def _more_memory(freest: list[int]) -> str:
     return f"jobs that share more than {freest[0]} MiB of GPU memory{besides}"
 
 
-def _kept_for_waiting_job(candidate: Candidate, demand: Demand) -> Shortfall | None:
+def _reserved_for_waiting_job(candidate: Candidate, demand: Demand) -> Shortfall | None:
     """Keep what the first waiting job needs, from jobs of the same or a lower priority (§5.4)."""
-    reservation = candidate.reservation
-    if reservation is None or not is_kept_from(candidate, demand):
+    return _reserved(candidate.reservation) if is_kept_from(candidate, demand) else None
+
+
+def _reserved(reservation: QueueReservation | None) -> Shortfall | None:
+    if reservation is None:
         return None
     job = f"job {clip_quote(reservation.job_id)}, which waits for {reservation.demand.number} GPUs"
     return Shortfall("capacity that no waiting job needs", f"reserved for {job}")
@@ -569,15 +571,11 @@ def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
 
 def _jobs_after_waiting_job(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     reservation = asked.candidate.reservation
-    if reservation is not None:
-        yield _exclusion(
-            ExclusionReason.CAPACITY_EXCEEDED,
-            Shortfall(
-                "capacity that no waiting job needs", f"reserved for job {clip_quote(reservation.job_id)}"
-            ),
-            jobs=f"jobs of priority {reservation.priority} or lower that would take what it waits for",
-            clears_when="that job gets its claim, or waits no more",
-        )
+    shortfall = _reserved(reservation)
+    if reservation is not None and shortfall is not None:
+        jobs = f"jobs of priority {reservation.priority} or lower that would take what it waits for"
+        clears_when = "that job gets its claim, or waits no more"
+        yield _exclusion(ExclusionReason.CAPACITY_EXCEEDED, shortfall, jobs=jobs, clears_when=clears_when)
 
 
 def _memory(free: Iterable[int | None]) -> str:
@@ -685,12 +683,12 @@ FILTERS: tuple[Filter, ...] = (
     Filter(
         ExclusionReason.CAPACITY_EXCEEDED,
         key=GpuKey.RESERVED,
-        shortfall=_kept_for_waiting_job,
+        shortfall=_reserved_for_waiting_job,
         exclusions=_jobs_after_waiting_job,
     ),
     _node_state(
         ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
-        _exceeds_limit,
+        lambda record, limits: _exceeded(record, limits) is not None,
         shortfall=_exceeds,
         clears_when=lambda _: "a heartbeat reports less use than that",
     ),
