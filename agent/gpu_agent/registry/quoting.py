@@ -4,9 +4,14 @@ A node may write a megabyte; the registry stores, logs, sends and shows what it 
 sentence is longer than a person would read.
 """
 
+from collections.abc import Iterable
+
 LONGEST_QUOTE = 200
 LONGEST_SENTENCE = 1000
 """Characters."""
+
+SHOWN_NAMES = 8
+"""Of a list of many names."""
 
 _CUT = "…"
 
@@ -19,6 +24,14 @@ def clip_quote(text: str) -> str:
 def clip_sentence(text: str) -> str:
     """Clip a sentence that may hold quotes."""
     return _clip(text, LONGEST_SENTENCE)
+
+
+def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none") -> str:
+    """List a few of many names, sorted unless they come in an order of their own."""
+    known = list(names) if in_order else sorted(names)
+    shown = known[:SHOWN_NAMES]
+    more = len(known) - len(shown)
+    return ", ".join(map(clip_quote, shown)) + (f" and {more} more" if more else "") if shown else empty
 
 
 def _clip(text: str, longest: int) -> str:

@@ -7,6 +7,7 @@ from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
 from gpu_agent.registry.job import Demand, GpuDemand, Job, Sharing, gpu_demand
 from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.quoting import listed
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeRegister
@@ -302,10 +303,10 @@ def test_occupied_slots_are_all_ids_that_are_claimed_or_reported_else_the_larger
 
 
 def test_many_names_are_a_few_in_order_and_a_count() -> None:
-    assert filters.listed(["b", "a"]) == "a, b"
-    assert filters.listed(map(str, range(10, 22))) == "10, 11, 12, 13, 14, 15, 16, 17 and 4 more"
-    assert filters.listed(["b", "a"], in_order=True) == "b, a"
-    assert filters.listed([]) == "none"
+    assert listed(["b", "a"]) == "a, b"
+    assert listed(map(str, range(10, 22))) == "10, 11, 12, 13, 14, 15, 16, 17 and 4 more"
+    assert listed(["b", "a"], in_order=True) == "b, a"
+    assert listed([]) == "none"
 
 
 def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:

@@ -39,19 +39,23 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
 )
 from gpu_agent.registry.job import Demand, GpuDemand, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.quoting import clip_quote, clip_sentence
+from gpu_agent.registry.quoting import clip_quote, clip_sentence, listed
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 
-SHOWN_NAMES = 8
 MOST_MODELS = 32
 """So many models that are not ready are named one by one; the limit on models covers the rest."""
 
 EVERY_JOB = "every job"
 
 _PUBLIC = frozenset({"public"})
-_PUBLIC_GROUP = ("public",)
 _ANY_GPU = GpuDemand(Sharing.MEMORY, 1, "", 0, (0, 0))
+
+_WHEN_MODEL_READY = {
+    "not installed": "it is installed there",
+    "disabled": "its agent enables it",
+    "downloading": "its download ends",
+}
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -170,14 +174,6 @@ def model_state(record: NodeRecord, model: str) -> str:
         return "disabled"
     stated = (models.states() or {}).get(model)
     return clip_quote(stated or next(one.status for one in installed if one.enabled))
-
-
-def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none") -> str:
-    """List a few of many names, sorted unless they come in an order of their own."""
-    known = list(names) if in_order else sorted(names)
-    shown = known[:SHOWN_NAMES]
-    more = len(known) - len(shown)
-    return ", ".join(map(clip_quote, shown)) + (f" and {more} more" if more else "") if shown else empty
 
 
 def lacks_only_capacity(candidate: Candidate, demand: Demand) -> bool:
@@ -385,15 +381,8 @@ def _models_not_ready(record: NodeRecord, asked: str | None) -> list[str]:
 
 
 def _when_model_ready(record: NodeRecord, model: str) -> str:
-    match model_state(record, model):
-        case "not installed":
-            return "it is installed there"
-        case "disabled":
-            return "its agent enables it"
-        case "downloading":
-            return "its download ends"
-        case state:
-            return f"the node reports it ready, now {state}"
+    state = model_state(record, model)
+    return _WHEN_MODEL_READY.get(state, f"the node reports it ready, now {state}")
 
 
 def _feature_missing(candidate: Candidate, features: tuple[str, ...]) -> Shortfall:
@@ -484,11 +473,8 @@ def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None
         each = "1 GPU" if count == 1 else f"each of {count} GPUs"
         have = f"free: {_memory(free_memory(candidate, demand.gpus))}"
         return Shortfall(f"{demand.gpus.memory_mb} MiB free on {each}{_of_demand(demand)}", have)
-    if demand.sharing is None:
-        return Shortfall(
-            f"a GPU that no exclusive claim holds{_of_demand(demand)}", _holders(candidate, demand)
-        )
-    return Shortfall(f"free GPUs{_of_demand(demand)}: {count}", _holders(candidate, demand))
+    which = "a GPU that no exclusive claim holds" if demand.sharing is None else f"free GPUs: {count}"
+    return Shortfall(f"{which}{_of_demand(demand)}", _holders(candidate, demand))
 
 
 def _holders(candidate: Candidate, demand: Demand) -> str:
@@ -637,7 +623,7 @@ FILTERS: tuple[Filter, ...] = (
     _keyed(
         ExclusionReason.NOT_IN_PUBLIC_POOL,
         _public_pool,
-        lambda demand: (_PUBLIC_GROUP,) if demand.job.public else (),
+        lambda demand: (("public",),) if demand.job.public else (),
         shortfall=_private,
         exclusions=_public_jobs,
     ),
