@@ -98,8 +98,6 @@ MALFORMED: list[tuple[str, str | bytes, str]] = [
     ("deep nesting of objects", '{"a":' * 5_000 + "1" + "}" * 5_000, "$"),
     ("a lone surrogate", '{"type":"node_error","code":"\\ud800"}', "$"),
     ("a lone surrogate as a key", '{"type":"node_error","\\udfff":1}', "$"),
-    ("invalid UTF-8", b'{"type":"node_error","code":"\xff\xfe"}', "$"),
-    ("cut off inside a character", b'{"type":"node_error","code":"\xe6\xbc', "$"),
     ("a byte order mark", b"\xef\xbb\xbf{}", "$"),
     ("a control character", '{"type":"node_error","code":"\x01"}', "$"),
 ]

@@ -137,11 +137,11 @@ async def test_an_answer_that_is_not_awaited_any_more_is_dropped() -> None:
     assert answer.cancelled()
 
 
-async def test_requests_that_wait_are_cancelled_when_the_registry_stops() -> None:
-    subject = executor()
+async def test_requests_that_wait_are_refused_when_the_registry_stops() -> None:
+    subject, busy = executor(), Refusal("REGISTRY_BUSY", "the registry stops")
     answer = subject.expect_answer(1)
-    subject.cancel_requests()
-    assert answer.cancelled()
+    subject.refuse_requests(busy)
+    assert await answer is busy
 
 
 async def test_an_event_is_logged_at_its_level_with_its_number_and_joins_its_nodes_history(

@@ -29,6 +29,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from tests.server.harness import LOOPBACK, Node, admit_all, heartbeat, is_served, node, registration, until
 from tests.server.malformed import MALFORMED
+from tests.server.raw_peer import masked, raw
 
 Authenticate = Callable[[NodeConnection, Handshake], HandshakeRefusal | None]
 
@@ -248,3 +249,13 @@ async def test_a_readable_frame_between_malformed_ones_keeps_the_socket_open(
         for _ in range(MALFORMED_IN_A_ROW - 1):
             await clumsy.socket.send("nonsense")
         assert (await clumsy.register())["status"] == "registering"
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"type":"node_error","code":"\xff\xfe"}', b'{"type":"node_error","code":"\xe6\xbc', b"\xff"]
+)
+async def test_a_text_frame_that_is_no_utf8_closes_with_1007(
+    service: RegistryService, payload: bytes
+) -> None:
+    async with raw(service, behind=masked(payload)) as peer:
+        assert await peer.close_code() == 1007

@@ -17,6 +17,7 @@ from gpu_agent.registry.actions import (
     Level,
     LogEvent,
     Output,
+    Refusal,
     Result,
     Send,
     SendStatus,
@@ -93,10 +94,10 @@ class EffectsExecutor:
         answer = self._answers[ref] = asyncio.get_running_loop().create_future()
         return answer
 
-    def cancel_requests(self) -> None:
-        """Cancel all that wait, because the registry stops."""
-        for answer in self._answers.values():
-            answer.cancel()
+    def refuse_requests(self, refusal: Refusal) -> None:
+        """Refuse all that wait, because the registry stops."""
+        for ref in list(self._answers):
+            self._answer(ref, refusal)
 
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""

@@ -62,7 +62,10 @@ class MessageHandler:
         try:
             message = decode_from_node(payload)
         except FrameError as error:
-            self._refuse(connection, error)
+            if _is_text(payload):
+                self._refuse(connection, error)
+            else:  # only here, since every readable frame is text
+                connection.fail(CloseCode.INVALID_PAYLOAD, "a text frame that is no UTF-8")
             return
         connection.malformed_in_a_row = 0
         if isinstance(message, NodeHeartbeat):
@@ -123,6 +126,14 @@ class MessageHandler:
         connection.send(encode(refusal))
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
             connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _is_text(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _rate_limited(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:

@@ -68,6 +68,7 @@ from gpu_agent.wire.api import (
     Selection,
     WaitingJob,
 )
+from gpu_agent.wire.codes import ErrorCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,11 @@ _CLAIM_ID_BYTES = 16
 FLUSH_SECONDS = 1.0
 CLOSE_SECONDS = 0.25
 """How long `stop` waits for a slow disk: less than any service manager waits."""
+
+_STOPPING = Refusal(
+    ErrorCode.REGISTRY_BUSY.value,
+    "the registry stops: send the same request again in a moment, to this registry or to the one after it",
+)
 
 _LOG = Logger("registry")
 _trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
@@ -161,6 +167,7 @@ class RegistryService:
             self._connections, self._messages, authenticate=node_auth.authenticate, tls=settings.tls
         )
         self._node_address: Address | None = None
+        self._stopping = False
         self.health = RegistryHealth(
             fleet=self._fleet,
             loop=self._loop,
@@ -194,10 +201,11 @@ class RegistryService:
         on what it has not stored was sent.
         """
         self._lag.stop()
+        self._stopping = True
         self._loop.stop()
         if not await self._loop.flush(within_seconds=FLUSH_SECONDS):
             _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
-        self._effects.cancel_requests()
+        self._effects.refuse_requests(_STOPPING)
         await self._listener.stop()
         await self._writer.close(within_seconds=CLOSE_SECONDS)
 
@@ -439,9 +447,12 @@ class RegistryService:
 
     def _send(self, request: OperatorRequest) -> asyncio.Future[Result]:
         """Send the fleet a request, with the trace of this task; returns the future of its answer."""
+        answer, trace_id = self._effects.expect_answer(request.ref), _trace_id.get()
+        if self._stopping:
+            self._effects.refuse_requests(_STOPPING)
+            return answer
         if not self._loop.running:
             raise RuntimeError("the registry does not run: await start() first")
-        answer, trace_id = self._effects.expect_answer(request.ref), _trace_id.get()
         event = request if trace_id is None else Traced(request, trace_id)
         if isinstance(request, ClaimRequested):
             self._meter.selected(self._loop.timed(event))

@@ -87,6 +87,8 @@ class CloseCode(IntEnum):
     GOING_AWAY = 1001
     """The registry stops, or the node is offline: it comes back by registering."""
     UNSUPPORTED_DATA = 1003
+    INVALID_PAYLOAD = 1007
+    """A text frame that is no UTF-8."""
     POLICY_VIOLATION = 1008
     """A rule was broken, a newer session has the node's id, or its token opens nothing any more."""
     INTERNAL_ERROR = 1011

@@ -20,6 +20,7 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address
 from gpu_agent.server.api import admin, claims, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
+from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
 from gpu_agent.server.api.routing import api_router, needs, refusals
@@ -118,6 +119,7 @@ def create_app() -> FastAPI:
     ):
         app.router.routes.extend(router.routes)
     add_error_handlers(app)
+    app.add_middleware(Compression)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 

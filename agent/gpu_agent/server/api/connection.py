@@ -10,11 +10,14 @@ needs:
 """
 
 import asyncio
+from http import HTTPStatus
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gpu_agent.server.api.errors import problem_response
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
 MAX_CONNECTIONS = 320
@@ -23,8 +26,31 @@ MAX_CONNECTIONS = 320
 REQUEST_SECONDS = 10.0
 """For a whole request with its body, and for the rest of a body that the route did not read."""
 
+MOST_HEAD_BYTES = 64 * 1024
+"""Of a request's first line and headers."""
+
+_FRAMINGS = {b"content-length", b"transfer-encoding"}
+
 UNREAD_SECONDS = 60.0
 """A client that reads nothing of its answer for so long is disconnected; it can resume where it was."""
+
+
+class _Reader(h11.Connection):
+    """Reads requests; one with a length *and* chunks is unreadable, since proxies disagree on its end."""
+
+    error: h11.RemoteProtocolError | None = None
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return what comes next; raises `RemoteProtocolError`."""
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.error = error
+            raise
+        if isinstance(event, h11.Request) and {name for name, _ in event.headers}.issuperset(_FRAMINGS):
+            self.error = h11.RemoteProtocolError("it has both Content-Length and Transfer-Encoding")
+            raise self.error
+        return event
 
 
 class ConnectionLimit:
@@ -58,6 +84,7 @@ class ApiConnection(H11Protocol):
         limit: ConnectionLimit,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.conn: _Reader = _Reader(h11.SERVER, MOST_HEAD_BYTES)
         self._limit = limit
         self._overdue: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -86,6 +113,22 @@ class ApiConnection(H11Protocol):
         super().on_response_complete()
         if not self._is_busy:
             self._become_idle()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse an unreadable request with a problem document, where an answer is still possible."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            error = self.conn.error
+            status = 400 if error is None else error.error_status_hint
+            detail = f"the request cannot be read ({error or msg}): send one that RFC 9112 allows"
+            document = problem_response(status, "REQUEST_UNREADABLE", detail)
+            headers = [*document.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
+                h11.Data(data=bytes(document.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Wait until the client reads."""

@@ -31,6 +31,7 @@ PROBLEM_JSON = "application/problem+json"
 
 STATUSES: Mapping[str, HTTPStatus] = {
     "INVALID_PATH": HTTPStatus.BAD_REQUEST,
+    "REQUEST_UNREADABLE": HTTPStatus.BAD_REQUEST,
     "UNAUTHORIZED": HTTPStatus.UNAUTHORIZED,
     "FORBIDDEN": HTTPStatus.FORBIDDEN,
     "HOST_NOT_ALLOWED": HTTPStatus.FORBIDDEN,
@@ -52,6 +53,9 @@ STATUSES: Mapping[str, HTTPStatus] = {
     "BACKUP_FAILED": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """The status of each code; every other code is a conflict (409)."""
+
+_FOR_NOW = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""What a client should try again: the answer says after how many seconds."""
 
 
 class ApiError(HTTPException):
@@ -108,14 +112,17 @@ def problem_response(status: int, code: str, detail: str, **fields: object) -> J
     document = Problem.model_validate(
         {"status": status, "title": title, "code": code, "detail": detail, **fields}
     )
-    return JSONResponse(document.model_dump(exclude_none=True), status_code=status, media_type=PROBLEM_JSON)
+    response = JSONResponse(
+        document.model_dump(exclude_none=True), status_code=status, media_type=PROBLEM_JSON
+    )
+    if status in _FOR_NOW:
+        response.headers["Retry-After"] = "1"
+    return response
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for nothing else
     response = problem_response(error.status_code, error.code, error.detail, **error.fields)
-    if error.code == ErrorCode.REGISTRY_BUSY:
-        response.headers["Retry-After"] = "1"
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
