@@ -53,6 +53,11 @@ class RegistryProcess:
         """Where nodes connect, on 127.0.0.1."""
         return self._node_port
 
+    @property
+    def operator_port(self) -> int:
+        """Where operators and schedulers connect, on 127.0.0.1."""
+        return self._operator_port
+
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.log = RegistryLog()

@@ -157,6 +157,12 @@ class RenewRequest(ApiRequest):
     )
 
 
+class ReleaseQuery(ApiRequest):
+    """Which claim of a job to release."""
+
+    claim_id: ClaimId | None = Field(None, description="Left out: your own current claim of the job.")
+
+
 class ClaimName(ApiRequest):
     """One claim of one job."""
 

@@ -23,6 +23,7 @@ from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
+from gpu_agent.server.api.hot_routes import with_hot_routes
 from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.http_headers import host_names
@@ -58,7 +59,9 @@ class ApiServer:
         *,
         address: Address,
         tls: Encryption | None = None,
+        hot: bool = True,
     ) -> None:
+        """Declare the routes; without `hot` the framework answers the hot ones too, for comparison."""
         self._streams = EventStreams()
         metrics = RequestMetrics()
         self._checks = RequestChecks(
@@ -69,7 +72,7 @@ class ApiServer:
         app.state.registry, app.state.checks = service, self._checks
         app.state.streams, app.state.metrics = self._streams, metrics
         config = uvicorn.Config(
-            app,
+            with_hot_routes(app, registry=service, checks=self._checks) if hot else app,
             log_config=None,
             log_level="error",  # what a client sends wrongly is answered, not logged
             access_log=False,

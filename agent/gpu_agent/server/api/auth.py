@@ -70,8 +70,7 @@ class ApiRoute(APIRoute):
 
         async def check_and_handle(request: Request) -> Response:
             checks = cast("RequestChecks", request.app.state.checks)
-            with caused_by(trace_id_of(request.headers.getlist)):
-                return await checks.handle(request, handler, route=self.path_format, needed=needed)
+            return await checks.handle_traced(request, handler, route=self.path_format, needed=needed)
 
         return check_and_handle
 
@@ -95,6 +94,13 @@ class RequestChecks:
         self._bodies_bytes: Counter[str | None] = Counter()
         """By token id: what its large bodies take."""
         self._log_limit = LogLimit(_LOG.warning)
+
+    async def handle_traced(
+        self, request: Request, handler: Handler, *, route: str, needed: Role | None
+    ) -> Response:
+        """Do as `handle` does, within the trace that the request names."""
+        with caused_by(trace_id_of(request.headers.getlist)):
+            return await self.handle(request, handler, route=route, needed=needed)
 
     async def handle(
         self, request: Request, handler: Handler, *, route: str, needed: Role | None

@@ -22,7 +22,6 @@ from gpu_agent.server.views import explanation_json
 from gpu_agent.wire.api import (
     ApiRequest,
     ClaimDetail,
-    ClaimId,
     ClaimList,
     ClaimView,
     DryRunRequest,
@@ -31,6 +30,7 @@ from gpu_agent.wire.api import (
     JobRequest,
     Name,
     QueueView,
+    ReleaseQuery,
     RenewalList,
     RenewalResult,
     RenewalsRequest,
@@ -55,12 +55,6 @@ class ClaimsQuery(ApiRequest):
     ended: Literal["true", "false"] = Field(
         "false", description="With true also claims that ended within the hour."
     )
-
-
-class ReleaseQuery(ApiRequest):
-    """Which claim of a job to release."""
-
-    claim_id: ClaimId | None = Field(None, description="Left out: your own current claim of the job.")
 
 
 @claims.get("/v1/claims", summary="List claims", openapi_extra=needs("read"), responses=refusals(503))

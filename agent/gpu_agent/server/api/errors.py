@@ -100,9 +100,9 @@ async def once_stored(registry: RegistryService, shown: T) -> T:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every refusal and every fault of an application with a problem document."""
-    app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(Exception, _on_internal_error)
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_internal_error)
     app.add_exception_handler(StarletteHTTPException, _on_http)
 
 
@@ -120,7 +120,8 @@ def problem_response(status: int, code: str, detail: str, **fields: object) -> J
     return response
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def on_api_error(_: Request, error: Exception) -> Response:
+    """Write a refusal."""
     assert isinstance(error, ApiError)  # noqa: S101 - registered for nothing else
     response = problem_response(error.status_code, error.code, error.detail, **error.fields)
     if error.status_code == HTTPStatus.UNAUTHORIZED:
@@ -128,7 +129,8 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
     return response
 
 
-async def _on_invalid(_: Request, invalid: Exception) -> Response:
+async def on_invalid(_: Request, invalid: Exception) -> Response:
+    """Name each field of a request that cannot be read."""
     assert isinstance(invalid, RequestValidationError)  # noqa: S101 - registered for nothing else
     errors = [_field_error(one) for one in invalid.errors()]
     detail = "the request cannot be read: " + "; ".join(f"{one['path']}: {one['problem']}" for one in errors)
@@ -145,7 +147,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     try:
         request.app.state.checks.authorize(request, Role.READ)  # a stranger learns no paths
     except ApiError as refused:
-        return await _on_api_error(request, refused)
+        return await on_api_error(request, refused)
     detail = f"there is no {request.method} {request.scope['path']} here: /docs lists what there is"
     if status == HTTPStatus.NOT_FOUND:
         return problem_response(status, "NOT_FOUND", detail)
@@ -161,7 +163,8 @@ def _methods(request: Request) -> set[str]:
     return {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
 
 
-async def _on_internal_error(_: Request, __: Exception) -> Response:
+async def on_internal_error(_: Request, __: Exception) -> Response:
+    """Answer a fault of ours."""
     return problem_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         ErrorCode.INTERNAL_ERROR.value,
