@@ -1,13 +1,13 @@
 """How fast schedulers claim over HTTP: latencies on one connection, claims a second from 32.
 
-    python benchmarks/claims_http.py [--nodes 200] [--heartbeats 5000] [--followers 200] [--seconds 4] [--check]
+    python benchmarks/claims_http.py [--nodes 200] [--heartbeats 5000] [--followers 200] [--seconds 4]
 
 Starts `gpu-agent registry serve` with SQLite and lets nodes connect. Measured with `http.client` on one
-connection that stays open: select, claim, renewal and release. Then 32 connections claim and release as fast
-as they can; beside them, in turns and by the same client, a server with the same routes as FastAPI serves
-them, whose handlers are empty: they check and read the request, touch no fleet, no store and no log, and
-write the same answer. The ratio says how claims compare with a web framework that does nothing. Then the same with a fleet whose nodes send heartbeats,
-and with clients that follow the events.
+connection that stays open: select, claim, renewal and release. Then 32 connections claim and release as
+fast as they can; beside them, in turns and by the same client, a server with the same routes as FastAPI
+serves them, whose handlers are empty: they check and read the request, touch no fleet, no store and no log,
+and write the same answer. The ratio says how claims compare with a web framework that does nothing. Then the
+same with a fleet whose nodes send heartbeats, and with clients that follow the events.
 
 Other work on the machine makes the figures worse: watch the load. `--check` ends with 1 when a target is
 missed. Linux only.
@@ -110,7 +110,7 @@ def _latencies(port: int) -> bool:
     headers = {"Content-Type": "application/json"}
     seconds: dict[str, list[float]] = {"select": [], "claim": [], "renew": [], "release": []}
 
-    def timed(name: str, method: str, path: str, body: dict[str, object] | None) -> None:
+    def timed(name: str, method: str, path: str, *, body: dict[str, object] | None = None) -> None:
         began = time.perf_counter()
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
@@ -121,10 +121,10 @@ def _latencies(port: int) -> bool:
 
     for number in range(400):
         job = {"job_id": f"job-{number}", "gpu_count": 1}
-        timed("select", "POST", "/v1/dispatch/select", job)
-        timed("claim", "POST", "/v1/claims", job)
-        timed("renew", "POST", f"/v1/claims/job-{number}/renew", {})
-        timed("release", "DELETE", f"/v1/claims/job-{number}", None)
+        timed("select", "POST", "/v1/dispatch/select", body=job)
+        timed("claim", "POST", "/v1/claims", body=job)
+        timed("renew", "POST", f"/v1/claims/job-{number}/renew", body={})
+        timed("release", "DELETE", f"/v1/claims/job-{number}")
     connection.close()
     met = True
     for name, sample in seconds.items():
@@ -263,6 +263,7 @@ def _release_request(job_id: str) -> bytes:
 # The same server with empty handlers
 
 
+# ruff: noqa: ARG002 - it ignores what it is asked for
 class EmptyService(RegistryService):
     """Answers at once, and always the same."""
 

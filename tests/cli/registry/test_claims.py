@@ -1,5 +1,6 @@
 import json
 import threading
+from collections.abc import Mapping
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_slot_is_released(
     assert main(["registry", "release", "job-1", "--api", served.api]) == 6
 
 
-def claim(*nodes: dict[str, object]) -> ClaimView:
+def claim(*nodes: Mapping[str, object]) -> ClaimView:
     return model_of(ClaimView, {"nodes": list(nodes)})
 
 

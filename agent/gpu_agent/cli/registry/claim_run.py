@@ -15,7 +15,8 @@ from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, w
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import printable
-from gpu_agent.cli.registry.claims import add_job_options, job_request, request_slot, slot_in_words
+from gpu_agent.cli.registry.claims import request_slot, slot_in_words
+from gpu_agent.cli.registry.job_options import add_job_options, job_request
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease

@@ -72,7 +72,7 @@ class _Compressor:
         more = message.get("more_body", False)
         if more and len(self._held) < SMALLEST_BYTES:
             return
-        whole = {**message, "body": self._held}
+        whole: Message = {**message, "body": self._held}
         headers = MutableHeaders(raw=start["headers"])
         headers.add_vary_header("Accept-Encoding")
         if len(self._held) >= SMALLEST_BYTES:
