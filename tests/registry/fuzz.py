@@ -39,6 +39,7 @@ _Choice = TypeVar("_Choice")
 NAMES = ("", "a", "b", "a\nb", "\n", "\0", "GPU-0", "GPU-1", "#0", "#1", "ß😀", "x" * 1024)
 """What nodes call GPUs, models, labels and features."""
 
+_LABEL_VALUES: tuple[str | tuple[str, ...], ...] = ("a", ("", "a"))
 JOBS = ("", "job-1", "job-2", "job-3", "\0\n", "x" * 1024)
 FIGURES = (None, 0.0, 5.0, 55.5, 91.0, 100.0, 100.5, -0.5, 5e-324, 1e15, -1e15)
 NUMBERS = (None, 0, 1, 24, 81_920, 2**53)
@@ -97,7 +98,7 @@ class Fuzzer:
                 min_gpu_memory_mb=memory,
                 min_compute_capability=self._one((None, None, "8.0")),
                 required_models=self._some(("a",)),
-                labels=dict.fromkeys(self._some(("",)), self._one(("a", ("", "a")))),
+                labels=dict.fromkeys(self._some(("",)), self._one(_LABEL_VALUES)),
                 excluded_nodes=self._some(NODES) if self.dice.random() < 1 / 4 else (),
                 nodes=self._one((1, 1, 1, 2, 256)),
                 priority=self._one((0, -100, 100)),

@@ -1,6 +1,7 @@
 """Documents of nodes, claims and tokens: what a restart loads is what was stored, whatever its age."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_a_registration_is_written_with_what_heartbeats_have_replaced_since() ->
 @pytest.mark.parametrize("kind", list(DocumentKind))
 def test_a_document_that_is_none_of_ours_is_named_with_what_to_do(kind: DocumentKind) -> None:
     stored = StoredDocument(kind, "x", {"node_id": 7}, 0.0)
-    read = {
+    read: dict[DocumentKind, Callable[[], object]] = {
         DocumentKind.NODE: lambda: persistence.load_node(stored, Thresholds(), 0.0),
         DocumentKind.CLAIM: lambda: persistence.load_claim(stored, 0.0),
         DocumentKind.HELD: lambda: persistence.load_held(stored, 0.0),

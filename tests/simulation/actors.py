@@ -4,12 +4,13 @@ An answer may be lost on its way back. The caller then sends the same request ag
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from gpu_agent.registry.actions import Refusal, Result
 from gpu_agent.registry.events import (
     ClaimRequested,
+    ClaimWaitEnded,
     Command,
     ControlRequested,
     CordonRequested,
@@ -49,11 +50,22 @@ class RequestSender:
         self._world = world
         self._registry = registry
 
-    def ask(self, asking: RequestFactory, then: Then | None = None, *, tries: int = 3) -> None:
-        """Ask, so many times at most until an answer comes; `then` hears it, and nothing where none did."""
-        self._world.after(self._way(), lambda: self._try(asking, then, tries))
+    def ask(
+        self,
+        asking: RequestFactory,
+        then: Then | None = None,
+        *,
+        tries: int = 3,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Ask, so many times at most until an answer comes; `then` gets it, and nothing where none did."""
+        self._world.after(self._way(), lambda: self._try(asking, then, tries=tries, patience=patience))
 
-    def _try(self, asking: RequestFactory, then: Then | None, tries: int) -> None:
+    def close(self, ref: int) -> None:
+        """Close a request that waits: its connection is gone."""
+        self._registry.ask(lambda _: ClaimWaitEnded(ref), lambda _: None)
+
+    def _try(self, asking: RequestFactory, then: Then | None, *, tries: int, patience: float) -> None:
         answered = False
 
         def reply(result: Result) -> None:
@@ -65,23 +77,31 @@ class RequestSender:
 
         def look() -> None:
             if not answered and tries > 1:
-                self.ask(asking, then, tries=tries - 1)
+                self.ask(asking, then, tries=tries - 1, patience=patience)
 
         self._registry.ask(asking, reply)
         if not answered:
-            self._world.after(PATIENCE_SECONDS, look)
+            self._world.after(patience, look)
 
     def _way(self) -> float:
         return self._world.dice.uniform(0.001, 0.05)
 
 
-# A scheduler: asks for places, starts jobs, renews, gives back; and crashes, and asks for the same again.
+# A scheduler: claims GPUs and slots or waits for them, starts jobs, renews, releases; and crashes, and asks
+# for the same again. Of some claims it renews none, and lets the job go on after the claim's end.
 
 
+_GONE = frozenset({"CLAIM_NOT_FOUND", "CLAIM_SUPERSEDED"})
 _LONGEST_JOB_SECONDS = 180.0
 _RETRY_SECONDS = 20.0
 _RENEWALS_PER_TTL = 3
 _GIVES_UP_AFTER = 8
+_UNRENEWED = 0.1
+"""So many jobs go on while nobody renews their claims."""
+
+_LATE_RELEASES = 0.3
+"""So often a claim that is gone is released once more."""
+
 _LOST_WORKS = 0.2
 """So many of its jobs a scheduler that crashes never thinks of again."""
 
@@ -95,6 +115,9 @@ class _Work:
     tries: int = 0
     claim: Claim | None = None
     done: bool = False
+    renewed: bool = True
+    waits: set[int] = field(default_factory=set)
+    """The requests that may wait in the queue."""
 
 
 class Scheduler:
@@ -105,6 +128,7 @@ class Scheduler:
         self._world = cluster.world
         self._works: list[_Work] = []
         self._life = 0
+        self._drawn = 0
         self._stopped = False
 
     def start(self) -> None:
@@ -125,12 +149,16 @@ class Scheduler:
                 work.done = True
             elif not work.done:
                 work.claim = None
+                for ref in work.waits:
+                    self._sender.close(ref)
+                work.waits.clear()
                 self._later(self._world.dice.uniform(0.1, 5.0), partial(self._claim, work))
 
     def _bring(self) -> None:
         if self._stopped:
             return
         work = _Work(self._draw(), self._world.dice.uniform(1.0, _LONGEST_JOB_SECONDS))
+        work.renewed = not self._world.chance(_UNRENEWED)
         self._works.append(work)
         self._claim(work)
         self.start()
@@ -138,8 +166,17 @@ class Scheduler:
     def _claim(self, work: _Work) -> None:
         work.tries += 1
         life = self._life
+
+        def asking(ref: int) -> Event:
+            self._drawn += 1
+            if work.job.wait_seconds:
+                work.waits.add(ref)
+            return ClaimRequested(ref, work.job, f"claim-{self._drawn}")
+
         self._sender.ask(
-            lambda ref: ClaimRequested(ref, work.job), lambda result: self._claimed(work, result, life=life)
+            asking,
+            lambda result: self._claimed(work, result, life=life),
+            patience=work.job.wait_seconds + PATIENCE_SECONDS,
         )
 
     def _claimed(self, work: _Work, result: Result, *, life: int) -> None:
@@ -157,21 +194,22 @@ class Scheduler:
             work.done = True
 
     def _run(self, work: _Work, claim: Claim) -> None:
-        """Start the job on the machine that goes by the claim's node."""
-        for agent in self._cluster.boxes_of(claim.node_id):
-            agent.host.jobs[work.job.job_id] = Run(claim.gpu_uuids, claim.memory_mb)
-            agent.look()
+        """Start the job on each machine that goes by a node of the claim."""
+        for grant in claim.grants:
+            for agent in self._cluster.boxes_of(grant.node_id):
+                agent.host.jobs[work.job.job_id] = Run(grant.gpu_uuids, work.job.min_gpu_memory_mb or 0)
+                agent.look()
 
     def _renew_later(self, work: _Work) -> None:
-        ttl = self._cluster.profile.thresholds.claim_ttl_seconds
+        ttl = work.job.ttl_seconds or self._cluster.profile.thresholds.claim_ttl_seconds
         self._later(ttl / _RENEWALS_PER_TTL, lambda: self._renew(work))
 
     def _renew(self, work: _Work) -> None:
-        if work.done or work.claim is None:
+        if work.done or work.claim is None or not work.renewed:
             return
-        life = self._life
+        life, claim_id = self._life, work.claim.claim_id
         self._sender.ask(
-            lambda ref: RenewalRequested(ref, work.job.job_id),
+            lambda ref: RenewalRequested(ref, work.job.job_id, claim_id),
             lambda result: self._renewed(work, result, life=life),
             tries=1,
         )
@@ -179,17 +217,23 @@ class Scheduler:
 
     def _renewed(self, work: _Work, result: Result, *, life: int) -> None:
         """Look elsewhere for a job whose claim is gone."""
-        gone = isinstance(result, Refusal) and result.code == "CLAIM_NOT_FOUND"
+        gone = isinstance(result, Refusal) and result.code in _GONE
         if gone and not work.done and life == self._life and work.claim is not None:
             self._leave(work)
-            work.claim = None
+            late, work.claim = work.claim.claim_id, None
             self._claim(work)
+            if self._world.chance(_LATE_RELEASES):
+                self._later(
+                    self._world.soon(_RETRY_SECONDS),
+                    lambda: self._sender.ask(lambda ref: ReleaseRequested(ref, work.job.job_id, late)),
+                )
 
     def _end(self, work: _Work) -> None:
         if not work.done:
             work.done = True
             self._leave(work)
-            self._sender.ask(lambda ref: ReleaseRequested(ref, work.job.job_id))
+            claim_id = None if work.claim is None else work.claim.claim_id
+            self._sender.ask(lambda ref: ReleaseRequested(ref, work.job.job_id, claim_id))
 
     def _leave(self, work: _Work) -> None:
         for agent in self._cluster.agents:
@@ -207,14 +251,21 @@ class Scheduler:
 
     def _draw(self) -> Job:
         dice = self._world.dice
+        sharing = dice.choice((None, "exclusive", "exclusive", "memory"))
+        count = None if sharing is None else dice.choice((1, 1, 1, 2))
         return Job(
             job_id=f"job-{len(self._works) + 1}",
             required_models=(dice.choice(MODELS),) if dice.random() < 1 / 2 else (),
             public=dice.random() < 1 / 3,
-            gpu_count=dice.choice((1, 1, 1, 2)),
-            min_gpu_memory_mb=dice.choice((None, 4_096, 16_384, 40_000)),
-            labels={"zone": dice.choice(ZONES)} if dice.random() < 1 / 4 else {},
+            gpu_count=count,
+            gpu_sharing=sharing,
+            min_gpu_memory_mb=dice.choice((4_096, 16_384, 40_000)) if sharing == "memory" else None,
+            labels={"zone": dice.choice((*ZONES, ZONES))} if dice.random() < 1 / 4 else {},
+            nodes=dice.choice((1, 1, 1, 1, 2, 3)),
             affinity_key=dice.choice((None, None, "chat", "voice")),
+            priority=dice.choice((0, 0, 0, 10)),
+            ttl_seconds=dice.choice((None, None, 15.0, 90.0)),
+            wait_seconds=dice.choice((0.0, 10.0, 120.0, 300.0)),
         )
 
 

@@ -51,6 +51,7 @@ class FaultInjector:
             Fault.STATE_LOST: self._lose_state,
             Fault.CLONE: self._clone,
             Fault.GPU: self._lose_gpu,
+            Fault.COPIED_GPU: self._copy_gpu,
             Fault.DRIVER: self._hang_driver,
             Fault.MODEL: self._break_model,
             Fault.LOAD: self._load,
@@ -236,6 +237,13 @@ class FaultInjector:
         place = self._dice.randrange(host.gpu_count())
         host.lost.add(place)
         self._changed(host, lambda: host.lost.discard(place))
+
+    def _copy_gpu(self) -> None:
+        """Let a machine declare a GPU of another one, as a cloned virtual machine does."""
+        first, second = self._agent().host, self._agent().host
+        if first is not second and first.copied is None and second.copied is None:
+            first.copied = second.uuid(0)
+            self._changed(first, lambda: setattr(first, "copied", None))
 
     def _hang_driver(self) -> None:
         host = self._agent().host

@@ -34,6 +34,7 @@ class Fault(StrEnum):
     STATE_LOST = "state directories are lost"
     CLONE = "machines are cloned"
     GPU = "GPUs fail"
+    COPIED_GPU = "two machines declare the same GPU"
     DRIVER = "drivers hang"
     MODEL = "models break"
     LOAD = "machines are busy with other work"

@@ -13,6 +13,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.declaration import Declaration, Owner, declare
 from gpu_agent.wire.inventory import (
     Gpu,
+    GpuProcess,
     GpuReport,
     Health,
     HealthReason,
@@ -63,12 +64,15 @@ class SimulatedHost:
         )
         self._sizes = [dice.choice(SIZES_MB) for _ in range(dice.choice((1, 1, 2, 4)))]
         self._models = tuple(model for model in MODELS if dice.random() < 4 / 5) or MODELS[:1]
+        self.reports_processes = dice.random() < 2 / 3
+        self.copied: str | None = None
+        """The UUID of another machine's GPU, which its first GPU declares as its own."""
         self._found: tuple[object, Inventory, Declaration] | None = None
 
     @property
     def well(self) -> bool:
         """True while nothing is wrong with it."""
-        return not (self.lost or self.broken or self.busy) and self.hung_since is None
+        return not (self.lost or self.broken or self.busy or self.copied) and self.hung_since is None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ class SimulatedHost:
         """Copy it; the copy has GPUs of its own."""
         twin = copy(self)
         twin.name, twin.lost, twin.broken, twin.jobs = name, set(), set(), {}
-        twin.hung_since, twin.busy, twin._found = None, False, None
+        twin.hung_since, twin.busy, twin.copied, twin._found = None, False, None, None
         return twin
 
     def may_work(self, thresholds: Thresholds) -> bool:
@@ -100,15 +104,25 @@ class SimulatedHost:
         """Put everything right."""
         self.lost.clear()
         self.broken.clear()
-        self.hung_since, self.busy = None, False
+        self.hung_since, self.busy, self.copied = None, False, None
 
     def probe(self, now: float) -> tuple[Inventory, Declaration]:
         """Read the machine; the same objects again where nothing has changed."""
         hangs = self.hung_since is not None and now - self.hung_since > HANG_SHOWS_SECONDS
         used = self._used_mb()
-        state = (frozenset(self.lost), frozenset(self.broken), hangs, self.busy, tuple(used), self.owner)
+        processes = self._processes()
+        state = (
+            frozenset(self.lost),
+            frozenset(self.broken),
+            hangs,
+            self.busy,
+            tuple(used),
+            tuple(processes),
+            self.copied,
+            self.owner,
+        )
         if self._found is None or self._found[0] != state:
-            inventory = self._inventory(used, hangs=hangs)
+            inventory = self._inventory(used, processes, hangs=hangs)
             self._found = (state, inventory, declare(inventory, self.owner))
         return self._found[1], self._found[2]
 
@@ -118,6 +132,8 @@ class SimulatedHost:
 
     def uuid(self, place: int) -> str:
         """Name a GPU."""
+        if place == 0 and self.copied is not None:
+            return self.copied
         return f"GPU-{self.name}-{place}"
 
     def _used_mb(self) -> list[int]:
@@ -128,8 +144,19 @@ class SimulatedHost:
                     used[uuid] += run.memory_mb
         return list(used.values())
 
-    def _inventory(self, used: list[int], *, hangs: bool) -> Inventory:
-        gpus = tuple(self._gpu(place, used[place], hangs=hangs) for place in range(len(self._sizes)))
+    def _processes(self) -> list[int]:
+        """Count the processes on each GPU: one of each job; the worker for slots alone is on the first."""
+        counts = dict.fromkeys((self.uuid(place) for place in range(len(self._sizes))), 0)
+        for run in self.jobs.values():
+            for uuid in run.gpu_uuids or (self.uuid(0),):
+                if uuid in counts:
+                    counts[uuid] += 1
+        return list(counts.values())
+
+    def _inventory(self, used: list[int], processes: list[int], *, hangs: bool) -> Inventory:
+        gpus = tuple(
+            self._gpu(place, used[place], processes[place], hangs=hangs) for place in range(len(self._sizes))
+        )
         host = Host(
             cpu_logical_cores=32,
             cpu_physical_cores=16,
@@ -157,8 +184,9 @@ class SimulatedHost:
             simulated=False,
         )
 
-    def _gpu(self, place: int, used: int, *, hangs: bool) -> Gpu:
+    def _gpu(self, place: int, used: int, processes: int, *, hangs: bool) -> Gpu:
         lost = place in self.lost
+        shown = tuple(GpuProcess(pid=1000 * place + one) for one in range(processes))
         return Gpu(
             uuid=self.uuid(place),
             name="NVIDIA H100 80GB HBM3" if self._sizes[place] > SIZES_MB[0] else "NVIDIA L4",
@@ -166,6 +194,7 @@ class SimulatedHost:
             memory_mb=self._sizes[place],
             memory_used_mb=None if hangs or lost else used,
             memory_kind=MemoryKind.DEDICATED,
+            processes=shown if self.reports_processes and not (hangs or lost) else None,
             utilization_percent=None if hangs or lost else _IDLE,
             health=Health.LOST if lost else Health.UNKNOWN if hangs else Health.OK,
             reasons=(_LOST,) if lost else (_HUNG,) if hangs else (),

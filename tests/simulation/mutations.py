@@ -12,11 +12,15 @@ from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
 from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send, Step
-from gpu_agent.registry.dispatch import explain, filters, index
+from gpu_agent.registry.claims import ClaimRequests
+from gpu_agent.registry.dispatch import explain, filters, gpu_allocation, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
+from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
+from gpu_agent.registry.events import ClaimRequested
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.heartbeat import Heartbeats
+from gpu_agent.registry.job import Claim, ClaimEnd, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnstoredChanges
 from gpu_agent.registry.registration import Registrations, Sessions
@@ -133,9 +137,58 @@ def without_claims(
         load(documents, stored, step)
 
 
-def claimed_again(claim: Callable[..., Any], dispatch: Dispatch, job: Any, now: float) -> Any:
-    dispatch.release(job.job_id)
-    return claim(dispatch, job, now)
+def claimed_again(
+    claim: Callable[..., Any], requests: ClaimRequests, event: ClaimRequested, step: Step
+) -> Any:
+    requests._dispatch.end(event.job.job_id, ClaimEnd.RELEASED, step.now)
+    return claim(requests, event, step)
+
+
+@contextmanager
+def full_nodes_pass() -> Iterator[None]:
+    """Let dispatch overlook that no slot is free; the filters by GPU, of the same reason, stay."""
+
+    def is_row(one: filters.Filter) -> bool:
+        return one.reason is ExclusionReason.CAPACITY_EXCEEDED and isinstance(one.key, filters.NodeState)
+
+    table = tuple(one for one in filters.FILTERS if not is_row(one))
+    states = tuple(one for one in filters._NODE_STATES if one[0] is not ExclusionReason.CAPACITY_EXCEEDED)
+    with (
+        patch.object(filters, "FILTERS", table),
+        patch.object(filters, "_NODE_STATES", states),
+        patch.object(index, "FILTERS", table),
+    ):
+        yield
+
+
+def first_node_alone(place: Callable[..., Any], *given: Any) -> Any:
+    placed = place(*given)
+    return placed and placed[:1]
+
+
+def whatever_its_id(current: Callable[..., Any], requests: ClaimRequests, event: Any, step: Step) -> Any:
+    return current(requests, replace(event, claim_id=None), step)
+
+
+def only_while_it_lives(
+    occupy: Callable[..., None],
+    dispatch: Dispatch,
+    candidate: Any,
+    claim: Claim,
+    *given: Any,
+    ended: bool = False,
+) -> None:
+    if not (ended and sharing_of(claim.job) is Sharing.EXCLUSIVE):
+        occupy(dispatch, candidate, claim, *given, ended=ended)
+
+
+@contextmanager
+def nothing_reserved() -> Iterator[None]:
+    with (
+        patch.object(filters, "is_kept_from", lambda *_: False),
+        patch.object(index, "is_kept_from", lambda *_: False),
+    ):
+        yield
 
 
 def ready_behind_its_back(
@@ -221,13 +274,13 @@ MUTATIONS = (
     Mutation(
         "full nodes get jobs",
         Invariant.NO_SLOT_TWICE,
-        without(ExclusionReason.CAPACITY_EXCEEDED),
+        full_nodes_pass,
         under(Fault.CHANGE, nodes=3),
     ),
     Mutation(
         "claims are not idempotent",
         Invariant.ONE_CLAIM,
-        around(Dispatch, "claim", claimed_again),
+        around(ClaimRequests, "claim", claimed_again),
         under(Fault.SCHEDULER_CRASH),
     ),
     Mutation(
@@ -241,8 +294,50 @@ MUTATIONS = (
     Mutation(
         "claims never end",
         Invariant.CLAIM_ENDS,
-        method(ClaimTable, "end_due", lambda *_: []),
+        method(ClaimTable, "due", lambda *_: []),
         under(Fault.SCHEDULER_CRASH),
+    ),
+    Mutation(
+        "GPUs of exclusive claims are free",
+        Invariant.EXCLUSIVE_ALONE,
+        method(gpu_allocation, "_why_held", lambda *_: None),
+        under(nodes=3),
+    ),
+    Mutation(
+        "shared GPUs are given out exclusively",
+        Invariant.NEVER_MIXED,
+        method(gpu_allocation, "_why_in_use", lambda *_: None),
+        under(nodes=3),
+    ),
+    Mutation(
+        "a job for several nodes gets what there is",
+        Invariant.GANG_IS_WHOLE,
+        around(Dispatch, "_place", first_node_alone),
+        under(),
+    ),
+    Mutation(
+        "a claim is released by the id of an earlier one",
+        Invariant.SUPERSEDED_CLAIM,
+        around(ClaimRequests, "_current", whatever_its_id),
+        under(Fault.POWER_LOSS, Fault.AGENT_CRASH, nodes=4),
+    ),
+    Mutation(
+        "what a waiting job has reserved is given away",
+        Invariant.NO_STARVATION,
+        nothing_reserved,
+        under(nodes=3),
+    ),
+    Mutation(
+        "the GPUs of a claim are free once it has expired or was lost",
+        Invariant.HELD_IS_NOT_GIVEN,
+        around(Dispatch, "_occupy", only_while_it_lives),
+        under(Fault.AGENT_CRASH, Fault.SCHEDULER_CRASH, nodes=3),
+    ),
+    Mutation(
+        "a GPU that two nodes declare is two GPUs",
+        Invariant.ONE_GPU,
+        method(GpuIdentities, "why_not", lambda *_: None),
+        under(Fault.COPIED_GPU, nodes=3),
     ),
     Mutation(
         "claims are not taken back after a restart",

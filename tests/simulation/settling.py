@@ -1,7 +1,6 @@
 """What must be true once nothing goes wrong any more: every agent that runs is back, and no two fight."""
 
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.settings import Thresholds
 from gpu_agent.session.types import State
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.actors import Owners, TokenAdministrator
@@ -51,7 +50,7 @@ class Settling:
         for agent in self._cluster.agents:
             record = self._cluster.fleet.node(agent.registered_as or "")
             if record is not None:
-                _compare(agent, record, self._cluster.profile.thresholds)
+                _compare(agent, record)
         for node_id, times in self._sessions.supersessions.items():
             twins = sum(agent.disk.node_id == node_id for agent in self._cluster.agents)
             hold(Invariant.NO_PING_PONG, times <= twins, f"{node_id} superseded {times} times by {twins}")
@@ -105,7 +104,7 @@ class Settling:
         return None
 
 
-def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
+def _compare(agent: Agent, record: NodeRecord) -> None:
     """Hold what the registry knows of a node to the machine that it is."""
     host, owner = agent.host, agent.host.owner
     places = owner.max_concurrent_jobs
@@ -123,7 +122,7 @@ def _compare(agent: Agent, record: NodeRecord, thresholds: Thresholds) -> None:
         owner.accept_public_jobs,
         record.declared.registration.endpoint if leaves else owner.endpoint,
         owner.labels,
-        thresholds.default_max_concurrent_jobs if places is None else places,
+        places,
         frozenset(host.models),
         [host.uuid(place) for place in range(host.gpu_count())],
         host.gpu_count(),

@@ -16,6 +16,13 @@ MODELS = ("asr", "nmt", "tts")
 FEATURES = ("kv_cache", "emotion_detection")
 PRODUCTS = ("NVIDIA L4", "NVIDIA L4", "NVIDIA H100", "NVIDIA RTX 3090", "NVIDIA RTX 4090")
 
+LABELS: tuple[dict[str, str | tuple[str, ...]], ...] = (
+    {},
+    {},
+    {"zone": "a"},
+    {"zone": ("a", "b")},
+    {"zone": "b", "rack": ("a", "c")},
+)
 PERCENTS = (None, 0.0, 15.0, 55.0, 91.0)
 MOSTLY_READY = (NodeStatus.READY,) * 8 + (NodeStatus.DEGRADED, NodeStatus.DRAINING)
 
@@ -107,7 +114,7 @@ def random_job(dice: Random) -> Job:
         gpu_name=dice.choice((None, None, None, "l4", "RTX", "H100", "h100 mig")),
         min_gpu_memory_mb=dice.choice((500, *memory) if sharing == "memory" else memory),
         min_compute_capability=dice.choice((None, None, None, "8.0", "8.9", "12.0")),
-        labels=dice.choice(({}, {}, {"zone": "a"}, {"zone": ("a", "b")}, {"zone": "b", "rack": ("a", "c")})),
+        labels=dice.choice(LABELS),
         allowed_nodes=dice.choice((None, None, None, tuple(dice.sample(NODE_IDS, 3)))),
         excluded_nodes=dice.choice(((), (), tuple(dice.sample(NODE_IDS, 2)))),
         nodes=dice.choice((1, 1, 1, 1, 2, 3)),

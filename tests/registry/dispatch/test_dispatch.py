@@ -504,7 +504,7 @@ def test_one_gpu_under_two_nodes_is_given_out_by_the_one_that_registered_last_an
         for node_id, at in (("early", 1.0), ("late", 2.0))
     )
     dispatch = dispatching(early, late)
-    assert (early.duplicate_gpus, late.duplicate_gpus) == ({"GPU-0"}, {"GPU-0"})
+    assert early.duplicate_gpus == late.duplicate_gpus == frozenset({"GPU-0"})
     claim = claimed(dispatch, job("job-1", gpu_count=1))
     assert claim.grants[0].node_id == "late"
     for status in (NodeStatus.READY, NodeStatus.OFFLINE):

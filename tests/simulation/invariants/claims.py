@@ -1,7 +1,7 @@
 """No acknowledged claim or release is lost; a claim that is not renewed ends, and none before its time."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gpu_agent.registry.actions import Answer, Effect, LogEvent, Output, Refusal
@@ -16,7 +16,7 @@ from gpu_agent.registry.events import (
     RenewalRequested,
     Stored,
 )
-from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.job import Claim, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.server.effects import Executable
 from gpu_agent.store.base import Loaded
@@ -48,25 +48,33 @@ class ClaimInvariants(Observer):
         self._promised: dict[str, _Promised] = {}
         self._ended: dict[str, int] = {}
         """When a job's claim was last released, expired or lost."""
-        self._released: dict[str, int] = {}
-        """Jobs whose release was acknowledged, and when it was decided."""
-        self._granted_at: dict[str, int] = {}
-        """When a claim was last granted for a job."""
-        self._overdue: set[Claim] = set()
-        """Claims that should have ended when they were last looked at."""
+        self._released: dict[str, str] = {}
+        """Jobs whose release was acknowledged, and the claim that it ended."""
+        self._overdue: set[tuple[str, float]] = set()
+        """Claims that should have ended when they were last looked at, with their ends."""
+        self._current: Claim | None = None
+        """What the job held before a request for it."""
         self._glanced_at = 0.0
         self._grants: dict[int, _Promised] = {}
-        self._releases: dict[int, tuple[str, int]] = {}
+        self._releases: dict[int, tuple[str, str]] = {}
+
+    def before(self, event: Event | None) -> None:
+        if isinstance(event, RenewalRequested | ReleaseRequested):
+            self._current = self._cluster.claims().get(event.job_id)
 
     def decided(self, event: Event | None, output: Output) -> None:
         self._turn += 1
+        if output.effects or output.immediate:
+            self._granted((*output.immediate, *output.effects))
         if isinstance(event, HeartbeatReceived):
             self._take_ends(output.effects)
             return
-        if isinstance(event, ClaimRequested | RenewalRequested):
-            self._granted(event, (*output.immediate, *output.effects))
-        elif isinstance(event, ReleaseRequested) and not output.immediate:
-            self._releases[event.ref] = (event.job_id, self._turn)
+        if isinstance(event, RenewalRequested | ReleaseRequested):
+            self._check_superseded(event)
+        current = self._current
+        releases = isinstance(event, ReleaseRequested) and not output.immediate
+        if releases and current is not None and event.claim_id in (None, current.claim_id):
+            self._releases[event.ref] = (event.job_id, current.claim_id)
             self._ended[event.job_id] = self._turn
         self._take_ends(output.effects)
         if event is None or isinstance(event, OperatorRequest):
@@ -82,9 +90,9 @@ class ClaimInvariants(Observer):
         if granted is not None:
             self._promised[granted.claim.job_id] = granted
         if released is not None:
-            job_id, turn = released
+            job_id, claim_id = released
             self._promised.pop(job_id, None)
-            self._released[job_id] = turn
+            self._released[job_id] = claim_id
 
     def crashed(self) -> None:
         self._overdue.clear()
@@ -103,32 +111,45 @@ class ClaimInvariants(Observer):
         if self._cluster.fleet._unstored.store_fails:
             self._overdue.clear()
             return
-        self._overdue = {claim for claim in self._cluster.claims().values() if claim.expires_at < now}
+        claims = self._cluster.claims().values()
+        self._overdue = {(one.claim_id, one.expires_at) for one in claims if one.expires_at < now}
         for claim in before & self._overdue:
             hold(Invariant.CLAIM_ENDS, holds=False, detail=f"{claim} ended long ago")
 
-    def _granted(self, event: ClaimRequested | RenewalRequested, effects: Sequence[Effect]) -> None:
+    def _granted(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Answer) and isinstance(effect.result, Claim):
-                claim = effect.result
-                self._grants[event.ref] = _Promised(claim, self._turn)
-                self._granted_at[claim.job_id] = self._turn
+                self._grants[effect.ref] = _Promised(effect.result, self._turn)
+
+    def _check_superseded(self, event: RenewalRequested | ReleaseRequested) -> None:
+        before, now = self._current, self._cluster.claims().get(event.job_id)
+        if before is None or event.claim_id in (None, before.claim_id):
+            return
+        due = before.expires_at <= self._cluster.world.now
+        hold(Invariant.SUPERSEDED_CLAIM, now is before or due, f"{event} made {now} of {before}")
 
     def _take_ends(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, LogEvent) and effect.event in _ENDED:
                 job_id = str(effect.fields["job_id"])
                 lost = effect.event == "claim_lost"
-                self._check_end(job_id, lost=lost, node_id=str(effect.fields["node_id"]))
+                if lost:
+                    self._check_lost(str(effect.fields["claim_id"]), job_id)
+                else:
+                    self._check_expired(str(effect.fields["claim_id"]), job_id)
                 self._ended[job_id] = self._turn
 
-    def _check_end(self, job_id: str, *, lost: bool, node_id: str) -> None:
+    def _check_lost(self, claim_id: str, job_id: str) -> None:
+        """A claim is lost only with a node that is offline."""
+        fleet = self._cluster.fleet
+        held = [one.claim for one in fleet.held_of(job_id) if one.claim.claim_id == claim_id]
+        nodes = [fleet.node(grant.node_id) for claim in held for grant in claim.grants]
+        offline = not held or any(one is None or one.status is NodeStatus.OFFLINE for one in nodes)
+        hold(Invariant.CLAIM_HOLDS, offline, f"{job_id} was lost, and no node of it is offline")
+
+    def _check_expired(self, claim_id: str, job_id: str) -> None:
         promised = self._promised.get(job_id)
-        record = self._cluster.fleet.node(node_id)
-        if lost:
-            offline = record is None or record.status is NodeStatus.OFFLINE
-            hold(Invariant.CLAIM_HOLDS, offline, f"{job_id} was lost with {node_id}, which is not offline")
-        elif promised is not None and promised.claim.node_id == node_id:
+        if promised is not None and promised.claim.claim_id == claim_id:
             due = promised.claim.expires_at <= self._cluster.world.now
             hold(Invariant.CLAIM_HOLDS, due, f"{job_id} was granted until {promised.claim.expires_at:.3f}")
 
@@ -138,10 +159,10 @@ class ClaimInvariants(Observer):
             if self._ended.get(job_id, 0) > promised.turn:
                 continue
             held, claim = claims.get(job_id), promised.claim
-            if held is None or (held.node_id, held.gpu_uuids) != (claim.node_id, claim.gpu_uuids):
+            if held is None or (held.claim_id, held.grants) != (claim.claim_id, claim.grants):
                 hold(Invariant.CLAIM_HOLDS, holds=False, detail=f"{job_id} was granted {claim}, has {held}")
-        for job_id, turn in self._released.items():
-            if job_id in claims and self._granted_at.get(job_id, 0) < turn:
+        for job_id, claim_id in self._released.items():
+            if job_id in claims and claims[job_id].claim_id == claim_id:
                 hold(Invariant.CLAIM_HOLDS, holds=False, detail=f"{job_id} released {claims[job_id]}")
 
 
@@ -162,12 +183,17 @@ class CapacityInvariants(Observer):
 
     def decided(self, event: Event | None, output: Output) -> None:
         effects = output.effects
-        if isinstance(event, ClaimRequested):
+        for effect in effects:
+            if isinstance(effect, LogEvent) and effect.event == "job_assigned":
+                claim = self._cluster.claims().get(str(effect.fields["job_id"]))
+                if claim is not None:
+                    self._granted(claim)
+        held = self._held
+        if isinstance(event, ClaimRequested) and held is not None:
             claim = self._cluster.claims().get(event.job.job_id)
-            if self._held is None and claim is not None:
-                self._granted(claim)
-            elif self._held is not None and self._held.expires_at > self._cluster.world.now:
-                hold(Invariant.ONE_CLAIM, claim is self._held, f"{event.job.job_id} holds {claim} besides")
+            same = claim is not None and (claim.claim_id, claim.grants) == (held.claim_id, held.grants)
+            over = held.expires_at <= self._cluster.world.now
+            hold(Invariant.ONE_CLAIM, same or over, f"{event.job.job_id} holds {claim} besides")
         if effects and not isinstance(event, HeartbeatReceived | ConnectionLost | Stored):
             self._audit()
 
@@ -175,14 +201,34 @@ class CapacityInvariants(Observer):
         self._audit()
 
     def _granted(self, claim: Claim) -> None:
-        record = self._cluster.fleet.node(claim.node_id)
-        assert record is not None
-        trouble = self._why_not(record)
-        hold(Invariant.ONLY_READY, trouble is None, f"{claim.job_id} was given to {claim.node_id}: {trouble}")
-        jobs = {one.job_id for one in self._cluster.claims().values() if one.node_id == claim.node_id}
-        taken = len(jobs | (record.jobs.ids or set()))
-        room = record.declared.max_concurrent_jobs
-        hold(Invariant.NO_SLOT_TWICE, taken <= room, f"{claim.node_id} has {room} slots, {taken} taken")
+        for grant in claim.grants:
+            node_id = grant.node_id
+            record = self._cluster.fleet.node(node_id)
+            assert record is not None
+            trouble = self._why_not(record)
+            hold(Invariant.ONLY_READY, trouble is None, f"{claim.job_id} was given to {node_id}: {trouble}")
+            jobs = {one.job_id for one in self._cluster.claims().values() if one.on(node_id) is not None}
+            taken = len(jobs | (record.jobs.ids or set()))
+            hold(
+                Invariant.NO_SLOT_TWICE,
+                taken <= record.slots,
+                f"{node_id} has {record.slots} slots, {taken} taken",
+            )
+            self._check_reservation(claim, record)
+
+    def _check_reservation(self, claim: Claim, record: NodeRecord) -> None:
+        """What a waiting job reserved is left for it once the claims from before its reservation end."""
+        reservation = self._cluster.fleet._dispatch._index.candidates[record.node_id].reservation
+        if reservation is None or claim.job_id == reservation.job_id:
+            return
+        if claim.job.priority > reservation.priority or claim.granted_at <= reservation.since:
+            return  # at the very moment of its reservation it was granted before
+        later = [one for one in record.claims.values() if one.granted_at > reservation.since]
+        taken = {uuid for one in later if (grant := one.on(record.node_id)) for uuid in grant.gpu_uuids}
+        free = [gpu for uuid, gpu in record.gpus.items() if gpu.usable and uuid not in taken]
+        left = sum(reservation.demand.fits(gpu.kind) for gpu in free)
+        enough = left >= reservation.demand.number and record.slots > len(later)
+        hold(Invariant.NO_STARVATION, enough, f"{claim} takes what {reservation} waits for")
 
     def _why_not(self, record: NodeRecord) -> str | None:
         if record.status is not NodeStatus.READY:
@@ -200,16 +246,23 @@ class CapacityInvariants(Observer):
         claims = self._cluster.claims()
         candidates = self._cluster.fleet._dispatch._index.candidates
         standing = sum(len(candidate.record.claims) for candidate in candidates.values())
-        hold(
-            Invariant.ONE_CLAIM, standing == len(claims), f"{standing} claims on nodes, {len(claims)} in all"
-        )
+        granted = sum(len(claim.grants) for claim in claims.values())
+        hold(Invariant.ONE_CLAIM, standing == granted, f"{standing} claims on nodes, {granted} in all")
         needs: Counter[tuple[str, str]] = Counter()
         for job_id, claim in claims.items():
-            candidate = candidates.get(claim.node_id)
-            if candidate is None or candidate.record.claims.get(job_id) is not claim:
-                hold(Invariant.ONE_CLAIM, holds=False, detail=f"{claim} is not on its node")
-            for uuid in claim.gpu_uuids:
-                needs[claim.node_id, uuid] += claim.memory_mb
+            nodes = {grant.node_id for grant in claim.grants}
+            whole = len(nodes) == claim.job.nodes
+            for grant in claim.grants:
+                candidate = candidates.get(grant.node_id)
+                there = candidate is not None and candidate.record.claims.get(job_id) is claim
+                if not there and claim.job.nodes == 1:
+                    hold(Invariant.ONE_CLAIM, holds=False, detail=f"{claim} is not on its node")
+                whole = whole and there
+            hold(Invariant.GANG_IS_WHOLE, whole, f"{claim} is not on each of its nodes")
+        for claim, node_id, uuids in self._holders():
+            for uuid in uuids if sharing_of(claim.job) is Sharing.MEMORY else ():
+                needs[node_id, uuid] += claim.job.min_gpu_memory_mb or 0
+        self._check_gpus()
         for node_id, candidate in candidates.items():
             for uuid, promise in candidate.reserved.items():
                 if promise.needs_mb != needs.get((node_id, uuid)):
@@ -219,6 +272,41 @@ class CapacityInvariants(Observer):
                         detail=f"{node_id} {uuid}: {promise}, claims need {needs.get((node_id, uuid))}",
                     )
 
+    def _holders(self) -> Iterator[tuple[Claim, str, tuple[str, ...]]]:
+        """List what every claim, and every ended one, holds on each node."""
+        for claim in self._cluster.claims().values():
+            for grant in claim.grants:
+                yield claim, grant.node_id, grant.gpu_uuids
+        for one in self._cluster.fleet.held():
+            yield one.claim, one.node_id, one.gpu_uuids
+
+    def _check_gpus(self) -> None:
+        """Hold every two claims on one GPU to each other: both must share it, on the same node."""
+        seen: dict[str, tuple[Claim, str]] = {}
+        for claim, node_id, uuids in self._holders():
+            exclusive = sharing_of(claim.job) is Sharing.EXCLUSIVE
+            for uuid in uuids:
+                other, other_node = seen.setdefault(uuid, (claim, node_id))
+                if other.claim_id == claim.claim_id and other_node == node_id:
+                    continue
+                other_exclusive = sharing_of(other.job) is Sharing.EXCLUSIVE
+                if node_id == other_node and not (exclusive or other_exclusive):
+                    continue
+                hold(
+                    self._broken(claim, other, same_node=node_id == other_node),
+                    holds=False,
+                    detail=f"{uuid} on {other_node} is in {other}, and on {node_id} in {claim}",
+                )
+
+    def _broken(self, claim: Claim, other: Claim, *, same_node: bool) -> Invariant:
+        if not same_node:
+            return Invariant.ONE_GPU
+        live = {one.claim_id for one in self._cluster.claims().values()}
+        if not {claim.claim_id, other.claim_id} <= live:
+            return Invariant.HELD_IS_NOT_GIVEN
+        both = sharing_of(claim.job) is sharing_of(other.job) is Sharing.EXCLUSIVE
+        return Invariant.EXCLUSIVE_ALONE if both else Invariant.NEVER_MIXED
+
 
 # Every node is eligible or excluded, each for a reason, and dispatch does what it explains (A-3).
 
@@ -227,6 +315,7 @@ _WHAT_IF = (
     Job(job_id="what-if"),
     Job(job_id="what-if", public=True, required_models=("nmt",), min_gpu_memory_mb=40_000),
     Job(job_id="what-if", gpu_count=2, labels={"zone": "a"}, required_features=("emotion_detection",)),
+    Job(job_id="what-if", gpu_count=1, labels={"zone": ("a", "b")}, excluded_nodes=("agent-1",)),
 )
 
 _ASKED_AT_ONCE = 3
@@ -246,7 +335,8 @@ class ReasonInvariants(Observer):
 
     def before(self, event: Event | None) -> None:
         if isinstance(event, ClaimRequested) and self._cluster.fleet.size <= _MANY_NODES:
-            fresh = self._cluster.fleet.claim_of(event.job.job_id) is None
+            fleet, job_id = self._cluster.fleet, event.job.job_id
+            fresh = fleet.claim_of(job_id) is None and not fleet.held_of(job_id) and not fleet.queue()
             # A claim that ends at this very moment makes room that the explanation does not know of.
             due = self._cluster.fleet._dispatch.next_expiry
             settled = due is None or due > self._cluster.world.now
@@ -262,13 +352,10 @@ class ReasonInvariants(Observer):
                 continue
             result = effect.result
             if isinstance(result, Claim):
-                hold(
-                    Invariant.EVERY_REASON,
-                    result.node_id in said.eligible,
-                    f"{result} was not eligible: {said}",
-                )
+                eligible = all(grant.node_id in said.eligible for grant in result.grants)
+                hold(Invariant.EVERY_REASON, eligible, f"{result} was not eligible: {said}")
             elif isinstance(result, NoAvailableNode) and (
-                said.eligible or dict(result.counts) != said.counts
+                len(said.eligible) >= event.job.nodes or dict(result.counts) != said.counts
             ):
                 hold(Invariant.EVERY_REASON, holds=False, detail=f"{result} was answered, not {said}")
 

@@ -165,13 +165,14 @@ class StoreFirstInvariants(Observer):
         if isinstance(result, Claim):
             self._find(
                 self._claims.get(result.job_id),
-                lambda page: page is not None and page["node_id"] == result.node_id,
+                lambda page: page is not None and page["claim_id"] == result.claim_id,
                 result,
             )
         elif isinstance(asked, ReleaseRequested) and result is None:
             pages = self._claims.get(asked.job_id)
-            if pages is not None:  # a lost claim that is given back was let go with its node
-                self._find(pages, lambda page: page is None, asked)
+            claim_id = asked.claim_id
+            if pages is not None:
+                self._find(pages, lambda page: page is None or page["claim_id"] != claim_id, asked)
         elif result is None:
             self._granted(asked)
 
@@ -217,7 +218,7 @@ def _drained(page: Document) -> bool:
 
 
 def _shown(pages: _Versions | None) -> list[str]:
-    shown = ("status", "reason_code", "epoch", "cordoned", "drain", "job_id", "node_id")
+    shown = ("status", "reason_code", "epoch", "cordoned", "drain", "claim_id", "node_id")
     return [
         "gone" if page is None else " ".join(f"{name}={page[name]}" for name in shown if name in page)
         for page in (() if pages is None else pages.documents)
