@@ -48,7 +48,7 @@ from gpu_agent.wire.messages import (
 )
 from tests.fleet_shell import FleetShell
 from tests.scenarios.actors import JOIN_TOKEN, Actor, Agent, Dial, Frame, HangUp, Logged, OlderNode, Outward
-from tests.scenarios.transcript import EPOCH, Line, Transcript, said_by_node, said_by_registry
+from tests.scenarios.transcript import EPOCH, Line, Transcript, answered, said_by_node, said_by_registry
 
 # The registry's side of the wire: the pure fleet with a store, tokens and a log, all of them played.
 #
@@ -94,6 +94,8 @@ class ScenarioRegistry:
         self.running = True
         self.answers: dict[int, Result] = {}
         """By `ref`, until they are read."""
+        self.waiting: set[int] = set()
+        """Requests whose answers are written when they come."""
         self._setup = setup
         self._transcript = transcript
         self._now = now
@@ -212,6 +214,10 @@ class ScenarioRegistry:
             case CloseConnection(connection, code, reason):
                 self._write("registry → {}", self._names[connection], f"closes ({code}): {reason}")
                 self._close(connection, code, reason)
+            case Answer(ref, result) if ref in self.waiting:
+                self.waiting.remove(ref)
+                for line in answered(result, self._now()):
+                    self._write("registry → {}", "scheduler", line)
             case Answer(ref, result):
                 self.answers[ref] = result
             case LogEvent():
@@ -323,6 +329,13 @@ class Harness:
         self.registry.handle(event_of(ref))
         self._deliver()
         return self.registry.answers.pop(ref)
+
+    def ask_and_wait(self, event_of: Callable[[int], Event]) -> None:
+        """Ask the registry something; the answer is written when it comes."""
+        ref = next(self._refs)
+        self.registry.waiting.add(ref)
+        self.registry.handle(event_of(ref))
+        self._deliver()
 
     def freeze(self, name: str) -> None:
         """Stop a machine dead: it says nothing and hears nothing, and its socket stays open."""

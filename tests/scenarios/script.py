@@ -16,6 +16,7 @@ from gpu_agent.registry.events import (
     CordonRequested,
     DrainRequested,
     Event,
+    GpuCordonRequested,
     JoinTokenRequested,
     ReleaseRequested,
     RemovalRequested,
@@ -255,16 +256,42 @@ def _order(harness: Harness, said: dict[str, str]) -> None:
     tell_answer(harness, "operator", harness.ask(lambda ref: ControlRequested(ref, node_id, command)))
 
 
-@direction(r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")
+@direction(
+    r"scheduler claims (?P<job>\S+)(?: with models? (?P<models>[\w, -]+?))?"
+    r"(?: with (?P<gpus>\d+) GPUs?(?: on each of (?P<nodes>\d+) nodes)?)?"
+    r"(?: for (?P<ttl>\d+) s)?(?: and waits (?P<wait>\d+) s)?"
+)
 def _claim(harness: Harness, said: dict[str, str]) -> None:
-    job = Job(job_id=said["job"], required_models=_listed(said["models"]))
-    tell_answer(harness, "scheduler", harness.ask(lambda ref: ClaimRequested(ref, job)))
+    job = Job(
+        job_id=said["job"],
+        required_models=_listed(said["models"]),
+        gpu_count=int(said["gpus"]) if said["gpus"] else None,
+        nodes=int(said["nodes"] or 1),
+        ttl_seconds=float(said["ttl"]) if said["ttl"] else None,
+        wait_seconds=float(said["wait"] or 0),
+    )
+
+    def event(ref: int) -> ClaimRequested:
+        return ClaimRequested(ref, job, f"claim-{ref}")
+
+    if job.wait_seconds:
+        harness.ask_and_wait(event)
+    else:
+        tell_answer(harness, "scheduler", harness.ask(event))
 
 
-@direction(r"scheduler (?P<what>releases|renews) (?P<job>\S+)")
+@direction(r"scheduler (?P<what>releases|renews) (?P<job>\S+)(?: by (?P<claim>\S+))?")
 def _claimed(harness: Harness, said: dict[str, str]) -> None:
     event = ReleaseRequested if said["what"] == "releases" else RenewalRequested
-    tell_answer(harness, "scheduler", harness.ask(lambda ref: event(ref, said["job"])))
+    tell_answer(harness, "scheduler", harness.ask(lambda ref: event(ref, said["job"], said["claim"] or None)))
+
+
+@direction(rf"operator (?P<what>cordons|uncordons) gpu (?P<place>\d+) of {NODE}")
+def _cordon_gpu(harness: Harness, said: dict[str, str]) -> None:
+    node_id, uuid = harness.node_id(said["name"]), f"GPU-{said['name']}-{said['place']}"
+    reason = "ECC errors" if said["what"] == "cordons" else None
+    asking = harness.ask(lambda ref: GpuCordonRequested(ref, node_id, uuid, reason, by="ada"))
+    tell_answer(harness, "operator", asking)
 
 
 @direction(r"explain (?P<job>\S+)(?: with models? (?P<models>[\w, -]+))?")

@@ -149,9 +149,11 @@ def answered(result: Result, now: float) -> list[str]:
         case None:
             return ["done"]
         case Claim():
-            gpus = ", ".join(result.gpu_uuids)
+            places = ", ".join(
+                f"{grant.node_id} ({', '.join(grant.gpu_uuids) or 'a slot'})" for grant in result.grants
+            )
             left = result.expires_at - now
-            return [f"claim {result.job_id} on {result.node_id} ({gpus}), expires in {left:g} s"]
+            return [f"{result.claim_id} of {result.job_id} on {places}, expires in {left:g} s"]
         case Refusal(code=code, message=message):
             return [f"{code}: {message}"]
         case NoAvailableNode(counts=counts, examples=examples):

@@ -71,11 +71,8 @@ class ClaimInvariants(Observer):
             return
         if isinstance(event, RenewalRequested | ReleaseRequested):
             self._check_superseded(event)
-        current = self._current
-        releases = isinstance(event, ReleaseRequested) and not output.immediate
-        if releases and current is not None and event.claim_id in (None, current.claim_id):
-            self._releases[event.ref] = (event.job_id, current.claim_id)
-            self._ended[event.job_id] = self._turn
+        if isinstance(event, ReleaseRequested) and not output.immediate:
+            self._release_decided(event)
         self._take_ends(output.effects)
         if event is None or isinstance(event, OperatorRequest):
             self._check()
@@ -120,6 +117,12 @@ class ClaimInvariants(Observer):
         for effect in effects:
             if isinstance(effect, Answer) and isinstance(effect.result, Claim):
                 self._grants[effect.ref] = _Promised(effect.result, self._turn)
+
+    def _release_decided(self, event: ReleaseRequested) -> None:
+        current = self._current
+        if current is not None and event.claim_id in (None, current.claim_id):
+            self._releases[event.ref] = (event.job_id, current.claim_id)
+            self._ended[event.job_id] = self._turn
 
     def _check_superseded(self, event: RenewalRequested | ReleaseRequested) -> None:
         before, now = self._current, self._cluster.claims().get(event.job_id)
