@@ -29,7 +29,7 @@ from tests.server.api_harness import (
 from tests.server.harness import running, until
 from tests.waiting import patience
 
-PUBLIC = ("/healthz", "/readyz")
+PUBLIC = ("/healthz", "/readyz", "/docs", "/docs/page.css", "/docs/page.js")
 DENIED = (401, 403)
 
 

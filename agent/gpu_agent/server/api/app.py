@@ -12,13 +12,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address
-from gpu_agent.server.api import admin, claims, events, nodes, tokens
+from gpu_agent.server.api import admin, claims, docs, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
@@ -118,6 +117,7 @@ def create_app() -> FastAPI:
         claims.claims,
         tokens.router,
         events.router,
+        docs.router,
         about,
     ):
         app.router.routes.extend(router.routes)
@@ -131,12 +131,6 @@ def create_app() -> FastAPI:
 async def show_openapi(request: Request) -> JSONResponse:
     """Show the OpenAPI document."""
     return JSONResponse(request.app.openapi())
-
-
-@about.get("/docs", include_in_schema=False, openapi_extra=needs("read"))
-async def show_docs(request: Request) -> HTMLResponse:
-    """Show a page on which a person can try every route."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
 
 
 class _Server(uvicorn.Server):
