@@ -1,4 +1,5 @@
 """A claim's life: who may act on it, how it ends, and what stays held afterwards (§5.3)."""
+# ruff: noqa: ANN401 - parts of requests and heartbeats are passed through as they are
 
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_a_reading_made_before_the_end_frees_nothing() -> None:
     registry = one_gpu()
     registry.claim("job", gpu_count=1, ttl_seconds=10.0)
     registry.pass_time(10.0)
-    stale = {"gpus": figures(processes=0), "running_jobs": (), "probe_age_seconds": 30.0}
+    stale: dict[str, Any] = {"gpus": figures(processes=0), "running_jobs": (), "probe_age_seconds": 30.0}
     registry.heartbeats(1, every=15.0, **stale)
     assert registry.node().held
     registry.heartbeats(1, every=16.0, **stale)
@@ -184,7 +185,7 @@ def test_what_is_held_outlives_a_restart() -> None:
 def test_a_node_that_reports_neither_jobs_nor_processes_holds_for_one_ttl_of_connected_time() -> None:
     registry = one_gpu(claim_ttl_seconds=60.0)
     registry.claim("job", gpu_count=1, ttl_seconds=10.0)
-    silent = {"running_jobs": None}
+    silent: dict[str, Any] = {"running_jobs": None}
     registry.heartbeats(1, every=15.0, **silent)
     registry.heartbeats(3, every=15.0, **silent)
     assert registry.node().held

@@ -1,4 +1,5 @@
 """Exclusive and shared GPUs: no GPU in two exclusive claims, none in an exclusive and a shared one (§5.1)."""
+# ruff: noqa: ANN401 - parts of requests and heartbeats are passed through as they are
 
 from collections.abc import Sequence
 from typing import Any

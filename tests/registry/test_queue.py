@@ -1,4 +1,5 @@
 """Waiting for capacity: order, open requests, reservation against starvation (§5.4)."""
+# ruff: noqa: ANN401 - parts of requests and heartbeats are passed through as they are
 
 from typing import Any
 
@@ -148,12 +149,13 @@ def test_nothing_is_granted_while_no_request_is_open_and_the_place_is_kept_for_h
 def test_what_no_node_could_ever_take_is_refused_at_once() -> None:
     fleet = Waiters(gpus=2)
     fleet.registry.claim("first", gpu_count=2, ttl_seconds=600)
-    for job_id, demands in {
+    unplaceable: dict[str, dict[str, Any]] = {
         "too many GPUs": {"gpu_count": 3},
         "too many nodes": {"nodes": 2},
         "another model": {"required_models": ("llama",)},
         "another GPU": {"gpu_name": "B200"},
-    }.items():
+    }
+    for job_id, demands in unplaceable.items():
         fleet.ask(job_id, **demands)
         (refused,) = fleet.answers(job_id)
         assert isinstance(refused, NoAvailableNode), job_id

@@ -111,6 +111,30 @@ FROM_NODE: dict[str, WireModel] = {
         running_jobs=("job-1",),
         sequence=7,
     ),
+    "node_heartbeat_with_processes": NodeHeartbeat(
+        node_id="node-3ECEA4E2",
+        timestamp=1795517679123,
+        resource_usage=ResourceUsage(cpu_percent=12.5, mem_percent=50.1, gpu_percent=40.0, running_jobs=1),
+        gpus=(
+            GpuFigures(uuid=GPU, processes=2, utilization_percent=40.0, memory_used_mb=20480),
+            GpuFigures(uuid="GPU-2", processes=0),
+        ),
+        probe_age_seconds=0.4,
+        running_jobs=("job-1",),
+        sequence=8,
+    ),
+    "node_register_with_hostname": NodeRegister(
+        version="0.2.0",
+        capability_schema_version="1.1",
+        node_id="node-3ECEA4E2",
+        platform="linux",
+        hardware=Hardware(
+            cpu_cores=16,
+            memory_gb=64,
+            gpus=(GpuDeclaration(name="NVIDIA L4", memory_gb=24, uuid=GPU, index=0, memory_mb=23034),),
+        ),
+        hostname="rack7-03.example.org",
+    ),
     "node_unregister": NodeUnregister(
         node_id="node-3ECEA4E2", reason="shutdown", drain=True, deadline_seconds=30.0
     ),
