@@ -98,6 +98,7 @@ def test_gpus_without_uuids_are_named_by_their_indices() -> None:
     )
     assert claim_variables(claim) == {
         "GPU_AGENT_NODE_ID": "n",
+        "GPU_AGENT_NODE_IDS": "n",
         "GPU_AGENT_ENDPOINT": "10.0.0.1:9000",
         "GPU_AGENT_CLAIM_ID": "c",
         "GPU_AGENT_GPU_UUIDS": "",
@@ -149,7 +150,7 @@ def test_the_claim_is_renewed_while_the_command_runs(registry: Registry) -> None
 def waiting_behind_another(
     registry: Registry,
 ) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
-    both = ("--gpus", "2", "--wait", "60", "--")
+    both = ("--gpus", "2", "--wait", "60s", "--")
     with start(registry, "first", *both, sys.executable, "-c", UNTIL_TERM) as first:
         assert first_line(first) == "up"
         with start(registry, "second", *both, "true") as second:
@@ -171,7 +172,7 @@ def test_it_waits_for_free_gpus(registry: Registry) -> None:
 def test_no_free_gpu_is_exit_7_and_the_command_is_not_run(registry: Registry, tmp_path: Path) -> None:
     touch = f"touch {shlex.quote(str(tmp_path / 'ran'))}"
     began = time.monotonic()
-    for wait in ([], ["--wait", "300"]):
+    for wait in ([], ["--wait", "300s"]):
         done = run(registry, "job-1", "--gpus", "9", *wait, "--", "sh", "-c", touch)
         assert done.returncode == 7, done.stderr
     assert time.monotonic() - began < patience(20)
@@ -210,7 +211,7 @@ def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None
 
 
 def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_time(registry: Registry) -> None:
-    options = ("--kill-on-loss", "--grace", "1")
+    options = ("--kill-on-loss", "--grace", "1s")
     with start(registry, "job-1", *options, "--", sys.executable, "-c", DEAF) as running:
         assert first_line(running) == "up"
         release(registry, "job-1")
@@ -222,7 +223,7 @@ def test_the_command_runs_on_through_kill_9_of_the_registry(tmp_path: Path) -> N
     store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK)
     with Registry(*store) as first, Agent(first.node_url, tmp_path / "agent"):
         first.await_ready(1, within_seconds=20)
-        options = ("--ttl", "10", "--kill-on-loss")
+        options = ("--ttl", "10s", "--kill-on-loss")
         with start(first, "job-1", *options, "--", sys.executable, "-c", UNTIL_TERM) as running:
             assert first_line(running) == "up"
             os.kill(first.pid, signal.SIGKILL)

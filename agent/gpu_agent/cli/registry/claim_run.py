@@ -23,7 +23,7 @@ from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
 
 ONE_WAIT_SECONDS = 5.0
 """Of one request in the queue; the job keeps its place between two requests."""
-GRACE_SECONDS = 30
+GRACE_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
@@ -39,12 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Run a command with GPUs that are claimed for it: wait for them, claim them, renew the claim while "
         "the command runs, release them when it ends. The command stands behind `--`.\n\n"
         "The command finds GPU_AGENT_NODE_ID, GPU_AGENT_ENDPOINT, GPU_AGENT_CLAIM_ID, GPU_AGENT_GPU_UUIDS "
-        "and CUDA_VISIBLE_DEVICES in its environment. It runs on this machine: to run it on the claimed "
-        "node, begin it with what reaches that node, such as ssh.\n\n"
+        "and CUDA_VISIBLE_DEVICES in its environment; of a job on several nodes these are the first one's, "
+        "and GPU_AGENT_NODE_IDS names all. It runs on this machine: to run it on the claimed node, begin it "
+        "with what reaches that node, such as ssh.\n\n"
         "It ends as the command ends: with its code, or 128 and the number of the signal that ended it; "
         "with 127 where there is no such command, and 126 where it cannot be run. A claim may be lost "
         "before: when its node goes offline, or when the registry cannot be reached in time.",
-        example="gpu-agent registry claim-run job-1 --gpus 2 --wait 600 -- python train.py",
+        example="gpu-agent registry claim-run job-1 --gpus 2 --wait 10m -- python train.py",
         exits={
             ExitCode.OK: "the command ended with 0",
             ExitCode.NO_NODE: "no node could take the job in time, and the command was not run",
@@ -54,17 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", metavar="COMMAND", nargs="+", help="what to run, behind `--`")
     parser.add_argument(
         "--wait",
-        type=positive_number,
-        default=0,
-        metavar="SECONDS",
-        help="how long to wait for free GPUs (default: not at all)",
+        type=parse_duration,
+        default=0.0,
+        metavar="DURATION",
+        help="how long to wait where no node can take the job now, such as 90s or 2h (default: not at all)",
     )
-    parser.add_argument(
-        "--ttl",
-        type=positive_number,
-        metavar="SECONDS",
-        help="after so long without a renewal the claim expires (default: the registry's)",
-    )
+    add_ttl_option(parser)
     parser.add_argument(
         "--kill-on-loss",
         action="store_true",
@@ -72,10 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grace",
-        type=positive_number,
+        type=parse_duration,
         default=GRACE_SECONDS,
-        metavar="SECONDS",
-        help=f"time between SIGTERM and SIGKILL (default {GRACE_SECONDS})",
+        metavar="DURATION",
+        help=f"time between SIGTERM and SIGKILL (default {GRACE_SECONDS:.0f}s)",
     )
     add_job_options(parser)
     add_api_options(parser)
@@ -107,6 +103,7 @@ def claim_variables(claim: ClaimView) -> dict[str, str]:
     gpus = [*node.gpu_uuids] or [str(index) for index in node.gpu_indices]
     variables = {
         "GPU_AGENT_NODE_ID": node.node_id,
+        "GPU_AGENT_NODE_IDS": ",".join(one.node_id for one in claim.nodes),
         "GPU_AGENT_ENDPOINT": node.endpoint or "",
         "GPU_AGENT_CLAIM_ID": claim.claim_id,
         "GPU_AGENT_GPU_UUIDS": ",".join(node.gpu_uuids),
