@@ -7,8 +7,8 @@ them as server-sent events, each from where it left off. Writes no log and no fi
 import asyncio
 import itertools
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from pydantic import TypeAdapter
 
@@ -23,6 +23,7 @@ MOST_STREAMS = 256
 MOST_STREAMS_OF_ONE = 64
 """Of one token: a reader leaves room for others."""
 HEARTBEAT_SECONDS = 15.0
+WATCH_SECONDS = 1.0
 MOST_IN_A_PIECE = 64
 OPENING = b"retry: 2000\n: every change from here on\n\n"
 HEARTBEAT = b": still here\n\n"
@@ -204,22 +205,51 @@ class EventStreams:
         Without `follow` the stream ends with the newest event.
         """
         now = asyncio.get_running_loop().time
+        with self._counted(token_id), event_log.subscribe(after=after) as subscriber:
+            yield _opening(subscriber, after)
+            reader = _Reader(after, node_id)
+            due = now() + self._heartbeat_seconds
+            while not self._closing and (follow or subscriber.has_more):
+                piece = await self._piece(subscriber, reader, due=due)
+                if piece or now() >= due:
+                    yield piece or reader.heartbeat()
+                    due = now() + self._heartbeat_seconds
+                await asyncio.sleep(0)  # many old events must not keep other tasks waiting
+
+    async def watch(
+        self, read: Callable[[], bytes], *, event: str, token_id: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Write a document of one line now, and again when it has changed; looks once a second."""
+        now = asyncio.get_running_loop().time
+        with self._counted(token_id):
+            written, due = b"", 0.0
+            while not self._closing:
+                document = read()
+                if document != written or now() >= due:
+                    yield HEARTBEAT if document == written else _block(event, document)
+                    written, due = document, now() + self._heartbeat_seconds
+                await self._pause(WATCH_SECONDS)
+
+    @contextmanager
+    def _counted(self, token_id: str | None) -> Iterator[None]:
         self._open[token_id] += 1
         try:
-            with event_log.subscribe(after=after) as subscriber:
-                yield _opening(subscriber, after)
-                reader = _Reader(after, node_id)
-                due = now() + self._heartbeat_seconds
-                while not self._closing and (follow or subscriber.has_more):
-                    piece = await self._piece(subscriber, reader, due=due)
-                    if piece or now() >= due:
-                        yield piece or reader.heartbeat()
-                        due = now() + self._heartbeat_seconds
-                    await asyncio.sleep(0)  # many old events must not keep other tasks waiting
+            yield
         finally:
             self._open[token_id] -= 1
             if not self._open[token_id]:
                 del self._open[token_id]
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, and no longer once the streams close."""
+        wait = asyncio.timeout(seconds)
+        with suppress(TimeoutError):
+            async with wait:
+                self._waits.add(wait)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self._waits.discard(wait)
 
     async def _piece(self, subscriber: Subscriber, reader: "_Reader", *, due: float) -> bytes:
         """Wait for an event, and write it with those that wait behind it; nothing when `due` passes."""
@@ -287,6 +317,10 @@ def _opening(subscriber: Subscriber, after: int | None) -> bytes:
     if after is not None or subscriber.last_id is None:
         return OPENING
     return OPENING + f"id: {subscriber.last_id}\n\n".encode()
+
+
+def _block(event: str, data: bytes) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (event.encode(), data)
 
 
 def _server_sent(event: RegistryEvent) -> bytes:

@@ -69,6 +69,7 @@ from gpu_agent.wire.api import (
     WaitingJob,
 )
 from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.service_discovery import EndpointView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +239,13 @@ class RegistryService:
             for record in self._fleet.nodes(after=after)
             if wanted.matches(record)
         )
+
+    def endpoints(self, wanted: NodeFilter = ALL_NODES) -> Iterator[EndpointView]:
+        """Yield the workers of the wanted nodes by id, of those with an endpoint that are not cordoned."""
+        for record in self._fleet.nodes():
+            endpoint = record.declared.registration.endpoint
+            if endpoint and record.desired.cordoned is None and wanted.matches(record):
+                yield views.endpoint_view(record, endpoint)
 
     def node(self, node_id: str) -> NodeDetail | None:
         """Return all that is known of a node; None where there is none with this id."""

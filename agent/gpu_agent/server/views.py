@@ -30,6 +30,7 @@ from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import InstalledModel
+from gpu_agent.wire.service_discovery import EndpointView
 
 NODES_IN_A_PIECE = 256
 
@@ -85,6 +86,19 @@ def node_summary(
 ) -> api.NodeSummary:
     """Make a node's document for a list."""
     return api.NodeSummary(**_summary_fields(record, clock, thresholds), stored=stored)
+
+
+def endpoint_view(record: NodeRecord, endpoint: str) -> EndpointView:
+    """Make the document of a node's worker, for routers."""
+    return EndpointView(
+        node_id=record.node_id,
+        hostname=record.hostname,
+        endpoint=endpoint,
+        free_slots=max(0, record.slots - record.in_flight_jobs),
+        max_concurrent_jobs=record.slots,
+        models=tuple(sorted(record.declared.ready_models)),
+        labels=dict(record.declared.labels),
+    )
 
 
 def node_detail(

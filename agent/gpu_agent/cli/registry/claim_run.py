@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 
 from gpu_agent.cli.child import Child, run_child
 from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, without_none
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, positive_number
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import printable
+from gpu_agent.cli.output.units import parse_duration
 from gpu_agent.cli.registry.claims import request_slot, slot_in_words
-from gpu_agent.cli.registry.job_options import add_job_options, job_request
+from gpu_agent.cli.registry.job_options import add_job_options, add_ttl_option, job_request
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease

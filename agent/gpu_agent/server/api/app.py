@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address
-from gpu_agent.server.api import admin, claims, docs, events, nodes, tokens
+from gpu_agent.server.api import admin, claims, discovery, docs, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
@@ -70,6 +70,7 @@ class ApiServer:
         app = create_app()
         app.state.registry, app.state.checks = service, self._checks
         app.state.streams, app.state.metrics = self._streams, metrics
+        app.state.endpoint_lists = discovery.EndpointLists()
         config = uvicorn.Config(
             with_hot_routes(app, registry=service, checks=self._checks) if hot else app,
             log_config=None,
@@ -118,6 +119,7 @@ def create_app() -> FastAPI:
         tokens.router,
         events.router,
         docs.router,
+        discovery.router,
         about,
     ):
         app.router.routes.extend(router.routes)

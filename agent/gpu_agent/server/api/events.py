@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
@@ -18,7 +18,7 @@ _STREAM: dict[str, Any] = {
     "description": "Server-sent events, without end",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 EventId = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -58,12 +58,7 @@ async def follow_events(
     `events_missed` says how many, if that is known.
     """
     streams: EventStreams = request.app.state.streams
-    if streams.full:
-        raise ApiError("TOO_MANY_STREAMS", "too many clients follow the events: end one, or try later")
-    credential = cast("Caller", request.state.caller).credential
-    token_id = None if credential is None else credential.token_id
-    if streams.full_for(token_id):
-        raise ApiError("TOO_MANY_STREAMS_OF_TOKEN", "this token follows the events too often: end a stream")
+    token_id = stream_token(streams, request.state.caller)
     after = query.after if last_event_id is None else last_event_id
     pieces = streams.stream(
         registry.event_log,
@@ -73,11 +68,21 @@ async def follow_events(
         token_id=token_id,
     )
     return StreamingResponse(
-        _while_valid(request.state.caller, pieces), media_type="text/event-stream", headers=_HEADERS
+        while_valid(request.state.caller, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
     )
 
 
-async def _while_valid(caller: Caller, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+def stream_token(streams: EventStreams, caller: Caller) -> str | None:
+    """Return the id of the token to which a new stream counts; ends the request where there are too many."""
+    if streams.full:
+        raise ApiError("TOO_MANY_STREAMS", "too many clients follow the events: end one, or try later")
+    token_id = None if caller.credential is None else caller.credential.token_id
+    if streams.full_for(token_id):
+        raise ApiError("TOO_MANY_STREAMS_OF_TOKEN", "this token follows the events too often: end a stream")
+    return token_id
+
+
+async def while_valid(caller: Caller, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """End the stream once its token is revoked or expires."""
     async with aclosing(pieces):
         async for piece in pieces:
