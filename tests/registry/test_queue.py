@@ -263,3 +263,30 @@ def test_a_job_that_begins_to_wait_is_logged() -> None:
     fleet.ask("second", priority=2)
     (one,) = logged(fleet.registry.done, "job_queued")
     assert one.fields == {"job_id": "second", "priority": 2, "wait_seconds": 300.0}
+
+
+def test_a_reservation_lasts_between_two_requests_of_the_waiting_job() -> None:
+    fleet = Waiters(gpus=2)
+    for name in ("first", "second"):
+        fleet.registry.claim(name, gpu_count=1, ttl_seconds=600)
+    fleet.ask("large", gpu_count=2, wait=100.0)
+    fleet.pass_time(105.0)  # its request has ended, and its place is kept
+    fleet.release("first")
+    fleet.registry.pass_time(1.0)
+    assert isinstance(fleet.registry.claim("small", gpu_count=1), NoAvailableNode)
+    fleet.ask("large", gpu_count=2, wait=100.0)
+    fleet.release("second")
+    fleet.registry.pass_time(1.0)
+    assert isinstance(fleet.answers("large")[-1], Claim)
+
+
+def test_a_reservation_ends_with_the_place_of_a_job_that_nobody_asks_for_any_more() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.claim("first", gpu_count=2, ttl_seconds=600)
+    fleet.ask("large", gpu_count=2)
+    fleet.pass_time(65.0)
+    fleet.close("large")
+    fleet.release("first")
+    assert isinstance(fleet.registry.claim("small", gpu_count=1), NoAvailableNode)
+    fleet.pass_time(31.0)
+    assert isinstance(fleet.registry.claim("small", gpu_count=1), Claim)

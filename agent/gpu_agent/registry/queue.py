@@ -186,7 +186,11 @@ class ClaimQueue:
         return refs
 
     def update_reservation(self, now: float) -> None:
-        """Reserve capacity for the first job that has waited long enough for whole GPUs (§5.4)."""
+        """Reserve capacity for the first job that has waited long enough for whole GPUs (§5.4).
+
+        The reservation lasts while the job keeps its place, also between two of its requests: else a small
+        job could take what became free in that moment, each time.
+        """
         first = next((one for one in self.in_order() if self._may_reserve(one, now)), None)
         if first is not self._reserving:
             self._end_reservation()
@@ -215,7 +219,7 @@ class ClaimQueue:
 
     def _may_reserve(self, waiting: Waiting, now: float) -> bool:
         waited = now - waiting.since >= self._thresholds.queue_reserve_after_seconds
-        return waited and bool(waiting.requests) and sharing_of(waiting.job) is Sharing.EXCLUSIVE
+        return waited and sharing_of(waiting.job) is Sharing.EXCLUSIVE
 
     def _end_reservation(self) -> None:
         if self._reserving is not None:
