@@ -22,9 +22,13 @@ ONE_GPU = JobRequest(job_id="train", gpu_count=1)
 ALL_GPUS = JobRequest(job_id="other", gpu_count=2)
 
 
-def thresholds(*, claim_ttl_seconds: float = 60.0, heartbeat_timeout_seconds: float = 60.0) -> Thresholds:
+def thresholds(*, claim_ttl_seconds: float = 60.0) -> Thresholds:
+    """Of a registry that expects no heartbeat while a test lasts."""
     return replace(
-        QUICK, claim_ttl_seconds=claim_ttl_seconds, heartbeat_timeout_seconds=heartbeat_timeout_seconds
+        QUICK,
+        claim_ttl_seconds=claim_ttl_seconds,
+        heartbeat_interval_seconds=200.0,
+        heartbeat_timeout_seconds=600.0,
     )
 
 
