@@ -337,24 +337,20 @@ class ClaimRequests:
     def _shrink(self, held: HeldGrant, record: NodeRecord, step: Step, *, passed_seconds: float) -> None:
         """Let go what a node's newest reading shows to be free."""
         jobs_known = record.jobs.ids is not None
-        left, silent = [], False
+        left, silent = [], not held.gpu_uuids and not jobs_known
         for uuid in held.gpu_uuids:
             gpu = record.gpus.get(uuid)
             processes = None if gpu is None else gpu.processes
             if processes is None and not jobs_known:
                 silent = True
-                left.append(uuid)
             elif processes or reading_at(record) <= held.ended_at:
                 left.append(uuid)
-        if not held.gpu_uuids and not jobs_known:
-            silent = True
         if silent:
             passed = min(passed_seconds, step.now - held.ended_at)
             held = replace(held, silent_seconds=held.silent_seconds + passed)
             self._dispatch.replace_held(held)
             if held.silent_seconds < self._thresholds.claim_ttl_seconds:
                 return
-            left = []
         if not left:
             self._drop_held(held, "its job is not seen there any more", step)
         elif len(left) < len(held.gpu_uuids):

@@ -95,7 +95,7 @@ def free_memory(candidate: Candidate, demand: GpuDemand) -> list[int | None]:
     record = candidate.record
     return [
         free_mb(record, gpu, candidate.reserved)
-        for gpu in availability(candidate).unheld
+        for gpu in sharable_gpus(candidate, availability(candidate).unheld)
         if demand._replace(memory_mb=0).fits(gpu.kind)
     ]
 
@@ -142,13 +142,18 @@ def has_foreign_jobs(record: NodeRecord) -> bool:
 
 
 def is_list_outdated(candidate: Candidate) -> bool:
-    """Whether exclusive claims name GPUs by their positions in a list that the node no longer declares."""
-    if not candidate.exclusive:
+    """Whether claims name GPUs by their positions in a list that the node no longer declares."""
+    if not candidate.exclusive and not candidate.reserved:
         return False
     record, list_id = candidate.record, candidate.record.gpus.list_id
     claims = (*record.claims.values(), *(one.claim for one in record.held.values()))
     grants = (claim.on(record.node_id) for claim in claims)
     return any(grant is not None and grant.gpu_uuids and grant.gpu_list != list_id for grant in grants)
+
+
+def sharable_gpus(candidate: Candidate, unheld: list[GpuState]) -> list[GpuState]:
+    """Return those of the unheld GPUs that claims may share: none that may be an exclusive claim's."""
+    return [] if candidate.exclusive and is_list_outdated(candidate) else unheld
 
 
 def is_used_without_claim(candidate: Candidate, gpu: GpuState) -> bool:

@@ -70,13 +70,18 @@ class GpuIdentities:
         return self._others(node_id, (name for uuid in uuids for name in self._family(uuid)))
 
     def why_not(self, candidate: Candidate, gpu: GpuState) -> str | None:
-        """Say why another node keeps a GPU from being given out here; None where none does."""
+        """Say why a claim elsewhere, or another node, keeps a GPU from being given out; None where none does.
+
+        A claim on a MIG device that this node declares no more counts as well.
+        """
         node_id = candidate.record.node_id
         if self._holders:
             for uuid in self._family(gpu.uuid):
                 for other, holder in self._holders.get(uuid, {}).items():
                     if other != node_id:
                         return f"{holder} on node {other}"
+                    if uuid not in candidate.record.gpus:  # of an earlier MIG layout of this node
+                        return f"{holder}, as {uuid}"
         owner = self._owner.get(gpu.uuid)
         if gpu.uuid in self._owners and owner != node_id:
             return f"declared by node {owner} too, which registered later"

@@ -34,6 +34,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     has_foreign_jobs,
     has_free_gpus,
     reading_at,
+    sharable_gpus,
     used_without_claim,
 )
 from gpu_agent.registry.gpus import STEP_MB, GpuState
@@ -348,7 +349,7 @@ class Index:
                     counts.move(position, old, new)
             self.freed += 1
         places = {uuid: place for place, uuid in enumerate(states)}
-        candidate.shared = [places[gpu.uuid] for gpu in unheld]
+        candidate.shared = [places[gpu.uuid] for gpu in sharable_gpus(candidate, unheld)]
         candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=lambda gpu: gpu.kind.memory_mb)]
         taken = min(len(candidate.exclusive), self._taken.top)
         self._taken.change(1 << position, candidate.taken, taken)
