@@ -24,7 +24,7 @@ from gpu_agent.registry.tokens import Role
 from tests.client.harness import ALL_GPUS, ONE_GPU, Front, fronted, two_gpus
 from tests.programs import free_port
 from tests.server.api_harness import operator_token
-from tests.server.harness import Node
+from tests.server.harness import Node, node
 from tests.waiting import patience, until
 
 # Reads and actions
@@ -198,6 +198,25 @@ async def test_events_are_those_of_one_node_where_one_is_named(
         first = await anext(events)
     assert first.node_id == gpu_node.node_id
     assert front.url
+
+
+# Workers
+
+
+async def test_workers_are_listed_and_watched_over_a_restart_of_the_port(
+    front: Front, client: RegistryClient
+) -> None:
+    async with node(front.service) as worker, asyncio.timeout(patience(20)):
+        await worker.become_ready(endpoint="http://10.0.0.1:8000", labels={"zone": "a"})
+        (one,) = await client.endpoints(model="m", labels={"zone": "a"})
+        assert (one.endpoint, one.free_slots) == ("http://10.0.0.1:8000", 4)
+        assert await client.endpoints(model="other") == ()
+        async with aclosing(client.watch_endpoints(model="m")) as lists:
+            assert [one.node_id for one in await anext(lists)] == [worker.node_id]
+            await front.close()
+            await front.service.cordon(worker.node_id, reason="r")
+            await front.open()
+            assert await anext(lists) == ()
 
 
 # What an import costs

@@ -123,6 +123,10 @@ def test_everything_is_read_and_done_as_with_the_other_client(client: RegistryCl
         assert client.renew("train", claim.claim_id).claim_id == claim.claim_id
         assert [one.ok for one in client.renew_all([("train", claim.claim_id)])] == [True]
         assert [one.job_id for one in client.claims(node_id=node.node_id)] == ["train"]
+    assert client.endpoints() == ()
+    workers = client.watch_endpoints()
+    assert next(workers) == ()
+    workers.close()
     events = client.events(after=0)
     assert next(events).id == 1
     events.close()

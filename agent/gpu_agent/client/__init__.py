@@ -41,6 +41,7 @@ from gpu_agent.wire.api import (
     Selection,
     WaitingJob,
 )
+from gpu_agent.wire.service_discovery import EndpointView
 
 __all__ = [
     "Busy",
@@ -50,6 +51,7 @@ __all__ = [
     "ClaimNode",
     "ClaimSuperseded",
     "ClaimView",
+    "EndpointView",
     "ExplanationView",
     "Forbidden",
     "JobIdInUse",

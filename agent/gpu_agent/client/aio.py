@@ -51,6 +51,7 @@ from gpu_agent.wire.api import (
     WaitingJob,
 )
 from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
+from gpu_agent.wire.service_discovery import EndpointView
 
 LONGEST_WAIT_SECONDS = 60.0
 """Of one request in the queue: a connection that broke unnoticed costs no more. The job keeps its place."""
@@ -426,6 +427,23 @@ class RegistryClient:
     async def remove(self, node_id: str) -> None:
         """Remove a node's record."""
         await self._transport.send(routes.remove_node(node_id))
+
+    # Workers
+
+    async def endpoints(
+        self, *, model: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> tuple[EndpointView, ...]:
+        """Return the workers of ready nodes that match, each with its free slots."""
+        return (await self._transport.send(routes.list_endpoints(model=model, labels=labels or {}))).endpoints
+
+    async def watch_endpoints(
+        self, *, model: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[tuple[EndpointView, ...], None]:
+        """Yield the workers now, and again after each change, without end, over restarts too."""
+        path = routes.list_endpoints(model=model, labels=labels or {}).path
+        async with aclosing(self._transport.watch_endpoints(path)) as lists:
+            async for one in lists:
+                yield one.endpoints
 
     # Events
 

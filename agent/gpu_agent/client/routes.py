@@ -31,6 +31,7 @@ from gpu_agent.wire.api import (
     Selection,
     ThresholdList,
 )
+from gpu_agent.wire.service_discovery import EndpointList
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -168,6 +169,12 @@ def act(node_id: str, action: str) -> Route[NodeDetail]:
 def remove_node(node_id: str) -> Route[NoContent]:
     """Remove a node's record."""
     return Route("DELETE", f"/v1/nodes/{_id(node_id)}", NoContent)
+
+
+def list_endpoints(*, model: str | None, labels: Mapping[str, str]) -> Route[EndpointList]:
+    """List the workers of ready nodes."""
+    pairs = [f"{name}={value}" for name, value in labels.items()]
+    return Route("GET", _query("/v1/endpoints", {"model": model, "label": pairs}), EndpointList)
 
 
 def events_path(*, after: int | None, node_id: str | None) -> str:

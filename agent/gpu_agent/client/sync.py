@@ -34,6 +34,7 @@ from gpu_agent.wire.api import (
     ThresholdView,
     WaitingJob,
 )
+from gpu_agent.wire.service_discovery import EndpointView
 
 _T = TypeVar("_T")
 
@@ -247,6 +248,20 @@ class RegistryClient:
     def remove(self, node_id: str) -> None:
         """Remove a node's record."""
         self._loop.call(self._client.remove(node_id))
+
+    # Workers
+
+    def endpoints(
+        self, *, model: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> tuple[EndpointView, ...]:
+        """Return the workers of ready nodes that match, each with its free slots."""
+        return self._loop.call(self._client.endpoints(model=model, labels=labels))
+
+    def watch_endpoints(
+        self, *, model: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Generator[tuple[EndpointView, ...], None, None]:
+        """Yield the workers now, and again after each change, without end, over restarts too."""
+        return self._loop.iterate(self._client.watch_endpoints(model=model, labels=labels))
 
     # Events
 

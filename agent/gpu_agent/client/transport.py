@@ -7,18 +7,21 @@ import asyncio
 import ipaddress
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from gpu_agent.client import routes
 from gpu_agent.client.errors import INVALID_ANSWER, UNREACHABLE, Busy, RegistryError, Unreachable, refusal_of
-from gpu_agent.client.routes import AnswerT, Route, events_path
+from gpu_agent.client.routes import AnswerT, Route
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import RegistryEvent
-from gpu_agent.wire.event_stream import EventStreamParser
+from gpu_agent.wire.event_stream import EventStreamParser, SseMessage
+from gpu_agent.wire.service_discovery import EndpointList
 
 REQUEST_SECONDS = 10.0
 """How long one request may take, besides what it waits in the queue."""
@@ -30,6 +33,8 @@ SILENCE_SECONDS = 60.0
 
 _NO_CONTENT = 204
 _EVENT: TypeAdapter[RegistryEvent] = TypeAdapter(RegistryEvent)
+_ENDPOINTS: TypeAdapter[EndpointList] = TypeAdapter(EndpointList)
+_T = TypeVar("_T")
 
 
 class Opened(BaseModel):
@@ -119,21 +124,49 @@ class Transport:
     ) -> AsyncGenerator[Opened | RegistryEvent, None]:
         """Yield every event, without end; after a break, those after the last one that was received.
 
-        A registry that never answered is waited for no longer than any request is. Raises `RegistryError`.
+        Raises as `messages` does.
         """
-        backoff, reached = Backoff(), after
+        reached = after
+
+        def request() -> tuple[str, str | None]:
+            return routes.events_path(after=reached, node_id=node_id), None if reached is None else str(
+                reached
+            )
+
+        async with aclosing(self.messages(request)) as messages:
+            async for message in messages:
+                if message is None:
+                    yield Opened(resumed=reached is not None)
+                    continue
+                if message.data:
+                    yield _read(_EVENT, message.data)
+                if message.id and message.id.isdecimal():
+                    reached = int(message.id)
+
+    async def watch_endpoints(self, path: str) -> AsyncGenerator[EndpointList, None]:
+        """Yield a list of workers, and again after each change, without end; raises as `messages` does."""
+        async with aclosing(self.messages(lambda: (path, None))) as messages:
+            async for message in messages:
+                if message is not None and message.data:
+                    yield _read(_ENDPOINTS, message.data)
+
+    async def messages(
+        self, request: Callable[[], tuple[str, str | None]]
+    ) -> AsyncGenerator[SseMessage | None, None]:
+        """Yield the messages of a stream, opened again after each break; None says that it was opened.
+
+        `request` returns its path, and the id of the last event that was received. A registry that never
+        answered is waited for no longer than any request is. Raises `RegistryError`.
+        """
+        backoff = Backoff()
         until: float | None = time.monotonic() + self.retry_seconds
         while True:
             try:
-                async with aclosing(self._read_stream(reached, node_id)) as stream:
-                    async for one in stream:
-                        if isinstance(one, Opened):
-                            backoff, until = Backoff(), None
-                        if isinstance(one, int):
-                            reached = one
-                        else:
-                            yield one
-                broken: RegistryError = Unreachable("the event stream ended", code=UNREACHABLE)
+                async with aclosing(self._read_stream(*request())) as stream:
+                    async for message in stream:
+                        backoff, until = Backoff(), None
+                        yield message
+                broken: RegistryError = Unreachable("the stream ended", code=UNREACHABLE)
             except (Busy, Unreachable) as error:
                 broken = error
             delay = backoff.next_delay(broken)
@@ -141,26 +174,19 @@ class Transport:
                 raise broken
             await asyncio.sleep(delay)
 
-    async def _read_stream(
-        self, after: int | None, node_id: str | None
-    ) -> AsyncGenerator[Opened | RegistryEvent | int, None]:
-        """Yield the events of one stream, and the number of each behind it."""
+    async def _read_stream(self, path: str, last_id: str | None) -> AsyncGenerator[SseMessage | None, None]:
         timeout = httpx.Timeout(REQUEST_SECONDS, read=SILENCE_SECONDS)
-        headers = {"Accept": "text/event-stream"}
-        url, parser = self.url + events_path(after=after, node_id=node_id), EventStreamParser()
-        if after is not None:
-            headers["Last-Event-ID"] = str(after)
+        headers = {"Accept": "text/event-stream"} | ({} if last_id is None else {"Last-Event-ID": last_id})
+        parser = EventStreamParser()
         try:
-            async with self._http.stream("GET", url, headers=headers, timeout=timeout) as answer:
+            async with self._http.stream("GET", self.url + path, headers=headers, timeout=timeout) as answer:
                 if not answer.is_success:
                     raise _refusal(answer, await answer.aread())
-                yield Opened(resumed=after is not None)
+                yield None
                 async for line in answer.aiter_lines():
                     message = parser.read_line(line)
-                    if message is not None and message.data:
-                        yield _event(message.data)
-                    if message is not None and message.id and message.id.isdecimal():
-                        yield int(message.id)
+                    if message is not None:
+                        yield message
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -174,9 +200,9 @@ def may_repeat(error: RegistryError) -> bool:
     return isinstance(error, Unreachable) or error.retry_after_seconds is not None
 
 
-def _event(data: str) -> RegistryEvent:
+def _read(adapter: TypeAdapter[_T], data: str) -> _T:
     try:
-        return _EVENT.validate_json(data)
+        return adapter.validate_json(data)
     except ValidationError as error:
         raise RegistryError(
             f"an event of this registry cannot be read: upgrade gpu-agent here ({error})", code=INVALID_ANSWER
