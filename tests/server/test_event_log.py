@@ -214,6 +214,35 @@ async def test_what_waits_is_written_in_few_pieces_and_in_order() -> None:
     await stream.aclose()
 
 
+async def test_events_that_follow_closely_are_written_together_and_the_first_one_at_once() -> None:
+    source = Source()
+    stream = await begun(EventStreams(), source)
+
+    async def happen() -> None:
+        for number in range(1, 101):
+            source.happen(number)
+            await asyncio.sleep(0.002)
+
+    happening = asyncio.ensure_future(happen())
+    pieces = [await read(stream)]
+    while b"event_100\n" not in pieces[-1]:
+        pieces.append(await read(stream))
+    await happening
+    await stream.aclose()
+    assert [event.id for event in Parser().feed(pieces[0])] == ["1"]
+    assert [event.id for event in Parser().feed(b"".join(pieces))] == [str(n) for n in range(1, 101)]
+    assert len(pieces) < 30
+
+
+async def test_a_piece_is_written_once_for_all_followers_that_are_as_far() -> None:
+    source, streams = Source(), EventStreams()
+    first, second = await begun(streams, source), await begun(streams, source)
+    source.happen(1, 2, 3)
+    assert await read(first) is await read(second)
+    for stream in (first, second):
+        await stream.aclose()
+
+
 async def test_who_comes_back_goes_on_behind_what_was_read() -> None:
     source = Source()
     source.happen(1, 2, 3)

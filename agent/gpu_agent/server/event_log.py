@@ -24,7 +24,10 @@ MOST_STREAMS_OF_ONE = 64
 """Of one token: a reader leaves room for others."""
 HEARTBEAT_SECONDS = 15.0
 WATCH_SECONDS = 1.0
-MOST_IN_A_PIECE = 64
+MOST_IN_A_PIECE = 256
+TOGETHER_SECONDS = 0.25
+"""While events follow each other closely, what so long brings is written at once: each piece costs a follower
+as much as a request, and all followers wait for the same moment, so that one text serves them all."""
 OPENING = b"retry: 2000\n: every change from here on\n\n"
 HEARTBEAT = b": still here\n\n"
 
@@ -57,6 +60,15 @@ class Subscriber:
     def has_more(self) -> bool:
         """True when `next` need not wait."""
         return bool(self._before or self._waiting)
+
+    def take(self, most: int) -> list[RegistryEvent]:
+        """Return what `next` would return without waiting, at most so many."""
+        taken = [self._before.popleft() for _ in range(min(most, len(self._before)))]
+        if self._missed and self._waiting and len(taken) < most:
+            missed, self._missed = self._missed, 0
+            taken.append(RegistryEvent(self._waiting[0].at, MISSED, fields={"count": missed}))
+        taken += [self._waiting.popleft() for _ in range(min(most - len(taken), len(self._waiting)))]
+        return taken
 
     async def next(self) -> RegistryEvent:
         """Wait for the next event; after a loss the first one says how many were missed."""
@@ -173,6 +185,8 @@ class EventStreams:
         self._closing = False
         self._waits: set[asyncio.Timeout] = set()
         self._texts: dict[int, bytes] = {}
+        self._newest: tuple[int | None, int | None, bytes] = (None, None, b"")
+        """Ids of the first and the last event of the piece that was written last, and the piece."""
 
     @property
     def full(self) -> bool:
@@ -208,13 +222,16 @@ class EventStreams:
         with self._counted(token_id), event_log.subscribe(after=after) as subscriber:
             yield _opening(subscriber, after)
             reader = _Reader(after, node_id)
-            due = now() + self._heartbeat_seconds
+            due, written_at = now() + self._heartbeat_seconds, 0.0
             while not self._closing and (follow or subscriber.has_more):
                 piece = await self._piece(subscriber, reader, due=due)
                 if piece or now() >= due:
                     yield piece or reader.heartbeat()
                     due = now() + self._heartbeat_seconds
-                await asyncio.sleep(0)  # many old events must not keep other tasks waiting
+                before, written_at = written_at, now()
+                waits = not subscriber.has_more and written_at - before < 2 * TOGETHER_SECONDS
+                # without a wait, too: many old events must not keep other tasks waiting
+                await asyncio.sleep(TOGETHER_SECONDS - written_at % TOGETHER_SECONDS if waits else 0)
 
     async def watch(
         self, read: Callable[[], bytes], *, event: str, token_id: str | None = None
@@ -256,15 +273,17 @@ class EventStreams:
         event = await self._next(subscriber, due=due)
         if event is None:
             return b""
-        piece = bytearray()
-        for number in range(MOST_IN_A_PIECE):
-            if number:
-                event = await subscriber.next()
-            if reader.wants(event):
-                piece += self._text(event)
-            if not subscriber.has_more:
-                break
-        return bytes(piece)
+        events = [event, *subscriber.take(MOST_IN_A_PIECE - 1)]
+        if reader.takes_all(events):
+            return self._joined(events)
+        return b"".join([self._text(one) for one in events if reader.wants(one)])
+
+    def _joined(self, events: Sequence[RegistryEvent]) -> bytes:
+        """Write numbered events without a gap, once for all followers that are as far."""
+        first, last = events[0].id, events[-1].id
+        if self._newest[:2] != (first, last):
+            self._newest = (first, last, b"".join([self._text(one) for one in events]))
+        return self._newest[2]
 
     async def _next(self, subscriber: Subscriber, *, due: float) -> RegistryEvent | None:
         """Wait for an event; None when a heartbeat is due, or the stream closes."""
@@ -295,6 +314,14 @@ class _Reader:
     def __init__(self, after: int | None, node_id: str | None) -> None:
         self._node_id = node_id
         self._last_seen = self._last_sent = after
+
+    def takes_all(self, events: Sequence[RegistryEvent]) -> bool:
+        """Say whether all events go to the reader, and are numbered without a gap."""
+        first, last = events[0].id, events[-1].id
+        if self._node_id is not None or first is None or last is None or last - first + 1 != len(events):
+            return False
+        self._last_seen = self._last_sent = last
+        return True
 
     def wants(self, event: RegistryEvent) -> bool:
         """Say whether an event goes to the reader."""

@@ -81,7 +81,7 @@ def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[st
         assert main(["registry", "select", "--model", "m", "--gpus", "2", "--api", registry.api]) == 0
         assert capsys.readouterr().out == "node-7, GPUs GPU-1\n"
         assert main(["registry", "select", "--json", "--api", registry.api]) == 0
-        assert json.loads(capsys.readouterr().out)["gpu_uuids"] == ["GPU-1"]
+        assert json.loads(capsys.readouterr().out)["nodes"][0]["gpu_uuids"] == ["GPU-1"]
         assert registry.bodies(PATH)[0] == {"required_models": ["m"], "gpu_count": 2}
 
 
