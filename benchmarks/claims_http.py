@@ -161,8 +161,8 @@ def _followers(server: "Server", count: int, *, seconds: float) -> bool:
             followed.append(server.measure(seconds))
     ratio, of_cpu = _ratios(followed, alone)
     print(
-        f"{count} followers: {_in_words(alone)} alone, {_in_words(followed)} followed; cost {1 - ratio:.0%} of "
-        f"wall time (target {MOST_FOLLOWERS_COST:.0%}), {1 - of_cpu:.0%} of CPU"
+        f"{count} followers: {_in_words(alone)} alone, {_in_words(followed)} followed; cost "
+        f"{1 - ratio:.0%} of wall time (target {MOST_FOLLOWERS_COST:.0%}), {1 - of_cpu:.0%} of CPU"
     )
     return 1 - ratio <= MOST_FOLLOWERS_COST
 
