@@ -7,17 +7,18 @@ signals.
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address
-from gpu_agent.server.api import admin, claims, discovery, docs, events, nodes, tokens
+from gpu_agent.server.api import admin, claims, discovery, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
@@ -41,6 +42,16 @@ _CREDENTIAL = {
     "type": "http",
     "scheme": "bearer",
     "description": "An operator token: `gpu-agent registry token create --operator ROLE`.",
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
 }
 _UNPROCESSABLE = "422"
 _LOG = Logger("server.operator")
@@ -118,7 +129,6 @@ def create_app() -> FastAPI:
         claims.claims,
         tokens.router,
         events.router,
-        docs.router,
         discovery.router,
         about,
     ):
@@ -133,6 +143,24 @@ def create_app() -> FastAPI:
 async def show_openapi(request: Request) -> JSONResponse:
     """Show the OpenAPI document."""
     return JSONResponse(request.app.openapi())
+
+
+@about.get("/docs", include_in_schema=False, openapi_extra=needs("public"))
+async def show_docs() -> Response:
+    """Show the page on which a person reads and tries every route: it asks for a token by itself."""
+    return _file("index.html", "text/html; charset=utf-8")
+
+
+@about.get("/docs/page.css", include_in_schema=False, openapi_extra=needs("public"))
+async def show_style() -> Response:
+    """Show the page's style."""
+    return _file("page.css", "text/css; charset=utf-8")
+
+
+@about.get("/docs/page.js", include_in_schema=False, openapi_extra=needs("public"))
+async def show_script() -> Response:
+    """Show the page's script."""
+    return _file("page.js", "text/javascript; charset=utf-8")
 
 
 class _Server(uvicorn.Server):
@@ -159,6 +187,15 @@ def _protocol(limit: ConnectionLimit, tls: Encryption | None) -> Callable[..., A
         return port.wrap(connection, connection.speaks_no_tls)
 
     return encrypted
+
+
+def _file(name: str, media_type: str) -> Response:
+    return Response(_content(name), media_type=media_type, headers=_PAGE_HEADERS)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return files("gpu_agent.server.api").joinpath("docs_page", name).read_bytes()
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
