@@ -3,7 +3,7 @@
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.messages import GpuDeclaration, GpuFigures, Hardware
-from tests.registry.harness import Registry, figures, hardware
+from tests.registry.harness import Registry, figures, hardware, unregistration
 
 WHOLE = GpuDeclaration(uuid="GPU-0", name="H100", memory_gb=80)
 DEVICE = GpuDeclaration(uuid="MIG-0", name="H100 MIG 3g.40gb", memory_gb=40, parent_uuid="GPU-0")
@@ -66,3 +66,53 @@ def test_a_gpu_that_shows_a_process_stays_held_beside_one_that_shows_nothing() -
     idle = busy.model_copy(update={"processes": 0})
     registry.heartbeats(1, every=15.0, gpus=(idle, lost), running_jobs=None)
     assert registry.fleet.held() == []
+
+
+def two_nodes() -> Registry:
+    """Bring up node-1 with two MIG devices, and node-2 with another GPU."""
+    registry = ready(WHOLE, DEVICE)
+    registry.register(2, hardware=machine(GpuDeclaration(uuid="GPU-2", name="L4", memory_gb=24)))
+    registry.heartbeats(3, 2, gpus=None)
+    registry.heartbeats(1, 1, gpus=None)
+    return registry
+
+
+def test_a_node_whose_gpu_is_a_relative_of_a_claimed_one_gives_it_out_in_no_case() -> None:
+    registry = ready(WHOLE)
+    registry.claim("job", gpu_count=1)
+    registry.register(2, hardware=machine(DEVICE))
+    registry.heartbeats(3, 2, gpus=None)
+    registry.heartbeats(1, 1, gpus=None)
+    assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
+
+
+def test_the_end_of_a_claim_frees_the_relatives_of_its_gpu_on_other_nodes() -> None:
+    registry = two_nodes()
+    claim = registry.claim("job", gpu_count=1, gpu_name="mig")
+    registry.heartbeats(1, 1, gpus=None, hardware=machine(LARGE))
+    registry.heartbeats(1, 2, gpus=None, hardware=machine(WHOLE))
+    wanted = {"gpu_count": 1, "gpu_name": "H100", "allowed_nodes": ("node-2",)}
+    assert isinstance(registry.claim("other", **wanted), NoAvailableNode)
+    registry.release("job", claim.claim_id)
+    assert isinstance(registry.claim("other", **wanted), Claim)
+
+
+def test_after_a_restart_a_held_mig_device_of_an_offline_node_keeps_its_parent_from_others() -> None:
+    registry = two_nodes()
+    registry.claim("job", gpu_count=1, gpu_name="mig")
+    registry.do(unregistration())
+    assert registry.fleet.held()
+    later = Registry()
+    later.now = registry.now
+    later.restore(registry.stored_documents())
+    later.register(3, hardware=machine(WHOLE))
+    later.heartbeats(3, 3, gpus=None)
+    assert isinstance(later.claim("other", gpu_count=1, gpu_name="H100"), NoAvailableNode)
+
+
+def test_mig_devices_that_change_their_parent_leave_nothing_behind() -> None:
+    registry = ready(DEVICE)
+    for place in range(50):
+        moved = DEVICE.model_copy(update={"parent_uuid": f"GPU-{place}"})
+        registry.heartbeats(1, gpus=None, hardware=machine(moved))
+    assert list(registry.fleet._dispatch._identities._devices) == ["GPU-49"]

@@ -89,8 +89,9 @@ class Dispatch:
         identity = (record.gpus, record.status is NodeStatus.OFFLINE, record.registered_at)
         if identity != candidate.identity:
             candidate.identity = identity
-            for affected in self._identities.update(candidate):
-                self._index.update_claims(affected)
+            affected = self._identities.update(candidate)
+            for one in (*affected, *(() if candidate in affected else (candidate,))):
+                self._index.update_claims(one)  # itself too: a claim elsewhere may be on a MIG relative
 
     def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
         """Take in a known node of which only the GPUs' figures or the load may have changed."""

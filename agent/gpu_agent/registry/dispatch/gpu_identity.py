@@ -6,7 +6,7 @@ it out. Almost every GPU has one node. A peer may declare the GPUs of thousands:
 node that registered last, and no others, since those give the GPU out in no case.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.gpus import GpuState
@@ -42,9 +42,7 @@ class GpuIdentities:
             frozenset() if offline else frozenset(uuid for uuid in record.gpus if not uuid.startswith("#"))
         )
         for gpu in () if offline else record.gpus.values():
-            if gpu.parent_uuid is not None:
-                self._parents[gpu.uuid] = gpu.parent_uuid
-                self._devices.setdefault(gpu.parent_uuid, {})[gpu.uuid] = None
+            self._remember_parent(gpu)
         return self._replace(record.node_id, (record.registered_at, record.node_id), names)
 
     def remove(self, node_id: str) -> list[Candidate]:
@@ -55,6 +53,9 @@ class GpuIdentities:
         """Take in that a claim on a node holds a GPU."""
         if not uuid.startswith("#"):
             self._holders.setdefault(uuid, {})[node_id] = holder
+            gpu = self._candidates[node_id].record.gpus.get(uuid)
+            if gpu is not None:  # the node may be offline: then its declaration counts for nothing else
+                self._remember_parent(gpu)
 
     def free(self, node_id: str, uuid: str) -> None:
         """Take in that no claim on a node holds a GPU any more."""
@@ -63,11 +64,13 @@ class GpuIdentities:
             holders.pop(node_id, None)
             if not holders:
                 del self._holders[uuid]
-                self._forget_device(uuid)
 
-    def concerned(self, node_id: str, uuids: Iterable[str]) -> list[Candidate]:
+    def concerned(self, node_id: str, uuids: Sequence[str]) -> list[Candidate]:
         """Return the other nodes whose free GPUs may differ, after claims on these GPUs of one changed."""
-        return self._others(node_id, (name for uuid in uuids for name in self._family(uuid)))
+        others = self._others(node_id, (name for uuid in uuids for name in self._family(uuid)))
+        for uuid in uuids:
+            self._forget_device(uuid)
+        return others
 
     def why_not(self, candidate: Candidate, gpu: GpuState) -> str | None:
         """Say why a claim elsewhere, or another node, keeps a GPU from being given out; None where none does.
@@ -144,10 +147,20 @@ class GpuIdentities:
     def _rank(self, node_id: str) -> _Rank:
         return self._declared.get(node_id, ((0.0, node_id), frozenset[str]()))[0]
 
+    def _remember_parent(self, gpu: GpuState) -> None:
+        """Remember the parent of a MIG device."""
+        if gpu.parent_uuid is None or self._parents.get(gpu.uuid) == gpu.parent_uuid:
+            return
+        self._drop_parent(gpu.uuid)
+        self._parents[gpu.uuid] = gpu.parent_uuid
+        self._devices.setdefault(gpu.parent_uuid, {})[gpu.uuid] = None
+
     def _forget_device(self, uuid: str) -> None:
         """Forget the parent of a MIG device that no node declares and no claim holds."""
-        if uuid in self._owner or uuid in self._holders:
-            return
+        if uuid not in self._owner and uuid not in self._holders:
+            self._drop_parent(uuid)
+
+    def _drop_parent(self, uuid: str) -> None:
         parent = self._parents.pop(uuid, None)
         if parent is not None:
             devices = self._devices[parent]
