@@ -23,6 +23,7 @@ from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, ClaimEnd, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnstoredChanges
+from gpu_agent.registry.queue import ClaimQueue
 from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
@@ -325,6 +326,12 @@ MUTATIONS = (
         "what a waiting job has reserved is given away",
         Invariant.NO_STARVATION,
         nothing_reserved,
+        under(nodes=3),
+    ),
+    Mutation(
+        "nothing is ever reserved for a waiting job",
+        Invariant.NO_STARVATION,
+        method(ClaimQueue, "update_reservation", lambda *_: None),
         under(nodes=3),
     ),
     Mutation(

@@ -18,6 +18,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.job import Claim, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.queue import Waiting
 from gpu_agent.server.effects import Executable
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.codes import NodeStatus
@@ -172,6 +173,9 @@ class ClaimInvariants(Observer):
 # Who gets new claims, and that no place and no memory is promised twice.
 
 
+_RESERVES_WITHIN_SECONDS = 2.0
+
+
 class CapacityInvariants(Observer):
     """Watches grants, and the books behind them."""
 
@@ -179,6 +183,8 @@ class CapacityInvariants(Observer):
         self._cluster = cluster
         self._desired = desired
         self._held: Claim | None = None
+        self._unreserved: Waiting | None = None
+        """What the last look found without a reservation."""
 
     def before(self, event: Event | None) -> None:
         if isinstance(event, ClaimRequested):
@@ -202,6 +208,19 @@ class CapacityInvariants(Observer):
 
     def check_all(self) -> None:
         self._audit()
+        before, self._unreserved = self._unreserved, self._without_reservation()
+        if before is not None and before is self._unreserved:
+            hold(Invariant.NO_STARVATION, holds=False, detail=f"{before} has reserved nothing for long")
+
+    def _without_reservation(self) -> Waiting | None:
+        """Return the job whose turn it is to reserve capacity, if it has reserved none of what it could."""
+        fleet, now = self._cluster.fleet, self._cluster.world.now
+        late = now - self._cluster.profile.thresholds.queue_reserve_after_seconds - _RESERVES_WITHIN_SECONDS
+        may = (one for one in fleet.queue() if one.since < late and sharing_of(one.job) is Sharing.EXCLUSIVE)
+        first = next(may, None)
+        if first is None or first.reserved or not first.requests or fleet._unstored.store_fails:
+            return None
+        return first if fleet._dispatch.nodes_to_reserve(first.job, frozenset(first.given_up)) else None
 
     def _granted(self, claim: Claim) -> None:
         for grant in claim.grants:
