@@ -84,7 +84,7 @@ def test_a_superseded_claim_id_changes_nothing() -> None:
     assert registry.fleet.claim_of("job") == new
 
 
-def test_a_late_release_after_expiry_frees_nobody_elses_slot() -> None:
+def test_a_late_release_after_expiry_frees_no_other_jobs_slot() -> None:
     registry = one_gpu()
     old = registry.claim("job", gpu_count=1)
     registry.heartbeats(5, every=15.0, gpus=figures(processes=0))

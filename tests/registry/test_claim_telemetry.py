@@ -23,52 +23,52 @@ def idle_logged(registry: Registry) -> int:
     return len(logged(registry.done, "claim_idle"))
 
 
-def beat(registry: Registry, seconds: float, *, gpus: Any, **parts: Any) -> None:
+def report(registry: Registry, seconds: float, *, gpus: Any, **parts: Any) -> None:
     parts.setdefault("running_jobs", ("job",))
     registry.heartbeats(round(seconds / 15.0), every=15.0, gpus=gpus, **parts)
 
 
 def test_a_claim_whose_gpus_stay_idle_is_reported_once() -> None:
     registry = claimed()
-    beat(registry, 900, gpus=busy(5.0))
+    report(registry, 900, gpus=busy(5.0))
     assert idle_logged(registry) == 0
-    beat(registry, 60, gpus=busy(0.0))
+    report(registry, 60, gpus=busy(0.0))
     assert idle_logged(registry) == 1
-    beat(registry, 1800, gpus=busy(0.0))
+    report(registry, 1800, gpus=busy(0.0))
     assert idle_logged(registry) == 1
 
 
 def test_use_ends_the_idle_time_and_a_later_one_is_reported_again() -> None:
     registry = claimed()
-    beat(registry, 600, gpus=busy(0.0))
-    beat(registry, 15, gpus=busy(50.0))
-    beat(registry, 600, gpus=busy(0.0))
+    report(registry, 600, gpus=busy(0.0))
+    report(registry, 15, gpus=busy(50.0))
+    report(registry, 600, gpus=busy(0.0))
     assert idle_logged(registry) == 0
-    beat(registry, 600, gpus=busy(0.0))
-    beat(registry, 15, gpus=busy(50.0))
-    beat(registry, 960, gpus=busy(0.0))
+    report(registry, 600, gpus=busy(0.0))
+    report(registry, 15, gpus=busy(50.0))
+    report(registry, 960, gpus=busy(0.0))
     assert idle_logged(registry) == 2
 
 
 def test_an_unknown_or_old_figure_starts_the_idle_time_again() -> None:
     registry = claimed()
     for unknown in ({"gpus": busy(None)}, {"gpus": busy(0.0), "probe_age_seconds": 61.0}, {"gpus": None}):
-        beat(registry, 600, gpus=busy(0.0))
-        beat(registry, 15, **unknown)
-    beat(registry, 600, gpus=busy(0.0))
+        report(registry, 600, gpus=busy(0.0))
+        report(registry, 15, **unknown)
+    report(registry, 600, gpus=busy(0.0))
     assert idle_logged(registry) == 0
 
 
 def test_a_gpu_with_processes_of_no_claim_is_reported_at_the_second_heartbeat_once() -> None:
     registry = Registry()
     registry.ready()
-    beat(registry, 15, gpus=busy(90.0, processes=2), running_jobs=())
+    report(registry, 15, gpus=busy(90.0, processes=2), running_jobs=())
     assert not logged(registry.done, "gpu_used_without_claim")
-    beat(registry, 60, gpus=busy(90.0, processes=2), running_jobs=())
+    report(registry, 60, gpus=busy(90.0, processes=2), running_jobs=())
     (one,) = logged(registry.done, "gpu_used_without_claim")
     assert one.fields == {"node_id": "node-1", "gpu_uuid": "GPU-0", "processes": 2}
-    beat(registry, 15, gpus=busy(0.0, processes=0), running_jobs=())
-    beat(registry, 30, gpus=busy(90.0, processes=1), running_jobs=())
+    report(registry, 15, gpus=busy(0.0, processes=0), running_jobs=())
+    report(registry, 30, gpus=busy(90.0, processes=1), running_jobs=())
     assert len(logged(registry.done, "gpu_used_without_claim")) == 2
 
 
@@ -76,15 +76,15 @@ def test_no_use_is_reported_on_a_cordoned_gpu_or_where_jobs_without_gpus_ran_lat
     registry = Registry()
     registry.ready()
     registry.do(GpuCordonRequested(registry.ref(), "node-1", "GPU-0", "mine"))
-    beat(registry, 60, gpus=busy(90.0), running_jobs=())
+    report(registry, 60, gpus=busy(90.0), running_jobs=())
     registry.do(GpuCordonRequested(registry.ref(), "node-1", "GPU-0", None))
-    beat(registry, 15, gpus=busy(0.0, processes=0), running_jobs=())
+    report(registry, 15, gpus=busy(0.0, processes=0), running_jobs=())
     registry.claim("slot")
-    beat(registry, 60, gpus=busy(90.0), running_jobs=("slot",))
+    report(registry, 60, gpus=busy(90.0), running_jobs=("slot",))
     registry.release("slot")
-    beat(registry, 600, gpus=busy(90.0), running_jobs=())
+    report(registry, 600, gpus=busy(90.0), running_jobs=())
     assert not logged(registry.done, "gpu_used_without_claim")
-    beat(registry, 600, gpus=busy(90.0), running_jobs=())
+    report(registry, 600, gpus=busy(90.0), running_jobs=())
     assert len(logged(registry.done, "gpu_used_without_claim")) == 1
 
 
@@ -100,9 +100,9 @@ def test_a_gpu_that_two_nodes_declare_is_reported_once_for_each() -> None:
 
 def test_a_claim_remembers_how_busy_its_gpus_were_for_an_hour_after_its_end() -> None:
     registry = claimed()
-    beat(registry, 30, gpus=busy(20.0))
-    beat(registry, 30, gpus=busy(80.0))
-    beat(registry, 15, gpus=figures(health="failed"))
+    report(registry, 30, gpus=busy(20.0))
+    report(registry, 30, gpus=busy(80.0))
+    report(registry, 15, gpus=figures(health="failed"))
     registry.release("job")
     record = registry.fleet.claim_history.last_of("job", registry.now)
     assert record is not None

@@ -105,7 +105,7 @@ def test_gpus_that_fail_fill_up_or_are_replaced_count_as_they_are_now() -> None:
     assert best(index, job(gpu_name="h200", min_gpu_memory_mb=140_000)) == "node-A"
 
 
-def test_where_no_gpu_tells_its_memory_use_the_nodes_mean_is_followed() -> None:
+def test_where_no_gpu_reports_its_memory_use_the_nodes_mean_counts() -> None:
     record = node(gpus=gpus(gpu("a", memory_mb=20_000, used_mb=None)), usage=usage(gpu_memory=90))
     index = index_of(record)
     assert best(index, job(min_gpu_memory_mb=10_000)) is None
@@ -131,7 +131,7 @@ def test_a_node_that_has_changed_since_its_last_update_is_never_the_answer() -> 
     assert best(index, job()) == "node-D"
 
 
-def test_gpus_larger_than_any_step_are_still_told_apart_by_the_filters() -> None:
+def test_gpus_larger_than_any_step_are_distinguished_by_the_filters() -> None:
     index = index_of(node(gpus=gpus(gpu("g", memory_mb=1_000_000))))
     assert best(index, job(min_gpu_memory_mb=900_000)) == "node-A"
     assert best(index, job(min_gpu_memory_mb=1_000_001)) is None

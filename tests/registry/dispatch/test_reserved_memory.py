@@ -23,7 +23,7 @@ from tests.registry.dispatch.nodes import (
 )
 
 
-def test_memory_in_use_is_the_nodes_mean_where_it_tells_nothing_of_one_gpu() -> None:
+def test_memory_in_use_is_the_nodes_mean_where_it_reports_nothing_of_one_gpu() -> None:
     one = gpu("GPU-0", memory_mb=10_000, used_mb=None)
     assert used_mb(node(usage=usage(gpu_memory=30)), one) == 3000
     assert used_mb(node(usage=usage(gpu_memory=None)), one) == 0
