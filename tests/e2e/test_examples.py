@@ -1,6 +1,7 @@
 """The programs in `examples/` do what `docs/` promises of them, with real agents."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -126,3 +127,108 @@ def test_the_log_alone_yields_every_nodes_history_as_the_api_shows_it(tmp_path: 
     printed = subprocess.run(command, input=log, capture_output=True, text=True, check=True)
     assert json.loads(printed.stdout) == histories
     assert set(histories) == {fleet.cordoned, fleet.drained, fleet.lost}
+
+
+STUB_LITELLM = """
+class Router:
+    def __init__(self, model_list, num_retries):
+        self.workers = {}
+
+    def set_model_list(self, model_list):
+        self.workers = {one["model_info"]["id"]: one["litellm_params"] for one in model_list}
+
+    async def acompletion(self, model, messages):
+        from types import SimpleNamespace as Some
+        words = " ".join(sorted(f"{one['api_base']} {one['weight']}" for one in self.workers.values()))
+        return Some(choices=[Some(message=Some(content=f"{messages[0]['content']}: {words}"))])
+"""
+"""What the example uses of LiteLLM."""
+
+
+@pytest.mark.timeout(120)
+def test_the_router_of_the_example_follows_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "litellm.py").write_text(STUB_LITELLM)
+    config = tmp_path / "agent.toml"
+    config.write_text(f'endpoint = "http://10.0.0.1:8000"\n{MODELS}')
+    quick = ("--allow-simulated", "--warmup-heartbeat-interval-seconds=0.2", "--max-cpu-percent=100")
+    with (
+        Registry(*quick) as registry,
+        Agent(registry.node_url, tmp_path / "agent", "--config", str(config)),
+    ):
+        (ready,) = registry.await_ready(1, within_seconds=20)
+        command = [sys.executable, str(EXAMPLES / "litellm_router.py"), registry.api, "my/model"]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        ) as router:
+
+            def ask(prompt: str) -> str:
+                assert router.stdin is not None
+                assert router.stdout is not None
+                router.stdin.write(f"{prompt}\n")
+                router.stdin.flush()
+                return router.stdout.readline().strip()
+
+            assert ask("hello") == "hello: http://10.0.0.1:8000/v1 5"
+            Asker(registry).ask("POST", f"/v1/nodes/{ready['node_id']}/cordon", {"reason": "a fan"})
+            eventually(lambda: ask("hello") == "hello:", within_seconds=10, what="the worker is left out")
+            assert router.stdin is not None
+            router.stdin.close()
+            assert router.wait(patience(10)) == 0
+
+
+class Slurm:
+    """What stands in for Slurm's commands and ours: they answer from files, and note what is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._asked = folder / "asked"
+        for name, answer in (("sinfo", "reason"), ("gpu-agent", "status"), ("scontrol", "nothing")):
+            program = folder / name
+            program.write_text(
+                f'#!/bin/sh\necho "$(basename $0) $*" >> {self._asked}\ncat {folder}/{answer}\n'
+            )
+            program.chmod(0o755)
+        (folder / "nothing").touch()
+
+    def check(self, *, state: str, status: str | None, current: bool = True) -> list[str]:
+        """What the health check changes where `sinfo` shows this state and reason."""
+        said = {
+            "status": status,
+            "current": current,
+            "reason_code": "gpu_unavailable",
+            "reason": "GPU 0 is lost",
+        }
+        (self._folder / "status").write_text("" if status is None else json.dumps({"status": said}))
+        (self._folder / "reason").write_text(f"{state}\n")
+        self._asked.write_text("")
+        command = [sys.executable, str(EXAMPLES / "slurm_node_health.py")]
+        path = {"PATH": f"{self._folder}:/usr/bin:/bin", "SLURMD_NODENAME": "n7"}
+        subprocess.run(command, check=True, env=path, timeout=patience(20))
+        return [line for line in self._asked.read_text().splitlines() if line.startswith("scontrol")]
+
+
+def test_slurms_health_check_drains_what_the_registry_gives_no_jobs_and_resumes_only_that(
+    tmp_path: Path,
+) -> None:
+    slurm = Slurm(tmp_path)
+    ours = "gpu-agent: gpu_unavailable: GPU 0 is lost"
+    drain = [f"scontrol update NodeName=n7 State=DRAIN Reason={ours}"]
+    assert slurm.check(state="idle none", status="degraded") == drain
+    assert slurm.check(state="drained gpu-agent: model_missing: m", status="degraded") == drain
+    assert slurm.check(state=f"drained {ours}", status="degraded") == []
+    assert slurm.check(state="draining the admin: a new disk", status="degraded") == []
+    assert slurm.check(state=f"draining {ours}", status="ready") == [
+        "scontrol update NodeName=n7 State=UNDRAIN"
+    ]
+    assert slurm.check(state="drained the admin: a new disk", status="ready") == []
+    assert slurm.check(state="mixed none", status="ready") == []
+    assert slurm.check(state="mixed none", status=None) == []
+    assert slurm.check(state="mixed none", status="offline", current=False) == []
+
+
+def test_the_example_for_prometheus_reads_the_route_that_the_registry_has() -> None:
+    assert "/v1/http_sd" in (EXAMPLES / "prometheus.yml").read_text()
