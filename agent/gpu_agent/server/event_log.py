@@ -137,6 +137,11 @@ class RegistryEventLog:
         for subscriber in self._subscribers:
             subscriber.offer(event)
 
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event; 0 where there was none."""
+        return (self._recent[-1].id or 0) if self._recent else 0
+
     def history_of(self, node_id: str) -> tuple[RegistryEvent, ...]:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))

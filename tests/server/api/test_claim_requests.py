@@ -361,3 +361,49 @@ async def test_a_gpu_or_a_node_that_does_not_exist_cannot_be_cordoned(
     assert refusal(await api.post(f"{path}/GPU-x/cordon", json={})) == (404, "UNKNOWN_GPU")
     assert refusal(await api.post(f"{path}/%230/cordon", json={})) == (404, "UNKNOWN_GPU")
     assert refusal(await api.post("/v1/nodes/x/gpus/y/cordon", json={})) == (404, "UNKNOWN_NODE")
+
+
+# What an answer explains
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("gpus_count", "gpu_count"),
+        ("model", None),
+        ("label", "labels"),
+        ("min_gpu_memory", "min_gpu_memory_mb"),
+    ],
+)
+async def test_an_unknown_field_is_refused_with_the_nearest_known_one(
+    api: httpx.AsyncClient, wrong: str, near: str | None
+) -> None:
+    for path in ("/v1/claims", "/v1/dispatch/explain"):
+        (error,) = problem(await api.post(path, json={"job_id": "j", wrong: 1}))["errors"]
+        assert error["path"] == f"$.{wrong}"
+        assert ("did you mean" in error["problem"]) == (near is not None)
+        assert near is None or f"did you mean `{near}`?" in error["problem"]
+
+
+async def test_an_unknown_word_in_a_query_is_refused_with_the_nearest_known_one(
+    api: httpx.AsyncClient,
+) -> None:
+    (error,) = problem(await api.get("/v1/claims?node=x"))["errors"]
+    assert "did you mean `node_id`?" in error["problem"]
+    (error,) = problem(await api.get("/v1/nodes?labels=x"))["errors"]
+    assert "did you mean `label`?" in error["problem"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/nodes", "/v1/nodes/{id}", "/v1/claims", "/v1/claims/job-1", "/v1/queue"]
+)
+async def test_a_list_names_the_event_after_which_a_follower_goes_on(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node, path: str
+) -> None:
+    await claimed(api, "job-1")
+    answer = await api.get(path.format(id=ready.node_id))
+    assert int(answer.headers["X-Event-Id"]) == service.event_log.last_id
+    await api.delete("/v1/claims/job-1")
+    text = (await api.get(f"/v1/events?follow=false&after={answer.headers['X-Event-Id']}")).text
+    assert "event: claim_released" in text
+    assert "event: job_assigned" not in text

@@ -1,13 +1,19 @@
 """The OpenAPI document of the operators' API."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpu_agent.registry.tokens import CredentialKind, Role, TokenState
 from gpu_agent.server.api.app import create_app
+from gpu_agent.server.api.errors import STATUSES
+from gpu_agent.wire.api import PROBLEM_CODES
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 
+SOURCE = Path(__file__).parents[3] / "agent" / "gpu_agent"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
@@ -82,3 +88,76 @@ def test_the_words_of_a_token_are_listed() -> None:
     assert shown["kind"]["enum"] == list(CredentialKind)
     assert shown["state"]["enum"] == list(TokenState)
     assert shown["role"]["anyOf"][0]["enum"] == list(Role)
+
+
+def shapes() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from described()["components"]["schemas"].items()
+
+
+def test_every_property_is_described() -> None:
+    bare = [
+        f"{name}.{field}"
+        for name, shape in shapes()
+        for field, one in shape.get("properties", {}).items()
+        if not one.get("description")
+    ]
+    assert bare == []
+
+
+UNITS = {
+    "_seconds": ("second", "Seconds", "After"),
+    "_mb": ("MiB",),
+    "_percent": ("%", "busy", "utilization"),
+    "_c": ("Celsius",),
+    "_w": ("Watts",),
+    "_ms": ("Of the network",),
+    "_at": ("Unix time",),
+    "_gb": ("GiB",),
+}
+
+
+def test_every_figure_names_its_unit() -> None:
+    silent = []
+    for name, shape in shapes():
+        for field, one in shape.get("properties", {}).items():
+            words = next((UNITS[end] for end in UNITS if field.endswith(end)), None)
+            if words and not any(word in one["description"] for word in words):
+                silent.append(f"{name}.{field}: {one['description']}")
+    assert silent == []
+
+
+def test_every_parameter_is_described() -> None:
+    bare = [
+        f"{name}: {one['name']}"
+        for name, operation in operations()
+        for one in operation.get("parameters", ())
+        if not one.get("description")
+    ]
+    assert bare == []
+
+
+def test_codes_statuses_and_reasons_are_listed() -> None:
+    known = dict(shapes())
+    assert known["Problem"]["properties"]["code"]["enum"] == list(PROBLEM_CODES)
+    assert known["RenewalResult"]["properties"]["code"]["anyOf"][0]["enum"] == list(PROBLEM_CODES)
+    assert known["NodeSummary"]["properties"]["status"]["enum"] == list(NodeStatus)
+    assert known["NodeDetail"]["properties"]["reason_code"]["enum"] == list(ReasonCode)
+    assert known["ExcludedNode"]["properties"]["reason"]["enum"] == list(ExclusionReason)
+    assert set(STATUSES) <= set(PROBLEM_CODES)
+
+
+CODE = re.compile(r"(?:ApiError|Refusal|refuse|problem_response)\([^)]*?\"([A-Z_]{6,})\"")
+
+
+def test_every_code_of_the_source_is_listed() -> None:
+    folders = (SOURCE / "registry", SOURCE / "server")
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")]
+    named = {code for text in texts for code in CODE.findall(text)}
+    constants = {
+        name
+        for text in texts
+        for name, code in re.findall(r"^([A-Z_]+) = \"([A-Z_]+)\"$", text, re.MULTILINE)
+        if name == code
+    }
+    assert len(named | constants) > 20
+    assert named | constants <= set(PROBLEM_CODES)

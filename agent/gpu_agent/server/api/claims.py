@@ -17,7 +17,15 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError, no_available_node, once_stored, raise_if_refused
-from gpu_agent.server.api.routing import JobId, Registry, api_router, needs, refusals
+from gpu_agent.server.api.routing import (
+    WITH_EVENT_ID,
+    JobId,
+    Registry,
+    RegistryRead,
+    api_router,
+    needs,
+    refusals,
+)
 from gpu_agent.server.views import explanation_json
 from gpu_agent.wire.api import (
     ApiRequest,
@@ -57,8 +65,13 @@ class ClaimsQuery(ApiRequest):
     )
 
 
-@claims.get("/v1/claims", summary="List claims", openapi_extra=needs("read"), responses=refusals(503))
-async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: Registry) -> ClaimList:
+@claims.get(
+    "/v1/claims",
+    summary="List claims",
+    openapi_extra=needs("read"),
+    responses={**WITH_EVENT_ID, **refusals(503)},
+)
+async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: RegistryRead) -> ClaimList:
     """List claims by job, each with its nodes and its state."""
     found = registry.claims(
         node_id=query.node_id, after=query.after, limit=query.limit + 1, ended=query.ended == "true"
@@ -98,9 +111,9 @@ async def renew_claims(body: RenewalsRequest, *, request: Request, registry: Reg
     "/v1/claims/{job_id:job_id}",
     summary="Show a claim",
     openapi_extra=needs("read"),
-    responses=refusals(404, 503),
+    responses={**WITH_EVENT_ID, **refusals(404, 503)},
 )
-async def show_claim(job_id: JobId, registry: Registry) -> ClaimDetail:
+async def show_claim(job_id: JobId, registry: RegistryRead) -> ClaimDetail:
     """Show a job's claim and its history, also for an hour after its end."""
     found = await once_stored(registry, registry.claim_of(job_id))
     if found is None:
@@ -146,8 +159,13 @@ async def release_claim(
     return Response(status_code=204)
 
 
-@claims.get("/v1/queue", summary="List waiting jobs", openapi_extra=needs("read"), responses=refusals(503))
-async def list_queue(registry: Registry) -> QueueView:
+@claims.get(
+    "/v1/queue",
+    summary="List waiting jobs",
+    openapi_extra=needs("read"),
+    responses={**WITH_EVENT_ID, **refusals(503)},
+)
+async def list_queue(registry: RegistryRead) -> QueueView:
     """List the jobs that wait for capacity, in the order in which they get it, with the reason."""
     jobs = tuple(await once_stored(registry, registry.queue()))
     return QueueView(jobs=jobs, count=len(jobs))

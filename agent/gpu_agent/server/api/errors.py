@@ -4,13 +4,15 @@ A route raises `ApiError`; the handlers here write the document. A fault of the 
 without any detail, and uvicorn logs it with its traceback.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match, Route
 
@@ -53,6 +55,10 @@ STATUSES: Mapping[str, HTTPStatus] = {
     "BACKUP_FAILED": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """The status of each code; every other code is a conflict (409)."""
+
+_OF_THE_WHOLE = 2
+"""So long is the place of a field of the body, or of the query, itself."""
+_LEAST_SIMILARITY = 0.7
 
 _FOR_NOW = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """What a client should try again: the answer says after how many seconds."""
@@ -129,10 +135,10 @@ async def on_api_error(_: Request, error: Exception) -> Response:
     return response
 
 
-async def on_invalid(_: Request, invalid: Exception) -> Response:
+async def on_invalid(request: Request, invalid: Exception) -> Response:
     """Name each field of a request that cannot be read."""
     assert isinstance(invalid, RequestValidationError)  # noqa: S101 - registered for nothing else
-    errors = [_field_error(one) for one in invalid.errors()]
+    errors = [_field_error(one, request) for one in invalid.errors()]
     detail = "the request cannot be read: " + "; ".join(f"{one['path']}: {one['problem']}" for one in errors)
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_REQUEST", detail, errors=errors)
 
@@ -172,8 +178,31 @@ async def on_internal_error(_: Request, __: Exception) -> Response:
     )
 
 
-def _field_error(error: Mapping[str, Any]) -> dict[str, str]:
+def _field_error(error: Mapping[str, Any], request: Request) -> dict[str, str]:
     """Name the field and the problem; where a body is no JSON, the field is the whole."""
     if error["type"] == "json_invalid":
         return {"path": "$", "problem": f"not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}"}
-    return {"path": ".".join(["$", *map(str, error["loc"][1:])]), "problem": error["msg"]}
+    problem = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        problem = f"there is no such field{_did_you_mean(error['loc'], request)}"
+    return {"path": ".".join(["$", *map(str, error["loc"][1:])]), "problem": problem}
+
+
+def _did_you_mean(loc: tuple[int | str, ...], request: Request) -> str:
+    """Name the known field that is nearest to an unknown one, where one is near."""
+    known = _fields_at(request, str(loc[0])) if len(loc) == _OF_THE_WHOLE else ()
+    meant = str(loc[-1])
+    near = difflib.get_close_matches(meant, known, 1, _LEAST_SIMILARITY)
+    near = near or [one for one in known if one.startswith(meant) or meant.startswith(one)][:1]
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _fields_at(request: Request, place: str) -> Sequence[str]:
+    """Return the fields of the model that a route reads from its body or its query."""
+    app: FastAPI = request.scope.get("app") or request.app
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.FULL:
+            read = route.dependant.body_params if place == "body" else route.dependant.query_params
+            models = [one.field_info.annotation for one in read]
+            return [name for one in models for name in getattr(one, "model_fields", ())]
+    return ()

@@ -57,6 +57,7 @@ class HotRoutes:
         if hot is None:
             await self._app(scope, receive, send)
             return
+        scope["app"] = self._app
         request = Request(scope, receive)
         try:
             response = await self._checks.handle_traced(

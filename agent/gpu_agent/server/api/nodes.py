@@ -22,7 +22,17 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.server.api.claims import requester_of
 from gpu_agent.server.api.errors import raise_if_refused, unknown_node
-from gpu_agent.server.api.routing import GpuUuid, NodeId, Registry, api_router, needs, refusals
+from gpu_agent.server.api.routing import (
+    EVENT_ID,
+    WITH_EVENT_ID,
+    GpuUuid,
+    NodeId,
+    Registry,
+    RegistryRead,
+    api_router,
+    needs,
+    refusals,
+)
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.wire.api import (
@@ -88,22 +98,27 @@ class ExplainQuery(ApiRequest):
     summary="List nodes",
     openapi_extra=needs("read"),
     response_model=NodeList,
-    responses=refusals(503),
+    responses={**WITH_EVENT_ID, **refusals(503)},
 )
 async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) -> StreamingResponse:
     """List nodes by id, each with its status and the reason for it."""
+    event_id = str(registry.event_log.last_id)
     nodes = registry.nodes(query.filter(), after=query.after)
     head = {"auth": "on" if registry.auth_on else "off", "plaintext": registry.plaintext}
     return StreamingResponse(
         _write_page(nodes, head=head, limit=query.limit),
         media_type="application/json",
+        headers={EVENT_ID: event_id},
     )
 
 
 @router.get(
-    "/v1/nodes/{node_id}", summary="Show a node", openapi_extra=needs("read"), responses=refusals(404, 503)
+    "/v1/nodes/{node_id}",
+    summary="Show a node",
+    openapi_extra=needs("read"),
+    responses={**WITH_EVENT_ID, **refusals(404, 503)},
 )
-async def show_node(node_id: NodeId, registry: Registry) -> NodeDetail:
+async def show_node(node_id: NodeId, registry: RegistryRead) -> NodeDetail:
     """Show all that the registry knows of a node."""
     return _node(registry, node_id)
 

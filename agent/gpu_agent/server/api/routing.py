@@ -5,13 +5,27 @@ The role stands with the route as `x-role` in the OpenAPI document.
 
 from typing import Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.routing import APIRoute
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from gpu_agent.server.api.auth import PUBLIC, ROLE, ApiRoute
 from gpu_agent.server.api.errors import PROBLEM_JSON
 from gpu_agent.server.service import RegistryService
+
+EVENT_ID = "X-Event-Id"
+
+WITH_EVENT_ID: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            EVENT_ID: {
+                "description": "The newest event before this answer: follow `/v1/events?after=` from there.",
+                "schema": {"type": "integer"},
+            }
+        }
+    }
+}
+"""Declares the header of a route that uses `RegistryRead`."""
 
 _MEANINGS = {
     400: "The request cannot be read",
@@ -52,6 +66,20 @@ async def _registry(request: Request) -> RegistryService:
 
 Registry = Annotated[RegistryService, Depends(_registry)]
 """The registry that a route asks."""
+
+
+async def _registry_read(request: Request, response: Response) -> RegistryService:
+    """Return the registry, and name in the answer the event after which a follower goes on.
+
+    The id is read before the list: what changes meanwhile is in both, and nothing is in neither.
+    """
+    registry = await _registry(request)
+    response.headers[EVENT_ID] = str(registry.event_log.last_id)
+    return registry
+
+
+RegistryRead = Annotated[RegistryService, Depends(_registry_read)]
+"""The registry, for a route whose answer names the newest event in `X-Event-Id`."""
 
 
 def api_router(tag: str) -> APIRouter:
