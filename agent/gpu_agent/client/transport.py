@@ -16,7 +16,15 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gpu_agent.client import routes
-from gpu_agent.client.errors import INVALID_ANSWER, UNREACHABLE, Busy, RegistryError, Unreachable, refusal_of
+from gpu_agent.client.errors import (
+    CLOSED,
+    INVALID_ANSWER,
+    UNREACHABLE,
+    Busy,
+    RegistryError,
+    Unreachable,
+    refusal_of,
+)
 from gpu_agent.client.routes import AnswerT, Route
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import RegistryEvent
@@ -99,6 +107,8 @@ class Transport:
 
     async def send_once(self, route: Route[AnswerT], *, timeout_seconds: float = REQUEST_SECONDS) -> AnswerT:
         """Send a request once; raises `RegistryError`."""
+        if self._http.is_closed:
+            raise RegistryError("the client is closed: use it inside its `async with` block", code=CLOSED)
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._http.request(
