@@ -35,13 +35,15 @@ DEMANDS = tuple(
     for number in (1, 2)
 )
 
+THRESHOLDS = {"claim_ttl_seconds": 20.0, "queue_reserve_after_seconds": 5.0, "flap_limit": 1000}
+
 
 class World:
     """Four nodes whose GPUs change and coincide, and six jobs."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = Random(seed)
-        self.registry = Registry(auth_off=True, claim_ttl_seconds=20.0, queue_reserve_after_seconds=5.0)
+        self.dice = Random(seed)  # noqa: S311 - the same events for the same seed
+        self.registry = Registry(auth_off=True, **THRESHOLDS)
         self.connection = 0
         self.asked: list[int] = []
         self.closed: set[int] = set()
@@ -70,7 +72,7 @@ class World:
         node_id = f"node-{place}"
         record = registry.fleet.node(node_id)
         match dice.randint(0, 17):
-            case 0 | 1 if record is None or record.connection is None or dice.random() < 1 / 4:
+            case 0 | 1 if record is None or record.connection is None or dice.random() < 1 / 10:
                 self.connection += 1
                 machine = Hardware(cpu_cores=8, memory_gb=64, gpus=self.own_gpus(place))
                 jobs = (job,) if dice.random() < 1 / 3 else None
@@ -79,9 +81,9 @@ class World:
                 )
             case 2 if record is not None and record.connection is not None:
                 registry.do(ConnectionLost(record.connection))
-            case 3 if record is not None and record.connection is not None and dice.random() < 1 / 2:
+            case 3 if record is not None and record.connection is not None and dice.random() < 1 / 4:
                 registry.do(unregistration(record.connection, node_id=node_id))
-            case 4:
+            case 4 if dice.random() < 1 / 3:
                 registry.do(self.node_request(node_id))
             case 5 | 6 | 7 | 8:
                 self.claim(job)
@@ -141,11 +143,12 @@ class World:
                         uuid=uuid,
                         processes=self.dice.choice((None, 0, 0, 1)),
                         memory_used_mb=self.dice.choice((0, 5000)),
-                        health=self.dice.choice(("ok",) * 9 + ("failed",)),
+                        health=self.dice.choice(("ok",) * 39 + ("failed",)),
                     )
                     for uuid in record.gpus
                 )
-                jobs = tuple(job for job in record.claims if self.dice.random() < 3 / 4)
+                known = (*record.claims, *(one.claim.job_id for one in record.held.values()))
+                jobs = tuple(job for job in dict.fromkeys(known) if self.dice.random() < 3 / 4)
                 parts: dict[str, object] = {"hardware": None, "gpus": figures, "probe_age_seconds": 0.0}
                 parts["running_jobs"] = self.dice.choice((None, jobs, jobs, (*jobs, "job-1")))
                 if self.dice.random() < 1 / 20:
@@ -157,7 +160,7 @@ class World:
 
     def restart(self) -> None:
         """Begin again from what is stored."""
-        later = Registry(auth_off=True, claim_ttl_seconds=20.0, queue_reserve_after_seconds=5.0)
+        later = Registry(auth_off=True, **THRESHOLDS)
         later.now = self.registry.now
         later.restore(self.registry.stored_documents())
         before = self.registry.fleet
