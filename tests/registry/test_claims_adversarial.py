@@ -1,9 +1,19 @@
 """Claims while nodes and peers change: nothing is given twice, held too briefly, or leaked (§5)."""
 
+from gpu_agent.registry.actions import DocumentKind
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.events import ConnectionLost, HeartbeatReceived, RegistrationReceived
 from gpu_agent.registry.job import Claim
 from gpu_agent.wire.messages import GpuDeclaration, GpuFigures, Hardware
-from tests.registry.harness import Registry, figures, hardware, unregistration
+from tests.registry.harness import (
+    JOIN,
+    Registry,
+    declaration,
+    figures,
+    hardware,
+    heartbeat,
+    unregistration,
+)
 
 WHOLE = GpuDeclaration(uuid="GPU-0", name="H100", memory_gb=80)
 DEVICE = GpuDeclaration(uuid="MIG-0", name="H100 MIG 3g.40gb", memory_gb=40, parent_uuid="GPU-0")
@@ -91,10 +101,10 @@ def test_the_end_of_a_claim_frees_the_relatives_of_its_gpu_on_other_nodes() -> N
     claim = registry.claim("job", gpu_count=1, gpu_name="mig")
     registry.heartbeats(1, 1, gpus=None, hardware=machine(LARGE))
     registry.heartbeats(1, 2, gpus=None, hardware=machine(WHOLE))
-    wanted = {"gpu_count": 1, "gpu_name": "H100", "allowed_nodes": ("node-2",)}
-    assert isinstance(registry.claim("other", **wanted), NoAvailableNode)
+    assert isinstance(registry.claim("other", gpu_count=1, gpu_name="H100"), NoAvailableNode)
     registry.release("job", claim.claim_id)
-    assert isinstance(registry.claim("other", **wanted), Claim)
+    answered = registry.claim("other", gpu_count=1, gpu_name="H100", allowed_nodes=("node-2",))
+    assert isinstance(answered, Claim)
 
 
 def test_after_a_restart_a_held_mig_device_of_an_offline_node_keeps_its_parent_from_others() -> None:
@@ -116,3 +126,59 @@ def test_mig_devices_that_change_their_parent_leave_nothing_behind() -> None:
         moved = DEVICE.model_copy(update={"parent_uuid": f"GPU-{place}"})
         registry.heartbeats(1, gpus=None, hardware=machine(moved))
     assert list(registry.fleet._dispatch._identities._devices) == ["GPU-49"]
+
+
+def test_beside_a_reported_job_of_a_lost_gang_one_gpu_is_not_given_out_exclusively() -> None:
+    registry = Registry()
+    for connection in (1, 2):
+        gpu = GpuDeclaration(uuid=f"GPU-{connection}", name="H100", memory_gb=80)
+        registry.register(connection, hardware=machine(gpu))
+        registry.heartbeats(3, connection, gpus=None)
+    registry.heartbeats(1, 1, gpus=None)
+    assert isinstance(registry.claim("gang", nodes=2), Claim)
+    registry.do(unregistration())
+    registry.heartbeats(1, 2, gpus=None, running_jobs=("gang",))
+    assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
+
+
+def test_a_claim_on_a_node_that_is_removed_before_its_registration_is_stored_is_lost() -> None:
+    registry = Registry()
+    fleet, event = registry.fleet, RegistrationReceived(1, declaration(), "node-1", JOIN)
+    fleet.handle(event, registry.now)  # never stored
+    for _ in range(3):
+        registry.now += 2.0
+        fleet.handle(HeartbeatReceived(1, heartbeat()), registry.now)
+    fleet.handle(registry.claim_request("job", gpu_count=1), registry.now)
+    assert fleet.claim_of("job") is not None
+    output = fleet.handle(ConnectionLost(1), registry.now)
+    assert fleet.claim_of("job") is None
+    assert fleet.claim_history.current() == []
+    assert (DocumentKind.CLAIM, "job", None) in [(one.kind, one.key, one.document) for one in output.changes]
+
+
+def test_with_auth_off_a_job_gets_its_claim_from_before_again() -> None:
+    registry = Registry()
+    registry.ready()
+    claim = registry.claim("job", by="ada", gpu_count=1)
+    assert registry.claim("job", gpu_count=1).claim_id == claim.claim_id
+
+
+def test_a_lost_gang_stores_each_nodes_share_once() -> None:
+    registry = Registry()
+    for connection in range(1, 5):
+        gpu = GpuDeclaration(uuid=f"GPU-{connection}", name="H100", memory_gb=80)
+        registry.register(connection, hardware=machine(gpu))
+        registry.heartbeats(3, connection, gpus=None)
+    for connection in range(1, 5):
+        registry.heartbeat(connection, gpus=None)
+    registry.claim("gang", gpu_count=1, nodes=4)
+    registry.do(unregistration())
+    held = [one.document for one in registry.stored_documents() if one.kind is DocumentKind.HELD]
+    assert [str(one).count("gpu_indices") for one in held] == [1] * 4
+    later = Registry()
+    later.now = registry.now
+    later.restore(registry.stored_documents())
+    later.come_back(9, hardware=machine(GpuDeclaration(uuid="GPU-1", name="H100", memory_gb=80)))
+    later.heartbeats(3, 9, node_id="node-1", running_jobs=("gang",), gpus=None)
+    assert later.fleet.claim_of("gang") is None
+    assert len(later.fleet.held()) == 4

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,11 @@ DEMANDS = tuple(
     for number in (1, 2)
 )
 
-THRESHOLDS = {"claim_ttl_seconds": 20.0, "queue_reserve_after_seconds": 5.0, "flap_limit": 1000}
+THRESHOLDS: dict[str, Any] = {
+    "claim_ttl_seconds": 20.0,
+    "queue_reserve_after_seconds": 5.0,
+    "flap_limit": 1000,
+}
 
 
 class World:

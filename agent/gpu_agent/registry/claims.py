@@ -169,7 +169,7 @@ class ClaimRequests:
     def _report_foreign_jobs(self, record: NodeRecord, step: Step) -> None:
         """Log each job that a node reports without a claim, once (§5.3)."""
         ids = record.jobs.ids or frozenset()
-        known = {one.claim.job_id for one in record.held.values()} | record.claims.keys()
+        known = {one.claim.job_id for one in record.held.values() if one.gpu_uuids} | record.claims.keys()
         foreign = ids - known
         for job_id in sorted(foreign - record.foreign_jobs):
             fields = {"job_id": job_id, "node_id": record.node_id}
@@ -319,7 +319,7 @@ class ClaimRequests:
         """Attach a lost claim again whose job runs and holds no other, while its GPUs are held for it."""
         claim = held.claim
         grant = claim.on(record.node_id)
-        if held.end is not ClaimEnd.LOST or len(claim.grants) > 1 or record.status is NodeStatus.OFFLINE:
+        if held.end is not ClaimEnd.LOST or claim.job.nodes > 1 or record.status is NodeStatus.OFFLINE:
             return
         if grant is None or held.gpu_uuids != grant.gpu_uuids or self._dispatch.claim_of(claim.job_id):
             return
@@ -386,7 +386,7 @@ def _other_job(event: ClaimRequested, known: Claim | Waiting | None) -> str | No
     if known is None:
         return None
     job_id = event.job.job_id
-    if known.owner is not None and known.owner != event.requester.name:
+    if event.requester.name is not None and known.owner not in (None, event.requester.name):
         return f"the job id {clip_quote(job_id)} is in use by another owner: choose another id"
     mine, theirs = demands_of(event.job), demands_of(known.job)
     differing = sorted(name for name in mine if mine[name] != theirs[name])

@@ -13,7 +13,7 @@ received: a new token whose text was not sent, and the record of a new node that
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Annotated, Any, TypeVar, assert_never
 
@@ -396,9 +396,10 @@ def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:
 
 
 def serialize_held(held: HeldGrant, now: float) -> dict[str, Any]:
-    """Write the document of what an ended claim still holds on a node."""
+    """Write the document of what an ended claim still holds on a node, without its other nodes."""
+    grants = tuple(one for one in held.claim.grants if one.node_id == held.node_id)
     return {
-        "claim": serialize_claim(held.claim, now),
+        "claim": serialize_claim(replace(held.claim, grants=grants), now),
         "node_id": held.node_id,
         "gpu_uuids": list(held.gpu_uuids),
         "end": held.end.value,

@@ -185,6 +185,11 @@ class Sessions:
         step.log("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
         step.touched[record.node_id] = None
         if not record.acknowledged:
+            if record.claims:  # it sent heartbeats without waiting for its acknowledgement
+                reason = "its connection ended before its registration was acknowledged"
+                self._transitions.change(
+                    record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step
+                )
             self._removal.purge(record, reason="its registration was not acknowledged", step=step)
 
     def _drain(self, record: NodeRecord, event: UnregistrationReceived, step: Step) -> None:

@@ -134,11 +134,13 @@ def reading_at(record: NodeRecord) -> float:
 
 
 def has_foreign_jobs(record: NodeRecord) -> bool:
-    """Whether a node reports a job that holds no claim here, and none that has ended."""
+    """Whether a node reports a job that holds no claim here, and for which no GPU is held here."""
     ids = record.jobs.ids
     if not ids or ids <= record.claims.keys():
         return False
-    return bool(ids - record.claims.keys() - {one.claim.job_id for one in record.held.values()})
+    return bool(
+        ids - record.claims.keys() - {one.claim.job_id for one in record.held.values() if one.gpu_uuids}
+    )
 
 
 def is_list_outdated(candidate: Candidate) -> bool:
