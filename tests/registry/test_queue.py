@@ -290,3 +290,15 @@ def test_a_reservation_ends_with_the_place_of_a_job_that_nobody_asks_for_any_mor
     assert isinstance(fleet.registry.claim("small", gpu_count=1), NoAvailableNode)
     fleet.pass_time(31.0)
     assert isinstance(fleet.registry.claim("small", gpu_count=1), Claim)
+
+
+def test_a_job_that_waits_for_long_does_not_wake_the_registry_for_nothing() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=86_400)
+    for job_id in ("second", "third"):
+        fleet.ask(job_id, wait=300.0)
+    fleet.pass_time(70.0)
+    fleet.registry.wake()
+    deadline = fleet.registry.fleet.deadline
+    assert deadline is not None
+    assert deadline - fleet.registry.now > 1.0

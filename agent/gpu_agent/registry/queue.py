@@ -74,6 +74,8 @@ class ClaimQueue:
         self._failed: set[object] = set()
         """What found no node since then: jobs that demand the same fail alike."""
         self._reserving: Waiting | None = None
+        self._reserved_at = -inf
+        """When it was last decided who has the reservation."""
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -191,6 +193,7 @@ class ClaimQueue:
         The reservation lasts while the job keeps its place, also between two of its requests: else a small
         job could take what became free in that moment, each time.
         """
+        self._reserved_at = now
         first = next((one for one in self.in_order() if self._may_reserve(one, now)), None)
         if first is not self._reserving:
             self._end_reservation()
@@ -232,8 +235,9 @@ class ClaimQueue:
         for waiting in self._by_job.values():
             yield from waiting.requests.values()
             yield waiting.left_at + STAYS_SECONDS
-            if waiting.requests and not waiting.reserved:
-                yield waiting.since + self._thresholds.queue_reserve_after_seconds
+            may_reserve_at = waiting.since + self._thresholds.queue_reserve_after_seconds
+            if may_reserve_at > self._reserved_at:
+                yield may_reserve_at
             yield from (since + RESERVED_SECONDS for since in waiting.reserved.values())
 
 
