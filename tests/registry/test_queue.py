@@ -5,7 +5,7 @@ from typing import Any
 
 from gpu_agent.registry.actions import Answer, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
-from gpu_agent.registry.events import ClaimWaitEnded
+from gpu_agent.registry.events import ClaimWaitEnded, GpuCordonRequested
 from gpu_agent.registry.job import Claim
 from tests.registry.harness import Registry, figures, hardware, logged, of
 
@@ -302,3 +302,18 @@ def test_a_job_that_waits_for_long_does_not_wake_the_registry_for_nothing() -> N
     deadline = fleet.registry.fleet.deadline
     assert deadline is not None
     assert deadline - fleet.registry.now > 1.0
+
+
+def test_a_cordoned_gpu_does_not_count_as_left_for_the_reservation() -> None:
+    fleet = Waiters(gpus=4)
+    for place in range(3):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    (free,) = {"GPU-0", "GPU-1", "GPU-2", "GPU-3"} - {
+        uuid for one in fleet.registry.fleet.claims() for uuid in one.grants[0].gpu_uuids
+    }
+    fleet.registry.do(GpuCordonRequested(fleet.registry.ref(), "node-1", free, "broken", ""))
+    fleet.ask("large", gpu_count=3)
+    fleet.pass_time(61.0)
+    fleet.release("small-0")
+    fleet.pass_time(5.0)
+    assert isinstance(fleet.registry.claim("next", gpu_count=1), NoAvailableNode)

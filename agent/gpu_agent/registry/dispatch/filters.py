@@ -34,6 +34,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
     free_memory,
     has_free_gpus,
+    uncordoned,
     usable_gpus,
     why_not_free,
 )
@@ -549,7 +550,7 @@ def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
         return False
     later = [claim for claim in record.claims.values() if claim.granted_at >= reservation.since]
     slots_left = record.slots - len(later) - 1
-    gpus = sum(number for kind, number in candidate.usable if reservation.demand.fits(kind))
+    gpus = sum(number for kind, number in uncordoned(candidate) if reservation.demand.fits(kind))
     taken = sum(len(grant.gpu_uuids) for claim in later if (grant := claim.on(record.node_id)) is not None)
     more = 1 if demand.sharing is None else demand.gpus.number
     return slots_left < 1 or gpus - taken - more < reservation.demand.number
