@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +189,17 @@ def test_an_interrupted_wait_leaves_no_claim(registry: Registry) -> None:
     assert claims(registry) == []
 
 
+def await_follower(registry: Registry) -> None:
+    def look() -> bool:
+        with urllib.request.urlopen(f"{registry.api}/metrics") as answer:  # noqa: S310 - loopback, ours
+            return any(
+                line.startswith("gpu_registry_event_subscribers ") and float(line.split()[1]) >= 1
+                for line in answer.read().decode().splitlines()
+            )
+
+    eventually(look, within_seconds=10, what="the events are followed")
+
+
 def release(registry: Registry, job_id: str) -> None:
     subprocess.run([*COMMAND, "registry", "release", job_id, "--api", registry.api], check=True)
 
@@ -202,8 +214,10 @@ def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None
         assert running.poll() is None
         running.send_signal(signal.SIGTERM)
         assert ended(running)[0] == 9
-    with start(registry, "job-1", "--kill-on-loss", "--", sys.executable, "-c", UNTIL_TERM) as running:
+    at_once = ("--kill-on-loss", "--ttl", "600s")
+    with start(registry, "job-1", *at_once, "--", sys.executable, "-c", UNTIL_TERM) as running:
         assert first_line(running) == "up"
+        await_follower(registry)
         release(registry, "job-1")
         code, said = ended(running)
         assert code == 9

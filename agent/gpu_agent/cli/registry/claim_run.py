@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from gpu_agent.cli.child import Child, run_child
+from gpu_agent.cli.client.events import Received, follow_events
 from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, without_none
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.streams import print_stderr
@@ -19,7 +20,7 @@ from gpu_agent.cli.output.units import parse_duration
 from gpu_agent.cli.registry.claims import request_slot, slot_in_words
 from gpu_agent.cli.registry.job_options import add_job_options, add_ttl_option, job_request
 from gpu_agent.cli.signals import Interruption
-from gpu_agent.wire.api import ClaimView
+from gpu_agent.wire.api import ClaimView, RegistryEvent
 from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
 
 ONE_WAIT_SECONDS = 5.0
@@ -29,6 +30,7 @@ RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
 _ENDED = ("CLAIM_NOT_FOUND", "CLAIM_SUPERSEDED", "NOT_CLAIM_OWNER")
+_END_EVENTS = ("claim_lost", "claim_expired", "claim_released")
 _BUSY = 503
 _EARLY_SECONDS = 0.5
 
@@ -172,6 +174,8 @@ class _HeldClaim:
         self._grace_seconds = grace_seconds
         """None where the command goes on after a loss."""
         self._ended = threading.Event()
+        self._due = threading.Event()
+        """Set to renew at once: by an event of this claim, and at the end."""
         self._lost = False
         self._child: Child | None = None
 
@@ -184,17 +188,22 @@ class _HeldClaim:
     @contextmanager
     def renewed(self) -> Iterator[None]:
         """Renew while the block lasts, then release."""
-        thread = threading.Thread(target=self._renew_while_held, name="renew the claim", daemon=True)
-        thread.start()
+        for work, name in ((self._renew_while_held, "renew the claim"), (self._follow, "follow the claim")):
+            threading.Thread(target=work, name=name, daemon=True).start()
         try:
             yield
         finally:
             self._ended.set()
+            self._due.set()
             self._release()
 
     def _renew_while_held(self) -> None:
         """Renew also after a loss: a lost claim may be attached again when its node is back."""
-        while not self._ended.wait(max(0.0, self._lease.renew_at - time.monotonic())):
+        while True:
+            self._due.wait(max(0.0, self._lease.renew_at - time.monotonic()))
+            self._due.clear()
+            if self._ended.is_set():
+                return
             sent_at = time.monotonic()
             try:
                 path = f"/v1/claims/{quote_id(self._claim.job_id)}/renew"
@@ -203,6 +212,18 @@ class _HeldClaim:
                 self._note_failure(failure, sent_at)
             else:
                 self._lease = Lease.of(renewed, sent_at=sent_at)
+
+    def _follow(self) -> None:
+        """Renew at once when an event says that the claim has ended; without, a renewal notices it later."""
+        with suppress(Failure):
+            for one in follow_events(self._api, answered=True):
+                if self._ended.is_set():
+                    return
+                if isinstance(one, Received) and self._is_end(one.event):
+                    self._due.set()
+
+    def _is_end(self, event: RegistryEvent) -> bool:
+        return event.event in _END_EVENTS and event.fields.get("claim_id") == self._claim.claim_id
 
     def _note_failure(self, failure: Failure, sent_at: float) -> None:
         now = time.monotonic()
