@@ -334,3 +334,11 @@ async def test_a_registration_that_is_accepted_is_always_draining() -> None:
     for _ in range(3):
         assert without_repeated_refusals(accepted, log_limit) is accepted
     log_limit.stop()
+
+
+async def test_nothing_is_left_of_a_request_that_was_closed_before_its_answer() -> None:
+    subject = executor()
+    answer = subject.expect_answer(1)
+    answer.cancel()
+    await asyncio.wait({answer})
+    assert subject._answers == {}

@@ -92,6 +92,7 @@ class EffectsExecutor:
     def expect_answer(self, ref: int) -> asyncio.Future[Result]:
         """Return the future of a request's answer, which comes once the changes before it are stored."""
         answer = self._answers[ref] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: self._answers.pop(ref, None))  # a closed request gets no answer
         return answer
 
     def refuse_requests(self, refusal: Refusal) -> None:
