@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
@@ -21,6 +22,9 @@ from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived, S
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codec import decode_from_node
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+
+_Message = TypeVar("_Message", NodeHeartbeat, NodeRegister)
 
 TARGET_BYTES = 400
 MIB = 1024 * 1024
@@ -44,19 +48,27 @@ def frame(node: int, models: int, *, shared: bool) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+def read(written: bytes, kind: type[_Message]) -> _Message:
+    """Read a frame of a kind."""
+    message = decode_from_node(written)
+    if not isinstance(message, kind):
+        raise TypeError(message)
+    return message
+
+
 def register(fleet: Fleet, node: int, models: int, *, shared: bool) -> int:
     """Register a node and let it send a heartbeat; returns the size of the frame."""
     written = frame(node, models, shared=shared)
     output = fleet.handle(
-        RegistrationReceived(node, decode_from_node(written), f"node-{node}", address="10.0.0.1"),
-        float(node),  # type: ignore[arg-type]
+        RegistrationReceived(node, read(written, NodeRegister), f"node-{node}"), float(node)
     )
     if output.number is None:
         raise RuntimeError(output.effects)
     fleet.handle(Stored(output.number), float(node))
     usage = {"cpu_percent": 1, "mem_percent": 1}
     heartbeat = {"type": "node_heartbeat", "node_id": f"node-{node}", "timestamp": 0, "resource_usage": usage}
-    fleet.handle(HeartbeatReceived(node, decode_from_node(json.dumps(heartbeat))), float(node))  # type: ignore[arg-type]
+    message = read(json.dumps(heartbeat).encode(), NodeHeartbeat)
+    fleet.handle(HeartbeatReceived(node, message), float(node))
     return len(written)
 
 

@@ -84,7 +84,7 @@ class Registry:
         self._ref += 1
         ref, began = self._ref, time.perf_counter()
         answer = self.executor.answers[ref] = asyncio.get_running_loop().create_future()
-        self.do(ClaimRequested(ref, Job(job_id=f"job-{ref}", gpu_count=1)))
+        self.do(ClaimRequested(ref, Job(job_id=f"job-{ref}"), f"claim-{ref}"))
         if not isinstance(await answer, Claim):
             raise SystemExit(f"no place was left for job {ref}")
         return time.perf_counter() - began
