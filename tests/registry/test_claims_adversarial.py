@@ -1,6 +1,6 @@
 """Claims while nodes and peers change: nothing is given twice, held too briefly, or leaked (§5)."""
 
-from gpu_agent.registry.actions import DocumentKind
+from gpu_agent.registry.actions import Answer, DocumentKind, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ConnectionLost, HeartbeatReceived, RegistrationReceived
 from gpu_agent.registry.job import Claim
@@ -12,6 +12,7 @@ from tests.registry.harness import (
     figures,
     hardware,
     heartbeat,
+    of,
     unregistration,
 )
 
@@ -182,3 +183,46 @@ def test_a_lost_gang_stores_each_nodes_share_once() -> None:
     later.heartbeats(3, 9, node_id="node-1", running_jobs=("gang",), gpus=None)
     assert later.fleet.claim_of("gang") is None
     assert len(later.fleet.held()) == 4
+
+
+def large(kib: int) -> tuple[str, ...]:
+    return tuple(f"{place:0>1000}" for place in range(kib))
+
+
+def test_a_job_too_large_for_the_store_is_refused_before_anything_changes() -> None:
+    registry = ready(WHOLE)
+    refused = registry.claim("job", gpu_count=1, excluded_nodes=large(400))
+    assert isinstance(refused, Refusal)
+    assert refused.code == "INVALID_MESSAGE"
+    waiting = registry.claim("job", gpu_count=2, wait_seconds=60.0, excluded_nodes=large(400))
+    assert isinstance(waiting, Refusal)
+    assert registry.fleet.claims() == []
+    assert registry.fleet.queue() == []
+    assert isinstance(registry.claim("job", gpu_count=1, excluded_nodes=large(100)), Claim)
+
+
+def test_ended_claims_of_large_jobs_are_forgotten_before_they_fill_the_memory() -> None:
+    registry = ready(WHOLE)
+    for place in range(400):
+        claim = registry.claim(f"job-{place}", excluded_nodes=large(200))
+        registry.release(f"job-{place}", claim.claim_id)
+    ended = registry.fleet.claim_history.ended(registry.now)
+    assert ended[-1].claim.job_id == "job-399"
+    assert 200 < len(ended) < 350
+
+
+def test_large_jobs_that_wait_are_bounded_in_bytes() -> None:
+    registry = ready(WHOLE)
+    registry.claim("first", gpu_count=1)
+    for place in range(300):
+        registry.do(
+            registry.claim_request(f"job-{place}", gpu_count=1, wait_seconds=60.0, excluded_nodes=large(200))
+        )
+    assert 100 < len(registry.fleet.queue()) < 200
+    refused = [one.result for one in of(Answer, registry.done)][-1]
+    assert isinstance(refused, Refusal)
+    assert refused.code == "QUEUE_FULL"
+    registry.pass_time(91.0)
+    assert registry.fleet.queue() == []
+    registry.do(registry.claim_request("next", gpu_count=1, wait_seconds=60.0, excluded_nodes=large(200)))
+    assert [one.job.job_id for one in registry.fleet.queue()] == ["next"]

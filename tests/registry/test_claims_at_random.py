@@ -18,7 +18,7 @@ from gpu_agent.registry.events import (
     RemovalRequested,
     ResumeRequested,
 )
-from gpu_agent.registry.job import Claim, GpuDemand, HeldGrant, Sharing, gpu_demand, sharing_of
+from gpu_agent.registry.job import Claim, GpuDemand, HeldGrant, Sharing, gpu_demand, sharing_of, size_of
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import GpuDeclaration, GpuFigures, Hardware
 from tests.registry.harness import Registry, of, unregistration
@@ -132,6 +132,7 @@ class World:
             gpu_count=count,
             gpu_sharing=sharing,
             min_gpu_memory_mb=memory,
+            excluded_nodes=("node-9",) * self.dice.randint(0, 1),
             nodes=self.dice.choice((1, 1, 2)),
             ttl_seconds=self.dice.choice((None, 10.0)),
             wait_seconds=self.dice.choice((0.0, 0.0, 10.0, 60.0)),
@@ -182,7 +183,9 @@ class World:
         stored = self.registry.documents
         assert {key for kind, key in stored if kind is DocumentKind.CLAIM} == {one.job_id for one in claims}
         assert {key for kind, key in stored if kind is DocumentKind.HELD} == {one.key for one in held}
+        assert fleet._claims.queue._bytes == sum(size_of(one.job) for one in fleet.queue())
         history = fleet.claim_history
+        assert history._ended_bytes == sum(one.size_bytes for one in history._ended.values())
         assert {one.claim.claim_id for one in history.current()} == {one.claim_id for one in claims}
 
     def check_node(self, node_id: str, claims: list[Claim], held: list[HeldGrant]) -> None:

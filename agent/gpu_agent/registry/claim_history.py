@@ -11,6 +11,8 @@ from gpu_agent.registry.job import Claim, ClaimEnd
 REMEMBERED_SECONDS = 3600.0
 MOST_REMEMBERED = 20_000
 """Beyond so many ended claims the one that ended longest ago is forgotten."""
+MOST_BYTES = 64 * 1024 * 1024
+"""The same for what the ended claims take, roughly."""
 MOST_NOTES = 32
 """Of one claim; the latest ones stay."""
 
@@ -44,6 +46,8 @@ class ClaimRecord:
     """True once its GPUs were reported as idle, until one of them is used."""
     end: ClaimEnd | None = None
     ended_at: float | None = None
+    size_bytes: int = 0
+    """What it took when it ended."""
 
 
 class ClaimHistory:
@@ -53,11 +57,16 @@ class ClaimHistory:
         self._current: dict[str, ClaimRecord] = {}
         self._ended: OrderedDict[str, ClaimRecord] = OrderedDict()
         """By claim id, in the order of their ends."""
+        self._ended_bytes = 0
         self._last_of_job: dict[str, str] = {}
 
     def begin(self, claim: Claim) -> None:
         """Begin the record of a claim, or go on with that of one that is attached again."""
-        record = self._ended.pop(claim.claim_id, None) or ClaimRecord(claim)
+        record = self._ended.pop(claim.claim_id, None)
+        if record is None:
+            record = ClaimRecord(claim)
+        else:
+            self._ended_bytes -= record.size_bytes
         record.claim, record.end, record.ended_at = claim, None, None
         self._current[claim.job_id] = record
 
@@ -78,7 +87,9 @@ class ClaimHistory:
         record = self.record_of(claim)
         del self._current[claim.job_id]
         record.claim, record.end, record.ended_at = claim, end, now
+        record.size_bytes = claim.size_bytes
         self._ended[claim.claim_id] = record
+        self._ended_bytes += record.size_bytes
         self._last_of_job[claim.job_id] = claim.claim_id
         self.forget_old(now)
 
@@ -119,8 +130,9 @@ class ClaimHistory:
         while self._ended:
             claim_id, record = next(iter(self._ended.items()))
             recent = record.ended_at is not None and now - record.ended_at <= REMEMBERED_SECONDS
-            if recent and len(self._ended) <= MOST_REMEMBERED:
+            if recent and len(self._ended) <= MOST_REMEMBERED and self._ended_bytes <= MOST_BYTES:
                 return
             del self._ended[claim_id]
+            self._ended_bytes -= record.size_bytes
             if self._last_of_job.get(record.claim.job_id) == claim_id:
                 del self._last_of_job[record.claim.job_id]

@@ -21,12 +21,12 @@ from gpu_agent.registry.events import (
     RenewalRequested,
     Requester,
 )
-from gpu_agent.registry.job import Claim, ClaimEnd, HeldGrant, Job, demands_of
+from gpu_agent.registry.job import LARGEST_JOB_BYTES, Claim, ClaimEnd, HeldGrant, Job, demands_of, size_of
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.queue import ClaimQueue, Waiting
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ErrorCode, NodeStatus
 
 CLAIM_NOT_FOUND = "CLAIM_NOT_FOUND"
 CLAIM_SUPERSEDED = "CLAIM_SUPERSEDED"
@@ -55,6 +55,10 @@ class ClaimRequests:
     def claim(self, event: ClaimRequested, step: Step) -> None:
         """Reserve slots for a job, let it wait, or say why no node has one."""
         job = event.job
+        if size_of(job) > LARGEST_JOB_BYTES:
+            problem = f"the job's names take more than {LARGEST_JOB_BYTES} bytes: name fewer nodes and models"
+            step.refuse(event.ref, ErrorCode.INVALID_MESSAGE, problem)
+            return
         current, waiting = self._dispatch.claim_of(job.job_id), self.queue.of(job.job_id)
         if current is not None or waiting is not None:
             refusal = _other_job(event, current or waiting)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 MOST_NODES = 256
@@ -251,6 +252,12 @@ class Claim:
         """The job that it is for."""
         return self.job.job_id
 
+    @property
+    def size_bytes(self) -> int:
+        """What it and its record take at most, roughly."""
+        gpus = sum(len(grant.gpu_uuids) for grant in self.grants)
+        return size_of(self.job) + 1024 * len(self.grants) + 512 * gpus
+
     def on(self, node_id: str) -> Grant | None:
         """Return what it reserves on a node."""
         return next((grant for grant in self.grants if grant.node_id == node_id), None)
@@ -282,6 +289,22 @@ class HeldGrant:
         """Under which it is stored."""
         return f"{self.claim.claim_id}/{self.node_id}"
 
+
+LARGEST_JOB_BYTES = 384 * 1024
+"""The rest of a claim's document, of 512 KiB at most (§4), is what the claim reserves."""
+
+_NAME_BYTES = 64
+
+
+def size_of(job: Job) -> int:
+    """Return what the names in a job take, roughly: as text in the store, and as objects in memory."""
+    lists = (job.required_models, job.required_features, job.allowed_nodes or (), job.excluded_nodes)
+    names = chain(*lists, job.labels, *map(_values, job.labels.values()))
+    return sum(_NAME_BYTES + len(name) * (1 if name.isascii() else _LONGEST_ESCAPE) for name in names)
+
+
+_LONGEST_ESCAPE = 12
+"""A character outside ASCII takes so many bytes at most in the JSON text that a store writes."""
 
 _NO_DEMANDS = frozenset({"job_id", "priority", "wait_seconds", "ttl_seconds", "affinity_key"})
 

@@ -12,13 +12,16 @@ from math import inf
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ClaimRequested
-from gpu_agent.registry.job import Job, Sharing, demands_of, sharing_of
+from gpu_agent.registry.job import Job, Sharing, demands_of, sharing_of, size_of
 from gpu_agent.registry.settings import Thresholds
 
 STAYS_SECONDS = 30.0
 """A job keeps its place for so long after its last request closed."""
 
 MOST_OF_ONE_OWNER = 256
+
+MOST_BYTES = 32 * 1024 * 1024
+"""What the names in all waiting jobs take, roughly."""
 
 RESERVED_SECONDS = 300.0
 """A node that is reserved for so long in vain is not chosen again for that job."""
@@ -69,6 +72,7 @@ class ClaimQueue:
         self._by_job: dict[str, Waiting] = {}
         self._by_ref: dict[int, Waiting] = {}
         self._arrivals = 0
+        self._bytes = 0
         self._tried_at = -1
         """`Dispatch.freed` when all were tried last."""
         self._failed: set[object] = set()
@@ -104,6 +108,8 @@ class ClaimQueue:
                 f"{len(self._by_job)} jobs wait already, as many as queue_limit allows: ask again later, or "
                 "without wait_seconds"
             )
+        if self._bytes > MOST_BYTES:
+            return "the jobs that wait take too much memory: ask again later, or without wait_seconds"
         if (
             owner is not None
             and sum(one.owner == owner for one in self._by_job.values()) >= MOST_OF_ONE_OWNER
@@ -117,6 +123,9 @@ class ClaimQueue:
         if waiting is None:
             self._arrivals += 1
             waiting = self._by_job[event.job.job_id] = Waiting(event, self._arrivals, now)
+        else:
+            self._bytes -= size_of(waiting.job)
+        self._bytes += size_of(event.job)
         waiting.newest = event
         waiting.requests[event.ref] = now + event.job.wait_seconds
         waiting.left_at = inf
@@ -136,7 +145,8 @@ class ClaimQueue:
         refs = list(waiting.requests)
         for ref in refs:
             del self._by_ref[ref]
-        self._by_job.pop(waiting.job.job_id, None)
+        if self._by_job.pop(waiting.job.job_id, None) is not None:
+            self._bytes -= size_of(waiting.job)
         if waiting is self._reserving:
             self._end_reservation()
         return refs
