@@ -56,6 +56,8 @@ class Client(threading.Thread):
             count += 1
             self._work(f"job-{self._number}-{count}")
             time.sleep(PAUSE_SECONDS)
+        if self._connection is not None:
+            self._connection.close()
 
     def _work(self, job_id: str) -> None:
         kind = self._kind or self._dice.choice(KINDS)
