@@ -1,5 +1,7 @@
 """Claims while nodes and peers change: nothing is given twice, held too briefly, or leaked (§5)."""
 
+import pytest
+
 from gpu_agent.registry.actions import Answer, DocumentKind, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ConnectionLost, HeartbeatReceived, RegistrationReceived
@@ -226,3 +228,17 @@ def test_large_jobs_that_wait_are_bounded_in_bytes() -> None:
     assert registry.fleet.queue() == []
     registry.do(registry.claim_request("next", gpu_count=1, wait_seconds=60.0, excluded_nodes=large(200)))
     assert [one.job.job_id for one in registry.fleet.queue()] == ["next"]
+
+
+def test_a_lost_claim_that_is_forgotten_is_not_left_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_agent.registry.dispatch.dispatch.LOST_PER_NODE", 2)
+    registry = ready(WHOLE)
+    for round_ in range(3):
+        connection = round_ + 2
+        for place in range(2):
+            assert isinstance(registry.claim(f"job-{round_}-{place}"), Claim)
+        registry.do(unregistration(connection - 1))
+        registry.come_back(connection, hardware=machine(WHOLE), max_concurrent_jobs=16)
+        registry.heartbeats(3, connection, node_id="node-1", gpus=None)
+    stored = {key for kind, key in registry.documents if kind is DocumentKind.HELD}
+    assert stored == {one.key for one in registry.fleet.held()}

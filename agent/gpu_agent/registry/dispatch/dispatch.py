@@ -210,7 +210,7 @@ class Dispatch:
         """End a job's claim; None when it holds none.
 
         After anything but a release its job may still run: what the claim reserved stays held, and is
-        returned besides.
+        returned besides, with what is forgotten for it.
         """
         claim = self._claims.end(job_id)
         if claim is None:
@@ -230,8 +230,7 @@ class Dispatch:
                     claim=claim, node_id=grant.node_id, gpu_uuids=grant.gpu_uuids, end=end, ended_at=now
                 )
                 self._occupy(candidate, one.claim, one.gpu_uuids, ended=True)
-                self._list_held(candidate, one)
-                held.append(one)
+                held += [one, *self._list_held(candidate, one)]
             self._taken_in(candidate, grant.gpu_uuids)
         return claim, held
 
@@ -445,14 +444,19 @@ class Dispatch:
         for concerned in self._identities.concerned(candidate.record.node_id, uuids):
             self._index.update_claims(concerned)
 
-    def _list_held(self, candidate: Candidate, held: HeldGrant) -> None:
+    def _list_held(self, candidate: Candidate, held: HeldGrant) -> list[HeldGrant]:
+        """List what an ended claim holds; returns what is forgotten because a node has too many of these."""
         record = candidate.record
         record.held[held.claim.claim_id] = held
         self._held_by_key[held.key] = held
         self._held_of_job.setdefault(held.claim.job_id, {})[held.key] = None
+        if held.gpu_uuids or len(record.held) <= LOST_PER_NODE:
+            return []
         without_gpus = [one for one in record.held.values() if not one.gpu_uuids]
-        if len(without_gpus) > LOST_PER_NODE:
-            self.drop_held(without_gpus[0])
+        forgotten = without_gpus[: max(0, len(without_gpus) - LOST_PER_NODE)]
+        for one in forgotten:
+            self.drop_held(one)
+        return forgotten
 
 
 def _grant(placing: _Placing) -> Grant:
