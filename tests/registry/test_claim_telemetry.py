@@ -122,3 +122,15 @@ def test_events_and_exclusions_of_a_node_name_its_machine() -> None:
     ((one,),) = refused.examples.values()
     assert one.hostname == "gpu-7.example"
     assert registry.claim("fits", gpu_count=1).grants[0].hostname == "gpu-7.example"
+
+
+def test_a_time_without_figures_starts_the_idle_time_again() -> None:
+    registry = claimed()
+    report(registry, 600, gpus=busy(0.0))
+    registry.let_store_fail()
+    registry.renew("job", ttl_seconds=80_000)  # the save by which the failure is noticed
+    registry.pass_time(600.0)
+    registry.recover(outage_seconds=600.0)
+    report(registry, 15, gpus=busy(0.0))
+    assert registry.fleet.claim_of("job") is not None
+    assert idle_logged(registry) == 0

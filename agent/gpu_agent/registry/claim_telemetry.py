@@ -6,6 +6,7 @@ them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from gpu_agent.registry.actions import Level, Step
 from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord, GpuUse
@@ -35,6 +36,8 @@ class ClaimWatch:
     places: tuple[int | None, ...] = ()
     idle_since: float | None = None
     """Since when all of them are idle, by known figures."""
+    seen_at: float = inf
+    """When figures of them came last."""
 
 
 class ClaimTelemetry:
@@ -75,6 +78,11 @@ class ClaimTelemetry:
         age = record.liveness.probe_age_seconds
         known = age is None or age <= OLDEST_FIGURES_SECONDS
         percents = record.gpus.utilizations if known else ()
+        oldest = now - max(OLDEST_FIGURES_SECONDS, record.schedule.timeout_seconds)
+        for one in watches:
+            if one.seen_at < oldest:  # nothing was known meanwhile
+                one.idle_since = None
+            one.seen_at = now
         idle = [one for one in watches if self._is_newly_idle(one, record.gpus, percents, now=now)]
         return idle or None
 
