@@ -10,8 +10,8 @@ import pytest
 from gpu_agent.registry.tokens import CredentialKind, Role, TokenState
 from gpu_agent.server.api.app import create_app
 from gpu_agent.server.api.errors import STATUSES
-from gpu_agent.wire.api import PROBLEM_CODES
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
+from gpu_agent.wire.documents import PROBLEM_CODES
 
 SOURCE = Path(__file__).parents[3] / "agent" / "gpu_agent"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
