@@ -78,7 +78,11 @@ async def test_a_drain_waits_for_announced_jobs_and_ends_with_the_last(tmp_path:
         assert seen(service, node_id).reason_code == "drain_complete"
 
 
-async def test_processes_on_the_gpus_are_counted_as_an_estimate_that_delays_no_drain(
+def processes(node: NodeDetail) -> list[int | None]:
+    return [gpu.processes for gpu in node.gpus]
+
+
+async def test_processes_on_the_gpus_are_shown_and_occupy_no_slot_and_delay_no_drain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
@@ -89,8 +93,8 @@ async def test_processes_on_the_gpus_are_counted_as_an_estimate_that_delays_no_d
     fake.set("process", "1", "4343", str(1 << 30))
     async with running() as service, agent_at(service, tmp_path / "state", simulate=None):
         node_id = await ready(service)
-        await until(lambda: seen(service, node_id).in_flight_jobs == 2, what="both processes are counted")
-        assert seen(service, node_id).running_jobs is None
+        await until(lambda: processes(seen(service, node_id)) == [1, 2], what="the processes are shown")
+        assert (seen(service, node_id).running_jobs, seen(service, node_id).in_flight_jobs) == (None, 0)
         await service.drain(node_id)
         await until(lambda: seen(service, node_id).status == "offline", what="the drain is over")
         assert seen(service, node_id).reason_code == "drain_complete"

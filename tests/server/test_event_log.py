@@ -215,8 +215,9 @@ async def test_what_waits_is_written_in_few_pieces_and_in_order() -> None:
 
 
 async def test_events_that_follow_closely_are_written_together_and_the_first_one_at_once() -> None:
-    source = Source()
-    stream = await begun(EventStreams(), source)
+    source, streams = Source(), EventStreams()
+    stream = await begun(streams, source)
+    others = [await begun(streams, source) for _ in range(39)]
 
     async def happen() -> None:
         for number in range(1, 101):
@@ -228,7 +229,8 @@ async def test_events_that_follow_closely_are_written_together_and_the_first_one
     while b"event_100\n" not in pieces[-1]:
         pieces.append(await read(stream))
     await happening
-    await stream.aclose()
+    for one in (stream, *others):
+        await one.aclose()
     assert [event.id for event in Parser().feed(pieces[0])] == ["1"]
     assert [event.id for event in Parser().feed(b"".join(pieces))] == [str(n) for n in range(1, 101)]
     assert len(pieces) < 30

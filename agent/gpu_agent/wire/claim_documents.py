@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictBool, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StringConstraints, model_validator
 
 from gpu_agent.wire.codes import MAX_LABELS
 from gpu_agent.wire.documents import (
@@ -28,8 +28,24 @@ ClaimTtl = Annotated[float, Field(strict=True, ge=10, le=DAY_SECONDS, allow_inf_
 ClaimId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
+def _if_sharing(sharing: str, then: dict[str, object]) -> dict[str, object]:
+    """Say in JSON Schema what a kind of sharing needs; `if`, since code generators pass over it."""
+    return {
+        "if": {"required": ["gpu_sharing"], "properties": {"gpu_sharing": {"const": sharing}}},
+        "then": {"required": [*then], "properties": then},
+    }
+
+
+_NEEDS_OF_SHARING = {
+    **_if_sharing("memory", {"min_gpu_memory_mb": {"type": "integer", "minimum": 1}}),
+    "else": _if_sharing("exclusive", {"gpu_count": {"type": "integer"}}),
+}
+
+
 class JobRequest(ApiRequest):
     """What a job needs (node protocol §5); a field that is left out is no demand."""
+
+    model_config = ConfigDict(json_schema_extra=_NEEDS_OF_SHARING)
 
     job_id: Name = Field(description="The job's id: one name space for all owners.")
     required_models: Names = Field((), description="Models that must be ready on each node.")

@@ -57,3 +57,20 @@ async def test_an_internal_error_is_a_problem_without_details_and_logged_once(
     (logged,) = caplog.records
     assert logged.exc_info is not None
     assert "a secret of the inside" in str(logged.exc_info[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/claims", "GET, POST"),
+        ("/v1/claims/renew", "POST"),
+        ("/v1/claims/job-1", "DELETE, GET"),
+        ("/v1/claims/job-1/renew", "POST"),
+        ("/v1/nodes/x/cordon", "POST"),
+    ],
+)
+async def test_a_wrong_method_names_those_of_the_path_that_the_document_shows(
+    api: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    refused = await api.put(path, json={})
+    assert (refused.status_code, refused.headers["allow"]) == (405, allowed)

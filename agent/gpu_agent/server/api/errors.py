@@ -164,10 +164,24 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """Collect the methods of all routes at a path: Starlette's own `Allow` names those of the first."""
+    """Collect the methods of all routes at a path: Starlette's own `Allow` names those of the first.
+
+    A job's id may hold a slash, or be the last word of another path: the route with the longest path counts.
+    """
     app: FastAPI = request.app
-    matching = (route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
+    matching = [
+        route
+        for route in app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    longest = max((_fixed_letters(route) for route in matching), default=0)
+    exact = (route for route in matching if _fixed_letters(route) == longest)
+    return {method for route in exact for method in route.methods or ()}
+
+
+def _fixed_letters(route: Route) -> int:
+    """Count the letters of a route's path outside of its parameters."""
+    return sum(len(part.partition("}")[2]) for part in f"}}{route.path}".split("{"))
 
 
 async def on_internal_error(_: Request, __: Exception) -> Response:
