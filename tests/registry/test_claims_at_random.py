@@ -183,7 +183,9 @@ class World:
         stored = self.registry.documents
         assert {key for kind, key in stored if kind is DocumentKind.CLAIM} == {one.job_id for one in claims}
         assert {key for kind, key in stored if kind is DocumentKind.HELD} == {one.key for one in held}
-        assert fleet._claims.queue._bytes == sum(size_of(one.job) for one in fleet.queue())
+        queue = fleet._claims.queue
+        assert queue._earliest in (None, min(queue._deadlines(), default=None))
+        assert queue._bytes == sum(size_of(one.job) for one in fleet.queue())
         history = fleet.claim_history
         assert history._ended_bytes == sum(one.size_bytes for one in history._ended.values())
         assert {one.claim.claim_id for one in history.current()} == {one.claim_id for one in claims}

@@ -1,7 +1,10 @@
 """Waiting for capacity: order, open requests, reservation against starvation (§5.4)."""
 # ruff: noqa: ANN401 - parts of requests and heartbeats are passed through as they are
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from gpu_agent.registry.actions import Answer, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
@@ -317,3 +320,26 @@ def test_a_cordoned_gpu_does_not_count_as_left_for_the_reservation() -> None:
     fleet.release("small-0")
     fleet.pass_time(5.0)
     assert isinstance(fleet.registry.claim("next", gpu_count=1), NoAvailableNode)
+
+
+def test_a_long_queue_is_not_searched_for_its_deadline_after_each_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Waiters()
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("second")
+    fleet.registry.wake()
+    queue = fleet.registry.fleet._claims.queue
+    searched: list[float] = []
+
+    def deadlines() -> Iterator[float]:
+        searched.append(fleet.registry.now)
+        yield 5000.0
+
+    monkeypatch.setattr(queue, "_deadlines", deadlines)
+    fleet.ask("third")
+    fleet.registry.wake()
+    for _ in range(20):
+        fleet.registry.renew("first")
+        assert queue.deadline == 5000.0
+    assert len(searched) == 1

@@ -80,6 +80,8 @@ class ClaimQueue:
         self._reserving: Waiting | None = None
         self._reserved_at = -inf
         """When it was last decided who has the reservation."""
+        self._earliest: float | None = None
+        """The earliest of `_deadlines`, which the fleet reads after each event; None where it may differ."""
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -91,7 +93,9 @@ class ClaimQueue:
             return inf
         if self._dispatch.freed != self._tried_at and self._by_ref:
             return -inf
-        return min(self._deadlines())
+        if self._earliest is None:
+            self._earliest = min(self._deadlines())
+        return self._earliest
 
     def of(self, job_id: str) -> Waiting | None:
         """Return a job's entry."""
@@ -126,6 +130,7 @@ class ClaimQueue:
         else:
             self._bytes -= size_of(waiting.job)
         self._bytes += size_of(event.job)
+        self._earliest = None
         waiting.newest = event
         waiting.requests[event.ref] = now + event.job.wait_seconds
         waiting.left_at = inf
@@ -136,12 +141,14 @@ class ClaimQueue:
         """Wait no more for one request; its job keeps its place for a while."""
         waiting = self._by_ref.pop(ref, None)
         if waiting is not None:
+            self._earliest = None
             del waiting.requests[ref]
             if not waiting.requests:
                 waiting.left_at = now
 
     def remove(self, waiting: Waiting) -> list[int]:
         """Remove a job; returns the requests that wait for its answer."""
+        self._earliest = None
         refs = list(waiting.requests)
         for ref in refs:
             del self._by_ref[ref]
@@ -203,7 +210,7 @@ class ClaimQueue:
         The reservation lasts while the job keeps its place, also between two of its requests: else a small
         job could take what became free in that moment, each time.
         """
-        self._reserved_at = now
+        self._reserved_at, self._earliest = now, None
         first = next((one for one in self.in_order() if self._may_reserve(one, now)), None)
         if first is not self._reserving:
             self._end_reservation()
