@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictBool, StringConstraints, model_validator
+from pydantic.config import JsonValue
 
 from gpu_agent.wire.codes import MAX_LABELS
 from gpu_agent.wire.documents import (
@@ -28,7 +29,7 @@ ClaimTtl = Annotated[float, Field(strict=True, ge=10, le=DAY_SECONDS, allow_inf_
 ClaimId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
-def _if_sharing(sharing: str, then: dict[str, object]) -> dict[str, object]:
+def _if_sharing(sharing: str, then: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Say in JSON Schema what a kind of sharing needs; `if`, since code generators pass over it."""
     return {
         "if": {"required": ["gpu_sharing"], "properties": {"gpu_sharing": {"const": sharing}}},
@@ -36,7 +37,7 @@ def _if_sharing(sharing: str, then: dict[str, object]) -> dict[str, object]:
     }
 
 
-_NEEDS_OF_SHARING = {
+_NEEDS_OF_SHARING: dict[str, JsonValue] = {
     **_if_sharing("memory", {"min_gpu_memory_mb": {"type": "integer", "minimum": 1}}),
     "else": _if_sharing("exclusive", {"gpu_count": {"type": "integer"}}),
 }
