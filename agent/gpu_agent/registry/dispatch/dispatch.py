@@ -349,16 +349,17 @@ class Dispatch:
     def _place(self, demand: Demand, now: float) -> list[_Placing] | None:
         """Choose a job's nodes and GPUs, all or none."""
         placed: list[_Placing] = []
+        uuids, parents = set[str](), set[str]()
         left_out = 0
         while len(placed) < demand.job.nodes:
             found = self._best(demand, now, but=left_out)
             if found is None:
                 return None
             left_out |= 1 << found.candidate.position
-            if not any(
-                _is_same(one, other) for before in placed for one in before.gpus for other in found.gpus
-            ):
+            if not any(_is_among(gpu, uuids, parents) for gpu in found.gpus):
                 placed.append(found)
+                uuids.update(gpu.uuid for gpu in found.gpus if not gpu.uuid.startswith("#"))
+                parents.update(gpu.parent_uuid for gpu in found.gpus if gpu.parent_uuid is not None)
         return placed
 
     def _best(self, demand: Demand, now: float, *, but: int) -> _Placing | None:
@@ -471,10 +472,9 @@ def _grant(placing: _Placing) -> Grant:
     )
 
 
-def _is_same(one: GpuState, other: GpuState) -> bool:
-    """Whether GPUs of two nodes are the same, or one is a part of the other; positions are no names."""
-    names = (other.uuid, other.parent_uuid)
-    return not one.uuid.startswith("#") and (one.uuid in names or one.parent_uuid == other.uuid)
+def _is_among(gpu: GpuState, uuids: set[str], parents: set[str]) -> bool:
+    """Whether a GPU is one of these of other nodes, or a part of one, or one of their MIG parents."""
+    return gpu.uuid in uuids or gpu.parent_uuid in uuids or gpu.uuid in parents
 
 
 class ClaimTable:
