@@ -242,3 +242,13 @@ def test_a_lost_claim_that_is_forgotten_is_not_left_in_the_store(monkeypatch: py
         registry.heartbeats(3, connection, node_id="node-1", gpus=None)
     stored = {key for kind, key in registry.documents if kind is DocumentKind.HELD}
     assert stored == {one.key for one in registry.fleet.held()}
+
+
+def test_no_gang_gets_a_gpu_and_a_part_of_it_on_another_node() -> None:
+    for first, second in ((WHOLE, DEVICE), (DEVICE, WHOLE)):
+        registry = ready(first)
+        registry.register(2, hardware=machine(second))
+        registry.heartbeats(3, 2, gpus=None)
+        registry.heartbeats(1, 1, gpus=None)
+        assert isinstance(registry.claim("gang", gpu_count=1, nodes=2), NoAvailableNode)
+        assert isinstance(registry.claim("one", gpu_count=1), Claim)
