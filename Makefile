@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help setup demo test test-fast simulate e2e system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help claim-history setup demo test test-fast simulate e2e system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs

@@ -35,15 +35,15 @@ class Campaign:
     def __init__(self, folder: Path, running: ExitStack, *, seed: int) -> None:
         self._folder, self._running = folder, running
         self._dice = random.Random(seed)  # noqa: S311
-        self._ports = {"node_port": free_port(), "operator_port": free_port()}
+        self._node_port, self._operator_port = free_port(), free_port()
         self.world = World()
         self._registry = self._serve()
-        machines = Machines(self.world, f"ws://127.0.0.1:{self._ports['node_port']}/ws/node", NODES)
+        machines = Machines(self.world, f"ws://127.0.0.1:{self._node_port}/ws/node", NODES)
         machines.start()
         running.callback(machines.stop)
         self._registry.await_ready(len(NODES), within_seconds=60)
         self._clients = [
-            Client(self.world, self._ports["operator_port"], number=number, seed=seed + number)
+            Client(self.world, self._operator_port, number=number, seed=seed + number)
             for number in range(CLIENTS)
         ]
         for client in self._clients:
@@ -59,7 +59,7 @@ class Campaign:
 
     def quiet(self) -> float:
         """Let the registry live, and a large job wait beside the stream of small ones; returns its wait."""
-        large = Client(self.world, self._ports["operator_port"], number=99, seed=0, kind=LARGE)
+        large = Client(self.world, self._operator_port, number=99, seed=0, kind=LARGE)
         large.start()
         time.sleep(QUIET_SECONDS)
         large.stop()
@@ -80,13 +80,14 @@ class Campaign:
             str(self._folder / "state"),
             "--warmup-heartbeat-interval-seconds=0.4",
             "--heartbeat-timeout-seconds=300",
-            f"--claim-ttl-seconds={10}",
+            "--claim-ttl-seconds=10",
             environment={
                 "GPU_REGISTRY_HEALTHY_HEARTBEATS_NEEDED": "1",
                 "GPU_REGISTRY_QUEUE_RESERVE_AFTER_SECONDS": str(RESERVE_AFTER_SECONDS),
                 "GPU_REGISTRY_FLAP_LIMIT": "1000",
             },
-            **self._ports,
+            node_port=self._node_port,
+            operator_port=self._operator_port,
         )
         self._running.enter_context(program)
         return program

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from websockets.asyncio.client import connect
@@ -18,7 +18,7 @@ RECONNECT_SECONDS = 0.2
 class Machines(threading.Thread):
     """All nodes, in a thread and an event loop of their own."""
 
-    def __init__(self, world: World, url: str, nodes: dict[str, Sequence[str]]) -> None:
+    def __init__(self, world: World, url: str, nodes: Mapping[str, Sequence[str]]) -> None:
         super().__init__(name="machines", daemon=True)
         self._world, self._url, self._nodes = world, url, nodes
         self._stopped = threading.Event()
