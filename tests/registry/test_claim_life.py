@@ -9,6 +9,7 @@ from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import RemovalRequested
 from gpu_agent.registry.job import Claim
+from gpu_agent.wire.messages import GpuDeclaration, Hardware
 from tests.registry.harness import (
     Registry,
     figures,
@@ -311,3 +312,21 @@ def test_a_renewed_claim_is_recorded_with_its_new_end() -> None:
     record = registry.fleet.claim_history.of_job("job")
     assert record is not None
     assert record.claim.expires_at == renewed.expires_at
+
+
+def test_a_claim_whose_document_no_store_takes_is_refused_and_reserves_nothing() -> None:
+    registry = Registry()
+    for connection in (1, 2):
+        names = tuple(f"GPU-{connection}-{place:03}-{'x' * 990}" for place in range(256))
+        declared = tuple(GpuDeclaration(name="H100", memory_gb=80, uuid=uuid) for uuid in names)
+        registry.register(connection, hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=declared))
+        registry.heartbeats(3, connection, gpus=None)
+    for connection in (1, 2):
+        registry.heartbeat(connection, gpus=None)
+    refused = registry.claim("gang", gpu_count=256, nodes=2)
+    assert code(refused) == "INVALID_MESSAGE"
+    assert registry.fleet.claim_of("gang") is None
+    assert len(registry.claim("one", gpu_count=256).grants) == 1
+    registry.heartbeat(1, gpus=None)
+    registry.heartbeat(2, gpus=None)
+    assert len(registry.claim("other", gpu_count=256).grants) == 1

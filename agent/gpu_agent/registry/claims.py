@@ -21,7 +21,17 @@ from gpu_agent.registry.events import (
     RenewalRequested,
     Requester,
 )
-from gpu_agent.registry.job import LARGEST_JOB_BYTES, Claim, ClaimEnd, HeldGrant, Job, demands_of, size_of
+from gpu_agent.registry.job import (
+    LARGEST_CLAIM_BYTES,
+    LARGEST_JOB_BYTES,
+    Claim,
+    ClaimEnd,
+    HeldGrant,
+    Job,
+    demands_of,
+    size_of,
+    size_of_grants,
+)
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.queue import ClaimQueue, Waiting
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
@@ -234,7 +244,7 @@ class ClaimRequests:
             step.answer(ref, placed)
         return None
 
-    def _place(self, event: ClaimRequested, step: Step) -> Claim | NoAvailableNode:
+    def _place(self, event: ClaimRequested, step: Step) -> Claim | NoAvailableNode | Refusal:
         job = event.job
         placed = self._dispatch.claim(job, step.now, claim_id=event.claim_id, owner=event.requester.name)
         if isinstance(placed, NoAvailableNode):
@@ -242,6 +252,12 @@ class ClaimRequests:
         claim, held_before = placed
         for one in held_before:
             step.change_held(one)
+        if size_of(job) + size_of_grants(claim.grants) > LARGEST_CLAIM_BYTES:
+            self._dispatch.end(job.job_id, ClaimEnd.RELEASED, step.now)
+            problem = (
+                f"the claim would take more than {LARGEST_CLAIM_BYTES} bytes: ask for fewer nodes and GPUs"
+            )
+            return Refusal(ErrorCode.INVALID_MESSAGE, problem)
         step.change_claim(claim)
         self._begin(claim)
         for grant in claim.grants:

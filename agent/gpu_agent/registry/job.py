@@ -4,7 +4,7 @@ Times are monotonic seconds, memory is MiB.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
@@ -112,7 +112,11 @@ class GpuDemand(NamedTuple):
         )
 
     def missing(self, gpus: GpuSet) -> int:
-        """Return how many more are needed besides these: whole GPUs or MIG devices, never both."""
+        """Return how many more are needed besides these."""
+        return max(0, self.number - self.fitting(gpus))
+
+    def fitting(self, gpus: GpuSet) -> int:
+        """Return how many of these can serve together: whole GPUs or MIG devices, never both."""
         whole = mig = 0
         for kind, number in gpus:
             if self.fits(kind):
@@ -120,7 +124,7 @@ class GpuDemand(NamedTuple):
                     mig += number
                 else:
                     whole += number
-        return max(0, self.number - max(whole, mig))
+        return max(whole, mig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +295,8 @@ class HeldGrant:
 
 
 LARGEST_JOB_BYTES = 384 * 1024
-"""The rest of a claim's document, of 512 KiB at most (§4), is what the claim reserves."""
+LARGEST_CLAIM_BYTES = 496 * 1024
+"""With what the claim reserves; the rest of its document, of 512 KiB at most (§4), are its own few fields."""
 
 _NAME_BYTES = 64
 
@@ -299,7 +304,17 @@ _NAME_BYTES = 64
 def size_of(job: Job) -> int:
     """Return what the names in a job take, roughly: as text in the store, and as objects in memory."""
     lists = (job.required_models, job.required_features, job.allowed_nodes or (), job.excluded_nodes)
-    names = chain(*lists, job.labels, *map(_values, job.labels.values()))
+    return _size_of(chain(*lists, job.labels, *map(_values, job.labels.values())))
+
+
+def size_of_grants(grants: Iterable[Grant]) -> int:
+    """Return what the names in grants take, roughly, as `size_of` does."""
+    return sum(
+        _size_of((one.node_id, one.hostname or "", one.endpoint or "", *one.gpu_uuids)) for one in grants
+    )
+
+
+def _size_of(names: Iterable[str]) -> int:
     return sum(_NAME_BYTES + len(name) * (1 if name.isascii() else _LONGEST_ESCAPE) for name in names)
 
 

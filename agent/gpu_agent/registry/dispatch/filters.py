@@ -550,7 +550,7 @@ def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
         return False
     later = [claim for claim in record.claims.values() if claim.granted_at >= reservation.since]
     slots_left = record.slots - len(later) - 1
-    gpus = sum(number for kind, number in uncordoned(candidate) if reservation.demand.fits(kind))
+    gpus = reservation.demand.fitting(uncordoned(candidate))
     taken = sum(len(grant.gpu_uuids) for claim in later if (grant := claim.on(record.node_id)) is not None)
     more = 1 if demand.sharing is None else demand.gpus.number
     return slots_left < 1 or gpus - taken - more < reservation.demand.number
