@@ -8,7 +8,7 @@ import pytest
 
 from gpu_agent.registry.actions import Answer, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
-from gpu_agent.registry.events import ClaimWaitEnded, GpuCordonRequested
+from gpu_agent.registry.events import ClaimWaitEnded, CordonRequested, GpuCordonRequested
 from gpu_agent.registry.job import Claim
 from tests.registry.harness import Registry, figures, hardware, logged, of
 
@@ -343,3 +343,17 @@ def test_a_long_queue_is_not_searched_for_its_deadline_after_each_event(
         fleet.registry.renew("first")
         assert queue.deadline == 5000.0
     assert len(searched) == 1
+
+
+def test_a_reservation_follows_within_a_second_though_a_request_comes_first() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.claim("first", gpu_count=1, ttl_seconds=86_400)
+    fleet.registry.do(CordonRequested(fleet.registry.ref(), "node-1", "repair"))
+    fleet.ask("large", gpu_count=2, wait=300.0)
+    fleet.pass_time(70.0)
+    (entry,) = fleet.registry.fleet.queue()
+    assert not entry.reserved
+    fleet.registry.do(CordonRequested(fleet.registry.ref(), "node-1", None))
+    fleet.registry.claim("refused", gpu_count=2)
+    fleet.registry.pass_time(1.0)
+    assert list(entry.reserved) == ["node-1"]

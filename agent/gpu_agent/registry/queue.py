@@ -80,6 +80,8 @@ class ClaimQueue:
         self._reserving: Waiting | None = None
         self._reserved_at = -inf
         """When it was last decided who has the reservation."""
+        self._reserved_when_freed = -1
+        """`Dispatch.freed` then: a request may have tried the jobs since, and reserved nothing."""
         self._earliest: float | None = None
         """The earliest of `_deadlines`, which the fleet reads after each event; None where it may differ."""
 
@@ -91,7 +93,8 @@ class ClaimQueue:
         """When something is due; the past where capacity became free, never where nothing waits."""
         if not self._by_job:
             return inf
-        if self._dispatch.freed != self._tried_at and self._by_ref:
+        freed = self._dispatch.freed
+        if (freed != self._tried_at and self._by_ref) or freed != self._reserved_when_freed:
             return -inf
         if self._earliest is None:
             self._earliest = min(self._deadlines())
@@ -210,7 +213,7 @@ class ClaimQueue:
         The reservation lasts while the job keeps its place, also between two of its requests: else a small
         job could take what became free in that moment, each time.
         """
-        self._reserved_at, self._earliest = now, None
+        self._reserved_at, self._earliest, self._reserved_when_freed = now, None, self._dispatch.freed
         first = next((one for one in self.in_order() if self._may_reserve(one, now)), None)
         if first is not self._reserving:
             self._end_reservation()
@@ -238,8 +241,12 @@ class ClaimQueue:
                 waiting.reserved[node_id] = now
 
     def _may_reserve(self, waiting: Waiting, now: float) -> bool:
-        waited = now - waiting.since >= self._thresholds.queue_reserve_after_seconds
+        waited = now >= self._reserves_at(waiting)
         return waited and sharing_of(waiting.job) is Sharing.EXCLUSIVE
+
+    def _reserves_at(self, waiting: Waiting) -> float:
+        """Return when a job has waited long enough: one sum, since two may differ in the last digit."""
+        return waiting.since + self._thresholds.queue_reserve_after_seconds
 
     def _end_reservation(self) -> None:
         if self._reserving is not None:
@@ -252,9 +259,8 @@ class ClaimQueue:
         for waiting in self._by_job.values():
             yield from waiting.requests.values()
             yield waiting.left_at + STAYS_SECONDS
-            may_reserve_at = waiting.since + self._thresholds.queue_reserve_after_seconds
-            if may_reserve_at > self._reserved_at:
-                yield may_reserve_at
+            if self._reserves_at(waiting) > self._reserved_at:
+                yield self._reserves_at(waiting)
             yield from (since + RESERVED_SECONDS for since in waiting.reserved.values())
 
 
