@@ -510,7 +510,7 @@ MUTATIONS = (
         "a node back from too many silences gets jobs at once",
         Invariant.FLAPS_ARE_DAMPED,
         method(flapping, "flapping_reason", lambda *_: None),
-        under(Fault.PARTITION, nodes=3),
+        under(Fault.PARTITION, nodes=6),
     ),
     Mutation(
         "a node's tokens are not stored",

@@ -1,9 +1,10 @@
 """No transition outside the table of §4, seen from outside: in events, in statuses sent, in histories."""
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from math import inf
 
-from gpu_agent.registry.actions import Effect, Output, Send, SendStatus
+from gpu_agent.registry.actions import STATUS_CHANGED, Effect, LogEvent, Output, Send, SendStatus
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
@@ -101,8 +102,7 @@ def _check(node_id: str, source: str | None, target: str, *, reason: str) -> Non
 # A node that leaves `ready` too often gets no job before it has calmed down, however it comes back.
 
 
-_SLACK_SECONDS = 90.0
-"""An exit is decided before it is logged, by so much where the disk keeps nothing meanwhile."""
+_SLACK_SECONDS = 5.0
 
 _PASSING = frozenset({"flapping", "drain_requested"})
 """With these a node may leave `ready` within the step that made it so."""
@@ -114,8 +114,16 @@ class FlappingInvariants(Observer):
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._exits: dict[str, list[float]] = {}
+        self._decided: dict[str, deque[float]] = {}
+        """When each transition was decided that is not logged yet, since its save may take long."""
         self._just_ready: set[str] = set()
         """Nodes of which the last event was that they became ready."""
+
+    def decided(self, event: Event | None, output: Output) -> None:
+        for effect in output.effects:
+            if isinstance(effect, LogEvent) and effect.event == STATUS_CHANGED:
+                times = self._decided.setdefault(str(effect.fields["node_id"]), deque())
+                times.append(self._cluster.world.now)
 
     def executed(self, effect: Executable) -> None:
         if not isinstance(effect, PublishEvent) or effect.event.node_id is None:
@@ -136,14 +144,17 @@ class FlappingInvariants(Observer):
     def crashed(self) -> None:
         """What was not logged any more was not counted: start again."""
         self._exits.clear()
+        self._decided.clear()
         self._just_ready.clear()
 
     def _moved(self, node_id: str, event: RegistryEvent, *, passing: bool) -> None:
         source, target, reason = (event.fields[name] for name in ("from", "to", "reason_code"))
+        times = self._decided.get(node_id)
+        at = times.popleft() if times else self._cluster.world.now
         if target == "ready":
             self._just_ready.add(node_id)
         elif source == "ready" and (target == "degraded" or reason == "heartbeat_timeout") and not passing:
-            self._exits.setdefault(node_id, []).append(self._cluster.world.now)
+            self._exits.setdefault(node_id, []).append(at)
 
     def _is_calm(self, node_id: str) -> None:
         thresholds, now = self._cluster.profile.thresholds, self._cluster.world.now
