@@ -26,6 +26,7 @@ from gpu_agent.wire.inventory import (
     ModelStatus,
     Outcome,
 )
+from gpu_agent.wire.messages import MAX_GPUS
 
 HOST = Host(
     cpu_logical_cores=16,
@@ -180,6 +181,21 @@ def test_a_heartbeat_carries_each_gpus_figures_and_the_reasons_of_its_health() -
     assert message.gpus is not None
     assert [(gpu.health, gpu.reasons) for gpu in message.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
     assert message.resource_usage.gpu_mem_percent == 50.0
+
+
+def test_no_more_gpus_are_declared_or_reported_than_a_registry_takes() -> None:
+    found = [replace(L4, uuid=f"GPU-{place}") for place in range(MAX_GPUS + 44)]
+    assert len(declared(*found).hardware.gpus) == MAX_GPUS
+    moment = HeartbeatFigures(
+        timestamp_ms=0,
+        cpu_percent=1.0,
+        mem_percent=1.0,
+        running_jobs=None,
+        running_job_ids=None,
+        probe_age_seconds=None,
+    )
+    sent = heartbeat("node-1", inventory(*found), moment=moment, changed=DeclarationChanges(), sequence=1)
+    assert len(sent.gpus or ()) == MAX_GPUS
 
 
 def test_the_parent_of_mig_devices_counts_in_no_total() -> None:

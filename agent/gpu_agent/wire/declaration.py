@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gpu_agent.version import __version__
 from gpu_agent.wire.inventory import Gpu, Inventory, Model
 from gpu_agent.wire.messages import (
+    MAX_GPUS,
     MAX_MODELS,
     GpuDeclaration,
     GpuFigures,
@@ -101,7 +102,7 @@ def declare(inventory: Inventory, owner: Owner) -> Declaration:
         hardware=Hardware(
             cpu_cores=inventory.host.cpu_logical_cores,
             memory_gb=whole_gb(inventory.host.memory_total_mb) or 0,
-            gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.gpus),
+            gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.gpus[:MAX_GPUS]),
             driver_version=inventory.gpu.driver_version,
             cuda_version=inventory.gpu.cuda_version,
         ),
@@ -188,7 +189,7 @@ def heartbeat(
             gpu_mem_percent=_memory_percent(counted),
             running_jobs=unknown_jobs if moment.running_jobs is None else moment.running_jobs,
         ),
-        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus),
+        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus[:MAX_GPUS]),
         probe_age_seconds=moment.probe_age_seconds,
         running_jobs=moment.running_job_ids,
         sequence=sequence,
