@@ -16,7 +16,7 @@ from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ELSEWHERE = {"serve", "backup", "restore", "token"}
+ELSEWHERE = {"serve", "backup", "restore", "claim-run", "token"}
 """Tried by tests of their own; `token` is a word before actions."""
 
 
@@ -128,11 +128,13 @@ def _look(operator: Operator, node_id: str) -> None:
 def _place_jobs(operator: Operator, node_id: str) -> None:
     demands = ("--model", "m", "--gpus", "2", "--label", "team=red")
     assert operator.ask("select", *demands)["node_id"] == node_id
+    assert operator.ask("explain", *demands)["eligible"] == [node_id]
     assert node_id in operator.run("claim", "job/1", *demands)
     assert operator.ask("claim", "job/1", *demands)["job_id"] == "job/1"
     assert "job/1" in operator.run("claims", "--node", node_id)
     assert operator.ask("renew", "job/1")["node_id"] == node_id
-    assert operator.ask("explain", *demands)["eligible"] == [node_id]
+    assert "capacity_exceeded" in operator.run("explain", *demands)
+    assert operator.ask("queue")["count"] == 0
     operator.run("release", "job/1")
     assert operator.ask("claims")["claims"] == []
     assert "model_not_available" in operator.run("claim", "job-2", "--model", "absent/model", code=7)
@@ -145,6 +147,10 @@ def _orders(operator: Operator, node_id: str) -> None:
     assert "cordoned: odd noise" in operator.run("nodes")
     assert "cordoned" in operator.run("select", code=7)
     operator.run("uncordon", node_id)
+    uuid = operator.ask("node", node_id)["gpus"][0]["uuid"]
+    operator.run("cordon-gpu", node_id, uuid, "--reason", "ECC errors")
+    assert "ECC errors" in operator.ask("node", node_id)["gpus"][0]["cordoned"]
+    operator.run("uncordon-gpu", node_id, uuid)
     operator.run("refresh", node_id)
     epoch = operator.ask("node", node_id)["session_epoch"]
     operator.run("reregister", node_id)
