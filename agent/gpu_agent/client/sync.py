@@ -285,10 +285,10 @@ class _Running(Generic[_T]):
         self._loop.call_soon_threadsafe(self._start)
         try:
             self._done.wait()
-        except BaseException:
-            self._loop.call_soon_threadsafe(self._cancel)
-            self._done.wait()  # it is bounded: what is cancelled ends within RELEASE_SECONDS
-            raise
+        finally:
+            if not self._done.is_set():
+                self._loop.call_soon_threadsafe(self._cancel)
+                self._done.wait()  # it is bounded: what is cancelled ends within RELEASE_SECONDS
         if self._task is None:
             raise RuntimeError("the client is closed")
         return self._task.result()
