@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.demo import ending_with_this_process
 from tests.programs import COMMAND, eventually
 from tests.waiting import patience
 
@@ -95,6 +96,16 @@ def test_the_live_demo_ends_at_each_ending_signal_and_leaves_nothing(
     assert demo.returncode == 0, said
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == []
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="only setpriv ties children to the demo's life")
+def test_a_process_whose_demo_died_before_it_was_tied_to_it_does_not_start(tmp_path: Path) -> None:
+    tie = ending_with_this_process()
+    ours, orphan = tmp_path / "ours", tmp_path / "orphan"
+    subprocess.run([*tie, "touch", str(ours)], check=True)
+    subprocess.run(["sh", "-c", '"$@"; true', "sh", *tie, "touch", str(orphan)], check=True)
+    assert ours.exists()
+    assert not orphan.exists()
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="only setpriv ties children to the demo's life")

@@ -284,7 +284,7 @@ def running_fleet(interruption: Interruption | None = None) -> Iterator[DemoFlee
                 folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="gpu-agent-demo-")))
             running: list[subprocess.Popen[bytes]] = []
             undo.callback(_end_all, running)
-            yield _start_fleet(_Launcher(folder, signals, (*_die_with_us(), *COMMAND), running))
+            yield _start_fleet(_Launcher(folder, signals, (*ending_with_this_process(), *COMMAND), running))
         finally:
             signals.finish()
 
@@ -314,12 +314,14 @@ class _Launcher:
         return DemoProcess(name, process, log)
 
 
-def _die_with_us() -> tuple[str, ...]:
+def ending_with_this_process() -> tuple[str, ...]:
     """Return a command's prefix with which the kernel ends it with us; empty where there is none."""
     setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
     if setpriv is None:
         return ()
-    words = (setpriv, "--pdeathsig", "TERM", "--")
+    # A demo that died before setpriv asked the kernel would send no signal: the shell looks once after it.
+    still_ours = ("sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid()))
+    words = (setpriv, "--pdeathsig", "TERM", "--", *still_ours)
     tried = subprocess.run([*words, "true"], capture_output=True, check=False)  # noqa: S603 - as found in PATH
     return words if tried.returncode == 0 else ()
 
