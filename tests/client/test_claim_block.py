@@ -123,12 +123,15 @@ async def test_an_exception_of_the_block_releases_and_passes_unchanged(
     assert held(front) == []
 
 
-async def test_a_cancelled_block_releases(front: Front, client: RegistryClient, gpu_node: Node) -> None:
+@pytest.mark.parametrize("raise_on_loss", [False, True])
+async def test_a_block_cancelled_from_outside_stays_cancelled_and_releases(
+    front: Front, client: RegistryClient, gpu_node: Node, *, raise_on_loss: bool
+) -> None:
     assert gpu_node.node_id
     inside = asyncio.Event()
 
     async def work() -> None:
-        async with client.claim(ONE_GPU):
+        async with client.claim(ONE_GPU, raise_on_loss=raise_on_loss):
             inside.set()
             await asyncio.Event().wait()
 
@@ -251,25 +254,6 @@ async def test_raise_on_loss_ends_the_block_with_the_loss(
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-
-
-async def test_raise_on_loss_leaves_a_cancellation_from_outside_a_cancellation(
-    front: Front, client: RegistryClient, gpu_node: Node
-) -> None:
-    assert gpu_node.node_id
-    inside = asyncio.Event()
-
-    async def work() -> None:
-        async with client.claim(ONE_GPU, raise_on_loss=True):
-            inside.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.ensure_future(work())
-    await seen(inside)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert held(front) == []
 
 
 async def test_without_raise_on_loss_the_block_goes_on(
