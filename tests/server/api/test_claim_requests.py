@@ -385,6 +385,23 @@ async def test_an_unknown_field_is_refused_with_the_nearest_known_one(
         assert near is None or f"did you mean `{near}`?" in error["problem"]
 
 
+async def test_an_unknown_field_inside_a_list_is_named_by_its_path_with_the_nearest_known_one(
+    api: httpx.AsyncClient,
+) -> None:
+    claims = [{"job_id": "a"}, {"job_id": "j", "claim_idd": "x"}]
+    (error,) = problem(await api.post("/v1/claims/renew", json={"claims": claims}))["errors"]
+    assert error == {
+        "path": "$.claims.1.claim_idd",
+        "problem": "there is no such field; did you mean `claim_id`?",
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/claims", "/v1/dispatch/explain"])
+async def test_the_path_of_a_wrong_label_names_the_label_alone(path: str, api: httpx.AsyncClient) -> None:
+    refused = problem(await api.post(path, json={"job_id": "j", "labels": {"zone": 1}}))
+    assert {error["path"] for error in refused["errors"]} == {"$.labels.zone"}
+
+
 async def test_an_unknown_word_in_a_query_is_refused_with_the_nearest_known_one(
     api: httpx.AsyncClient,
 ) -> None:

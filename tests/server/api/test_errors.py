@@ -17,6 +17,16 @@ async def test_a_wrong_field_is_named_by_its_path(api: httpx.AsyncClient) -> Non
     assert problem(refused)["errors"][0]["path"] == "$.gpu_count"
 
 
+@pytest.mark.parametrize("path", ["/v1/claims", "/v1/dispatch/explain"])
+async def test_of_many_wrong_fields_the_first_ones_are_named_and_the_others_counted(
+    path: str, api: httpx.AsyncClient
+) -> None:
+    wrong = {f"gpu_count{number}": 1 for number in range(1000)}
+    refused = problem(await api.post(path, json={"job_id": "j", **wrong}))
+    assert [error["path"] for error in refused["errors"]] == [f"$.gpu_count{number}" for number in range(20)]
+    assert refused["detail"].endswith("; and 980 more")
+
+
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"{", b"\xff"], ids=["deep", "torn", "not UTF-8"])
 async def test_a_body_that_is_no_json_is_wrong_as_a_whole(api: httpx.AsyncClient, body: bytes) -> None:
     refused = problem(await api.post("/v1/claims", content=body, headers=JSON))

@@ -59,12 +59,12 @@ async def test_an_unknown_token_cannot_be_revoked(api: httpx.AsyncClient) -> Non
     [
         ({}, "$"),
         ({"kind": "node"}, "$"),
-        ({"kind": "operator"}, "$.operator.role"),
-        ({"kind": "operator", "role": "root"}, "$.operator.role"),
-        ({"kind": "join", "ttl_seconds": 0}, "$.join.ttl_seconds"),
-        ({"kind": "join", "uses": 0}, "$.join.uses"),
-        ({"kind": "join", "node_id": "node 7"}, "$.join.node_id"),
-        ({"kind": "join", "role": "admin"}, "$.join.role"),
+        ({"kind": "operator"}, "$.role"),
+        ({"kind": "operator", "role": "root"}, "$.role"),
+        ({"kind": "join", "ttl_seconds": 0}, "$.ttl_seconds"),
+        ({"kind": "join", "uses": 0}, "$.uses"),
+        ({"kind": "join", "node_id": "node 7"}, "$.node_id"),
+        ({"kind": "join", "role": "admin"}, "$.role"),
     ],
 )
 async def test_a_token_request_with_a_wrong_field_is_refused(
@@ -73,6 +73,18 @@ async def test_a_token_request_with_a_wrong_field_is_refused(
     refused = problem(await api.post("/v1/tokens", json=wrong))
     assert (refused["status"], refused["errors"][0]["path"]) == (422, path)
     assert await listed(api) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "near"), [("join", "usess", "uses"), ("operator", "nam", "name"), ("join", "nam", None)]
+)
+async def test_an_unknown_field_of_a_token_is_refused_with_the_nearest_one_of_its_kind(
+    api: httpx.AsyncClient, kind: str, wrong: str, near: str | None
+) -> None:
+    refused = problem(await api.post("/v1/tokens", json={"kind": kind, "role": "read", wrong: "x"}))
+    (error,) = (one for one in refused["errors"] if one["path"] == f"$.{wrong}")
+    hint = "" if near is None else f"; did you mean `{near}`?"
+    assert error["problem"] == f"there is no such field{hint}"
 
 
 async def test_a_node_that_lost_its_state_can_reclaim_its_id(api: httpx.AsyncClient, ready: Node) -> None:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -127,8 +128,9 @@ def _read(model: type[_Model], content: bytes) -> _Model:
     try:
         return model.model_validate_json(content)
     except ValidationError as invalid:
-        errors = invalid.errors(include_url=False, include_context=True)
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from None
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in invalid.errors(include_url=False)]
+        body = None if errors[0]["type"] == "json_invalid" else from_json(content)
+        raise RequestValidationError(errors, body=body) from None
 
 
 def _answer(document: BaseModel) -> Response:
