@@ -169,6 +169,58 @@ def test_the_job_itself_may_claim_what_is_held_for_it() -> None:
     assert not registry.node().held
 
 
+def expire_shared(registry: Registry, **figured: Any) -> Claim:
+    """Let a claim of 60 000 MiB expire on a GPU of 81 920, on which its job goes on and uses them."""
+    claim = registry.claim("job", by="ada", min_gpu_memory_mb=60_000, ttl_seconds=10.0)
+    seen: dict[str, Any] = {"gpus": figures(processes=1, memory_used_mb=61_000), "running_jobs": ("job",)}
+    registry.heartbeats(1, every=15.0, **(seen | figured))
+    assert registry.fleet.claim_of("job") is None
+    assert isinstance(claim, Claim)
+    return claim
+
+
+@pytest.mark.parametrize("running", [("job",), None])
+def test_the_job_itself_may_claim_the_memory_that_is_held_for_it(running: tuple[str, ...] | None) -> None:
+    registry = one_gpu()
+    old = expire_shared(registry, running_jobs=running)
+    assert isinstance(registry.claim("job", by="bob", min_gpu_memory_mb=60_000), NoAvailableNode)
+    assert isinstance(registry.claim("other", by="ada", min_gpu_memory_mb=60_000), NoAvailableNode)
+    new = registry.claim("job", by="ada", min_gpu_memory_mb=60_000)
+    assert isinstance(new, Claim)
+    assert new.claim_id != old.claim_id
+    assert not registry.node().held
+    assert isinstance(registry.claim("small", min_gpu_memory_mb=20_000), Claim)
+    assert isinstance(registry.claim("large", min_gpu_memory_mb=30_000), NoAvailableNode)
+
+
+def test_memory_that_a_job_has_not_used_yet_is_reserved_for_its_new_claim() -> None:
+    registry = one_gpu()
+    expire_shared(registry, gpus=figures(processes=1, memory_used_mb=11_000))
+    assert isinstance(registry.claim("job", by="ada", min_gpu_memory_mb=60_000), Claim)
+    assert isinstance(registry.claim("other", min_gpu_memory_mb=30_000), NoAvailableNode)
+
+
+def test_memory_that_others_use_is_not_given_to_a_job_that_its_node_reports_no_more() -> None:
+    registry = one_gpu()
+    expire_shared(registry, running_jobs=())
+    assert registry.node().held
+    assert isinstance(registry.claim("job", by="ada", min_gpu_memory_mb=60_000), NoAvailableNode)
+
+
+@pytest.mark.parametrize("exclusive_first", [True, False])
+def test_the_job_itself_may_use_what_is_held_for_it_in_another_way(*, exclusive_first: bool) -> None:
+    registry = one_gpu()
+    demands: list[dict[str, Any]] = [{"min_gpu_memory_mb": 60_000}, {"gpu_count": 1}]
+    first, second = reversed(demands) if exclusive_first else demands
+    registry.claim("job", ttl_seconds=10.0, **first)
+    registry.heartbeats(1, every=15.0, gpus=figures(processes=1), running_jobs=("job",))
+    assert registry.node().held
+    assert isinstance(registry.claim("job", **second), Claim)
+    assert not registry.node().held
+    assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
+    assert isinstance(registry.claim("other", min_gpu_memory_mb=60_000), NoAvailableNode)
+
+
 def test_what_is_held_outlives_a_restart() -> None:
     registry = one_gpu()
     expire(registry)

@@ -6,7 +6,7 @@ small changes of a figure move no node. Heartbeats whose figures fall into the s
 side of each limit, have the same load and change nothing in the index.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -36,10 +36,13 @@ class ReservedMemory:
     """The use that the node will show once every claim has what it needs."""
 
     def add(self, need_mb: int, used_mb: int, *, shown: bool) -> None:
-        """Add a claim; `shown` says that its job runs, so `used_mb` holds its memory already."""
+        """Add a claim; `shown` says that its job runs, so that `used_mb` holds memory of it already."""
         self.claims += 1
         self.needs_mb += need_mb
-        self.expected_mb = max(self.expected_mb, used_mb) + (0 if shown else need_mb)
+        if shown:
+            self.expected_mb = max(self.expected_mb + need_mb, used_mb)
+        else:
+            self.expected_mb = max(self.expected_mb, used_mb) + need_mb
 
     def remove(self, need_mb: int) -> None:
         """Remove a claim."""
@@ -100,8 +103,8 @@ class Candidate:
     """What decides whether its GPUs are also another node's, as last compared."""
     ended_at: dict[str, float] = field(default_factory=dict)
     """By UUID: when the last claim on it ended; only readings made after that show what uses it."""
-    reclaiming: frozenset[str] = frozenset()
-    """UUIDs held for a job that is placed now: they are no obstacle to itself."""
+    reclaiming: Mapping[str, int] = field(default_factory=dict)
+    """By UUID of a GPU held for the job that is placed now: the MiB that its hold keeps from others."""
     slot_only: int = 0
     """Claims of a slot alone: they use a worker on the node, on one of its GPUs."""
     reservation: QueueReservation | None = None

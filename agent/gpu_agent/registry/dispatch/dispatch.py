@@ -17,7 +17,7 @@ from gpu_agent.registry.dispatch.candidate import (
 from gpu_agent.registry.dispatch.exclusions import Eligible, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, explain_node
 from gpu_agent.registry.dispatch.filters import first_exclusion, lacks_only_capacity
-from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, used_mb
+from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, reclaimable, used_mb
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.gpus import GpuState
@@ -139,12 +139,10 @@ class Dispatch:
         """
         demand = Demand.of(job)
         own = [one for one in self.held_of(job.job_id) if one.claim.owner == owner]
-        for one in own:
-            self._reclaim(one.node_id, frozenset(one.gpu_uuids))
+        self._reclaim(own)
         placed = self._place(demand, now)
-        for one in own:
-            self._reclaim(one.node_id, frozenset())
         if placed is None:
+            self._end_reclaim(own)
             return count_exclusions(self._index, demand)
         nodes = {one.candidate.record.node_id for one in placed}
         ended = [one for one in own if one.node_id in nodes]
@@ -161,6 +159,7 @@ class Dispatch:
             ttl_seconds=ttl,
         )
         self._reserve(claim, now)
+        self._end_reclaim(own)
         return claim, ended
 
     def claims(self) -> list[Claim]:
@@ -378,10 +377,17 @@ class Dispatch:
             chosen, score = near, near.score + self._affinity_bonus
         return _Placing(chosen, choose_gpus(chosen, demand.gpus), score)
 
-    def _reclaim(self, node_id: str, uuids: frozenset[str]) -> None:
-        candidate = self._index.candidates.get(node_id)
-        if candidate is not None:
-            candidate.reclaiming = uuids
+    def _reclaim(self, own: Sequence[HeldGrant]) -> None:
+        """Let what is held for a job be no obstacle to the job itself."""
+        for one in own:
+            candidate = self._index.candidates[one.node_id]
+            candidate.reclaiming = reclaimable(candidate, one)
+            self._index.update_claims(candidate)
+
+    def _end_reclaim(self, own: Sequence[HeldGrant]) -> None:
+        for one in own:
+            candidate = self._index.candidates[one.node_id]
+            candidate.reclaiming = {}
             self._index.update_claims(candidate)
 
     def _reserve(self, claim: Claim, now: float) -> None:
@@ -406,8 +412,9 @@ class Dispatch:
             for uuid in uuids:
                 self._identities.hold(record.node_id, uuid, str(holder))
         else:
-            shown = claim.job_id in (record.jobs.ids or ())
+            ids = record.jobs.ids
             for uuid in uuids:
+                shown = uuid in candidate.reclaiming if ids is None else claim.job_id in ids
                 gpu = record.gpus.get(uuid)
                 used = 0 if gpu is None else used_mb(record, gpu)
                 reserved = candidate.reserved.setdefault(uuid, ReservedMemory())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gpu_agent.registry.dispatch.candidate import Candidate, Reservations, known_percent
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import GpuDemand, GpuSet, Sharing, meets
+from gpu_agent.registry.job import GpuDemand, GpuSet, HeldGrant, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 
 _UNKNOWN_USE_PERCENT = 50.0
@@ -101,9 +101,8 @@ def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
 
 def free_memory(candidate: Candidate, demand: GpuDemand) -> list[int | None]:
     """Return the free memory of each GPU that a job could share; None where it is unknown."""
-    record = candidate.record
     return [
-        free_mb(record, gpu, candidate.reserved)
+        available_mb(candidate, gpu)
         for gpu in sharable_gpus(candidate, availability(candidate).unheld)
         if demand._replace(memory_mb=0).fits(gpu.kind)
     ]
@@ -132,6 +131,27 @@ def free_mb(record: NodeRecord, gpu: GpuState, reserved: Reservations) -> int | 
     here = reserved.get(gpu.uuid)
     unshown = 0 if here is None else here.unshown_mb(used)
     return gpu.memory_mb - used - unshown - _undeclared_mb(record, reserved)
+
+
+def available_mb(candidate: Candidate, gpu: GpuState) -> int | None:
+    """Return the memory that the job that is placed now can use: what is held for it, it may have again."""
+    free = free_mb(candidate.record, gpu, candidate.reserved)
+    return None if free is None else free + candidate.reclaiming.get(gpu.uuid, 0)
+
+
+def reclaimable(candidate: Candidate, held: HeldGrant) -> dict[str, int]:
+    """Return what is held for a job by GPU, in MiB: its new claim on this node ends the hold (§5.3).
+
+    What the GPU shows in use may be the job's own, unless the node reports jobs and not this one.
+    """
+    record, need_mb = candidate.record, held.claim.job.min_gpu_memory_mb or 0
+    gone = record.jobs.ids is not None and held.claim.job_id not in record.jobs.ids
+    own = dict.fromkeys(held.gpu_uuids, 0)
+    for uuid in own:
+        reserved, gpu = candidate.reserved.get(uuid), record.gpus.get(uuid)
+        if reserved is not None and gpu is not None:
+            own[uuid] = min(need_mb, reserved.unshown_mb(used_mb(record, gpu))) if gone else need_mb
+    return own
 
 
 def reading_at(record: NodeRecord) -> float:
@@ -210,11 +230,17 @@ def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
 
 def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why a GPU that is not held cannot be given out exclusively."""
-    if candidate.reserved and any(uuid in candidate.reserved for uuid in _relatives(candidate.record, gpu)):
+    if candidate.reserved and any(_is_shared(candidate, uuid) for uuid in _relatives(candidate.record, gpu)):
         return "shared by other claims"
     if is_used_without_claim(candidate, gpu):
         return f"in use without a claim: {gpu.processes} processes"
     return None if gpu.kind.memory_mb else "its memory is unknown"
+
+
+def _is_shared(candidate: Candidate, uuid: str) -> bool:
+    """Whether others than the job that is placed now share a GPU."""
+    reserved = candidate.reserved.get(uuid)
+    return reserved is not None and reserved.claims > (uuid in candidate.reclaiming)
 
 
 def _relatives(record: NodeRecord, gpu: GpuState) -> Iterator[str]:
@@ -237,12 +263,11 @@ def _gpu_of_worker(candidate: Candidate, unheld: list[GpuState], free: list[GpuS
 
 
 def _with_free_memory(candidate: Candidate, demand: GpuDemand) -> Iterator[tuple[GpuState, int]]:
-    record, reserved = candidate.record, candidate.reserved
-    gpus = list(record.gpus.values())
+    gpus = list(candidate.record.gpus.values())
     for place in candidate.shared:
         gpu = gpus[place]
         if demand.fits(gpu.kind):
-            free = free_mb(record, gpu, reserved)
+            free = available_mb(candidate, gpu)
             if free is not None and free >= demand.memory_mb:
                 yield gpu, free
 

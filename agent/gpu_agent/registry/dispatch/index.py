@@ -29,7 +29,7 @@ from gpu_agent.registry.dispatch.filters import (
 )
 from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
-    free_mb,
+    available_mb,
     gpu_set,
     has_foreign_jobs,
     has_free_gpus,
@@ -468,10 +468,10 @@ def _with_keys(
 
 def _free_steps(candidate: Candidate) -> list[int]:
     """Return the free memory of the GPUs that jobs may share, in steps, the freest first."""
-    record, reserved = candidate.record, candidate.reserved
-    steps = None if reserved else record.gpus.free_steps
+    record = candidate.record
+    steps = None if candidate.reserved else record.gpus.free_steps
     if steps is not None:
         return sorted([steps[place] for place in candidate.shared], reverse=True)
     gpus = list(record.gpus.values())
-    free = [free_mb(record, gpus[place], reserved) or 0 for place in candidate.shared]
+    free = [available_mb(candidate, gpus[place]) or 0 for place in candidate.shared]
     return sorted([one // STEP_MB for one in free], reverse=True)
