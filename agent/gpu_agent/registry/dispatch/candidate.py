@@ -101,6 +101,8 @@ class Candidate:
     """Says why another node's declaration or claim keeps a GPU of this node from being given out."""
     identity: tuple[object, ...] = ()
     """What decides whether its GPUs are also another node's, as last compared."""
+    elsewhere: frozenset[str] = frozenset()
+    """UUIDs of its GPUs that another node declares too, which registered later and so gives them out."""
     ended_at: dict[str, float] = field(default_factory=dict)
     """By UUID: when the last claim on it ended; only readings made after that show what uses it."""
     reclaiming: Mapping[str, int] = field(default_factory=dict)
@@ -134,6 +136,8 @@ class Candidate:
     """Those of `usable` that no exclusive claim holds, and no cordon or other node."""
     free: GpuSet = ()
     """Those of `unheld` that can be given out exclusively."""
+    left: GpuSet = ()
+    """Those of `usable` that can be given out exclusively once the present claims have ended."""
     free_places: list[int] = field(default_factory=list)
     """Their places among the GPUs, the smallest GPUs first, so that larger ones stay free."""
     free_memory: list[int] = field(default_factory=list)

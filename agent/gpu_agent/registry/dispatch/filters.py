@@ -33,11 +33,12 @@ from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
     free_memory,
+    gpu_set,
     has_free_gpus,
-    uncordoned,
     usable_gpus,
     why_not_free,
 )
+from gpu_agent.registry.dispatch.reservation import is_kept_from, obtainable
 from gpu_agent.registry.job import Demand, GpuDemand, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote, clip_sentence, listed
@@ -178,8 +179,9 @@ def model_state(record: NodeRecord, model: str) -> str:
 
 
 def lacks_only_capacity(candidate: Candidate, demand: Demand) -> bool:
-    """Whether a node passes every filter but those of its capacity."""
-    return all(
+    """Whether a node passes every filter but those of its capacity, and may have the GPUs at some time."""
+    may_have = gpu_set(obtainable(candidate, usable_gpus(candidate.record)))
+    return meets(may_have, demand.gpus) and all(
         one.reason is ExclusionReason.CAPACITY_EXCEEDED or one.shortfall(candidate, demand) is None
         for one in FILTERS
     )
@@ -536,24 +538,6 @@ def _reserved(reservation: QueueReservation | None) -> Shortfall | None:
         return None
     job = f"job {clip_quote(reservation.job_id)}, which waits for {reservation.demand.number} GPUs"
     return Shortfall("capacity that no waiting job needs", f"reserved for {job}")
-
-
-def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
-    """Whether a job would take what a waiting job has reserved on a node.
-
-    It may take what is left over once the claims end that were there when the reservation was made.
-    """
-    reservation, record = candidate.reservation, candidate.record
-    if reservation is None or demand.job.job_id == reservation.job_id:
-        return False
-    if demand.job.priority > reservation.priority:
-        return False
-    later = [claim for claim in record.claims.values() if claim.granted_at >= reservation.since]
-    slots_left = record.slots - len(later) - 1
-    gpus = reservation.demand.fitting(uncordoned(candidate))
-    taken = sum(len(grant.gpu_uuids) for claim in later if (grant := claim.on(record.node_id)) is not None)
-    more = 1 if demand.sharing is None else demand.gpus.number
-    return slots_left < 1 or gpus - taken - more < reservation.demand.number
 
 
 def _jobs_after_waiting_job(asked: NodeQuestion) -> Iterator[NodeExclusion]:

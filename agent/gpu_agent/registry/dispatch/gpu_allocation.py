@@ -50,15 +50,6 @@ def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
     return tuple(sorted(Counter(gpu.kind for gpu in gpus).items()))
 
 
-def uncordoned(candidate: Candidate) -> GpuSet:
-    """Return the usable GPUs that no operator cordoned, neither themselves nor their MIG parents."""
-    cordons = candidate.record.desired.gpu_cordons
-    if not cordons:
-        return candidate.usable
-    usable = usable_gpus(candidate.record)
-    return gpu_set(gpu for gpu in usable if not {gpu.uuid, gpu.parent_uuid} & cordons.keys())
-
-
 def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why a usable GPU cannot be given out exclusively; None where it can."""
     why = _why_held(candidate, gpu)

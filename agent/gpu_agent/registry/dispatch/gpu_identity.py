@@ -113,11 +113,16 @@ class GpuIdentities:
             self._forget_device(uuid)
         affected = [one for name in concerned if (one := self._candidates.get(name)) is not None]
         for one in affected:
-            one.record.duplicate_gpus = frozenset(uuid for uuid in one.record.gpus if uuid in self._owners)
+            self._note_duplicates(one)
         own = self._candidates.get(node_id)
         if own is not None and not concerned:
-            own.record.duplicate_gpus = frozenset()
+            self._note_duplicates(own)
         return affected
+
+    def _note_duplicates(self, one: Candidate) -> None:
+        node_id, duplicates = one.record.node_id, [uuid for uuid in one.record.gpus if uuid in self._owners]
+        one.record.duplicate_gpus = frozenset(duplicates)
+        one.elsewhere = frozenset(uuid for uuid in duplicates if self._owner[uuid] != node_id)
 
     def _add(self, uuid: str, node_id: str) -> Iterator[str]:
         """Add a node to those that declare a GPU; returns whom that concerns."""

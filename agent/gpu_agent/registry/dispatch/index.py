@@ -23,7 +23,6 @@ from gpu_agent.registry.dispatch.filters import (
     NodeState,
     first_exclusion,
     is_gpu_busy,
-    is_kept_from,
     lacks_only_capacity,
     unschedulable_reason,
 )
@@ -37,6 +36,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     sharable_gpus,
     used_without_claim,
 )
+from gpu_agent.registry.dispatch.reservation import is_kept_from, left_after_claims
 from gpu_agent.registry.gpus import STEP_MB, GpuState
 from gpu_agent.registry.job import Demand, GpuDemand, GpuSet, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
@@ -79,7 +79,7 @@ class Index:
         self._keys = [(one.key, Postings[Hashable]()) for one in FILTERS if isinstance(one.key, Keys)]
         """Each row's own; `Candidate.keys` has the same order."""
         self._declared, self._usable = GpuCounts(), GpuCounts()
-        self._unheld, self._free = GpuCounts(), GpuCounts()
+        self._unheld, self._free, self._left = GpuCounts(), GpuCounts(), GpuCounts()
         """Of the sets of GPUs of `Candidate`."""
         self._busy = 0
         """Positions with GPU use above its limit."""
@@ -155,6 +155,7 @@ class Index:
         self._usable.move(position, candidate.usable, None)
         self._unheld.move(position, candidate.unheld, None)
         self._free.move(position, candidate.free, None)
+        self._left.move(position, candidate.left, None)
         self._taken.change(bit, candidate.taken, 0)
         self._busy &= ~bit
         self._reserved.pop(position, None)
@@ -219,7 +220,7 @@ class Index:
 
         An empty list where there are not enough.
         """
-        among = ~self._positions(but)
+        among = self._left.holders(demand.gpus) & ~self._positions(but)
         for one, query in self.queries:
             if one.reason is not ExclusionReason.CAPACITY_EXCEEDED:
                 among = query(demand, among)
@@ -305,7 +306,7 @@ class Index:
             self._by_position[position] = candidate
         self.candidates[record.node_id] = candidate
         self.unschedulable[candidate.unschedulable] |= 1 << position
-        for counts in (self._declared, self._usable, self._unheld, self._free):
+        for counts in (self._declared, self._usable, self._unheld, self._free, self._left):
             counts.move(position, None, ())
         return candidate
 
@@ -340,11 +341,15 @@ class Index:
         candidate.gpu_states, candidate.healths, candidate.in_use = states, states.healths, states.in_use
         candidate.has_foreign_jobs = has_foreign_jobs(candidate.record)
         usable, unheld, free = availability(candidate)
-        before = candidate.usable, candidate.unheld, candidate.free
-        candidate.usable, candidate.unheld, candidate.free = gpu_set(usable), gpu_set(unheld), gpu_set(free)
-        now = candidate.usable, candidate.unheld, candidate.free
+        candidate.record.unclaimed_use = used_without_claim(candidate, usable)
+        before = candidate.usable, candidate.unheld, candidate.free, candidate.left
+        all_usable, left = gpu_set(usable), left_after_claims(candidate, usable)
+        as_usable = left is usable  # as almost always
+        now = all_usable, gpu_set(unheld), gpu_set(free), all_usable if as_usable else gpu_set(left)
+        candidate.usable, candidate.unheld, candidate.free, candidate.left = now
         if now != before:
-            for counts, old, new in zip((self._usable, self._unheld, self._free), before, now, strict=True):
+            kinds = self._usable, self._unheld, self._free, self._left
+            for counts, old, new in zip(kinds, before, now, strict=True):
                 if old != new:
                     counts.move(position, old, new)
             self.freed += 1
@@ -355,7 +360,6 @@ class Index:
         self._taken.change(1 << position, candidate.taken, taken)
         candidate.taken = taken
         candidate.record.recheck_gpus = _must_recheck(candidate)
-        candidate.record.unclaimed_use = used_without_claim(candidate, usable)
         self._update_room(candidate)
 
     def _update_room(self, candidate: Candidate) -> None:
