@@ -4,8 +4,9 @@ Both ends use these models: the registry writes them, the command line and other
 OpenAPI document is generated from them. A request with an unknown field is refused: a job must not run
 where its owner believed that it could not. A number in quotes is no number. A reader ignores unknown fields
 of an answer, because a newer registry may send more; for the same reason words such as a status are plain
-strings in answers, and the OpenAPI document lists those that this version sends. Times are Unix time in
-seconds unless a name says otherwise.
+strings in answers, and the OpenAPI document lists those that this version sends. Words that a node chooses,
+such as a GPU's health, are served as the node sent them: the document lists ours and allows others. Times
+are Unix time in seconds unless a name says otherwise.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ from gpu_agent.wire.claim_documents import (
     Selection,
     WaitingJob,
 )
-from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.documents import (
     DAY_SECONDS,
     MAX_NOTE,
@@ -58,7 +59,9 @@ from gpu_agent.wire.documents import (
     Sentence,
     Ttl,
     WholeNumber,
+    open_words,
 )
+from gpu_agent.wire.inventory import Health, ModelStatus
 
 __all__ = [
     "DAY_SECONDS",
@@ -123,6 +126,9 @@ __all__ = [
     "TokenView",
     "WaitingJob",
 ]
+
+
+_MODEL_STATES = ("ready", "disabled", "not installed", "downloading", "not_installed", "error")
 
 
 class EmptyRequest(ApiRequest):
@@ -194,7 +200,9 @@ class GpuView(ApiAnswer):
     utilization_percent: float | None = Field(description="How busy it is, 0 to 100 %.")
     temperature_c: float | None = Field(description="Degrees Celsius.")
     power_w: float | None = Field(description="Watts.")
-    health: str = Field(description="The health that the node reports: `ok`, or what is wrong.")
+    health: Annotated[str, open_words(*Health)] = Field(
+        description="What the node reports: a GPU that is `ok` or `degraded` is usable."
+    )
     reasons: tuple[str, ...] = Field(
         description="Why its health is not `ok`; docs/gpu-health.md explains each."
     )
@@ -216,7 +224,7 @@ class ModelView(ApiAnswer):
     version: str = Field(description="The installed version.")
     kind: str | None = Field(description="What it is for, such as `llm`; null where it is not stated.")
     enabled: bool = Field(description="Whether the node offers it.")
-    status: str = Field(description="`ready`, `downloading`, `not_installed` or `error`.")
+    status: Annotated[str, open_words(*ModelStatus)] = Field(description="Only a `ready` one can serve.")
 
 
 class CheckView(ApiAnswer):
@@ -311,7 +319,9 @@ class RegistryEvent:
 class NodeDetail(NodeSummary):
     """A node in full: what its status rests on, and what happened to it lately."""
 
-    previous_status: str | None = Field(description="The status before this one; null for the first.")
+    previous_status: Annotated[str, Field(json_schema_extra={"enum": [*NodeStatus]})] | None = Field(
+        description="The status before this one; null for the first."
+    )
     checks: tuple[CheckView, ...] = Field(description="The health checks of its last heartbeat.")
     healthy_heartbeats: int = Field(description="Healthy heartbeats in a row.")
     heartbeats_needed: int = Field(description="How many more of them it needs to become ready.")
@@ -330,12 +340,17 @@ class NodeDetail(NodeSummary):
     probe_age_seconds: float | None = Field(
         description="Age of its last GPU reading in seconds; null where it is unknown."
     )
-    platform: str | None = Field(description="`linux`, `windows` or `macos`; null where it is not stated.")
+    platform: Annotated[str, open_words("linux", "windows", "macos")] | None = Field(
+        description="Its operating system; null where it is not stated."
+    )
     cpu_cores: int = Field(description="How many CPU cores it has.")
     memory_gb: int = Field(description="Main memory in GiB.")
     driver_version: str | None = Field(description="The GPU driver's version; null where it is unknown.")
     cuda_version: str | None = Field(description="The CUDA version of the driver; null where it is unknown.")
-    capability_schema_version: str = Field(description="The version of the declaration that it sends.")
+    capability_schema_version: str = Field(
+        description="The version of the declaration that it sends.",
+        json_schema_extra={"enum": [*SUPPORTED_SCHEMA_VERSIONS]},
+    )
     heartbeat_interval_seconds: float = Field(description="Seconds between its heartbeats.")
     heartbeat_timeout_seconds: float = Field(
         description="After so many seconds without a heartbeat it is offline."
@@ -399,7 +414,7 @@ class ModelVersion(ApiAnswer):
 
     version: str = Field(description="The version.")
     enabled: bool = Field(description="Whether the node offers it.")
-    status: str = Field(description="What the node reports of it.")
+    status: Annotated[str, open_words(*ModelStatus)] = Field(description="What the node reports of it.")
 
 
 class ModelState(ApiAnswer):
@@ -407,11 +422,11 @@ class ModelState(ApiAnswer):
 
     model_id: str = Field(description="The model's id.")
     ready: bool = Field(description="Whether jobs may use it.")
-    state: str = Field(
-        description="`ready`, `disabled`, `not installed`, or the status of the first enabled version"
+    state: Annotated[str, open_words(*_MODEL_STATES)] = Field(
+        description="`ready`, or why jobs may not use it; of several versions, the first enabled one's status."
     )
     versions: tuple[ModelVersion, ...] = Field(description="Its installed versions.")
-    reported: str | None = Field(
+    reported: Annotated[str, open_words(*ModelStatus)] | None = Field(
         description="What the node's `capability_state` says; it overrides the versions' own status"
     )
 
@@ -495,7 +510,7 @@ class TokenList(ApiAnswer):
 class HealthAnswer(ApiAnswer):
     """The registry answers; how much it holds."""
 
-    status: str = Field("ok", description="Always `ok`.")
+    status: str = Field("ok", description="Always `ok`.", json_schema_extra={"enum": ["ok"]})
     version: str = Field(description="The registry's version.")
     nodes: int = Field(description="How many nodes are known.")
     connections: int = Field(description="How many connections of nodes are open.")

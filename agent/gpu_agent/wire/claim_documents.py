@@ -156,6 +156,7 @@ class ClaimNode(ApiAnswer):
     endpoint: str | None = Field(description="Where the node's worker is reached; null where it states none.")
 
 
+GPU_SHARINGS = ("exclusive", "memory")
 CLAIM_STATES = ("active", "held", "released", "expired", "lost")
 
 
@@ -180,8 +181,8 @@ class ClaimView(ApiAnswer):
     )
     ttl_seconds: float = Field(description="Seconds that a renewal gives it.")
     ended_at: float | None = Field(None, description="Unix time in seconds; null while it is active.")
-    gpu_sharing: str | None = Field(
-        None, description="`exclusive` or `memory`; null for a slot without GPUs of its own."
+    gpu_sharing: Annotated[str, Field(json_schema_extra={"enum": [*GPU_SHARINGS]})] | None = Field(
+        None, description="How it uses its GPUs; null for a slot without GPUs of its own."
     )
     min_gpu_memory_mb: int | None = Field(None, description="As the job stated it, in MiB.")
     affinity_key: str | None = Field(None, description="As the job stated it.")

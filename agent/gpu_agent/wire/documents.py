@@ -7,7 +7,7 @@ more.
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
 
@@ -73,6 +73,11 @@ Note = Annotated[str, StringConstraints(max_length=MAX_NOTE)]
 NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID_PATTERN}$")]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
 Ttl = Annotated[float, Field(strict=True, gt=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
+
+
+def open_words(*words: str) -> WithJsonSchema:
+    """List in JSON Schema the words that a node of this version sends; another node may send others."""
+    return WithJsonSchema({"anyOf": [{"type": "string", "enum": [*words]}, {"type": "string"}]})
 
 
 class ApiRequest(BaseModel):

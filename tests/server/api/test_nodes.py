@@ -50,6 +50,28 @@ async def test_the_list_shows_what_an_operator_looks_for(api: httpx.AsyncClient,
     assert listed["installed_models"][0]["model_id"] == "m"
 
 
+async def test_words_that_this_version_does_not_know_are_shown_as_the_node_sent_them(
+    service: RegistryService, api: httpx.AsyncClient
+) -> None:
+    gpus = [
+        {"name": "NVIDIA L4", "uuid": f"GPU-{health}", "memory_gb": 24, "health": health}
+        for health in ("melting", "ok")
+    ]
+    model = {"model_id": "m", "version": "1", "enabled": True, "status": "thawing"}
+    async with node(service) as newer:
+        await newer.register(
+            capability_schema_version="1.1",
+            hardware={"cpu_cores": 8, "memory_gb": 32, "gpus": gpus},
+            installed_models=[model],
+            platform="plan9",
+        )
+        shown = (await api.get(f"/v1/nodes/{newer.node_id}")).json()
+        explained = (await api.get(f"/v1/nodes/{newer.node_id}/explain?model=m")).json()
+    assert (shown["gpus"][0]["health"], shown["gpus"][0]["usable"]) == ("melting", False)
+    assert (shown["installed_models"][0]["status"], shown["platform"]) == ("thawing", "plan9")
+    assert explained["model"]["state"] == "thawing"
+
+
 async def test_many_nodes_are_one_list(service: RegistryService, api: httpx.AsyncClient) -> None:
     async with AsyncExitStack() as stack:
         nodes = [await stack.enter_async_context(node(service)) for _ in range(120)]

@@ -1,17 +1,20 @@
 """The OpenAPI document of the operators' API."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from gpu_agent.registry.job import Sharing
 from gpu_agent.registry.tokens import CredentialKind, Role, TokenState
 from gpu_agent.server.api.app import create_app
 from gpu_agent.server.api.errors import STATUSES
-from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.documents import PROBLEM_CODES
+from gpu_agent.wire.inventory import Health, ModelStatus
 
 SOURCE = Path(__file__).parents[3] / "agent" / "gpu_agent"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -144,6 +147,64 @@ def test_codes_statuses_and_reasons_are_listed() -> None:
     assert known["NodeDetail"]["properties"]["reason_code"]["enum"] == list(ReasonCode)
     assert known["ExcludedNode"]["properties"]["reason"]["enum"] == list(ExclusionReason)
     assert set(STATUSES) <= set(PROBLEM_CODES)
+
+
+def words_of(schema: dict[str, Any]) -> list[str]:
+    """The words that a property lists, in itself or in an alternative of it."""
+    listed: list[str] = schema.get("enum") or [
+        word for one in schema.get("anyOf", ()) for word in words_of(one)
+    ]
+    return listed
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "words"),
+    [
+        ("NodeDetail", "previous_status", NodeStatus),
+        ("NodeDetail", "capability_schema_version", SUPPORTED_SCHEMA_VERSIONS),
+        ("ClaimView", "gpu_sharing", Sharing),
+        ("HealthAnswer", "status", ("ok",)),
+    ],
+)
+def test_words_that_the_registry_chooses_are_listed(name: str, field: str, words: Iterable[str]) -> None:
+    assert words_of(dict(shapes())[name]["properties"][field]) == [*words]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "words"),
+    [
+        ("GpuView", "health", Health),
+        ("ModelView", "status", ModelStatus),
+        ("ModelVersion", "status", ModelStatus),
+        (
+            "ModelState",
+            "state",
+            ("ready", "disabled", "not installed", "downloading", "not_installed", "error"),
+        ),
+        ("ModelState", "reported", ModelStatus),
+        ("NodeDetail", "platform", ("linux", "windows", "macos")),
+    ],
+)
+def test_words_that_a_node_chooses_are_listed_and_others_are_allowed(
+    name: str, field: str, words: Iterable[str]
+) -> None:
+    listed = dict(shapes())[name]["properties"][field]
+    assert words_of(listed) == [*words]
+    check = jsonschema.Draft202012Validator(listed)
+    assert check.is_valid(next(iter(words)))
+    assert check.is_valid("a word of a newer node")
+    assert not check.is_valid(7)
+
+
+def test_no_description_lists_words_that_the_schema_does_not() -> None:
+    silent = [
+        f"{name}.{field}: {one['description']}"
+        for name, shape in shapes()
+        for field, one in shape.get("properties", {}).items()
+        if one.get("type") == "string" or {"type": "string"} in one.get("anyOf", ())
+        if len(re.findall(r"`[a-z_]+`", one["description"])) > 1 and not words_of(one) and "const" not in one
+    ]
+    assert silent == []
 
 
 CODE = re.compile(r"(?:ApiError|Refusal|refuse|problem_response)\([^)]*?\"([A-Z_]{6,})\"")
