@@ -32,7 +32,7 @@ def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
 
 
 def obtainable(candidate: Candidate, usable: list[GpuState]) -> list[GpuState]:
-    """Return the usable GPUs that no operator cordoned, nor their MIG parents, and no other node gives out."""
+    """Return the usable GPUs that neither a cordon nor another node's declaration keeps from new claims."""
     cordons, elsewhere = candidate.record.desired.gpu_cordons, candidate.elsewhere
     if not (cordons or elsewhere):
         return usable
