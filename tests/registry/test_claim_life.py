@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.actions import DocumentKind, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import RemovalRequested
 from gpu_agent.registry.job import Claim
@@ -15,6 +15,7 @@ from tests.registry.harness import (
     figures,
     hardware,
     logged,
+    proof,
     unregistration,
 )
 
@@ -340,6 +341,28 @@ def test_a_gang_is_lost_as_a_whole_and_never_attached_again() -> None:
     registry.heartbeats(2, 2, running_jobs=("gang",), gpus=None)
     assert registry.fleet.claim_of("gang") is None
     assert claim.claim_id in registry.node("node-2").held
+
+
+def test_a_gang_whose_node_cannot_be_read_at_start_is_lost_and_its_other_gpus_stay_held() -> None:
+    registry = fleet_of(2)
+    claim = registry.claim("gang", gpu_count=1, nodes=2)
+    registry.documents[DocumentKind.NODE, "node-1"] = ({"node_id": "node-1"}, registry.now)
+    later = Registry()
+    later.now = registry.now
+    later.documents.update(registry.documents)
+    later.restore(registry.stored_documents())
+    assert later.fleet.claim_of("gang") is None
+    lost = [(str(one.fields["node_id"]), one.fields["claim_id"]) for one in logged(later.done, "claim_lost")]
+    assert sorted(lost) == [("node-1", claim.claim_id), ("node-2", claim.claim_id)]
+    assert later.document_names == [f"{claim.claim_id}/node-2", "node-1", "node-2"]
+    gpu = hardware().gpus[0].model_copy(update={"uuid": "GPU-2-0"})
+    later.arrive(proof("node-2"), 9, hardware=hardware().model_copy(update={"gpus": (gpu,)}))
+    seen = figures(processes=1)[0].model_copy(update={"uuid": "GPU-2-0"})
+    later.heartbeats(4, 9, node_id="node-2", every=5.0, running_jobs=("gang",), gpus=(seen,))
+    assert isinstance(later.claim("other", gpu_count=1), NoAvailableNode)
+    free = seen.model_copy(update={"processes": 0})
+    later.heartbeats(1, 9, node_id="node-2", running_jobs=(), gpus=(free,))
+    assert isinstance(later.claim("other", gpu_count=1), Claim)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

@@ -127,13 +127,27 @@ class Documents:
             case DocumentKind.CLAIM:
                 claim = load_claim(stored, step.now)
                 if self._dispatch.attach(claim) is None:
-                    step.change_claim(claim)
+                    self._lose(claim, step)
             case DocumentKind.HELD:
                 held = load_held(stored, step.now)
                 if not self._dispatch.hold(held):
                     step.change_held(held)
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _lose(self, claim: Claim, step: Step) -> None:
+        """End a claim as lost, since one of its nodes was not stored or cannot be read (§5.3)."""
+        step.change_claim(claim)
+        for held in self._dispatch.hold_lost(claim, step.now):
+            step.change_held(held)
+        for grant in claim.grants:
+            fields = {
+                "job_id": claim.job_id,
+                "node_id": grant.node_id,
+                "claim_id": claim.claim_id,
+                "reason_code": ReasonCode.REMOVED.value,
+            }
+            step.log("claim_lost", fields, Level.WARNING)
 
 
 class UnstoredChanges:

@@ -251,6 +251,16 @@ class Dispatch:
         self._taken_in(candidate, held.gpu_uuids)
         return True
 
+    def hold_lost(self, claim: Claim, now: float) -> list[HeldGrant]:
+        """Hold what a claim reserved on those of its nodes that are known, as one of them is not."""
+        lost = [
+            HeldGrant(
+                claim=claim, node_id=one.node_id, gpu_uuids=one.gpu_uuids, end=ClaimEnd.LOST, ended_at=now
+            )
+            for one in claim.grants
+        ]
+        return [one for one in lost if self.hold(one)]
+
     def shrink_held(self, held: HeldGrant, left: tuple[str, ...], now: float) -> HeldGrant | None:
         """Let some of the held GPUs go; returns what is still held."""
         self.drop_held(held)
