@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_agent.registry.dispatch.declared_filters import MOST_MODELS
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.explain import explain_node
-from gpu_agent.registry.dispatch.filters import EVERY_JOB, MOST_MODELS, first_exclusion
+from gpu_agent.registry.dispatch.filters import first_exclusion
 from gpu_agent.registry.job import Demand
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
@@ -118,7 +119,7 @@ def test_a_filter_excludes_a_node_from_a_job_only_where_the_node_s_explanation_n
         if excluded is not None:
             assert excluded.reason in reasons
             continue
-        assert EVERY_JOB not in named
+        assert "every job" not in named
         assert named.isdisjoint(f"jobs that need model {model}" for model in wanted.required_models)
         assert not wanted.public or "public jobs" not in named
 

@@ -13,9 +13,10 @@ from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
 from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
-from gpu_agent.registry.dispatch import explain, filters, gpu_allocation, index
+from gpu_agent.registry.dispatch import explain, filters, gpu_allocation, gpu_filters, index
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
+from gpu_agent.registry.dispatch.filter_row import Filter, NodeState
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.events import ClaimRequested
 from gpu_agent.registry.fleet import Fleet
@@ -149,8 +150,8 @@ def claimed_again(
 def full_nodes_pass() -> Iterator[None]:
     """Let dispatch overlook that no slot is free; the filters by GPU, of the same reason, stay."""
 
-    def is_row(one: filters.Filter) -> bool:
-        return one.reason is ExclusionReason.CAPACITY_EXCEEDED and isinstance(one.key, filters.NodeState)
+    def is_row(one: Filter) -> bool:
+        return one.reason is ExclusionReason.CAPACITY_EXCEEDED and isinstance(one.key, NodeState)
 
     table = tuple(one for one in filters.FILTERS if not is_row(one))
     states = tuple(one for one in filters._NODE_STATES if one[0] is not ExclusionReason.CAPACITY_EXCEEDED)
@@ -186,7 +187,7 @@ def only_while_it_lives(
 @contextmanager
 def nothing_reserved() -> Iterator[None]:
     with (
-        patch.object(filters, "is_kept_from", lambda *_: False),
+        patch.object(gpu_filters, "is_kept_from", lambda *_: False),
         patch.object(index, "is_kept_from", lambda *_: False),
     ):
         yield

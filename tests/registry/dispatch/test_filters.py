@@ -2,7 +2,8 @@
 
 import pytest
 
-from gpu_agent.registry.dispatch import filters
+from gpu_agent.registry.dispatch import gpu_filters
+from gpu_agent.registry.dispatch.declared_filters import model_state
 from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
 from gpu_agent.registry.job import Demand, GpuDemand, Job, Sharing, gpu_demand
@@ -25,7 +26,7 @@ def account(record: NodeRecord, wanted: Job) -> tuple[ExclusionReason, str, str]
     return found.reason, found.need, found.have
 
 
-def test_the_filters_are_all_eleven_in_the_order_of_the_protocol() -> None:
+def test_each_reason_has_a_filter_in_the_order_of_the_protocol() -> None:
     assert list(dict.fromkeys(one.reason for one in FILTERS)) == list(ExclusionReason)
 
 
@@ -311,21 +312,21 @@ def test_many_names_are_a_few_in_order_and_a_count() -> None:
 
 def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:
     states = [gpu(str(place), name=f"NVIDIA L{place // 12}") for place in range(16)]
-    assert filters._gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
+    assert gpu_filters._gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
 
 
 def test_gpus_are_named_with_their_health() -> None:
     parent = gpu("m", name="NVIDIA H100")
     parent.is_parent = True
     record = node(gpus=gpus(gpu("a"), gpu("b", health="lost"), parent))
-    assert filters._gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
-    assert filters._gpus(node(gpus=gpus())) == "no GPU"
+    assert gpu_filters._gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
+    assert gpu_filters._gpus(node(gpus=gpus())) == "no GPU"
 
 
 def test_free_memory_is_shown_gpu_by_gpu_and_debt_counts_as_none() -> None:
-    assert filters._memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
-    assert filters._memory([1] * 10).endswith("1 MiB and 2 more")
-    assert filters._memory([]) == "no GPU"
+    assert gpu_filters._memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
+    assert gpu_filters._memory([1] * 10).endswith("1 MiB and 2 more")
+    assert gpu_filters._memory([]) == "no GPU"
 
 
 @pytest.mark.parametrize(
@@ -341,12 +342,12 @@ def test_free_memory_is_shown_gpu_by_gpu_and_debt_counts_as_none() -> None:
 def test_the_state_of_a_model_is_one_word(
     installed: tuple[object, ...], reported: dict[str, str] | None, state: str
 ) -> None:
-    assert filters.model_state(node(installed_models=installed, capability_state=reported), "m") == state
+    assert model_state(node(installed_models=installed, capability_state=reported), "m") == state
 
 
 def test_a_model_that_can_serve_is_ready_whatever_its_other_versions_are() -> None:
     record = node(installed_models=(model("m", status="error"), model("m")), ready_models=frozenset({"m"}))
-    assert filters.model_state(record, "m") == "ready"
+    assert model_state(record, "m") == "ready"
 
 
 def test_a_demand_left_out_is_no_demand() -> None:

@@ -14,16 +14,10 @@ from collections.abc import Iterator
 
 from gpu_agent.registry.dispatch.bitset import members
 from gpu_agent.registry.dispatch.candidate import Candidate
+from gpu_agent.registry.dispatch.declared_filters import model_state
 from gpu_agent.registry.dispatch.exclusions import EXAMPLES_PER_REASON, Eligible, Excluded, NoAvailableNode
-from gpu_agent.registry.dispatch.filters import (
-    EVERY_JOB,
-    FILTERS,
-    GpuKey,
-    NodeExclusion,
-    NodeQuestion,
-    first_exclusion,
-    model_state,
-)
+from gpu_agent.registry.dispatch.filter_row import GpuKey, NodeExclusion, NodeQuestion
+from gpu_agent.registry.dispatch.filters import FILTERS, first_exclusion, unschedulable_reason
 from gpu_agent.registry.dispatch.index import Index
 from gpu_agent.registry.job import Demand, Sharing
 from gpu_agent.registry.node import NodeRecord
@@ -39,7 +33,7 @@ def explain_node(candidate: Candidate, now: float, model: str | None = None) -> 
     return api.NodeExplanation(
         node_id=candidate.record.node_id,
         hostname=candidate.record.hostname,
-        refuses_every_job=any(one.jobs == EVERY_JOB for one in found),
+        refuses_every_job=unschedulable_reason(candidate.record, candidate.limits) is not None,
         exclusions=tuple(_exclusion_view(one) for one in found if not one.is_limit),
         limits=tuple(_exclusion_view(one) for one in found if one.is_limit),
         model=None if model is None else _model(candidate.record, model),

@@ -13,16 +13,10 @@ from typing import assert_never
 
 from gpu_agent.registry.dispatch.bitset import Column, Postings, bitset_of, members, pick
 from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation, best_score, score
+from gpu_agent.registry.dispatch.filter_row import Filter, GpuKey, Keys, NodeIds, NodeState
 from gpu_agent.registry.dispatch.filters import (
     FILTERS,
-    PERMANENT,
-    Filter,
-    GpuKey,
-    Keys,
-    NodeIds,
-    NodeState,
     first_exclusion,
-    is_gpu_busy,
     lacks_only_capacity,
     unschedulable_reason,
 )
@@ -36,6 +30,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     sharable_gpus,
     used_without_claim,
 )
+from gpu_agent.registry.dispatch.node_filters import is_gpu_busy
 from gpu_agent.registry.dispatch.reservation import is_kept_from, left_after_claims
 from gpu_agent.registry.gpus import STEP_MB, GpuState
 from gpu_agent.registry.job import Demand, GpuDemand, GpuSet, Sharing, meets
@@ -203,7 +198,7 @@ class Index:
         """Whether enough nodes could take a job if they were ready, connected, sound and empty (§5.4)."""
         among = self._declared.holders(demand.gpus)
         for one, query in self.queries:
-            if one.reason in PERMANENT:
+            if one.permanent:
                 among = query(demand, among)
         found = 0
         for position in members(among):

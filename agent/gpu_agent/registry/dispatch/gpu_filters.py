@@ -1,0 +1,185 @@
+"""Filters by a node's GPUs: which are usable, which are free, and what a waiting job keeps of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation
+from gpu_agent.registry.dispatch.filter_row import Filter, GpuKey, NodeExclusion, NodeQuestion, Shortfall
+from gpu_agent.registry.dispatch.gpu_allocation import (
+    availability,
+    free_memory,
+    has_free_gpus,
+    usable_gpus,
+    why_not_free,
+)
+from gpu_agent.registry.dispatch.reservation import is_kept_from
+from gpu_agent.registry.job import Demand, GpuDemand, Sharing, meets
+from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.quoting import clip_quote, listed
+from gpu_agent.wire.codes import ExclusionReason
+
+_ANY_GPU = GpuDemand(Sharing.MEMORY, 1, "", 0, (0, 0))
+
+
+def _too_few_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    if meets(candidate.usable, demand.gpus):
+        return None
+    fitting = sum(number for kind, number in candidate.usable if demand.gpus.fits(kind))
+    return Shortfall(
+        f"usable GPUs{_of_demand(demand)}: {demand.gpus.number}", f"{fitting} ({_gpus(candidate.record)})"
+    )
+
+
+def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    record = asked.candidate.record
+    usable = usable_gpus(record)
+    all_usable = all(gpu.usable or gpu.is_parent for gpu in record.gpus.values())
+    yield NodeExclusion.of(
+        ExclusionReason.GPU_UNAVAILABLE,
+        Shortfall(f"usable GPUs: {len(usable) + 1}", f"{len(usable)} ({_gpus(record)})"),
+        jobs=_more_gpus(sorted(Counter(gpu.name for gpu in usable).items())),
+        clears_when="other GPUs are put in" if all_usable else "the GPUs that are not usable recover",
+        is_limit=all_usable,
+    )
+
+
+def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
+    total = sum(count for _, count in usable)
+    if len(usable) > 1:
+        each = ", ".join(f"{count} {clip_quote(name)}" for name, count in usable)
+        return f"jobs that need more than {total} {what} ({each}), or GPUs of another name"
+    other = f", or GPUs that are no {clip_quote(usable[0][0])}" if usable else ""
+    return f"jobs that need more than {total} {what.removesuffix('s') if total == 1 else what}{other}"
+
+
+def _gpus(record: NodeRecord) -> str:
+    """List a node's GPUs with the health of each; equal ones are counted."""
+    equal = Counter((gpu.name, "MIG parent" if gpu.is_parent else gpu.health) for gpu in record.gpus.values())
+    parts = (
+        f"{f'{count}x ' if count > 1 else ''}{clip_quote(name)} {clip_quote(state)}"
+        for (name, state), count in equal.items()
+    )
+    return listed(parts, in_order=True) if equal else "no GPU"
+
+
+def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    if has_free_gpus(candidate, demand.gpus):
+        return None
+    count = demand.gpus.number
+    if demand.sharing is Sharing.MEMORY:
+        each = "1 GPU" if count == 1 else f"each of {count} GPUs"
+        have = f"free: {_memory(free_memory(candidate, demand.gpus))}"
+        return Shortfall(f"{demand.gpus.memory_mb} MiB free on {each}{_of_demand(demand)}", have)
+    which = "a GPU that no exclusive claim holds" if demand.sharing is None else f"free GPUs: {count}"
+    return Shortfall(f"{which}{_of_demand(demand)}", _holders(candidate, demand))
+
+
+def _holders(candidate: Candidate, demand: Demand) -> str:
+    """Say of each GPU that fits a job why it is not free."""
+    fitting = [gpu for gpu in usable_gpus(candidate.record) if demand.gpus.fits(gpu.kind)]
+    free = [gpu for gpu in availability(candidate).free if demand.gpus.fits(gpu.kind)]
+    why = Counter(why_not_free(candidate, gpu) or "free" for gpu in fitting if gpu not in free)
+    held = listed((f"{count}x {one}" if count > 1 else one for one, count in why.items()), in_order=True)
+    return f"{len(free)} free of {len(fitting)}; {held}" if why else f"{len(free)} free of {len(fitting)}"
+
+
+def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    candidate = asked.candidate
+    usable, unheld, free = availability(candidate)
+    if usable and len(free) < len(usable):
+        held = [f"{gpu.uuid} {why}" for gpu in usable if (why := why_not_free(candidate, gpu)) is not None]
+        yield NodeExclusion.of(
+            ExclusionReason.CAPACITY_EXCEEDED,
+            Shortfall(f"free GPUs: {len(free) + 1}", f"{len(free)} free; {listed(held, in_order=True)}"),
+            jobs=_more_gpus(sorted(Counter(gpu.name for gpu in free).items()), "whole GPUs"),
+            clears_when="the claims on its GPUs end, and their jobs with them",
+        )
+    if usable and not unheld:
+        yield NodeExclusion.of(
+            ExclusionReason.CAPACITY_EXCEEDED,
+            Shortfall("a GPU that no exclusive claim holds", "none"),
+            jobs="jobs without GPUs of their own",
+            clears_when="an exclusive claim on one of its GPUs ends",
+        )
+    memory = free_memory(candidate, _ANY_GPU)
+    freest = sorted((max(one, 0) for one in memory if one is not None), reverse=True)
+    most = freest[0] if freest else 0
+    sizes = [gpu.memory_mb or 0 for gpu in usable]
+    yield NodeExclusion.of(
+        ExclusionReason.CAPACITY_EXCEEDED,
+        Shortfall(f"more than {most} MiB free", f"free: {_memory(memory)}"),
+        jobs=_more_memory(freest),
+        clears_when="jobs end and free it" if most < max(sizes, default=0) else "larger GPUs are put in",
+        is_limit=True,
+    )
+
+
+def _more_memory(freest: list[int]) -> str:
+    if not freest:
+        return "jobs that share GPU memory"
+    more = [f"on each of {count}: {free}" for count, free in enumerate(freest[1:], start=2) if free]
+    besides = f" ({listed(more, in_order=True)})" if more else ""
+    return f"jobs that share more than {freest[0]} MiB of GPU memory{besides}"
+
+
+def _reserved_for_waiting_job(candidate: Candidate, demand: Demand) -> Shortfall | None:
+    """Keep what the first waiting job needs, from jobs of the same or a lower priority (§5.4)."""
+    return _reserved(candidate.reservation) if is_kept_from(candidate, demand) else None
+
+
+def _reserved(reservation: QueueReservation | None) -> Shortfall | None:
+    if reservation is None:
+        return None
+    job = f"job {clip_quote(reservation.job_id)}, which waits for {reservation.demand.number} GPUs"
+    return Shortfall("capacity that no waiting job needs", f"reserved for {job}")
+
+
+def _jobs_after_waiting_job(asked: NodeQuestion) -> Iterator[NodeExclusion]:
+    reservation = asked.candidate.reservation
+    shortfall = _reserved(reservation)
+    if reservation is not None and shortfall is not None:
+        jobs = f"jobs of priority {reservation.priority} or lower that would take what it waits for"
+        clears_when = "that job gets its claim, or waits no more"
+        yield NodeExclusion.of(
+            ExclusionReason.CAPACITY_EXCEEDED, shortfall, jobs=jobs, clears_when=clears_when
+        )
+
+
+def _memory(free: Iterable[int | None]) -> str:
+    """List free memory, GPU by GPU."""
+    amounts = ("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
+    return listed(amounts, in_order=True, empty="no GPU")
+
+
+def _of_demand(demand: Demand) -> str:
+    """Say which GPUs a job needs."""
+    job, words = demand.job, []
+    if job.gpu_name:
+        words.append(f"named {clip_quote(job.gpu_name)}")
+    if job.min_gpu_memory_mb and demand.sharing is Sharing.EXCLUSIVE:
+        words.append(f"with {job.min_gpu_memory_mb} MiB")
+    if job.min_compute_capability:
+        words.append(f"of compute capability {clip_quote(job.min_compute_capability)}")
+    return f" {' '.join(words)}" if words else ""
+
+
+GPU_FILTERS: tuple[Filter, ...] = (
+    Filter(
+        ExclusionReason.GPU_UNAVAILABLE,
+        key=GpuKey.USABLE,
+        shortfall=_too_few_gpus,
+        exclusions=_jobs_with_more_gpus,
+    ),
+    Filter(
+        ExclusionReason.CAPACITY_EXCEEDED,
+        key=GpuKey.FREE,
+        shortfall=_too_few_free_gpus,
+        exclusions=_jobs_with_more_free_gpus,
+    ),
+    Filter(
+        ExclusionReason.CAPACITY_EXCEEDED,
+        key=GpuKey.RESERVED,
+        shortfall=_reserved_for_waiting_job,
+        exclusions=_jobs_after_waiting_job,
+    ),
+)
