@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -17,6 +17,7 @@ from gpu_agent.wire.declaration import (
 )
 from gpu_agent.wire.inventory import (
     Gpu,
+    GpuProcess,
     GpuReport,
     Health,
     HealthReason,
@@ -26,7 +27,7 @@ from gpu_agent.wire.inventory import (
     ModelStatus,
     Outcome,
 )
-from gpu_agent.wire.messages import MAX_GPUS
+from gpu_agent.wire.messages import MAX_GPUS, GpuDeclaration, GpuFigures
 
 HOST = Host(
     cpu_logical_cores=16,
@@ -181,6 +182,45 @@ def test_a_heartbeat_carries_each_gpus_figures_and_the_reasons_of_its_health() -
     assert message.gpus is not None
     assert [(gpu.health, gpu.reasons) for gpu in message.gpus] == [("ok", ()), ("unknown", ("nvml_hung",))]
     assert message.resource_usage.gpu_mem_percent == 50.0
+
+
+NOT_SENT = frozenset(
+    {"memory_free_mb", "memory_reserved_mb", "memory_utilization_percent", "power_limit_w", "clock_sm_mhz"}
+    | {"clock_memory_mhz", "energy_mj", "ecc_uncorrected", "retirement_pending", "recovery_action"}
+    | {"throttle_reasons", "mig_enabled", "asleep", "visible", "events", "unknowns"}
+)
+"""What stays on the machine: `gpu-agent probe` and `status` show it, health judges it."""
+
+
+def test_each_field_of_a_gpu_is_on_the_wire_or_listed_as_not_sent() -> None:
+    known = {each.name for each in fields(Gpu)}
+    sent = {*GpuDeclaration.model_fields, *GpuFigures.model_fields} & known
+    assert sent | NOT_SENT == known, "a new field is declared, or a figure, or belongs in NOT_SENT"
+    assert not sent & NOT_SENT
+
+
+def test_a_figure_that_the_wire_has_under_the_inventorys_name_arrives() -> None:
+    gpu = replace(
+        L4,
+        temperature_c=41.0,
+        power_w=72.5,
+        processes=(GpuProcess(pid=1), GpuProcess(pid=2)),
+        health=Health.DEGRADED,
+        reasons=(HealthReason(code="hot", detail="it is hot"),),
+    )
+    message = heartbeat("n", inventory(gpu), moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert message.gpus is not None
+    assert message.gpus[0].model_dump() == {
+        "uuid": "GPU-1",
+        "utilization_percent": 30.0,
+        "memory_used_mb": 11_517,
+        "memory_total_mb": 23_034,
+        "temperature_c": 41.0,
+        "power_w": 72.5,
+        "processes": 2,
+        "health": "degraded",
+        "reasons": ("hot",),
+    }
 
 
 def test_no_more_gpus_are_declared_or_reported_than_a_registry_takes() -> None:

@@ -5,8 +5,8 @@ and heartbeat cannot disagree. Unknown figures are absent, never 0. When anythin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -173,7 +173,7 @@ def heartbeat(
 ) -> NodeHeartbeat:
     """Compose a heartbeat from the newest inventory and the moment's figures (§3.4).
 
-    `count_required`: an older scheduler may drop a heartbeat without a number of jobs (§9).
+    `job_count_required`: an older scheduler may drop a heartbeat without a number of jobs (§9).
     Only there an unknown number is sent as 0.
     """
     unknown_jobs = 0 if job_count_required else None
@@ -306,17 +306,22 @@ def _if_changed(before: _T, after: _T) -> _T | None:
     return None if before == after else after
 
 
+_COPIED = frozenset(GpuFigures.model_fields).intersection(each.name for each in fields(Gpu)) - {
+    "processes",
+    "health",
+    "reasons",
+}
+"""Fields that the heartbeat has under the inventory's name, with the same value."""
+
+
 def _figures(gpu: Gpu) -> GpuFigures:
+    copied: dict[str, Any] = {name: getattr(gpu, name) for name in _COPIED}
     return GpuFigures(
-        uuid=gpu.uuid,
-        utilization_percent=gpu.utilization_percent,
-        memory_used_mb=gpu.memory_used_mb,
         memory_total_mb=gpu.memory_mb,
-        temperature_c=gpu.temperature_c,
-        power_w=gpu.power_w,
         processes=None if gpu.processes is None else len(gpu.processes),
         health=gpu.health.value,
         reasons=tuple(reason.code for reason in gpu.reasons),
+        **copied,
     )
 
 

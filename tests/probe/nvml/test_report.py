@@ -56,7 +56,7 @@ def test_an_answer_of_another_version_is_a_broken_driver_with_the_next_step(said
 
 
 def test_fields_that_this_version_does_not_know_are_ignored() -> None:
-    assert gpu_of(fan_percent=30, temperature_c=40).temperature_c == 40
+    assert gpu_of(**{"no field": 30}, temperature_c=40).temperature_c == 40
 
 
 def test_values_become_the_inventorys() -> None:

@@ -1,14 +1,16 @@
-""""""
+"""A simulated machine: the same GPUs for one seed, plausible figures at any time, faults at their times."""
 
 import re
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpu_agent.probe.nvml.readings import FIGURES
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS, GpuModel, SimulationError
 from gpu_agent.probe.simulation.gpus import SimulatedGpus, read_simulated_once
-from gpu_agent.wire.inventory import Health, Outcome
+from gpu_agent.wire.inventory import Gpu, Health, Outcome
 
 UUID = re.compile(r"^GPU-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}$")
 
@@ -81,6 +83,12 @@ def test_a_gpu_in_mig_mode_is_listed_with_its_mig_devices() -> None:
     assert len({each.uuid for each in report.gpus}) == 5
     assert all(each.uuid.startswith("MIG-") for each in mig_devices)
     assert report.usable == (*mig_devices, other)
+
+
+def test_every_figure_that_is_unknown_has_a_reason() -> None:
+    figures = [each.name for each in fields(Gpu) if each.name in FIGURES]
+    for gpu in SimulatedGpus("A100-80GB/3g.40gb,L4:degraded", seed="m").read(50).gpus:
+        assert {name for name in figures if getattr(gpu, name) is None} == set(gpu.unknowns)
 
 
 def test_a_fault_counts_its_time_from_the_first_reading() -> None:

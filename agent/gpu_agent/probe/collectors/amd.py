@@ -9,13 +9,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
 
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
 from gpu_agent.probe.health.reasons import health_from, reason
-from gpu_agent.probe.nvml.readings import GPU_BOUNDS
+from gpu_agent.probe.nvml.readings import FIGURES, GPU_BOUNDS
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVER = "amdgpu"
@@ -35,28 +34,47 @@ _TINY_BYTES = 2 << 30
 _SUSPENDED = "suspended"
 _ASLEEP = "the GPU is suspended and was not read, so as not to wake it"
 _FALLEN = "the GPU has fallen off the PCI bus"
-_LIVE_FIELDS = (
-    "utilization_percent",
-    "memory_utilization_percent",
-    "temperature_c",
-    "power_w",
-    "power_limit_w",
-    "clock_sm_mhz",
-    "clock_memory_mhz",
-    "ecc_uncorrected",
-    "retirement_pending",
-)
 _USE_FIELDS = ("memory_used_mb", "memory_free_mb")
-_ABSENT_HERE = {
+_NVIDIAS = {
     "compute_capability": "a measure of NVIDIA's",
     "mig_enabled": "a mode of NVIDIA's",
     "recovery_action": "a report of NVIDIA's driver",
-    "energy_mj": "not available in sysfs",
-    "memory_reserved_mb": "not available in sysfs",
-    "throttle_reasons": "not available in sysfs",
-    "processes": "not available in sysfs",
 }
-_Figure = TypeVar("_Figure", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The file of a figure: `per_unit` of its units make one of the inventory's."""
+
+    names: tuple[str, ...]
+    """The first that holds a number counts."""
+    per_unit: float = 1
+    convert: Callable[[float], float] = float
+    hwmon: bool = False
+    """Whether it is among the sensors' files, or in the card's own folder."""
+
+
+def _tenths(figure: float) -> float:
+    return round(figure, 1)
+
+
+_FILES: Mapping[str, _File] = {
+    "utilization_percent": _File(("gpu_busy_percent",)),
+    "memory_utilization_percent": _File(("mem_busy_percent",)),
+    "temperature_c": _File(("temp1_input",), _MILLI, hwmon=True),
+    # the mean where the driver has one, else the moment's
+    "power_w": _File(("power1_average", "power1_input"), _MICRO, _tenths, hwmon=True),
+    "power_limit_w": _File(("power1_cap",), _MICRO, _tenths, hwmon=True),
+    "clock_sm_mhz": _File(("freq1_input",), _MICRO, int, hwmon=True),
+    "clock_memory_mhz": _File(("freq2_input",), _MICRO, int, hwmon=True),
+}
+_LIVE_FIELDS = (*_FILES, "ecc_uncorrected", "retirement_pending")
+_ABSENT_HERE = {
+    each.name: _NVIDIAS.get(each.name, "not read from sysfs")
+    for each in fields(Gpu)
+    if each.name in {*FIGURES, *_NVIDIAS} - {*_LIVE_FIELDS, "memory_mb", *_USE_FIELDS}
+}
+"""Field → why it is unknown of every card."""
 
 
 class AmdGpus:
@@ -233,32 +251,15 @@ class Card:
         return value if value is not None and 0 <= value // _MIB <= GPU_BOUNDS["memory_mb"][1] else None
 
     def _figures(self, bad_pages: tuple[HealthReason, ...]) -> dict[str, float | bool | None]:
-        folder, hwmon, figure = self._folder, self._hwmon, self._figure
-        limit = figure("power_limit_w", hwmon / "power1_cap", per_unit=_MICRO, convert=_tenths)
-        pages = read_text(folder / "ras" / "gpu_vram_bad_pages")
-        if pages is None:
-            self._unknowns["retirement_pending"] = read_failure(folder / "ras" / "gpu_vram_bad_pages")
-        busy, memory = "utilization_percent", "memory_utilization_percent"
+        pages = self._folder / "ras" / "gpu_vram_bad_pages"
+        known = read_text(pages) is not None
+        if not known:
+            self._unknowns["retirement_pending"] = read_failure(pages)
         return {
-            busy: figure(busy, folder / "gpu_busy_percent", per_unit=1, convert=float),
-            memory: figure(memory, folder / "mem_busy_percent", per_unit=1, convert=float),
-            "temperature_c": figure("temperature_c", hwmon / "temp1_input", per_unit=_MILLI, convert=float),
-            "power_w": self._power(),
-            "power_limit_w": limit,
-            "clock_sm_mhz": figure("clock_sm_mhz", hwmon / "freq1_input", per_unit=_MICRO, convert=int),
-            "clock_memory_mhz": figure(
-                "clock_memory_mhz", hwmon / "freq2_input", per_unit=_MICRO, convert=int
-            ),
+            **{name: self._figure(name, file) for name, file in _FILES.items()},
             "ecc_uncorrected": self._uncorrected(),
-            "retirement_pending": None if pages is None else bool(bad_pages),
+            "retirement_pending": bool(bad_pages) if known else None,
         }
-
-    def _power(self) -> float | None:
-        """The mean where the driver has one, else the moment's."""
-        average = self._hwmon / "power1_average"
-        value = read_number(average)
-        path = average if value is not None else self._hwmon / "power1_input"
-        return self._figure("power_w", path, per_unit=_MICRO, convert=_tenths)
 
     def _uncorrected(self) -> int | None:
         """Uncorrected memory and block errors since the driver was loaded, over all blocks that count."""
@@ -280,16 +281,16 @@ class Card:
                 "retired_pages_pending", detail=f"{len(waiting)} bad memory pages are not yet set aside"
             )
 
-    def _figure(
-        self, name: str, path: Path, *, per_unit: int, convert: Callable[[float], _Figure]
-    ) -> _Figure | None:
-        """Read a figure; `per_unit` of the file's units make one of the inventory's."""
+    def _figure(self, name: str, file: _File) -> float | None:
+        folder = self._hwmon if file.hwmon else self._folder
         least, most = GPU_BOUNDS[name]
+        *preferred, last = (folder / each for each in file.names)
+        path = next((each for each in preferred if read_number(each) is not None), last)
         value = read_number(path)
-        if value is None or not least <= value / per_unit <= most:
+        if value is None or not least <= value / file.per_unit <= most:
             self._unknowns[name] = read_failure(path)
             return None
-        return convert(value / per_unit)
+        return file.convert(value / file.per_unit)
 
 
 def _is_off_the_bus(folder: Path) -> bool:
@@ -318,10 +319,6 @@ def _folders(path: Path) -> list[Path]:
 
 def _files(folder: Path, ending: str) -> list[Path]:
     return [path for path in _folders(folder) if path.name.endswith(ending)]
-
-
-def _tenths(figure: float) -> float:
-    return round(figure, 1)
 
 
 # ---- small files of sysfs: each holds one value, and may be missing, empty or refused

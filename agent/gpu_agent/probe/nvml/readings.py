@@ -3,9 +3,10 @@
 Runs inside the NVML child, with the binding handed in. A getter is (fields, function). No health is judged
 here; a lost GPU, or a failed driver, is an exception.
 
-To add a reading: a field in `wire.inventory.Gpu`; here its bounds in `GPU_BOUNDS`, if it is a number, and a
-getter in `_FIGURE_GETTERS`; and `collectors.amd`: read it there and list it in `_LIVE_FIELDS`, or say in
-`_ABSENT_HERE` why AMD's driver has none.
+To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_FIGURE_GETTERS`
+for what is no single number; to send it in heartbeats, a field of its name in `wire.messages.GpuFigures`.
+Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its file in sysfs, and
+`simulation.gpus` a value.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """
@@ -32,6 +33,8 @@ from gpu_agent.probe.stand_in import UNIDENTIFIED
 
 Getter = tuple[tuple[str, ...], Callable[[ModuleType, object], Values]]
 """The fields that a getter fills, and the getter: (binding, handle) → values."""
+_Call = Callable[[ModuleType, object], int]
+"""(binding, handle) → one number, in the driver's unit."""
 
 TIMEOUT_SECONDS = 2.0
 """A GPU that takes longer over its getters, one or all together, is not queried further in that reading."""
@@ -41,27 +44,7 @@ MAX_CAPABILITY = 99
 MOST_GPUS = 1024
 _MOST_MEMORY_MB = memory.ABSURD_BYTES // memory.MIB
 
-GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
-    "index": (0, MOST_GPUS),
-    "memory_mb": (1, _MOST_MEMORY_MB),
-    "memory_used_mb": (0, _MOST_MEMORY_MB),
-    "memory_free_mb": (0, _MOST_MEMORY_MB),
-    "memory_reserved_mb": (0, _MOST_MEMORY_MB),
-    "utilization_percent": (0, 100),
-    "memory_utilization_percent": (0, 100),
-    "temperature_c": (-200, 200),
-    "power_w": (0, 10_000),
-    "power_limit_w": (0, 10_000),
-    "clock_sm_mhz": (0, 20_000),
-    "clock_memory_mhz": (0, 20_000),
-    "energy_mj": (0, 10**16),  # over two hundred years at a kilowatt; a false count would pass for a reset
-    "ecc_uncorrected": (0, 1 << 40),
-}
-"""The least and the most that a figure can be, read from NVML or by another collector.
-
-Here, because the NVML child loads no dataclasses.
-"""
-
+_CLOCK = (0, 20_000)
 _LOAD = ("utilization_percent", "memory_utilization_percent")
 _NOT_IN_MIG_MODE = "not available for a GPU in MIG mode"
 
@@ -222,42 +205,37 @@ def _utilization(nvml: ModuleType, handle: object) -> Values:
     }
 
 
-def _temperature(nvml: ModuleType, handle: object) -> Values:
+def _number(nvml: ModuleType, handle: object, *, field: str, call: _Call, per_unit: int) -> Values:
+    value = check_bounds(field, call(nvml, handle), per_unit=per_unit)
+    return {field: value if per_unit == 1 else value / per_unit}
+
+
+def _temperature(nvml: ModuleType, handle: object) -> int:
     sensor = nvml.NVML_TEMPERATURE_GPU
     degrees = first_known(
         nvml,
         lambda: nvml.nvmlDeviceGetTemperature(handle, sensor),
         lambda: nvml.nvmlDeviceGetTemperatureV(handle, sensor),
     )
-    return {"temperature_c": check_bounds("temperature_c", int(str(degrees)))}
+    return int(str(degrees))
 
 
-def _power(nvml: ModuleType, handle: object) -> Values:
-    milliwatts = nvml.nvmlDeviceGetPowerUsage(handle)
-    return {"power_w": check_bounds("power_w", milliwatts, per_unit=1000) / 1000}
+def _energy(nvml: ModuleType, handle: object) -> int:
+    """Count the energy used since the driver was loaded: a reset of the GPU sets it back to zero.
+
+    Zero is no valid answer: a millijoule is used within a millisecond.
+    """
+    millijoules: int = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    if not millijoules:
+        raise UnknownValueError("the driver answered 0, which cannot be")
+    return millijoules
 
 
-def _power_limit(nvml: ModuleType, handle: object) -> Values:
-    milliwatts = nvml.nvmlDeviceGetEnforcedPowerLimit(handle)
-    return {"power_limit_w": check_bounds("power_limit_w", milliwatts, per_unit=1000) / 1000}
-
-
-def _clock_sm(nvml: ModuleType, handle: object) -> Values:
-    clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
-    return {"clock_sm_mhz": check_bounds("clock_sm_mhz", clock)}
-
-
-def _clock_memory(nvml: ModuleType, handle: object) -> Values:
-    clock = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)
-    return {"clock_memory_mhz": check_bounds("clock_memory_mhz", clock)}
-
-
-def _ecc(nvml: ModuleType, handle: object) -> Values:
+def _ecc(nvml: ModuleType, handle: object) -> int:
     """Count uncorrected errors since the driver was loaded; only their growth is a fault."""
-    count = nvml.nvmlDeviceGetTotalEccErrors(
-        handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-    )
-    return {"ecc_uncorrected": check_bounds("ecc_uncorrected", count)}
+    kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    count: int = nvml.nvmlDeviceGetTotalEccErrors(handle, kind, since)
+    return count
 
 
 def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
@@ -276,15 +254,6 @@ def _throttle(nvml: ModuleType, handle: object) -> Values:
         lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
     )
     return {"throttle_reasons": [name for bit, name in THROTTLE_REASONS.items() if int(str(mask)) & bit]}
-
-
-def _energy(nvml: ModuleType, handle: object) -> Values:
-    """Count the energy used since the driver was loaded: a reset of the GPU sets it back to zero.
-
-    Zero is no valid answer: a millijoule is used within a millisecond.
-    """
-    count = nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    return {"energy_mj": _check_range(count, 1, GPU_BOUNDS["energy_mj"][1])}
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
@@ -314,15 +283,38 @@ _IDENTITY: tuple[Getter, ...] = (
     (("pci_bus_id",), _pci_bus_id),
 )
 
+_NUMBERS: Mapping[str, tuple[_Call, int, tuple[int, int]]] = {
+    "temperature_c": (_temperature, 1, (-200, 200)),
+    "power_w": (lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu), 1000, (0, 10_000)),
+    "power_limit_w": (lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu), 1000, (0, 10_000)),
+    "clock_sm_mhz": (lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM), 1, _CLOCK),
+    "clock_memory_mhz": (lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM), 1, _CLOCK),
+    # over two hundred years at a kilowatt; a false count would pass for a reset
+    "energy_mj": (_energy, 1, (0, 10**16)),
+    "ecc_uncorrected": (_ecc, 1, (0, 1 << 40)),
+}
+"""Field → its call, how many of the driver's units make one of the inventory's, and bounds in the latter."""
+
+GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "index": (0, MOST_GPUS),
+    "memory_mb": (1, _MOST_MEMORY_MB),
+    "memory_used_mb": (0, _MOST_MEMORY_MB),
+    "memory_free_mb": (0, _MOST_MEMORY_MB),
+    "memory_reserved_mb": (0, _MOST_MEMORY_MB),
+    **dict.fromkeys(_LOAD, (0, 100)),
+    **{field: bounds for field, (_, _, bounds) in _NUMBERS.items()},
+}
+"""The least and the most that a figure can be, read from NVML or by another collector.
+
+Here, because the NVML child loads no dataclasses.
+"""
+
 _FIGURE_GETTERS: tuple[Getter, ...] = (
     (_LOAD, _utilization),
-    (("temperature_c",), _temperature),
-    (("power_w",), _power),
-    (("power_limit_w",), _power_limit),
-    (("clock_sm_mhz",), _clock_sm),
-    (("clock_memory_mhz",), _clock_memory),
-    (("energy_mj",), _energy),
-    (("ecc_uncorrected",), _ecc),
+    *(
+        ((field,), partial(_number, field=field, call=call, per_unit=per_unit))
+        for field, (call, per_unit, _) in _NUMBERS.items()
+    ),
     (("row_remap_pending", "row_remap_failed"), _remapped_rows),
     (("retired_pages_pending",), _retired_pages),
     (("recovery_action",), _recovery_action),

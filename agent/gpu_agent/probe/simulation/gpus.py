@@ -6,16 +6,18 @@ would keep a job away, because a simulated node is there to be given one. They r
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from math import cos, pi
 
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, hung_sentence
+from gpu_agent.probe.nvml.readings import FIGURES
 from gpu_agent.probe.simulation.faults import apply_faults
 from gpu_agent.probe.simulation.spec import GpuPlan, MigProfile, Simulation, parse_spec
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
+_FIGURES = tuple(each.name for each in fields(Gpu) if each.name in FIGURES)
 _STEP_SECONDS = 20.0
 _UTILIZATION_PERCENT = (3.0, 65.0)
 _MEMORY_SHARE = (0.02, 0.45)
@@ -70,7 +72,7 @@ class SimulatedGpus:
         return GpuReport(
             outcome=Outcome.OK,
             gpus=tuple(
-                apply_faults(gpu, one.plan.faults, elapsed=elapsed, sent_until=sent_until)
+                _explained(apply_faults(gpu, one.plan.faults, elapsed=elapsed, sent_until=sent_until))
                 for one in self._gpus
                 for gpu in _devices(one, now)
             ),
@@ -162,6 +164,14 @@ def _reading(one: _SimulatedGpu, now: float) -> Gpu:
         mig_enabled=False,
         processes=(),
     )
+
+
+def _explained(gpu: Gpu) -> Gpu:
+    """Give each figure that it does not have a reason; a GPU that was not read has one for all."""
+    if not gpu.health.usable:
+        return gpu
+    missing = (name for name in _FIGURES if getattr(gpu, name) is None)
+    return replace(gpu, unknowns={**dict.fromkeys(missing, "not simulated"), **gpu.unknowns})
 
 
 def _drift(key: str, now: float) -> float:
