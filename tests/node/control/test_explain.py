@@ -17,6 +17,15 @@ LOST = replace(
     reasons=(HealthReason(code="gpu_lost", detail="it has fallen off the bus", action="reboot"),),
 )
 
+KNOWN_TO_THE_REGISTRY_ONLY = {
+    ExclusionReason.CORDONED,
+    ExclusionReason.NOT_ALLOWED,
+    ExclusionReason.FEATURE_NOT_SUPPORTED,
+    ExclusionReason.LABEL_MISMATCH,
+    ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED,
+}
+"""A cordon and the limits on load are the registry's; nodes, features and labels are what a job asks for."""
+
 
 def jobs_of(count: int | None) -> Jobs | None:
     if count is None:
@@ -135,13 +144,21 @@ def test_a_busy_machine_is_not_judged_by_a_limit_that_only_the_registry_knows() 
     assert any("(90 % of CPU or memory by default)" in one for one in busy["only_the_registry_knows"])
 
 
-def test_every_reason_is_one_of_the_protocols() -> None:
-    everything = why_of(
-        jobs_of(5),
-        registry_status=None,
-        drain_reason="x",
-        owner=Owner(max_concurrent_jobs=1),
-        public_jobs=PublicJobsState(wanted=False),
-        inventory=replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(LOST,))),
-    )
-    assert {one["reason"] for one in everything["exclusions"]} <= {reason.value for reason in ExclusionReason}
+def test_each_reason_is_explained_here_or_known_to_the_registry_only() -> None:
+    documents = [
+        why_of(
+            jobs_of(5),
+            registry_status=None,
+            owner=Owner(max_concurrent_jobs=1),
+            public_jobs=PublicJobsState(wanted=False),
+            inventory=replace(
+                INVENTORY,
+                gpu=GpuReport(outcome=Outcome.OK, gpus=(LOST,)),
+                models=(Model(model_id="off", version="1", enabled=False),),
+            ),
+        ),
+        why_of(state=State.BACKING_OFF),
+    ]
+    explained = {one["reason"] for document in documents for one in document["exclusions"]}
+    assert explained.isdisjoint(KNOWN_TO_THE_REGISTRY_ONLY)
+    assert explained | KNOWN_TO_THE_REGISTRY_ONLY == set(ExclusionReason)

@@ -16,7 +16,7 @@ from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.job import Demand, GpuDemand, GpuKind, GpuSet, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import ExclusionReason
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from tests.registry.dispatch.nodes import change, gpu, gpus, job, node, usage
 from tests.registry.dispatch.random_fleet import NODE_IDS, random_fleet, random_job, random_node
 
@@ -250,6 +250,17 @@ def test_suspected_nodes_are_updated_at_once_whatever_the_order_of_the_filters(d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filters, "_NODE_STATES", filters._NODE_STATES[::-1])
         assert_updated_at_once_as_one_by_one(random_fleet(dice), dice)
+
+
+def test_what_excludes_a_node_permanently_counts_whatever_else_excludes_it_now() -> None:
+    table = tuple(
+        replace(one, permanent=True) if one.reason is ExclusionReason.CORDONED else one for one in FILTERS
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpu_agent.registry.dispatch.index.FILTERS", table)
+        assert index_of(node(status=NodeStatus.OFFLINE)).could_ever_take(Demand.of(job()))
+        assert not index_of(node(status=NodeStatus.OFFLINE, cordoned="")).could_ever_take(Demand.of(job()))
+        assert not index_of(node(cordoned="")).could_ever_take(Demand.of(job()))
 
 
 def assert_updated_at_once_as_one_by_one(fleet: Sequence[NodeRecord], dice: Random) -> None:

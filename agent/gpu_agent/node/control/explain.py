@@ -4,6 +4,7 @@ Each reason has the shape of the registry's own answer (§5). The document lists
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from gpu_agent.node.control.status import Instant, is_ready
 from gpu_agent.node.jobs import Jobs
@@ -22,8 +23,26 @@ ONLY_THE_REGISTRY_KNOWS = (
     "how many slots a node has that states none",
     "which models it asks of every node",
 )
-_EVERY_JOB = "every job"
 _MAX_MODELS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exclusion:
+    reason: ExclusionReason
+    jobs: str | None = None
+    """Which jobs, in words; None is every job."""
+    need: str
+    have: str
+    clears_when: str = ""
+
+    def view(self) -> NodeExclusionView:
+        return NodeExclusionView(
+            reason=self.reason.value,
+            refuses=self.jobs or "every job",
+            need=self.need,
+            have=self.have,
+            clears_when=self.clears_when,
+        )
 
 
 def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
@@ -37,14 +56,14 @@ def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
         schema_id="gpu-agent.why/1",
         node_id=snapshot.session.node_id,
         connected=snapshot.session.state in CONNECTED,
-        refuses_every_job=any(one.refuses == _EVERY_JOB for one in reasons),
-        exclusions=reasons,
+        refuses_every_job=any(one.jobs is None for one in reasons),
+        exclusions=tuple(one.view() for one in reasons),
         only_the_registry_knows=ONLY_THE_REGISTRY_KNOWS,
         ask=f"gpu-agent registry why {snapshot.session.node_id or 'ID'}",
     )
 
 
-def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[NodeExclusionView]:
+def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[_Exclusion]:
     session, status = snapshot.session, snapshot.session.registry_status
     if session.state not in CONNECTED:
         left = instant.until(session.next_attempt_at)
@@ -53,40 +72,42 @@ def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[NodeExclusionV
             again = "`gpu-agent resume`, after which it registers again"
         cause = f": {session.last_refusal}" if session.last_refusal else ""
         words = f"{STATE_PHRASES.get(session.state, session.state.value)}{cause}"
-        yield _exclusion(ExclusionReason.DISCONNECTED, need="a connected node", have=words, clears_when=again)
+        yield _Exclusion(
+            reason=ExclusionReason.DISCONNECTED, need="a connected node", have=words, clears_when=again
+        )
     elif not is_ready(snapshot):
         details = None if status is None else status.details
         have = "no status yet" if status is None else f"{status.status} ({status.reason_code or '?'})"
         cause = f": {status.reason}" if status is not None and status.reason else ""
-        yield _exclusion(
-            ExclusionReason.STATUS_NOT_READY,
+        yield _Exclusion(
+            reason=ExclusionReason.STATUS_NOT_READY,
             need="a ready node",
             have=f"{have}{cause}",
             clears_when=(details.clears_when or "") if details is not None else "",
         )
     if session.drain_reason is not None and session.state is not State.DRAINED:
-        yield _exclusion(
-            ExclusionReason.STATUS_NOT_READY,
+        yield _Exclusion(
+            reason=ExclusionReason.STATUS_NOT_READY,
             need="a node that is not drained",
             have=f"a drain by its owner: {session.drain_reason}",
             clears_when="`gpu-agent resume`",
         )
 
 
-def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[NodeExclusionView]:
+def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[_Exclusion]:
     public = snapshot.public_jobs
     if not public.accepted:
-        yield _exclusion(
-            ExclusionReason.NOT_IN_PUBLIC_POOL,
-            refuses="public jobs",
+        yield _Exclusion(
+            reason=ExclusionReason.NOT_IN_PUBLIC_POOL,
+            jobs="public jobs",
             need="accept_public_jobs = true",
             have=_pauses(public) or "false, as its owner states",
             clears_when="the owner's limits allow them" if public.wanted else "its owner allows them",
         )
     most = snapshot.owner.max_concurrent_jobs
     if most is not None and (most == 0 or (jobs_in_flight is not None and jobs_in_flight >= most)):
-        yield _exclusion(
-            ExclusionReason.CAPACITY_EXCEEDED,
+        yield _Exclusion(
+            reason=ExclusionReason.CAPACITY_EXCEEDED,
             need="a free slot",
             have=f"{jobs_in_flight or 0} jobs in flight, of {most} slots",
             clears_when="a job ends" if most else "its owner states more than 0 max_concurrent_jobs",
@@ -97,14 +118,16 @@ def _pauses(public: PublicJobsState) -> str:
     return f"a pause: {'; '.join(pause.detail for pause in public.pauses)}" if public.pauses else ""
 
 
-def _of_machine(snapshot: Snapshot) -> Iterator[NodeExclusionView]:
+def _of_machine(snapshot: Snapshot) -> Iterator[_Exclusion]:
     inventory = snapshot.inventory
     if inventory is None:
-        yield _exclusion(ExclusionReason.GPU_UNAVAILABLE, need="a usable GPU", have="not probed yet")
+        yield _Exclusion(reason=ExclusionReason.GPU_UNAVAILABLE, need="a usable GPU", have="not probed yet")
         return
     if not inventory.gpu.usable:
-        yield _exclusion(
-            ExclusionReason.GPU_UNAVAILABLE, need="a usable GPU", have=inventory.gpu.detail or "no usable GPU"
+        yield _Exclusion(
+            reason=ExclusionReason.GPU_UNAVAILABLE,
+            need="a usable GPU",
+            have=inventory.gpu.detail or "no usable GPU",
         )
     parents = {gpu.parent_uuid for gpu in inventory.gpu.gpus}
     for gpu in inventory.gpu.gpus:
@@ -117,32 +140,24 @@ def _of_machine(snapshot: Snapshot) -> Iterator[NodeExclusionView]:
         yield _of_model(model)
 
 
-def _of_gpu(gpu: Gpu) -> NodeExclusionView:
+def _of_gpu(gpu: Gpu) -> _Exclusion:
     reasons = "; ".join(f"{reason.detail} ({reason.code})" for reason in gpu.reasons) or "no reason is known"
     steps = "; ".join(reason.action for reason in gpu.reasons if reason.action)
     index = "?" if gpu.index is None else str(gpu.index)
-    return _exclusion(
-        ExclusionReason.GPU_UNAVAILABLE,
-        refuses=f"jobs on GPU {index}",
+    return _Exclusion(
+        reason=ExclusionReason.GPU_UNAVAILABLE,
+        jobs=f"jobs on GPU {index}",
         need="a usable GPU",
         have=f"{gpu.health.value}: {reasons}",
         clears_when=f"it is repaired: {steps}" if steps else "",
     )
 
 
-def _of_model(model: Model) -> NodeExclusionView:
+def _of_model(model: Model) -> _Exclusion:
     state = model.status.value if model.enabled else "disabled"
-    return _exclusion(
-        ExclusionReason.MODEL_NOT_AVAILABLE,
-        refuses=f"jobs that ask for {model.model_id}",
+    return _Exclusion(
+        reason=ExclusionReason.MODEL_NOT_AVAILABLE,
+        jobs=f"jobs that ask for {model.model_id}",
         need=f"{model.model_id} {model.version} ready",
         have=f"{state}: {model.detail}" if model.detail else state,
-    )
-
-
-def _exclusion(
-    reason: ExclusionReason, *, need: str, have: str, clears_when: str = "", refuses: str = _EVERY_JOB
-) -> NodeExclusionView:
-    return NodeExclusionView(
-        reason=reason.value, refuses=refuses, need=need, have=have, clears_when=clears_when
     )

@@ -197,14 +197,19 @@ class Index:
     def could_ever_take(self, demand: Demand) -> bool:
         """Whether enough nodes could take a job if they were ready, connected, sound and empty (§5.4)."""
         among = self._declared.holders(demand.gpus)
+        states: list[NodeState] = []
         for one, query in self.queries:
-            if one.permanent:
+            if one.permanent and isinstance(one.key, NodeState):
+                states.append(one.key)  # its query knows only the nodes of which it is the first reason
+            elif one.permanent:
                 among = query(demand, among)
         found = 0
         for position in members(among):
             record = self.at(position).record
-            found += record.slots > 0 and record.declared.enabled_models.issuperset(
-                demand.job.required_models
+            found += (
+                record.slots > 0
+                and record.declared.enabled_models.issuperset(demand.job.required_models)
+                and not any(state.excludes(record, self._limits) for state in states)
             )
             if found == demand.job.nodes:
                 return True
