@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,7 +72,10 @@ class RegistryProcess:
         )
         assert self._process.stderr is not None  # noqa: S101 - it was asked for
         threading.Thread(target=self.log.read, args=(self._process.stderr,), daemon=True).start()
-        self.log.await_listening(within_seconds=LISTENING_SECONDS)
+        with ExitStack() as on_error:
+            on_error.callback(self.kill)
+            self.log.await_listening(within_seconds=LISTENING_SECONDS)
+            on_error.pop_all()
 
     def join_token(self, uses: int) -> str:
         """Have a token made by which so many nodes may join."""

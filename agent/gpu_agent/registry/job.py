@@ -264,7 +264,10 @@ class Claim:
 
     def on(self, node_id: str) -> Grant | None:
         """Return what it reserves on a node."""
-        return next((grant for grant in self.grants if grant.node_id == node_id), None)
+        for grant in self.grants:
+            if grant.node_id == node_id:
+                return grant
+        return None
 
 
 class ClaimEnd(StrEnum):

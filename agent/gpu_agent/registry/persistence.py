@@ -397,13 +397,13 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
 
 def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:
     """Write a claim's document."""
-    job = {name: _plain(value) for name, value in asdict(claim.job).items()}
-    del job["wait_seconds"]
     return {
         "claim_id": claim.claim_id,
-        "job": job,
+        "job": {name: _plain(getattr(claim.job, name)) for name in _JobDocument.model_fields},
         "owner": claim.owner,
-        "grants": [{name: _plain(value) for name, value in asdict(one).items()} for one in claim.grants],
+        "grants": [
+            {name: _plain(getattr(one, name)) for name in _GrantDocument.model_fields} for one in claim.grants
+        ],
         "ttl_seconds": claim.ttl_seconds,
         "granted_ago_seconds": now - claim.granted_at,
     }

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import TextIO
 
 _ROOT = "gpu_agent"
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _MAX_DEPTH = 6
 _NO_CREDENTIALS = frozenset({"token_id", "token_ids"})
 
@@ -60,6 +61,9 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
     for_people = target.isatty() if human is None else human
     handler = logging.StreamHandler(target)
     handler.setFormatter(_HumanLines() if for_people else _JsonLines())
+    # What no line of ours shows is not looked up (Python's Logging HOWTO, "Optimization").
+    logging._srcfile = None  # noqa: SLF001 - documented for this
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for old in tuple(root.handlers):
         root.removeHandler(old)
@@ -87,7 +91,7 @@ class _JsonLines(logging.Formatter):
             line[name if name not in line else f"{name}_"] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return redact_secrets(_all_visible(json.dumps(line, ensure_ascii=False)))
+        return redact_secrets(_all_visible(_JSON.encode(line)))
 
 
 class _HumanLines(logging.Formatter):

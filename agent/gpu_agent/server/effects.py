@@ -103,7 +103,9 @@ class EffectsExecutor:
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""
         effects = without_repeated_refusals(output.effects, self._connections.log_limit)
-        return prepare(replace(output, effects=tuple(effects)), event_log=self._event_log, clock=self._clock)
+        if effects is not output.effects:
+            output = replace(output, effects=tuple(effects))
+        return prepare(output, event_log=self._event_log, clock=self._clock)
 
     def execute(self, effect: Executable) -> None:
         """Carry out one effect."""

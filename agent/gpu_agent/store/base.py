@@ -103,6 +103,9 @@ def fields_text(event: RegistryEvent) -> str:
     return _text(event.fields, what)
 
 
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
 def parse_text(text: str) -> Mapping[str, Any]:
     """Read a document or an event's fields back; raises `ValueError`."""
     value = json.loads(text)
@@ -121,6 +124,6 @@ def _check_name(name: str, what: str) -> None:
 
 def _text(value: Mapping[str, object], what: str) -> str:
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _JSON.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise UnstorableError(f"{what} cannot be stored: {error}; this is a bug, please report it") from error

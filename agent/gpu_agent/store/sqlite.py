@@ -30,6 +30,9 @@ from gpu_agent.wire.api import RegistryEvent
 
 _KINDS = frozenset(kind.value for kind in DocumentKind)
 
+_TRIM_EVENTS = 256
+"""So many events more than it must hold the file may hold: trimming takes a third of a small commit."""
+
 _SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM documents WHERE kind = ? AND key = ?"
 _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
@@ -58,6 +61,10 @@ class SqliteStore:
         self._released = released
         self._database: sqlite3.Connection | None = open_database(path)
         self._identity = identity(path)
+        self._lengthened: set[str] = set()
+        """Nodes whose histories may have become too long."""
+        self._trim_at = 0
+        """From this event id on, histories are shortened and old events deleted."""
 
     def load(self) -> Loaded:
         """Return all that is stored; documents of kinds that this release does not know stay in the file."""
@@ -82,11 +89,17 @@ class SqliteStore:
         try:
             database.execute("BEGIN IMMEDIATE")
             try:
-                _store(database, batches)
+                newest = self._store(database, batches)
+                trims = newest >= self._trim_at
+                if trims:
+                    self._trim(database, newest)
                 database.execute("COMMIT")
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
+            if trims:
+                self._lengthened.clear()
+                self._trim_at = newest + _TRIM_EVENTS
         except (sqlite3.Error, OverflowError) as error:
             raise database_error(self.path, error) from error
 
@@ -109,6 +122,25 @@ class SqliteStore:
             raise StoreError(f"{self.path} is closed; start the registry again to open it")
         return self._database
 
+    def _store(self, database: sqlite3.Connection, batches: Sequence[Batch]) -> int:
+        """Write all; returns the id of the newest event, -1 without any."""
+        newest = -1
+        for batch in batches:
+            for change in batch.changes:
+                _change(database, change)
+            for event in batch.events:
+                node_id, newest = event.node_id, event.id or 0
+                row = (event.id, event.at, event.event, node_id, fields_text(event), node_id)
+                database.execute(_ADD_EVENT, row)
+                if node_id is not None:
+                    self._lengthened.add(node_id)
+        return newest
+
+    def _trim(self, database: sqlite3.Connection, newest: int) -> None:
+        for node_id in self._lengthened:
+            database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
+        database.execute(_DELETE_OLD, (newest - RECENT_EVENTS,))
+
     def _refuse_when_gone(self) -> None:
         """Raise where the file was deleted or replaced: what is written to it now would be lost."""
         if identity(self.path) != self._identity:
@@ -116,24 +148,6 @@ class SqliteStore:
                 f"the registry's database {self.path} was moved, deleted or replaced while the registry uses "
                 "it: nothing more can be stored until the registry is started again"
             )
-
-
-def _store(database: sqlite3.Connection, batches: Sequence[Batch]) -> None:
-    newest: int | None = None
-    nodes: set[str] = set()
-    for batch in batches:
-        for change in batch.changes:
-            _change(database, change)
-        for event in batch.events:
-            fields, newest = fields_text(event), event.id or 0
-            row = (event.id, event.at, event.event, event.node_id, fields, event.node_id)
-            database.execute(_ADD_EVENT, row)
-            if event.node_id is not None:
-                nodes.add(event.node_id)
-    for node_id in nodes:
-        database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
-    if newest is not None:
-        database.execute(_DELETE_OLD, (newest - RECENT_EVENTS,))
 
 
 def _change(database: sqlite3.Connection, change: Change) -> None:
@@ -167,7 +181,8 @@ def _loaded(changes: Sequence[Change], events: Iterable[tuple[RegistryEvent, str
         if history is not None:
             histories.setdefault(history, []).append(event)
     oldest = (recent[-1].id or 0) - RECENT_EVENTS if recent else 0
-    return Loaded(changes, [one for one in recent if (one.id or 0) > oldest], histories)
+    shortened = {node_id: history[-EVENTS_PER_NODE:] for node_id, history in histories.items()}
+    return Loaded(changes, [one for one in recent if (one.id or 0) > oldest], shortened)
 
 
 # The file

@@ -5,13 +5,12 @@ not subtracted again. Memory reserved on a GPU that the node no longer declares 
 GPUs, so it is subtracted from each of them until the claim ends.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gpu_agent.registry.dispatch.candidate import Candidate, Reservations, known_percent
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import GpuDemand, GpuSet, HeldGrant, Sharing, meets
+from gpu_agent.registry.job import GpuDemand, GpuKind, GpuSet, HeldGrant, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 
 _UNKNOWN_USE_PERCENT = 50.0
@@ -47,7 +46,10 @@ def usable_gpus(record: NodeRecord) -> list[GpuState]:
 
 def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
     """Count GPUs by kind."""
-    return tuple(sorted(Counter(gpu.kind for gpu in gpus).items()))
+    counts: dict[GpuKind, int] = {}
+    for gpu in gpus:
+        counts[gpu.kind] = counts.get(gpu.kind, 0) + 1
+    return tuple(sorted(counts.items()))
 
 
 def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
@@ -165,9 +167,9 @@ def has_foreign_jobs(record: NodeRecord) -> bool:
 
 def is_list_outdated(candidate: Candidate) -> bool:
     """Whether claims name GPUs by their positions in a list that the node no longer declares."""
-    if not candidate.exclusive and not candidate.reserved:
-        return False
     record, list_id = candidate.record, candidate.record.gpus.list_id
+    if not list_id and not any(uuid.startswith("#") for uuid in (*candidate.exclusive, *candidate.reserved)):
+        return False
     claims = (*record.claims.values(), *(one.claim for one in record.held.values()))
     grants = (claim.on(record.node_id) for claim in claims)
     return any(grant is not None and grant.gpu_uuids and grant.gpu_list != list_id for grant in grants)
