@@ -17,11 +17,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from gpu_agent.node.setting_values import FreshReading
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.config.fields import ADVANCED, setting_of
@@ -249,7 +250,7 @@ def _key(prefix: str, path: tuple[str, ...], field: FieldInfo) -> Key:
     required = field.is_required()
     return Key(
         name=path[-1],
-        kind=setting.kind or _kind_of(path[-1], _annotation_of(field)),
+        kind=_kind_of(path[-1], _annotation_of(field), stated=setting.kind),
         default=None if required else _toml(field.get_default(call_default_factory=True, validated_data={})),
         required=required,
         variable=variable_name(prefix, path),
@@ -261,13 +262,18 @@ def _key(prefix: str, path: tuple[str, ...], field: FieldInfo) -> Key:
 
 def _annotation_of(field: FieldInfo) -> object:
     """The annotation with its bounds again, which pydantic takes apart."""
-    bounds = [one for one in field.metadata if isinstance(one, Ge | Gt | Le | Lt)]
+    bounds = [one for one in field.metadata if isinstance(one, Ge | Gt | Le | Lt | MaxLen | FreshReading)]
     return Annotated[(field.annotation, *bounds)] if bounds else field.annotation
 
 
-def _kind_of(name: str, annotation: object) -> str:
-    """Say what kind of value a key takes, as far as its annotation shows it."""
+def _kind_of(name: str, annotation: object, *, stated: str | None) -> str:
+    """Say what kind of value a key takes: as it is stated, or as the annotation shows; and its bounds."""
     bare, bounds = _taken_apart(annotation)
+    kind, range_ = stated or _shown_kind(name, bare), _range(*bounds)
+    return f"{kind}, {range_}" if range_ else kind
+
+
+def _shown_kind(name: str, bare: object) -> str:
     origin, inner = get_origin(bare), get_args(bare)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in inner)
@@ -276,8 +282,7 @@ def _kind_of(name: str, annotation: object) -> str:
     if bare is bool:
         return "true or false"
     if bare in (int, float):
-        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "number")
-        return ", ".join([unit, *([_range(*bounds)] if _range(*bounds) else [])])
+        return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "number")
     return "path" if bare is Path else "text"
 
 
@@ -287,10 +292,10 @@ _UNITS = {"_seconds": "seconds", "_percent": "percent"}
 def _range(low: float | None, high: float | None) -> str:
     shown_high = high if high is not None and high < _UNBOUNDED and high != 100 else None  # noqa: PLR2004 - of percent
     if low and shown_high is None:
-        return f"from {low:g}" if low > 1 else ""
+        return f"from {low:.12g}" if low > 1 else ""
     if shown_high is None:
         return "from 0" if low == 0 and high is None else ""
-    return f"{low or 0:g} to {shown_high:.12g}"
+    return f"at most {shown_high:.12g}" if low is None else f"{low:g} to {shown_high:.12g}"
 
 
 def _taken_apart(annotation: object) -> tuple[object, tuple[float | None, float | None]]:
@@ -306,6 +311,10 @@ def _taken_apart(annotation: object) -> tuple[object, tuple[float | None, float 
                         low = float(bound.ge)  # type: ignore[arg-type]  # a number of ours
                     elif isinstance(bound, Le):
                         high = float(bound.le)  # type: ignore[arg-type]  # as above
+                    elif isinstance(bound, MaxLen):
+                        high = bound.max_length
+                    elif isinstance(bound, FreshReading):
+                        high = bound.most_seconds
         elif get_origin(annotation) in (Union, types.UnionType):
             annotation = next(one for one in get_args(annotation) if one is not types.NoneType)
         else:
@@ -321,7 +330,7 @@ def _toml(value: object) -> str | None:
         return json.dumps(str(value))
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:.12g}"
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(value, default=str)
 
 
 def main() -> int:

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.snapshot import advanced_features, supported_features
+from gpu_agent.runtime.config.fields import reloadable_names, setting_of
 from gpu_agent.runtime.reload import merge_reloaded
+from gpu_agent.wire.declaration import Declaration, DeclarationChanges, changes, declare, registration
+from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Outcome
 from tests.bare_registry import ACK, BareRegistry, listening_registry
+from tests.cli.hosts import HOST
 from tests.node.running_agent import RunningAgent, running_agent, settings_for
 
 MODERN = {**ACK, "capability_schema_version": "1.1"}
@@ -99,11 +104,67 @@ async def test_the_log_level_holds_at_once(tmp_path: Path) -> None:
         assert logging.getLogger("gpu_agent").level == logging.DEBUG
 
 
-RUNNING = AgentSettings(registry_url="ws://10.0.0.1/ws/node")
+RUNNING = AgentSettings(registry_url="wss://10.0.0.1/ws/node")
+ANOTHER: dict[str, object] = {
+    "join_token_file": "/a",
+    "join_token": "b",
+    "proxy": "http://10.0.0.3:3128",
+    "tls_ca_file": "/a",
+    "tls_pin": ["sha256//" + "A" * 43 + "="],
+    "tls_cert_file": "/a",
+    "tls_key_file": "/a",
+    "insecure_plaintext": True,
+    "log_level": "debug",
+    "probe_interval_seconds": 7,
+    "drain_on_stop_seconds": 7,
+    "accept_public_jobs": True,
+    "public_jobs": {"pause_while_in_use": True},
+    "labels": {"zone": "b"},
+    "max_concurrent_jobs": 7,
+    "endpoint": "10.0.0.7:9000",
+    "hub_roots": ["/a"],
+    "ollama_roots": ["/a"],
+    "model_directories": ["/a"],
+    "cross_file_systems": True,
+    "declared_models": [{"model_id": "a", "version": "1"}],
+    "features": {"speech_rate_control": True},
+    "advanced_features": ["kv_cache"],
+}
+"""Another value of each setting that a reload applies."""
+
+
+def test_each_reloadable_setting_is_tried_here() -> None:
+    assert ANOTHER.keys() == reloadable_names(AgentSettings)
+
+
+def declared(settings: AgentSettings) -> Declaration:
+    policy = settings.probe_options.features
+    gpus = GpuReport(outcome=Outcome.OK, gpus=(Gpu(uuid="GPU-1", name="H100", memory_mb=81_559),))
+    machine = Inventory(
+        host=HOST,
+        gpu=gpus,
+        features_supported=supported_features(policy, ()),
+        advanced_features=advanced_features(policy),
+    )
+    return declare(machine, settings.owner)
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_a_setting_that_no_heartbeat_can_send_registers_again(name: str) -> None:
+    beside = {"tls_cert_file": "/a"} if name == "tls_key_file" else {}
+    values = {**RUNNING.model_dump(), **beside}
+    before, after = (
+        declared(AgentSettings.model_validate({**values, **new})) for new in ({}, {name: ANOTHER[name]})
+    )
+    registration_differs = registration(before, node_id="n") != registration(after, node_id="n")
+    heartbeats_suffice = changes(before, after) != DeclarationChanges()
+    assert setting_of(AgentSettings.model_fields[name]).registers is (
+        registration_differs and not heartbeats_suffice
+    )
 
 
 def test_identity_and_registry_wait_for_a_restart() -> None:
-    fixed = {"registry_url": "ws://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
+    fixed = {"registry_url": "wss://10.0.0.2/ws/node", "simulate": "1xGB10", "state_dir": "/elsewhere"}
     read = RUNNING.model_copy(update={**fixed, "endpoint": "10.0.0.7:9000"})
     result = merge_reloaded(RUNNING, read)
     assert (result.changed, set(result.waiting)) == (("endpoint",), set(fixed))

@@ -1,14 +1,17 @@
+import re
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import BaseModel
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.runtime.config.fields import ADVANCED, advanced_names, setting_of
 from gpu_agent.runtime.config.load import table_model
 from gpu_agent.server import settings as registry_settings
+from gpu_agent.wire.settings import Setting
 from tools.roff import bold
 from tools.settings_docs import (
     COMPONENTS,
@@ -109,7 +112,31 @@ def test_the_manual_page_has_every_key_with_its_variable_and_option(component: C
         assert key.option is None or bold(key.option) in page
 
 
+def test_a_default_of_paths_is_written_as_toml_has_it() -> None:
+    class Settings(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="X_")
+
+        folders: Annotated[tuple[Path, ...], Setting("folders")] = (Path("/srv/a"), Path("/srv/b"))
+
+    (key,) = keys_of(Component("x", "x", Settings))
+    assert (key.kind, key.default) == ("list of paths", '["/srv/a", "/srv/b"]')
+
+
+@EACH
+def test_bounds_are_stated_once_in_the_annotation(component: Component) -> None:
+    tables = [table_model(field.annotation) for field in component.settings.model_fields.values()]
+    for model in (component.settings, *(table for table in tables if table is not None)):
+        for name, field in model.model_fields.items():
+            if model.__name__ != "DeclaredModel":
+                assert not re.search(r"\d|at most", setting_of(field).kind or ""), name
+
+
 def test_the_kind_of_a_setting_follows_from_its_type() -> None:
+    agents = {key.name: key.kind for key in all_keys(COMPONENTS["agent"])}
+    assert agents["probe_interval_seconds"] == "seconds, 0.1 to 30"
+    assert agents["deadline_seconds"] == "seconds, at most 10"
+    assert agents["labels"] == "table of texts, at most 256"
+    assert agents["max_temperature_c"] == "°C, 20 to 120"
     kinds = {key.name: key.kind for key in all_keys(COMPONENTS["registry"])}
     assert kinds["claim_ttl_seconds"] == "seconds"
     assert kinds["max_connections"] == "number, 1 to 1000000"

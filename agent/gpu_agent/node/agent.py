@@ -22,8 +22,9 @@ from gpu_agent.node.model_watch import open_sources, reopen_sources
 from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.public_jobs import PublicJobs
 from gpu_agent.node.report import FaultDetector, measure
-from gpu_agent.node.settings import MODEL_SEARCH, SENT_AT_REGISTRATION, AgentSettings
+from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.snapshot import SessionTimes, Snapshot
+from gpu_agent.runtime.config.fields import setting_of
 from gpu_agent.runtime.logs import Logger, set_level
 from gpu_agent.runtime.reload import Reloaded
 from gpu_agent.runtime.tasks import Tasks
@@ -182,16 +183,16 @@ class Agent:
 
     async def apply(self, reloaded: Reloaded[AgentSettings]) -> None:
         """Apply settings that were read again; the next heartbeat carries what the owner states."""
-        settings, changed = reloaded.settings, reloaded.changed
+        running, settings, changed = self._settings, reloaded.settings, reloaded.changed
         self._settings = settings
         if "log_level" in changed:
             set_level(settings.log_level)
         self._credentials = _credentials_of(settings, self._identity)
         self._public_jobs.apply(settings)
         self._prober.set_interval(settings.probe_interval_seconds)
-        if MODEL_SEARCH.intersection(changed):
+        if settings.probe_options != running.probe_options:
             await self._prober.replace_sources(await reopen_sources(settings, self._prober.scanner))
-        if SENT_AT_REGISTRATION.intersection(changed):
+        if any(setting_of(AgentSettings.model_fields[name]).registers for name in changed):
             await self._inbox.put((None, OwnerChanged()))
         if self._inventory is not None:
             await self._declare(self._inventory)

@@ -2,12 +2,15 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 from pydantic_settings import NoDecode
 
 from gpu_agent.node.schedule import parse
@@ -171,15 +174,19 @@ Group = Annotated[str, AfterValidator(_check_group)]
 """A group of the system's, by name or number; looked up only when the socket is created."""
 
 
-def fresh_reading(most_seconds: float) -> AfterValidator:
-    """Keep a healthy node's last reading younger than the registry's limit, however slow its host is."""
+@dataclass(frozen=True, slots=True)
+class FreshReading:
+    """A bound that keeps a healthy node's last reading below the registry's limit, on a slow host too."""
 
-    def check(seconds: float) -> float:
-        if seconds > most_seconds:
+    most_seconds: float
+
+    def __get_pydantic_core_schema__(self, source: type[float], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, seconds: float) -> float:
+        if seconds > self.most_seconds:
             raise ValueError(
-                f"at most {most_seconds:g} s: a registry takes a GPU reading older than "
+                f"at most {self.most_seconds:g} s: a registry takes a GPU reading older than "
                 f"{OLDEST_READING_SECONDS:g} s for a sick node"
             )
         return seconds
-
-    return AfterValidator(check)

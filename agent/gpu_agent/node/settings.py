@@ -23,6 +23,7 @@ from gpu_agent.node.setting_values import (
     OLDEST_READING_SECONDS,
     Endpoint,
     Folders,
+    FreshReading,
     Group,
     Hours,
     Labels,
@@ -32,7 +33,6 @@ from gpu_agent.node.setting_values import (
     TimeZone,
     check_registry_url,
     check_simulation,
-    fresh_reading,
     token_file,
 )
 from gpu_agent.probe.collectors.protocol import Surroundings
@@ -54,22 +54,6 @@ MAX_DRAIN_SECONDS = 86_400.0
 MAX_PAUSE_SECONDS = 86_400.0
 MAX_INTERVAL_SECONDS, MAX_DEADLINE_SECONDS = 30.0, 10.0
 """One interval, one GPU reading and one scan of the disks together stay below `OLDEST_READING_SECONDS`."""
-
-SENT_AT_REGISTRATION = frozenset({"endpoint", "features", "advanced_features"})
-"""Settings that only a registration carries (§3.1): a change of one makes the agent register again."""
-
-MODEL_SEARCH = frozenset(
-    {
-        "hub_roots",
-        "ollama_roots",
-        "model_directories",
-        "cross_file_systems",
-        "declared_models",
-        "features",
-        "advanced_features",
-    }
-)
-"""Settings of the model sources: a change of one opens them again."""
 
 _CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 """The variable by which systemd says where it put a unit's credentials."""
@@ -106,7 +90,7 @@ class PublicJobsSettings(BaseModel):
         Annotated[float, Field(ge=20, le=120, allow_inf_nan=False)] | None,
         Setting(
             "no public jobs start while the hottest GPU is this hot, and until it is 5 °C cooler",
-            kind="°C, 20 to 120",
+            kind="°C",
             example="80",
         ),
     ] = None
@@ -114,7 +98,7 @@ class PublicJobsSettings(BaseModel):
         Annotated[int, Field(ge=1, le=100_000_000)] | None,
         Setting(
             "the memory that must be free on at least one usable GPU",
-            kind="MiB, 1 to 100000000",
+            kind="MiB",
             example="8000",
         ),
     ] = None
@@ -315,25 +299,23 @@ class AgentSettings(BaseSettings):
     probe_interval_seconds: Annotated[
         float,
         Field(ge=0.1, allow_inf_nan=False),
-        fresh_reading(MAX_INTERVAL_SECONDS),
-        Setting("the time between two readings of the machine", kind="seconds, 0.1 to 30", reload=True),
+        FreshReading(MAX_INTERVAL_SECONDS),
+        Setting("the time between two readings of the machine", reload=True),
     ] = 5.0
     deadline_seconds: Annotated[
         Span,
-        fresh_reading(MAX_DEADLINE_SECONDS),
+        FreshReading(MAX_DEADLINE_SECONDS),
         Setting(
             "the longest time for one reading; after it the agent goes on without",
-            kind="seconds, at most 10",
             advanced=True,
         ),
     ] = 5.0
     nvml_stale_after_seconds: Annotated[
         Span,
-        fresh_reading(OLDEST_READING_SECONDS),
+        FreshReading(OLDEST_READING_SECONDS),
         Setting(
             "the age at which the last good reading of the GPUs is stale, and that of a disk for the models "
             "on it",
-            kind="seconds, at most 60",
             advanced=True,
         ),
     ] = OLDEST_READING_SECONDS
@@ -369,7 +351,7 @@ class AgentSettings(BaseSettings):
         Labels,
         Setting(
             "names and values that a job may require",
-            kind="table of texts, at most 256",
+            kind="table of texts",
             example='zone = "a"',
             reload=True,
         ),
@@ -389,6 +371,7 @@ class AgentSettings(BaseSettings):
             kind="text",
             example='"http://10.0.0.2:9000"',
             reload=True,
+            registers=True,
         ),
     ] = None
 
@@ -433,11 +416,12 @@ class AgentSettings(BaseSettings):
             kind="table of true or false",
             example="speech_rate_control = true",
             reload=True,
+            registers=True,
         ),
     ] = Field(default_factory=dict)
     advanced_features: Annotated[
         tuple[Name, ...],
-        Setting("further features, sent as they are; they decide nothing", kind="list of names", reload=True),
+        Setting("further features, sent as they are; they decide nothing", reload=True, registers=True),
     ] = ()
 
     collectors: Annotated[

@@ -66,8 +66,8 @@ class Thresholds:
     failures_in_window: Annotated[
         Count,
         Setting(
-            "unhealthy heartbeats among these that make a node `degraded`",
-            kind="heartbeats, at most the window",
+            "unhealthy heartbeats among these that make a node `degraded`; no more than the window has",
+            kind="heartbeats",
             advanced=True,
         ),
     ] = 3

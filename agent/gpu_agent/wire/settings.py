@@ -15,7 +15,7 @@ class Setting:
     meaning: str
     """Markdown that begins in lower case and ends without a full stop."""
     kind: str | None = None
-    """Type, unit and bounds, where the annotation does not show them: `URL`, `list of pins`."""
+    """Type and unit, where the annotation does not show them: `URL`, `list of pins`. Bounds stand there."""
     example: str | None = None
     """A value as TOML writes it, for a setting without a default; the lines of a table for a table."""
     option: str | None = None
@@ -25,3 +25,5 @@ class Setting:
     """Whether it stands below `[advanced]`: a setting that few machines need."""
     reload: bool = False
     """Whether a running program applies it when it reads its file again; else it waits for a restart."""
+    registers: bool = False
+    """Whether only a registration carries it (§3.1), so that a reload makes the agent register again."""
