@@ -416,10 +416,11 @@ class Fleet:
         return len(ended)
 
     def _finish(self, step: Step) -> Output:
-        self._removal.count_offline(step)
-        if not self._unstored.store_fails:
-            self._removal.evict(step, auth_off=self._auth_off)
-        self._update_indexes(step)
+        if step.touched:
+            self._removal.count_offline(step)
+            if not self._unstored.store_fails:
+                self._removal.evict(step, auth_off=self._auth_off)
+            self._update_indexes(step)
         return self._output(step)
 
     def _output(self, step: Step) -> Output:
