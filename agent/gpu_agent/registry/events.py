@@ -254,14 +254,8 @@ class StoreRecovered:
     """How long the store confirmed nothing."""
 
 
-NodeRequest = (
-    DrainRequested
-    | ResumeRequested
-    | CordonRequested
-    | GpuCordonRequested
-    | RemovalRequested
-    | ControlRequested
-)
+NodeChangeRequest = DrainRequested | ResumeRequested | CordonRequested | GpuCordonRequested | RemovalRequested
+NodeRequest = NodeChangeRequest | ControlRequested
 ClaimEvent = ClaimRequested | RenewalRequested | ReleaseRequested
 TokenRequest = JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested
 OperatorRequest = NodeRequest | ClaimEvent | TokenRequest

@@ -24,28 +24,19 @@ from gpu_agent.registry.events import (
     ClaimRequested,
     ClaimWaitEnded,
     ConnectionLost,
-    ControlRequested,
-    CordonRequested,
-    DrainRequested,
     Event,
-    FaultReported,
-    GpuCordonRequested,
     HeartbeatReceived,
-    JoinTokenRequested,
     NodeEvent,
-    OperatorTokenRequested,
+    NodeRequest,
     RareEvent,
     RegistrationReceived,
     ReleaseRequested,
-    RemovalRequested,
     RenewalRequested,
-    ResumeRequested,
-    RevocationRequested,
-    RotationRequested,
     Stored,
     StoreEvent,
     StoreFailed,
     StoreRecovered,
+    TokenRequest,
     Traced,
     UnregistrationReceived,
 )
@@ -300,32 +291,20 @@ class Fleet:
         return sorted(self._tokens.by_id.values(), key=lambda token: (token.created_at, token.token_id))
 
     def _route(self, event: RareEvent, step: Step) -> None:
-        match event:
-            case RegistrationReceived() | UnregistrationReceived() | FaultReported() | ConnectionLost():
-                self._handle_node(event, step)
-            case (
-                DrainRequested()
-                | ResumeRequested()
-                | CordonRequested()
-                | GpuCordonRequested()
-                | RemovalRequested()
-                | ControlRequested()
-            ):
-                self._operations.handle(event, step)
-            case ClaimRequested() | RenewalRequested() | ReleaseRequested():
-                self._handle_claim(event, step)
-            case ClaimWaitEnded():
-                self._claims.end_wait(event, step)
-            case (
-                JoinTokenRequested() | OperatorTokenRequested() | RevocationRequested() | RotationRequested()
-            ):
-                self._token_requests.handle(event, step)
-            case StoreFailed():
-                self._store_failed(event, step)
-            case StoreRecovered():
-                self._store_recovered(event, step)
-            case _ as unreachable:
-                assert_never(unreachable)
+        if isinstance(event, NodeEvent):
+            self._handle_node(event, step)
+        elif isinstance(event, NodeRequest):
+            self._operations.handle(event, step)
+        elif isinstance(event, ClaimEvent):
+            self._handle_claim(event, step)
+        elif isinstance(event, TokenRequest):
+            self._token_requests.handle(event, step)
+        elif isinstance(event, ClaimWaitEnded):
+            self._claims.end_wait(event, step)
+        elif isinstance(event, StoreFailed):
+            self._store_failed(event, step)
+        else:
+            self._store_recovered(event, step)
 
     def _refuse(self, event: RareEvent, step: Step) -> bool:
         """While the store fails, refuse what would change something or depend on what is not stored (§4).

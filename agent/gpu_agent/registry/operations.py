@@ -3,9 +3,11 @@
 The desired state of a node survives restarts of both sides. A control message is not stored: a node that is
 not connected cannot receive it, so the request is refused.
 
-To add a request, define its event in `events`, add it to `NodeRequest` there, and handle it here and in the
-`match` of `fleet`: mypy names both places. Add a method that sends it to `server.service`, and a route to
-`server.api.nodes`.
+To add a request, define its event in `events`, add it to `NodeChangeRequest` there, and handle it here: mypy
+names the place. Add a method that sends it to `server.service`, and a route (see `server.api.nodes`). What
+must survive restarts is a field of `node.DesiredState` and of its document in `persistence`. A code of its
+own is a line of `wire.documents.PROBLEM_CODES`, a log event of its own one of `docs/logs.md` and of
+`SENTENCES` in `cli.registry.events`.
 """
 
 from typing import assert_never
@@ -17,6 +19,7 @@ from gpu_agent.registry.events import (
     CordonRequested,
     DrainRequested,
     GpuCordonRequested,
+    NodeChangeRequest,
     NodeRequest,
     RemovalRequested,
     ResumeRequested,
@@ -45,7 +48,7 @@ class Operations:
         self._dispatch = dispatch
 
     def handle(self, event: NodeRequest, step: Step) -> None:
-        """Do what an operator requests, or refuse it where the node is not known."""
+        """Do what an operator requests, or refuse it."""
         record = self._nodes.records.get(event.node_id)
         if record is None:
             step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
@@ -53,10 +56,15 @@ class Operations:
         if isinstance(event, ControlRequested):
             _control(record, event, step)
             return
-        if not record.acknowledged and not isinstance(event, RemovalRequested):
-            step.refuse(event.ref, ErrorCode.REGISTRY_BUSY, _not_acknowledged(event.node_id))
+        refusal = _refusal(record, event)
+        if refusal is not None:
+            step.refuse(event.ref, *refusal)
             return
         step.change_node(record)
+        self._change(record, event, step)
+        step.answer(event.ref)
+
+    def _change(self, record: NodeRecord, event: NodeChangeRequest, step: Step) -> None:
         match event:
             case DrainRequested():
                 self._drain(record, event, step)
@@ -65,13 +73,11 @@ class Operations:
             case CordonRequested():
                 self._cordon(record, event, step)
             case GpuCordonRequested():
-                if not self._cordon_gpu(record, event, step):
-                    return
+                self._cordon_gpu(record, event, step)
             case RemovalRequested():
                 self._remove(record, step)
             case _ as unreachable:
                 assert_never(unreachable)
-        step.answer(event.ref)
 
     def _drain(self, record: NodeRecord, event: DrainRequested, step: Step) -> None:
         """Drain a node: at once where its status allows, otherwise once it becomes ready or degraded."""
@@ -98,17 +104,9 @@ class Operations:
         changed = "node_uncordoned" if event.reason is None else "node_cordoned"
         step.log(changed, {"node_id": record.node_id, "reason": event.reason})
 
-    def _cordon_gpu(self, record: NodeRecord, event: GpuCordonRequested, step: Step) -> bool:
-        """Give one GPU to no claim any more, or lift that; False where it was refused (§5.5)."""
-        cordons, known = record.desired.gpu_cordons, record.gpus.get(event.uuid)
-        if event.uuid not in cordons and (known is None or event.uuid.startswith("#")):
-            message = f"node {record.node_id!r} declares no GPU {clip_quote(event.uuid)}: " + (
-                "a GPU without a UUID cannot be cordoned, cordon the node"
-                if event.uuid.startswith("#")
-                else f"`gpu-agent registry show {record.node_id}` lists its GPUs"
-            )
-            step.refuse(event.ref, UNKNOWN_GPU, message)
-            return False
+    def _cordon_gpu(self, record: NodeRecord, event: GpuCordonRequested, step: Step) -> None:
+        """Give one GPU to no claim any more, or lift that (§5.5)."""
+        cordons = record.desired.gpu_cordons
         if event.reason is None:
             cordons.pop(event.uuid, None)
         else:
@@ -122,7 +120,6 @@ class Operations:
             "by": event.by,
         }
         step.log(changed, fields)
-        return True
 
     def _remove(self, record: NodeRecord, step: Step) -> None:
         """Remove a node's record; the session of a node that is alive is closed first."""
@@ -133,6 +130,25 @@ class Operations:
             self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
         self._removal.remove(record, step)
         step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
+
+
+def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | None:
+    """Return code and sentence of what stands against a request; None where nothing does."""
+    if not record.acknowledged and not isinstance(event, RemovalRequested):
+        return ErrorCode.REGISTRY_BUSY, _not_acknowledged(record.node_id)
+    if isinstance(event, GpuCordonRequested) and event.uuid not in record.desired.gpu_cordons:
+        return _unknown_gpu(record, event.uuid)
+    return None
+
+
+def _unknown_gpu(record: NodeRecord, uuid: str) -> tuple[str, str] | None:
+    if uuid.startswith("#"):
+        fix = "a GPU without a UUID cannot be cordoned, cordon the node"
+    elif uuid not in record.gpus:
+        fix = f"`gpu-agent registry node {record.node_id}` lists its GPUs"
+    else:
+        return None
+    return UNKNOWN_GPU, f"node {record.node_id!r} declares no GPU {clip_quote(uuid)}: {fix}"
 
 
 def _not_acknowledged(node_id: str) -> str:
