@@ -59,10 +59,18 @@ def named_in_sentences() -> list[tuple[str, str]]:
     return [
         (source.stem, command)
         for source in sources
-        for text in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-        if isinstance(text, ast.Constant) and isinstance(text.value, str)
-        for command in re.findall(r"`(gpu-agent [a-z][^`{]*)`", text.value)
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        for command in re.findall(r"`(gpu-agent [a-z][^`{]*)`", _text_of(node))
     ]
+
+
+def _text_of(node: ast.AST) -> str:
+    """The text of a string, with a word for each value of an f-string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text_of(part) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return "X"
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
