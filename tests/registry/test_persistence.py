@@ -83,31 +83,49 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_heart
     assert restored.desired.drain.deadline == pytest.approx(record.desired.drain.deadline - age)
 
 
-def test_a_document_of_a_claim_reads_back_with_one_fresh_ttl() -> None:
+def test_a_document_of_a_claim_reads_back_with_every_demand_and_one_fresh_ttl() -> None:
+    job = Job(
+        job_id="job-1",
+        required_models=("asr",),
+        required_features=("mig",),
+        public=True,
+        gpu_count=2,
+        gpu_sharing="memory",
+        gpu_name="L4",
+        min_gpu_memory_mb=2048,
+        min_compute_capability="8.0",
+        labels={"zone": ("a", "b"), "rack": "7"},
+        allowed_nodes=("node-1", "node-2"),
+        excluded_nodes=("node-3",),
+        nodes=2,
+        affinity_key="session-7",
+        priority=3,
+        ttl_seconds=75.0,
+        wait_seconds=9.0,
+    )
+    full = Grant(
+        node_id="node-1",
+        hostname="rack7",
+        endpoint="http://10.0.0.1",
+        gpu_uuids=("GPU-0",),
+        gpu_indices=(0,),
+        gpu_list="8x a100",
+    )
+    assert all(getattr(job, one.name) != one.default for one in fields(job))
+    assert all(getattr(full, one.name) != one.default for one in fields(full))
     claim = Claim(
         claim_id="c0ffee",
-        job=Job(
-            job_id="job-1",
-            min_gpu_memory_mb=2048,
-            labels={"zone": ("a", "b"), "rack": "7"},
-            allowed_nodes=("node-1", "node-2"),
-            excluded_nodes=("node-3",),
-            nodes=2,
-            affinity_key="session-7",
-            ttl_seconds=75.0,
-        ),
+        job=job,
         owner="ada",
-        grants=(
-            Grant(node_id="node-1", hostname="rack7", gpu_uuids=("GPU-0",), endpoint="http://10.0.0.1"),
-            Grant(node_id="node-2", gpu_uuids=("#3",), gpu_indices=(3,), gpu_list="8x a100"),
-        ),
+        grants=(full, Grant(node_id="node-2", gpu_uuids=("#3",), gpu_indices=(3,))),
         granted_at=90.0,
         expires_at=130.0,
         ttl_seconds=75.0,
     )
     document = json.loads(json.dumps(persistence.serialize_claim(claim, 100.0)))
     restored = persistence.load_claim(StoredDocument(DocumentKind.CLAIM, "job-1", document, 5.0), 300.0)
-    assert restored == replace(claim, granted_at=285.0, expires_at=375.0)
+    waits_no_more = replace(job, wait_seconds=0.0)
+    assert restored == replace(claim, job=waits_no_more, granted_at=285.0, expires_at=375.0)
 
 
 def test_a_document_of_what_is_held_reads_back_as_it_was_written() -> None:

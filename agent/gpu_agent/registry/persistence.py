@@ -13,7 +13,7 @@ received: a new token whose text was not sent, and the record of a new node that
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from typing import Annotated, Any, TypeVar, assert_never
 
@@ -256,6 +256,11 @@ def busy_error(node_id: str | None) -> NodeError:
     )
 
 
+_JOB_FIELDS = tuple(one.name for one in fields(Job) if one.name != "wait_seconds")
+"""What is stored of a job: one that has its claim waits no more."""
+_GRANT_FIELDS = tuple(one.name for one in fields(Grant))
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -321,39 +326,11 @@ class _TokenDocument(_Document):
     name: str = ""
 
 
-class _GrantDocument(_Document):
-    node_id: str
-    hostname: str | None = None
-    endpoint: str | None = None
-    gpu_uuids: tuple[str, ...] = ()
-    gpu_indices: tuple[int, ...] = ()
-    gpu_list: str = ""
-
-
-class _JobDocument(_Document):
-    job_id: str
-    required_models: tuple[str, ...] = ()
-    required_features: tuple[str, ...] = ()
-    public: bool = False
-    gpu_count: int | None = None
-    gpu_sharing: str | None = None
-    gpu_name: str | None = None
-    min_gpu_memory_mb: int | None = None
-    min_compute_capability: str | None = None
-    labels: dict[str, str | tuple[str, ...]] = {}
-    allowed_nodes: tuple[str, ...] | None = None
-    excluded_nodes: tuple[str, ...] = ()
-    nodes: int = 1
-    affinity_key: str | None = None
-    priority: int = 0
-    ttl_seconds: float | None = None
-
-
 class _ClaimDocument(_Document):
     claim_id: str
-    job: _JobDocument
+    job: Job
     owner: str | None = None
-    grants: Annotated[tuple[_GrantDocument, ...], Field(min_length=1)]
+    grants: Annotated[tuple[Grant, ...], Field(min_length=1)]
     ttl_seconds: float
     granted_ago_seconds: float
 
@@ -399,11 +376,9 @@ def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:
     """Write a claim's document."""
     return {
         "claim_id": claim.claim_id,
-        "job": {name: _plain(getattr(claim.job, name)) for name in _JobDocument.model_fields},
+        "job": {name: _plain(getattr(claim.job, name)) for name in _JOB_FIELDS},
         "owner": claim.owner,
-        "grants": [
-            {name: _plain(getattr(one, name)) for name in _GrantDocument.model_fields} for one in claim.grants
-        ],
+        "grants": [{name: _plain(getattr(one, name)) for name in _GRANT_FIELDS} for one in claim.grants],
         "ttl_seconds": claim.ttl_seconds,
         "granted_ago_seconds": now - claim.granted_at,
     }
@@ -536,12 +511,9 @@ def load_held(stored: StoredDocument, now: float) -> HeldGrant:
 def _claim(document: _ClaimDocument, written: float, *, expires_at: float) -> Claim:
     return Claim(
         claim_id=document.claim_id,
-        job=Job(**{name: getattr(document.job, name) for name in _JobDocument.model_fields}),
+        job=document.job,
         owner=document.owner,
-        grants=tuple(
-            Grant(**{name: getattr(one, name) for name in _GrantDocument.model_fields})
-            for one in document.grants
-        ),
+        grants=document.grants,
         granted_at=written - document.granted_ago_seconds,
         expires_at=expires_at,
         ttl_seconds=document.ttl_seconds,
