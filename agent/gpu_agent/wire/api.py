@@ -423,7 +423,7 @@ class ModelState(ApiAnswer):
     model_id: str = Field(description="The model's id.")
     ready: bool = Field(description="Whether jobs may use it.")
     state: Annotated[str, open_words(*_MODEL_STATES)] = Field(
-        description="`ready`, or why jobs may not use it; of several versions, the first enabled one's status."
+        description="`ready`, or why jobs may not use it; of several versions the first enabled one counts."
     )
     versions: tuple[ModelVersion, ...] = Field(description="Its installed versions.")
     reported: Annotated[str, open_words(*ModelStatus)] | None = Field(
