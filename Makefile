@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help claim-history setup demo test test-fast simulate e2e system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help claim-history setup demo test test-fast simulate e2e web system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -45,6 +45,9 @@ simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with 
 
 e2e: $(READY) ## whole programs only
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS)
+
+web: $(READY) ## pages in the machine's chromium; on Debian: apt-get install -y --no-install-recommends chromium
+	$(BIN)/python -m pytest -q tests/web $(ARGS)
 
 system: $(READY) ## Debian 12 and 13, booted with systemd: root, debootstrap and systemd-container
 	$(BIN)/python -m pytest -q tests/system $(ARGS)

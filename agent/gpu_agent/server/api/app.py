@@ -24,7 +24,7 @@ from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
 from gpu_agent.server.api.hot_routes import with_hot_routes
-from gpu_agent.server.api.routing import api_router, needs, refusals
+from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.http_headers import host_names
 from gpu_agent.server.log_limit import LogLimit
@@ -146,9 +146,12 @@ async def show_openapi(request: Request) -> JSONResponse:
 
 
 @about.get("/docs", include_in_schema=False, openapi_extra=needs("public"))
-async def show_docs() -> Response:
-    """Show the page on which a person reads and tries every route: it asks for a token by itself."""
-    return _file("index.html", "text/html; charset=utf-8")
+async def show_docs(registry: Registry) -> Response:
+    """Show the page on which a person reads and tries every route: with auth on it asks for a token."""
+    page = _content("index.html")
+    if registry.auth_on:
+        page = page.replace(b'data-auth="off"', b'data-auth="on"')
+    return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
 
 @about.get("/docs/page.css", include_in_schema=False, openapi_extra=needs("public"))

@@ -3,6 +3,7 @@
 
 let token = "";
 let api = null;
+const SHOWN_CHARACTERS = 100000;  // of a stream, its last ones
 
 const byId = (id) => document.getElementById(id);
 
@@ -12,20 +13,29 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
+// Writes what stands between backticks as code.
+function words(text) {
+  return (text || "").split("`").map((part, index) => (index % 2 ? make("code", { textContent: part }) : part));
+}
+
 function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
   return fetch(path, { ...options, headers, credentials: "omit", cache: "no-store" });
 }
 
+function signIn(refused) {
+  byId("sign-in").hidden = false;
+  byId("refused").replaceChildren(...words(refused));
+  byId("token").focus();
+}
+
 async function load() {
   const answer = await request("/openapi.json");
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
-    byId("sign-in").hidden = false;
-    byId("refused").textContent = token ? problem.detail || `refused with ${answer.status}` : "";
     token = "";
-    byId("token").focus();
+    signIn(problem.detail || `refused with ${answer.status}`);
     return;
   }
   api = await answer.json();
@@ -64,32 +74,37 @@ function routeOf(path, method, operation) {
 }
 
 function fillRoute(route, path, method, operation) {
-  route.append(make("p", { textContent: operation.description || "" }));
+  route.append(make("p", {}, ...words(operation.description)));
   const inputs = (operation.parameters || []).map((one) => fieldOf(one, `${method} ${path}`));
   const body = operation.requestBody?.content?.["application/json"]?.schema;
-  const text = body ? make("textarea", { spellcheck: false, value: exampleOf(body) }) : null;
+  const text = body ? make("textarea", { spellcheck: false, value: JSON.stringify(exampleOf(body), null, 2) }) : null;
   if (text) text.setAttribute("aria-label", "Body as JSON");
   const output = make("pre", { hidden: true, tabIndex: 0 });
   const status = make("p", { role: "status" });
   const form = make("form", {}, ...inputs.map((one) => one.row));
-  if (text) form.append(make("h3", { textContent: "Body" }), ...tableOf(body), text);
+  if (text) form.append(make("h3", { textContent: "Body" }), ...tablesOf(body), text);
   form.append(make("button", { textContent: "Send" }), status, output);
+  let sent = new AbortController();
+  route.addEventListener("toggle", () => sent.abort());
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    send({ path, method, inputs, text, status, output });
+    sent.abort();
+    sent = new AbortController();
+    send({ path, method, inputs, text, status, output, signal: sent.signal });
   });
-  route.append(form, make("h3", { textContent: "Answers" }), answersOf(operation));
+  route.append(form, make("h3", { textContent: "Answers" }), ...answersOf(operation));
 }
 
 function fieldOf(parameter, place) {
   const id = `${place} ${parameter.in} ${parameter.name}`;
   const input = make("input", { id, required: Boolean(parameter.required), autocomplete: "off" });
   const label = make("label", { htmlFor: id }, make("code", { textContent: parameter.name }));
-  const note = ` ${parameter.in}; ${parameter.description || ""} `;
-  return { parameter, input, row: make("div", { className: "field" }, label, note, input) };
+  const type = make("small", { textContent: `${parameter.in}, ${typeOf(parameter.schema || {})}` });
+  const meaning = make("span", {}, ...words(parameter.description));
+  return { parameter, input, row: make("div", { className: "field" }, label, input, type, meaning) };
 }
 
-async function send({ path, method, inputs, text, status, output }) {
+async function send({ path, method, inputs, text, status, output, signal }) {
   let address = path;
   const query = new URLSearchParams();
   const headers = {};
@@ -100,7 +115,7 @@ async function send({ path, method, inputs, text, status, output }) {
     else headers[parameter.name] = input.value;
   }
   if (query.size) address += `?${query}`;
-  const options = { method: method.toUpperCase(), headers };
+  const options = { method: method.toUpperCase(), headers, signal };
   if (text || method === "post") {
     headers["Content-Type"] = "application/json";
     options.body = text ? text.value : "{}";
@@ -111,8 +126,11 @@ async function send({ path, method, inputs, text, status, output }) {
     const answer = await request(address, options);
     status.className = answer.ok ? "ok" : "bad";
     status.textContent = `${answer.status} ${answer.statusText}`;
-    output.textContent = address.startsWith("/v1/events") && answer.ok ? await firstPart(answer) : pretty(await answer.text());
+    const followed = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
+    if (followed) await follow(answer, output);
+    else output.textContent = pretty(await answer.text());
   } catch (error) {
+    if (signal.aborted) return;
     status.className = "bad";
     status.textContent = `no answer: ${error.message}`;
     output.textContent = "";
@@ -120,11 +138,17 @@ async function send({ path, method, inputs, text, status, output }) {
   output.hidden = output.textContent === "";
 }
 
-async function firstPart(answer) {
+// Shows a stream as it comes, until another request is sent or the route is closed.
+async function follow(answer, output) {
   const reader = answer.body.getReader();
-  const { value } = await reader.read();
-  await reader.cancel();
-  return new TextDecoder().decode(value);
+  const decoder = new TextDecoder();
+  output.textContent = "";
+  output.hidden = false;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    output.textContent = (output.textContent + decoder.decode(value, { stream: true })).slice(-SHOWN_CHARACTERS);
+  }
 }
 
 function pretty(text) {
@@ -141,40 +165,65 @@ function resolved(schema) {
 }
 
 function typeOf(schema) {
-  if (schema.$ref) return schema.$ref.split("/").pop();
+  if (schema.$ref) return resolved(schema).enum ? typeOf(resolved(schema)) : schema.$ref.split("/").pop();
   if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
   if (schema.enum) return schema.enum.join(" | ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   return schema.type === "array" ? `list of ${typeOf(schema.items || {})}` : schema.type || "any";
 }
 
-function tableOf(schema) {
-  const choices = resolved(schema).oneOf || [schema];
-  return choices.map((one) => {
-    const { properties = {}, required = [] } = resolved(one);
-    const rows = Object.entries(properties).map(([name, part]) => make(
-      "tr",
-      {},
-      make("td", {}, make("code", { textContent: name }), required.includes(name) ? " *" : ""),
-      make("td", { textContent: typeOf(part) }),
-      make("td", { textContent: part.description || "" }),
-    ));
-    const head = make("tr", {}, ...["Field", "Type", "Meaning"].map((name) => make("th", { textContent: name })));
-    return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+// The tables of a document: its fields, then those of each document that is part of it.
+function tablesOf(schema) {
+  const first = resolved(schema).oneOf || [schema];
+  const named = [];
+  const add = (part) => {
+    const name = part.$ref?.split("/").pop();
+    if (name && resolved(part).properties && !named.includes(name)) named.push(name);
+    for (const one of [part.items, ...(part.anyOf || []), part.additionalProperties]) {
+      if (one && typeof one === "object") add(one);
+    }
+  };
+  first.forEach(add);
+  for (const name of named) Object.values(api.components.schemas[name].properties).forEach(add);
+  return named.flatMap((name, index) => {
+    const title = make("h4", { textContent: name });
+    const table = fieldsOf(api.components.schemas[name]);
+    return first.length === 1 && index === 0 && first[0].$ref ? [table] : [title, table];
   });
 }
 
+function fieldsOf({ properties = {}, required = [] }) {
+  const rows = Object.entries(properties).map(([name, part]) => make(
+    "tr",
+    {},
+    make("td", {}, make("code", { textContent: name }), required.includes(name) ? " *" : ""),
+    make("td", { textContent: typeOf(part) }),
+    make("td", {}, ...words(part.description)),
+  ));
+  const head = make("tr", {}, ...["Field", "Type", "Meaning"].map((name) => make("th", { textContent: name })));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+}
+
 function exampleOf(schema) {
-  const { properties = {}, required = [] } = resolved(resolved(schema).oneOf?.[0] || schema);
-  const shown = required.map((name) => [name, properties[name]?.const ?? properties[name]?.enum?.[0] ?? ""]);
-  return JSON.stringify(Object.fromEntries(shown), null, 2);
+  const shape = resolved(resolved(schema).oneOf?.[0] || schema);
+  if (shape.const !== undefined) return shape.const;
+  if (shape.enum) return shape.enum[0];
+  if (shape.type === "array") return [exampleOf(shape.items || {})];
+  if (shape.type === "object") {
+    return Object.fromEntries((shape.required || []).map((name) => [name, exampleOf(shape.properties[name])]));
+  }
+  return shape.type === "string" ? "" : shape.minimum || 0;
 }
 
 function answersOf(operation) {
   const rows = Object.entries(operation.responses).map(([status, answer]) => make(
     "tr", {}, make("td", { textContent: status }), make("td", { textContent: answer.description }),
   ));
-  return make("table", {}, make("tbody", {}, ...rows));
+  const [, given] = Object.entries(operation.responses).find(([status]) => status < "300") || [];
+  const schema = given?.content?.["application/json"]?.schema;
+  const tables = schema ? tablesOf(schema) : [];
+  const fields = make("details", { className: "fields" }, make("summary", { textContent: "Fields of the answer" }), ...tables);
+  return [make("table", {}, make("tbody", {}, ...rows)), ...(tables.length ? [fields] : [])];
 }
 
 byId("sign-in").addEventListener("submit", (event) => {
@@ -184,4 +233,5 @@ byId("sign-in").addEventListener("submit", (event) => {
   load();
 });
 
-load();
+if (document.documentElement.dataset.auth === "on") signIn("");
+else load();
