@@ -14,10 +14,8 @@ from gpu_agent.cli.schema import schema_of
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
 from gpu_agent.probe.models import declared
-from gpu_agent.probe.models.directory import ModelFolders
-from gpu_agent.probe.models.huggingface import HubCache
+from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.kinds import KINDS
-from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.simulation import spec as simulation
 from gpu_agent.probe.simulation.gpu_models import GPU_MODELS
 from gpu_agent.probe.simulation.spec import FAULTS, MODEL_STATES
@@ -164,8 +162,10 @@ def test_every_reading_of_a_gpu_is_explained() -> None:
 
 
 def test_the_page_on_models_names_every_source_and_every_state() -> None:
-    sources = [HubCache.name, OllamaStore.name, ModelFolders.name, declared.SOURCE]
-    assert [quoted(row[0]) for row in rows("models.md", "Where")] == [[source] for source in sources]
+    listed = rows("models.md", "Where")
+    assert [quoted(row[0]) for row in listed] == [[source] for source in (*SOURCES, declared.SOURCE)]
+    for row, source in zip(listed, SOURCES.values(), strict=False):
+        assert (row[1], quoted(row[2])) == (source.places_in_words or "none", [source.setting])
     assert sorted(quoted(row[0])[0] for row in rows("models.md", "States")) == sorted(ModelStatus)
     for row in rows("models.md", "Where"):
         assert quoted(row[2])[0] in AgentSettings.model_fields

@@ -76,6 +76,8 @@ class Key:
     """Its type, with unit and bounds."""
     default: str | None
     """As TOML writes it; None where there is none."""
+    unset: str | None
+    """What counts then. Markdown."""
     required: bool
     variable: str
     option: str | None
@@ -85,7 +87,9 @@ class Key:
     @property
     def stated_default(self) -> str:
         """The default in words."""
-        return "required" if self.required else "none" if self.default is None else f"`{self.default}`"
+        if self.required:
+            return "required"
+        return self.unset or "none" if self.default is None else f"`{self.default}`"
 
 
 def keys_of(component: Component, table: str = "") -> list[Key]:
@@ -195,14 +199,17 @@ def _checking(component: Component) -> Iterator[str]:
 
 def _entries(keys: Iterable[Key]) -> Iterator[str]:
     for key in keys:
-        words = {"required": "required", "none": "no default"}
-        default = words.get(key.stated_default, f"default {key.stated_default}")
         facts = "; ".join(
-            [key.kind, default, f"`{key.variable}`", *([f"`{key.option}`"] if key.option else [])]
+            [key.kind, _default_of(key), f"`{key.variable}`", *([f"`{key.option}`"] if key.option else [])]
         )
         yield roff.entry(
             roff.bold(key.name), roff.words_of(f"{key.meaning}."), ".br", roff.words_of(f"({facts})")
         )
+
+
+def _default_of(key: Key) -> str:
+    words = {"required": "required", "none": "no default"}
+    return words.get(key.stated_default, f"default {key.stated_default}")
 
 
 def _head(component: Component) -> str:
@@ -230,9 +237,7 @@ def _example_table(key: Key) -> str:
 def _about(key: Key) -> str:
     meaning = key.meaning.removesuffix(", see below")
     sentence = f"{meaning[0].upper()}{meaning[1:]}." if meaning[0].isalpha() else f"{meaning}."
-    default = (
-        "required" if key.required else "no default" if key.default is None else f"default {key.default}"
-    )
+    default = _default_of(key).replace("`", "")
     return f"{_comment(sentence)}\n{_comment(f'{key.kind}; {default}; {key.variable}')}"
 
 
@@ -252,6 +257,7 @@ def _key(prefix: str, path: tuple[str, ...], field: FieldInfo) -> Key:
         name=path[-1],
         kind=_kind_of(path[-1], _annotation_of(field), stated=setting.kind),
         default=None if required else _toml(field.get_default(call_default_factory=True, validated_data={})),
+        unset=setting.unset,
         required=required,
         variable=variable_name(prefix, path),
         option=setting.option,

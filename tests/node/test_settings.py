@@ -29,7 +29,7 @@ def test_defaults_need_only_a_registry() -> None:
     settings = load({"registry_url": URL})
     assert (settings.deadline_seconds, settings.nvml_stale_after_seconds) == (5, 60)
     assert settings.owner.accept_public_jobs is False
-    assert settings.probe_options.hub_roots is None
+    assert "huggingface" not in settings.probe_options.model_paths
 
 
 def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.scanner import ModelScanner
@@ -18,8 +19,6 @@ from gpu_agent.probe.snapshot import (
     Sources,
     able_to_serve,
     advanced_features,
-    default_hub_paths,
-    default_ollama_paths,
     exit_code,
     open_sources,
     supported_features,
@@ -170,8 +169,7 @@ def test_folders_and_declarations_reach_the_scanner(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps({"model_id": "mine/asr", "version": "3", "kind": "asr"}))
     options = ProbeOptions(
-        hub_roots=(),
-        model_directories=(tmp_path / "models",),
+        model_paths={"huggingface": (), "directory": (tmp_path / "models",)},
         declared_models=(ModelDeclaration(model_id="declared/llm", version="1", kind="llm"),),
     )
     found = open_sources(options, environ={}, home=tmp_path).scanner.scan().models
@@ -222,34 +220,39 @@ def test_a6_a_base_feature_among_the_advanced_ones_claims_nothing() -> None:
 def test_roots_come_from_what_is_handed_in_and_each_once() -> None:
     home = Path("/home/ada")
     usual = home / ".cache" / "huggingface" / "hub"
-    assert default_hub_paths({}, home) == (usual,)
-    assert default_hub_paths({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, home) == (
+    assert SOURCES["huggingface"].default_paths({}, home) == (usual,)
+    assert SOURCES["huggingface"].default_paths({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, home) == (
         Path("/a"),
         Path("/b/hub"),
         usual,
     )
-    assert default_hub_paths({"HF_HOME": str(home / ".cache" / "huggingface")}, home) == (usual,)
-    assert default_hub_paths({"HF_HUB_CACHE": ""}, home) == (usual,)
+    assert SOURCES["huggingface"].default_paths({"HF_HOME": str(home / ".cache" / "huggingface")}, home) == (
+        usual,
+    )
+    assert SOURCES["huggingface"].default_paths({"HF_HUB_CACHE": ""}, home) == (usual,)
 
 
 def test_the_environment_is_read_as_the_hubs_library_reads_it() -> None:
     home = Path("/home/ada")
     usual = home / ".cache" / "huggingface" / "hub"
-    assert default_hub_paths({"HF_HUB_CACHE": "~/a", "HF_HOME": "~/b"}, home) == (
+    assert SOURCES["huggingface"].default_paths({"HF_HUB_CACHE": "~/a", "HF_HOME": "~/b"}, home) == (
         home / "a",
         home / "b/hub",
         usual,
     )
-    assert default_hub_paths({"XDG_CACHE_HOME": "/c"}, home) == (Path("/c/huggingface/hub"), usual)
-    assert default_hub_paths({"HF_HOME": "~/b"}, None) == (Path("~/b/hub"),)
+    assert SOURCES["huggingface"].default_paths({"XDG_CACHE_HOME": "/c"}, home) == (
+        Path("/c/huggingface/hub"),
+        usual,
+    )
+    assert SOURCES["huggingface"].default_paths({"HF_HOME": "~/b"}, None) == (Path("~/b/hub"),)
 
 
 def test_roots_are_the_named_one_the_users_and_the_services() -> None:
     service = Path("/usr/share/ollama/.ollama/models")
-    assert default_ollama_paths({}, None) == (service,)
-    assert default_ollama_paths({"OLLAMA_MODELS": "/m"}, Path("/home/ada")) == (
+    assert SOURCES["ollama"].default_paths({}, None) == (service,)
+    assert SOURCES["ollama"].default_paths({"OLLAMA_MODELS": "/m"}, Path("/home/ada")) == (
         Path("/m"),
         Path("/home/ada/.ollama/models"),
         service,
     )
-    assert default_ollama_paths({"OLLAMA_MODELS": ""}, None) == (service,)
+    assert SOURCES["ollama"].default_paths({"OLLAMA_MODELS": ""}, None) == (service,)

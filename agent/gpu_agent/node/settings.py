@@ -36,6 +36,7 @@ from gpu_agent.node.setting_values import (
     token_file,
 )
 from gpu_agent.probe.collectors.protocol import Surroundings
+from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DiskPatience
 from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
@@ -378,7 +379,8 @@ class AgentSettings(BaseSettings):
     hub_roots: Annotated[
         Folders | None,
         Setting(
-            "Hugging Face caches; else the places that the hub's own library uses",
+            "Hugging Face caches",
+            unset=SOURCES["huggingface"].places_in_words,
             example='["/srv/hub"]',
             reload=True,
         ),
@@ -386,7 +388,8 @@ class AgentSettings(BaseSettings):
     ollama_roots: Annotated[
         Folders | None,
         Setting(
-            "Ollama's model folders; else the places that Ollama uses",
+            "Ollama's model folders",
+            unset=SOURCES["ollama"].places_in_words,
             example='["/srv/ollama/models"]',
             reload=True,
         ),
@@ -474,9 +477,11 @@ class AgentSettings(BaseSettings):
     def probe_options(self) -> ProbeOptions:
         """The options of the probe."""
         return ProbeOptions(
-            hub_roots=self.hub_roots,
-            ollama_roots=self.ollama_roots,
-            model_directories=self.model_directories,
+            model_paths={
+                name: paths
+                for name, row in SOURCES.items()
+                if (paths := getattr(self, row.setting)) is not None
+            },
             cross_file_systems=self.cross_file_systems,
             declared_models=tuple(ModelDeclaration(**model.model_dump()) for model in self.declared_models),
             features=FeaturePolicy(stated=dict(self.features), advanced=self.advanced_features),

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.host.host import HostProbe
+from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
-from gpu_agent.probe.models.source import LazySource, SourceFactory
+from gpu_agent.probe.models.source import LazySource
 from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Model, ModelStatus, Outcome
 
@@ -40,11 +41,8 @@ class FeaturePolicy:
 class ProbeOptions:
     """The probe's part of the agent's settings; `gpu-agent probe` and the agent share it."""
 
-    hub_roots: tuple[Path, ...] | None = None
-    """Hugging Face hub caches; `None` means the default paths of the hub's own library."""
-    ollama_roots: tuple[Path, ...] | None = None
-    """Ollama's model folders; `None` means Ollama's default paths."""
-    model_directories: tuple[Path, ...] = ()
+    model_paths: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Source → where it searches; one without an entry has the default paths of `models.all_sources`."""
     cross_file_systems: bool = False
     """Whether file systems that are mounted below one of those paths are searched too."""
     declared_models: tuple[ModelDeclaration, ...] = ()
@@ -79,20 +77,10 @@ def open_sources(
 
     The sources that the `previous` scanner has too go on in the new one, with all that is known of them.
     """
-    hub_roots, ollama_roots = options.hub_roots, options.ollama_roots
-    if hub_roots is None:
-        hub_roots = default_hub_paths(environ, home)
-    if ollama_roots is None:
-        ollama_roots = default_ollama_paths(environ, home)
-    kinds = (
-        ("huggingface", _load_huggingface, hub_roots),
-        ("ollama", _load_ollama, ollama_roots),
-        ("directory", _load_directory, options.model_directories),
-    )
     sources = [
-        LazySource(name, load, (root,), cross_file_systems=options.cross_file_systems)
-        for name, load, roots in kinds
-        for root in dict.fromkeys(roots)
+        LazySource(name, row.load, (root,), cross_file_systems=options.cross_file_systems)
+        for name, row in SOURCES.items()
+        for root in dict.fromkeys(options.model_paths.get(name, row.default_paths(environ, home)))
     ]
     states = () if previous is None else previous.states
     return Sources(
@@ -214,52 +202,3 @@ def supported_features(policy: FeaturePolicy, models: Iterable[Model]) -> dict[s
 def advanced_features(policy: FeaturePolicy) -> tuple[str, ...]:
     """`advanced_features`: the stated ones that are no base features, each once, in the stated order."""
     return tuple(name for name in dict.fromkeys(policy.advanced) if name not in BASE_FEATURES)
-
-
-# ---- model sources: each is imported once one of its paths exists, and has default paths
-
-
-def _load_huggingface() -> SourceFactory:
-    from gpu_agent.probe.models.huggingface import HubCache  # noqa: PLC0415
-
-    return HubCache
-
-
-def _load_ollama() -> SourceFactory:
-    from gpu_agent.probe.models.ollama import OllamaStore  # noqa: PLC0415
-
-    return OllamaStore
-
-
-def _load_directory() -> SourceFactory:
-    from gpu_agent.probe.models.directory import ModelFolders  # noqa: PLC0415
-
-    return ModelFolders
-
-
-def default_hub_paths(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """The hub caches: those that the environment names, read as the hub's library does, and the usual one."""
-    paths = []
-    if environ.get("HF_HUB_CACHE"):
-        paths.append(_expand_home(environ["HF_HUB_CACHE"], home))
-    if environ.get("HF_HOME"):
-        paths.append(_expand_home(environ["HF_HOME"], home) / "hub")
-    if environ.get("XDG_CACHE_HOME"):
-        paths.append(_expand_home(environ["XDG_CACHE_HOME"], home) / "huggingface" / "hub")
-    if home is not None:
-        paths.append(home / ".cache" / "huggingface" / "hub")
-    return tuple(dict.fromkeys(paths))
-
-
-def default_ollama_paths(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Ollama's model folders: the environment's, the user's, and the service's."""
-    paths = [Path(environ["OLLAMA_MODELS"])] if environ.get("OLLAMA_MODELS") else []
-    if home is not None:
-        paths.append(home / ".ollama" / "models")
-    paths.append(Path("/usr/share/ollama/.ollama/models"))
-    return tuple(dict.fromkeys(paths))
-
-
-def _expand_home(path: str, home: Path | None) -> Path:
-    """Read `~` as the home: systemd and images pass it on as it is written."""
-    return home / path[2:] if home is not None and path.startswith("~/") else Path(path)

@@ -18,6 +18,8 @@ class Setting:
     """Type and unit, where the annotation does not show them: `URL`, `list of pins`. Bounds stand there."""
     example: str | None = None
     """A value as TOML writes it, for a setting without a default; the lines of a table for a table."""
+    unset: str | None = None
+    """What counts where it is not set, for a default of None: `$OLLAMA_MODELS`, for example."""
     option: str | None = None
     """The option of the command line; None for a setting of the file and its variable alone."""
     metavar: str | None = None

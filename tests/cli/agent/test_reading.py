@@ -184,7 +184,7 @@ def arguments(**given: object) -> argparse.Namespace:
 
 def test_the_probes_part_and_the_owners_part_are_read_without_a_registry(path: Path) -> None:
     given = arguments(config=str(path))
-    assert probe_request(given).options.model_directories == (Path("/srv/models"),)
+    assert probe_request(given).options.model_paths["directory"] == (Path("/srv/models"),)
     assert (probe_request(given).simulate, probe_request(given).state_dir) == (
         "4xL4-24GB",
         Path("/var/lib/one"),

@@ -1,12 +1,15 @@
 """What the scanner relies on holds for every source."""
 
+import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.models import directory, huggingface, ollama
+from gpu_agent.probe import models
+from gpu_agent.probe.models.all_sources import SOURCES as ROWS
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.source import (
@@ -19,13 +22,13 @@ from gpu_agent.probe.models.source import (
     Unit,
     reportable_models,
 )
-from gpu_agent.probe.snapshot import ProbeOptions, open_sources
 from gpu_agent.wire.inventory import Model
 from gpu_agent.wire.messages import InstalledModel
 from tests.probe.models.caches import repository as caches_repository
 from tests.probe.models.caches import revision, whisper_files
 from tests.waiting import patience
 
+ROOT = Path(__file__).parents[3]
 SOURCES = pytest.mark.parametrize("kind", [HubCache, ModelFolders], ids=lambda kind: kind.name)
 
 
@@ -65,7 +68,8 @@ def test_a_path_that_does_not_exist_loads_no_source(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from gpu_agent.probe.snapshot import ProbeOptions, open_sources\n"
-        f"sources = open_sources(ProbeOptions(ollama_roots=()), environ={{}}, home=Path({str(tmp_path)!r}))\n"
+        "options = ProbeOptions(model_paths={'ollama': ()})\n"
+        f"sources = open_sources(options, environ={{}}, home=Path({str(tmp_path)!r}))\n"
         "assert sources.scanner.scan(1.0).models == ()\n"
         "sys.exit('gpu_agent.probe.models.huggingface' in sys.modules)\n"
     )
@@ -102,21 +106,24 @@ def test_a_path_that_cannot_be_read_is_a_problem_and_not_absent(
         assert list(source.units().problems) == [str(tmp_path / "hub")]
 
 
-def test_each_lazy_source_has_the_name_of_the_source_that_it_loads(tmp_path: Path) -> None:
-    options = ProbeOptions(hub_roots=(tmp_path,), ollama_roots=(tmp_path,), model_directories=(tmp_path,))
-    sources = open_sources(options, environ={}, home=None)
-    kinds = {}
-    for state in sources.scanner.states:
-        state.source.units()
-        assert isinstance(state.source, LazySource)
-        loaded = state.source._source
-        assert loaded is not None
-        kinds[state.source.name] = type(loaded), loaded.name
-    assert kinds == {
-        "huggingface": (huggingface.HubCache, huggingface.SOURCE),
-        "ollama": (ollama.OllamaStore, ollama.SOURCE),
-        "directory": (directory.ModelFolders, directory.SOURCE),
+def test_each_row_has_the_name_of_the_source_that_it_loads() -> None:
+    for name, row in ROWS.items():
+        source = row.load()([], cross_file_systems=False)
+        assert (source.name, sys.modules[type(source).__module__].SOURCE) == (name, name)
+
+
+def test_each_module_of_a_source_has_a_row_and_knows_no_other_source() -> None:
+    """Of all modules with a `SOURCE`; `declared` has no class, because nothing is searched for it."""
+    folder = Path(models.__file__).parent
+    stating = {
+        path.stem for path in folder.glob("*.py") if re.search(r"^SOURCE\b", path.read_text(), re.MULTILINE)
     }
+    loaded = {type(row.load()([], cross_file_systems=False)).__module__ for row in ROWS.values()}
+    assert {f"{models.__name__}.{name}" for name in stating - {"declared"}} == loaded
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    apart = contracts["importlinter:contract:model-sources"]["modules"].split()
+    assert {f"{models.__name__}.{name}" for name in stating} == set(apart)
 
 
 LONG = "x" * (LONGEST_FIELD + 1)

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_agent.probe.models import weights as safetensors
 from gpu_agent.probe.models.files import (
     MAX_DEPTH,
     FolderReader,
     FoundFile,
+    is_folder,
     join_path,
+    leads_to_folder,
     list_root,
     list_units,
     readable,
@@ -25,7 +26,17 @@ from gpu_agent.probe.models.files import (
 )
 from gpu_agent.probe.models.kinds import languages_of, stated_kind
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
-from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, read_object, stem_of, whole_name
+from gpu_agent.probe.models.weights import (
+    SAFETENSORS_INDEX,
+    SAFETENSORS_SUFFIX,
+    ModelFiles,
+    fetch_progress,
+    indexed_files,
+    read_object,
+    safetensors_problem,
+    stem_of,
+    whole_name,
+)
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "directory"
@@ -67,9 +78,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
     entries = list_root(root)
     yield Unit(root, root.path, "")
     if not any(entry.name in (_STATEMENT, _TRITON) for entry in entries.shown):
-        yield from (
-            Unit(root, entry.path, entry.name) for entry in entries.shown if _leads_to_a_folder(entry)
-        )
+        yield from (Unit(root, entry.path, entry.name) for entry in entries.shown if leads_to_folder(entry))
     entries.check()
 
 
@@ -84,7 +93,7 @@ class _FolderSearch:
             files = [
                 self.reader.measure(entry)
                 for entry in self.reader.list_folder(unit.path)
-                if not _is_folder(entry)
+                if not is_folder(entry)
             ]
         except OSError as error:
             self.problems["."] = reason(error)
@@ -114,7 +123,7 @@ class _FolderSearch:
             self.problems[readable(name)] = f"it is {MAX_DEPTH} folders deep; add it as a root of its own"
         else:
             for entry in entries:
-                if _leads_to_a_folder(entry) and not entry.name.startswith("."):
+                if leads_to_folder(entry) and not entry.name.startswith("."):
                     yield from self.below(entry.path, f"{name}/{entry.name}", depth + 1)
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
@@ -172,19 +181,15 @@ def _state(reader: FolderReader, contents: ModelFiles) -> tuple[ModelStatus, str
 
 def _unindexed(reader: FolderReader, contents: ModelFiles) -> str | None:
     """Which of the files that an index names are not here."""
-    index = contents.file(safetensors.SAFETENSORS_INDEX)
-    named = safetensors.indexed_files(reader, index) if index else frozenset()
+    index = contents.file(SAFETENSORS_INDEX)
+    named = indexed_files(reader, index) if index else frozenset()
     here = named.intersection(file.name for file in contents.files)
     return f"{len(here)} of {len(named)} files that its index names are here" if here != named else None
 
 
 def _cut_short(reader: FolderReader, contents: ModelFiles) -> str | None:
     for file in contents.files:
-        lacks = (
-            safetensors.safetensors_problem(reader, file)
-            if file.name.endswith(safetensors.SAFETENSORS_SUFFIX)
-            else None
-        )
+        lacks = safetensors_problem(reader, file) if file.name.endswith(SAFETENSORS_SUFFIX) else None
         if lacks:
             return f"{file.name}: {lacks}"
     return None
@@ -203,23 +208,11 @@ def _triton_versions(contents: ModelFiles) -> tuple[int, ...]:
 
 
 def _makes_a_model(entry: os.DirEntry[str]) -> bool:
-    return (entry.name in (_STATEMENT, _TRITON) or _is_served(entry.name)) and not _is_folder(entry)
+    return (entry.name in (_STATEMENT, _TRITON) or _is_served(entry.name)) and not is_folder(entry)
 
 
 def _is_served(name: str) -> bool:
     return whole_name(name).lower().endswith(_SERVED)
-
-
-def _leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
-    """A folder, or a link to one, which the search will refuse with a reason; a link in a loop is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
 
 
 def _in_error(name: str, detail: str) -> Model:

@@ -355,6 +355,22 @@ def list_root(root: Root) -> RootEntries:
     return RootEntries(listed[:MAX_ENTRIES], len(listed) > MAX_ENTRIES)
 
 
+# ---- entries of a folder
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, and no link to one."""
+    return entry.is_dir(follow_symlinks=False)
+
+
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder, or a link to one, which the search will refuse with a reason; a link in a loop is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 # ---- names
 
 

@@ -10,17 +10,23 @@ manifest last, and a partial blob without one belongs to no model.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_agent.probe.models import weights as gguf
-from gpu_agent.probe.models.files import FolderReader, FoundFile, join_path, list_units, readable, reason
+from gpu_agent.probe.models.files import (
+    FolderReader,
+    FoundFile,
+    is_folder,
+    join_path,
+    list_units,
+    readable,
+    reason,
+)
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
-from gpu_agent.probe.models.weights import fetch_progress, parse_object
+from gpu_agent.probe.models.weights import fetch_progress, kind_of_gguf_architecture, parse_object
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"
@@ -62,7 +68,7 @@ class OllamaStore:
         except OSError as error:
             return Reading((), reader.watched, {name: reason(error)})
         closed = _closed(reader, unit.root)
-        tags = [entry for entry in entries if not _is_folder(entry) and not entry.name.startswith(".")]
+        tags = [entry for entry in entries if not is_folder(entry) and not entry.name.startswith(".")]
         found = (
             _Tag(reader, unit.root, name, readable(tag.name), closed).model(reader.measure(tag))
             for tag in tags
@@ -86,9 +92,9 @@ def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[U
         return
     for entry in entries:
         named = f"{name}/{entry.name}".lstrip("/")
-        if entry.is_symlink() or (levels == 1 and _is_folder(entry)):
+        if entry.is_symlink() or (levels == 1 and is_folder(entry)):
             yield Unit(root, entry.path, named)
-        elif _is_folder(entry):
+        elif is_folder(entry):
             yield from _names_below(root, entry.path, named, levels=levels - 1)
 
 
@@ -101,10 +107,6 @@ def _closed(reader: FolderReader, root: Root) -> str | None:
     except OSError as error:
         return reason(error)
     return None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,7 @@ class _Tag:
             status,
             digest=digest,
             detail=detail,
-            kind=gguf.kind_of_gguf_architecture(config["model_family"])
-            if "model_family" in config
-            else "other",
+            kind=kind_of_gguf_architecture(config["model_family"]) if "model_family" in config else "other",
             format=config.get("model_format"),
             size_bytes=sum(blobs.values()),
         )

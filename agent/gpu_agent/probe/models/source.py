@@ -4,8 +4,9 @@ A unit (a repository of a hub cache, a folder) is small enough that a scan's bud
 them. A reading names what it watched, so that an unchanged unit costs a few `lstat` calls the next time. What
 cannot be read is a model in error, or a problem of its folder.
 
-To add a source: a module beside this one with a class like `ModelSource`, its line and default paths in
-`probe.snapshot`, and the setting for its paths.
+To add a source: a module beside this one with a `SOURCE` and a class like `ModelSource`, its row in
+`all_sources`, the setting for its paths in `node.settings` (with `reload=True`), and its line in the contract
+`model-sources` of `.importlinter`. Tests find the module, and demand the row, the line and docs/models.md.
 """
 
 import os
