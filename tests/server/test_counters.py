@@ -22,7 +22,7 @@ from gpu_agent.server.counters import (
     count_fleet,
     lateness_of_ticks,
 )
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from gpu_agent.wire.messages import Hardware, NodeRegister
 from tests.server.harness import until
 
@@ -34,27 +34,27 @@ def counted(*notes: LogEvent) -> EventCounters:
     return counters
 
 
-def test_registrations_are_counted_and_refusals_by_code() -> None:
-    counters = counted(
-        LogEvent("node_registered", {"node_id": "a"}),
-        LogEvent("node_register_refused", {"code": "GPU_REQUIRED"}),
-        LogEvent("node_register_refused", {"code": "GPU_REQUIRED"}),
-    )
-    assert (counters.registrations, counters.refusals) == (1, {"GPU_REQUIRED": 2})
+def test_registrations_are_counted() -> None:
+    assert counted(LogEvent("node_registered", {"node_id": "a"})).registrations == 1
 
 
 def test_status_changes_are_counted_by_both_statuses_and_reason() -> None:
     fields = {"node_id": "a", "from": "ready", "to": "offline", "reason_code": "heartbeat_timeout"}
-    assert counted(LogEvent("node_status_changed", fields)).status_changes == {
-        ("ready", "offline", "heartbeat_timeout"): 1
-    }
+    found = counted(LogEvent("node_status_changed", fields)).status_changes
+    assert +found == {("ready", "offline", "heartbeat_timeout"): 1}
 
 
 def test_the_first_status_of_a_node_is_counted_as_from_none() -> None:
     fields = {"node_id": "n", "from": None, "to": "registering", "reason_code": "registered"}
-    assert counted(LogEvent("node_status_changed", fields)).status_changes == {
-        ("none", "registering", "registered"): 1
-    }
+    found = counted(LogEvent("node_status_changed", fields)).status_changes
+    assert +found == {("none", "registering", "registered"): 1}
+
+
+def test_each_transition_that_may_happen_is_counted_from_0() -> None:
+    fields = {"node_id": "a", "from": "ready", "to": "offline", "reason_code": "heartbeat_timeout"}
+    before, after = EventCounters().status_changes, counted(LogEvent("node_status_changed", fields))
+    assert before["ready", "offline", "heartbeat_timeout"] == before.total() == 0
+    assert before.keys() == after.status_changes.keys()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,8 @@ def test_events_of_claims_are_counted(event: str, outcome: str) -> None:
 def test_a_failed_dispatch_counts_once_and_its_reasons_node_by_node() -> None:
     failed = LogEvent("dispatch_failed", {"job_id": "j", "counts": {"cordoned": 3, "disconnected": 1}})
     counters = counted(failed, failed)
-    assert (counters.failures, counters.exclusions) == (2, {"cordoned": 6, "disconnected": 2})
+    assert (counters.failures, +counters.exclusions) == (2, {"cordoned": 6, "disconnected": 2})
+    assert counters.exclusions.keys() == set(ExclusionReason)
 
 
 def test_other_events_are_not_counted() -> None:

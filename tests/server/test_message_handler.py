@@ -27,6 +27,7 @@ from gpu_agent.server.node_connection import NodeConnection, NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
+from gpu_agent.wire.codec import encode
 from tests.server.harness import LOOPBACK, Node, admit_all, heartbeat, is_served, node, registration, until
 from tests.server.malformed import MALFORMED
 from tests.server.raw_peer import masked, raw
@@ -44,8 +45,12 @@ async def received(
     events: list[Event], *, auth_on: bool = False, authenticate: Authenticate = admit_all
 ) -> AsyncIterator[tuple[Node, MessageHandler]]:
     """A node's connection to a message handler whose events are recorded."""
-    handler = MessageHandler(events.append, auth_on=auth_on)
     connections = NodeConnections(Limits(close_timeout_seconds=0.2))
+    handler = MessageHandler(
+        events.append,
+        send=lambda connection, refusal: connections.send(connection, encode(refusal)),
+        auth_on=auth_on,
+    )
     listener = NodeListener(connections, handler, authenticate=authenticate)
     address = await listener.listen(LOOPBACK)
     await listener.admit()

@@ -1,14 +1,18 @@
 """The metrics in Prometheus' text format."""
 
 import re
+from collections import Counter
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpu_agent.server import metrics
+from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import RequestMetrics, exposition
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
-from tests.server.harness import Node, node, registration
+from tests.server.disks import FailingStore
+from tests.server.harness import Node, heartbeat, node, registration, running
 
 
 async def samples(service: RegistryService, requests: RequestMetrics | None = None) -> dict[str, float]:
@@ -32,7 +36,7 @@ async def test_nodes_heartbeats_and_refusals_are_counted_with_their_labels(
     assert found["gpu_registry_nodes[('status', 'offline')]"] == 0
     assert found["gpu_registry_gpus[('health', 'ok'), ('name', 'NVIDIA L4')]"] == 1
     assert found["gpu_registry_registrations_total[]"] == 1
-    assert found["gpu_registry_registrations_refused_total[('code', 'GPU_REQUIRED')]"] == 1
+    assert found["gpu_registry_node_refusals_total[('code', 'GPU_REQUIRED')]"] == 1
     change = "[('from', 'registering'), ('reason_code', 'health_checks_passed'), ('to', 'ready')]"
     assert found[f"gpu_registry_status_changes_total{change}"] == 1
     assert found["gpu_registry_heartbeats_total[]"] == 3
@@ -40,6 +44,35 @@ async def test_nodes_heartbeats_and_refusals_are_counted_with_their_labels(
     assert found["gpu_registry_event_subscribers[]"] == 0
     assert found[f"gpu_registry_build_info[('version', '{__version__}')]"] == 1
     assert ready.node_id
+
+
+async def test_every_refusal_that_a_node_receives_is_counted_and_known_codes_begin_at_0() -> None:
+    store = FailingStore()
+    async with running(store=store, limits=Limits(message_burst=3)) as service, node(service) as peer:
+        before = await samples(service)
+        answers: list[dict[str, Any]] = []
+        for message in (
+            {"type": "node_register"},
+            registration(capability_schema_version="9.9"),
+            heartbeat("node-1"),
+            registration(),
+            registration(),
+        ):
+            store.full = len(answers) == 3
+            await peer.send(message)
+            answers.append(await peer.receive())
+        after = await samples(service)
+    received = Counter(answer["code"] for answer in answers)
+    assert set(received) == {
+        "INVALID_MESSAGE",
+        "INVALID_CAPABILITY_SCHEMA",
+        "UNKNOWN_NODE",
+        "REGISTRY_BUSY",
+        "RATE_LIMITED",
+    }
+    for code, count in received.items():
+        series = f"gpu_registry_node_refusals_total[('code', '{code}')]"
+        assert (before[series], after[series]) == (0, count), code
 
 
 async def test_a_histogram_counts_values_up_to_each_bound(service: RegistryService) -> None:

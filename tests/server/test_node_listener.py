@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gpu_agent.registry.events import Event
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MessageHandler
@@ -21,13 +20,13 @@ from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 from tests.waiting import patience
 
 
-def _ignore(event: Event) -> None:
-    """No fleet."""
+def _ignore(*_: object) -> None:
+    """No fleet, and no answer."""
 
 
 def listening(limits: Limits) -> tuple[NodeListener, NodeConnections]:
     connections = NodeConnections(limits)
-    messages = MessageHandler(_ignore, auth_on=False)
+    messages = MessageHandler(_ignore, send=_ignore, auth_on=False)
     return NodeListener(connections, messages, authenticate=admit_all), connections
 
 

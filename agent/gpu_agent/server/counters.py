@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from gpu_agent.registry.lifecycle import TRANSITIONS
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ErrorCode, ExclusionReason, NodeStatus
 from gpu_agent.wire.inventory import Health
 
 NODES_IN_A_SLICE = 250
@@ -30,6 +31,11 @@ _MAX_TICKS = 500
 _P50, _P99 = 0.50, 0.99
 _HEALTHS = frozenset(health.value for health in Health)
 _STATUSES = dict.fromkeys((status.value for status in NodeStatus), 0)
+_TRANSITIONS = {
+    (source or "none", target.value, reason.value): 0
+    for (source, target), reasons in TRANSITIONS.items()
+    for reason in reasons
+}
 _CLAIM_EVENTS = {
     "job_assigned": "granted",
     "claim_released": "released",
@@ -43,22 +49,21 @@ GpuList = tuple[tuple[str | None, ...], tuple[str, ...]]
 
 
 class EventCounters:
-    """Counts the fleet's events since the start."""
+    """Counts the fleet's events since the start, each known kind from 0, so that its first one is seen."""
 
     def __init__(self) -> None:
         self.registrations = 0
-        self.refusals: Counter[str] = Counter()
-        """Refused registrations by code."""
-        self.status_changes: Counter[tuple[str, str, str]] = Counter()
+        self.refusals: Counter[str] = Counter(dict.fromkeys((code.value for code in ErrorCode), 0))
+        """Refusals sent to nodes, by code."""
+        self.status_changes: Counter[tuple[str, str, str]] = Counter(_TRANSITIONS)
         """By previous status, status and reason code."""
         self.claims: Counter[str] = Counter(dict.fromkeys(_CLAIM_EVENTS.values(), 0))
         self.failures = 0
         """Jobs for which there was no node."""
-        self.exclusions: Counter[str] = Counter()
+        self.exclusions: Counter[str] = Counter(dict.fromkeys((one.value for one in ExclusionReason), 0))
         """Nodes excluded for a reason, over all jobs for which there was no node."""
         self._count_of = {
             "node_registered": self._registered,
-            "node_register_refused": self._refused,
             "node_status_changed": self._changed,
             "dispatch_failed": self._failed,
         }
@@ -73,9 +78,6 @@ class EventCounters:
 
     def _registered(self, _: Mapping[str, object]) -> None:
         self.registrations += 1
-
-    def _refused(self, fields: Mapping[str, object]) -> None:
-        self.refusals[str(fields.get("code"))] += 1
 
     def _changed(self, fields: Mapping[str, object]) -> None:
         source, target, reason = fields.get("from") or "none", fields.get("to"), fields.get("reason_code")

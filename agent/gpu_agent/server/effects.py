@@ -33,7 +33,7 @@ from gpu_agent.store.base import RECENT_EVENTS, Batch
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.codec import FrameError, encode
 from gpu_agent.wire.codes import CloseCode
-from gpu_agent.wire.messages import NodeRegisterAck, NodeStatusMessage, StatusDetails, WireModel
+from gpu_agent.wire.messages import NodeError, NodeRegisterAck, NodeStatusMessage, StatusDetails, WireModel
 
 WRITTEN_AT = "written_at"
 DOCUMENT = "document"
@@ -102,6 +102,9 @@ class EffectsExecutor:
 
     def prepare(self, output: Output) -> Prepared:
         """Sort an output into what is stored, and what is carried out then."""
+        for effect in output.effects:
+            if isinstance(effect, LogEvent):
+                self._counters.count(effect.event, effect.fields)
         effects = without_repeated_refusals(output.effects, self._connections.log_limit)
         if effects is not output.effects:
             output = replace(output, effects=tuple(effects))
@@ -111,15 +114,14 @@ class EffectsExecutor:
         """Carry out one effect."""
         match effect:
             case Send(connection, message):
-                self._send(connection, message)
+                self.send(connection, message)
             case SendStatus():
-                self._send(effect.connection, status_message(effect, self._clock))
+                self.send(effect.connection, status_message(effect, self._clock))
             case CloseConnection(connection, code, reason):
                 self._connections.close(connection, code, reason)
             case Answer(ref, result):
                 self._answer(ref, result)
             case LogEvent():
-                self._counters.count(effect.event, effect.fields)
                 _EMIT[effect.level](effect.event, **effect.fields)
             case PublishEvent():
                 self._publish(effect)
@@ -128,13 +130,7 @@ class EffectsExecutor:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _answer(self, ref: int, result: Result) -> None:
-        """Set an answer; one that is not awaited any more is dropped."""
-        answer = self._answers.pop(ref, None)
-        if answer is not None and not answer.done():
-            answer.set_result(result)
-
-    def _send(self, connection: int, message: WireModel) -> None:
+    def send(self, connection: int, message: WireModel) -> None:
         """Send; a message that is too long costs its own connection, never the effects after it."""
         try:
             text = encode(message)
@@ -146,12 +142,19 @@ class EffectsExecutor:
             self._connections.send(connection, text)
         if isinstance(message, NodeRegisterAck):
             self._connections.identify(connection, message.node_id)
+        elif isinstance(message, NodeError):
+            self._counters.refusals[message.code] += 1
+
+    def _answer(self, ref: int, result: Result) -> None:
+        """Set an answer; one that is not awaited any more is dropped."""
+        answer = self._answers.pop(ref, None)
+        if answer is not None and not answer.done():
+            answer.set_result(result)
 
     def _publish(self, effect: PublishEvent) -> None:
         event = effect.event
         named = {} if event.node_id is None else {"node_id": event.node_id}
         _EMIT[effect.level](event.event, event_id=event.id, **named, **event.fields)
-        self._counters.count(event.event, event.fields)
         self._event_log.publish(event)
 
 

@@ -21,7 +21,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.tokens import generate_node_token
-from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node, encode
+from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node
 from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
@@ -48,12 +48,14 @@ class MessageHandler:
         self,
         handle: Callable[[Event], None],
         *,
+        send: Callable[[int, NodeError], None],
         auth_on: bool,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.heartbeats = 0
         """Heartbeats received since the start."""
         self._handle = handle
+        self._send = send
         self._auth_on = auth_on
         self._now = monotonic
 
@@ -110,7 +112,7 @@ class MessageHandler:
         connection.refused_in_a_row += 1
         connection.log_violation("rate_limited")
         seconds = round(connection.quota.refill_seconds(now), 3)
-        connection.send(encode(_rate_limited(connection, retry_after_seconds=seconds)))
+        self._send(connection.number, _rate_limited(connection, retry_after_seconds=seconds))
         if connection.refused_in_a_row >= REFUSED_IN_A_ROW:
             connection.fail(CloseCode.POLICY_VIOLATION, "too many messages in spite of RATE_LIMITED")
         return False
@@ -123,7 +125,7 @@ class MessageHandler:
         problems = [f"{one.path}: {one.problem}" for one in error.errors]
         event = "node_register_refused" if error.is_registration else "frame_malformed"
         connection.log_violation(event, kind=refusal.code, code=refusal.code, problems=problems)
-        connection.send(encode(refusal))
+        self._send(connection.number, refusal)
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
             connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
 

@@ -123,9 +123,9 @@ METRICS = (
         "registrations", "counter", "Accepted registrations.", lambda health, _: health.events.registrations
     ),
     Metric(
-        "registrations_refused",
+        "node_refusals",
         "counter",
-        "Refused registrations.",
+        "Refusals sent to nodes (`node_error`), of registrations and of other messages.",
         lambda health, _: health.events.refusals.items(),
         ("code",),
     ),

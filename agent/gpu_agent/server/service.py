@@ -157,7 +157,10 @@ class RegistryService:
             lagged=self._meter.lagged,
         )
         self._messages = MessageHandler(
-            self._loop.handle, auth_on=settings.auth_on, monotonic=self._clock.monotonic
+            self._loop.handle,
+            send=self._effects.send,
+            auth_on=settings.auth_on,
+            monotonic=self._clock.monotonic,
         )
         node_auth = NodeAuth(
             self.tokens if settings.auth_on else None,
