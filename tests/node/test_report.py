@@ -43,6 +43,13 @@ def test_memory_use_follows_from_the_available_memory_where_it_is_unknown() -> N
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).mem_percent == 30.0
 
 
+def test_of_an_unknown_memory_the_kernel_is_asked_for_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"SC_PHYS_PAGES": 1000, "SC_AVPHYS_PAGES": 400}
+    monkeypatch.setattr(os, "sysconf", answers.__getitem__, raising=False)
+    inventory = _inventory(memory_total_mb=None, memory_used_mb=10, machine_memory_total_mb=None)
+    assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).mem_percent == 60.0
+
+
 def test_an_unknown_load_counts_as_full() -> None:
     inventory = _inventory(cpu_percent=None, load_1m=None)
     assert measure(inventory, job_ids=None, timestamp_ms=1, probe_age_seconds=None).cpu_percent == 100.0

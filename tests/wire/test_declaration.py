@@ -81,6 +81,12 @@ def test_what_a_deployed_scheduler_needs_is_always_sent() -> None:
         assert "kind" in written["installed_models"][0]
 
 
+def test_a_machine_of_unknown_memory_declares_0_which_no_known_memory_rounds_to() -> None:
+    machine = replace(inventory(L4), host=replace(HOST, memory_total_mb=None))
+    assert declare(machine, Owner()).hardware.memory_gb == 0
+    assert declare(replace(machine, host=replace(HOST, memory_total_mb=1)), Owner()).hardware.memory_gb == 1
+
+
 def test_only_gpus_of_known_memory_make_a_declaration_worth_sending() -> None:
     assert declared(L4).has_gpu
     assert not declared().has_gpu

@@ -64,7 +64,7 @@ def _cpu_percent(host: Host) -> float:
 
 def _memory_percent(host: Host) -> float:
     available = host.memory_available_mb
-    if host.memory_used_mb is not None:
+    if host.memory_used_mb is not None and host.memory_total_mb is not None:
         return _share(host.memory_used_mb, host.memory_total_mb)
     # A control group may hide its use; the available memory is the machine's then.
     for total in (host.memory_total_mb, host.machine_memory_total_mb):

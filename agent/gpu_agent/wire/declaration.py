@@ -101,7 +101,8 @@ def declare(inventory: Inventory, owner: Owner) -> Declaration:
         hostname=inventory.host.hostname and inventory.host.hostname[:_LONGEST_HOSTNAME],
         hardware=Hardware(
             cpu_cores=inventory.host.cpu_logical_cores,
-            memory_gb=whole_gb(inventory.host.memory_total_mb) or 0,
+            memory_gb=whole_gb(inventory.host.memory_total_mb)
+            or 0,  # the wire has no null here: 0 is unknown
             gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.gpus[:MAX_GPUS]),
             driver_version=inventory.gpu.driver_version,
             cuda_version=inventory.gpu.cuda_version,

@@ -153,7 +153,7 @@ class Host:
 
     cpu_logical_cores: int
     cpu_physical_cores: int | None
-    memory_total_mb: int
+    memory_total_mb: int | None
     memory_used_mb: int | None
     memory_available_mb: int | None
     platform: str

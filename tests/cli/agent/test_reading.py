@@ -76,7 +76,7 @@ def test_a_host_that_never_answers_costs_half_a_second_more_and_is_what_the_kern
         answered.set()
     assert time.monotonic() - began < patience(10)
     assert around.host.cpu_logical_cores == len(os.sched_getaffinity(0))
-    assert around.host.memory_total_mb > 100
+    assert (around.host.memory_total_mb or 0) > 100
     assert "did not answer" in around.host.unknowns["memory_used_mb"]
     assert not around.models_complete
 

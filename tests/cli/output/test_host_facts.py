@@ -30,6 +30,10 @@ def test_a_machine_that_is_ours_whole_is_reported_once() -> None:
     assert found["memory"] == "8 GiB"
 
 
+def test_a_memory_that_is_not_known_is_said_to_be_unknown() -> None:
+    assert facts(replace(HOST, memory_total_mb=None))["memory"] == "unknown"
+
+
 def test_what_is_not_known_is_left_out() -> None:
     assert set(facts(HOST)) == {"cores", "memory", "features"}
 

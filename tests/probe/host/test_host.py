@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gpu_agent.probe.host import host as host_module
 from gpu_agent.probe.host.host import (
     DiskSpace,
     HostProbe,
@@ -33,6 +34,7 @@ def contained(root: Path, files: dict[str, str]) -> HostProbe:
 def test_this_machine_has_cores_memory_and_names() -> None:
     host = HostProbe().read()
     assert 1 <= host.cpu_logical_cores <= (host.machine_logical_cores or 0)
+    assert host.memory_total_mb is not None
     assert 1 <= host.memory_total_mb <= (host.machine_memory_total_mb or 0)
     assert host.memory_used_mb is not None
     assert host.memory_available_mb is not None
@@ -127,6 +129,19 @@ def test_without_proc_cores_and_memory_are_read_by_system_calls(
     assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
     assert (host.memory_used_mb, host.memory_available_mb, host.cpu_percent) == (None, None, None)
     assert {"machine_memory_total_mb", "cpu_percent"} <= set(host.unknowns)
+
+
+def test_memory_that_nothing_reports_is_unknown_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    monkeypatch.setattr(host_module, "_memory_by_system_call", refuse)
+    for host in (HostProbe(root=tmp_path).read(), read_by_system_calls("the machine did not answer")):
+        assert host.memory_total_mb is None
+        assert host.unknowns["memory_total_mb"] == "OSError: no answer"
 
 
 def test_the_host_is_read_by_system_calls_where_files_hang() -> None:

@@ -87,7 +87,8 @@ def container_check(host: Host, environ: Mapping[str, str]) -> CheckResult:
         if host.machine_logical_cores not in (None, host.cpu_logical_cores)
         else "",
         f"{host.memory_total_mb // 1024} of {host.machine_memory_total_mb // 1024} GiB"
-        if host.machine_memory_total_mb not in (None, host.memory_total_mb)
+        if host.memory_total_mb is not None
+        and host.machine_memory_total_mb not in (None, host.memory_total_mb)
         and host.machine_memory_total_mb is not None
         else "",
     ]

@@ -315,7 +315,7 @@ def _cores(host: Host) -> str:
 
 
 def _host_memory(host: Host) -> str:
-    memory = f"{gib(host.memory_total_mb)} GiB"
+    memory = "unknown" if host.memory_total_mb is None else f"{gib(host.memory_total_mb)} GiB"
     if host.machine_memory_total_mb not in (None, host.memory_total_mb):
         memory += f" of the machine's {gib(host.machine_memory_total_mb or 0)} GiB"
     if host.memory_available_mb is None:

@@ -5,9 +5,8 @@ has them. A reading that fails is data: `None` with its reason in `unknowns`, ne
 never zero. CPU load is the mean since the reading before, so nothing blocks for a measurement. A disk
 that hangs must not block the host's reading, so the model scanner reads disks.
 
-Two figures have no unknown, because no node registers without them: cores and memory. Where psutil
-cannot read them (no `/proc`), a system call does; where even that fails they have the least
-value that must be true (one core, one MiB), with the reason.
+Where psutil cannot read cores and memory (no `/proc`), a system call does. Cores alone have no unknown:
+where even that fails there is one, on which this runs.
 """
 
 import os
@@ -110,12 +109,12 @@ class HostProbe:
 def read_by_system_calls(why: str) -> Host:
     """What the kernel answers without a file, where reading the files hangs, as those of a dead lxcfs do."""
     attempts = _Attempts()
-    total = attempts.read("memory_total_mb", _memory_by_system_call) or _MIB
+    total = attempts.read("memory_total_mb", _memory_by_system_call)
     unread = ("memory_used_mb", "memory_available_mb", "cpu_percent", "cpu_physical_cores", "boot_id")
     return Host(
         cpu_logical_cores=len(os.sched_getaffinity(0)) if _PLATFORM == "linux" else os.cpu_count() or 1,
         cpu_physical_cores=None,
-        memory_total_mb=max(total // _MIB, 1),
+        memory_total_mb=_size_mib(total),
         memory_used_mb=None,
         memory_available_mb=None,
         platform=_PLATFORM,
@@ -176,17 +175,18 @@ def _cores_and_memory(cgroup: Cgroup, attempts: _Attempts) -> Host:
     total = memory.total if memory else attempts.read("memory_total_mb", _memory_by_system_call)
     limit, used = cgroup.memory_limit_bytes, memory.total - memory.available if memory else None
     available = memory.available if memory else None
+    ours_total: int | None
     if limit is not None and (total is None or limit < total):
         ours_total, ours_used = limit, cgroup.memory_used_bytes
         free_here = None if ours_used is None else max(limit - ours_used, 0)
         ours_available = min((n for n in (free_here, available) if n is not None), default=None)
     else:
-        ours_total, ours_used, ours_available = total or _MIB, used, available
+        ours_total, ours_used, ours_available = total, used, available
     return Host(
         cpu_logical_cores=_usable_cores(cores, cgroup),
         cpu_physical_cores=None,
         machine_logical_cores=cores,
-        memory_total_mb=max(ours_total // _MIB, 1),
+        memory_total_mb=_size_mib(ours_total),
         memory_used_mb=_mib(ours_used),
         memory_available_mb=_mib(ours_available),
         machine_memory_total_mb=_mib(total),
@@ -212,6 +212,11 @@ def _memory_by_system_call() -> int:
 
 def _mib(count: int | None) -> int | None:
     return None if count is None else count // _MIB
+
+
+def _size_mib(count: int | None) -> int | None:
+    """A whole memory in MiB: what is known is at least 1, and no machine has 0 bytes."""
+    return max(count // _MIB, 1) if count else None
 
 
 def _cpu_mark(at: float, cgroup: Cgroup) -> _CpuMark:
