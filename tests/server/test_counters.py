@@ -114,8 +114,18 @@ async def test_nodes_and_slots_are_counted_by_status() -> None:
         0,
     )
     assert (counted.slots["ready"], counted.occupied["ready"]) == (8, 3)
-    others = {"connected": 1, "cordoned": 1, "drained": 1, "claims": 0, "held_gpus": 0, "cordoned_gpus": 0}
-    assert counted.others == others
+    assert (counted.connected, counted.open, counted.cordoned, counted.drained) == (1, 1, 1, 1)
+    assert (counted.claims, counted.held_gpus, counted.cordoned_gpus) == (0, 0, 0)
+
+
+async def test_a_node_may_take_jobs_while_it_is_ready_connected_and_not_cordoned() -> None:
+    nodes = [record(node_id) for node_id in "abc"]
+    nodes.append(record("d", status=NodeStatus.DRAINING))
+    for number, one in enumerate(nodes[1:]):
+        one.connection = number
+    assert (await count_fleet(nodes)).open == 2
+    nodes[1].desired.cordoned = ""
+    assert (await count_fleet(nodes)).open == 1
 
 
 async def test_gpus_are_counted_by_name_and_health_without_parents_of_mig_devices() -> None:

@@ -90,7 +90,7 @@ class EventCounters:
             self.exclusions.update(counts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FleetTotals:
     """The fleet as it is at one moment, counted by a scan."""
 
@@ -98,8 +98,14 @@ class FleetTotals:
     slots: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
     """By the status of their node."""
     occupied: Counter[str] = field(default_factory=lambda: Counter(_STATUSES))
-    others: Counter[str] = field(default_factory=Counter)
-    """`connected`, `cordoned` and `drained` nodes, `claims`, `held_gpus` and `cordoned_gpus`."""
+    connected: int = 0
+    cordoned: int = 0
+    drained: int = 0
+    open: int = 0
+    """Nodes that are ready, connected and not cordoned."""
+    claims: int = 0
+    held_gpus: int = 0
+    cordoned_gpus: int = 0
     gpu_lists: Counter[GpuList] = field(default_factory=Counter)
     """Nodes by their GPUs: ten thousand nodes have few kinds of GPUs between them."""
 
@@ -239,16 +245,17 @@ def lateness_of_ticks(late: float) -> list[float]:
 
 
 def _count(record: NodeRecord, totals: FleetTotals) -> None:
-    status, others = record.status.value, totals.others
+    status, is_cordoned = record.status.value, record.desired.cordoned is not None
     totals.statuses[status] += 1
     totals.slots[status] += record.slots
     totals.occupied[status] += record.in_flight_jobs
-    others["connected"] += record.connected
-    others["cordoned"] += record.desired.cordoned is not None
-    others["drained"] += record.desired.drain is not None
-    others["claims"] += sum(one.grants[0].node_id == record.node_id for one in record.claims.values())
-    others["held_gpus"] += sum(len(one.gpu_uuids) for one in record.held.values())
-    others["cordoned_gpus"] += len(record.desired.gpu_cordons)
+    totals.connected += record.connected
+    totals.cordoned += is_cordoned
+    totals.drained += record.desired.drain is not None
+    totals.open += record.status is NodeStatus.READY and record.connected and not is_cordoned
+    totals.claims += sum(one.grants[0].node_id == record.node_id for one in record.claims.values())
+    totals.held_gpus += sum(len(one.gpu_uuids) for one in record.held.values())
+    totals.cordoned_gpus += len(record.desired.gpu_cordons)
     totals.gpu_lists[record.gpus.names, record.gpus.healths] += 1
 
 

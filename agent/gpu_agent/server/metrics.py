@@ -68,22 +68,28 @@ METRICS = (
     Metric("ready", "gauge", "1 while every check of /readyz passes.", lambda health, _: health.ready),
     Metric("nodes", "gauge", "Known nodes.", lambda _, fleet: fleet.statuses.items(), ("status",)),
     Metric(
+        "nodes_open",
+        "gauge",
+        "Nodes that may take jobs: ready, connected and not cordoned.",
+        lambda _, fleet: fleet.open,
+    ),
+    Metric(
         "nodes_connected",
         "gauge",
         "Nodes with a live connection.",
-        lambda _, fleet: fleet.others["connected"],
+        lambda _, fleet: fleet.connected,
     ),
     Metric(
         "nodes_cordoned",
         "gauge",
         "Nodes closed to new jobs by an operator.",
-        lambda _, fleet: fleet.others["cordoned"],
+        lambda _, fleet: fleet.cordoned,
     ),
     Metric(
         "nodes_drained",
         "gauge",
         "Nodes that an operator or their owner drains or has drained.",
-        lambda _, fleet: fleet.others["drained"],
+        lambda _, fleet: fleet.drained,
     ),
     Metric(
         "gpus",
@@ -100,18 +106,18 @@ METRICS = (
         lambda _, fleet: fleet.occupied.items(),
         ("status",),
     ),
-    Metric("claims", "gauge", "Claims in force.", lambda _, fleet: fleet.others["claims"]),
+    Metric("claims", "gauge", "Claims in force.", lambda _, fleet: fleet.claims),
     Metric(
         "held_gpus",
         "gauge",
         "GPUs that ended claims hold, since their jobs may still run there.",
-        lambda _, fleet: fleet.others["held_gpus"],
+        lambda _, fleet: fleet.held_gpus,
     ),
     Metric(
         "cordoned_gpus",
         "gauge",
         "GPUs that operators cordoned.",
-        lambda _, fleet: fleet.others["cordoned_gpus"],
+        lambda _, fleet: fleet.cordoned_gpus,
     ),
     Metric(
         "waiting_jobs",
