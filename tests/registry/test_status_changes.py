@@ -267,7 +267,7 @@ def test_a_status_tells_what_stands_behind_it() -> None:
     sent = current_status(record, registry.thresholds, now=registry.now, periodic=True)
     assert (sent.node_id, sent.status, sent.reason_code) == ("node-1", "ready", "health_checks_passed")
     assert (sent.previous_status, sent.since, sent.periodic) == ("registering", record.since, True)
-    assert (sent.healthy_beats, sent.beats_needed, sent.in_flight_jobs) == (3, 0, 1)
+    assert (sent.healthy_heartbeats, sent.heartbeats_needed, sent.in_flight_jobs) == (3, 0, 1)
     assert [check.name for check in sent.checks] == [
         "gpus",
         "gpu_percent",

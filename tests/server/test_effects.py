@@ -251,8 +251,8 @@ def test_everything_that_is_told_reaches_the_wire() -> None:
         periodic=True,
         heartbeat_interval_seconds=15.0,
         checks=(Check(name="gpus", ok=True, detail="1 of 1"),),
-        healthy_beats=2,
-        beats_needed=1,
+        healthy_heartbeats=2,
+        heartbeats_needed=1,
         in_flight_jobs=3,
         clears_when="its 3 jobs end",
     )

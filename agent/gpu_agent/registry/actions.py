@@ -45,8 +45,8 @@ class SendStatus:
     periodic: bool = False
     heartbeat_interval_seconds: float | None = None
     checks: tuple[Check, ...] = ()
-    healthy_beats: int = 0
-    beats_needed: int = 0
+    healthy_heartbeats: int = 0
+    heartbeats_needed: int = 0
     in_flight_jobs: int = 0
     drain_deadline: float | None = None
     clears_when: str | None = None

@@ -250,8 +250,8 @@ def status_message(status: SendStatus, clock: Clock) -> NodeStatusMessage:
         heartbeat_interval_seconds=status.heartbeat_interval_seconds,
         details=StatusDetails(
             checks=status.checks,
-            healthy_beats=status.healthy_beats,
-            beats_needed=status.beats_needed,
+            healthy_beats=status.healthy_heartbeats,
+            beats_needed=status.heartbeats_needed,
             in_flight_jobs=status.in_flight_jobs,
             drain_deadline=None if status.drain_deadline is None else clock.wall_at(status.drain_deadline),
             clears_when=status.clears_when,

@@ -329,7 +329,6 @@ APPLICATION_ID = 0x67707561
 VERSION = 1
 
 # `history` is the node whose history an event belongs to; an event of no history is deleted when it is old.
-# `probes` is empty: earlier code wrote to it, and version 1 has it.
 _TABLES = (
     """CREATE TABLE documents (
         kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL,
@@ -337,7 +336,6 @@ _TABLES = (
     """CREATE TABLE events (
         id INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, node_id TEXT, fields TEXT NOT NULL,
         history TEXT)""",
-    "CREATE TABLE probes (id INTEGER PRIMARY KEY, filler BLOB NOT NULL)",
     "CREATE INDEX events_by_history ON events (history, id)",
 )
 
