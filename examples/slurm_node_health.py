@@ -14,7 +14,8 @@ import subprocess
 import sys
 
 MARK = "gpu-agent: "
-UNFIT = ("degraded", "draining", "offline")
+FIT = ("ready", "registering")
+"""Every other status drains the node. One that registers gets no jobs either, and is past it in a minute."""
 
 
 def output_of(*command: str) -> str:
@@ -28,7 +29,7 @@ def main() -> int:
     status = json.loads(output_of("gpu-agent", "status", "--json") or "{}").get("status")
     if status is None or not status["current"]:
         return 0  # no agent answers, or no registry does
-    unfit = status["status"] in UNFIT
+    unfit = status["status"] not in FIT
     state, _, reason = output_of("sinfo", "--noheader", "--nodes", node, "--format", "%T %E").partition(" ")
     drained, ours = "drain" in state, reason.startswith(MARK)
     wanted = f"{MARK}{status['reason_code']}: {status['reason']}".replace('"', "'")[:200]

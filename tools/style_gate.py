@@ -1,4 +1,4 @@
-"""The project's rules that no linter knows: sizes of modules, satellites, words, unused dependencies.
+"""The project's rules that no linter knows: sizes of files, satellites, words, unused dependencies.
 
     python -m tools.style_gate              figures, then what breaks a rule; exit code 1 where something does
     python -m tools.style_gate --words      every line with a word that the glossary replaces
@@ -26,6 +26,8 @@ MAX_LINES = 700
 MIN_LINES = 60
 """A module below this with at most one importer is a satellite."""
 MIN_MEAN_LINES = 140
+MAX_FILE_BYTES = 1 << 20
+"""No file of the project is larger: a build, a recording or a database was added by mistake."""
 BOUNDARIES: Mapping[str, str] = {
     "gpu_agent": "the package itself: the version is read without imports",
     "gpu_agent.version": "the build reads it",
@@ -89,6 +91,7 @@ EXEMPT = ("CHANGELOG.md", "tools/style_gate.py", "tests/tools/test_style_gate.py
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 """Words in prose, and the parts of `snake_case` and `CamelCase` names."""
+_EMPTY_DOCSTRING = re.compile(r"^\s*r?(\"{6}|'{6})\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +234,25 @@ def _vague_rates(areas: Mapping[str, list[Path]]) -> dict[str, float]:
     return rates
 
 
+def _broken_files(files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        size = (ROOT / path).stat().st_size
+        if size > MAX_FILE_BYTES:
+            yield f"{path} has {size:,} bytes, {MAX_FILE_BYTES:,} are the most: take it out, or ignore it"
+        elif path.suffix == ".py":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            lines = text.count("\n")
+            if lines > MAX_LINES:
+                yield f"{path} has {lines} lines, {MAX_LINES} is the ceiling: split it by subject"
+            if _EMPTY_DOCSTRING.search(text):
+                yield f"{path} has an empty docstring: write a sentence, or leave it out"
+
+
 def broken_rules(
     modules: list[Module], areas: Mapping[str, list[Path]], files: Iterable[Path]
 ) -> Iterator[str]:
     """Say what breaks a rule, one sentence each, with the next step."""
-    python = [path for path in files if path.suffix == ".py"]
-    for path in python:
-        lines = (ROOT / path).read_text(encoding="utf-8").count("\n")
-        if lines > MAX_LINES:
-            yield f"{path} has {lines} lines, {MAX_LINES} is the ceiling: split it by subject"
+    yield from _broken_files(files)
     for module in modules:
         if module.is_satellite:
             importer = next(iter(module.importers), "no module")

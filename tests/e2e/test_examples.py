@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.wire.codes import NodeStatus
 from tests.programs import Agent, Registry, eventually
 from tests.waiting import patience
 
@@ -228,6 +229,14 @@ def test_slurms_health_check_drains_what_the_registry_gives_no_jobs_and_resumes_
     assert slurm.check(state="mixed none", status="ready") == []
     assert slurm.check(state="mixed none", status=None) == []
     assert slurm.check(state="mixed none", status="offline", current=False) == []
+
+
+@pytest.mark.parametrize("status", NodeStatus)
+def test_slurms_health_check_drains_a_node_in_every_status_that_takes_no_jobs_but_registering(
+    tmp_path: Path, status: NodeStatus
+) -> None:
+    changed = Slurm(tmp_path).check(state="idle none", status=status)
+    assert bool(changed) is (status not in (NodeStatus.READY, NodeStatus.REGISTERING))
 
 
 def test_the_example_for_prometheus_reads_the_route_that_the_registry_has() -> None:

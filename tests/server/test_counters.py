@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import time
 from math import inf

@@ -1,5 +1,3 @@
-""""""
-
 from dataclasses import fields
 from pathlib import Path
 

@@ -51,6 +51,20 @@ def test_a_module_over_the_ceiling_is_to_be_split(checkout: Path) -> None:
     assert "large.py has 701 lines, 700 is the ceiling" in broken(checkout)
 
 
+def test_a_docstring_that_says_nothing_is_refused(checkout: Path) -> None:
+    write(checkout, "tests/test_x.py", 'X = ""\n\n\ndef test_x():\n    """It holds."""\n')
+    assert "empty docstring" not in broken(checkout)
+    write(checkout, "tests/test_x.py", '""""""\n\nX = 1\n')
+    assert "tests/test_x.py has an empty docstring: write a sentence, or leave it out" in broken(checkout)
+
+
+def test_a_file_above_a_mebibyte_is_refused_whatever_it_is(checkout: Path) -> None:
+    (checkout / "thing.whl").write_bytes(bytes(1 << 20))
+    assert "thing.whl" not in broken(checkout)
+    (checkout / "thing.whl").write_bytes(bytes((1 << 20) + 1))
+    assert "thing.whl has 1,048,577 bytes" in broken(checkout)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import time
 from collections.abc import Callable

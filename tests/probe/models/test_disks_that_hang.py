@@ -1,5 +1,3 @@
-""""""
-
 import os
 import threading
 from collections.abc import Callable

@@ -5,14 +5,18 @@ this process is lost. The child imports nothing heavy, has no timeouts of its ow
 prints into the pipe that carries its answers. It opens the library once, not at every reading, and is started
 by exec: the library never lives through a fork.
 
-    {"id": 1, "request": "read"}                  →  {"id": 1, "outcome": "ok", "gpus": [...], "took_ms": 3.1}
-    {"id": 2, "request": "read", "reopen": true}  →  the same, with the library closed and opened again {"id":
-    3, "request": "read", "events": true}  →  the same, and before it a line for each GPU that had events:
-                                                     {"events": {"GPU-1…": {"xid_95": 1}}}
-    {"id": 4, "request": "read",                  →  the same, but these GPUs are not queried; each was
-    reported
-     "quarantined": {...}}                           before: {"events": {...}, "quarantined": {...}}
-    {"request": "end"}, or the end of stdin       →  the process ends
+Requests, a line each, and their answers:
+
+    {"id": 1, "request": "read"}
+        {"id": 1, "outcome": "ok", "gpus": [...], "took_ms": 3.1}
+    {"id": 2, "request": "read", "reopen": true}
+        the same, with the library closed and opened again
+    {"id": 3, "request": "read", "events": true}
+        the same, and before it a line for each GPU that had events: {"events": {"GPU-1…": {"xid_95": 1}}}
+    {"id": 4, "request": "read", "quarantined": {...}}
+        the same, without asking these GPUs; each was reported before: {"events": {...}, "quarantined": {...}}
+    {"request": "end"}, or the end of stdin
+        the process ends
 
 Outcomes: `no_driver` (no library), `driver_broken` (the library is there and does not work; `detail` names
 the next step), `ok` (the GPUs, each with its own `reasons` and `unknowns`).
