@@ -1,9 +1,11 @@
 """The tables of `docs/` say what the program does: names, order and defaults are held to the source."""
 
+import ast
 import json
 import re
 import shlex
 from collections.abc import Callable
+from configparser import ConfigParser
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.inventory import Gpu, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.documents import DOCS, quoted, rows
+
+ROOT = DOCS.parent
 
 
 def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
@@ -154,6 +158,27 @@ def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
     assert len(shown) == 4
     for line in shown:
         simulation.parse_spec(line)
+
+
+def test_each_recipe_for_an_addition_is_listed_where_contributors_begin() -> None:
+    package = ROOT / "agent" / "gpu_agent"
+    recipes = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "\nTo add a" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+    }
+    written = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = written.split("## Where to add what", 1)[1].split("## ", 1)[0]
+    assert sorted(re.findall(r"\| `(\S+\.py)` \|", section)) == sorted(recipes)
+
+
+def test_contributors_find_every_floor_of_the_imports_contract() -> None:
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    floors = re.findall(r"[a-z]+", contracts["importlinter:contract:floors"]["layers"])
+    written = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    listed = [name for line in written.splitlines() for name in re.findall(r"[a-z]+", line[:27])]
+    assert sorted(listed) == sorted(floors)
 
 
 def test_every_reading_of_a_gpu_is_explained() -> None:

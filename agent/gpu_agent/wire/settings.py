@@ -3,6 +3,10 @@
 `Setting` at a field is the only place where a setting's meaning is written. The reference in `docs/`, the
 manual pages, the example files and the options of the command line are generated from it. It is here, on
 the lowest floor, because the registry's thresholds are settings too.
+
+To add a setting: a field of `node.settings.AgentSettings`, or of `server.settings.RegistrySettings` (a
+threshold: of `registry.settings.Thresholds`), annotated with its whole type, its bounds and a `Setting`; then
+`make reference`. With `reload=True`, its value is read where it is used, not copied at the start.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """What a collector is: the contract for packages that find GPUs which NVML does not (docs/collectors.md).
 
-A package adds one by an entry point of the group `gpu_agent.collectors`. NVML itself is no collector: it is
-always read, through a child process of its own.
+NVML itself is no collector: it is always read, through a child process of its own.
+
+To add a collector, a package names its class in an entry point of the group `gpu_agent.collectors`; ours are
+in `pyproject.toml`.
 """
 
 from collections.abc import Callable
