@@ -255,6 +255,61 @@ def test_one_unreadable_document_keeps_no_other_from_coming_back() -> None:
     assert "node-0" in str(entry.fields["detail"])
 
 
+def test_words_of_a_later_version_cost_a_node_neither_its_cordon_nor_its_drain_nor_its_token() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.do(CordonRequested(7, "node-1", "new fans"))
+    registry.drain(deadline_seconds=90.0)
+    document, _ = registry.documents[DocumentKind.NODE, "node-1"]
+    later = {"status": "maintenance", "previous_status": "asleep", "reason_code": "moonshine"}
+    registry.documents[DocumentKind.NODE, "node-1"] = ({**document, **later}, registry.now)
+    fresh = restart(registry)
+    (loaded,) = fresh.fleet.nodes()
+    assert (loaded.status, loaded.reason_code) == ("degraded", "health_checks_failed")
+    assert loaded.desired.cordoned == "new fans"
+    assert loaded.desired.drain is not None
+    assert loaded.tokens == record.tokens
+    assert [entry.fields for entry in logged(fresh.done, "document_word_unknown")] == [
+        {"document": "node 'node-1'", "field": field, "word": word, "read_as": read_as}
+        for field, word, read_as in (
+            ("status", "maintenance", "degraded"),
+            ("previous_status", "asleep", "degraded"),
+            ("reason_code", "moonshine", "health_checks_failed"),
+        )
+    ]
+    fresh.do(RegistrationReceived(1, declaration(), "unused", credential=proof("node-1")))
+    assert statuses(fresh.heartbeats(3)) == ["ready", "draining", "offline"]
+
+
+def test_what_is_held_stays_so_where_the_claim_ended_in_a_way_of_a_later_version() -> None:
+    registry = Registry()
+    registry.ready()
+    claim = registry.claim("job-1")
+    assert isinstance(claim, Claim)
+    held = HeldGrant(claim=claim, node_id="node-1", gpu_uuids=(), end=ClaimEnd.LOST, ended_at=registry.now)
+    document = persistence.serialize_held(held, registry.now) | {"end": "evicted"}
+    registry.release("job-1")
+    registry.documents[DocumentKind.HELD, held.key] = (document, registry.now)
+    fresh = restart(registry)
+    assert [one.end for one in fresh.fleet.held()] == [ClaimEnd.EXPIRED]
+    (entry,) = logged(fresh.done, "document_word_unknown")
+    assert (entry.fields["word"], entry.fields["read_as"]) == ("evicted", "expired")
+
+
+def test_a_claim_that_shares_gpus_in_a_way_of_a_later_version_is_left_out() -> None:
+    registry = Registry()
+    registry.ready()
+    registry.claim("job-1")
+    document, _ = registry.documents[DocumentKind.CLAIM, "job-1"]
+    assert isinstance(document["job"], dict)
+    job = {**document["job"], "gpu_count": 1, "gpu_sharing": "by_turns"}
+    registry.documents[DocumentKind.CLAIM, "job-1"] = ({**document, "job": job}, registry.now)
+    fresh = restart(registry)
+    assert fresh.fleet.claims() == []
+    (entry,) = logged(fresh.done, "document_unreadable")
+    assert "by_turns" in str(entry.fields["detail"])
+
+
 def test_every_change_of_status_is_stored() -> None:
     registry = Registry()
     registry.ready()

@@ -59,7 +59,9 @@ class Job:
     """How long one request may wait in the queue."""
 
     def __post_init__(self) -> None:
-        """Check what no single field shows."""
+        """Check what no single field shows, and a word that a later version may have stored."""
+        if self.gpu_sharing is not None:
+            Sharing(self.gpu_sharing)
         problem = contradiction(self.gpu_count, self.gpu_sharing, self.min_gpu_memory_mb)
         if problem is not None:
             raise ValueError(problem)

@@ -14,10 +14,11 @@ received: a new token whose text was not sent, and the record of a new node that
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from math import inf
 from typing import Annotated, Any, TypeVar, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import to_json
 
 from gpu_agent.registry import declaration
@@ -44,7 +45,7 @@ from gpu_agent.registry.node import (
     Schedule,
     Transition,
 )
-from gpu_agent.registry.quoting import clip_sentence
+from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import CredentialKind, NodeToken, NodeTokens, Role, Token, TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
@@ -117,7 +118,7 @@ class Documents:
     def _load(self, stored: StoredDocument, step: Step) -> None:
         match stored.kind:
             case DocumentKind.NODE:
-                record = load_node(stored, self._thresholds, step.now)
+                record = load_node(stored, self._thresholds, step.now, step=step)
                 self._nodes.add(record)
                 self._tokens.put_node(record.node_id, record.tokens)
                 self._dispatch.update(record)
@@ -129,7 +130,7 @@ class Documents:
                 if self._dispatch.attach(claim) is None:
                     self._lose(claim, step)
             case DocumentKind.HELD:
-                held = load_held(stored, step.now)
+                held = load_held(stored, step.now, step=step)
                 if not self._dispatch.hold(held):
                     step.change_held(held)
             case _ as unreachable:
@@ -265,6 +266,24 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _read_unknown_as(fallback: StrEnum) -> BeforeValidator:
+    """Read a word of a later version, which this one does not know, as one that is safe, and say so."""
+    known = {one.value for one in type(fallback)}
+
+    def read(word: object, info: ValidationInfo) -> object:
+        if not isinstance(word, str) or word in known:
+            return word
+        if info.context is not None:
+            info.context.append((info.field_name, word, fallback.value))
+        return fallback
+
+    return BeforeValidator(read)
+
+
+_Status = Annotated[NodeStatus, _read_unknown_as(NodeStatus.DEGRADED)]
+"""A node of an unknown status takes no new job, keeps its claims, and proves itself again."""
+
+
 class _DrainDocument(_Document):
     by_operator: bool
     deadline_in_seconds: float
@@ -292,9 +311,9 @@ class _KeysDocument(_Document):
 class _NodeDocument(_Document):
     node_id: str
     registration: NodeRegister
-    status: NodeStatus
-    previous_status: NodeStatus | None = None
-    reason_code: ReasonCode
+    status: _Status
+    previous_status: _Status | None = None
+    reason_code: Annotated[ReasonCode, _read_unknown_as(ReasonCode.HEALTH_CHECKS_FAILED)]
     reason: str = ""
     since_ago_seconds: float
     registered_ago_seconds: float
@@ -339,7 +358,7 @@ class _HeldDocument(_Document):
     claim: _ClaimDocument
     node_id: str
     gpu_uuids: tuple[str, ...] = ()
-    end: ClaimEnd
+    end: Annotated[ClaimEnd, _read_unknown_as(ClaimEnd.EXPIRED)]
     ended_ago_seconds: float
 
 
@@ -416,10 +435,12 @@ def serialize_token(token: Token, now: float) -> dict[str, Any]:
     }
 
 
-def load_node(stored: StoredDocument, thresholds: Thresholds, now: float) -> NodeRecord:
+def load_node(
+    stored: StoredDocument, thresholds: Thresholds, now: float, *, step: Step | None = None
+) -> NodeRecord:
     """Read a node: its last status, disconnected, with one full timeout from now (§4)."""
     written = now - max(0.0, stored.age_seconds)
-    document = _validated(_NodeDocument, stored)
+    document = _validated(_NodeDocument, stored, step)
     since, drain = written - document.since_ago_seconds, document.drain
     last = Transition(
         at=since,
@@ -494,9 +515,9 @@ def load_claim(stored: StoredDocument, now: float) -> Claim:
     return _claim(document, now - max(0.0, stored.age_seconds), expires_at=now + document.ttl_seconds)
 
 
-def load_held(stored: StoredDocument, now: float) -> HeldGrant:
+def load_held(stored: StoredDocument, now: float, *, step: Step | None = None) -> HeldGrant:
     """Read what an ended claim still holds on a node."""
-    document = _validated(_HeldDocument, stored)
+    document = _validated(_HeldDocument, stored, step)
     written = now - max(0.0, stored.age_seconds)
     ended_at = written - document.ended_ago_seconds
     return HeldGrant(
@@ -532,11 +553,19 @@ def _plain(value: object) -> object:
 _Model = TypeVar("_Model", bound=_Document)
 
 
-def _validated(model: type[_Model], stored: StoredDocument) -> _Model:
+def _validated(model: type[_Model], stored: StoredDocument, step: Step | None = None) -> _Model:
+    """Read a document, and log in `step` the words that this version does not know."""
+    unknown: list[tuple[str, str, str]] = []
     try:
-        return model.model_validate_json(to_json(dict(stored.document)))
+        document = model.model_validate_json(to_json(dict(stored.document)), context=unknown)
     except ValidationError as error:
         raise UnreadableDocumentError(stored.kind, stored.key, _first(error)) from None
+    if step is not None:
+        name = f"{stored.kind} {stored.key!r}"
+        for field, word, read_as in unknown:
+            found = {"document": name, "field": field, "word": clip_quote(word), "read_as": read_as}
+            step.log("document_word_unknown", found, Level.WARNING)
+    return document
 
 
 def _node_tokens(document: _KeysDocument) -> NodeTokens:

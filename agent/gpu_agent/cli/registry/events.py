@@ -61,6 +61,7 @@ SENTENCES: dict[str, str] = {
     "token_revoked": "token {token_id} revoked ({kind})",
     "dispatch_exclusions": "{failed} jobs found no node within a minute",
     "document_unreadable": "a stored document cannot be read: {detail}",
+    "document_word_unknown": "{field} {word} of the stored {document} is not known: read as {read_as}",
     "registry_restored": "the registry has started, {nodes} nodes known",
     MISSED: "{count} events missed: they came faster than they were read",
 }
