@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.snapshot import advanced_features, supported_features
 from gpu_agent.runtime.config.fields import reloadable_names, setting_of
 from gpu_agent.runtime.reload import merge_reloaded
@@ -135,6 +136,10 @@ ANOTHER: dict[str, object] = {
 
 def test_each_reloadable_setting_is_tried_here() -> None:
     assert ANOTHER.keys() == reloadable_names(AgentSettings)
+
+
+def test_the_places_of_every_model_source_can_be_reloaded() -> None:
+    assert {row.setting for row in SOURCES.values()} <= reloadable_names(AgentSettings)
 
 
 def declared(settings: AgentSettings) -> Declaration:
