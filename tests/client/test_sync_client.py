@@ -132,6 +132,7 @@ def test_everything_is_read_and_done_as_with_the_other_client(client: RegistryCl
     events.close()
     assert client.drain(node.node_id, reason="r").status in ("draining", "offline")
     client.resume(node.node_id)
+    assert client.reregister(node.node_id).node_id == node.node_id
     with pytest.raises(NotFound):
         client.remove("node-none")
 

@@ -377,7 +377,8 @@ def test_every_state_has_since_when_why_and_what_clears_it() -> None:
             assert sent.previous_status is not None
 
 
-REGISTERING, READY, DEGRADED, DRAINING, OFFLINE = NodeStatus
+REGISTERING, READY, DEGRADED = NodeStatus.REGISTERING, NodeStatus.READY, NodeStatus.DEGRADED
+DRAINING, OFFLINE = NodeStatus.DRAINING, NodeStatus.OFFLINE
 
 ARROWS_OF_THE_PAGE = {
     (None, REGISTERING): "registered",

@@ -245,6 +245,10 @@ class RegistryClient:
         """Have a node probe again now."""
         return self._loop.call(self._client.refresh(node_id))
 
+    def reregister(self, node_id: str) -> NodeDetail:
+        """Have a node register again on its open connection."""
+        return self._loop.call(self._client.reregister(node_id))
+
     def remove(self, node_id: str) -> None:
         """Remove a node's record."""
         self._loop.call(self._client.remove(node_id))

@@ -25,9 +25,13 @@ to `ready` by `recovered` becomes ready by healthy heartbeats. Only `ready` take
 To add a status:
 
 1. `wire.codes` (and §4): a member of `NodeStatus`, its colour and rank, and its `ReasonCode`s;
-2. here: its rows in `TRANSITIONS`, and its `case` in `time_limit` and `clears_when`;
+2. here: its rows in `TRANSITIONS`, one of them to `offline` by `_LEFT` as silence may end every status, and
+   its `case` in `time_limit` and `clears_when`;
 3. the module that makes its new transitions: `heartbeat`, `timers` (once its time limit has passed) or
-   `operations` (where an operator requests it).
+   `operations` (where an operator requests it: its steps are there, and a status alone does not outlive the
+   next registration, a field of `node.DesiredState` does);
+4. the tables of `docs/operating.md`, the two that tests write down once more (`test_status_changes`, and
+   `invariants/statuses` of the simulation), `make schema` and `make reference`.
 """
 
 from collections.abc import Mapping

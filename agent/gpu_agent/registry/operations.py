@@ -3,11 +3,14 @@
 The desired state of a node survives restarts of both sides. A control message is not stored: a node that is
 not connected cannot receive it, so the request is refused.
 
-To add a request, define its event in `events`, add it to `NodeChangeRequest` there, and handle it here: mypy
-names the place. Add a method that sends it to `server.service`, and a route (see `server.api.nodes`). What
-must survive restarts is a field of `node.DesiredState` and of its document in `persistence`. A code of its
-own is a line of `wire.documents.PROBLEM_CODES`, a log event of its own one of `docs/logs.md` and of
-`SENTENCES` in `cli.registry.events`.
+To add a request:
+
+1. `events`: its event, added to `NodeChangeRequest`; here: its `case` in `_change`, which mypy asks for;
+2. a route that sends it: see `server.api.nodes`, which says what that needs, client and commands included;
+3. where it must outlive a registration and a restart: a field of `node.DesiredState`, which counts in
+   `by_operator`, and its place in `_NodeDocument`, `serialize_node` and `load_node` of `persistence`; to show
+   it, a field of `wire.api.NodeDetail`, filled in `server.views`;
+4. where it logs an event of its own: a line of `docs/logs.md` and of `SENTENCES` in `cli.registry.events`.
 """
 
 from typing import assert_never

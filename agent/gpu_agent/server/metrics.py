@@ -1,7 +1,8 @@
 """The registry's metrics for Prometheus: one table of names, labels and meanings, written in its text format.
 
-To add a metric, count it in `counters` (or where it happens) and add a row here; docs/metrics.md is generated
-from the rows. The values of every label are bounded. This is the only module that imports
+To add a metric: count it in `counters` (a log event in `EventCounters`, a figure of the nodes in `_count`) or
+where it happens, add a row here, and run `make reference`, which writes docs/metrics.md. The values of every
+label are bounded, and those that are known begin at 0. This is the only module that imports
 `prometheus_client`.
 """
 

@@ -3,10 +3,16 @@
 A store holds documents under a kind and a key, and events in order. It knows no statuses, no claims and no
 clock: the fleet gives documents their meaning. Their times are wall time because they survive a reboot.
 
-To add a store: a module beside this one that fulfils `Store`; its place in `server.storage` (`Location`,
-`parse_location`, `open_store`, and the words of the setting); `tests/store/test_NAME.py`, whose class
-inherits `StoreContract`; and `docs/durability.md`. A library that it needs is an extra in
-`pyproject.toml` and has its one door in `.importlinter`.
+To add a store:
+
+1. a module beside this one that fulfils `Store`. A backup is an SQLite database, whatever the store: write
+   one, or raise `NothingToBackUpError`;
+2. `server.storage`: its class in `Location`, its form in `parse_location` and in the words of the setting,
+   and its `case` in `open_store`, `restore` and `_is_at`, which mypy asks for;
+3. `tests/store/test_NAME.py`, whose class inherits `StoreContract`;
+4. `docs/durability.md`, `open_store` in `docs/embedding.md`, and `make reference`.
+
+A library that it needs is an extra in `pyproject.toml` and has its one door in `.importlinter`.
 """
 
 import json

@@ -4,9 +4,16 @@ A change is answered once it is stored, with the node as it is then. Reads never
 says `stored: false` while a change of it is not stored. A list is written piece by piece, so that ten
 thousand nodes do not block the event loop.
 
-To add a route, define its request and its answer in `wire.api`, and add a method to `server.service` and a
-function here, with `needs(role)` and `refusals(HTTP statuses)`. Then run `make schema`, which writes
-`docs/schema/openapi.json`, and use the route in `cli.registry.nodes`.
+To add a route:
+
+1. `wire.api`: its request and its answer; `server.service`: a method that answers; here: a function with
+   `needs(role)` and `refusals(HTTP statuses)`; a GET whose answer events continue takes `RegistryRead`;
+2. a line of the table in `docs/api.md`, and `make schema`, which writes `docs/schema/openapi.json`;
+3. where it refuses with a code of its own: `wire.documents.PROBLEM_CODES`, and `server.api.errors.STATUSES`
+   unless that is 409;
+4. where programs need it: `client.routes`, and a method in `client.aio` and in `client.sync`;
+5. where a command needs it: `cli.registry.nodes`, its name in `cli.main`, `make reference`, and the route in
+   `tests/cli/answers.py`.
 """
 
 import asyncio
