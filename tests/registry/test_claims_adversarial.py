@@ -45,6 +45,17 @@ def test_a_gpu_is_not_given_out_while_a_claim_holds_one_of_its_former_mig_device
     assert registry.claim("other", gpu_count=1).grants[0].gpu_uuids == ("GPU-0",)
 
 
+def test_no_mig_device_is_shared_while_claims_share_its_parent_from_before_it_was_parted() -> None:
+    registry = ready(WHOLE)
+    claim = registry.claim("job", min_gpu_memory_mb=4_000)
+    assert claim.grants[0].gpu_uuids == ("GPU-0",)
+    registry.heartbeats(1, gpus=None, hardware=machine(WHOLE, DEVICE))
+    assert isinstance(registry.claim("other", min_gpu_memory_mb=4_000), NoAvailableNode)
+    registry.release("job", claim.claim_id)
+    registry.heartbeats(1, gpus=None)
+    assert registry.claim("other", min_gpu_memory_mb=4_000).grants[0].gpu_uuids == ("MIG-0",)
+
+
 def test_gpus_without_uuids_are_not_given_out_exclusively_while_claims_share_those_of_an_earlier_list() -> (
     None
 ):

@@ -214,6 +214,10 @@ def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
         for uuid in _relatives(candidate.record, gpu):
             if uuid in candidate.exclusive and uuid not in candidate.reclaiming:
                 return str(candidate.exclusive[uuid])
+    if candidate.reserved:
+        for uuid in _relatives(candidate.record, gpu):
+            if uuid != gpu.uuid and _is_shared(candidate, uuid):
+                return f"shared by claims, as {uuid}"
     if cordons:
         for uuid in (gpu.uuid, gpu.parent_uuid or ""):
             if uuid in cordons:
@@ -223,7 +227,7 @@ def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
 
 def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why a GPU that is not held cannot be given out exclusively."""
-    if candidate.reserved and any(_is_shared(candidate, uuid) for uuid in _relatives(candidate.record, gpu)):
+    if _is_shared(candidate, gpu.uuid):
         return "shared by other claims"
     if is_used_without_claim(candidate, gpu):
         return f"in use without a claim: {gpu.processes} processes"
