@@ -134,6 +134,21 @@ def test_after_a_restart_a_held_mig_device_of_an_offline_node_keeps_its_parent_f
     assert isinstance(later.claim("other", gpu_count=1, gpu_name="H100"), NoAvailableNode)
 
 
+def test_after_a_restart_a_claimed_mig_device_that_is_gone_keeps_its_parent_from_others() -> None:
+    registry = ready(WHOLE, DEVICE)
+    claim = registry.claim("job", gpu_count=1, ttl_seconds=600)
+    registry.come_back(5, hardware=machine(WHOLE), max_concurrent_jobs=16)
+    later = Registry()
+    later.now = registry.now
+    later.restore(registry.stored_documents())
+    later.come_back(9, hardware=machine(WHOLE), max_concurrent_jobs=16)
+    later.heartbeats(3, 9, node_id="node-1", gpus=None, running_jobs=("job",))
+    assert isinstance(later.claim("other", gpu_count=1), NoAvailableNode)
+    later.release("job", claim.claim_id)
+    later.heartbeats(1, 9, node_id="node-1", gpus=None)
+    assert later.claim("other", gpu_count=1).grants[0].gpu_uuids == ("GPU-0",)
+
+
 def test_mig_devices_that_change_their_parent_leave_nothing_behind() -> None:
     registry = ready(DEVICE)
     for place in range(50):

@@ -109,6 +109,7 @@ def test_a_document_of_a_claim_reads_back_with_every_demand_and_one_fresh_ttl() 
         endpoint="http://10.0.0.1",
         gpu_uuids=("GPU-0",),
         gpu_indices=(0,),
+        gpu_parents=("GPU-P",),
         gpu_list="8x a100",
     )
     assert all(getattr(job, one.name) != one.default for one in fields(job))

@@ -236,6 +236,8 @@ class Grant:
     """A GPU declared without a UUID is `#<position>`."""
     gpu_indices: tuple[int, ...] = ()
     """The driver's, or at schema 1.0 the positions in the declared list."""
+    gpu_parents: tuple[str, ...] = ()
+    """Of MIG devices: the parent of each, which a restart may find without them. Empty for whole GPUs."""
     gpu_list: str = ""
     """Of a node without UUIDs: which list of GPUs the positions belong to."""
 
@@ -315,7 +317,8 @@ def size_of(job: Job) -> int:
 def size_of_grants(grants: Iterable[Grant]) -> int:
     """Return what the names in grants take, roughly, as `size_of` does."""
     return sum(
-        _size_of((one.node_id, one.hostname or "", one.endpoint or "", *one.gpu_uuids)) for one in grants
+        _size_of((one.node_id, one.hostname or "", one.endpoint or "", *one.gpu_uuids, *one.gpu_parents))
+        for one in grants
     )
 
 

@@ -414,6 +414,8 @@ class Dispatch:
     ) -> None:
         """Count a claim's GPUs on a node as held."""
         record, sharing = candidate.record, sharing_of(claim.job)
+        if not record.gpus.keys() >= set(uuids):
+            self._identities.remember_parents(claim.on(record.node_id))
         if sharing is None:
             candidate.slot_only += not ended
         elif sharing is Sharing.EXCLUSIVE:
@@ -479,12 +481,14 @@ class Dispatch:
 
 def _grant(placing: _Placing) -> Grant:
     record = placing.candidate.record
+    parents = tuple(gpu.parent_uuid or "" for gpu in placing.gpus)
     return Grant(
         node_id=record.node_id,
         hostname=record.hostname,
         endpoint=record.declared.registration.endpoint,
         gpu_uuids=tuple(gpu.uuid for gpu in placing.gpus),
         gpu_indices=tuple(gpu.index for gpu in placing.gpus),
+        gpu_parents=parents if any(parents) else (),
         gpu_list=record.gpus.list_id,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.job import Grant
 from gpu_agent.wire.codes import NodeStatus
 
 _Rank = tuple[float, str]
@@ -42,7 +43,7 @@ class GpuIdentities:
             frozenset() if offline else frozenset(uuid for uuid in record.gpus if not uuid.startswith("#"))
         )
         for gpu in () if offline else record.gpus.values():
-            self._remember_parent(gpu)
+            self._remember_parent(gpu.uuid, gpu.parent_uuid)
         return self._replace(record.node_id, (record.registered_at, record.node_id), names)
 
     def remove(self, node_id: str) -> list[Candidate]:
@@ -55,7 +56,15 @@ class GpuIdentities:
             self._holders.setdefault(uuid, {})[node_id] = holder
             gpu = self._candidates[node_id].record.gpus.get(uuid)
             if gpu is not None:  # the node may be offline: then its declaration counts for nothing else
-                self._remember_parent(gpu)
+                self._remember_parent(uuid, gpu.parent_uuid)
+
+    def remember_parents(self, grant: Grant | None) -> None:
+        """Take in the parents of MIG devices that a node declares no more, before a claim holds them."""
+        for uuid, parent_uuid in (
+            () if grant is None else zip(grant.gpu_uuids, grant.gpu_parents, strict=False)
+        ):
+            if uuid not in self._parents:
+                self._remember_parent(uuid, parent_uuid)
 
     def free(self, node_id: str, uuid: str) -> None:
         """Take in that no claim on a node holds a GPU any more."""
@@ -152,13 +161,13 @@ class GpuIdentities:
     def _rank(self, node_id: str) -> _Rank:
         return self._declared.get(node_id, ((0.0, node_id), frozenset[str]()))[0]
 
-    def _remember_parent(self, gpu: GpuState) -> None:
+    def _remember_parent(self, uuid: str, parent_uuid: str | None) -> None:
         """Remember the parent of a MIG device."""
-        if gpu.parent_uuid is None or self._parents.get(gpu.uuid) == gpu.parent_uuid:
+        if not parent_uuid or self._parents.get(uuid) == parent_uuid:
             return
-        self._drop_parent(gpu.uuid)
-        self._parents[gpu.uuid] = gpu.parent_uuid
-        self._devices.setdefault(gpu.parent_uuid, {})[gpu.uuid] = None
+        self._drop_parent(uuid)
+        self._parents[uuid] = parent_uuid
+        self._devices.setdefault(parent_uuid, {})[uuid] = None
 
     def _forget_device(self, uuid: str) -> None:
         """Forget the parent of a MIG device that no node declares and no claim holds."""
