@@ -16,6 +16,7 @@ from gpu_agent.registry.events import (
     CordonRequested,
     DrainRequested,
     Event,
+    GpuCordonRequested,
     JoinTokenRequested,
     ReleaseRequested,
     RemovalRequested,
@@ -294,6 +295,22 @@ class Operators:
         reason = self._cluster.world.dice.choice((None, None, "looks odd", ""))
         verb = "uncordons" if reason is None else "cordons"
         self._request(verb, lambda node: lambda ref: CordonRequested(ref, node, reason))
+
+    def cordon_or_uncordon_gpu(self) -> None:
+        """Close one GPU of a node to new claims, or open it."""
+        dice = self._cluster.world.dice
+        reason = dice.choice((None, "looks odd", "falls off the bus"))
+        verb = "uncordons" if reason is None else "cordons"
+
+        def about(node_id: str) -> RequestFactory:
+            record = self._cluster.fleet.node(node_id)
+            cordoned = [] if record is None else list(record.desired.gpu_cordons)
+            declared = [] if record is None else list(record.gpus)
+            uuid = dice.choice(cordoned if cordoned and reason is None else declared)
+            self._cluster.world.say("operator", f"means {uuid}")
+            return lambda ref: GpuCordonRequested(ref, node_id, uuid, reason)
+
+        self._request(f"{verb} a GPU of", about)
 
     def order(self) -> None:
         """Have a node register again, or probe."""

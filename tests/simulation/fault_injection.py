@@ -59,6 +59,8 @@ class FaultInjector:
             Fault.SCHEDULER_CRASH: scheduler.crash,
             Fault.DRAIN: operators.drain_or_resume,
             Fault.CORDON: operators.cordon_or_uncordon,
+            Fault.GPU_CORDON: operators.cordon_or_uncordon_gpu,
+            Fault.MIG: self._part_gpu,
             Fault.CONTROL: operators.order,
             Fault.FORGET: operators.forget,
             Fault.TOKENS: administrator.work,
@@ -244,6 +246,16 @@ class FaultInjector:
         if first is not second and first.copied is None and second.copied is None:
             first.copied = second.uuid(0)
             self._changed(first, lambda: setattr(first, "copied", None))
+
+    def _part_gpu(self) -> None:
+        """Let a machine's owner part a GPU into MIG devices, or join them again, whatever runs there."""
+        host = self._agent().host
+        if host.partable:
+            place = self._dice.choice(host.partable)
+            host.parted ^= {place}
+            verb = "parts" if place in host.parted else "joins the devices of"
+            self._world.say(host.name, f"{verb} {host.uuid(place)}")
+            self._look(host)
 
     def _hang_driver(self) -> None:
         host = self._agent().host

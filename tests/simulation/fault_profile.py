@@ -42,6 +42,8 @@ class Fault(StrEnum):
     SCHEDULER_CRASH = "the scheduler crashes"
     DRAIN = "operators drain and resume"
     CORDON = "operators cordon and uncordon"
+    GPU_CORDON = "operators cordon and uncordon single GPUs"
+    MIG = "owners part GPUs into MIG devices and join them again"
     CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
     TOKENS = "operators rotate, reclaim and revoke"
@@ -72,7 +74,8 @@ _SEEDS_PER_FILE = 20
 """One seed in so many keeps its registry's state in a true SQLite file."""
 
 _EVERYDAY = (Fault.DRAIN, Fault.CORDON)
-_BY_ITSELF = (*_EVERYDAY, Fault.OWNER)
+_OF_GPUS = (Fault.GPU_CORDON, Fault.MIG)
+_BY_ITSELF = (*_EVERYDAY, Fault.OWNER, *_OF_GPUS)
 _THRESHOLDS = (
     Thresholds(),
     Thresholds(),
@@ -92,9 +95,10 @@ _THRESHOLDS = (
 
 def profile_of(seed: int) -> FaultProfile:
     """Draw the profile of a seed's world."""
-    dice, owners = Random(f"profile of {seed}"), Random(f"owners of {seed}")
+    dice, owners, gpus = (Random(f"{of} of {seed}") for of in ("profile", "owners", "GPUs"))
     known = [one for one in Fault if one not in _BY_ITSELF and dice.random() < dice.choice((0.15, 0.4))]
     owned = {Fault.OWNER: owners.uniform(20.0, 240.0)} if owners.random() < 1 / 3 else {}
+    parted = {one: gpus.uniform(20.0, 240.0) for one in _OF_GPUS if gpus.random() < 1 / 3}
     return FaultProfile(
         nodes=dice.choice((3, 4, 5, 6, 8, 10, 12)),
         fault_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
@@ -103,7 +107,7 @@ def profile_of(seed: int) -> FaultProfile:
         wire=dice.random() < 0.5,
         sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
-        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned,
+        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned | parted,
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
         most_seconds_on_the_way=dice.choice((0.02, 0.3, 2.0)),
     )

@@ -14,7 +14,7 @@ from tests.simulation.cluster import Cluster
 from tests.simulation.disk import Medium, MemoryMedium, SimulatedDisk, SqliteMedium
 from tests.simulation.event_loop import simulated_threads
 from tests.simulation.fault_injection import FaultInjector
-from tests.simulation.fault_profile import FaultProfile, profile_for, profile_of
+from tests.simulation.fault_profile import Fault, FaultProfile, profile_for, profile_of
 from tests.simulation.host import SimulatedHost, SimulatedStateDir
 from tests.simulation.invariants.base import Invariant, InvariantError, Observers
 from tests.simulation.invariants.claims import CapacityInvariants, ClaimInvariants, ReasonInvariants
@@ -144,6 +144,8 @@ class _Stage:
         profile, world = self._cluster.profile, self._world
         name = f"agent-{number + 1}"
         host = SimulatedHost(name, world.dice, announces_jobs=world.chance(2 / 3))
+        if Fault.MIG in profile.faults:
+            host.parted = {place for place in host.partable if world.chance(1 / 2)}
         agent = Agent(
             host, SimulatedStateDir(), world=world, network=self._cluster.network, wire=profile.wire
         )

@@ -4,7 +4,7 @@ What its probe would find is built again only when something has changed: the sa
 over must be cheap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from random import Random
@@ -33,6 +33,8 @@ HANG_SHOWS_SECONDS = 60.0
 """So long a driver's silence is covered by its last reading."""
 
 _BUSY, _IDLE = 99.0, 5.0
+_MIG = "MIG-"
+_DEVICES_EACH = 2
 _LOST = HealthReason(code="gpu_lost", detail="it fell off the bus")
 _HUNG = HealthReason(code="nvml_hung", detail="the driver does not answer")
 
@@ -43,6 +45,21 @@ class Run:
 
     gpu_uuids: tuple[str, ...]
     memory_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A GPU that is declared: a whole one, the parent of MIG devices, or one of these devices."""
+
+    uuid: str
+    place: int
+    memory_mb: int
+    parent_uuid: str | None = None
+
+
+def parent_of(uuid: str) -> str | None:
+    """Return the parent of a MIG device by its UUID, which names it; None for a whole GPU."""
+    return uuid.removeprefix(_MIG).rpartition("-")[0] if uuid.startswith(_MIG) else None
 
 
 class SimulatedHost:
@@ -63,6 +80,8 @@ class SimulatedHost:
             endpoint=f"http://{name}:9000",
         )
         self._sizes = [dice.choice(SIZES_MB) for _ in range(dice.choice((1, 1, 2, 4)))]
+        self.parted: set[int] = set()
+        """The places of the GPUs that are parted into MIG devices."""
         self._models = tuple(model for model in MODELS if dice.random() < 4 / 5) or MODELS[:1]
         self.reports_processes = dice.random() < 2 / 3
         self.copied: str | None = None
@@ -89,6 +108,7 @@ class SimulatedHost:
         twin = copy(self)
         twin.name, twin.lost, twin.broken, twin.jobs = name, set(), set(), {}
         twin.hung_since, twin.busy, twin.copied, twin._found = None, False, None, None
+        twin.parted = set(self.parted)
         return twin
 
     def may_work(self, thresholds: Thresholds) -> bool:
@@ -100,6 +120,20 @@ class SimulatedHost:
         """How many GPUs were put in."""
         return len(self._sizes)
 
+    @property
+    def partable(self) -> list[int]:
+        """The places of the GPUs that know MIG."""
+        return [place for place, size in enumerate(self._sizes) if size > SIZES_MB[0]]
+
+    @property
+    def uuids(self) -> list[str]:
+        """All that it declares, in order."""
+        return [unit.uuid for unit in self._units()]
+
+    def usable_count(self) -> int:
+        """How many of them can take jobs: a MIG parent takes none."""
+        return len(self.uuids) - len(self.parted)
+
     def fix(self) -> None:
         """Put everything right."""
         self.lost.clear()
@@ -109,8 +143,9 @@ class SimulatedHost:
     def probe(self, now: float) -> tuple[Inventory, Declaration]:
         """Read the machine; the same objects again where nothing has changed."""
         hangs = self.hung_since is not None and now - self.hung_since > HANG_SHOWS_SECONDS
-        used = self._used_mb()
-        processes = self._processes()
+        units = self._units()
+        used = self._used_mb(units)
+        processes = self._processes(units)
         state = (
             frozenset(self.lost),
             frozenset(self.broken),
@@ -119,10 +154,11 @@ class SimulatedHost:
             tuple(used),
             tuple(processes),
             self.copied,
+            frozenset(self.parted),
             self.owner,
         )
         if self._found is None or self._found[0] != state:
-            inventory = self._inventory(used, processes, hangs=hangs)
+            inventory = self._inventory(units, used, processes, hangs=hangs)
             self._found = (state, inventory, declare(inventory, self.owner))
         return self._found[1], self._found[2]
 
@@ -136,26 +172,40 @@ class SimulatedHost:
             return self.copied
         return f"GPU-{self.name}-{place}"
 
-    def _used_mb(self) -> list[int]:
-        used = dict.fromkeys((self.uuid(place) for place in range(len(self._sizes))), OWN_USE_MB)
+    def _units(self) -> list[_Unit]:
+        units = []
+        for place, size in enumerate(self._sizes):
+            uuid = self.uuid(place)
+            units.append(_Unit(uuid, place, size))
+            units += [
+                _Unit(f"{_MIG}{uuid}-{number}", place, size // _DEVICES_EACH, uuid)
+                for number in range(_DEVICES_EACH if place in self.parted else 0)
+            ]
+        return units
+
+    def _used_mb(self, units: Sequence[_Unit]) -> list[int]:
+        used = dict.fromkeys((unit.uuid for unit in units), OWN_USE_MB)
         for run in self.jobs.values():
             for uuid in run.gpu_uuids:
                 if uuid in used:
                     used[uuid] += run.memory_mb
         return list(used.values())
 
-    def _processes(self) -> list[int]:
+    def _processes(self, units: Sequence[_Unit]) -> list[int]:
         """Count the processes on each GPU: one of each job; the worker for slots alone is on the first."""
-        counts = dict.fromkeys((self.uuid(place) for place in range(len(self._sizes))), 0)
+        counts = dict.fromkeys((unit.uuid for unit in units), 0)
+        first = units[1 if 0 in self.parted else 0].uuid
         for run in self.jobs.values():
-            for uuid in run.gpu_uuids or (self.uuid(0),):
+            for uuid in run.gpu_uuids or (first,):
                 if uuid in counts:
                     counts[uuid] += 1
         return list(counts.values())
 
-    def _inventory(self, used: list[int], processes: list[int], *, hangs: bool) -> Inventory:
+    def _inventory(
+        self, units: Sequence[_Unit], used: list[int], processes: list[int], *, hangs: bool
+    ) -> Inventory:
         gpus = tuple(
-            self._gpu(place, used[place], processes[place], hangs=hangs) for place in range(len(self._sizes))
+            self._gpu(unit, used[number], processes[number], hangs=hangs) for number, unit in enumerate(units)
         )
         host = Host(
             cpu_logical_cores=32,
@@ -184,14 +234,18 @@ class SimulatedHost:
             simulated=False,
         )
 
-    def _gpu(self, place: int, used: int, processes: int, *, hangs: bool) -> Gpu:
-        lost = place in self.lost
-        shown = tuple(GpuProcess(pid=1000 * place + one) for one in range(processes))
+    def _gpu(self, unit: _Unit, used: int, processes: int, *, hangs: bool) -> Gpu:
+        lost = (
+            unit.place in self.lost and unit.parent_uuid is None
+        )  # a parent's health counts for its devices
+        shown = tuple(GpuProcess(pid=1000 * unit.place + one) for one in range(processes))
+        whole = "NVIDIA H100 80GB HBM3" if unit.place in self.partable else "NVIDIA L4"
         return Gpu(
-            uuid=self.uuid(place),
-            name="NVIDIA H100 80GB HBM3" if self._sizes[place] > SIZES_MB[0] else "NVIDIA L4",
-            index=place,
-            memory_mb=self._sizes[place],
+            uuid=unit.uuid,
+            name=whole if unit.parent_uuid is None else f"{whole} MIG 3g.40gb",
+            index=unit.place if unit.parent_uuid is None else None,
+            memory_mb=unit.memory_mb,
+            parent_uuid=unit.parent_uuid,
             memory_used_mb=None if hangs or lost else used,
             memory_kind=MemoryKind.DEDICATED,
             processes=shown if self.reports_processes and not (hangs or lost) else None,

@@ -14,14 +14,15 @@ from gpu_agent.registry import timers as silence
 from gpu_agent.registry.actions import Answer, DocumentKind, Output, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch import explain, filters, gpu_allocation, gpu_filters, index
-from gpu_agent.registry.dispatch.candidate import ReservedMemory
+from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
 from gpu_agent.registry.dispatch.filter_row import Filter, NodeState
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.events import ClaimRequested
 from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.heartbeat import Heartbeats
-from gpu_agent.registry.job import Claim, ClaimEnd, Sharing, sharing_of
+from gpu_agent.registry.job import Claim, ClaimEnd, GpuDemand, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord, NodeTable
 from gpu_agent.registry.persistence import Documents, StoredDocument, UnstoredChanges
 from gpu_agent.registry.queue import ClaimQueue
@@ -184,6 +185,22 @@ def only_while_it_lives(
         occupy(dispatch, candidate, claim, *given, ended=ended)
 
 
+def of_any_kind(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
+    if demand.sharing is not Sharing.EXCLUSIVE:
+        return gpu_allocation.choose_gpus(candidate, demand)
+    gpus = list(candidate.record.gpus.values())
+    return [gpus[place] for place in candidate.free_places][: demand.number]
+
+
+def whatever_is_cordoned(why: Callable[..., str | None], candidate: Candidate, gpu: GpuState) -> str | None:
+    desired = candidate.record.desired
+    cordons, desired.gpu_cordons = desired.gpu_cordons, {}
+    try:
+        return why(candidate, gpu)
+    finally:
+        desired.gpu_cordons = cordons
+
+
 @contextmanager
 def nothing_reserved() -> Iterator[None]:
     with (
@@ -340,6 +357,30 @@ MUTATIONS = (
         Invariant.HELD_IS_NOT_GIVEN,
         around(Dispatch, "_occupy", only_while_it_lives),
         under(Fault.AGENT_CRASH, Fault.SCHEDULER_CRASH, nodes=3),
+    ),
+    Mutation(
+        "MIG devices are given out beside their parent",
+        Invariant.WHOLE_OR_MIG,
+        method(gpu_allocation, "_relatives", lambda _, gpu: (gpu.uuid,)),
+        under(Fault.MIG, nodes=3),
+    ),
+    Mutation(
+        "one claim gets whole GPUs and MIG devices",
+        Invariant.WHOLE_OR_MIG,
+        lambda: patch("gpu_agent.registry.dispatch.dispatch.choose_gpus", of_any_kind),
+        under(Fault.MIG, nodes=4),
+    ),
+    Mutation(
+        "cordoned GPUs are claimed",
+        Invariant.GPU_CORDON,
+        around(gpu_allocation, "_why_held", whatever_is_cordoned),
+        under(Fault.GPU_CORDON, nodes=3),
+    ),
+    Mutation(
+        "cordons of GPUs are not stored",
+        Invariant.DESIRED_STATE_HOLDS,
+        node_document(gpu_cordons={}),
+        under(*CRASHES, Fault.GPU_CORDON),
     ),
     Mutation(
         "a GPU that two nodes declare is two GPUs",

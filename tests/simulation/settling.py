@@ -124,7 +124,7 @@ def _compare(agent: Agent, record: NodeRecord) -> None:
         owner.labels,
         places,
         frozenset(host.models),
-        [host.uuid(place) for place in range(host.gpu_count())],
-        host.gpu_count(),
+        host.uuids,
+        host.usable_count(),
     )
     hold(Invariant.REPORTED_IS_KNOWN, known == true, f"{record.node_id} is known as {known}, and is {true}")

@@ -1,7 +1,7 @@
 """No acknowledged claim or release is lost; a claim that is not renewed ends, and none before its time."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_agent.registry.actions import Answer, Effect, LogEvent, Output, Refusal
@@ -23,6 +23,7 @@ from gpu_agent.server.effects import Executable
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.codes import NodeStatus
 from tests.simulation.cluster import Cluster
+from tests.simulation.host import parent_of
 from tests.simulation.invariants.base import Invariant, Observer, hold
 from tests.simulation.invariants.desired_state import DesiredStateInvariants
 
@@ -174,6 +175,7 @@ class ClaimInvariants(Observer):
 
 
 _RESERVES_WITHIN_SECONDS = 2.0
+_BOTH = 2
 
 
 class CapacityInvariants(Observer):
@@ -237,6 +239,7 @@ class CapacityInvariants(Observer):
                 f"{node_id} has {record.slots} slots, {taken} taken",
             )
             self._check_reservation(claim, record)
+            self._check_cordons(claim, record)
 
     def _check_reservation(self, claim: Claim, record: NodeRecord) -> None:
         """What a waiting job reserved is left for it once the claims from before its reservation end."""
@@ -247,10 +250,21 @@ class CapacityInvariants(Observer):
             return  # at the very moment of its reservation it was granted before
         later = [one for one in record.claims.values() if one.granted_at > reservation.since]
         taken = {uuid for one in later if (grant := one.on(record.node_id)) for uuid in grant.gpu_uuids}
-        free = [gpu for uuid, gpu in record.gpus.items() if gpu.usable and uuid not in taken]
+        never = taken | record.desired.gpu_cordons.keys()
+        free = [gpu for gpu in record.gpus.values() if gpu.usable and not never & {gpu.uuid, gpu.parent_uuid}]
         left = sum(reservation.demand.fits(gpu.kind) for gpu in free)
         enough = left >= reservation.demand.number and record.slots > len(later)
         hold(Invariant.NO_STARVATION, enough, f"{claim} takes what {reservation} waits for")
+
+    def _check_cordons(self, claim: Claim, record: NodeRecord) -> None:
+        """No new claim gets a GPU that is cordoned, or is a part of one that is."""
+        grant = claim.on(record.node_id)
+        for uuid in () if grant is None else grant.gpu_uuids:
+            for one in (uuid, parent_of(uuid)):
+                cordoned = one in record.desired.gpu_cordons or self._desired.is_cordoned(record.node_id, one)
+                hold(
+                    Invariant.GPU_CORDON, not cordoned, f"{claim.job_id} was given {uuid}: {one} is cordoned"
+                )
 
     def _why_not(self, record: NodeRecord) -> str | None:
         if record.status is not NodeStatus.READY:
@@ -306,6 +320,8 @@ class CapacityInvariants(Observer):
         """Hold every two claims on one GPU to each other: both must share it, on the same node."""
         seen: dict[str, tuple[Claim, str]] = {}
         for claim, node_id, uuids in self._holders():
+            whole_or_mig = len({parent_of(uuid) is None for uuid in uuids}) < _BOTH
+            hold(Invariant.WHOLE_OR_MIG, whole_or_mig, f"{claim} has whole GPUs and MIG devices on {node_id}")
             exclusive = sharing_of(claim.job) is Sharing.EXCLUSIVE
             for uuid in uuids:
                 other, other_node = seen.setdefault(uuid, (claim, node_id))
@@ -318,6 +334,19 @@ class CapacityInvariants(Observer):
                     self._broken(claim, other, same_node=node_id == other_node),
                     holds=False,
                     detail=f"{uuid} on {other_node} is in {other}, and on {node_id} in {claim}",
+                )
+
+        self._check_parts(seen)
+
+    def _check_parts(self, seen: Mapping[str, tuple[Claim, str]]) -> None:
+        """While a claim holds a MIG device, none holds its parent."""
+        for uuid, (claim, node_id) in seen.items():
+            other = seen.get(parent_of(uuid) or "")
+            if other is not None:
+                hold(
+                    Invariant.WHOLE_OR_MIG,
+                    holds=False,
+                    detail=f"{uuid} on {node_id} is in {claim}, and its parent on {other[1]} in {other[0]}",
                 )
 
     def _broken(self, claim: Claim, other: Claim, *, same_node: bool) -> Invariant:

@@ -8,6 +8,7 @@ from gpu_agent.registry.events import (
     CordonRequested,
     DrainRequested,
     Event,
+    GpuCordonRequested,
     HeartbeatReceived,
     RegistrationReceived,
     RemovalRequested,
@@ -91,6 +92,8 @@ class DesiredStateInvariants(Observer):
         self._cluster = cluster
         self.drains: dict[str, PromisedValue[bool]] = {}
         self.cordons: dict[str, PromisedValue[str | None]] = {}
+        self.gpu_cordons: dict[tuple[str, str], PromisedValue[str | None]] = {}
+        """By node and UUID."""
         self._removed: set[str] = set()
         """Nodes whose removal was acknowledged, until they register again."""
         self._removals: dict[int, str] = {}
@@ -107,7 +110,11 @@ class DesiredStateInvariants(Observer):
                 self._drain(node_id).asked(ref, False)  # noqa: FBT003 - the value itself
             case CordonRequested(ref=ref, node_id=node_id, reason=reason):
                 self._cordon(node_id).asked(ref, reason)
+            case GpuCordonRequested(ref=ref, node_id=node_id, uuid=uuid, reason=reason):
+                self.gpu_cordons.setdefault((node_id, uuid), PromisedValue(None)).asked(ref, reason)
             case RemovalRequested(ref=ref, node_id=node_id):
+                for gpu_cordon in self._gpu_cordons_on(node_id).values():
+                    gpu_cordon.asked(ref, None)
                 self._drain(node_id).asked(ref, False)  # noqa: FBT003 - the value itself
                 self._cordon(node_id).asked(ref, None)
                 self._removals[ref] = node_id
@@ -144,9 +151,12 @@ class DesiredStateInvariants(Observer):
             self.drains[node_id].found(self._is(node_id)[0])
         for node_id in self.cordons:
             self.cordons[node_id].found(self._is(node_id)[1])
+        for node_id, uuid in self.gpu_cordons:
+            self.gpu_cordons[node_id, uuid].found(self._gpu_is(node_id, uuid))
 
     def check_all(self) -> None:
-        for node_id in {**self.drains, **self.cordons}:
+        of_gpus = dict.fromkeys(node_id for node_id, _ in self.gpu_cordons)
+        for node_id in {**self.drains, **self.cordons, **of_gpus}:
             self._check(node_id)
         for node_id in self._removed:
             gone = self._cluster.fleet.node(node_id) is None
@@ -160,6 +170,11 @@ class DesiredStateInvariants(Observer):
         drained = drain is not None and drain.is_settled and drain.settled
         cordoned = cordon is not None and cordon.is_settled and cordon.settled is not None
         return drained or cordoned
+
+    def is_cordoned(self, node_id: str, uuid: str | None) -> bool:
+        """Say whether no new claim may get a GPU, by what operators were promised."""
+        cordon = self.gpu_cordons.get((node_id, uuid or ""))
+        return cordon is not None and cordon.is_settled and cordon.settled is not None
 
     def _registered(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -189,6 +204,14 @@ class DesiredStateInvariants(Observer):
                 holds=False,
                 detail=f"{node_id} cordoned {cordoned}: {cordon.possible}",
             )
+        for uuid, gpu_cordon in self._gpu_cordons_on(node_id).items():
+            reason = self._gpu_is(node_id, uuid)
+            if reason not in gpu_cordon.possible:
+                hold(
+                    Invariant.DESIRED_STATE_HOLDS,
+                    holds=False,
+                    detail=f"{uuid} of {node_id} cordoned {reason}: {gpu_cordon.possible}",
+                )
 
     def _is(self, node_id: str) -> Desired:
         record = self._cluster.fleet.node(node_id)
@@ -196,9 +219,18 @@ class DesiredStateInvariants(Observer):
             return _NONE
         return record.desired.drain is not None and record.desired.drain.by_operator, record.desired.cordoned
 
+    def _gpu_is(self, node_id: str, uuid: str) -> str | None:
+        record = self._cluster.fleet.node(node_id)
+        cordon = None if record is None else record.desired.gpu_cordons.get(uuid)
+        return None if cordon is None else cordon.reason
+
+    def _gpu_cordons_on(self, node_id: str) -> dict[str, PromisedValue[str | None]]:
+        return {uuid: one for (of_node, uuid), one in self.gpu_cordons.items() if of_node == node_id}
+
     def _all(self) -> Iterator[PromisedValue[bool] | PromisedValue[str | None]]:
         yield from self.drains.values()
         yield from self.cordons.values()
+        yield from self.gpu_cordons.values()
 
     def _drain(self, node_id: str) -> PromisedValue[bool]:
         return self.drains.setdefault(node_id, PromisedValue(_NONE[0]))
