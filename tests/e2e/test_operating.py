@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.main import REGISTRY, TOKEN
+from gpu_agent.cli.main import CLAIM, REGISTRY, TOKEN
 from tests.programs import COMMAND, Agent, Registry, eventually
 from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ELSEWHERE = {"serve", "backup", "restore", "claim-run", "token"}
-"""Tried by tests of their own; `token` is a word before actions."""
+ELSEWHERE = {"serve", "backup", "restore", "claim run"}
+"""Tried by tests of their own."""
+NOUNS = {"claim": CLAIM, "token": TOKEN}
+"""Words before actions."""
 
 
 class Operator:
@@ -30,7 +32,7 @@ class Operator:
 
     def run(self, *words: str, code: int = 0, token_file: str | None = None) -> str:
         """Run `registry WORDS`, see how it ends, and return what it prints."""
-        self.typed.add(" ".join(words[: 2 if words[0] == "token" else 1]))
+        self.typed.add(" ".join(words[: 2 if words[0] in NOUNS else 1]))
         where = ["--api", self.registry.api]
         where += [] if token_file is None else ["--token-file", str(self.folder / token_file)]
         done = subprocess.run(
@@ -108,8 +110,9 @@ def test_every_action_does_what_it_says(tmp_path: Path, running: ExitStack) -> N
         assert operator.await_status("ready")["node_id"] == node_id
         _ends(operator, node_id)
 
-    actions = {name for name in REGISTRY.commands if name not in ELSEWHERE}
-    assert operator.typed == actions | {f"token {name}" for name in TOKEN.commands}
+    actions = {name for name in REGISTRY.commands if name not in NOUNS}
+    actions |= {f"{noun} {name}" for noun, group in NOUNS.items() for name in group.commands}
+    assert operator.typed == actions - ELSEWHERE
 
 
 def _look(operator: Operator, node_id: str) -> None:
@@ -129,15 +132,17 @@ def _place_jobs(operator: Operator, node_id: str) -> None:
     demands = ("--model", "m", "--gpus", "2", "--label", "team=red")
     assert operator.ask("select", *demands)["node_id"] == node_id
     assert operator.ask("explain", *demands)["eligible"] == [node_id]
-    assert node_id in operator.run("claim", "job/1", *demands)
-    assert operator.ask("claim", "job/1", *demands)["job_id"] == "job/1"
-    assert "job/1" in operator.run("claims", "--node", node_id)
-    assert operator.ask("renew", "job/1")["node_id"] == node_id
+    assert node_id in operator.run("claim", "create", "job/1", *demands)
+    assert operator.ask("claim", "create", "job/1", *demands)["job_id"] == "job/1"
+    assert "job/1" in operator.run("claim", "list", "--node", node_id)
+    assert operator.ask("claim", "renew", "job/1")["node_id"] == node_id
     assert "capacity_exceeded" in operator.run("explain", *demands)
     assert operator.ask("queue")["count"] == 0
-    operator.run("release", "job/1")
-    assert operator.ask("claims")["claims"] == []
-    assert "model_not_available" in operator.run("claim", "job-2", "--model", "absent/model", code=7)
+    operator.run("claim", "release", "job/1")
+    assert operator.ask("claim", "list")["claims"] == []
+    assert "model_not_available" in operator.run(
+        "claim", "create", "job-2", "--model", "absent/model", code=7
+    )
     assert operator.ask("exclusions")["windows"][-1]["counts"] == {"model_not_available": 1}
     assert "model_not_available" in operator.run("exclusions")
 

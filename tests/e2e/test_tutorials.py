@@ -84,7 +84,7 @@ def test_every_command_and_program_of_the_page_does_what_it_shows(tmp_path: Path
             assert sorted(tutorial.run(tutorial.here(text), kind=kind).splitlines()) == sorted(
                 output.splitlines()
             )
-        assert len(tutorial.run(tutorial.command("claim-run"), kind="sh").strip()) == 32
+        assert len(tutorial.run(tutorial.command("claim run"), kind="sh").strip()) == 32
 
 
 def test_the_table_names_every_error() -> None:

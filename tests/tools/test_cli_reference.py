@@ -12,9 +12,9 @@ ASKING = [
     parser
     for parser in COMMANDS
     if parser.prog.split()[1] == "registry"
-    and parser.prog.split()[-1] not in ("serve", "restore", "claim-run")
+    and parser.prog.split(maxsplit=2)[-1] not in ("serve", "restore", "claim run")
 ]
-"""`claim-run` prints what its command prints."""
+"""`claim run` prints what its command prints."""
 
 
 def by_name(parser: Parser) -> str:

@@ -194,6 +194,23 @@ TOKEN = Group(
         },
     },
 )
+CLAIM = Group(
+    summary="create, list, renew and release claims; run a command with one",
+    description=(
+        "A claim reserves a slot on a node for a job, with GPUs of its own where the job asks for\n"
+        "them. It expires unless it is renewed; release it when the job ends."
+    ),
+    what="action",
+    subjects={
+        "actions": {
+            "create": Command(_load_claims, "claim a slot for a job"),
+            "list": Command(_load_claims, "list the claims"),
+            "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
+            "release": Command(_load_claims, "release a job's claim"),
+            "run": Command(_load_claim_run, "claim GPUs for a command, run it, and release them"),
+        },
+    },
+)
 REGISTRY = Group(
     summary="serve a registry, query it, and act on its nodes",
     description="The registry: serve it, query it, and act on its nodes.",
@@ -226,11 +243,7 @@ REGISTRY = Group(
         "jobs and their slots": {
             "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
             "select": Command(_load_claims, "say which node a job would get now"),
-            "claim": Command(_load_claims, "claim a slot for a job"),
-            "claim-run": Command(_load_claim_run, "claim GPUs for a command, run it, and release them"),
-            "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
-            "release": Command(_load_claims, "release a job's claim"),
-            "claims": Command(_load_claims, "list the claims"),
+            "claim": CLAIM,
             "queue": Command(_load_claims, "list the jobs that wait for capacity"),
             "exclusions": Command(_load_claims, "count the reasons why jobs got no node lately"),
         },

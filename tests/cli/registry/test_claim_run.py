@@ -1,4 +1,4 @@
-"""`registry claim-run` against a real registry with a simulated node of two GPUs."""
+"""`registry claim run` against a real registry with a simulated node of two GPUs."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 def words(registry: Registry, *arguments: str) -> list[str]:
-    return [*COMMAND, "registry", "claim-run", *arguments[:1], "--api", registry.api, *arguments[1:]]
+    return [*COMMAND, "registry", "claim", "run", *arguments[:1], "--api", registry.api, *arguments[1:]]
 
 
 def start(registry: Registry, *arguments: str) -> subprocess.Popen[str]:
@@ -201,7 +201,7 @@ def await_follower(registry: Registry) -> None:
 
 
 def release(registry: Registry, job_id: str) -> None:
-    subprocess.run([*COMMAND, "registry", "release", job_id, "--api", registry.api], check=True)
+    subprocess.run([*COMMAND, "registry", "claim", "release", job_id, "--api", registry.api], check=True)
 
 
 def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None:

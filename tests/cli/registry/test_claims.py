@@ -20,43 +20,43 @@ def test_a_slot_is_reserved_and_the_same_job_gets_the_same(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        assert main(["registry", "claim", "job-1", "--model", "m", "--api", served.api]) == 0
+        assert main(["registry", "claim", "create", "job-1", "--model", "m", "--api", served.api]) == 0
         assert f"job-1 has a slot on {served.able}" in capsys.readouterr().out
-    assert main(["registry", "claim", "job-1", "--model", "m", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "create", "job-1", "--model", "m", "--json", "--api", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
     assert len(served.registry.get("/v1/claims")["claims"]) == 1
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_no_node_for_a_job_is_exit_7(served: Served, form: list[str]) -> None:
-    assert main(["registry", "claim", "job-1", "--gpus", "9", *form, "--api", served.api]) == 7
+    assert main(["registry", "claim", "create", "job-1", "--gpus", "9", *form, "--api", served.api]) == 7
 
 
 def test_claims_are_listed_with_their_nodes_and_ends(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claims", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--api", served.api]) == 0
     assert "No claim is held." in capsys.readouterr().out
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claims", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--api", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("ENDS IN", "job-1", served.able, "9 min"))
-    assert main(["registry", "claims", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--json", "--api", served.api]) == 0
     assert [claim["job_id"] for claim in json.loads(capsys.readouterr().out)["claims"]] == ["job-1"]
 
 
 def test_the_claims_of_one_node_are_listed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claims", "--node", served.new, "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--node", served.new, "--api", served.api]) == 0
     assert f"No claim is held on {served.new}." in capsys.readouterr().out
-    assert main(["registry", "claims", "--node", served.able, "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--node", served.able, "--api", served.api]) == 0
     assert "job-1" in capsys.readouterr().out
 
 
 def test_an_unknown_node_is_refused_rather_than_listed_without_claims(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claims", "--node", f"{served.able}x", "--api", served.api]) == 6
+    assert main(["registry", "claim", "list", "--node", f"{served.able}x", "--api", served.api]) == 6
     said = capsys.readouterr()
     assert said.out == ""
     assert f"did you mean {served.able}" in said.err
@@ -64,14 +64,14 @@ def test_an_unknown_node_is_refused_rather_than_listed_without_claims(
 
 def test_a_claim_is_renewed_for_one_more_ttl(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "renew", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "renew", "job-1", "--api", served.api]) == 0
     assert f"job-1 keeps its slot on {served.able}" in capsys.readouterr().out
-    assert main(["registry", "renew", "job-1", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "renew", "job-1", "--json", "--api", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["job_id"] == "job-1"
 
 
 def test_a_claim_that_is_not_held_is_exit_6(served: Served) -> None:
-    assert main(["registry", "renew", "job-1", "--api", served.api]) == 6
+    assert main(["registry", "claim", "renew", "job-1", "--api", served.api]) == 6
 
 
 @pytest.mark.parametrize(("form", "said"), [([], "job-1 has no slot any more\n"), (["--json"], "")])
@@ -79,9 +79,9 @@ def test_a_slot_is_released(
     served: Served, form: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "release", "job-1", *form, "--api", served.api]) == 0
+    assert main(["registry", "claim", "release", "job-1", *form, "--api", served.api]) == 0
     assert capsys.readouterr().out == said
-    assert main(["registry", "release", "job-1", "--api", served.api]) == 6
+    assert main(["registry", "claim", "release", "job-1", "--api", served.api]) == 6
 
 
 def claim(*nodes: Mapping[str, object]) -> ClaimView:
@@ -123,26 +123,26 @@ def test_another_refusal_stays_one() -> None:
 def test_a_claim_is_named_by_its_id_when_it_is_renewed_and_released(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claim", "job-1", "--ttl", "30s", "--api", served.api]) == 0
+    assert main(["registry", "claim", "create", "job-1", "--ttl", "30s", "--api", served.api]) == 0
     said = capsys.readouterr().out
     claim_id = said.split("\nclaim ")[1].split(":")[0]
     assert "for 30 s" in said or "for 29 s" in said
-    renew = ["registry", "renew", "job-1", "--ttl", "10m", "--api", served.api]
+    renew = ["registry", "claim", "renew", "job-1", "--ttl", "10m", "--api", served.api]
     assert main([*renew, "--claim-id", claim_id]) == 0
     assert "for 9 min" in capsys.readouterr().out
     other = ["--claim-id", "f" * 32, "--api", served.api]
     assert main([*renew, *other[:2]]) == 6
-    assert main(["registry", "release", "job-1", *other]) == 6
+    assert main(["registry", "claim", "release", "job-1", *other]) == 6
     assert "another claim" in capsys.readouterr().err
-    assert main(["registry", "release", "job-1", "--claim-id", claim_id, "--api", served.api]) == 0
+    assert main(["registry", "claim", "release", "job-1", "--claim-id", claim_id, "--api", served.api]) == 0
 
 
 def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     Api(served.api).request("DELETE", "/v1/claims/job-1")
-    assert main(["registry", "claims", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--api", served.api]) == 0
     assert "job-1" not in capsys.readouterr().out
-    assert main(["registry", "claims", "--ended", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--ended", "--api", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("STATE", "job-1", "released"))
 
@@ -155,14 +155,14 @@ def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
     assert capsys.readouterr().out == "No job waits.\n"
     api.request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
     codes: list[int] = []
-    words = ["registry", "claim", "job-2", "--gpus", "1", "--wait", "1m", "--api", served.api]
+    words = ["registry", "claim", "create", "job-2", "--gpus", "1", "--wait", "1m", "--api", served.api]
     waiting = threading.Thread(target=lambda: codes.append(main(words)), name="waiting")
     waiting.start()
     eventually(lambda: api.request("GET", "/v1/queue")["count"] == 1, within_seconds=5, what="job-2 waits")
     assert main(["registry", "queue", "--api", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("PRIORITY", "job-2", "capacity_exceeded")), said
-    assert main(["registry", "release", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "release", "job-1", "--api", served.api]) == 0
     waiting.join(patience(10))
     assert codes == [0]
 

@@ -1,4 +1,4 @@
-"""`registry claim-run`: claim GPUs for a command, renew the claim while the command runs, then release it.
+"""`registry claim run`: claim GPUs for a command, renew the claim while the command runs, then release it.
 
 Uses the command line's own HTTP, so that it needs no extra.
 """
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "It ends as the command ends: with its code, or 128 and the number of the signal that ended it; "
         "with 127 where there is no such command, and 126 where it cannot be run. A claim may be lost "
         "before: when its node goes offline, or when the registry cannot be reached in time.",
-        example="gpu-agent registry claim-run job-1 --gpus 2 --wait 10m -- python train.py",
+        example="gpu-agent registry claim run job-1 --gpus 2 --wait 10m -- python train.py",
         exits={
             ExitCode.OK: "the command ended with 0",
             ExitCode.NO_NODE: "no node could take the job in time, and the command was not run",
@@ -277,4 +277,4 @@ class _HeldClaim:
                 return
 
 
-COMMANDS: Commands = {"claim-run": (configure, run)}
+COMMANDS: Commands = {"run": (configure, run)}

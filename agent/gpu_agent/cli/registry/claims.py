@@ -1,4 +1,4 @@
-"""Jobs and their slots: explain, select, claim, renew, release, claims, queue, exclusions."""
+"""Jobs and their slots: explain, select, claims, queue, exclusions."""
 
 import argparse
 import time
@@ -99,7 +99,7 @@ def configure_select(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Say which node a job would get now, and which of its GPUs, without reserving them:\n"
-        "a dry run of `claim`.",
+        "a dry run of `claim create`.",
         example="gpu-agent registry select --model my/model --min-gpu-memory-mb 16000",
         exits={ExitCode.OK: "there is a node", ExitCode.NO_NODE: "no node can take the job now"},
     )
@@ -124,14 +124,14 @@ def run_select(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_claim(parser: argparse.ArgumentParser) -> None:
+def configure_create(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Claim slots for a job on the best nodes that can take it now, with GPUs of its own\n"
         "where it asks for them. The same job again gets the same claim. Renew the claim while\n"
         "the job runs, release it when it ends.",
-        example="gpu-agent registry claim job-1 --model my/model --gpus 2 --wait 5m",
+        example="gpu-agent registry claim create job-1 --model my/model --gpus 2 --wait 5m",
         exits={ExitCode.OK: "the slots are reserved", ExitCode.NO_NODE: "no node can take the job now"},
     )
     parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
@@ -140,7 +140,7 @@ def configure_claim(parser: argparse.ArgumentParser) -> None:
     add_request_options(parser, json_is="what POST /v1/claims answers, a refusal for want of a node too")
 
 
-def run_claim(arguments: argparse.Namespace) -> int:
+def run_create(arguments: argparse.Namespace) -> int:
     """Request it and print the slot."""
     job = {"job_id": arguments.job_id, **job_request(arguments), **life_request(arguments)}
     slot = request_slot(
@@ -221,7 +221,7 @@ def configure_renew(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Renew a job's claim for one more TTL (`registry thresholds` shows how long that is).",
-        example="gpu-agent registry renew job-1",
+        example="gpu-agent registry claim renew job-1",
         exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
     )
     _add_claim(parser)
@@ -247,7 +247,7 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
         "Release a job's claim because the job has ended, so that another job may have the slot\n"
         "and the GPUs. A claim that has expired or was lost still holds its GPUs until its node\n"
         "shows that the job is gone: name it with --claim-id to release them. Ends no process.",
-        example="gpu-agent registry release job-1",
+        example="gpu-agent registry claim release job-1",
         exits={ExitCode.OK: "released", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
     )
     _add_claim(parser)
@@ -263,19 +263,19 @@ def run_release(arguments: argparse.Namespace) -> int:
 
 
 def _add_claim(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claims` shows it")
+    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claim list` shows it")
     parser.add_argument(
         "--claim-id", metavar="ID", help="only this claim of the job (default: your own current one)"
     )
 
 
-def configure_claims(parser: argparse.ArgumentParser) -> None:
+def configure_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "List the claims: job, state, nodes, owner, for how long already, and when each expires\n"
         "unless it is renewed.",
-        example="gpu-agent registry claims --node node-7",
+        example="gpu-agent registry claim list --node node-7",
         exits={ExitCode.OK: "listed, even if there is none"},
     )
     parser.add_argument("--node", metavar="ID", help="only those on this node")
@@ -285,7 +285,7 @@ def configure_claims(parser: argparse.ArgumentParser) -> None:
     add_request_options(parser, json_is="what GET /v1/claims answers, all pages as one")
 
 
-def run_claims(arguments: argparse.Namespace) -> int:
+def run_list(arguments: argparse.Namespace) -> int:
     """Read the list and print it."""
     api = Api.of(arguments)
     wanted = without_none(node_id=arguments.node, ended="true" if arguments.ended else None)
@@ -402,10 +402,10 @@ def _exclusion_rows(window: ExclusionsView, now: float) -> Iterator[Row]:
 COMMANDS: Commands = {
     "explain": (configure_explain, run_explain),
     "select": (configure_select, run_select),
-    "claim": (configure_claim, run_claim),
+    "create": (configure_create, run_create),
+    "list": (configure_list, run_list),
     "renew": (configure_renew, run_renew),
     "release": (configure_release, run_release),
-    "claims": (configure_claims, run_claims),
     "queue": (configure_queue, run_queue),
     "exclusions": (configure_exclusions, run_exclusions),
 }
