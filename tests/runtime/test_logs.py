@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import logging
@@ -198,3 +199,77 @@ def test_a_token_is_seen_wherever_it_stands(text: str, *, holds: bool) -> None:
 )
 def test_names_of_secrets_are_known(name: str, *, secret: bool) -> None:
     assert is_secret_name(name) is secret
+
+
+class CountingStream(io.StringIO):
+    """Counts the writes that reach it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, text: str, /) -> int:
+        """Count, and write."""
+        self.writes += bool(text)
+        return super().write(text)
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_one_write(stream: CountingStream) -> None:
+    for number in range(3):
+        Logger("node").info("one", number=number)
+    assert stream.writes == 0
+    await asyncio.sleep(0)
+    assert stream.writes == 1
+    assert [json.loads(line)["number"] for line in stream.getvalue().splitlines()] == [0, 1, 2]
+
+
+async def test_an_error_is_written_at_once_after_the_lines_before_it(stream: CountingStream) -> None:
+    Logger("node").info("first")
+    Logger("node").error("second")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
+
+
+async def test_what_another_thread_logs_is_written_at_once(stream: CountingStream) -> None:
+    await asyncio.to_thread(Logger("node").info, "elsewhere")
+    assert json.loads(stream.getvalue())["event"] == "elsewhere"
+
+
+async def test_a_broken_line_of_a_library_does_not_fail_its_caller(
+    stream: CountingStream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = logging.makeLogRecord({"name": "library", "msg": "%d nodes", "args": ("many",)})
+    for handler in logging.getLogger().handlers:  # pytest adds one that raises, to the logger itself
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+            handler.handle(broken)
+    await asyncio.sleep(0)
+    assert stream.getvalue() == ""
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_lines_after_the_end_of_the_loop_are_written(stream_of_a_closed_loop: CountingStream) -> None:
+    Logger("node").info("late")
+    assert json.loads(stream_of_a_closed_loop.getvalue())["event"] == "late"
+
+
+async def test_lines_that_wait_are_written_when_the_program_ends(stream: CountingStream) -> None:
+    Logger("node").info("last")
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # as `logging.shutdown` does
+    assert json.loads(stream.getvalue())["event"] == "last"
+
+
+@pytest.fixture
+async def stream() -> CountingStream:
+    """Log to a stream by the running loop."""
+    made = CountingStream()
+    configure(stream=made, call_soon=asyncio.get_running_loop().call_soon)
+    return made
+
+
+@pytest.fixture
+def stream_of_a_closed_loop() -> CountingStream:
+    """Log to a stream by a loop that is closed."""
+    loop, made = asyncio.new_event_loop(), CountingStream()
+    configure(stream=made, call_soon=loop.call_soon)
+    loop.close()
+    return made

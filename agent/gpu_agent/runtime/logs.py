@@ -9,8 +9,10 @@ import logging
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
 from typing import TextIO
 
@@ -52,14 +54,21 @@ class Logger:
         self._logger.error(event, extra={"fields": fields}, exc_info=error)
 
 
-def configure(level: str = "info", *, stream: TextIO | None = None, human: bool | None = None) -> None:
+def configure(
+    level: str = "info",
+    *,
+    stream: TextIO | None = None,
+    human: bool | None = None,
+    call_soon: Callable[[Callable[[], None]], object] | None = None,
+) -> None:
     """Send this program's lines to `stream` (stderr); text for people when it is a terminal.
 
-    Libraries' own lines come through from `warning` on.
+    Libraries' own lines come through from `warning` on. With the `call_soon` of the event loop of this thread
+    the lines of one turn of the loop are written together.
     """
     target = sys.stderr if stream is None else stream
     for_people = target.isatty() if human is None else human
-    handler = logging.StreamHandler(target)
+    handler = logging.StreamHandler(target) if call_soon is None else _LinesOfATurn(target, call_soon)
     handler.setFormatter(_HumanLines() if for_people else _JsonLines())
     # What no line of ours shows is not looked up (Python's Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 - documented for this
@@ -75,6 +84,41 @@ def configure(level: str = "info", *, stream: TextIO | None = None, human: bool 
 def set_level(level: str) -> None:
     """Write this program's own lines from this level on."""
     logging.getLogger(_ROOT).setLevel(level.upper())
+
+
+class _LinesOfATurn(logging.StreamHandler[TextIO]):
+    """Writes what one turn of the event loop logs at once: each write costs more than making its line.
+
+    An error, and what another thread logs, is written immediately, after all lines before it.
+    """
+
+    def __init__(self, stream: TextIO, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        super().__init__(stream)
+        self._call_soon = call_soon
+        self._thread = threading.get_ident()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:  # noqa: BLE001 - as in logging: a library's broken line never fails its caller
+            self.handleError(record)
+            return
+        if record.levelno >= logging.ERROR or threading.get_ident() != self._thread:
+            self.flush()
+        elif len(self._lines) == 1:
+            try:
+                self._call_soon(self.flush)
+            except RuntimeError:  # the loop is closed
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; `logging` calls it when the program ends."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
+                self.stream.write("".join(lines))
+                super().flush()
 
 
 class _JsonLines(logging.Formatter):
