@@ -148,8 +148,8 @@ def test_a_claim_made_on_the_page_is_a_claim_and_its_release_is_one(
 
 def test_the_example_of_a_body_is_one_that_the_registry_reads(signed_in: Opened) -> None:
     renewals = signed_in.route("POST", "/v1/claims/renew")
-    body = json.loads(renewals.get_by_label("Body as JSON").input_value())
-    assert body == {"claims": [{"job_id": ""}]}
+    body = {"claims": [{"job_id": ""}]}
+    expect(renewals.get_by_label("Body as JSON")).to_have_value(json.dumps(body, indent=2))
     renewals.get_by_label("Body as JSON").fill(json.dumps(body).replace('""', '"job-1"'))
     renewals.get_by_role("button", name="Send").click()
     expect(renewals.locator("pre")).to_contain_text("CLAIM_NOT_FOUND")
@@ -158,7 +158,6 @@ def test_the_example_of_a_body_is_one_that_the_registry_reads(signed_in: Opened)
 def test_the_fields_of_bodies_and_answers_are_explained_inside_lists_too(signed_in: Opened) -> None:
     renewals = signed_in.route("POST", "/v1/claims/renew")
     renewals.get_by_text("Fields of the answer").click()
-    shown = renewals.inner_text()
     for name in (
         "ClaimName",
         "RenewalResult",
@@ -166,9 +165,11 @@ def test_the_fields_of_bodies_and_answers_are_explained_inside_lists_too(signed_
         "gpu_indices",
         "Seconds that a renewal gives it.",
     ):
-        assert name in shown
-    assert "`" not in signed_in.route("POST", "/v1/claims").inner_text()
-    assert "registering | ready | degraded" in signed_in.route("GET", "/v1/nodes").inner_text()
+        expect(renewals).to_contain_text(name)
+    claim = signed_in.route("POST", "/v1/claims")
+    expect(claim).to_contain_text("exclusive: whole GPUs, held by no other claim. memory: shared")
+    expect(claim).not_to_contain_text("`")
+    expect(signed_in.route("GET", "/v1/nodes")).to_contain_text("registering | ready | degraded")
 
 
 def test_a_refusal_is_shown_in_words(signed_in: Opened) -> None:
