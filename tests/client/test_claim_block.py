@@ -323,7 +323,7 @@ async def test_a_job_waits_for_its_gpus(front: Front, client: RegistryClient, gp
     await front.service.claim(Job(job_id="first", gpu_count=2))
 
     async def free_later() -> None:
-        await until(lambda: bool(front.service.queue()))
+        await until(lambda: any(front.service.queue()))
         await front.service.release("first")
 
     freeing = asyncio.ensure_future(free_later())
@@ -404,7 +404,7 @@ async def test_a_wait_that_is_cancelled_leaves_no_claim_behind(
             raise AssertionError("no GPU is free")
 
     task = asyncio.ensure_future(work())
-    await until(lambda: bool(front.service.queue()))
+    await until(lambda: any(front.service.queue()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -79,7 +79,7 @@ async def test_claims_are_listed_shown_renewed_and_released_without_a_block(
         assert (wrong.code, right.ok) == ("CLAIM_SUPERSEDED", True)
         with pytest.raises(ClaimSuperseded):
             await client.release("a/b c", "f" * 32)
-        await until(lambda: bool(front.service.queue()))
+        await until(lambda: any(front.service.queue()))
         assert [one.job_id for one in await client.queue()] == ["other"]
         await client.release("a/b c", claim.claim_id)
     assert (await waiting).job_id == "other"

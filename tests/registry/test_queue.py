@@ -10,6 +10,7 @@ from gpu_agent.registry.actions import Answer, Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ClaimWaitEnded, CordonRequested, GpuCordonRequested
 from gpu_agent.registry.job import Claim
+from gpu_agent.wire.messages import ResourceUsage
 from tests.registry.harness import Registry, figures, hardware, logged, of
 
 
@@ -330,19 +331,19 @@ def test_a_long_queue_is_not_searched_for_its_deadline_after_each_event(
     fleet.ask("second")
     fleet.registry.wake()
     queue = fleet.registry.fleet._claims.queue
-    searched: list[float] = []
+    search, searched = queue._deadlines, list[float]()
 
     def deadlines() -> Iterator[float]:
         searched.append(fleet.registry.now)
-        yield 5000.0
+        yield from search()
 
     monkeypatch.setattr(queue, "_deadlines", deadlines)
     fleet.ask("third")
     fleet.registry.wake()
     for _ in range(20):
         fleet.registry.renew("first")
-        assert queue.deadline == 5000.0
-    assert len(searched) == 1
+        assert queue.deadline == min(search())
+    assert len(searched) <= 1
 
 
 def test_a_reservation_follows_within_a_second_though_a_request_comes_first() -> None:
@@ -357,3 +358,68 @@ def test_a_reservation_follows_within_a_second_though_a_request_comes_first() ->
     fleet.registry.claim("refused", gpu_count=2)
     fleet.registry.pass_time(1.0)
     assert list(entry.reserved) == ["node-1"]
+
+
+def test_a_little_more_free_memory_is_offered_too() -> None:
+    fleet = Waiters()
+    need, total = 50_000, 80 * 1024
+    fleet.registry.heartbeat(gpus=figures(memory_used_mb=total - need + 10))
+    fleet.ask("shared", gpu_sharing="memory", min_gpu_memory_mb=need)
+    fleet.registry.pass_time(1.0)
+    assert not fleet.has_claim("shared")
+    fleet.registry.heartbeat(gpus=figures(memory_used_mb=total - need))
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("shared")
+
+
+def test_a_request_that_raises_the_priority_of_a_waiting_job_passes_the_reservation_of_another() -> None:
+    fleet = Waiters(gpus=2)
+    for place in range(2):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("large", gpu_count=2)
+    fleet.pass_time(61.0)
+    fleet.release("small-0")
+    fleet.ask("urgent")
+    fleet.registry.pass_time(1.0)
+    assert not fleet.has_claim("urgent")
+    fleet.ask("urgent", priority=1)
+    assert len(fleet.answers("urgent")) == 2
+    assert fleet.has_claim("urgent")
+
+
+def test_a_job_gets_what_is_held_for_it_though_an_equal_one_is_before_it() -> None:
+    fleet = Waiters()
+    fleet.registry.claim("second", gpu_count=1, ttl_seconds=10)
+    fleet.ask("first")
+    fleet.pass_time(5.0)
+    fleet.registry.do(CordonRequested(fleet.registry.ref(), "node-1", "repair"))
+    fleet.registry.pass_time(6.0)  # its claim expires, and its GPU is held for it
+    fleet.ask("second")
+    assert fleet.waiting() == ["first", "second"]
+    fleet.registry.do(CordonRequested(fleet.registry.ref(), "node-1", None))
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("second")
+    assert not fleet.has_claim("first")
+
+
+def test_what_a_claim_frees_by_explaining_processes_is_offered_too() -> None:
+    fleet = Waiters(gpus=2)
+    fleet.registry.heartbeat(gpus=figures(2, processes=1), probe_age_seconds=0.0)
+    fleet.ask("whole")
+    fleet.registry.pass_time(1.0)
+    assert not fleet.has_claim("whole")
+    assert isinstance(fleet.registry.claim("slot"), Claim)  # its worker may be what runs there
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("whole")
+
+
+def test_a_slot_is_offered_when_the_gpus_of_its_node_are_less_busy() -> None:
+    fleet = Waiters()
+    busy = ResourceUsage(cpu_percent=5.0, mem_percent=10.0, gpu_percent=99.0)
+    fleet.registry.heartbeat(resource_usage=busy)
+    fleet.ask("slot", gpu_count=None)
+    fleet.registry.pass_time(1.0)
+    assert not fleet.has_claim("slot")
+    fleet.registry.heartbeat()
+    fleet.registry.pass_time(1.0)
+    assert fleet.has_claim("slot")

@@ -214,7 +214,8 @@ class ClaimRequests:
 
     def _place_or_wait(self, event: ClaimRequested, waiting: Waiting | None, step: Step) -> None:
         job = event.job
-        if waiting is not None and waiting.requests and job.wait_seconds > 0:
+        is_tried = waiting is not None and waiting.requests and waiting.job.priority >= job.priority
+        if is_tried and job.wait_seconds > 0:
             self.queue.wait(event, step.now)  # it was tried with the others
             return
         placed = self._place(event, step)
@@ -229,7 +230,7 @@ class ClaimRequests:
         if problem is not None:
             step.refuse(event.ref, QUEUE_FULL, problem)
             return
-        self.queue.wait(event, step.now).refusal = placed
+        self.queue.wait(event, step.now)
         if waiting is None:
             fields = {"job_id": job.job_id, "priority": job.priority, "wait_seconds": job.wait_seconds}
             step.log("job_queued", fields)
@@ -238,7 +239,6 @@ class ClaimRequests:
         """Place a waiting job and answer its requests; returns why no node takes it."""
         placed = self._place(waiting.newest, step)
         if isinstance(placed, NoAvailableNode):
-            self.queue.note_failure(waiting, placed)
             return placed
         for ref in self.queue.remove(waiting):
             step.answer(ref, placed)

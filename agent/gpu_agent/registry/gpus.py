@@ -136,7 +136,8 @@ class Gpus(Mapping[str, GpuState]):
 
         Dispatch holds free memory in steps, so a change within one step returns False; so does another
         number of processes where there were some before. With `exactly` every change of memory returns True:
-        dispatch knows the free memory of a node with claims to the MiB. None means that the node reports no
+        dispatch knows the free memory of a node with claims to the MiB, and a job that waits for memory gets
+        the last MiB that it lacks. None means that the node reports no
         figures; then every GPU is usable (§4).
         """
         if figures is None:

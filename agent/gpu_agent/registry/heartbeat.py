@@ -56,7 +56,9 @@ class Heartbeats:
             refusal = declaration.replace_parts(record, message, thresholds)
             if refusal is not None:
                 return _send(event, refusal, now)
-        gpus_differ = record.gpus.write(fields["gpus"], exactly=bool(record.claims))
+        gpus_differ = record.gpus.write(
+            fields["gpus"], exactly=bool(record.claims or self._claims.queue.memory_jobs)
+        )
         jobs = record.jobs
         jobs_differ = (
             fields["running_jobs"] != jobs.in_order

@@ -8,11 +8,12 @@ order that has waited long enough and asks for whole GPUs.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
+from operator import attrgetter
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.dispatch.index import Freed
 from gpu_agent.registry.events import ClaimRequested
-from gpu_agent.registry.job import Job, Sharing, demands_of, sharing_of, size_of
+from gpu_agent.registry.job import Demand, GpuDemand, Job, Sharing, demands_of, size_of
 from gpu_agent.registry.settings import Thresholds
 
 STAYS_SECONDS = 30.0
@@ -36,14 +37,15 @@ class Waiting:
     number: int
     """Of its arrival."""
     since: float
+    demand: Demand = field(init=False)
+    order: tuple[int, int] = field(init=False)
+    """Its place: by priority, then arrival."""
     requests: dict[int, float] = field(default_factory=dict)
     """By the ref of each open request: until when it waits."""
     left_at: float = inf
     """When its last request closed."""
     reserved: dict[str, float] = field(default_factory=dict)
     """The nodes that are reserved for it, and since when."""
-    refusal: NoAvailableNode | None = None
-    """Why it found no node when it was tried last."""
     given_up: set[str] = field(default_factory=set)
     """Nodes that were reserved for it in vain."""
 
@@ -57,10 +59,17 @@ class Waiting:
         """Who asked for it first; None with auth off."""
         return self.newest.requester.name
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """Its place: by priority, then arrival."""
-        return (-self.job.priority, self.number)
+    def __post_init__(self) -> None:
+        """Read the first request."""
+        self.update(self.newest)
+
+    def update(self, newest: ClaimRequested) -> None:
+        """Take in the newest request."""
+        self.newest, self.demand = newest, Demand.of(newest.job)
+        self.order = (-newest.job.priority, self.number)
+
+
+_ORDER = attrgetter("order")
 
 
 class ClaimQueue:
@@ -73,15 +82,14 @@ class ClaimQueue:
         self._by_ref: dict[int, Waiting] = {}
         self._arrivals = 0
         self._bytes = 0
-        self._tried_at = -1
-        """`Dispatch.freed` when all were tried last."""
-        self._failed: set[object] = set()
-        """What found no node since then: jobs that demand the same fail alike."""
+        self._by_gpus = _JobsByGpus()
+        self.memory_jobs = 0
+        """How many of the jobs wait for GPU memory that they share."""
         self._reserving: Waiting | None = None
         self._reserved_at = -inf
         """When it was last decided who has the reservation."""
-        self._reserved_when_freed = -1
-        """`Dispatch.freed` then: a request may have tried the jobs since, and reserved nothing."""
+        self._reserved_at_change = -1
+        """`Dispatch.changes` then."""
         self._earliest: float | None = None
         """The earliest of `_deadlines`, which the fleet reads after each event; None where it may differ."""
 
@@ -93,12 +101,10 @@ class ClaimQueue:
         """When something is due; the past where capacity became free, never where nothing waits."""
         if not self._by_job:
             return inf
-        freed = self._dispatch.freed
-        if (freed != self._tried_at and self._by_ref) or freed != self._reserved_when_freed:
+        dispatch = self._dispatch
+        if (self._by_ref and dispatch.has_freed()) or dispatch.changes != self._reserved_at_change:
             return -inf
-        if self._earliest is None:
-            self._earliest = min(self._deadlines())
-        return self._earliest
+        return self._next_deadline()
 
     def of(self, job_id: str) -> Waiting | None:
         """Return a job's entry."""
@@ -106,7 +112,7 @@ class ClaimQueue:
 
     def in_order(self) -> list[Waiting]:
         """Return all entries in the order in which they get capacity."""
-        return sorted(self._by_job.values(), key=lambda one: one.order)
+        return sorted(self._by_job.values(), key=_ORDER)
 
     def full_for(self, owner: str | None) -> str | None:
         """Say why an owner's job cannot wait; None where it can."""
@@ -130,13 +136,16 @@ class ClaimQueue:
         if waiting is None:
             self._arrivals += 1
             waiting = self._by_job[event.job.job_id] = Waiting(event, self._arrivals, now)
+            self._by_gpus.add(waiting)
+            self.memory_jobs += waiting.demand.sharing is Sharing.MEMORY
         else:
             self._bytes -= size_of(waiting.job)
+            self._drop_deadlines(waiting)
+            waiting.update(event)
         self._bytes += size_of(event.job)
-        self._earliest = None
-        waiting.newest = event
         waiting.requests[event.ref] = now + event.job.wait_seconds
         waiting.left_at = inf
+        self._add_deadlines(waiting)
         self._by_ref[event.ref] = waiting
         return waiting
 
@@ -144,19 +153,22 @@ class ClaimQueue:
         """Wait no more for one request; its job keeps its place for a while."""
         waiting = self._by_ref.pop(ref, None)
         if waiting is not None:
-            self._earliest = None
+            self._drop_deadlines(waiting)
             del waiting.requests[ref]
             if not waiting.requests:
                 waiting.left_at = now
+            self._add_deadlines(waiting)
 
     def remove(self, waiting: Waiting) -> list[int]:
         """Remove a job; returns the requests that wait for its answer."""
-        self._earliest = None
+        self._drop_deadlines(waiting)
         refs = list(waiting.requests)
         for ref in refs:
             del self._by_ref[ref]
         if self._by_job.pop(waiting.job.job_id, None) is not None:
             self._bytes -= size_of(waiting.job)
+            self._by_gpus.remove(waiting)
+            self.memory_jobs -= waiting.demand.sharing is Sharing.MEMORY
         if waiting is self._reserving:
             self._end_reservation()
         return refs
@@ -171,23 +183,31 @@ class ClaimQueue:
         return [ref for waiting in list(self._by_job.values()) for ref in self.remove(waiting)]
 
     def to_try(self) -> Iterator[Waiting]:
-        """Yield the jobs that may find a node now, in order, if anything became free since the last time."""
-        freed = self._dispatch.freed
-        if freed == self._tried_at or not self._by_ref:
-            return
-        self._failed.clear()
-        for waiting in self.in_order():
-            if waiting.requests and _demand_key(waiting.job) not in self._failed:
-                yield waiting
-        self._tried_at = self._dispatch.freed
+        """Yield the jobs that may find a node now, in order.
 
-    def note_failure(self, waiting: Waiting, refusal: NoAvailableNode) -> None:
-        """Remember that a job found no node, and why."""
-        waiting.refusal = refusal
-        self._failed.add(_demand_key(waiting.job))
+        A job that found no node finds none until some node changes that could serve it. If a grant itself
+        frees something, the jobs are gone through again from the first.
+        """
+        freed = None
+        while self._by_ref and self._dispatch.has_freed():
+            freed = self._dispatch.take_freed(freed)
+            for waiting in self._served_by(freed):
+                if self._dispatch.may_take(waiting.demand, freed):
+                    yield waiting
+                    if self._dispatch.has_freed():
+                        break
+                    freed.update()
+
+    def _served_by(self, freed: Freed) -> list[Waiting]:
+        """Return the jobs with open requests whose GPUs these nodes may have free, in order."""
+        jobs = self._by_gpus.served_by(freed)
+        jobs.update(self._by_job[job_id] for job_id in self._by_job.keys() & self._dispatch.jobs_with_held())
+        return sorted((one for one in jobs if one.requests), key=_ORDER)
 
     def overdue(self, now: float) -> list[Waiting]:
         """Return the jobs with a request whose time is over; remove those for which nobody asks any more."""
+        if self._next_deadline() > now:
+            return []
         for waiting in list(self._by_job.values()):
             if waiting.left_at + STAYS_SECONDS <= now:
                 self.remove(waiting)
@@ -213,8 +233,11 @@ class ClaimQueue:
         The reservation lasts while the job keeps its place, also between two of its requests: else a small
         job could take what became free in that moment, each time.
         """
-        self._reserved_at, self._earliest, self._reserved_when_freed = now, None, self._dispatch.freed
-        first = next((one for one in self.in_order() if self._may_reserve(one, now)), None)
+        if self._next_deadline() <= now:
+            self._earliest = None
+        self._reserved_at, self._reserved_at_change = now, self._dispatch.changes
+        may = (one for one in self._by_job.values() if self._may_reserve(one, now))
+        first = min(may, key=_ORDER, default=None)
         if first is not self._reserving:
             self._end_reservation()
             self._reserving = first
@@ -225,24 +248,22 @@ class ClaimQueue:
                 first.given_up.add(node_id)
             elif self._dispatch.lacks_only_capacity(first.job, node_id):
                 continue
-            self._dispatch.reserve(node_id, None)
-            del first.reserved[node_id]
+            self._end_reservation_of(first, node_id)
         if len(first.reserved) < first.job.nodes:
             self._reserve_nodes(first, now)
 
     def _reserve_nodes(self, waiting: Waiting, now: float) -> None:
         chosen = self._dispatch.nodes_to_reserve(waiting.job, frozenset(waiting.given_up))
         for node_id in set(waiting.reserved).difference(chosen):
-            self._dispatch.reserve(node_id, None)
-            del waiting.reserved[node_id]
+            self._end_reservation_of(waiting, node_id)
         for node_id in chosen:
             if node_id not in waiting.reserved:
                 self._dispatch.reserve(node_id, waiting.job, now)
                 waiting.reserved[node_id] = now
+        self._add_deadlines(waiting)
 
     def _may_reserve(self, waiting: Waiting, now: float) -> bool:
-        waited = now >= self._reserves_at(waiting)
-        return waited and sharing_of(waiting.job) is Sharing.EXCLUSIVE
+        return now >= self._reserves_at(waiting) and waiting.demand.sharing is Sharing.EXCLUSIVE
 
     def _reserves_at(self, waiting: Waiting) -> float:
         """Return when a job has waited long enough: one sum, since two may differ in the last digit."""
@@ -250,20 +271,84 @@ class ClaimQueue:
 
     def _end_reservation(self) -> None:
         if self._reserving is not None:
-            for node_id in self._reserving.reserved:
-                self._dispatch.reserve(node_id, None)
-            self._reserving.reserved.clear()
+            for node_id in list(self._reserving.reserved):
+                self._end_reservation_of(self._reserving, node_id)
         self._reserving = None
+
+    def _end_reservation_of(self, waiting: Waiting, node_id: str) -> None:
+        self._drop_deadlines(waiting)
+        self._dispatch.reserve(node_id, None)
+        del waiting.reserved[node_id]
+
+    def _next_deadline(self) -> float:
+        if self._earliest is None:
+            self._earliest = min(self._deadlines(), default=None)
+        return inf if self._earliest is None else self._earliest
+
+    def _drop_deadlines(self, waiting: Waiting) -> None:
+        """Forget the earliest deadline if it may be that of a job that changes."""
+        if self._earliest is not None and min(self._deadlines_of(waiting)) <= self._earliest:
+            self._earliest = None
+
+    def _add_deadlines(self, waiting: Waiting) -> None:
+        if self._earliest is not None:
+            self._earliest = min(self._earliest, *self._deadlines_of(waiting))
 
     def _deadlines(self) -> Iterator[float]:
         for waiting in self._by_job.values():
-            yield from waiting.requests.values()
-            yield waiting.left_at + STAYS_SECONDS
-            if self._reserves_at(waiting) > self._reserved_at:
-                yield self._reserves_at(waiting)
-            yield from (since + RESERVED_SECONDS for since in waiting.reserved.values())
+            yield from self._deadlines_of(waiting)
+
+    def _deadlines_of(self, waiting: Waiting) -> Iterator[float]:
+        yield from waiting.requests.values()
+        yield waiting.left_at + STAYS_SECONDS
+        if self._reserves_at(waiting) > self._reserved_at:
+            yield self._reserves_at(waiting)
+        yield from (since + RESERVED_SECONDS for since in waiting.reserved.values())
 
 
-def _demand_key(job: Job) -> object:
+class _JobsByGpus:
+    """Waiting jobs by the GPUs that they ask for: where these are not free, nothing else about them matters.
+
+    Demands that differ in memory alone stand together, the smallest first: if it cannot be met, none can.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[GpuDemand, dict[GpuDemand, set[Waiting]]] = {}
+        """By the demand without its memory."""
+
+    def add(self, waiting: Waiting) -> None:
+        """Add a job."""
+        gpus = waiting.demand.gpus
+        group = self._groups.setdefault(gpus._replace(memory_mb=0), {})
+        if gpus not in group:
+            larger = [one for one in group if one.memory_mb > gpus.memory_mb]
+            group[gpus] = set()
+            for one in larger:
+                group[one] = group.pop(one)
+        group[gpus].add(waiting)
+
+    def remove(self, waiting: Waiting) -> None:
+        """Remove a job."""
+        gpus = waiting.demand.gpus
+        shape = gpus._replace(memory_mb=0)
+        group = self._groups[shape]
+        group[gpus].remove(waiting)
+        if not group[gpus]:
+            del group[gpus]
+        if not group:
+            del self._groups[shape]
+
+    def served_by(self, freed: Freed) -> set[Waiting]:
+        """Return the jobs whose GPUs one of these nodes may have free."""
+        jobs = set[Waiting]()
+        for group in self._groups.values():
+            for gpus, alike in group.items():
+                if not freed.may_serve(gpus):
+                    break
+                jobs |= alike
+        return jobs
+
+
+def demand_key(job: Job) -> object:
     """Two jobs with the same key find a node, or find none, alike."""
     return job.priority, frozenset(demands_of(job).items())

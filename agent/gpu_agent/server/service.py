@@ -7,7 +7,7 @@ one user of this facade among others. Everything here belongs to one event loop.
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.queue import demand_key
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server import views
@@ -68,7 +69,7 @@ from gpu_agent.wire.api import (
     Selection,
     WaitingJob,
 )
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import ErrorCode, ExclusionReason
 from gpu_agent.wire.service_discovery import EndpointView
 
 
@@ -286,10 +287,15 @@ class RegistryService:
         record = history.of_job(job_id) or history.last_of(job_id, self._clock.monotonic())
         return None if record is None else views.claim_detail(record, self._clock, held=self._is_held(record))
 
-    def queue(self) -> list[WaitingJob]:
-        """Return the jobs that wait for capacity, in their order."""
-        waiting = self._fleet.queue()
-        return [views.waiting_job(one, place, self._clock) for place, one in enumerate(waiting, start=1)]
+    def queue(self) -> Iterator[WaitingJob]:
+        """Yield the jobs that wait for capacity, in their order, each with what excludes the nodes now."""
+        counts: dict[object, Mapping[ExclusionReason, int]] = {}
+        for place, one in enumerate(self._fleet.queue(), start=1):
+            key = demand_key(one.job)
+            if key not in counts:
+                found = self._fleet.select(one.job, self._clock.monotonic())
+                counts[key] = found.counts if isinstance(found, NoAvailableNode) else {}
+            yield views.waiting_job(one, place, self._clock, counts=counts[key])
 
     async def claim(
         self, job: Job, *, requester: Requester = ANYBODY

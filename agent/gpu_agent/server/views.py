@@ -28,7 +28,7 @@ from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus
 from gpu_agent.wire.messages import InstalledModel
 from gpu_agent.wire.service_discovery import EndpointView
 
@@ -166,9 +166,10 @@ def claim_detail(record: ClaimRecord, clock: Clock, *, held: bool) -> api.ClaimD
     )
 
 
-def waiting_job(waiting: Waiting, position: int, clock: Clock) -> api.WaitingJob:
-    """Make the document of a job that waits."""
-    counts = {} if waiting.refusal is None else waiting.refusal.counts
+def waiting_job(
+    waiting: Waiting, position: int, clock: Clock, *, counts: Mapping[ExclusionReason, int]
+) -> api.WaitingJob:
+    """Make the document of a job that waits; `counts` are the nodes that each reason excludes from it."""
     return api.WaitingJob(
         job_id=waiting.job.job_id,
         owner=waiting.owner,

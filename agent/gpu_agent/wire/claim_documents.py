@@ -257,8 +257,10 @@ class WaitingJob(ApiAnswer):
         description="Requests that wait for its answer; without any nothing is granted."
     )
     reserved_nodes: tuple[str, ...] = Field(description="Node ids on which others leave it what it needs.")
-    reason: str = Field(description="Why it found no node when it was tried last, for a person.")
-    counts: dict[str, int] = Field(description="How many nodes each reason excluded then.")
+    reason: str = Field(
+        description="Why no node takes it now, for a person; empty where one does and no request is open."
+    )
+    counts: dict[str, int] = Field(description="How many nodes each reason excludes.")
 
 
 class QueueView(ApiAnswer):

@@ -329,11 +329,16 @@ DEMANDS = st.builds(
 def test_answers_stay_right_while_nodes_change(
     steps: list[tuple[int, GpuSet | None] | GpuDemand],
 ) -> None:
-    sets, state = GpuCounts(), dict[int, GpuSet | None](dict.fromkeys(range(10)))
+    state = dict[int, GpuSet | None](dict.fromkeys(range(10)))
+    sets = GpuCounts(lambda slot: state[slot] or ())
     for step in steps:
         if isinstance(step, GpuDemand):
+            known = sum(1 << slot for slot, gpus in state.items() if gpus is not None)
             eligible = {slot for slot, gpus in state.items() if gpus is not None and has_enough(gpus, step)}
-            assert sets.holders(step) == sum(1 << slot for slot in eligible)
+            expected = sum(1 << slot for slot in eligible)
+            assert [sets.meeting(step, known), sets.holders(step), sets.meeting(step, known)] == [
+                expected
+            ] * 3
         else:
             sets.move(step[0], state[step[0]], step[1])
             state[step[0]] = step[1]
@@ -350,7 +355,7 @@ def has_enough(gpus: GpuSet, demand: GpuDemand) -> bool:
 
 
 def test_more_different_demands_than_are_remembered_are_still_answered() -> None:
-    sets = GpuCounts()
+    sets = GpuCounts(lambda _: ())
     sets.move(3, None, ((kind("h100"), 8),))
     answers = [sets.holders(demand_of(f"{'x' * n}h100", 1)) for n in range(300)]
     assert answers == [1 << 3] + [0] * 299

@@ -210,7 +210,7 @@ async def test_a_waiting_job_is_in_the_queue_and_gets_what_becomes_free(
 ) -> None:
     await claimed(api, "job-1", **WHOLE)
     waiting = asyncio.ensure_future(claimed(api, "job-2", **WHOLE, wait_seconds=30, priority=7))
-    await until(service.queue, what="job-2 in the queue")
+    await until(lambda: any(service.queue()), what="job-2 in the queue")
     (entry,) = (await api.get("/v1/queue")).json()["jobs"]
     assert (entry["job_id"], entry["position"], entry["priority"]) == ("job-2", 1, 7)
     assert (entry["open_requests"], entry["counts"]) == (1, {"capacity_exceeded": 1})
@@ -219,6 +219,18 @@ async def test_a_waiting_job_is_in_the_queue_and_gets_what_becomes_free(
     claim = await asyncio.wait_for(waiting, 5)
     assert (claim["job_id"], claim["gpu_uuids"], claim["node_id"]) == ("job-2", [GPU], gpu_node.node_id)
     assert (await api.get("/v1/queue")).json() == {"jobs": [], "count": 0}
+
+
+async def test_the_queue_says_what_excludes_the_nodes_now(
+    service: RegistryService, api: httpx.AsyncClient, gpu_node: Node
+) -> None:
+    await claimed(api, "job-1", **WHOLE)
+    waiting = asyncio.ensure_future(claimed(api, "job-2", **WHOLE, wait_seconds=30))
+    await until(lambda: any(service.queue()), what="job-2 in the queue")
+    await api.post(f"/v1/nodes/{gpu_node.node_id}/cordon", json={"reason": "repair"})
+    (entry,) = (await api.get("/v1/queue")).json()["jobs"]
+    assert (entry["reason"], entry["counts"]) == ("1 cordoned", {"cordoned": 1})
+    waiting.cancel()
 
 
 async def test_a_wait_that_ends_in_vain_is_refused_with_the_reasons(
@@ -239,10 +251,10 @@ async def test_nothing_is_granted_to_a_client_that_disconnected_while_it_waited(
     async with httpx.AsyncClient(base_url=api.base_url, trust_env=False) as leaving:
         job = {"job_id": "job-2", **WHOLE, "wait_seconds": 60}
         waiting = asyncio.ensure_future(leaving.post("/v1/claims", json=job))
-        await until(service.queue, what="job-2 in the queue")
+        await until(lambda: any(service.queue()), what="job-2 in the queue")
         waiting.cancel()
         await asyncio.wait({waiting})
-    await until(lambda: service.queue()[0].open_requests == 0, what="the request closed")
+    await until(lambda: next(service.queue()).open_requests == 0, what="the request closed")
     await api.delete("/v1/claims/job-1")
     claim = await claimed(api, "job-3", **WHOLE)
     assert claim["gpu_uuids"] == [GPU]
@@ -328,7 +340,9 @@ async def test_one_owner_fills_a_quarter_of_the_queue_and_no_more(operators: Ope
     async with httpx.AsyncClient(base_url=base_url, limits=limits, headers=ann, trust_env=False) as many:
         jobs = [{"job_id": f"w-{one}", **WHOLE, "wait_seconds": 60} for one in range(MOST_OF_ONE_OWNER)]
         waiting = [asyncio.ensure_future(many.post("/v1/claims", json=job)) for job in jobs]
-        await until(lambda: len(operators.service.queue()) == MOST_OF_ONE_OWNER, what="all in the queue")
+        await until(
+            lambda: len(list(operators.service.queue())) == MOST_OF_ONE_OWNER, what="all in the queue"
+        )
         refused = await many.post("/v1/claims", json={"job_id": "x", **WHOLE, "wait_seconds": 60})
         assert refusal(refused) == (429, "QUEUE_FULL")
         for one in waiting:

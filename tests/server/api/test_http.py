@@ -163,7 +163,7 @@ async def test_a_job_that_waits_while_the_registry_stops_is_refused_as_busy() ->
         await api.post("/v1/claims", json={"job_id": "job-1", "gpu_count": 1})
         job = {"job_id": "job-2", "gpu_count": 1, "wait_seconds": 60}
         waiting = asyncio.ensure_future(api.post("/v1/claims", json=job))
-        await until(service.queue, what="job-2 in the queue")
+        await until(lambda: any(service.queue()), what="job-2 in the queue")
         await service.stop()
         answer = await asyncio.wait_for(waiting, patience(5))
         assert (answer.status_code, problem(answer)["code"]) == (503, "REGISTRY_BUSY")

@@ -325,7 +325,7 @@ def configure_queue(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "List the jobs that wait for capacity, in the order in which they get it, each with the\n"
-        "nodes that are reserved for it and the reason why it found none when it was tried last.",
+        "nodes that are reserved for it and the reason why no node takes it now.",
         example="gpu-agent registry queue",
         exits={ExitCode.OK: "listed, even if there is none"},
     )

@@ -5,7 +5,7 @@ nothing: the fleet stores what it returns before anything is sent.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, KeysView, Sequence
 from dataclasses import dataclass, replace
 
 from gpu_agent.registry.dispatch.candidate import (
@@ -19,7 +19,7 @@ from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, 
 from gpu_agent.registry.dispatch.filters import first_exclusion, lacks_only_capacity
 from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, reclaimable, used_mb
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
-from gpu_agent.registry.dispatch.index import Index
+from gpu_agent.registry.dispatch.index import Freed, Index
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Claim, ClaimEnd, Demand, Grant, HeldGrant, Job, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord
@@ -79,9 +79,27 @@ class Dispatch:
         return self._claims.next_expiry
 
     @property
-    def freed(self) -> int:
-        """Grows whenever something changed that may let a waiting job in."""
-        return self._index.freed
+    def changes(self) -> int:
+        """Grows whenever something changed that may let a waiting job in, or moves a reservation."""
+        return self._index.changes
+
+    def has_freed(self) -> bool:
+        """Whether a node may take jobs that it did not take at the last `take_freed`."""
+        return self._index.has_freed()
+
+    def take_freed(self, besides: Freed | None = None) -> Freed:
+        """Return the nodes that may take jobs that they did not take at the last call, and `besides`."""
+        return self._index.take_freed(besides)
+
+    def jobs_with_held(self) -> KeysView[str]:
+        """Return the ids of the jobs whose ended claims still hold something."""
+        return self._held_of_job.keys()
+
+    def may_take(self, demand: Demand, freed: Freed) -> bool:
+        """Whether a job that found no node may find one, now that these were freed."""
+        job_id = demand.job.job_id
+        own = [one.node_id for one in self.held_of(job_id)] if job_id in self._held_of_job else ()
+        return self._index.may_take(demand, freed, own=own)
 
     def update(self, record: NodeRecord) -> None:
         """Add a node, or take in whatever may have changed about it. O(1) in the size of the fleet."""
@@ -392,13 +410,13 @@ class Dispatch:
         for one in own:
             candidate = self._index.candidates[one.node_id]
             candidate.reclaiming = reclaimable(candidate, one)
-            self._index.update_claims(candidate)
+            self._index.update_claims(candidate, made=True)  # this frees nothing for others
 
     def _end_reclaim(self, own: Sequence[HeldGrant]) -> None:
         for one in own:
             candidate = self._index.candidates[one.node_id]
             candidate.reclaiming = {}
-            self._index.update_claims(candidate)
+            self._index.update_claims(candidate, made=True)
 
     def _reserve(self, claim: Claim, now: float) -> None:
         self._claims.hold(claim)
@@ -406,7 +424,7 @@ class Dispatch:
             candidate = self._index.candidates[grant.node_id]
             candidate.record.claims[claim.job_id] = claim
             self._occupy(candidate, claim, grant.gpu_uuids)
-            self._taken_in(candidate, grant.gpu_uuids)
+            self._taken_in(candidate, grant.gpu_uuids, made=True)
         self._affinities.remember(claim.job.affinity_key, claim.grants[0].node_id, now)
 
     def _occupy(
@@ -458,11 +476,11 @@ class Dispatch:
         """Only readings made from now on show what uses these GPUs."""
         candidate.ended_at.update(dict.fromkeys(uuids, now))
 
-    def _taken_in(self, candidate: Candidate, uuids: Sequence[str]) -> None:
-        """Take in that claims on these GPUs of a node have changed."""
-        self._index.update_claims(candidate)
+    def _taken_in(self, candidate: Candidate, uuids: Sequence[str], *, made: bool = False) -> None:
+        """Take in that a claim on these GPUs of a node was made, or has changed."""
+        self._index.update_claims(candidate, made=made)
         for concerned in self._identities.concerned(candidate.record.node_id, uuids):
-            self._index.update_claims(concerned)
+            self._index.update_claims(concerned, made=made)
 
     def _list_held(self, candidate: Candidate, held: HeldGrant) -> list[HeldGrant]:
         """List what an ended claim holds; returns what is forgotten because a node has too many of these."""

@@ -6,12 +6,15 @@ filters. It is exact in everything but free GPU memory, which it holds in steps:
 that it finds, and only nodes within one step of what a job needs are checked one by one.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
+from itertools import chain
+from operator import neg
 from typing import assert_never
 
-from gpu_agent.registry.dispatch.bitset import Column, Postings, bitset_of, members, pick
+from gpu_agent.registry.dispatch.bitset import FEW, Column, Postings, bitset_of, members, pick
 from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation, best_score, score
 from gpu_agent.registry.dispatch.filter_row import Filter, GpuKey, Keys, NodeIds, NodeState
 from gpu_agent.registry.dispatch.filters import (
@@ -33,7 +36,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
 from gpu_agent.registry.dispatch.node_filters import is_gpu_busy
 from gpu_agent.registry.dispatch.reservation import is_kept_from, left_after_claims
 from gpu_agent.registry.gpus import STEP_MB, GpuState
-from gpu_agent.registry.job import Demand, GpuDemand, GpuSet, Sharing, meets
+from gpu_agent.registry.job import Demand, GpuDemand, GpuKind, GpuSet, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason
@@ -73,8 +76,11 @@ class Index:
         """Positions by what excludes their node whatever the job; None holds the nodes open to jobs."""
         self._keys = [(one.key, Postings[Hashable]()) for one in FILTERS if isinstance(one.key, Keys)]
         """Each row's own; `Candidate.keys` has the same order."""
-        self._declared, self._usable = GpuCounts(), GpuCounts()
-        self._unheld, self._free, self._left = GpuCounts(), GpuCounts(), GpuCounts()
+        self._declared = GpuCounts(lambda position: self.at(position).sound)
+        self._usable = GpuCounts(lambda position: self.at(position).usable)
+        self._unheld = GpuCounts(lambda position: self.at(position).unheld)
+        self._free = GpuCounts(lambda position: self.at(position).free)
+        self._left = GpuCounts(lambda position: self.at(position).left)
         """Of the sets of GPUs of `Candidate`."""
         self._busy = 0
         """Positions with GPU use above its limit."""
@@ -82,12 +88,17 @@ class Index:
         """By position: the nodes on which a waiting job keeps others from what it needs."""
         self._scores = Column(best_score(limits).bit_length())
         self._taken = Column(_TAKEN_WIDTH)
-        self.freed = 0
-        """Grows whenever something changed that may let a waiting job in."""
+        self.changes = 0
+        """Grows whenever something changed that may let a waiting job in, or moves a reservation."""
+        self._freed: set[int] = set()
+        """Positions of the nodes that may take jobs that they did not take at the last `take_freed`."""
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
         self.queries = [(one, self._query(one)) for one in FILTERS]
         """How each filter is asked of all nodes, in the order of the filters."""
-        self._job_queries = [query for one, query in self.queries if not isinstance(one.key, NodeState)]
+        of_jobs = [(one, query) for one, query in self.queries if not isinstance(one.key, NodeState)]
+        of_jobs.sort(key=lambda row: isinstance(row[0].key, GpuKey))
+        self._job_queries = [query for _, query in of_jobs]
+        """Those by which jobs differ; what a node declares comes first, since its answers cost less."""
 
     def update(self, record: NodeRecord) -> Candidate:
         """Add a node, or take in whatever may have changed about it."""
@@ -99,7 +110,8 @@ class Index:
             candidate.record = record
         if record.declared is not candidate.declared:
             self._update_keys(candidate)
-            self.freed += 1
+            self.changes += 1
+        self._freed.add(candidate.position)
         self._update_gpus(candidate)
         self._update_state(candidate)
         return candidate
@@ -107,20 +119,25 @@ class Index:
     def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
         """Take in a node of which only these figures have changed."""
         candidate = self.candidates[record.node_id]
+        if gpus:
+            self._freed.add(candidate.position)
         if (gpus and self._update_gpus(candidate)) or load:
             self._update_state(candidate)
 
-    def update_claims(self, candidate: Candidate) -> None:
+    def update_claims(self, candidate: Candidate, *, made: bool = False) -> None:
         """Take in that a claim on a node was made or has ended, or what keeps its GPUs from being free."""
+        if not made:
+            self._freed.add(candidate.position)
         self._update_gpu_sets(candidate)
         self._update_state(candidate)
 
     def reserve(self, candidate: Candidate, reservation: QueueReservation | None) -> None:
         """Keep others from what a waiting job needs on a node; None ends that."""
         candidate.reservation = reservation
-        self._reserved.pop(candidate.position, None)
+        if self._reserved.pop(candidate.position, None) is not None:
+            self._freed.add(candidate.position)
         if reservation is None:
-            self.freed += 1
+            self.changes += 1
         else:
             self._reserved[candidate.position] = candidate
 
@@ -154,6 +171,7 @@ class Index:
         self._taken.change(bit, candidate.taken, 0)
         self._busy &= ~bit
         self._reserved.pop(position, None)
+        self._freed.discard(position)
         for column, level in zip(self._room, candidate.room, strict=True):
             column.change(bit, level, 0)
         self._scores.change(bit, candidate.score, 0)
@@ -174,11 +192,7 @@ class Index:
         Exclusive claims prefer the nodes with the most GPUs taken, so that whole nodes stay free (§5.2).
         `but` holds positions to leave out.
         """
-        eligible = self.unschedulable[None] & ~but if but else self.unschedulable[None]
-        for query in self._job_queries:
-            eligible = query(demand, eligible)
-            if not eligible:
-                return None
+        eligible = self._may_take(demand, ~but if but else -1)
         packs = demand.sharing is Sharing.EXCLUSIVE
         while eligible:
             leaders = self._scores.best(self._taken.best(eligible) if packs else eligible)
@@ -193,6 +207,31 @@ class Index:
                     return candidate
                 leaders ^= 1 << candidate.position
         return None
+
+    def has_freed(self) -> bool:
+        """Whether a node may take jobs that it did not take at the last `take_freed`."""
+        return bool(self._freed)
+
+    def take_freed(self, besides: "Freed | None" = None) -> "Freed":
+        """Return the nodes that may take jobs that they did not take at the last call, and `besides`.
+
+        A job that no node could take then needs at least one of them now.
+        """
+        positions = bitset_of(tuple(self._freed)) | (0 if besides is None else besides.positions)
+        positions &= self.unschedulable[None]
+        self._freed.clear()
+        return Freed(positions, [self.at(position) for position in members(positions)])
+
+    def may_take(self, demand: Demand, freed: "Freed", *, own: Sequence[str] = ()) -> bool:
+        """Whether a job may find its nodes now that these were freed; on its `own` GPUs are held for it."""
+        kept = self._positions(own) if own else 0
+        found = self._may_take(demand, freed.positions) if freed.may_serve(demand.gpus) else 0
+        if demand.sharing is Sharing.MEMORY:
+            found = self.with_free_gpus(demand, found)
+        found |= kept & freed.positions
+        if not found or demand.job.nodes == 1:
+            return bool(found)
+        return (self._may_take(demand, -1) | kept).bit_count() >= demand.job.nodes
 
     def could_ever_take(self, demand: Demand) -> bool:
         """Whether enough nodes could take a job if they were ready, connected, sound and empty (§5.4)."""
@@ -242,6 +281,15 @@ class Index:
                 bits |= 1 << position
         return bits
 
+    def _may_take(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` that are eligible; for memory those that may be."""
+        among &= self.unschedulable[None]
+        for query in self._job_queries:
+            if not among:
+                break
+            among = query(demand, among)
+        return among
+
     def _query(self, one: Filter) -> _Query:
         """Return how a filter is asked of all nodes: by its key."""
         match one.key:
@@ -252,7 +300,7 @@ class Index:
             case Keys(_, of_job):
                 return _with_keys(next(postings for key, postings in self._keys if key is one.key), of_job)
             case GpuKey.USABLE:
-                return lambda demand, among: among & self._usable.holders(demand.gpus)
+                return lambda demand, among: self._usable.meeting(demand.gpus, among)
             case GpuKey.FREE:
                 return self._with_free
             case GpuKey.RESERVED:
@@ -280,13 +328,11 @@ class Index:
     def _with_free(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that have the free GPUs; for memory those that may have it."""
         if demand.sharing is Sharing.EXCLUSIVE:
-            return among & self._free.holders(demand.gpus)
-        among &= self._unheld.holders(demand.gpus)
+            return self._free.meeting(demand.gpus, among)
+        among = self._unheld.meeting(demand.gpus, among)
         if demand.sharing is None:
             return among
-        place = next(place for place, rank in enumerate(RANKS) if rank <= demand.gpus.number)
-        column = self._room[place]
-        return column.at_least(min(demand.gpus.memory_mb // STEP_MB, column.top), among)
+        return self._room[_place_of(demand.gpus)].at_least(_steps_of(demand.gpus), among)
 
     def _without_reserved(self, demand: Demand, among: int) -> int:
         for position, candidate in self._reserved.items():
@@ -352,7 +398,9 @@ class Index:
             for counts, old, new in zip(kinds, before, now, strict=True):
                 if old != new:
                     counts.move(position, old, new)
-            self.freed += 1
+            self.changes += 1
+            if not candidate.reclaiming and any(map(_grew, before, now)):
+                self._freed.add(position)
         places = {uuid: place for place, uuid in enumerate(states)}
         candidate.shared = [places[gpu.uuid] for gpu in sharable_gpus(candidate, unheld)]
         candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=lambda gpu: gpu.kind.memory_mb)]
@@ -367,7 +415,7 @@ class Index:
         if free == candidate.free_memory:
             return
         candidate.free_memory = free
-        self.freed += 1
+        self.changes += 1
         count, top, bit = len(free), self._room[0].top, 1 << candidate.position
         freest = [free[rank - 1] if rank <= count else 0 for rank in RANKS]
         room = tuple([0 if steps < 0 else min(top, steps) for steps in freest])
@@ -384,16 +432,50 @@ class Index:
             self.unschedulable[candidate.unschedulable] ^= bit
             self.unschedulable[unschedulable] ^= bit
             candidate.unschedulable = unschedulable
-            self.freed += 1
+            self.changes += 1
+            if unschedulable is None:
+                self._freed.add(candidate.position)
         busy = is_gpu_busy(record, self._limits)
         if busy is not candidate.is_gpu_busy:
             self._busy ^= 1 << candidate.position
             candidate.is_gpu_busy = busy
-            self.freed += 1
+            self.changes += 1
+            if not busy:
+                self._freed.add(candidate.position)
         now_score = score(record, record.in_flight_jobs, self._limits)
         if now_score != candidate.score:
             self._scores.change(1 << candidate.position, candidate.score, now_score)
             candidate.score = now_score
+
+
+class Freed:
+    """Nodes that may take jobs that they did not take before, and the most that one of them has."""
+
+    def __init__(self, positions: int, candidates: Sequence[Candidate]) -> None:
+        self.positions = positions
+        self._candidates = candidates
+        self._sum_up()
+
+    def update(self) -> None:
+        """Take in that a job got one of the nodes; of many nodes it may then be one that has less."""
+        if len(self._candidates) <= FEW:
+            self._sum_up()
+
+    def may_serve(self, gpus: GpuDemand) -> bool:
+        """Whether one of the nodes may have the free GPUs for such jobs."""
+        exclusively = gpus.sharing is Sharing.EXCLUSIVE
+        if gpus.number > (self._most_free if exclusively else self._most_unheld):
+            return False
+        if gpus.sharing is Sharing.MEMORY and self._room[_place_of(gpus)] < _steps_of(gpus):
+            return False
+        return gpus.missing(self._free if exclusively else self._unheld) == 0
+
+    def _sum_up(self) -> None:
+        self._free = _most_of_each(one.free for one in self._candidates)
+        self._unheld = _most_of_each(one.unheld for one in self._candidates)
+        self._most_free = sum(number for _, number in self._free)
+        self._most_unheld = sum(number for _, number in self._unheld)
+        self._room = [max(column) for column in zip(*(one.room for one in self._candidates), strict=True)]
 
 
 class GpuCounts:
@@ -403,7 +485,8 @@ class GpuCounts:
     each demand is computed once, and then updated as nodes change. It does not know free memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, set_at: Callable[[int], GpuSet]) -> None:
+        self._set_at = set_at
         self._sets = Postings[GpuSet]()
         self._answers: dict[GpuDemand, int] = {}
 
@@ -421,6 +504,13 @@ class GpuCounts:
         answer = self._answers.get(demand)
         return self._compute(demand) if answer is None else answer
 
+    def meeting(self, demand: GpuDemand, among: int) -> int:
+        """Keep those of `among` whose GPUs meet a demand; a question about few nodes displaces no answer."""
+        answer = self._answers.get(demand)
+        if answer is None and among >= 0 and among.bit_count() <= FEW:
+            return bitset_of([one for one in members(among) if meets(self._set_at(one), demand)])
+        return among & (self._compute(demand) if answer is None else answer)
+
     def move(self, position: int, old: GpuSet | None, new: GpuSet | None) -> None:
         """Hold a position under another set; None is no node there, `()` a node without such GPUs."""
         self._sets.move(position, _one(old), _one(new))
@@ -437,6 +527,30 @@ class GpuCounts:
                 answer |= self._sets.holders(gpus)
         self._answers[demand] = answer
         return answer
+
+
+def _place_of(gpus: GpuDemand) -> int:
+    """Return the place among `RANKS` that says most about a demand for free memory."""
+    return bisect_left(RANKS, -gpus.number, key=neg)
+
+
+def _steps_of(gpus: GpuDemand) -> int:
+    """Return the steps of free memory that a demand needs on each GPU, as far as the index counts."""
+    return min(gpus.memory_mb // STEP_MB, (1 << _LEVEL_WIDTH) - 1)
+
+
+def _most_of_each(sets: Iterable[GpuSet]) -> GpuSet:
+    """Return of each kind the most GPUs that one of the sets has."""
+    most: dict[GpuKind, int] = {}
+    for kind, number in chain.from_iterable(sets):
+        most[kind] = max(most.get(kind, 0), number)
+    return tuple(most.items())
+
+
+def _grew(before: GpuSet, now: GpuSet) -> bool:
+    """Whether there are more GPUs of some kind than before."""
+    had = dict(before)
+    return any(number > had.get(kind, 0) for kind, number in now)
 
 
 def _one(gpus: GpuSet | None) -> AbstractSet[GpuSet]:

@@ -26,6 +26,7 @@ from gpu_agent.server.api.routing import (
     needs,
     refusals,
 )
+from gpu_agent.server.fair_queue import collect_in_slices
 from gpu_agent.server.views import explanation_json
 from gpu_agent.wire.api import (
     ApiRequest,
@@ -167,7 +168,7 @@ async def release_claim(
 )
 async def list_queue(registry: RegistryRead) -> QueueView:
     """List the jobs that wait for capacity, in the order in which they get it, with the reason."""
-    jobs = tuple(await once_stored(registry, registry.queue()))
+    jobs = tuple(await once_stored(registry, await collect_in_slices(registry.queue())))
     return QueueView(jobs=jobs, count=len(jobs))
 
 
