@@ -60,7 +60,7 @@ MOST_FILES = {
     "claim over HTTP": 42,
     "drain": 47,
     "GPU reading to the wire": 19,
-    "gpu-agent status": 24,
+    "gpu-agent status": 25,
 }
 """Each file on a journey decides something (access, rate, trace, order, health, capacity, GPUs, what is
 stored, logged and counted) and is a subject that one looks for by name. A merge would hide one of them."""
