@@ -205,6 +205,7 @@ CLAIM = Group(
         "actions": {
             "create": Command(_load_claims, "claim a slot for a job"),
             "list": Command(_load_claims, "list the claims"),
+            "show": Command(_load_claims, "show one job's claim: where, since when, what happened to it"),
             "renew": Command(_load_claims, "renew a job's claim for one more TTL"),
             "release": Command(_load_claims, "release a job's claim"),
             "run": Command(_load_claim_run, "claim GPUs for a command, run it, and release them"),

@@ -7,8 +7,9 @@ import pytest
 from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry.claims import lease_in_words, request_slot, slot_in_words
-from gpu_agent.wire.api import ClaimView
+from gpu_agent.cli.output.text import plain_text
+from gpu_agent.cli.registry.claims import claim_page, lease_in_words, request_slot, slot_in_words
+from gpu_agent.wire.api import ClaimDetail, ClaimView
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -145,6 +146,38 @@ def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.Captu
     assert main(["registry", "claim", "list", "--ended", "--api", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("STATE", "job-1", "released"))
+
+
+def test_a_claim_is_shown_with_its_history_also_after_its_end(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
+    assert main(["registry", "claim", "show", "job-1", "--api", served.api]) == 0
+    shown = capsys.readouterr().out
+    for word in ("active", served.able, "unless renewed", "exclusive", "HIGHEST"):
+        assert word in shown
+    Api(served.api).request("DELETE", "/v1/claims/job-1")
+    assert main(["registry", "claim", "show", "job-1", "--api", served.api]) == 0
+    shown = capsys.readouterr().out
+    for word in ("released", "ended"):
+        assert word in shown
+
+
+def test_the_page_of_a_claim_says_what_happened_to_its_gpus() -> None:
+    node = {"node_id": "n", "gpu_uuids": ["GPU-1"]}
+    use = {"node_id": "n", "gpu_uuid": "GPU-1", "mean_utilization_percent": 41.6}
+    claim = {"nodes": [node], "gpu_use": [use], "history": [{"at": 60.0, "text": "GPU 'GPU-1' on n: ecc"}]}
+    shown = "\n".join(map(plain_text, claim_page(model_of(ClaimDetail, claim), None, now=60.0)))
+    for words in ("GPUs GPU-1", "42%", "GPU 'GPU-1' on n: ecc"):
+        assert words in shown
+
+
+def test_a_claim_that_never_was_is_exit_6_with_the_nearest_job(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Api(served.api).request("POST", "/v1/claims", {"job_id": "train-bert"})
+    assert main(["registry", "claim", "show", "train-bart", "--api", served.api]) == ExitCode.REFUSED
+    assert "did you mean train-bert" in capsys.readouterr().err
 
 
 def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(

@@ -7,7 +7,7 @@ from typing import TypeVar
 from gpu_agent.cli.client.answers import Answer, Model
 from gpu_agent.cli.client.http import Api, Query, Refused, quote_id, without_none
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.wire.api import ClaimList, ClaimView, NodeDetail, NodeList, TokenList
+from gpu_agent.wire.api import ClaimDetail, ClaimList, ClaimView, NodeDetail, NodeList, TokenList
 
 MOST_SUGGESTED = 3
 _LEAST_SIMILARITY = 0.75
@@ -48,6 +48,14 @@ class Node:
     def _near(self) -> str:
         nodes = self._api.get_pages("/v1/nodes", NodeList, members="nodes").model.nodes
         return did_you_mean(self.node_id, (node.node_id for node in nodes))
+
+
+def read_claim(api: Api, job_id: str) -> Answer[ClaimDetail]:
+    """Read a job's claim with its history, also for an hour after its end; raises `Failure`."""
+    path = f"/v1/claims/{quote_id(job_id)}"
+    return _with_suggestion(
+        lambda: api.get(path, ClaimDetail), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id)
+    )
 
 
 def renew_claim(

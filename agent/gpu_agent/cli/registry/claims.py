@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
 from gpu_agent.cli.client.http import Api, Refused, add_request_options, without_none
-from gpu_agent.cli.client.resources import Node, release_claim, renew_claim
+from gpu_agent.cli.client.resources import Node, read_claim, release_claim, renew_claim
 from gpu_agent.cli.command import (
     Commands,
     ExitCode,
@@ -15,9 +15,18 @@ from gpu_agent.cli.command import (
 )
 from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, need_and_have
 from gpu_agent.cli.output.nodes import NO_NODES
-from gpu_agent.cli.output.table import Column, Row, Table, render_table
-from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, printable, terminal_columns
-from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
+from gpu_agent.cli.output.text import (
+    Line,
+    Piece,
+    join_blocks,
+    line,
+    print_json,
+    print_lines,
+    printable,
+    terminal_columns,
+)
+from gpu_agent.cli.output.units import clock, duration_in_words, local_time
 from gpu_agent.cli.registry.job_options import (
     add_job_options,
     add_life_options,
@@ -26,6 +35,7 @@ from gpu_agent.cli.registry.job_options import (
     life_request,
 )
 from gpu_agent.wire.api import (
+    ClaimDetail,
     ClaimList,
     ClaimNode,
     ClaimView,
@@ -56,6 +66,12 @@ _CLAIM_COLUMNS = (
     Column(head="ENDS IN", right=True),
     Column(head="GPUS", wraps=True),
     Column(head="ENDPOINT", priority=1),
+)
+_USE_COLUMNS = (
+    Column(head="NODE", wraps=True),
+    Column(head="GPU", wraps=True),
+    Column(head="MEAN LOAD", right=True),
+    Column(head="HIGHEST", right=True),
 )
 _QUEUE_COLUMNS = (
     Column(head="", right=True),
@@ -320,6 +336,75 @@ def _claim_row(claim: ClaimView, now: float) -> Row:
     )
 
 
+def configure_show(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Show a job's claim, also for an hour after its end: where, since when, what happened to\n"
+        "it, and how busy its GPUs were while it held them.",
+        example="gpu-agent registry claim show job-1",
+        exits={ExitCode.OK: "shown", ExitCode.REFUSED: "the job has no claim, and had none within the hour"},
+    )
+    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claim list --ended` shows it")
+    add_request_options(parser, json_is="what GET /v1/claims/JOB answers")
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Read the claim and print it."""
+    answer = read_claim(Api.of(arguments), arguments.job_id)
+    if arguments.json:
+        print_json(answer.document)
+    else:
+        print_lines(claim_page(answer.model, terminal_columns(), now=time.time()))
+    return ExitCode.OK
+
+
+def claim_page(claim: ClaimDetail, columns: int | None, *, now: float) -> list[Line]:
+    """Draw a claim for a terminal of so many columns, None for no terminal; `now` is wall time."""
+    state = Piece(claim.state, _STATE_COLORS.get(claim.state, ""))
+    uses = [
+        Row(
+            (
+                line(one.node_id),
+                line(one.gpu_uuid),
+                _percent(one.mean_utilization_percent),
+                _percent(one.highest_utilization_percent),
+            )
+        )
+        for one in claim.gpu_use
+    ]
+    notes = [line(Piece(f"{clock(one.at, now)}  ", "dim"), one.text) for one in claim.history]
+    return join_blocks(
+        (
+            [line(Piece(claim.job_id, "bold"), "  ", state)],
+            render_facts(_claim_facts(claim, now=now), columns),
+            render_table(Table(_USE_COLUMNS, uses), columns),
+            [line(Piece("HISTORY", "bold")), *notes] if notes else [],
+        )
+    )
+
+
+def _claim_facts(claim: ClaimDetail, *, now: float) -> Iterator[Fact]:
+    yield "claim", line(claim.claim_id)
+    if claim.owner:
+        yield "owner", line(claim.owner)
+    for node in claim.nodes:
+        yield "node", line(_node_in_words(node))
+    held = duration_in_words((claim.ended_at or now) - claim.granted_at)
+    yield "since", line(f"{local_time(claim.granted_at)}, for {held}")
+    if claim.ended_at is not None:
+        yield "ended", line(f"{local_time(claim.ended_at)} ({duration_in_words(now - claim.ended_at)} ago)")
+    else:
+        left = duration_in_words(claim.expires_in_seconds)
+        yield "ends", line(f"in {left} unless renewed, each time for {duration_in_words(claim.ttl_seconds)}")
+    if claim.gpu_sharing:
+        yield "gpus", line(claim.gpu_sharing)
+
+
+def _percent(value: float | None) -> Line:
+    return line("?" if value is None else f"{value:.0f}%")
+
+
 def configure_queue(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -404,6 +489,7 @@ COMMANDS: Commands = {
     "select": (configure_select, run_select),
     "create": (configure_create, run_create),
     "list": (configure_list, run_list),
+    "show": (configure_show, run_show),
     "renew": (configure_renew, run_renew),
     "release": (configure_release, run_release),
     "queue": (configure_queue, run_queue),
