@@ -60,7 +60,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["registry", "token"], "say which action: create, list, revoke, rotate"),
         (["registry", "claim"], "say which action: create, list, show, renew, release, run"),
         (["registry", "claims"], "did you mean `claim`?"),
-        (["registry", "claim", "job-1"], "no action 'job-1': there are: create, list, show, renew, release, run"),
+        (
+            ["registry", "claim", "job-1"],
+            "no action 'job-1': there are: create, list, show, renew, release, run",
+        ),
         (["registry", "token", "creat"], "did you mean `create`?"),
         (["registry", "token", "create", "--uses", "3", "--lables", "a=b"], "did you mean --labels?"),
         (["probe", "--jsn"], "did you mean --json?"),

@@ -301,14 +301,14 @@ def test_a_claimed_gpu_that_fails_is_reported_once_and_the_claim_stays() -> None
     assert claim.claim_id == one.fields["claim_id"]
 
 
-def fleet_of(count: int, gpus_each: int = 1) -> Registry:
+def fleet_of(count: int, gpus_each: int = 1, **declaring: Any) -> Registry:
     registry = Registry()
     for connection in range(1, count + 1):
         declared = tuple(
             gpu.model_copy(update={"uuid": f"GPU-{connection}-{place}"})
             for place, gpu in enumerate(hardware(gpus_each).gpus)
         )
-        registry.register(connection, hardware=hardware(1).model_copy(update={"gpus": declared}))
+        registry.register(connection, hardware=hardware(1).model_copy(update={"gpus": declared}), **declaring)
         registry.heartbeats(3, connection, gpus=None)
     for connection in range(1, count + 1):
         registry.heartbeat(connection, gpus=None)
@@ -323,6 +323,18 @@ def test_a_gang_claims_different_nodes_all_or_none() -> None:
     assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
     registry.release("gang", claim.claim_id)
     assert len(registry.claim("again", gpu_count=1, nodes=3).grants) == 3
+
+
+def test_a_claim_that_is_refused_for_its_size_leaves_what_is_held_for_its_job() -> None:
+    registry = fleet_of(3, endpoint="é" * 4096)
+    registry.claim("job", by="ada", gpu_count=1, nodes=3, ttl_seconds=10.0)
+    for connection in (1, 2, 3):
+        registry.heartbeats(1, connection, every=5.0, gpus=None, running_jobs=("job",))
+    names = tuple(f"{number:01000}" for number in range(350))
+    refused = registry.claim("job", by="ada", gpu_count=1, nodes=3, excluded_nodes=names)
+    assert code(refused) == "INVALID_MESSAGE"
+    assert len(registry.fleet.held_of("job")) == 3
+    assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
 
 
 def test_a_gang_that_cannot_be_whole_takes_nothing() -> None:

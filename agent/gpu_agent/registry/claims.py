@@ -30,7 +30,6 @@ from gpu_agent.registry.job import (
     Job,
     demands_of,
     size_of,
-    size_of_grants,
 )
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.queue import ClaimQueue, Waiting
@@ -249,15 +248,14 @@ class ClaimRequests:
         placed = self._dispatch.claim(job, step.now, claim_id=event.claim_id, owner=event.requester.name)
         if isinstance(placed, NoAvailableNode):
             return placed
-        claim, held_before = placed
-        for one in held_before:
-            step.change_held(one)
-        if size_of(job) + size_of_grants(claim.grants) > LARGEST_CLAIM_BYTES:
-            self._dispatch.end(job.job_id, ClaimEnd.RELEASED, step.now)
+        if placed is None:
             problem = (
                 f"the claim would take more than {LARGEST_CLAIM_BYTES} bytes: ask for fewer nodes and GPUs"
             )
             return Refusal(ErrorCode.INVALID_MESSAGE, problem)
+        claim, held_before = placed
+        for one in held_before:
+            step.change_held(one)
         step.change_claim(claim)
         self._begin(claim)
         for grant in claim.grants:

@@ -9,6 +9,7 @@ silence).
 from collections.abc import Iterable
 from itertools import islice
 from math import inf
+from typing import assert_never
 
 from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.actions import Level, Step
@@ -83,15 +84,27 @@ class Sweep:
         log_left_out_faults(record, step)
         if _timed_out(record, now):
             self._time_out(record, step)
-        elif record.status is NodeStatus.REGISTERING and now >= lifecycle.time_limit(record):
-            self._end_warmup(record, step)
-        elif record.status is NodeStatus.DRAINING:
-            self._transitions.finish_drain(record, step)
-        elif now >= lifecycle.purge_at(record, self._thresholds):
-            self._removal.purge(record, reason="offline for too long", step=step)
+        else:
+            self._end_status(record, step)
         if record.connection is not None and now >= record.schedule.next_status_at:
             self._pacer.adjust(record, step.now)
             self._transitions.send(record, step, periodic=True)
+
+    def _end_status(self, record: NodeRecord, step: Step) -> None:
+        """Do what time alone does to a status, for each that `lifecycle.next_deadline` wakes the node for."""
+        match record.status:
+            case NodeStatus.REGISTERING:
+                if step.now >= lifecycle.time_limit(record):
+                    self._end_warmup(record, step)
+            case NodeStatus.DRAINING:
+                self._transitions.finish_drain(record, step)
+            case NodeStatus.OFFLINE:
+                if step.now >= lifecycle.purge_at(record, self._thresholds):
+                    self._removal.purge(record, reason="offline for too long", step=step)
+            case NodeStatus.READY | NodeStatus.DEGRADED:
+                pass
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _time_out(self, record: NodeRecord, step: Step) -> None:
         silent = step.now - record.liveness.last_seen_at

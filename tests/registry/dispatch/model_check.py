@@ -138,6 +138,7 @@ class ModelCheck:
             assert isinstance(choice, NoAvailableNode)
             assert placed.counts == choice.counts
             return
+        assert placed is not None
         claim, ended = placed
         assert own or isinstance(choice, Choice)
         assert {one.node_id for one in ended} == own & {grant.node_id for grant in claim.grants}

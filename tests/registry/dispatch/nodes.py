@@ -110,7 +110,7 @@ def dispatching(*records: NodeRecord, chance: float = 0.0, **settings: float) ->
 def claimed(dispatch: Dispatch, wanted: Job, now: float = 0.0) -> Claim:
     """Claim what must be free."""
     answer = dispatch.claim(wanted, now, claim_id=f"claim-{next(_NUMBERS)}", owner=None)
-    assert not isinstance(answer, NoAvailableNode), answer
+    assert isinstance(answer, tuple), answer
     return answer[0]
 
 

@@ -21,7 +21,19 @@ from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, reclaimable,
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.dispatch.index import Freed, Index
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import Claim, ClaimEnd, Demand, Grant, HeldGrant, Job, Sharing, sharing_of
+from gpu_agent.registry.job import (
+    LARGEST_CLAIM_BYTES,
+    Claim,
+    ClaimEnd,
+    Demand,
+    Grant,
+    HeldGrant,
+    Job,
+    Sharing,
+    sharing_of,
+    size_of,
+    size_of_grants,
+)
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.api import NodeExplanation
@@ -150,10 +162,11 @@ class Dispatch:
 
     def claim(
         self, job: Job, now: float, *, claim_id: str, owner: str | None
-    ) -> tuple[Claim, list[HeldGrant]] | NoAvailableNode:
+    ) -> tuple[Claim, list[HeldGrant]] | NoAvailableNode | None:
         """Select nodes and reserve them in one step, all or none; the job must hold no claim.
 
-        Returns the claim, and what earlier claims of this job held on its nodes and hold no more.
+        Returns the claim, and what earlier claims of this job held on its nodes and hold no more; None where
+        the claim would take more than `LARGEST_CLAIM_BYTES`.
         """
         demand = Demand.of(job)
         own = [one for one in self.held_of(job.job_id) if one.claim.owner == owner]
@@ -162,7 +175,11 @@ class Dispatch:
         if placed is None:
             self._end_reclaim(own)
             return count_exclusions(self._index, demand)
-        nodes = {one.candidate.record.node_id for one in placed}
+        grants = tuple(_grant(one) for one in placed)
+        if size_of(job) + size_of_grants(grants) > LARGEST_CLAIM_BYTES:
+            self._end_reclaim(own)
+            return None
+        nodes = {grant.node_id for grant in grants}
         ended = [one for one in own if one.node_id in nodes]
         for one in ended:
             self.drop_held(one)
@@ -171,7 +188,7 @@ class Dispatch:
             claim_id=claim_id,
             job=job,
             owner=owner,
-            grants=tuple(_grant(one) for one in placed),
+            grants=grants,
             granted_at=now,
             expires_at=now + ttl,
             ttl_seconds=ttl,
