@@ -6,7 +6,8 @@ the lowest floor, because the registry's thresholds are settings too.
 
 To add a setting: a field of `node.settings.AgentSettings`, or of `server.settings.RegistrySettings` (a
 threshold: of `registry.settings.Thresholds`), annotated with its whole type, its bounds and a `Setting`; then
-`make reference`. With `reload=True`, its value is read where it is used, not copied at the start.
+`make reference`. With `reload=True`, its value is read where it is used, not copied at the start, and
+`tests/node/test_reload.py` has another value for it.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,8 @@ Runs inside the NVML child, with the binding handed in. A getter is (fields, fun
 here; a lost GPU, or a failed driver, is an exception.
 
 To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_FIGURE_GETTERS`
-for what is no single number; to send it in heartbeats, a field of its name in `wire.messages.GpuFigures`.
+for what is no single number; to send it in heartbeats, a field of its name in `wire.messages.GpuFigures`; a
+line of the table in `docs/gpus.md`, and `make schema`.
 Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its file in sysfs, and
 `simulation.gpus` a value.
 
