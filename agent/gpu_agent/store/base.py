@@ -8,8 +8,8 @@ To add a store:
 1. a module beside this one that fulfils `Store`. A backup is an SQLite database, whatever the store: write
    one, or raise `NothingToBackUpError`;
 2. `server.storage`: its class in `Location`, its form in `parse_location` and in the words of the setting,
-   and its `case` in `open_store`, `restore` and `_is_at`, which mypy asks for; `secure_location` where it is a
-   folder, and `refuse_foreign_state_dir` for the name of its file;
+   and its `case` in `open_store`, `restore` and `_is_at`, which mypy asks for; `secure_location` where it is
+   a folder, and `refuse_foreign_state_dir` for the name of its file;
 3. `tests/store/test_NAME.py`, whose class inherits `StoreContract`;
 4. `docs/durability.md`, `open_store` in `docs/embedding.md`, and `make reference`.
 
