@@ -5,7 +5,8 @@
 Polls 8 GPUs of the fake NVML library through the daemon's own path (child process, health, document
 and heartbeat), without pause: at one poll in 5 s, 20 000 are 28 hours. Three stretches: one child that lives
 long, the library opened and closed at every poll because one GPU is lost, and children that crash, exit
-or are ended every 100 polls. Open files, threads and memory (PSS) of both processes are printed as they go.
+or are ended every 100 polls. Open files, threads and memory of both processes are printed as they go: what
+each has of its own (anonymous), since its share of common pages grows whenever another program ends.
 Linux only. `--check` exits 1 when they are not flat, or the child is larger than its target.
 """
 
@@ -46,20 +47,23 @@ class Held:
     files: int
     threads: int
     pss_mib: float
+    own_mib: float
 
     @classmethod
     def by(cls, pid: int) -> "Held":
         """Look at a process, as the kernel counts."""
         process = Path(f"/proc/{pid}")
-        pss = next(line for line in (process / "smaps_rollup").read_text().splitlines() if "Pss:" in line)
+        lines = (process / "smaps_rollup").read_text().splitlines()[1:]
+        kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
         return cls(
             files=sum(1 for _ in (process / "fd").iterdir()),
             threads=sum(1 for _ in (process / "task").iterdir()),
-            pss_mib=int(pss.split()[1]) / 1024,
+            pss_mib=kib["Pss"] / 1024,
+            own_mib=(kib["Anonymous"] + kib["Swap"]) / 1024,
         )
 
     def __str__(self) -> str:
-        return f"{self.files:3} files {self.threads:2} threads {self.pss_mib:6.1f} MiB"
+        return f"{self.files:3} files {self.threads:2} threads {self.own_mib:6.1f} MiB"
 
 
 class Soak:
@@ -138,7 +142,7 @@ def troubles(name: str, samples: Sequence[tuple[Held, Held]]) -> Iterator[str]:
             counts = [getattr(one, what) for one in column]
             if max(counts) - min(counts) > 1:
                 yield f"{name}: {what} of the {whose} went from {counts[0]} to {counts[-1]}"
-        growth = column[-1].pss_mib - column[0].pss_mib
+        growth = column[-1].own_mib - column[0].own_mib
         if growth > GROWTH_MIB:
             yield f"{name}: the {whose} grew by {growth:.1f} MiB"
 
