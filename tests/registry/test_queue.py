@@ -163,6 +163,7 @@ def test_what_no_node_could_ever_take_is_refused_at_once() -> None:
         fleet.ask(job_id, **demands)
         (refused,) = fleet.answers(job_id)
         assert isinstance(refused, NoAvailableNode), job_id
+        assert refused.never_fits, job_id
     fleet.ask("fits")
     assert fleet.waiting() == ["fits"]
 

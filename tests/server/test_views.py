@@ -206,7 +206,10 @@ def test_a_claim_in_full_has_what_happened_to_it_and_how_busy_its_gpus_were() ->
     one.use["node-1", UUID] = GpuUse(readings=2, total_percent=30.0, highest_percent=25.0)
     one.use["node-1", "GPU-2"] = GpuUse()
     shown = views.claim_detail(one, CLOCK, held=False)
-    assert [(note.at, note.text) for note in shown.history] == [(999_995.0, "its GPUs were idle for 900 s")]
+    assert [(note.at, note.text) for note in shown.history] == [
+        (999_990.0, "granted on node-1"),
+        (999_995.0, "its GPUs were idle for 900 s"),
+    ]
     assert [
         (use.gpu_uuid, use.mean_utilization_percent, use.highest_utilization_percent) for use in shown.gpu_use
     ] == [(UUID, 15.0, 25.0), ("GPU-2", None, None)]
@@ -326,6 +329,7 @@ async def test_an_explanation_without_nodes_is_valid() -> None:
         "job_id": "job-1",
         "eligible": [],
         "excluded": [],
+        "nodes_needed": 1,
         "counts": {},
     }
 

@@ -37,7 +37,7 @@ class ClaimRecord:
 
     claim: Claim
     notes: list[tuple[float, str]] = field(default_factory=list)
-    """What happened to its GPUs, the oldest first."""
+    """What happened between its grant and its end, the oldest first."""
     unusable: set[str] = field(default_factory=set)
     """UUIDs that were reported as unusable."""
     use: dict[tuple[str, str], GpuUse] = field(default_factory=dict)
@@ -67,6 +67,7 @@ class ClaimHistory:
             record = ClaimRecord(claim)
         else:
             self._ended_bytes -= record.size_bytes
+            self._note(record, str(record.end), record.ended_at or claim.granted_at)
         record.claim, record.end, record.ended_at = claim, None, None
         self._current[claim.job_id] = record
 
@@ -78,9 +79,13 @@ class ClaimHistory:
             record = self._current[claim.job_id]
         return record
 
-    def renew(self, claim: Claim) -> None:
-        """Record that a claim expires later."""
-        self.record_of(claim).claim = claim
+    def renew(self, claim: Claim, now: float) -> None:
+        """Record that a claim expires later, and another TTL."""
+        record = self.record_of(claim)
+        before, record.claim = record.claim, claim
+        if before.ttl_seconds != claim.ttl_seconds:
+            text = f"renewed with a TTL of {claim.ttl_seconds:g} s instead of {before.ttl_seconds:g} s"
+            self.note(claim, text, now)
 
     def end(self, claim: Claim, end: ClaimEnd, now: float) -> None:
         """Record how a claim ended."""
@@ -94,10 +99,13 @@ class ClaimHistory:
         self.forget_old(now)
 
     def note(self, claim: Claim, text: str, now: float) -> None:
-        """Record what happened to a claim's GPUs."""
-        notes = self.record_of(claim).notes
-        notes.append((now, text))
-        del notes[:-MOST_NOTES]
+        """Record what happened to a claim."""
+        self._note(self.record_of(claim), text, now)
+
+    @staticmethod
+    def _note(record: ClaimRecord, text: str, now: float) -> None:
+        record.notes.append((now, text))
+        del record.notes[:-MOST_NOTES]
 
     def note_unusable(self, claim: Claim, uuid: str) -> bool:
         """Record that a claimed GPU is unusable; returns False where that is known."""

@@ -7,6 +7,7 @@ job is gone.
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 
 from gpu_agent.registry.actions import Answer, Level, Refusal, Step
 from gpu_agent.registry.claim_history import ClaimHistory
@@ -222,8 +223,9 @@ class ClaimRequests:
             for ref in (event.ref, *(self.queue.remove(waiting) if waiting else ())):
                 step.answer(ref, placed)
             return
-        if job.wait_seconds <= 0 or (waiting is None and not self._dispatch.could_ever_take(job)):
-            self._refuse(event.ref, job, placed, step=step)
+        never_fits = job.wait_seconds > 0 and waiting is None and not self._dispatch.could_ever_take(job)
+        if job.wait_seconds <= 0 or never_fits:
+            self._refuse(event.ref, job, replace(placed, never_fits=never_fits), step=step)
             return
         problem = None if waiting else self.queue.full_for(event.requester.name)
         if problem is not None:
@@ -278,7 +280,7 @@ class ClaimRequests:
     def renew_all(self, now: float) -> None:
         """Give every claim one fresh TTL of its own (§4, restart)."""
         for claim in self._dispatch.renew_all(now):
-            self.history.renew(claim)
+            self.history.renew(claim, now)
 
     def _begin(self, claim: Claim) -> None:
         self.history.begin(claim)
@@ -290,7 +292,7 @@ class ClaimRequests:
         renewed = self._dispatch.renew(current.job_id, step.now, ttl_seconds)
         if renewed is None:
             raise RuntimeError(f"job {current.job_id!r} lost its claim while it was renewed; this is a bug")
-        self.history.renew(renewed)
+        self.history.renew(renewed, step.now)
         if renewed.ttl_seconds != current.ttl_seconds:
             step.change_claim(current)
             stored = False
@@ -304,7 +306,7 @@ class ClaimRequests:
         current = self._dispatch.claim_of(event.job_id)
         refusal: Refusal | None = None
         if current is None:
-            refusal = Refusal(CLAIM_NOT_FOUND, _not_found(event.job_id))
+            refusal = Refusal(CLAIM_NOT_FOUND, self._why_no_claim(event))
         elif event.claim_id is not None and event.claim_id != current.claim_id:
             refusal = Refusal(CLAIM_SUPERSEDED, _superseded(event.job_id))
         elif not _may(event.requester, current):
@@ -313,6 +315,26 @@ class ClaimRequests:
             return current
         step.refuse(event.ref, refusal.code, refusal.message)
         return None
+
+    def _why_no_claim(self, event: RenewalRequested | ReleaseRequested) -> str:
+        """Say what became of a job's claim, with the next step."""
+        job_id, held = event.job_id, self._dispatch.held_of(event.job_id)
+        if held:
+            last = max(held, key=attrgetter("ended_at"))
+            lost = "was lost with its node" if last.end is ClaimEnd.LOST else "has expired"
+            return (
+                f"the claim of job {job_id!r} {lost}, and what it had stays held until the job is seen to be "
+                f"gone: release it by its id where the job has ended (?claim_id={last.claim.claim_id}, or "
+                f"--claim-id {last.claim.claim_id})"
+            )
+        place = self.queue.place_of(job_id)
+        if place is not None:
+            return waits_in_queue(job_id, place)
+        again = "; claim a slot again" if isinstance(event, RenewalRequested) else ""
+        return (
+            f"no claim is held for job {job_id!r}: it was never made, was released, has expired, or was lost "
+            f"with its node{again}"
+        )
 
     def _end(self, claim: Claim, end: ClaimEnd, step: Step, *, reason_code: str | None = None) -> None:
         ended = self._dispatch.end(claim.job_id, end, step.now)
@@ -347,6 +369,7 @@ class ClaimRequests:
         step.change_held(held)
         step.change_claim(claim)
         self._begin(attached)
+        self.history.note(attached, "attached again: its node reports the job", step.now)
         for ref in self.queue.remove_job(claim.job_id):
             step.answer(ref, attached)
         fields = {"job_id": claim.job_id, "node_id": record.node_id, "claim_id": claim.claim_id}
@@ -434,17 +457,18 @@ def _log_exclusion(job: Job, one: Excluded, level: Level, *, step: Step) -> None
     step.log("dispatch_candidate_excluded", {**fields, "need": one.need, "have": one.have}, level)
 
 
-def _not_found(job_id: str) -> str:
+def waits_in_queue(job_id: str, place: int) -> str:
+    """Say that a job without a claim waits for one."""
     return (
-        f"no claim is held for job {job_id!r}: it was never made, has expired, or was lost with its node; "
-        "claim a slot again"
+        f"job {job_id!r} holds no claim yet: it waits in the queue (place {place}); to wait no more, end the "
+        "request that waits"
     )
 
 
 def _superseded(job_id: str) -> str:
     return (
         f"job {job_id!r} has another claim now: the one that this request names has ended; "
-        "read the current one with GET /v1/claims/JOB"
+        "`gpu-agent registry claim show JOB` (GET /v1/claims/JOB) shows the current one"
     )
 
 

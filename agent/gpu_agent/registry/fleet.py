@@ -223,7 +223,7 @@ class Fleet:
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Explain a job: which nodes could take it, and what excludes each other one (A-3)."""
-        return Explanation.of(job.job_id, self.explain_each(job, now))
+        return Explanation.of(job, self.explain_each(job, now))
 
     def explain_each(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
         """Explain a job node by node, so that the caller can let other tasks run."""
@@ -260,6 +260,14 @@ class Fleet:
     def held_of(self, job_id: str) -> list[HeldGrant]:
         """Return what ended claims of a job still hold."""
         return self._dispatch.held_of(job_id)
+
+    def takes_slots(self, node_id: str) -> bool:
+        """Whether a node has a GPU for a job without GPUs of its own (§5.1)."""
+        return self._dispatch.takes_slots(node_id)
+
+    def queue_place(self, job_id: str) -> int | None:
+        """Return a job's place in the queue, from 1; None where it does not wait."""
+        return self._claims.queue.place_of(job_id)
 
     def queue(self) -> list[Waiting]:
         """Return the jobs that wait for capacity, in their order."""

@@ -110,6 +110,11 @@ class ClaimQueue:
         """Return a job's entry."""
         return self._by_job.get(job_id)
 
+    def place_of(self, job_id: str) -> int | None:
+        """Return a job's place in the order, from 1; None where it does not wait."""
+        waiting = self._by_job.get(job_id)
+        return None if waiting is None else sum(one.order <= waiting.order for one in self._by_job.values())
+
     def in_order(self) -> list[Waiting]:
         """Return all entries in the order in which they get capacity."""
         return sorted(self._by_job.values(), key=_ORDER)

@@ -7,7 +7,7 @@ one user of this facade among others. Everything here belongs to one event loop.
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -69,7 +69,7 @@ from gpu_agent.wire.api import (
     Selection,
     WaitingJob,
 )
-from gpu_agent.wire.codes import ErrorCode, ExclusionReason
+from gpu_agent.wire.codes import ErrorCode
 from gpu_agent.wire.service_discovery import EndpointView
 
 
@@ -249,7 +249,8 @@ class RegistryService:
         for record in self._fleet.nodes():
             endpoint = record.declared.registration.endpoint
             if endpoint and record.desired.cordoned is None and wanted.matches(record):
-                yield views.endpoint_view(record, endpoint)
+                takes_slots = self._fleet.takes_slots(record.node_id)
+                yield views.endpoint_view(record, endpoint, takes_slots=takes_slots)
 
     def node(self, node_id: str) -> NodeDetail | None:
         """Return all that is known of a node; None where there is none with this id."""
@@ -287,15 +288,19 @@ class RegistryService:
         record = history.of_job(job_id) or history.last_of(job_id, self._clock.monotonic())
         return None if record is None else views.claim_detail(record, self._clock, held=self._is_held(record))
 
+    def queue_place(self, job_id: str) -> int | None:
+        """Return a job's place in the queue, from 1; None where it does not wait."""
+        return self._fleet.queue_place(job_id)
+
     def queue(self) -> Iterator[WaitingJob]:
         """Yield the jobs that wait for capacity, in their order, each with what excludes the nodes now."""
-        counts: dict[object, Mapping[ExclusionReason, int]] = {}
+        refusals: dict[object, NoAvailableNode | None] = {}
         for place, one in enumerate(self._fleet.queue(), start=1):
             key = demand_key(one.job)
-            if key not in counts:
+            if key not in refusals:
                 found = self._fleet.select(one.job, self._clock.monotonic())
-                counts[key] = found.counts if isinstance(found, NoAvailableNode) else {}
-            yield views.waiting_job(one, place, self._clock, counts=counts[key])
+                refusals[key] = found if isinstance(found, NoAvailableNode) else None
+            yield views.waiting_job(one, place, self._clock, refusal=refusals[key])
 
     async def claim(
         self, job: Job, *, requester: Requester = ANYBODY
@@ -352,7 +357,7 @@ class RegistryService:
     async def explain(self, job: Job) -> Explanation:
         """Return for every node whether it is eligible for a job, and why not (A-3); reserves nothing."""
         eligibility = await collect_in_slices(self._fleet.explain_each(job, self._clock.monotonic()))
-        return Explanation.of(job.job_id, eligibility)
+        return Explanation.of(job, eligibility)
 
     def explain_node(self, node_id: str, model: str | None = None) -> NodeExplanation | None:
         """Return which jobs a node is excluded for now, and why; None where there is none with this id."""

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -28,7 +28,7 @@ from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
-from gpu_agent.wire.codes import ExclusionReason, NodeStatus
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.messages import InstalledModel
 from gpu_agent.wire.service_discovery import EndpointView
 
@@ -88,13 +88,13 @@ def node_summary(
     return api.NodeSummary(**_summary_fields(record, clock, thresholds), stored=stored)
 
 
-def endpoint_view(record: NodeRecord, endpoint: str) -> EndpointView:
-    """Make the document of a node's worker, for routers."""
+def endpoint_view(record: NodeRecord, endpoint: str, *, takes_slots: bool) -> EndpointView:
+    """Make the document of a node's worker, for routers; `takes_slots`: whether it has a GPU for a slot."""
     return EndpointView(
         node_id=record.node_id,
         hostname=record.hostname,
         endpoint=endpoint,
-        free_slots=max(0, record.slots - record.in_flight_jobs),
+        free_slots=max(0, record.slots - record.in_flight_jobs) if takes_slots else 0,
         max_concurrent_jobs=record.slots,
         models=tuple(sorted(record.declared.ready_models)),
         labels=dict(record.declared.labels),
@@ -153,7 +153,7 @@ def claim_detail(record: ClaimRecord, clock: Clock, *, held: bool) -> api.ClaimD
     """Make a claim's document with its history."""
     return api.ClaimDetail(
         **_claim_fields(record, clock, held=held),
-        history=tuple(api.ClaimNote(at=clock.wall_at(at), text=text) for at, text in record.notes),
+        history=tuple(api.ClaimNote(at=clock.wall_at(at), text=text) for at, text in _history(record)),
         gpu_use=tuple(
             api.ClaimGpuUse(
                 node_id=node_id,
@@ -166,10 +166,19 @@ def claim_detail(record: ClaimRecord, clock: Clock, *, held: bool) -> api.ClaimD
     )
 
 
+def _history(record: ClaimRecord) -> Iterator[tuple[float, str]]:
+    """Yield what happened to a claim, from its grant to its end."""
+    claim = record.claim
+    yield claim.granted_at, f"granted on {', '.join(grant.node_id for grant in claim.grants)}"
+    yield from record.notes
+    if record.end is not None and record.ended_at is not None:
+        yield record.ended_at, record.end.value
+
+
 def waiting_job(
-    waiting: Waiting, position: int, clock: Clock, *, counts: Mapping[ExclusionReason, int]
+    waiting: Waiting, position: int, clock: Clock, *, refusal: NoAvailableNode | None
 ) -> api.WaitingJob:
-    """Make the document of a job that waits; `counts` are the nodes that each reason excludes from it."""
+    """Make the document of a job that waits; `refusal` says why no node takes it now, None where one does."""
     return api.WaitingJob(
         job_id=waiting.job.job_id,
         owner=waiting.owner,
@@ -179,8 +188,8 @@ def waiting_job(
         waited_seconds=round(clock.monotonic() - waiting.since, 3),
         open_requests=len(waiting.requests),
         reserved_nodes=tuple(waiting.reserved),
-        reason=", ".join(f"{count} {reason.value}" for reason, count in counts.items()),
-        counts={reason.value: count for reason, count in counts.items()},
+        reason="" if refusal is None else str(refusal),
+        counts={} if refusal is None else {reason.value: count for reason, count in refusal.counts.items()},
     )
 
 
@@ -278,6 +287,8 @@ def no_available_node_fields(refusal: NoAvailableNode) -> dict[str, object]:
     """Return what the problem document of a failed dispatch holds besides: counts and examples (A-8)."""
     return {
         "job_id": refusal.job_id,
+        "nodes_needed": refusal.nodes_needed,
+        "nodes_eligible": refusal.nodes_eligible,
         "counts": {reason.value: count for reason, count in refusal.counts.items()},
         "examples": {
             reason.value: tuple(_excluded_node(one) for one in shown)
@@ -295,7 +306,7 @@ async def explanation_json(explanation: Explanation) -> AsyncIterator[bytes]:
     async for piece in _list_items(explanation.excluded, _EXCLUDED):
         yield piece
     counts = {reason.value: count for reason, count in explanation.counts.items()}
-    yield b'],"counts":' + json.dumps(counts).encode() + b"}"
+    yield b'],"nodes_needed":%d,"counts":' % explanation.nodes_needed + json.dumps(counts).encode() + b"}"
 
 
 def known_gpu_uuids(uuids: tuple[str, ...]) -> tuple[str, ...]:
@@ -348,14 +359,23 @@ def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
         parent_uuid=gpu.parent_uuid,
         cordoned=None if cordon is None else str(cordon),
         claimed_by=None if holder is None else holder.job_id,
+        shared_by=tuple(
+            one.job_id
+            for one in record.claims.values()
+            if sharing_of(one.job) is Sharing.MEMORY and _names(one, record, gpu)
+        ),
         held_for=None if ended is None else ended.claim.job_id,
         processes=gpu.processes,
     )
 
 
 def _holds(claim: Claim, record: NodeRecord, gpu: GpuState) -> bool:
+    return _names(claim, record, gpu) and sharing_of(claim.job) is Sharing.EXCLUSIVE
+
+
+def _names(claim: Claim, record: NodeRecord, gpu: GpuState) -> bool:
     grant = claim.on(record.node_id)
-    return grant is not None and gpu.uuid in grant.gpu_uuids and sharing_of(claim.job) is Sharing.EXCLUSIVE
+    return grant is not None and gpu.uuid in grant.gpu_uuids
 
 
 def _model(model: InstalledModel, state: Mapping[str, str] | None) -> api.ModelView:

@@ -210,6 +210,7 @@ class GpuView(ApiAnswer):
     parent_uuid: str | None = Field(description="Of a MIG device: the UUID of its GPU.")
     cordoned: str | None = Field(None, description="Who cordoned this GPU, and why; null for none")
     claimed_by: str | None = Field(None, description="The job whose claim holds it exclusively")
+    shared_by: tuple[str, ...] = Field((), description="Jobs whose claims share its memory.")
     held_for: str | None = Field(
         None,
         description="A job whose claim has ended, and which may still run on it: it is given to no other",
@@ -393,6 +394,7 @@ class ExplanationView(ApiAnswer):
     excluded: tuple[ExcludedNode, ...] = Field(
         description="Nodes that could not take it, each with its reason."
     )
+    nodes_needed: int = Field(1, description="How many eligible nodes the job needs.")
     counts: dict[str, int] = Field(description="How many nodes each reason excludes")
 
 
@@ -561,6 +563,12 @@ class Problem(ApiAnswer):
         None, description="With `INVALID_REQUEST`: what is wrong, field by field"
     )
     job_id: str | None = Field(None, description="The job that was refused.")
+    nodes_needed: int | None = Field(
+        None, description="With `NO_AVAILABLE_NODE`: how many nodes the job needs"
+    )
+    nodes_eligible: int | None = Field(
+        None, description="With `NO_AVAILABLE_NODE`: how many nodes could take it"
+    )
     counts: dict[str, int] | None = Field(
         None, description="With `NO_AVAILABLE_NODE`: how many nodes each reason excludes"
     )

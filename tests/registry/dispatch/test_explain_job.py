@@ -1,3 +1,4 @@
+from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -23,8 +24,19 @@ def index_of(*records: NodeRecord) -> Index:
 
 def explained_by(index: Index, wanted: Job, affinity_node: str | None = None) -> Explanation:
     return Explanation.of(
-        wanted.job_id, explain_each(index, Demand.of(wanted), affinity_node=affinity_node, affinity_bonus=200)
+        wanted, explain_each(index, Demand.of(wanted), affinity_node=affinity_node, affinity_bonus=200)
     )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.randoms(use_true_random=True))
+def test_a_refusal_of_a_job_for_several_nodes_counts_those_that_could_take_it(dice: Random) -> None:
+    index = index_of(*random_fleet(dice))
+    for _ in range(20):
+        wanted = replace(random_job(dice), nodes=256)
+        explained, refused = explained_by(index, wanted), count_exclusions(index, Demand.of(wanted))
+        assert (refused.nodes_needed, refused.nodes_eligible) == (256, len(explained.eligible))
+        assert (refused.counts, explained.nodes_needed) == (explained.counts, 256)
 
 
 @settings(max_examples=150, deadline=None)
@@ -38,6 +50,7 @@ def test_d06_a_refusal_counts_exactly_what_every_node_failed_on(dice: Random) ->
             continue
         refused = count_exclusions(index, demand)
         assert refused.counts == explained.counts
+        assert refused.nodes_eligible == 0
         for reason, examples in refused.examples.items():
             assert set(examples) <= set(explained.excluded)
             assert len(examples) == min(refused.counts[reason], EXAMPLES_PER_REASON)

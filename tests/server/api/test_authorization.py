@@ -70,6 +70,9 @@ async def test_only_a_caller_with_a_token_learns_which_paths_there_are(
 ) -> None:
     refused = await client.request(method, path)
     assert (refused.status_code, problem(refused)["code"]) == (401, "UNAUTHORIZED")
+    unknown = await client.request(method, path, headers=bearer("gpuo_x"))
+    for one in (refused, unknown):
+        assert "`gpu-agent registry token create --operator ROLE`" in problem(one)["detail"]
     headers = bearer(await operator_token(secured, Role.READ))
     assert (await client.request(method, path, headers=headers)).status_code == status
 

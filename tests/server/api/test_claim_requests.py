@@ -137,6 +137,12 @@ async def test_a_renewal_may_change_the_ttl(api: httpx.AsyncClient, gpu_node: No
     renewed = (await api.post("/v1/claims/job-1/renew", json=body)).json()
     assert (renewed["claim_id"], renewed["ttl_seconds"]) == (claim["claim_id"], 600.0)
     assert 590 < renewed["expires_in_seconds"] <= 600
+    await api.post("/v1/claims/job-1/renew", json={})
+    shown = (await api.get("/v1/claims/job-1")).json()
+    assert [one["text"] for one in shown["history"]] == [
+        f"granted on {gpu_node.node_id}",
+        f"renewed with a TTL of 600 s instead of {claim['ttl_seconds']:g} s",
+    ]
 
 
 async def test_renewals_together_have_a_result_each(api: httpx.AsyncClient, ready: Node) -> None:
@@ -176,6 +182,11 @@ async def test_a_released_claim_is_shown_for_a_while_and_listed_only_on_request(
     shown = (await api.get("/v1/claims/job-1")).json()
     assert (shown["claim_id"], shown["state"]) == (claim["claim_id"], "released")
     assert shown["ended_at"] >= shown["granted_at"]
+    notes = [(one["at"], one["text"]) for one in shown["history"]]
+    assert notes == [
+        (shown["granted_at"], f"granted on {gpu_node.node_id}"),
+        (shown["ended_at"], "released"),
+    ]
     assert (await api.get("/v1/claims")).json()["claims"] == []
     (listed,) = (await api.get("/v1/claims", params={"ended": "true"})).json()["claims"]
     assert (listed["claim_id"], listed["state"]) == (claim["claim_id"], "released")
@@ -189,7 +200,12 @@ async def test_a_lost_claim_is_held_until_it_is_released_by_its_id(
     await gpu_node.send(unregistration)
     await until(lambda: not service.claims(), what="the claim lost")
     assert (await api.get("/v1/claims/job-1")).json()["state"] == "held"
-    assert refusal(await api.delete("/v1/claims/job-1")) == (404, "CLAIM_NOT_FOUND")
+    released = await api.delete("/v1/claims/job-1")
+    renewed = await api.post("/v1/claims/job-1/renew", json={})
+    assert refusal(released) == refusal(renewed) == (404, "CLAIM_NOT_FOUND")
+    for refused in (released, renewed):
+        assert f"--claim-id {claim['claim_id']}" in problem(refused)["detail"]
+        assert f"?claim_id={claim['claim_id']}" in problem(refused)["detail"]
     named = {"claim_id": claim["claim_id"]}
     assert (await api.delete("/v1/claims/job-1", params=named)).status_code == 204
     assert (await api.get("/v1/claims/job-1")).json()["state"] == "lost"
@@ -214,7 +230,10 @@ async def test_a_waiting_job_is_in_the_queue_and_gets_what_becomes_free(
     (entry,) = (await api.get("/v1/queue")).json()["jobs"]
     assert (entry["job_id"], entry["position"], entry["priority"]) == ("job-2", 1, 7)
     assert (entry["open_requests"], entry["counts"]) == (1, {"capacity_exceeded": 1})
-    assert entry["reason"]
+    assert entry["reason"] == "1 capacity_exceeded"
+    for refused in (await api.get("/v1/claims/job-2"), await api.delete("/v1/claims/job-2")):
+        assert refusal(refused) == (404, "CLAIM_NOT_FOUND")
+        assert "it waits in the queue (place 1)" in problem(refused)["detail"]
     await api.delete("/v1/claims/job-1")
     claim = await asyncio.wait_for(waiting, 5)
     assert (claim["job_id"], claim["gpu_uuids"], claim["node_id"]) == ("job-2", [GPU], gpu_node.node_id)
@@ -260,6 +279,12 @@ async def test_nothing_is_granted_to_a_client_that_disconnected_while_it_waited(
     assert claim["gpu_uuids"] == [GPU]
     assert [one.job_id for one in service.claims()] == ["job-3"]
     assert [one.job_id for one in service.queue()] == ["job-2"], "it keeps its place for a while"
+
+
+async def test_a_claim_on_shared_memory_is_named_at_its_gpu(api: httpx.AsyncClient, gpu_node: Node) -> None:
+    await claimed(api, "job-1", gpu_sharing="memory", min_gpu_memory_mb=1000)
+    (gpu,) = (await api.get(f"/v1/nodes/{gpu_node.node_id}")).json()["gpus"]
+    assert (gpu["claimed_by"], gpu["shared_by"]) == (None, ["job-1"])
 
 
 # Owners
@@ -358,6 +383,9 @@ async def test_a_cordoned_gpu_is_claimed_by_nobody_until_it_is_uncordoned(operat
     path = f"/v1/nodes/{operators.node_id}/gpus/{GPU}"
     shown = (await api.post(f"{path}/cordon", json={"reason": "noisy fan"}, headers=ann)).json()
     assert shown["gpus"][0]["cordoned"] == "cordoned by ann: noisy fan"
+    explained = (await api.get(f"/v1/nodes/{operators.node_id}/explain", headers=ann)).json()
+    held = [one for one in explained["exclusions"] if "noisy fan" in one["have"] or one["have"] == "none"]
+    assert [one["clears_when"] for one in held] == ["`registry uncordon-gpu`"] * 2
     job = {"job_id": "job-1", **WHOLE}
     refused = await api.post("/v1/claims", json=job, headers=ann)
     assert refusal(refused) == (409, "NO_AVAILABLE_NODE")
@@ -384,7 +412,10 @@ async def test_a_gpu_or_a_node_that_does_not_exist_cannot_be_cordoned(
     ("wrong", "near"),
     [
         ("gpus_count", "gpu_count"),
-        ("model", None),
+        ("gpus", "gpu_count"),
+        ("model", "required_models"),
+        ("node", "allowed_nodes"),
+        ("colour", None),
         ("label", "labels"),
         ("min_gpu_memory", "min_gpu_memory_mb"),
     ],

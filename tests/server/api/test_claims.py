@@ -32,6 +32,50 @@ async def test_d06_a_job_that_no_node_can_take_is_409_with_counts_and_examples(
     assert document["examples"]["gpu_unavailable"][0]["node_id"] == ready.node_id
 
 
+async def test_a_job_for_several_nodes_is_refused_with_how_many_it_needs_and_how_many_could_take_it(
+    api: httpx.AsyncClient, service: RegistryService, ready: Node
+) -> None:
+    assert ready.node_id
+    gang = {"job_id": "gang", "nodes": 2, "gpu_count": 1}
+    document = problem(await api.post("/v1/claims", json=gang))
+    assert (document["nodes_needed"], document["nodes_eligible"], document["counts"]) == (2, 1, {})
+    assert "(needs 2 nodes, 1 can take it)" in document["detail"]
+    assert "POST /v1/dispatch/explain" in document["detail"]
+    explained = (await api.post("/v1/dispatch/explain", json=gang)).json()
+    assert (explained["nodes_needed"], explained["eligible"]) == (2, [ready.node_id])
+    async with node(service) as other:
+        await other.become_ready()
+        await api.post(f"/v1/nodes/{other.node_id}/cordon", json={"reason": "repair"})
+        detail = problem(await api.post("/v1/claims", json=gang))["detail"]
+    assert "(needs 2 nodes, 1 can take it; 1 cordoned)" in detail
+
+
+async def test_what_is_not_waited_for_says_so(api: httpx.AsyncClient, ready: Node) -> None:
+    assert ready.node_id
+    waits = {"job_id": "j", "gpu_count": 9, "wait_seconds": 30}
+    detail = problem(await api.post("/v1/claims", json=waits))["detail"]
+    assert detail.startswith("not waited: no node of today's fleet could ever take it, even empty; ")
+    gang = {"job_id": "j", "nodes": 2, "wait_seconds": 30}
+    detail = problem(await api.post("/v1/claims", json=gang))["detail"]
+    assert detail.startswith("not waited: too few nodes of today's fleet could ever take it, even empty; ")
+    at_once = problem(await api.post("/v1/claims", json={**waits, "wait_seconds": 0}))["detail"]
+    assert at_once.startswith("no node can take this job (1 gpu_unavailable)")
+
+
+@pytest.mark.parametrize("path", ["/v1/claims/job-1", "/v1/claims/job-1?", "/v1/nodes/n", "/v1/tokens/t"])
+async def test_a_delete_with_a_body_is_refused_since_nothing_reads_it(
+    api: httpx.AsyncClient, ready: Node, path: str
+) -> None:
+    assert ready.node_id
+    await api.post("/v1/claims", json={"job_id": "job-1"})
+    for media_type in ("application/json", "application/x-www-form-urlencoded"):
+        headers = {"Content-Type": media_type}
+        refused = await api.request("DELETE", path, content=b'{"claim_id": "zz"}', headers=headers)
+        assert (refused.status_code, problem(refused)["code"]) == (422, "INVALID_REQUEST")
+        assert "?claim_id=" in problem(refused)["detail"]
+    assert [one["job_id"] for one in (await api.get("/v1/claims")).json()["claims"]] == ["job-1"]
+
+
 async def test_an_empty_fleet_says_how_to_get_a_node(api: httpx.AsyncClient) -> None:
     assert "gpu-agent run" in problem(await api.post("/v1/claims", json={"job_id": "j"}))["detail"]
 

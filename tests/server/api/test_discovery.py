@@ -65,6 +65,22 @@ async def test_a_ready_node_with_the_model_is_listed_with_its_free_slots(
     }
 
 
+@pytest.mark.parametrize("held_by", ["cordon", "claim"])
+async def test_a_worker_without_a_gpu_for_another_job_has_no_free_slot(
+    api: httpx.AsyncClient, service: RegistryService, held_by: str
+) -> None:
+    gpu = {"name": "NVIDIA L4", "memory_gb": 24, "uuid": "GPU-1"}
+    hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [gpu]}
+    async with node(service) as one:
+        await one.become_ready(endpoint="http://h", hardware=hardware, capability_schema_version="1.1")
+        if held_by == "cordon":
+            await service.cordon_gpu(one.node_id, "GPU-1", reason="hot")
+        else:
+            await service.claim(Job(job_id="j", gpu_count=1))
+        (listed,) = (await api.get("/v1/endpoints")).json()["endpoints"]
+    assert (listed["free_slots"], listed["max_concurrent_jobs"]) == (0, 4)
+
+
 async def test_a_node_without_the_model_the_label_or_an_endpoint_is_not_listed(
     api: httpx.AsyncClient, service: RegistryService, worker: Node
 ) -> None:

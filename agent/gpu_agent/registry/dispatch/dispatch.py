@@ -17,7 +17,7 @@ from gpu_agent.registry.dispatch.candidate import (
 from gpu_agent.registry.dispatch.exclusions import Eligible, Excluded, Explanation, NoAvailableNode
 from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, explain_node
 from gpu_agent.registry.dispatch.filters import first_exclusion, lacks_only_capacity
-from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, reclaimable, used_mb
+from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, has_free_gpus, reclaimable, used_mb
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.dispatch.index import Freed, Index
 from gpu_agent.registry.gpus import GpuState
@@ -26,6 +26,7 @@ from gpu_agent.registry.job import (
     Claim,
     ClaimEnd,
     Demand,
+    GpuDemand,
     Grant,
     HeldGrant,
     Job,
@@ -47,6 +48,9 @@ REMEMBERED_KEYS = 65536
 
 LOST_PER_NODE = 1024
 """Beyond so many lost claims without GPUs of one node the one lost longest ago is forgotten."""
+
+SLOT_ONLY = GpuDemand(None, 1, "", 0, (0, 0))
+"""What a job without GPUs of its own needs: one GPU that no exclusive claim holds."""
 
 _FEW = 64
 """A heap with at most this many outdated entries is not rebuilt."""
@@ -350,7 +354,7 @@ class Dispatch:
 
         O(nodes).
         """
-        return Explanation.of(job.job_id, self.explain_each(job, now))
+        return Explanation.of(job, self.explain_each(job, now))
 
     def explain_each(self, job: Job, now: float) -> Iterator[Eligible | Excluded]:
         """Explain a job node by node; nodes that are added or removed meanwhile may be left out."""
@@ -378,6 +382,11 @@ class Dispatch:
         """Whether a node would take a job if it had the free GPUs and a slot."""
         candidate = self._index.candidates.get(node_id)
         return candidate is not None and lacks_only_capacity(candidate, Demand.of(job))
+
+    def takes_slots(self, node_id: str) -> bool:
+        """Whether a node has a GPU for a job without GPUs of its own: no claim's, and not cordoned."""
+        candidate = self._index.candidates.get(node_id)
+        return candidate is not None and has_free_gpus(candidate, SLOT_ONLY)
 
     def reserve(self, node_id: str, job: Job | None, since: float = 0.0) -> None:
         """Keep others from what a waiting job needs on a node; None ends that."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.wire.codes import ExclusionReason
 
@@ -42,6 +43,25 @@ class NoAvailableNode:
     job_id: str
     counts: Mapping[ExclusionReason, int] = field(default_factory=dict)
     examples: Mapping[ExclusionReason, tuple[Excluded, ...]] = field(default_factory=dict)
+    nodes_needed: int = 1
+    nodes_eligible: int = 0
+    """How many could take it, where it needs several."""
+    never_fits: bool = False
+    """True where it was to wait, and not even an empty fleet of today's nodes could take it (§5.4)."""
+
+    @property
+    def knows_no_node(self) -> bool:
+        """Whether the fleet has no node at all."""
+        return not self.counts and not self.nodes_eligible
+
+    def __str__(self) -> str:
+        """Count the nodes by reason; of a job that needs several, also those that could take it."""
+        counted = ", ".join(f"{count} {reason.value}" for reason, count in self.counts.items())
+        if self.nodes_needed == 1:
+            return counted
+        eligible = f"needs {self.nodes_needed} nodes, {self.nodes_eligible} can take it"
+        alike = "the same GPUs on several of them" if self.nodes_eligible >= self.nodes_needed else ""
+        return "; ".join(one for one in (eligible, alike, counted) if one)
 
     @property
     def code(self) -> str:
@@ -57,9 +77,10 @@ class Explanation:
     eligible: tuple[str, ...]
     """The eligible nodes, best first."""
     excluded: tuple[Excluded, ...]
+    nodes_needed: int = 1
 
     @classmethod
-    def of(cls, job_id: str, answers: Iterable[Eligible | Excluded]) -> "Explanation":
+    def of(cls, job: Job, answers: Iterable[Eligible | Excluded]) -> "Explanation":
         """Collect the answers of all nodes."""
         eligible, excluded = list[Eligible](), list[Excluded]()
         for one in answers:
@@ -68,7 +89,7 @@ class Explanation:
             else:
                 excluded.append(one)
         eligible.sort(key=attrgetter("score"), reverse=True)
-        return cls(job_id, tuple(one.node_id for one in eligible), tuple(excluded))
+        return cls(job.job_id, tuple(one.node_id for one in eligible), tuple(excluded), job.nodes)
 
     @property
     def counts(self) -> dict[ExclusionReason, int]:

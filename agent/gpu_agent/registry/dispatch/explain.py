@@ -56,7 +56,9 @@ def count_exclusions(index: Index, demand: Demand) -> NoAvailableNode:
     """Count what excludes each node, for a job that no node can take, with a few examples of each reason."""
     counts: dict[ExclusionReason, int] = {}
     examples: dict[ExclusionReason, list[Excluded]] = {}
-    for reason, excluded in _excluded(index, demand):
+    eligible = 0
+    for reason, excluded, left in _excluded(index, demand):
+        eligible = left.bit_count()
         if not excluded:
             continue
         counts[reason] = counts.get(reason, 0) + excluded.bit_count()
@@ -68,12 +70,16 @@ def count_exclusions(index: Index, demand: Demand) -> NoAvailableNode:
             if example is not None:
                 shown.append(example)
     return NoAvailableNode(
-        demand.job.job_id, counts, {reason: tuple(shown) for reason, shown in examples.items()}
+        demand.job.job_id,
+        counts,
+        {reason: tuple(shown) for reason, shown in examples.items()},
+        nodes_needed=demand.job.nodes,
+        nodes_eligible=eligible,
     )
 
 
-def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, int]]:
-    """Ask the filters of all nodes, in order: the reason, and the positions that it excludes."""
+def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, int, int]]:
+    """Ask the filters of all nodes, in order: the reason, the positions that it excludes, those left."""
     left = 0
     for positions in index.unschedulable.values():
         left |= positions
@@ -83,7 +89,7 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
             # A job for one node has no eligible one: what is open to jobs and passes lacks less than a step.
             among = passing & ~index.unschedulable[None] if demand.job.nodes == 1 else passing
             passing = index.with_free_gpus(demand, among)
-        yield one.reason, left ^ passing
+        yield one.reason, left ^ passing, passing
         left = passing
 
 

@@ -92,14 +92,14 @@ def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
             ExclusionReason.CAPACITY_EXCEEDED,
             Shortfall(f"free GPUs: {len(free) + 1}", f"{len(free)} free; {listed(held, in_order=True)}"),
             jobs=_more_gpus(sorted(Counter(gpu.name for gpu in free).items()), "whole GPUs"),
-            clears_when="the claims on its GPUs end, and their jobs with them",
+            clears_when=_until_free(candidate, "the claims on its GPUs end, and their jobs with them"),
         )
     if usable and not unheld:
         yield NodeExclusion.of(
             ExclusionReason.CAPACITY_EXCEEDED,
             Shortfall("a GPU that no exclusive claim holds", "none"),
             jobs="jobs without GPUs of their own",
-            clears_when="an exclusive claim on one of its GPUs ends",
+            clears_when=_until_free(candidate, "an exclusive claim on one of its GPUs ends"),
         )
     memory = free_memory(candidate, _ANY_GPU)
     freest = sorted((max(one, 0) for one in memory if one is not None), reverse=True)
@@ -112,6 +112,17 @@ def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
         clears_when="jobs end and free it" if most < max(sizes, default=0) else "larger GPUs are put in",
         is_limit=True,
     )
+
+
+def _until_free(candidate: Candidate, claims_end: str) -> str:
+    """Say what ends that usable GPUs are not free: the end of claims, or that of cordons."""
+    record = candidate.record
+    reasons = {why for gpu in usable_gpus(record) if (why := why_not_free(candidate, gpu)) is not None}
+    cordons = {str(cordon) for cordon in record.desired.gpu_cordons.values()}
+    if not reasons & cordons:
+        return claims_end
+    uncordoned = "`registry uncordon-gpu`"
+    return uncordoned if reasons <= cordons else f"{claims_end}, or {uncordoned}"
 
 
 def _more_memory(freest: list[int]) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.claims import CLAIM_NOT_FOUND
+from gpu_agent.registry.claims import CLAIM_NOT_FOUND, waits_in_queue
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ANYBODY, Requester
 from gpu_agent.registry.job import Job
@@ -118,9 +118,9 @@ async def show_claim(job_id: JobId, registry: RegistryRead) -> ClaimDetail:
     """Show a job's claim and its history, also for an hour after its end."""
     found = await once_stored(registry, registry.claim_of(job_id))
     if found is None:
-        raise ApiError(
-            CLAIM_NOT_FOUND, f"job {job_id!r} holds no claim, and none of it ended within the hour"
-        )
+        place = registry.queue_place(job_id)
+        none = f"job {job_id!r} holds no claim, and none of it ended within the hour"
+        raise ApiError(CLAIM_NOT_FOUND, none if place is None else waits_in_queue(job_id, place))
     return found
 
 

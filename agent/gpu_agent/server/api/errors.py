@@ -35,6 +35,7 @@ PROBLEM_JSON = "application/problem+json"
 STATUSES: Mapping[str, HTTPStatus] = {
     "INVALID_PATH": HTTPStatus.BAD_REQUEST,
     "REQUEST_UNREADABLE": HTTPStatus.BAD_REQUEST,
+    "INVALID_REQUEST": HTTPStatus.UNPROCESSABLE_ENTITY,
     "UNAUTHORIZED": HTTPStatus.UNAUTHORIZED,
     "FORBIDDEN": HTTPStatus.FORBIDDEN,
     "HOST_NOT_ALLOWED": HTTPStatus.FORBIDDEN,
@@ -61,6 +62,21 @@ STATUSES: Mapping[str, HTTPStatus] = {
 _ERRORS_NAMED = 20
 """Of one request: a body of 1 MiB may hold 50,000, and to name them all took 19 seconds."""
 _LEAST_SIMILARITY = 0.7
+_MEANT = {
+    "gpu": "gpu_count",
+    "gpus": "gpu_count",
+    "model": "required_models",
+    "models": "required_models",
+    "feature": "required_features",
+    "features": "required_features",
+    "node": "allowed_nodes",
+    "node_id": "allowed_nodes",
+    "exclude_node": "excluded_nodes",
+    "affinity": "affinity_key",
+    "ttl": "ttl_seconds",
+    "wait": "wait_seconds",
+}
+"""Words that people write for fields of a job whose names they do not resemble."""
 
 _FOR_NOW = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """What a client should try again: the answer says after how many seconds."""
@@ -87,11 +103,16 @@ def unknown_node(node_id: str) -> ApiError:
 
 def no_available_node(verdict: NoAvailableNode) -> ApiError:
     """No node can take a job: how many nodes each reason excludes, with examples (A-8)."""
-    if not verdict.counts:
-        detail = "no node has ever registered: start an agent with `gpu-agent run --registry URL`"
+    if verdict.knows_no_node:
+        waited = "not waited: " if verdict.never_fits else ""
+        detail = f"{waited}no node is registered: start an agent with `gpu-agent run --registry URL`"
     else:
-        counted = ", ".join(f"{count} {reason.value}" for reason, count in verdict.counts.items())
-        detail = f"no node can take this job ({counted}): `gpu-agent registry explain` says why, node by node"
+        nobody = "no node" if verdict.nodes_needed == 1 else "too few nodes"
+        found = f"{nobody} can take this job"
+        if verdict.never_fits:
+            found = f"not waited: {nobody} of today's fleet could ever take it, even empty; {found}"
+        why = "`POST /v1/dispatch/explain` with the same body says why, node by node"
+        detail = f"{found} ({verdict}): {why}"
     return ApiError(NO_AVAILABLE_NODE, detail, **views.no_available_node_fields(verdict))
 
 
@@ -222,7 +243,8 @@ def _steps_in(value: Any, steps: Sequence[Any]) -> Iterator[int | str]:  # noqa:
 
 def _did_you_mean(meant: str, known: Sequence[str]) -> str:
     """Name the known field that is nearest to an unknown one, where one is near."""
-    near = difflib.get_close_matches(meant, known, 1, _LEAST_SIMILARITY)
+    near = [one for one in known if one == _MEANT.get(meant)]
+    near = near or difflib.get_close_matches(meant, known, 1, _LEAST_SIMILARITY)
     near = near or [one for one in known if one.startswith(meant) or meant.startswith(one)][:1]
     return f"; did you mean `{near[0]}`?" if near else ""
 
