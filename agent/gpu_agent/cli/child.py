@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,7 +31,7 @@ def run_child(
             environment = caller_environment(os.environ) | dict(variables or {})
             running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user asks for this
         except FileNotFoundError:
-            print_stderr(f"there is no command {printable(command[0])}; write its path, or correct PATH")
+            print_stderr(_no_command(command[0]))
             return NOT_FOUND
         except (OSError, ValueError) as error:
             print_stderr(
@@ -44,6 +45,17 @@ def run_child(
     return code if code >= 0 else BY_SIGNAL - code
 
 
+def find_command(name: str) -> int | None:
+    """Say whether there is a command, before anything is done for it: None, or the exit code for a shell."""
+    if shutil.which(name) is not None:
+        return None
+    if os.path.dirname(name) and os.path.exists(name):  # noqa: PTH110, PTH120 - as `which` reads it
+        print_stderr(f"{printable(name)} cannot be run: it is no program that you may run")
+        return NOT_RUN
+    print_stderr(_no_command(name))
+    return NOT_FOUND
+
+
 def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment as the caller of the command has it, for a program of the caller's own.
 
@@ -54,6 +66,10 @@ def caller_environment(environ: Mapping[str, str]) -> dict[str, str]:
         return dict(environ)
     own = {name: value for name, value in environ.items() if not name.startswith((_PYTHON, CALLER_VARIABLES))}
     return own | _stored_variables(environ[CALLER_VARIABLES])
+
+
+def _no_command(name: str) -> str:
+    return f"there is no command {printable(name)}; write its path, or correct PATH"
 
 
 def _stored_variables(stored: str) -> dict[str, str]:

@@ -415,9 +415,17 @@ def _unknown_word(parser: Parser, group: Group, word: str) -> str:
     if word.startswith("-"):
         hint = _nearest_option(parser, [word]) or f"; options come after the {group.what}: put {word} there"
         return f"no {group.what} is named before {word}{hint}"
+    path = parser.prog.split()[1:]
+    below = [f"`{' '.join((*path, name, word))}`" for name, one in group.commands.items() if _has(one, word)]
+    if below:
+        return f"no {group.what} {word!r}: did you mean {' or '.join(below)}?"
     nearest = _nearest(word, group.commands)
     hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(group.commands)}."
     return f"no {group.what} {word!r}: {hint}"
+
+
+def _has(below: Command | Group, word: str) -> bool:
+    return isinstance(below, Group) and word in below.commands
 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:

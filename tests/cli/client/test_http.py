@@ -96,6 +96,7 @@ def test_an_unknown_token_is_named_by_its_source_and_never_shown(api: Api) -> No
     with pytest.raises(Failure, match="token from /a/file") as refused:
         Api(api.url, token=OperatorToken("gpuo_secret", "/a/file")).request("GET", "/locked")
     assert "gpuo_secret" not in str(refused.value)
+    assert "`gpu-agent registry token create --operator ROLE`" in str(refused.value)
 
 
 def test_where_a_token_that_was_found_here_is_unknown_the_other_state_directory_is_asked_for(

@@ -132,4 +132,6 @@ def test_gpus_are_counted_by_name() -> None:
     assert (
         gpus_in_words([model_of(GpuView, {"health": "ok", **gpu}) for gpu in gpus]) == "2x A, 1x B (1 not ok)"
     )
+    cordoned = model_of(GpuView, {"name": "A", "health": "ok", "cordoned": "cordoned by ann: hot"})
+    assert gpus_in_words([cordoned]) == "1x A (1 cordoned)"
     assert gpus_in_words([]) == "none"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.claim_run import claim_variables
 from gpu_agent.wire.api import ClaimNode, ClaimView
+from tests.cli.stand_in import standing_in
 from tests.programs import COMMAND, Agent, Registry, eventually
 from tests.waiting import patience
 
@@ -79,6 +81,10 @@ def test_the_command_finds_its_claim_in_its_environment_and_the_end_releases_it(
     assert set(found["GPU_AGENT_GPU_UUIDS"].split(",")) == uuids
     assert found["CUDA_VISIBLE_DEVICES"] == found["GPU_AGENT_GPU_UUIDS"]
     assert found["GPU_AGENT_NODE_ID"] == node["node_id"]
+    assert found["GPU_AGENT_HOSTNAME"] == node["hostname"]
+    claim = json.loads(found["GPU_AGENT_CLAIM"])
+    assert claim["claim_id"] == found["GPU_AGENT_CLAIM_ID"]
+    assert [(one["hostname"], set(one["gpu_uuids"])) for one in claim["nodes"]] == [(node["hostname"], uuids)]
     assert found["GPU_AGENT_ENDPOINT"] == ""
     assert len(found["GPU_AGENT_CLAIM_ID"]) == 32
     assert claims(registry) == []
@@ -98,6 +104,8 @@ def test_gpus_without_uuids_are_named_by_their_indices() -> None:
         ttl_seconds=1,
     )
     assert claim_variables(claim) == {
+        "GPU_AGENT_CLAIM": claim.model_dump_json(),
+        "GPU_AGENT_HOSTNAME": "",
         "GPU_AGENT_NODE_ID": "n",
         "GPU_AGENT_NODE_IDS": "n",
         "GPU_AGENT_ENDPOINT": "10.0.0.1:9000",
@@ -105,6 +113,37 @@ def test_gpus_without_uuids_are_named_by_their_indices() -> None:
         "GPU_AGENT_GPU_UUIDS": "",
         "CUDA_VISIBLE_DEVICES": "1,3",
     }
+
+
+def test_a_claim_that_is_too_long_for_a_variable_is_left_out() -> None:
+    nodes = tuple(
+        ClaimNode(node_id=f"n{number}", hostname="ü" * 250, gpu_uuids=(), gpu_indices=(), endpoint=None)
+        for number in range(256)
+    )
+    claim = ClaimView(
+        claim_id="c",
+        job_id="j",
+        state="active",
+        owner=None,
+        nodes=nodes,
+        granted_at=0,
+        expires_at=0,
+        expires_in_seconds=1,
+        ttl_seconds=1,
+    )
+    found = claim_variables(claim)
+    assert "GPU_AGENT_CLAIM" not in found
+    assert found["GPU_AGENT_NODE_IDS"].endswith(",n255")
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-command", 127), ("/etc/hostname", 126)])
+def test_a_command_that_cannot_be_run_is_refused_before_anything_is_claimed(
+    command: str, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with standing_in({}) as registry:
+        assert main(["registry", "claim", "run", "job-1", "--api", registry.api, "--", command]) == code
+        assert registry.asked == []
+    assert command in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,9 @@ def test_a_claim_is_named_by_its_id_when_it_is_renewed_and_released(
     other = ["--claim-id", "f" * 32, "--api", served.api]
     assert main([*renew, *other[:2]]) == 6
     assert main(["registry", "claim", "release", "job-1", *other]) == 6
-    assert "another claim" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another claim" in said
+    assert "registry claim show JOB" in said
     assert main(["registry", "claim", "release", "job-1", "--claim-id", claim_id, "--api", served.api]) == 0
 
 
@@ -145,7 +147,44 @@ def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.Captu
     assert "job-1" not in capsys.readouterr().out
     assert main(["registry", "claim", "list", "--ended", "--api", served.api]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("STATE", "job-1", "released"))
+    (claim,) = served.registry.get("/v1/claims?ended=true")["claims"]
+    assert all(word in said for word in ("STATE", "job-1", "released", "CLAIM", claim["claim_id"]))
+
+
+def test_the_list_names_nodes_by_id_and_by_hostname(capsys: pytest.CaptureFixture[str]) -> None:
+    node = {"node_id": "node-7", "hostname": "gpu-host-1"}
+    with standing_in({"GET /v1/claims": {"claims": [{"job_id": "job-1", "nodes": [node]}]}}) as registry:
+        assert main(["registry", "claim", "list", "--api", registry.api]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("node-7", "HOST", "gpu-host-1"))
+    assert "CLAIM" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "bounds"),
+    [
+        (["create", "x", "--wait", "10m"], "'10m' is not between 0s and 5m"),
+        (["create", "x", "--ttl", "5s"], "'5s' is not between 10s and 24h"),
+        (["renew", "x", "--ttl", "2d"], "'2d' is not between 10s and 24h"),
+        (["run", "x", "--ttl", "5s", "--", "true"], "'5s' is not between 10s and 24h"),
+    ],
+)
+def test_a_time_beyond_its_bounds_is_refused_before_any_request(
+    words: list[str], bounds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with standing_in({}) as registry:
+        assert main(["registry", "claim", *words[:2], "--api", registry.api, *words[2:]]) == 4
+        assert registry.asked == []
+    assert bounds in capsys.readouterr().err
+
+
+def test_a_refusal_for_want_of_a_node_names_the_command_that_explains_this_job(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demands = ["--model", "m", "--gpus", "9", "--label", "zone=a b"]
+    assert main(["registry", "claim", "create", "job-1", "--api", served.api, *demands]) == ExitCode.NO_NODE
+    said = capsys.readouterr().err
+    assert "\nNode by node: gpu-agent registry explain --model m --gpus 9 --label 'zone=a b'\n" in said
 
 
 def test_a_claim_is_shown_with_its_history_also_after_its_end(

@@ -1,12 +1,19 @@
 import argparse
 import json
+import shlex
 import time
 from typing import Any
 
 import pytest
 
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry.job_options import add_job_options, add_life_options, job_request, life_request
+from gpu_agent.cli.registry.job_options import (
+    add_job_options,
+    add_life_options,
+    job_request,
+    job_words,
+    life_request,
+)
 from gpu_agent.wire.api import JobRequest
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -154,6 +161,19 @@ def test_each_demand_that_the_api_knows_can_be_stated() -> None:
     assert job.labels == {"zone": ("a", "b"), "rack": "7=b"}
     assert (job.priority, job.nodes, job.excluded_nodes) == (-5, 3, ("node-2", "node-3"))
     assert (job.ttl_seconds, job.wait_seconds, job.min_compute_capability) == (120.0, 30.0, "8.0")
+
+
+def test_the_options_of_a_request_state_the_same_demands() -> None:
+    words = shlex.split(job_words(demands(*ALL)))
+    life = {"ttl_seconds": 120.0, "wait_seconds": 30.0}
+    assert demands(*words) | life == demands(*ALL)
+
+
+def test_a_job_for_several_nodes_is_explained_with_how_many_it_needs(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(served, "--model", "m", "--nodes", "2") == 0
+    assert "1 eligible of 2 that the job needs; excluded: 1 " in capsys.readouterr().out
 
 
 def test_what_is_not_demanded_is_left_to_the_registry() -> None:

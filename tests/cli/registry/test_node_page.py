@@ -107,10 +107,30 @@ def test_gpus_models_and_checks_say_how_they_are(words: str) -> None:
     assert words in drawn(node())
 
 
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        ({}, "free"),
+        ({"usable": False}, ""),
+        ({"processes": 2}, "in use without a claim"),
+        ({"claimed_by": "job-1", "processes": 2}, "job job-1"),
+        ({"shared_by": ["a", "b"]}, "job a; job b"),
+        ({"held_for": "job-1"}, "held for job-1"),
+        ({"cordoned": "cordoned by ann: hot"}, "cordoned by ann: hot"),
+        ({"claimed_by": "job-1", "cordoned": "cordoned by ann: hot"}, "job job-1; cordoned by ann: hot"),
+    ],
+)
+def test_each_gpu_says_who_has_it(use: Mapping[str, object], words: str) -> None:
+    gpu = {"name": "L4", "health": "ok", "usable": True, "memory_mb": 24_576, **use}
+    head, row = [one for one in drawn(node(gpus=[gpu])).splitlines() if one.startswith(("GPU ", "L4 "))]
+    assert row[head.index("USE") : head.index("  MEMORY") + 2].strip().startswith(words)
+    assert words or "free" not in row
+
+
 def test_unknown_figures_are_question_marks_never_zero() -> None:
     gpu = {"name": "GB10", "health": "ok", "usable": True}
     row = next(one for one in drawn(node(gpus=[gpu])).splitlines() if one.startswith("GB10"))
-    assert row.split() == ["GB10", "ok", "unknown", "?", "?", "?"]
+    assert row.split() == ["GB10", "ok", "free", "unknown", "?", "?", "?"]
 
 
 def test_only_the_newest_events_are_shown() -> None:

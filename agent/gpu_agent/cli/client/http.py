@@ -276,7 +276,7 @@ class Api:
         if self._token is not None:
             return (
                 f"the registry at {self.url} does not know the token from {self._token.source}, or no "
-                "longer: ask its operator for a new one (`gpu-agent registry token create`)"
+                "longer: ask its admin for a new one (`gpu-agent registry token create --operator ROLE`)"
             )
         return (
             f"the registry at {self.url} requires an operator token: name a file that holds one with "

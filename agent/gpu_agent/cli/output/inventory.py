@@ -157,12 +157,15 @@ class OfferedModel(Protocol):
 
 
 def gpus_in_words(gpus: Iterable[NamedGpu]) -> str:
-    """Say how many GPUs of which name there are, and how many of them are not healthy."""
+    """Say how many GPUs of which name there are, and how many are not healthy or are cordoned."""
     listed = list(gpus)
     names = Counter(gpu.name.removeprefix("NVIDIA ") for gpu in listed)
     unhealthy = sum(1 for gpu in listed if gpu.health != "ok")
     words = ", ".join(f"{count}x {name}" for name, count in names.items()) or "none"
-    return f"{words} ({unhealthy} not ok)" if unhealthy else words
+    cordoned = sum(1 for gpu in listed if getattr(gpu, "cordoned", None))  # only a registry knows cordons
+    counted = ((unhealthy, "not ok"), (cordoned, "cordoned"))
+    notes = ", ".join(f"{count} {what}" for count, what in counted if count)
+    return f"{words} ({notes})" if notes else words
 
 
 def models_in_words(models: Iterable[OfferedModel]) -> str:

@@ -6,6 +6,7 @@ A number without a unit is refused: it would be easy to mean another one.
 import argparse
 import re
 import time
+from collections.abc import Callable
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _WORDS = {"s": "s", "m": "min", "h": "h", "d": "d"}
@@ -27,6 +28,19 @@ def parse_duration(text: str) -> float:
     if length > LONGEST_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is too long: ten years (3650d) at the most")
     return length
+
+
+def duration_between(shortest: str, longest: str) -> Callable[[str], float]:
+    """Return an argparse type: a length of time between two, both included."""
+    least, most = parse_duration(shortest), parse_duration(longest)
+
+    def parse(text: str) -> float:
+        length = parse_duration(text)
+        if least <= length <= most:
+            return length
+        raise argparse.ArgumentTypeError(f"{text!r} is not between {shortest} and {longest}")
+
+    return parse
 
 
 def duration_in_words(length: float) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from gpu_agent.cli.child import Child, run_child
+from gpu_agent.cli.child import Child, find_command, run_child
 from gpu_agent.cli.client.events import Received, follow_events
 from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, without_none
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
@@ -33,6 +33,8 @@ _ENDED = ("CLAIM_NOT_FOUND", "CLAIM_SUPERSEDED", "NOT_CLAIM_OWNER")
 _END_EVENTS = ("claim_lost", "claim_expired", "claim_released")
 _BUSY = 503
 _EARLY_SECONDS = 0.5
+_LONGEST_VARIABLE = 128 * 1024 - 64
+"""Linux runs no command with a longer variable (`MAX_ARG_STRLEN`, its name included)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "Run a command with GPUs that are claimed for it: wait for them, claim them, renew the claim while "
         "the command runs, release them when it ends. The command stands behind `--`.\n\n"
-        "The command finds GPU_AGENT_NODE_ID, GPU_AGENT_ENDPOINT, GPU_AGENT_CLAIM_ID, GPU_AGENT_GPU_UUIDS "
-        "and CUDA_VISIBLE_DEVICES in its environment; of a job on several nodes these are the first one's, "
-        "and GPU_AGENT_NODE_IDS names all. It runs on this machine: to run it on the claimed node, begin it "
-        "with what reaches that node, such as ssh.\n\n"
+        "The command finds GPU_AGENT_NODE_ID, GPU_AGENT_HOSTNAME, GPU_AGENT_ENDPOINT, GPU_AGENT_CLAIM_ID, "
+        "GPU_AGENT_GPU_UUIDS and CUDA_VISIBLE_DEVICES in its environment; of a job on several nodes these "
+        "are the first one's, and GPU_AGENT_NODE_IDS names all. GPU_AGENT_CLAIM is the claim as JSON, as "
+        "POST /v1/claims answers it, with the hostname, GPUs and endpoint of every node; it is left out "
+        "where it is longer than 128 KiB. The command runs on this machine: to run it on the claimed node, "
+        "begin it with what reaches that node, such as ssh.\n\n"
         "It ends as the command ends: with its code, or 128 and the number of the signal that ended it; "
         "with 127 where there is no such command, and 126 where it cannot be run. A claim may be lost "
         "before: when its node goes offline, or when the registry cannot be reached in time.",
@@ -82,6 +86,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Claim, run the command, release, and end as the command ends."""
+    problem = find_command(arguments.command[0])
+    if problem is not None:
+        return problem
     api = Api.of(arguments)
     job: dict[str, object] = {
         "job_id": arguments.job_id,
@@ -107,10 +114,14 @@ def claim_variables(claim: ClaimView) -> dict[str, str]:
     variables = {
         "GPU_AGENT_NODE_ID": node.node_id,
         "GPU_AGENT_NODE_IDS": ",".join(one.node_id for one in claim.nodes),
+        "GPU_AGENT_HOSTNAME": node.hostname or "",
         "GPU_AGENT_ENDPOINT": node.endpoint or "",
         "GPU_AGENT_CLAIM_ID": claim.claim_id,
         "GPU_AGENT_GPU_UUIDS": ",".join(node.gpu_uuids),
     }
+    document = claim.model_dump_json()
+    if len(document.encode()) <= _LONGEST_VARIABLE:
+        variables["GPU_AGENT_CLAIM"] = document
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else variables
 
 
@@ -124,7 +135,11 @@ def _acquire(api: Api, job: Mapping[str, object], *, wait_seconds: float) -> tup
             wait = min(max(until - sent_at, 0.0), ONE_WAIT_SECONDS)
             try:
                 slot = request_slot(
-                    api, "/v1/claims", {**job, "wait_seconds": wait}, model=ClaimView, as_json=False
+                    api,
+                    "/v1/claims",
+                    {**job, "wait_seconds": wait},
+                    model=ClaimView,
+                    as_json=False,
                 )
             except Failure as failure:
                 answered = answered or isinstance(failure, Refused) or failure.code is ExitCode.NO_NODE

@@ -32,6 +32,7 @@ from gpu_agent.cli.registry.job_options import (
     add_life_options,
     add_ttl_option,
     job_request,
+    job_words,
     life_request,
 )
 from gpu_agent.wire.api import (
@@ -61,12 +62,14 @@ _CLAIM_COLUMNS = (
     Column(head="JOB", wraps=True),
     Column(head="STATE"),
     Column(head="NODE", wraps=True),
-    Column(head="OWNER", priority=3),
-    Column(head="FOR", right=True, priority=2),
+    Column(head="HOST", priority=3),
+    Column(head="OWNER", priority=5),
+    Column(head="FOR", right=True, priority=4),
     Column(head="ENDS IN", right=True),
     Column(head="GPUS", wraps=True),
-    Column(head="ENDPOINT", priority=1),
+    Column(head="ENDPOINT", priority=2),
 )
+_CLAIM_ID = Column(head="CLAIM", priority=1)
 _USE_COLUMNS = (
     Column(head="NODE", wraps=True),
     Column(head="GPU", wraps=True),
@@ -104,7 +107,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
         print_json(answer.document)
     elif nodes.eligible or nodes.excluded:
         print_lines(eligibility_table(nodes, terminal_columns()))
-        print(f"{len(nodes.eligible)} eligible; excluded: {counts_in_words(nodes.counts) or 'none'}")
+        needed = f" of {nodes.nodes_needed} that the job needs" if nodes.nodes_needed > 1 else ""
+        excluded = counts_in_words(nodes.counts) or "none"
+        print(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
     else:
         print(NO_NODES)
     return ExitCode.OK
@@ -129,7 +134,11 @@ def run_select(arguments: argparse.Namespace) -> int:
     """Request it and print the slot."""
     job = job_request(arguments)
     slot = request_slot(
-        Api.of(arguments), "/v1/dispatch/select", job, model=Selection, as_json=arguments.json
+        Api.of(arguments),
+        "/v1/dispatch/select",
+        job,
+        model=Selection,
+        as_json=arguments.json,
     )
     if slot is None:
         return ExitCode.NO_NODE
@@ -196,7 +205,9 @@ def request_slot(
         if as_json:
             print_json(refused.document)
             return None
-        sentence = "\n".join([str(refused), *_examples(parse_answer(refused.document, Problem).model)])
+        examples = _examples(parse_answer(refused.document, Problem).model)
+        explain = f"Node by node: gpu-agent registry explain {job_words(job)}".rstrip()
+        sentence = "\n".join([str(refused), *examples, *([explain] if examples else [])])
         raise Failure(sentence, code=ExitCode.NO_NODE) from None
 
 
@@ -314,24 +325,27 @@ def run_list(arguments: argparse.Namespace) -> int:
         print_json(answer.document)
     elif claims:
         now = time.time()
-        table = Table(_CLAIM_COLUMNS, [_claim_row(claim, now) for claim in claims])
+        columns = (*_CLAIM_COLUMNS, *([_CLAIM_ID] if arguments.ended else []))
+        table = Table(columns, [_claim_row(claim, now, with_id=arguments.ended) for claim in claims])
         print_lines(render_table(table, terminal_columns()))
     else:
         print("No claim is held." if arguments.node is None else f"No claim is held on {arguments.node}.")
     return ExitCode.OK
 
 
-def _claim_row(claim: ClaimView, now: float) -> Row:
+def _claim_row(claim: ClaimView, now: float, *, with_id: bool) -> Row:
     return Row(
         (
             line(claim.job_id),
             line(Piece(claim.state, _STATE_COLORS.get(claim.state, ""))),
-            line(" ".join(one.hostname or one.node_id for one in claim.nodes)),
+            line(" ".join(one.node_id for one in claim.nodes)),
+            line(" ".join(one.hostname for one in claim.nodes if one.hostname)),
             line(claim.owner or ""),
             line(duration_in_words((claim.ended_at or now) - claim.granted_at)),
             line("" if claim.ended_at else duration_in_words(claim.expires_in_seconds)),
             line(" ".join(name for one in claim.nodes for name in _gpu_names(one))),
             line(" ".join(one.endpoint for one in claim.nodes if one.endpoint)),
+            *([line(claim.claim_id)] if with_id else []),
         )
     )
 

@@ -9,6 +9,8 @@ from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.output.text import print_json, printable
 from gpu_agent.wire.api import NodeDetail
 
+_A_UUID = "GPU-5f2a8c1e-7d40-4b63-9a15-0c2e6f8b1d37"
+
 
 def configure_cordon_gpu(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -16,7 +18,7 @@ def configure_cordon_gpu(parser: argparse.ArgumentParser) -> None:
         parser,
         "Cordon one GPU of a node: no new claim gets it. A claim that holds it goes on; the\n"
         "cordon outlives restarts of both sides, until `registry uncordon-gpu`.",
-        example="gpu-agent registry cordon-gpu node-7 GPU-5f2a --reason 'ECC errors'",
+        example=f"gpu-agent registry cordon-gpu n7 {_A_UUID} \\\n      --reason 'ECC errors'",
         exits={ExitCode.OK: "no new claim gets the GPU"},
     )
     _add_gpu(parser)
@@ -41,7 +43,7 @@ def configure_uncordon_gpu(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Uncordon one GPU of a node: claims may have it again.",
-        example="gpu-agent registry uncordon-gpu node-7 GPU-5f2a",
+        example=f"gpu-agent registry uncordon-gpu n7 {_A_UUID}",
         exits={ExitCode.OK: "the GPU is uncordoned"},
     )
     _add_gpu(parser)

@@ -1,10 +1,30 @@
 """What a job demands, as options of a command: one for each field of a job that a person states."""
 
 import argparse
+import shlex
+from collections.abc import Mapping
 
 from gpu_agent.cli.client.http import without_none
 from gpu_agent.cli.command import capability, label_pair, positive_number, whole_number
-from gpu_agent.cli.output.units import parse_duration
+from gpu_agent.cli.output.units import duration_between
+
+_OPTIONS = {
+    "required_models": "--model",
+    "required_features": "--feature",
+    "public": "--public",
+    "gpu_count": "--gpus",
+    "gpu_sharing": "--gpu-sharing",
+    "gpu_name": "--gpu-name",
+    "min_gpu_memory_mb": "--min-gpu-memory-mb",
+    "min_compute_capability": "--min-compute-capability",
+    "labels": "--label",
+    "allowed_nodes": "--node",
+    "excluded_nodes": "--exclude-node",
+    "nodes": "--nodes",
+    "affinity_key": "--affinity",
+    "priority": "--priority",
+}
+"""By the field of a request that it states."""
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +97,7 @@ def add_life_options(parser: argparse.ArgumentParser) -> None:
     add_ttl_option(life)
     life.add_argument(
         "--wait",
-        type=parse_duration,
+        type=duration_between("0s", "5m"),
         metavar="DURATION",
         help="wait so long in the queue where no node can take the job now, at most 5m",
     )
@@ -87,9 +107,9 @@ def add_ttl_option(parser: argparse._ActionsContainer) -> None:
     """Add how long a claim lives without a renewal."""
     parser.add_argument(
         "--ttl",
-        type=parse_duration,
+        type=duration_between("10s", "24h"),
         metavar="DURATION",
-        help="until it expires unless renewed, such as 90s or 2h (default: the registry's)",
+        help="until it expires unless renewed, such as 90s or 2h; 10s to 24h (default: the registry's)",
     )
 
 
@@ -112,6 +132,22 @@ def job_request(arguments: argparse.Namespace) -> dict[str, object]:
         "priority": arguments.priority,
     }
     return {name: value for name, value in job.items() if value not in (None, [], {})}
+
+
+def job_words(job: Mapping[str, object]) -> str:
+    """Return the demands of a request as the options that state them."""
+    words: list[str] = []
+    for name, option in _OPTIONS.items():
+        value = job.get(name)
+        if value is True:
+            words.append(option)
+        elif isinstance(value, Mapping):
+            values = [(key, one if isinstance(one, list) else [one]) for key, one in value.items()]
+            words += [word for key, some in values for one in some for word in (option, f"{key}={one}")]
+        elif value is not None:
+            some = value if isinstance(value, list) else [value]
+            words += [word for one in some for word in (option, str(one))]
+    return shlex.join(words)
 
 
 def life_request(arguments: argparse.Namespace) -> dict[str, object]:

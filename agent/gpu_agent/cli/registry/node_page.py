@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gpu_agent.cli.output.inventory import gpus_in_words, status_piece
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
-from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, wrap
+from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, separate, wrap
 from gpu_agent.cli.output.units import duration_in_words, local_time
 from gpu_agent.cli.registry.events import event_line_ago
 from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeDetail, RegistryEvent
@@ -14,6 +14,7 @@ _MIB_IN_GIB = 1024
 _GPU_COLUMNS = (
     Column(head="GPU", wraps=True),
     Column(head="HEALTH"),
+    Column(head="USE", wraps=True),
     Column(head="MEMORY", right=True),
     Column(head="LOAD", right=True, priority=3),
     Column(head="TEMP", right=True, priority=2),
@@ -57,6 +58,7 @@ def _gpu_row(gpu: GpuView) -> Row:
         (
             line(gpu.name.removeprefix("NVIDIA ")),
             line(Piece(gpu.health, style), "" if gpu.usable else Piece(" unusable", "red")),
+            _use(gpu),
             line(_memory(gpu)),
             line(_figure(gpu.utilization_percent, "%")),
             line(_figure(gpu.temperature_c, "°C")),
@@ -65,6 +67,19 @@ def _gpu_row(gpu: GpuView) -> Row:
         ),
         line(Piece("; ".join(gpu.reasons), "yellow")),
     )
+
+
+def _use(gpu: GpuView) -> Line:
+    """Say who has a GPU, or why no claim gets it; nothing where it is not usable and nobody has it."""
+    jobs = [gpu.claimed_by] if gpu.claimed_by else [*gpu.shared_by]
+    uses = [Piece(f"job {job}") for job in jobs]
+    if gpu.held_for:
+        uses.append(Piece(f"held for {gpu.held_for}", "yellow"))
+    if gpu.cordoned:
+        uses.append(Piece(gpu.cordoned, "yellow"))
+    if not uses and gpu.usable:
+        uses.append(Piece("in use without a claim", "yellow") if gpu.processes else Piece("free", "green"))
+    return line(*separate(uses))
 
 
 def _memory(gpu: GpuView) -> str:
