@@ -319,18 +319,18 @@ class ClaimRequests:
     def _why_no_claim(self, event: RenewalRequested | ReleaseRequested) -> str:
         """Say what became of a job's claim, with the next step."""
         job_id, held = event.job_id, self._dispatch.held_of(event.job_id)
+        again = "; claim a slot again" if isinstance(event, RenewalRequested) else ""
         if held:
             last = max(held, key=attrgetter("ended_at"))
             lost = "was lost with its node" if last.end is ClaimEnd.LOST else "has expired"
             return (
                 f"the claim of job {job_id!r} {lost}, and what it had stays held until the job is seen to be "
                 f"gone: release it by its id where the job has ended (?claim_id={last.claim.claim_id}, or "
-                f"--claim-id {last.claim.claim_id})"
+                f"--claim-id {last.claim.claim_id}){again and f'{again} where it goes on'}"
             )
         place = self.queue.place_of(job_id)
         if place is not None:
             return waits_in_queue(job_id, place)
-        again = "; claim a slot again" if isinstance(event, RenewalRequested) else ""
         return (
             f"no claim is held for job {job_id!r}: it was never made, was released, has expired, or was lost "
             f"with its node{again}"
