@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import traceback
 from contextlib import aclosing
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -86,6 +88,65 @@ async def test_claims_are_listed_shown_renewed_and_released_without_a_block(
     assert [one.state async for one in client.claims(ended=True)].count("released") == 1
 
 
+async def test_a_claim_without_a_block_is_the_callers_to_renew_and_release(
+    front: Front, gpu_node: Node
+) -> None:
+    async with RegistryClient(front.url) as client:
+        claim = await client.create_claim(ONE_GPU)
+        assert (claim.node_id, claim.state) == (gpu_node.node_id, "active")
+        assert (await client.create_claim(ONE_GPU)).claim_id == claim.claim_id
+    async with RegistryClient(front.url) as restarted:
+        assert (await restarted.renew("train", claim.claim_id)).claim_id == claim.claim_id
+        await restarted.release("train", claim.claim_id)
+        assert [one async for one in restarted.claims()] == []
+
+
+async def test_a_claim_without_a_block_survives_a_call_that_is_cancelled(
+    front: Front, client: RegistryClient, gpu_node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same job was claimed before, and its job runs: nothing may release it."""
+    assert gpu_node.node_id
+    claim = await client.create_claim(ONE_GPU)
+    arrived, claim_again = asyncio.Event(), front.service.claim
+
+    async def never_answered(*words: Any, **options: Any) -> object:  # noqa: ANN401 - as the service takes them
+        await claim_again(*words, **options)
+        arrived.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(front.service, "claim", never_answered)
+    asking = asyncio.ensure_future(client.create_claim(ONE_GPU))
+    async with asyncio.timeout(patience(5)):
+        await arrived.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert [one.claim_id async for one in client.claims()] == [claim.claim_id]
+
+
+async def test_a_jobs_own_wait_counts_where_the_call_states_none(
+    front: Front, client: RegistryClient, gpu_node: Node
+) -> None:
+    assert gpu_node.node_id
+    patient = JobRequest(job_id="other", gpu_count=2, wait_seconds=60)
+    first = await client.create_claim(ONE_GPU)
+    waiting = asyncio.ensure_future(client.create_claim(patient))
+    in_block = asyncio.ensure_future(client.claim(patient.model_copy(update={"job_id": "b"})).__aenter__())
+    await until(lambda: len(list(front.service.queue())) == 2)
+    await client.release("train", first.claim_id)
+    second = await waiting
+    await client.release("other", second.claim_id)
+    assert (await in_block).job_id == "b"
+
+
+async def test_a_wait_that_is_stated_twice_is_refused(client: RegistryClient) -> None:
+    job = JobRequest(job_id="other", wait_seconds=60)
+    with pytest.raises(ValueError, match="twice"):
+        await client.create_claim(job, wait=1)
+    with pytest.raises(ValueError, match="twice"):
+        await client.claim(job, wait=1).__aenter__()
+
+
 # Refusals
 
 
@@ -136,6 +197,41 @@ def test_a_token_is_not_sent_readably_over_a_network_unless_asked_for() -> None:
     RegistryClient("http://127.0.0.1:8081", token="t")
     RegistryClient("http://[::1]:8081", token="t")
     RegistryClient("https://registry:8081", token="t")
+
+
+async def test_a_token_may_be_the_whole_content_of_its_file() -> None:
+    async with fronted(auth_on=True) as front:
+        token = await operator_token(front.service, Role.READ)
+        async with RegistryClient(front.url, token=f"{token}\n") as client:
+            assert await client.queue() == ()
+
+
+@pytest.mark.parametrize(
+    "token", ["", "\n", "gpuo_1_s3cret\ngpuo_2_s3cret", "gpuo_1_s3cret\x00", "gpuo_s3crét", "Bearer s3cret"]
+)
+def test_what_is_no_token_is_refused_at_once_and_not_quoted(token: str) -> None:
+    with pytest.raises(ValueError, match="no token has") as refused:
+        RegistryClient("https://registry:8081", token=token)
+    assert "s3cr" not in "".join(traceback.format_exception(refused.value))
+
+
+async def test_a_request_that_breaks_http_here_is_sent_once_and_not_quoted(
+    client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refuse(*words: object, **_: object) -> NoReturn:
+        asked.append(words)
+        raise httpx.LocalProtocolError("Illegal header value b'Bearer s3cret'")
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", refuse)
+    for asking in (client.queue(), anext(client.events())):
+        with pytest.raises(RegistryError) as refused:
+            await asking
+        assert not isinstance(refused.value, Unreachable)
+        assert refused.value.code == "INVALID_REQUEST"
+        assert "s3cret" not in "".join(traceback.format_exception(refused.value))
+    assert len(asked) == 2
 
 
 def test_a_busy_registry_says_when_to_ask_again() -> None:

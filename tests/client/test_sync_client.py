@@ -84,6 +84,17 @@ def test_a_loss_is_reported_to_the_block(registry: Registry, client: RegistryCli
         assert "train" in claim.loss.message
 
 
+def test_a_claim_without_a_block_is_the_callers_to_renew_and_release(
+    registry: Registry, client: RegistryClient
+) -> None:
+    claim = client.create_claim(ONE_GPU)
+    assert client.renew("train", claim.claim_id).claim_id == claim.claim_id
+    with pytest.raises(ValueError, match="twice"):
+        client.create_claim(ONE_GPU.model_copy(update={"wait_seconds": 1.0}), wait=1)
+    client.release("train", claim.claim_id)
+    assert claims(registry) == []
+
+
 def test_a_wait_ends_with_the_reasons(client: RegistryClient) -> None:
     with client.claim(ONE_GPU), pytest.raises(NoAvailableNode) as none:
         client.claim(BOTH, wait=0.3).__enter__()

@@ -83,7 +83,7 @@ class Claim:
         client: "RegistryClient",
         job: JobRequest,
         *,
-        wait_seconds: float,
+        wait_seconds: float | None,
         raise_on_loss: bool,
         on_loss: Callable[[], None] | None = None,
     ) -> None:
@@ -265,7 +265,7 @@ class RegistryClient:
         insecure_http: bool = False,
         retry_seconds: float = 10.0,
     ) -> None:
-        """Raise `ValueError` for an address that is none, or that would show the token on the network."""
+        """Raise `ValueError` for what is no address or no token, or would show the token on the network."""
         self._transport = Transport(
             url,
             token=token,
@@ -301,13 +301,23 @@ class RegistryClient:
 
     # Claims
 
-    def claim(self, job: JobRequest, *, wait: float = 0.0, raise_on_loss: bool = False) -> Claim:
+    def claim(self, job: JobRequest, *, wait: float | None = None, raise_on_loss: bool = False) -> Claim:
         """Claim nodes and GPUs for a job while an `async with` block lasts; wait up to `wait` seconds.
 
-        The same job of the same owner gets the claim that it holds. `raise_on_loss` ends the block with
-        `ClaimLost` where the claim ends before it. Raises `NoAvailableNode`, `JobIdInUse`.
+        Without `wait` the job's `wait_seconds` count; `ValueError` where both are stated. The same job
+        of the same owner gets the claim that it holds. `raise_on_loss` ends the block with `ClaimLost`
+        where the claim ends before it. Raises `NoAvailableNode`, `JobIdInUse`.
         """
         return Claim(self, job, wait_seconds=wait, raise_on_loss=raise_on_loss)
+
+    async def create_claim(self, job: JobRequest, *, wait: float | None = None) -> ClaimView:
+        """Claim nodes and GPUs for a job without a block: `renew` it in time, and `release` it.
+
+        Where the call is cancelled or raises `Unreachable`, the outcome is not known: the same job again
+        returns its claim, and a claim that nobody renews expires. Otherwise as `claim`.
+        """
+        claim, _ = await self._claim(job, wait_seconds=wait)
+        return claim
 
     async def renew(self, job_id: str, claim_id: str, *, ttl_seconds: float | None = None) -> ClaimView:
         """Renew a claim that no block renews; raises `NotFound`, `ClaimSuperseded`."""
@@ -465,7 +475,7 @@ class RegistryClient:
 
     # What `Claim` needs
 
-    async def acquire(self, job: JobRequest, *, wait_seconds: float) -> tuple[ClaimView, Lease]:
+    async def acquire(self, job: JobRequest, *, wait_seconds: float | None) -> tuple[ClaimView, Lease]:
         """Claim nodes, and return from when on to count the claim's life; leave no claim behind otherwise."""
         try:
             return await self._claim(job, wait_seconds=wait_seconds)
@@ -503,8 +513,10 @@ class RegistryClient:
         if self._held.get(claim.claim_id) is claim:
             del self._held[claim.claim_id]
 
-    async def _claim(self, job: JobRequest, *, wait_seconds: float) -> tuple[ClaimView, Lease]:
-        until = time.monotonic() + wait_seconds
+    async def _claim(self, job: JobRequest, *, wait_seconds: float | None) -> tuple[ClaimView, Lease]:
+        if wait_seconds is not None and "wait_seconds" in job.model_fields_set:
+            raise ValueError("the wait is stated twice: leave out `wait`, or the job's `wait_seconds`")
+        until = time.monotonic() + (job.wait_seconds if wait_seconds is None else wait_seconds)
         backoff = Backoff()
         while True:
             sent_at = time.monotonic()

@@ -43,7 +43,7 @@ class Claim:
     """A job's claim while a `with` block lasts; `lost` is set as soon as it has ended otherwise."""
 
     def __init__(
-        self, loop: "_LoopThread", client: aio.RegistryClient, job: JobRequest, *, wait: float
+        self, loop: "_LoopThread", client: aio.RegistryClient, job: JobRequest, *, wait: float | None
     ) -> None:
         self.lost = threading.Event()
         """Set once the claim has ended, or may have ended for all that is known here."""
@@ -120,7 +120,7 @@ class RegistryClient:
         insecure_http: bool = False,
         retry_seconds: float = 10.0,
     ) -> None:
-        """Raise `ValueError` for an address that is none, or that would show the token on the network."""
+        """Raise `ValueError` for what is no address or no token, or would show the token on the network."""
         self._client = aio.RegistryClient(
             url,
             token=token,
@@ -147,12 +147,21 @@ class RegistryClient:
 
     # Claims
 
-    def claim(self, job: JobRequest, *, wait: float = 0.0) -> Claim:
+    def claim(self, job: JobRequest, *, wait: float | None = None) -> Claim:
         """Claim nodes and GPUs for a job while a `with` block lasts; wait up to `wait` seconds.
 
-        The same job of the same owner gets the claim that it holds. Raises `NoAvailableNode`, `JobIdInUse`.
+        Without `wait` the job's `wait_seconds` count; `ValueError` where both are stated. The same job
+        of the same owner gets the claim that it holds. Raises `NoAvailableNode`, `JobIdInUse`.
         """
         return Claim(self._loop, self._client, job, wait=wait)
+
+    def create_claim(self, job: JobRequest, *, wait: float | None = None) -> ClaimView:
+        """Claim nodes and GPUs for a job without a block: `renew` it in time, and `release` it.
+
+        Where the call is interrupted or raises `Unreachable`, the outcome is not known: the same job again
+        returns its claim, and a claim that nobody renews expires. Otherwise as `claim`.
+        """
+        return self._loop.call(self._client.create_claim(job, wait=wait))
 
     def renew(self, job_id: str, claim_id: str, *, ttl_seconds: float | None = None) -> ClaimView:
         """Renew a claim that no block renews; raises `NotFound`, `ClaimSuperseded`."""

@@ -19,6 +19,7 @@ from gpu_agent.client import routes
 from gpu_agent.client.errors import (
     CLOSED,
     INVALID_ANSWER,
+    INVALID_REQUEST,
     UNREACHABLE,
     Busy,
     RegistryError,
@@ -79,7 +80,7 @@ class Transport:
         self.retry_seconds = retry_seconds
         headers = {"Content-Type": "application/json", "User-Agent": f"gpu-agent-client/{__version__}"}
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+            headers["Authorization"] = f"Bearer {_checked_token(token)}"
         self._http = httpx.AsyncClient(
             headers=headers,
             verify=True if ssl_context is None else ssl_context,
@@ -114,6 +115,8 @@ class Transport:
                 answer = await self._http.request(
                     route.method, self.url + route.path, content=route.body, timeout=timeout_seconds
                 )
+        except httpx.LocalProtocolError:
+            raise _unsendable() from None
         except (httpx.TransportError, TimeoutError) as error:
             raise self._unreachable(error) from error
         if not answer.is_success:
@@ -197,6 +200,8 @@ class Transport:
                     message = parser.read_line(line)
                     if message is not None:
                         yield message
+        except httpx.LocalProtocolError:
+            raise _unsendable() from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -221,6 +226,21 @@ def _read(adapter: TypeAdapter[_T], data: str) -> _T:
 
 def _refusal(answer: httpx.Response, content: bytes) -> RegistryError:
     return refusal_of(content, status=answer.status_code, retry_after=answer.headers.get("Retry-After"))
+
+
+def _unsendable() -> RegistryError:
+    """Report a request that breaks the protocol here; what HTTP says of it may quote the token."""
+    return RegistryError("the request is no valid HTTP and was not sent: report this", code=INVALID_REQUEST)
+
+
+def _checked_token(token: str) -> str:
+    """Return the token without the line's end of its file; raises `ValueError`, which does not quote it."""
+    token = token.strip()
+    if not token or any(not "!" <= letter <= "~" for letter in token):
+        raise ValueError(
+            "the token is empty, or holds characters that no token has: it is one line that begins with gpuo_"
+        )
+    return token
 
 
 def _checked_url(url: str, *, has_token: bool, insecure_http: bool) -> str:
