@@ -52,7 +52,8 @@ async def main(folder: Path, models: list[str]) -> None:
     token_file.touch(mode=0o600)
     token_file.write_text(joining.token)
     url = f"ws://{registry.node_address}/ws/node"
-    print(f"gpu-agent run --registry {url} --join-token-file {token_file}", flush=True)
+    files = f"--join-token-file {token_file} --state-dir {folder / 'agent'}"
+    print(f"gpu-agent run --registry {url} {files}", flush=True)
     async with asyncio.TaskGroup() as group:
         for number, model in enumerate(models):
             group.create_task(run(registry, Job(job_id=f"job-{number}", required_models=(model,))))

@@ -1,14 +1,17 @@
 """A scheduler in forty lines: each line of its input is a job, the number of its GPUs and a command.
 
-Try it with `echo '1 nvidia-smi -L' | python examples/scheduler.py http://127.0.0.1:8081`. It survives a
+Try it with `echo '1 nvidia-smi -L' | python examples/scheduler.py http://127.0.0.1:8081`. A name behind the
+address begins its jobs' ids, for a run that goes on where another one of that name ended. It survives a
 `kill -9` of the registry: its jobs run on, and their claims with them. `docs/scheduler.md` explains it.
 """
 
 import asyncio
 import os
+import secrets
 import sys
+from contextlib import AsyncExitStack
 
-from gpu_agent.client import Claim, ClaimLost, JobRequest, NoAvailableNode, RegistryClient
+from gpu_agent.client import Claim, ClaimLost, JobRequest, NoAvailableNode, RegistryClient, RegistryError
 
 
 async def execute(command: str, claim: Claim) -> int:
@@ -23,11 +26,14 @@ async def execute(command: str, claim: Claim) -> int:
             await process.wait()
 
 
-async def run(client: RegistryClient, job: JobRequest, command: str) -> None:
+async def run(client: RegistryClient, job: JobRequest, command: str, *, turn: asyncio.Lock) -> None:
     """Run one job: wait for GPUs, run it, release them; run it again where its claim was lost."""
     while True:
         try:
-            async with client.claim(job, wait=3600, raise_on_loss=True) as claim:
+            async with AsyncExitStack() as block:
+                async with turn:  # a lock is fair: jobs get GPUs in the order of their lines
+                    claim = client.claim(job, wait=3600, raise_on_loss=True)
+                    await block.enter_async_context(claim)
                 print(f"{job.job_id} runs on {claim.node_id} with {' '.join(claim.gpu_uuids)}", flush=True)
                 print(f"{job.job_id} ended with {await execute(command, claim)}", flush=True)
                 return
@@ -36,17 +42,25 @@ async def run(client: RegistryClient, job: JobRequest, command: str) -> None:
         except NoAvailableNode as none:
             print(f"{job.job_id} waits: {none}", flush=True)
             await asyncio.sleep(1)  # no node is big enough yet
+        except RegistryError as refused:
+            print(f"{job.job_id} does not run: {refused}", flush=True)  # such as `JobIdInUse`
+            return
 
 
-async def main(url: str, lines: list[str]) -> None:
+async def main(url: str, name: str, lines: list[str]) -> None:
     """Run all jobs, as many at a time as there are GPUs for."""
-    token = os.environ.get("GPU_REGISTRY_TOKEN")
+    token, turn = os.environ.get("GPU_REGISTRY_TOKEN") or None, asyncio.Lock()
     async with RegistryClient(url, token=token, retry_seconds=3600) as client, asyncio.TaskGroup() as jobs:
         for number, line in enumerate(lines):
-            gpus, command = line.split(maxsplit=1)
-            job = JobRequest(job_id=f"job-{number}", gpu_count=int(gpus))
-            jobs.create_task(run(client, job, command))
+            try:
+                gpus, command = line.split(maxsplit=1)
+                job = JobRequest(job_id=f"{name}-{number}", gpu_count=int(gpus))
+            except ValueError:
+                print(f"{line!r} is no job: write a number of GPUs and a command", flush=True)
+            else:
+                jobs.create_task(run(client, job, command, turn=turn))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.stdin.read().splitlines()))
+    address, run_name, *_ = [*sys.argv[1:], secrets.token_hex(4)]
+    asyncio.run(main(address, run_name, sys.stdin.read().splitlines()))

@@ -33,7 +33,9 @@ def test_a_scheduler_that_embeds_the_registry_places_jobs_on_a_real_agent(tmp_pa
         scheduler.stdin.close()
         words = scheduler.stdout.readline().split()
         url, token_file = words[words.index("--registry") + 1], words[words.index("--join-token-file") + 1]
-        with Agent(url, tmp_path / "agent", "--join-token-file", token_file, "--config", str(config)):
+        state_dir = Path(words[words.index("--state-dir") + 1])
+        assert state_dir.is_relative_to(tmp_path)
+        with Agent(url, state_dir, "--join-token-file", token_file, "--config", str(config)):
             said = scheduler.stdout.read()
         assert scheduler.wait(patience(10)) == 0
     assert said.count("waits: NO_AVAILABLE_NODE") >= 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent import client
-from gpu_agent.client import RegistryError
+from gpu_agent.client import RegistryError, sync
 from tests.programs import COMMAND, Agent, Program, Registry, eventually, free_port
 from tests.waiting import patience
 
@@ -79,7 +79,7 @@ def test_every_command_and_program_of_the_page_does_what_it_shows(tmp_path: Path
             for at, (kind, text) in enumerate(BLOCKS[:-1])
             if BLOCKS[at + 1][0] == "text"
         ]
-        assert len(shown) == 3
+        assert len(shown) == 4
         for kind, text, output in shown:
             assert sorted(tutorial.run(tutorial.here(text), kind=kind).splitlines()) == sorted(
                 output.splitlines()
@@ -95,6 +95,14 @@ def test_the_table_names_every_error() -> None:
     }
     section = PAGE.split("## What a method raises\n", 1)[1]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == errors
+
+
+def test_the_table_names_every_method_of_both_clients() -> None:
+    methods = {name for name, one in vars(sync.RegistryClient).items() if callable(one) and name[0] != "_"}
+    section = PAGE.split("## What a client does\n", 1)[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)\(", cell)} == methods
+    assert all(callable(getattr(client.RegistryClient, name)) for name in methods)
 
 
 # The scheduler over a crash of the registry
