@@ -39,7 +39,12 @@ def eventually(look: Callable[[], T | None], *, within_seconds: float, what: str
 class Program:
     """A `gpu-agent` process whose JSON log lines are collected while it runs."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.words = (*COMMAND, *arguments)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
@@ -50,6 +55,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
+            cwd=folder,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
