@@ -64,6 +64,17 @@ def test_the_live_table_shows_the_nodes_until_interrupted(
     assert "Ended" in capsys.readouterr().out
 
 
+def test_the_command_for_another_terminal_can_be_typed_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = Path(demo.own_command())
+    assert path.is_absolute()
+    assert os.access(path, os.X_OK)
+    (tmp_path / "gpu-agent").touch(mode=0o755)
+    assert demo.own_command() == "gpu-agent"
+
+
 def test_in_a_pipe_each_change_is_a_line_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import print_lines
 from gpu_agent.cli.registry.watch import node_changes
+from gpu_agent.cli.service import program_path
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
 from gpu_agent.wire.api import ClaimView, ExplanationView, NewToken, NodeDetail, NodeList, NodeSummary
@@ -173,7 +175,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _watch(fleet: DemoFleet, console: Console) -> None:
     console.print(
         f"Operators' API: {fleet.api.url}. Try, in another terminal:\n"
-        f"gpu-agent registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
+        f"{own_command()} registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
         soft_wrap=True,
     )
     if not can_redraw():
@@ -184,6 +186,11 @@ def _watch(fleet: DemoFleet, console: Console) -> None:
             fleet.check_alive()
             live.draw(node_table(fleet.nodes(), console.width, now=time.time()))
             time.sleep(REFRESH_SECONDS)
+
+
+def own_command() -> str:
+    """Return what starts this program in another terminal: `make demo` has it in no folder of PATH."""
+    return "gpu-agent" if shutil.which("gpu-agent") else shlex.quote(str(program_path()))
 
 
 def _print_changes_until_left(fleet: DemoFleet) -> None:
