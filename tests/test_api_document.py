@@ -29,8 +29,14 @@ def test_every_route_is_listed_with_its_role_and_meaning() -> None:
         for (method, path), route in API_ROUTES.items()
         if route.include_in_schema
     }
+    document = API_ROUTES["GET", "/openapi.json"]
+    declared.add(("GET /openapi.json", (document.openapi_extra or {})[ROLE], "Show the OpenAPI document"))
     assert {(route, role, what) for route, role, what, _ in ROUTES} == declared
     assert len(ROUTES) == len(declared)
+
+
+def test_every_answer_that_is_printed_ends_its_line() -> None:
+    assert [command for *_, command in ROUTES if not re.match(r"curl (-sw '\\n'|-sN|.*-o) ", command)] == []
 
 
 def test_the_bounds_are_the_true_ones() -> None:
@@ -50,7 +56,7 @@ class Curl:
             match word:
                 case "curl" | "-s" | "-sN":
                     continue
-                case "-o":
+                case "-o" | "-sw":
                     next(words)
                 case "-X":
                     self.method = next(words)
