@@ -83,7 +83,7 @@ async def test_a_chunked_body_is_a_body(api: httpx.AsyncClient) -> None:
         yield b"{}"
 
     answer = await api.request("DELETE", "/v1/nodes/x", content=pieces())
-    assert await refusal(answer) == (422, "INVALID_REQUEST")
+    assert await refusal(answer) == (415, "JSON_REQUIRED")
 
 
 async def test_an_empty_chunked_body_of_a_read_is_no_reason_to_refuse(api: httpx.AsyncClient) -> None:

@@ -170,13 +170,7 @@ class RequestChecks:
 
         try:
             bounded = Request(request.scope, receive)
-            body = await bounded.body()  # FastAPI finds it read
-            if request.method == "DELETE" and body:
-                raise ApiError(
-                    "INVALID_REQUEST",
-                    "a DELETE has no body: its path names what ends, and of a job's claims the query "
-                    "names one, as `?claim_id=ID`",
-                )
+            await bounded.body()  # FastAPI finds it read
             return await handler(bounded)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -211,8 +205,9 @@ class RequestChecks:
             raise ApiError(
                 "ORIGIN_NOT_ALLOWED", f"pages of {origin!r} may not use this API: use it from a program"
             )
-        if request.method in _READING or request.method == "DELETE":
-            return  # a DELETE with a body is refused whatever its type
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        if request.method in _READING or not (has_body or request.method == "POST"):
+            return
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(
                 "JSON_REQUIRED", "send the request with the header `Content-Type: application/json`"

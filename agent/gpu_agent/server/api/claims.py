@@ -155,6 +155,11 @@ async def release_claim(
     job_id: JobId, query: Annotated[ReleaseQuery, Query()], *, request: Request, registry: Registry
 ) -> Response:
     """Release a job's claim because the job has ended; also an ended claim that still holds GPUs."""
+    if await request.body() and registry.claim_of(job_id) is not None:
+        problem = (
+            "a release has no body, and nothing reads one: name the claim in the query, as `?claim_id=ID`"
+        )
+        raise ApiError("INVALID_REQUEST", problem)
     requester = requester_of(request)
     raise_if_refused(await registry.release(job_id, query.claim_id, requester=requester))
     return Response(status_code=204)
