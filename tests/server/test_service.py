@@ -257,7 +257,7 @@ async def test_explain_node_names_why_it_gets_no_job(service: RegistryService, r
         "jobs that need model other",
     ]
     assert account.model is not None
-    assert account.model.state == "not installed"
+    assert account.model.state == "not_installed"
     assert service.explain_node("node-x") is None
 
 

@@ -128,7 +128,7 @@ __all__ = [
 ]
 
 
-_MODEL_STATES = ("ready", "disabled", "not installed", "downloading", "not_installed", "error")
+_MODEL_STATES = ("ready", "disabled", "downloading", "not_installed", "error")
 
 
 class EmptyRequest(ApiRequest):

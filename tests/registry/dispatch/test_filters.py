@@ -332,7 +332,7 @@ def test_free_memory_is_shown_gpu_by_gpu_and_debt_counts_as_none() -> None:
 @pytest.mark.parametrize(
     ("installed", "reported", "state"),
     [
-        ((), None, "not installed"),
+        ((), None, "not_installed"),
         ((model("m", enabled=False),), None, "disabled"),
         ((model("m", status="downloading"),), None, "downloading"),
         ((model("m", status="downloading"),), {"m": "error"}, "error"),

@@ -1,5 +1,6 @@
 """The OpenAPI document of the operators' API."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -176,11 +177,7 @@ def test_words_that_the_registry_chooses_are_listed(name: str, field: str, words
         ("GpuView", "health", Health),
         ("ModelView", "status", ModelStatus),
         ("ModelVersion", "status", ModelStatus),
-        (
-            "ModelState",
-            "state",
-            ("ready", "disabled", "not installed", "downloading", "not_installed", "error"),
-        ),
+        ("ModelState", "state", ("ready", "disabled", "downloading", "not_installed", "error")),
         ("ModelState", "reported", ModelStatus),
         ("NodeDetail", "platform", ("linux", "windows", "macos")),
     ],
@@ -194,6 +191,12 @@ def test_words_that_a_node_chooses_are_listed_and_others_are_allowed(
     assert check.is_valid(next(iter(words)))
     assert check.is_valid("a word of a newer node")
     assert not check.is_valid(7)
+
+
+def test_no_enum_has_two_words_that_a_generated_client_would_name_alike() -> None:
+    for text in re.findall(r'"enum": (\[[^\]]*\])', json.dumps(dict(shapes()))):
+        names = [re.sub(r"\W", "_", str(word)).upper() for word in json.loads(text)]
+        assert len(names) == len({*names}), text
 
 
 def test_no_description_lists_words_that_the_schema_does_not() -> None:

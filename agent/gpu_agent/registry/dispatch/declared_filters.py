@@ -24,7 +24,7 @@ MOST_MODELS = 32
 _PUBLIC = frozenset({"public"})
 
 _WHEN_MODEL_READY = {
-    "not installed": "it is installed there",
+    "not_installed": "it is installed there",
     "disabled": "its agent enables it",
     "downloading": "its download ends",
 }
@@ -33,13 +33,13 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def model_state(record: NodeRecord, model: str) -> str:
-    """Return the state of a model on a node: `ready`, `disabled`, `not installed`, or what it reports."""
+    """Return the state of a model on a node: `ready`, `disabled`, `not_installed`, or what it reports."""
     if model in record.declared.ready_models:
         return "ready"
     models = record.declared.models
     installed = [one for one in models.models() if one.model_id == model]
     if not installed:
-        return "not installed"
+        return "not_installed"
     if not any(one.enabled for one in installed):
         return "disabled"
     stated = (models.states() or {}).get(model)
@@ -112,7 +112,7 @@ def _public_jobs(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 
 def _model_missing(candidate: Candidate, models: tuple[str, ...]) -> Shortfall:
     (model,) = models
-    return Shortfall(f"model {model}", model_state(candidate.record, model))
+    return Shortfall(f"model {model}", model_state(candidate.record, model).replace("_", " "))
 
 
 def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
