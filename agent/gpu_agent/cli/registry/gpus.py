@@ -18,7 +18,7 @@ def configure_cordon_gpu(parser: argparse.ArgumentParser) -> None:
         parser,
         "Cordon one GPU of a node: no new claim gets it. A claim that holds it goes on; the\n"
         "cordon outlives restarts of both sides, until `registry uncordon-gpu`.",
-        example=f"gpu-agent registry cordon-gpu n7 {_A_UUID} \\\n      --reason 'ECC errors'",
+        example=f"gpu-agent registry cordon-gpu n7 {_A_UUID}",
         exits={ExitCode.OK: "no new claim gets the GPU"},
     )
     _add_gpu(parser)
