@@ -136,6 +136,7 @@ def _place_jobs(operator: Operator, node_id: str) -> None:
     assert operator.ask("claim", "create", "job/1", *demands)["job_id"] == "job/1"
     assert "job/1" in operator.run("claim", "list", "--node", node_id)
     assert operator.ask("claim", "renew", "job/1")["node_id"] == node_id
+    assert "active" in operator.run("claim", "show", "job/1")
     assert "capacity_exceeded" in operator.run("explain", *demands)
     assert operator.ask("queue")["count"] == 0
     operator.run("claim", "release", "job/1")
