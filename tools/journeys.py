@@ -372,6 +372,10 @@ def table(journeys: Iterable[Journey], *, with_files: bool) -> str:
     return "\n".join(lines)
 
 
+def _longer(journeys: Iterable[Journey]) -> list[Journey]:
+    return [one for one in journeys if len(one.files) > MOST_FILES[one.name]]
+
+
 def main() -> int:
     """Trace, and print the table."""
     parser = argparse.ArgumentParser(description="Trace six journeys through the program.")
@@ -382,7 +386,10 @@ def main() -> int:
     print(table(journeys, with_files=arguments.files))
     if arguments.source.resolve() != (ROOT / "agent").resolve():
         return 0
-    longer = [one for one in journeys if len(one.files) > MOST_FILES[one.name]]
+    longer = _longer(journeys)
+    if longer:  # a timer that happened to fire meanwhile does so twice in no case that was seen
+        again = {one.name for one in _longer(asyncio.run(traced(arguments.source.resolve())))}
+        longer = [one for one in longer if one.name in again]
     for one in longer:
         allowed = MOST_FILES[one.name]
         print(f"{one.name} passes {len(one.files)} files, {allowed} are allowed: --files lists them")
