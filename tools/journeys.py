@@ -387,7 +387,7 @@ def main() -> int:
     if arguments.source.resolve() != (ROOT / "agent").resolve():
         return 0
     longer = _longer(journeys)
-    if longer:  # a timer that happened to fire meanwhile does so twice in no case that was seen
+    if longer:  # a timer may have fired meanwhile: what is longer twice is longer
         again = {one.name for one in _longer(asyncio.run(traced(arguments.source.resolve())))}
         longer = [one for one in longer if one.name in again]
     for one in longer:
