@@ -237,7 +237,9 @@ async def test_what_another_thread_logs_is_written_at_once(stream: CountingStrea
 async def test_a_broken_line_of_a_library_does_not_fail_its_caller(
     stream: CountingStream, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = logging.makeLogRecord({"name": "library", "msg": "%d nodes", "args": ("many",)})
+    broken = logging.makeLogRecord(
+        {"name": "library", "levelno": logging.WARNING, "msg": "%d nodes", "args": ("many",)}
+    )
     for handler in logging.getLogger().handlers:  # pytest adds one that raises, to the logger itself
         if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
             handler.handle(broken)

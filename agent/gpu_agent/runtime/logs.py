@@ -4,6 +4,7 @@ Writes to stderr only. No credential leaves through here: a field named like one
 and so is a token of ours wherever it stands in a line; `token_id` stays. Identifiers are for programs (§8).
 """
 
+import io
 import json
 import logging
 import math
@@ -96,17 +97,16 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._call_soon = call_soon
         self._thread = threading.get_ident()
-        self._lines: list[str] = []
+        self._waiting = io.StringIO()
+        self._formatted = logging.StreamHandler(self._waiting)
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.append(self.format(record) + self.terminator)
-        except Exception:  # noqa: BLE001 - as in logging: a library's broken line never fails its caller
-            self.handleError(record)
-            return
+        first = not self._waiting.tell()
+        self._formatted.setFormatter(self.formatter)
+        self._formatted.emit(record)  # reports a library's broken line, and raises for none
         if record.levelno >= logging.ERROR or threading.get_ident() != self._thread:
             self.flush()
-        elif len(self._lines) == 1:
+        elif first:
             try:
                 self._call_soon(self.flush)
             except RuntimeError:  # the loop is closed
@@ -115,9 +115,11 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
     def flush(self) -> None:
         """Write what waits; `logging` calls it when the program ends."""
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
+            lines = self._waiting.getvalue()
+            self._waiting.seek(0)
+            self._waiting.truncate()
             with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
-                self.stream.write("".join(lines))
+                self.stream.write(lines)
                 super().flush()
 
 
