@@ -223,6 +223,22 @@ def test_a_large_job_is_not_starved_by_a_stream_of_small_ones() -> None:
     assert fleet.has_claim("large")
 
 
+def test_a_job_that_gave_up_keeps_the_reservation_for_as_long_as_its_place() -> None:
+    fleet = Waiters(gpus=4, queue_reserve_after_seconds=2.0)
+    for place in range(4):
+        fleet.registry.claim(f"small-{place}", gpu_count=1, ttl_seconds=86_400)
+    fleet.ask("gave up", wait=3.0)
+    fleet.ask("large", gpu_count=4)
+
+    def reserving() -> list[str]:
+        return [one.job.job_id for one in fleet.registry.fleet.queue() if one.reserved]
+
+    fleet.pass_time(30.0)
+    assert reserving() == ["gave up"]
+    fleet.pass_time(5.0)
+    assert reserving() == ["large"]
+
+
 def test_a_request_of_a_higher_priority_passes_the_reservation() -> None:
     fleet = Waiters(gpus=2)
     for place in range(2):

@@ -24,9 +24,9 @@ CLIENTS = 16
 RESERVE_AFTER_SECONDS = 2.0
 QUIET_EVERY = 25
 """After so many kills the registry lives for a while, so that a large job may show that it is not starved."""
-QUIET_SECONDS = 30.0
-MOST_WAIT_SECONDS = 25.0
-"""For a large job in a quiet time: the reservation's delay, the longest claim with what it holds, slack."""
+MOST_WAIT_SECONDS = 58.0
+"""For a large job in a quiet time: 33 s in which a job that gave up before it keeps its place, and so the
+reservation (§5.4); then the longest claim with what it holds, and slack."""
 
 
 class Campaign:
@@ -61,7 +61,9 @@ class Campaign:
         """Let the registry live, and a large job wait beside the stream of small ones; returns its wait."""
         large = Client(self.world, self._operator_port, number=99, seed=0, kind=LARGE)
         large.start()
-        time.sleep(QUIET_SECONDS)
+        end = time.monotonic() + patience(MOST_WAIT_SECONDS)
+        while not large.longest_wait_seconds and time.monotonic() < end:
+            time.sleep(0.1)
         large.stop()
         if not 0 < large.longest_wait_seconds <= patience(MOST_WAIT_SECONDS):
             self.world.violate(f"a large job waited for {large.longest_wait_seconds:.1f} s, or got nothing")
