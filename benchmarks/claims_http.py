@@ -100,10 +100,10 @@ def _registry(nodes: int) -> Iterator[RegistryProcess]:
     with (
         tempfile.TemporaryDirectory() as state_dir,
         RegistryProcess(OPTIONS, state_dir=Path(state_dir), measured_every_seconds=60.0) as registry,
-        Generators(registry, gpus=8, startup_seconds=max(2.0, nodes / 500)) as generators,
+        Generators(registry, gpus=8, startup_seconds=max(2.0, nodes / 60)) as generators,
     ):
         generators.start(nodes)
-        generators.await_ready(nodes, within_seconds=180)
+        generators.await_ready(nodes, within_seconds=600)
         yield registry
 
 
