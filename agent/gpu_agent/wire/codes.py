@@ -4,8 +4,9 @@ Source: node protocol §3.1 (features), §3.3 (errors), §4 (statuses and reason
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+
+from gpu_agent.records import dataclass
 
 
 class NodeStatus(StrEnum):

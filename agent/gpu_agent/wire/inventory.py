@@ -7,8 +7,9 @@ Sizes are MiB (`_mb`) or bytes (`_bytes`), temperatures °C, power W, times seco
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from gpu_agent.records import dataclass, field
 
 
 class Health(StrEnum):

@@ -6,7 +6,6 @@ What only one form needs is loaded when that form is asked for: `--json` must st
 import argparse
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.cli.agent.reading import probe_request, read_inventory
@@ -14,6 +13,7 @@ from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.probe.nvml.process import StartedChild
 from gpu_agent.probe.snapshot import exit_code, to_document
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Inventory
 
 

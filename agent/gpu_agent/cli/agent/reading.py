@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.cli.command import ExitCode, Failure
@@ -20,6 +19,7 @@ from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, StartedChild, dismiss, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.probe.snapshot import ProbeOptions, Sources, open_sources, take
+from gpu_agent.records import dataclass, field, replace
 from gpu_agent.runtime.files import user_home
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 

@@ -4,10 +4,10 @@ One table, extended by a row. Codes go to the wire and into logs: they never cha
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Health, HealthReason
 
 

@@ -5,9 +5,9 @@ in the table, or that an application causes by itself, is reported and never cha
 is `reasons`' matter.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Health
 
 

@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ import psutil
 
 from gpu_agent.probe.host import virtualization
 from gpu_agent.probe.host.cgroup import Cgroup, read_cgroup
+from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import CacheDisk, Host
 
 _MIB = 1 << 20

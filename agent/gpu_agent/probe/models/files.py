@@ -8,13 +8,13 @@ sentence that holds no path of this machine. Every failure is an `OSError`.
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
+from gpu_agent.records import dataclass
 
 # A Path per entry of a large cache costs more than the stat behind it:
 # ruff: noqa: PTH114, PTH115, PTH116

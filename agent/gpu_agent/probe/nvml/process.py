@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
+from gpu_agent.records import dataclass
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml.child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""

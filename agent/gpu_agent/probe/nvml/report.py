@@ -8,7 +8,6 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
@@ -20,6 +19,7 @@ from gpu_agent.probe.nvml.process import (
     hung_sentence,
 )
 from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.records import dataclass, field_names
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -91,7 +91,7 @@ def _report(answer: Mapping[str, Any]) -> GpuReport:
 
 
 _COPIED_FIELDS = tuple(
-    {field.name for field in fields(Gpu)}
+    set(field_names(Gpu))
     - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
     - {"health", "reasons", "events", "unknowns"}
 )
