@@ -6,7 +6,7 @@ One table, extended by a row. Codes go to the wire and into logs: they never cha
 from collections.abc import Iterable
 from enum import StrEnum
 
-from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
+from gpu_agent.probe.health.xids import XIDS, Action, Xid, xid_code, xid_of_code
 from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Health, HealthReason
 
@@ -135,15 +135,18 @@ REASONS: dict[str, ReasonEntry] = {
     ),
 }
 
-_ENDED_BY = {
-    Action.NONE: Clears.QUIET,
-    Action.RESTART_APP: Clears.PROGRAMS,
-    Action.RESET_GPU: Clears.RESET,
-    Action.REBOOT: Clears.RETURN,
-}
+_ENDED_BY = {Action.NONE: Clears.QUIET, Action.RESTART_APP: Clears.PROGRAMS}
+"""For other actions: the return of a GPU that is lost until a reboot, else a reset."""
+
+
+def _ended_by(xid: Xid) -> Clears:
+    if xid.health is Health.LOST and xid.action is Action.REBOOT:
+        return Clears.RETURN
+    return _ENDED_BY.get(xid.action, Clears.RESET)
+
 
 REASONS.update(
-    (xid_code(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ENDED_BY[xid.action]))
+    (xid_code(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ended_by(xid)))
     for number, xid in XIDS.items()
     if xid.health is not None
 )

@@ -39,11 +39,13 @@ def _apply(gpu: Gpu, fault: SimulatedFault, *, new: bool) -> Gpu:
 
 
 def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
-    """An event of the whole GPU, reported once; one that takes the GPU away does so until its fault ends."""
+    """An event of the whole GPU, reported once; what it announces or takes away stays until its fault ends."""
     entry = REASONS.get(code)
     if new and gpu.parent_uuid is None:
         gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
-    return _lost(gpu) if entry is not None and entry.clears is Clears.RETURN else gpu
+    if entry is not None and entry.clears is Clears.RETURN:
+        return _lost(gpu)
+    return _ANNOUNCED[code](gpu) if code in _ANNOUNCED else gpu
 
 
 def _lost(gpu: Gpu) -> Gpu:
@@ -77,6 +79,13 @@ def _degraded(gpu: Gpu) -> Gpu:
     if gpu.parent_uuid is not None:
         return gpu
     return _with_reason(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
+
+
+def _reset_requested(gpu: Gpu) -> Gpu:
+    """The driver asks for a reset of the whole GPU."""
+    if gpu.parent_uuid is not None:
+        return gpu
+    return _with_reason(replace(gpu, recovery_action="recovery_reset"), reason("recovery_reset"))
 
 
 def _hot(gpu: Gpu) -> Gpu:
@@ -114,3 +123,9 @@ _FAULTS: Mapping[str, Callable[[Gpu], Gpu]] = {
     "degraded": _degraded,
     "hot": _hot,
 }
+
+_ANNOUNCED: Mapping[str, Callable[[Gpu], Gpu]] = {
+    xid_code(63): _degraded,
+    xid_code(154): _reset_requested,
+}
+"""What readings show after an Xid that counts for nothing itself."""
