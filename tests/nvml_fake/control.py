@@ -10,6 +10,7 @@ of device 3, or `*` for every one.
     process DEV PID BYTES                      one line for each process on a device
     xid DEV NUMBER                             the driver gives that Xid, once for each such line;
                                                `happen` adds one. `double_bit_error DEV 1` likewise
+    delivered_to DEV OTHER                     events of DEV go to the event set of OTHER, and name DEV
     mig_device DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE
                                                that slot of `mig_slots DEV` holds a MIG device
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
