@@ -1,4 +1,4 @@
-"""What one reading of 8 fake GPUs costs: CPU time of the NVML child and of the parent, and calls to the driver.
+"""What a reading of 8 fake GPUs costs: CPU time of the NVML child and of the parent, and calls to the driver.
 
     python benchmarks/probe_reading.py [--readings 400] [--rounds 5] [--against OTHER/agent] [--check]
 
@@ -114,9 +114,7 @@ def main() -> int:
                 for _ in range(options.rounds):
                     measure(child, mine, options.readings)
                     measure(elder, other, options.readings)
-    ratio = statistics.median(
-        one / two for one, two in zip(mine.child_us, other.child_us, strict=True)
-    )
+    ratio = statistics.median(one / two for one, two in zip(mine.child_us, other.child_us, strict=True))
     print(f"this tree  {mine}\nother tree {other}")
     print(f"ratio of the child's CPU time {ratio:.2f} (target <= {TARGET_RATIO})")
     return int(options.check and ratio > TARGET_RATIO)

@@ -54,7 +54,9 @@ def test_a_gpu_without_a_past_has_no_causes() -> None:
     assert Past().at(0, gpu(energy_mj=7, ecc=3)) == []
 
 
-@pytest.mark.parametrize("code", ["xid_13", "xid_31", "xid_43", "xid_45", "xid_63", "xid_68", "xid_154", "xid_9999"])
+@pytest.mark.parametrize(
+    "code", ["xid_13", "xid_31", "xid_43", "xid_45", "xid_63", "xid_68", "xid_154", "xid_9999"]
+)
 def test_an_xid_of_an_application_or_an_unknown_one_never_counts(code: str) -> None:
     assert Past().at(0, gpu(events={code: 40})) == []
 

@@ -63,7 +63,7 @@ XIDS: dict[int, Xid] = {
     150: Xid(Health.DEGRADED, "a link to another GPU failed (Xid 150, NVLink MSE)", Action.RESET_GPU),
     151: Xid(Health.DEGRADED, "the rotation of an encryption key failed (Xid 151)", Action.REBOOT),
     155: Xid(Health.DEGRADED, "a link to another GPU went down (Xid 155, NVLink)", Action.RESET_GPU),
-    156: Xid(Health.DEGRADED, "a faulty part of the GPU waits for its retirement (Xid 156)", Action.RESET_GPU),
+    156: Xid(Health.DEGRADED, "a faulty part of the GPU waits to be retired (Xid 156)", Action.RESET_GPU),
     158: Xid(Health.LOST, "the GPU did not answer the driver in time (Xid 158)", Action.RESET_GPU),
     167: Xid(Health.DEGRADED, "a transfer over PCIe timed out (Xid 167)", Action.RESET_GPU),
     169: Xid(Health.DEGRADED, "the GPU's security controller halted (Xid 169, SEC2)", Action.RESET_GPU),

@@ -2,9 +2,9 @@
 
 Runs inside the NVML child, with the binding handed in. Each GPU has an event set of its own, because waiting
 on a set that holds a lost GPU fails for every GPU in it. An event belongs to the GPU that its own handle
-names, since drivers were seen to deliver events to any set. Nothing waits: events that have come are taken, up
-to a bound, and the rest is left for the next reading. A driver without events is no fault of the GPU: only a
-plain GPU_IS_LOST is, because event calls are known to answer Unknown Error where events do not exist (WSL,
+names, since drivers were seen to deliver events to any set. Nothing waits: events that have come are taken,
+up to a bound, and the rest is left for the next reading. A driver without events is no fault of the GPU: only
+a plain GPU_IS_LOST is, because event calls are known to answer Unknown Error where events do not exist (WSL,
 some containers).
 
 Taken events are sent at once: the next query to the driver may be the last of this process, and the driver
@@ -170,5 +170,5 @@ class EventSets:
 
 
 def _address(handle: object) -> int | None:
-    """Where a handle points; None for none. The binding makes a new object for the same handle at each call."""
+    """Return where a handle points; the binding makes another object for the same handle at each call."""
     return ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]  # the binding has no types

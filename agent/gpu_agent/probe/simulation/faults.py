@@ -39,7 +39,7 @@ def _apply(gpu: Gpu, fault: SimulatedFault, *, new: bool) -> Gpu:
 
 
 def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
-    """An event of the whole GPU, reported once; what it announces or takes away stays until its fault ends."""
+    """An event of the whole GPU, reported once; what it announces stays until its fault ends."""
     entry = REASONS.get(code)
     if new and gpu.parent_uuid is None:
         gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
