@@ -220,7 +220,13 @@ class CapacityInvariants(Observer):
         due = now - self._cluster.profile.thresholds.queue_reserve_after_seconds
         may = (one for one in fleet.queue() if one.since <= due and sharing_of(one.job) is Sharing.EXCLUSIVE)
         first = next(may, None)
-        if first is None or first.since >= due - _RESERVES_WITHIN_SECONDS or first.reserved or not first.requests or fleet._unstored.store_fails:
+        if (
+            first is None
+            or first.since >= due - _RESERVES_WITHIN_SECONDS
+            or first.reserved
+            or not first.requests
+            or fleet._unstored.store_fails
+        ):
             return None
         return first if fleet._dispatch.nodes_to_reserve(first.job, frozenset(first.given_up)) else None
 
