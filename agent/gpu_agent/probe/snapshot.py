@@ -17,8 +17,16 @@ from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
 from gpu_agent.probe.models.source import LazySource
 from gpu_agent.records import dataclass, field, field_names, is_record, replace
-from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
-from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Model, ModelStatus, Outcome
+from gpu_agent.wire.inventory import (
+    BASE_FEATURES,
+    PROVEN_BY_KIND,
+    Gpu,
+    GpuReport,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
 
 SCHEMA = "gpu-agent.probe/1"
 

@@ -206,3 +206,19 @@ class Inventory:
     advanced_features: tuple[str, ...] = ()
     simulated: bool = False
     took_ms: float = 0.0
+
+
+# ---- features (node protocol §3.1): stated by the owner, or proven by a model
+
+BASE_FEATURES: tuple[str, ...] = (
+    "emotion_detection",
+    "voice_style_detection",
+    "speech_rate_detection",
+    "speech_rate_control",
+    "speaker_identification",
+    "persona_adaptation",
+)
+"""The features of §3.1 that `advanced_features` never decides (A-6)."""
+
+PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
+"""A ready model of this kind proves that base feature, unless the node declares it false."""

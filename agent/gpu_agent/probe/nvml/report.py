@@ -5,16 +5,16 @@ is the command's whole reading. What needs more than one reading is the health t
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import (
     DEADLINE_SECONDS,
     StartedChild,
-    abandon,
+    collect,
     death_sentence,
     hung_sentence,
 )
@@ -38,25 +38,19 @@ class Answer:
     report: GpuReport
 
 
-def read_once(child: StartedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
+def read_once(child: StartedChild | ForkedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
     """Fetch the answer.
 
     A driver that has not answered by the deadline, counted from the request, is broken.
     """
-    if child.process is None:
+    if isinstance(child, StartedChild) and child.process is None:
         return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=child.failure)
     left = max(0.0, child.requested_at + deadline_seconds - time.monotonic())
-    try:
-        output, errors = child.process.communicate(timeout=left)
-    except subprocess.TimeoutExpired as missed:
-        output, errors = missed.output or b"", b""
-        abandon(child.process)
-        no_answer = hung_sentence(deadline_seconds)
-    else:
-        no_answer = death_sentence(child.process.returncode, errors)
+    output, errors, status = collect(child, left)
     answers = [answer for line in output.splitlines() if (answer := parse_answer(line))]
     if answers:
         return answers[-1].report
+    no_answer = hung_sentence(deadline_seconds) if status is None else death_sentence(status, errors)
     took_ms = round((time.monotonic() - child.requested_at) * 1000, 3)
     return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=no_answer, took_ms=took_ms)
 
