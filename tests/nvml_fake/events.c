@@ -1,5 +1,5 @@
 /*
- * What a device tells as it happens (event sets), and what it tells by number (field values).
+ * What a device tells as it happens: event sets.
  *
  * `xid DEVICE NUMBER` is an event each time that the control file gains such a line: an event set that
  * listens to the device is told of the lines beyond those that were there when it was registered.
@@ -151,34 +151,4 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
         }
     }
     return NVML_ERROR_TIMEOUT;
-}
-
-/* ---- field values --------------------------------------------------------------------------------- */
-
-/* `recovery_action DEVICE N`, or `recovery_action DEVICE error CODE` for the code that the field itself has. */
-static nvmlReturn_t field(nvmlDevice_t device, nvmlFieldValue_t *value) {
-    const char *fact = device_fact("recovery_action", device);
-    unsigned long long wide = 0;
-    if (value->fieldId != NVML_FI_DEV_GET_GPU_RECOVERY_ACTION) {
-        return NVML_ERROR_INVALID_ARGUMENT; /* as true drivers say of fields that are newer than themselves */
-    }
-    if (fact != NULL && strncmp(fact, "error ", 6) == 0) {
-        return code_named(fact + 6);
-    }
-    nvmlReturn_t code = number(fact, &wide);
-    value->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
-    value->value.uiVal = (unsigned int)wide;
-    return code;
-}
-
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
-    nvmlReturn_t code = enter_device("nvmlDeviceGetFieldValues", device);
-    for (int i = 0; code == NVML_SUCCESS && i < count; i++) {
-        values[i].nvmlReturn = field(device, &values[i]);
-    }
-    return code;
-}
-
-nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
-    return answer_wide("nvmlDeviceGetTotalEnergyConsumption", device, "energy_mj", millijoules);
 }

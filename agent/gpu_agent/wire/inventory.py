@@ -102,7 +102,24 @@ class Gpu:
     retirement_pending: bool | None = None
     recovery_action: str | None = None
     """What the driver itself asks for: `none`, or the code of the reason that it is."""
+    sram_threshold_exceeded: bool | None = None
+    """Whether errors of its SRAM exceed the limit of NVIDIA's field diagnostic."""
     throttle_reasons: tuple[str, ...] | None = None
+    compute_mode: str | None = None
+    """`prohibited` where no program may use it."""
+    fabric_faults: tuple[str, ...] | None = None
+    """What is wrong with its place in the NVSwitch fabric: codes of reasons; empty where all is well."""
+    nvlinks_up: int | None = None
+    nvlinks_down: int | None = None
+    """Links that are not up; a GPU without a bridge has some by nature."""
+    nvlink_errors: int | None = None
+    """Replays and recoveries since the driver was loaded."""
+    pcie_generation: int | None = None
+    """Of the link now: without load it falls to a lower one."""
+    pcie_generation_max: int | None = None
+    """The most that the card and its slot allow together."""
+    pcie_width: int | None = None
+    pcie_width_max: int | None = None
     mig_enabled: bool | None = None
     parent_uuid: str | None = None
     processes: tuple[GpuProcess, ...] | None = None

@@ -39,6 +39,9 @@ _NVIDIAS = {
     "compute_capability": "a measure of NVIDIA's",
     "mig_enabled": "a mode of NVIDIA's",
     "recovery_action": "a report of NVIDIA's driver",
+    "compute_mode": "a mode of NVIDIA's",
+    "sram_threshold_exceeded": "a limit of NVIDIA's",
+    **dict.fromkeys(("fabric_faults", "nvlinks_up", "nvlinks_down", "nvlink_errors"), "a link of NVIDIA's"),
 }
 
 

@@ -2,7 +2,7 @@
 
 A value that cannot be true becomes unknown, with the collector's value as its reason. A report whose GPUs
 cannot be distinguished is refused as a whole. The rule of a field follows from its type in
-`wire.inventory.Gpu` and from `GPU_BOUNDS`; `events` and `recovery_action` are NVML's alone.
+`wire.inventory.Gpu` and from `GPU_BOUNDS`; `events`, `recovery_action` and `fabric_faults` are NVML's alone.
 """
 
 import math
@@ -184,7 +184,7 @@ def _shown(value: object) -> str:
     return type(value).__name__
 
 
-_NVML_ALONE = "recovery_action"
+_NVML_ALONE = frozenset({"recovery_action", "fabric_faults"})
 _OF_TYPE: Mapping[object, Callable[[object], object]] = {
     str | None: _text,
     bool | None: _flag,
@@ -202,7 +202,7 @@ def _rules() -> Iterator[tuple[str, Callable[[object], object]]]:
     for name, kind in Gpu.__annotations__.items():
         if kind in _OF_FIGURE:
             yield name, _OF_FIGURE[kind](*GPU_BOUNDS[name])
-        elif kind in _OF_TYPE and name != _NVML_ALONE:
+        elif kind in _OF_TYPE and name not in _NVML_ALONE:
             yield name, _OF_TYPE[kind]
 
 

@@ -48,6 +48,7 @@ class EventSets:
         self._sets: dict[str, object] = {}
         self._owners: dict[int | None, str] = {}
         """By the address of its handle: each GPU that was registered, lost ones included."""
+        self._news: set[str] = set()
         self._unidentified: dict[str, dict[str, int]] = {}
         """By whose set got them in this reading: the events that name no GPU that can be identified."""
         self._quarantined: dict[str, str] = {}
@@ -93,6 +94,12 @@ class EventSets:
         self._failed.clear()
         self._owners.clear()
 
+    def had_events(self, uuid: str) -> bool:
+        """Whether events of a GPU were taken since the last call, whichever set they came to."""
+        had = uuid in self._news
+        self._news.discard(uuid)
+        return had
+
     def failure(self, uuid: str) -> str | None:
         """Why a GPU has no events, or what came for no GPU; None while all is well."""
         if uuid in self._unidentified:
@@ -121,6 +128,7 @@ class EventSets:
             self._take(uuid, counts)
         finally:
             for owner, owned in counts.items():
+                self._news.add(owner)
                 self._on_events(owner, owned)
                 if why := quarantining_event(owned):
                     self._quarantined[owner] = why

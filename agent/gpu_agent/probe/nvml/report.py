@@ -6,7 +6,7 @@ is the command's whole reading. What needs more than one reading is the health t
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
@@ -86,7 +86,7 @@ def _report(answer: Mapping[str, Any]) -> GpuReport:
 
 _COPIED_FIELDS = tuple(
     set(field_names(Gpu))
-    - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
+    - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "fabric_faults", "processes"}
     - {"health", "reasons", "events", "unknowns"}
 )
 """Fields whose value the child sends as the inventory holds it."""
@@ -105,13 +105,16 @@ def _gpu(sent: Mapping[str, Any]) -> Gpu:
     if not retirement:
         why_not = [unknowns.pop(name) for name in _FAULT_FIELDS if name in unknowns]
         unknowns |= {"retirement_pending": why_not[0]} if why_not else {}
-    throttle, processes = sent.get("throttle_reasons"), sent.get("processes")
+    throttle, fabric, processes = (
+        sent.get(name) for name in ("throttle_reasons", "fabric_faults", "processes")
+    )
     return Gpu(
         uuid=sent.get("uuid") or f"{UNIDENTIFIED}{index}",
         name=sent.get("name") or f"unidentified GPU {index}",
         memory_kind=MemoryKind(sent.get("memory_kind", MemoryKind.UNKNOWN)),
         retirement_pending=any(retirement) if retirement else None,
         throttle_reasons=None if throttle is None else tuple(throttle),
+        fabric_faults=None if fabric is None else tuple(fabric),
         processes=None if processes is None else tuple(GpuProcess(**one) for one in processes),
         health=health_from(reasons),
         reasons=reasons,
@@ -126,6 +129,19 @@ def _reasons(sent: Mapping[str, Any]) -> tuple[HealthReason, ...]:
         reason(one["code"], detail=f"{REASONS[one['code']].detail} ({one['detail']})")
         for one in sent.get("reasons", ())
     ]
+    return (*given, *(reason(code) for code in _codes_of_figures(sent)))
+
+
+def _codes_of_figures(sent: Mapping[str, Any]) -> Iterator[str]:
+    """The reasons that figures are by themselves."""
     requested = sent.get("recovery_action", _NO_RECOVERY)
-    recovery = () if requested == _NO_RECOVERY else (reason(requested),)
-    return (*given, *recovery, *(reason(name) for name in _FAULT_FIELDS if sent.get(name)))
+    if requested != _NO_RECOVERY:
+        yield requested
+    for name in _FAULT_FIELDS:
+        if sent.get(name):
+            yield name
+    if sent.get("sram_threshold_exceeded"):
+        yield "sram_ecc_threshold"
+    if sent.get("compute_mode") == "prohibited":
+        yield "compute_mode_prohibited"
+    yield from sent.get("fabric_faults") or ()
