@@ -276,10 +276,12 @@ class EventStreams:
 
     async def _piece(self, subscriber: Subscriber, reader: "_Reader", *, due: float) -> bytes:
         """Wait for an event, and write it with those that wait behind it; nothing when `due` passes."""
-        event = await self._next(subscriber, due=due)
-        if event is None:
-            return b""
-        events = [event, *subscriber.take(MOST_IN_A_PIECE - 1)]
+        events = subscriber.take(MOST_IN_A_PIECE)
+        if not events:
+            event = await self._next(subscriber, due=due)
+            if event is None:
+                return b""
+            events = [event, *subscriber.take(MOST_IN_A_PIECE - 1)]
         if reader.takes_all(events):
             return self._joined(events)
         return b"".join([self._text(one) for one in events if reader.wants(one)])

@@ -212,7 +212,7 @@ async def list_exclusions(registry: Registry) -> ExclusionsList:
 
 def job_of(request: JobRequest) -> Job:
     """Return a request's job as the fleet reads it."""
-    return Job(**dict(request))
+    return Job(**request.__dict__)  # what `dict` looks up in the model takes as long as the job itself
 
 
 def requester_of(request: Request) -> Requester:
