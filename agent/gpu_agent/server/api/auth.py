@@ -24,7 +24,7 @@ from starlette.types import Message
 
 from gpu_agent.registry.tokens import Credential, Role, allows
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.api.errors import ApiError
+from gpu_agent.server.api.errors import ApiError, refuse_many_fields
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host, trace_id_of
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
@@ -40,7 +40,6 @@ MAX_BODY_BYTES = 1024 * 1024
 """Far more than the largest job's demands; the rest of a longer body is not read."""
 SMALL_BODY_BYTES = 16 * 1024
 """So much of each body is always read: no large requests keep a claim or a renewal out."""
-_LARGE_DIGITS = len(str(SMALL_BODY_BYTES))
 MAX_BODIES_BYTES = 32 * 1024 * 1024
 """Of all bodies together beyond that, from their first byte until they are answered."""
 MAX_BODIES_OF_ONE_BYTES = 8 * 1024 * 1024
@@ -177,7 +176,7 @@ class RequestChecks:
 
         try:
             bounded = Request(request.scope, receive)
-            await bounded.body()  # FastAPI finds it read
+            refuse_many_fields(request, await bounded.body())  # FastAPI finds it read
             return await handler(bounded)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -252,7 +251,7 @@ def _has_small_body(request: Request) -> bool:
     """Whether a request says that its body is one that is always read: then it takes nothing of a limit."""
     headers = request.headers
     length = headers.get("content-length", "0")
-    return "transfer-encoding" not in headers and len(length) < _LARGE_DIGITS and length.isdigit()
+    return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= SMALL_BODY_BYTES
 
 
 def _check_path(request: Request) -> None:
