@@ -13,6 +13,7 @@ from gpu_agent.session.types import (
     Exit,
     FaultFound,
     Probe,
+    RunChecks,
     Send,
     SendHeartbeat,
     State,
@@ -21,7 +22,7 @@ from gpu_agent.session.types import (
 )
 from gpu_agent.wire.codes import Reaction
 from gpu_agent.wire.declaration import DeclarationChanges
-from gpu_agent.wire.messages import NodeControl, NodeError, NodeRegister, NodeUnregister
+from gpu_agent.wire.messages import NodeCheck, NodeControl, NodeError, NodeRegister, NodeUnregister
 from tests.playbook import After
 from tests.session.harness import (
     ACK,
@@ -40,6 +41,8 @@ from tests.session.harness import (
     registers,
     status,
 )
+
+PASSED = NodeCheck(name="hook", ok=True, at=1795517678.5)
 
 
 def _goodbye(*, drain: bool, deadline: float | None = None) -> Send:
@@ -220,6 +223,22 @@ def test_refresh_sends_a_full_heartbeat_after_five_seconds_even_without_a_probe(
     assert play >> _control("refresh") << Probe()
     assert play >> After(4.9)
     assert play >> After(0.1) << (lambda sent: sent.changed.installed_models == WITH_GPU.installed_models)
+
+
+def test_check_runs_the_checks_and_sends_their_results_once_they_are_declared() -> None:
+    play = ready()
+    assert play >> _control("check") << RunChecks()
+    checked = replace(WITH_GPU, checks=(PASSED,))
+    assert play >> Declared(checked) >> After(1) << (lambda sent: sent.changed.checks == (PASSED,))
+    assert play >> Declared(checked) >> After(5)
+
+
+def test_the_first_heartbeat_of_every_registration_carries_all_results() -> None:
+    play = ready()
+    assert play >> Declared(replace(WITH_GPU, checks=(PASSED,)))
+    assert play >> After(1) << SendHeartbeat
+    assert play >> _control("reregister") << Send
+    assert play >> received(ACK) << StoreIdentity << (lambda sent: sent.changed.checks == (PASSED,))
 
 
 def test_an_unknown_command_is_logged_and_ignored() -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from gpu_agent.wire.codec import decode_from_node, decode_from_registry, encode
+from gpu_agent.wire.codec import FrameError, decode_from_node, decode_from_registry, encode
 from gpu_agent.wire.messages import (
     Check,
     FeatureNames,
@@ -17,6 +18,7 @@ from gpu_agent.wire.messages import (
     InstalledModel,
     Listed,
     Mapped,
+    NodeCheck,
     NodeControl,
     NodeError,
     NodeHeartbeat,
@@ -123,6 +125,16 @@ FROM_NODE: dict[str, WireModel] = {
         running_jobs=("job-1",),
         sequence=8,
     ),
+    "node_heartbeat_with_checks": NodeHeartbeat(
+        node_id="node-3ECEA4E2",
+        timestamp=1795517679123,
+        resource_usage=ResourceUsage(cpu_percent=12.5, mem_percent=50.1, running_jobs=0),
+        sequence=1,
+        checks=(
+            NodeCheck(name="hook", ok=False, detail="exit status 1: GPU 3 is slow", at=1795517678.5),
+            NodeCheck(name="pcie_link", scope=GPU, ok=True, detail="x16 of x16", at=1795517670.0),
+        ),
+    ),
     "node_register_with_hostname": NodeRegister(
         version="0.2.0",
         capability_schema_version="1.1",
@@ -173,6 +185,7 @@ FROM_REGISTRY: dict[str, WireModel] = {
         ),
     ),
     "node_control": NodeControl(command="refresh", reason="operator asked"),
+    "node_control_check": NodeControl(command="check", reason="operator asked"),
 }
 
 
@@ -218,6 +231,43 @@ def test_frames_of_an_older_node_are_understood() -> None:
 
 def test_a_token_is_not_in_the_representation_of_an_ack() -> None:
     assert "s3cret" not in repr(NodeRegisterAck(node_id="n", node_token="s3cret"))
+
+
+def _with_checks(*checks: dict[str, object]) -> str:
+    heartbeat = json.loads(golden("node_heartbeat_with_checks"))
+    return json.dumps({**heartbeat, "checks": checks})
+
+
+def test_a_check_without_a_scope_is_of_the_whole_node_and_no_checks_are_not_an_empty_list() -> None:
+    read = decode_from_node(_with_checks({"name": "hook", "ok": True, "at": 1.0}))
+    assert isinstance(read, NodeHeartbeat)
+    assert read.checks == (NodeCheck(name="hook", scope="node", ok=True, at=1.0),)
+    none = decode_from_node(golden("node_heartbeat"))
+    empty = decode_from_node(_with_checks())
+    assert isinstance(none, NodeHeartbeat)
+    assert isinstance(empty, NodeHeartbeat)
+    assert (none.checks, empty.checks) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        [{"name": "x" * 65, "ok": True, "at": 1.0}],
+        [{"name": "", "ok": True, "at": 1.0}],
+        [{"name": "hook", "scope": "", "ok": True, "at": 1.0}],
+        [{"name": "hook", "ok": True, "at": 1.0, "detail": "x" * 257}],
+        [{"name": "hook", "ok": "yes", "at": 1.0}],
+        [{"name": "hook", "ok": True, "at": 1e300}],
+        [{"name": "hook", "ok": True}],
+        [{"name": "hook", "scope": f"GPU-{place}", "ok": True, "at": 1.0} for place in range(2049)],
+        [{"name": "hook", "ok": True, "at": 1.0, "detail": "x" * 256} for _ in range(512)],
+    ],
+    ids=["long name", "no name", "no scope", "detail", "ok", "at", "no at", "number", "text"],
+)
+def test_checks_beyond_their_bounds_are_refused(checks: list[dict[str, object]]) -> None:
+    with pytest.raises(FrameError) as refused:
+        decode_from_node(_with_checks(*checks))
+    assert refused.value.errors[0].path.startswith("$.checks")
 
 
 def test_unknown_fields_are_ignored_at_every_level() -> None:

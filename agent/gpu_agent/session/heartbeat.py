@@ -5,6 +5,7 @@ missed heartbeats are skipped. The shell adds time and figures.
 """
 
 import math
+from dataclasses import replace
 
 from gpu_agent.session.types import SendHeartbeat, SessionSettings
 from gpu_agent.wire.codes import NodeStatus
@@ -48,7 +49,7 @@ class Heartbeats:
         self._steady = self._clamped(settings.heartbeat_interval_seconds if steady is None else steady)
         self._warmup = self._clamped(settings.warmup_interval_seconds if warmup is None else warmup)
         self._warming = True
-        self._sent = sent
+        self._sent = replace(sent, checks=None)  # a registration does not carry them
         self._knows_schemas = ack.capability_schema_version is not None
         self._regular_at, self._early_at = now, math.inf
 
@@ -103,4 +104,5 @@ def _all_parts(declaration: Declaration) -> DeclarationChanges:
         labels=dict(owner.labels),
         max_concurrent_jobs=owner.max_concurrent_jobs,
         hardware=declaration.hardware,
+        checks=declaration.checks,
     )

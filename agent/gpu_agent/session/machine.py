@@ -54,6 +54,7 @@ from gpu_agent.session.types import (
     Probe,
     RefreshRequested,
     ResumeRequested,
+    RunChecks,
     Send,
     SessionError,
     SessionSettings,
@@ -451,6 +452,8 @@ class SessionMachine:
                 return [LogEvent("control_accepted", facts), *self._refresh(now)]
             case "refresh":
                 return []  # one is under way
+            case "check":
+                return [LogEvent("control_accepted", facts), RunChecks()]
             case _:
                 return [LogEvent("control_unknown", facts, problem=True)]
 

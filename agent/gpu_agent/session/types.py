@@ -267,6 +267,11 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class RunChecks:
+    """Run the admission checks now; the results come back in `Declared`."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogEvent:
     """Log an event under an identifier, with its fields."""
 
@@ -285,7 +290,16 @@ class Exit:
 
 
 Action = (
-    Connect | Disconnect | Send | SendHeartbeat | StoreIdentity | ArchiveIdentity | Probe | LogEvent | Exit
+    Connect
+    | Disconnect
+    | Send
+    | SendHeartbeat
+    | StoreIdentity
+    | ArchiveIdentity
+    | Probe
+    | RunChecks
+    | LogEvent
+    | Exit
 )
 
 

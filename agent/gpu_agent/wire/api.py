@@ -99,6 +99,7 @@ __all__ = [
     "Name",
     "Names",
     "NewToken",
+    "NodeCheckView",
     "NodeDetail",
     "NodeExclusionView",
     "NodeExplanation",
@@ -236,6 +237,17 @@ class CheckView(ApiAnswer):
     detail: str = Field(description="What was found, for a person.")
 
 
+class NodeCheckView(ApiAnswer):
+    """One admission check, as the node reports it."""
+
+    name: str = Field(description="What was checked.")
+    scope: str = Field(description="`node`, or the UUID of the GPU that was checked.")
+    ok: bool = Field(description="Whether it passed.")
+    detail: str = Field(description="What was found, for a person.")
+    at: float = Field(description="When it ended, by the node's clock, as Unix time.")
+    required: bool = Field(description="Whether `[admission]` names it: other checks are only shown.")
+
+
 class NodeSummary(ApiAnswer):
     """A node in a list."""
 
@@ -324,6 +336,11 @@ class NodeDetail(NodeSummary):
         description="The status before this one; null for the first."
     )
     checks: tuple[CheckView, ...] = Field(description="The health checks of its last heartbeat.")
+    node_checks: tuple[NodeCheckView, ...] | None = Field(
+        None,
+        description="The admission checks that it reports; null for a node that runs none, and before its "
+        "first heartbeat.",
+    )
     healthy_heartbeats: int = Field(description="Healthy heartbeats in a row.")
     heartbeats_needed: int = Field(description="How many more of them it needs to become ready.")
     drain: DrainView | None = Field(description="The drain in force; null for none.")

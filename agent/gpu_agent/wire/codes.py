@@ -1,12 +1,11 @@
-"""Error, reason and close codes and statuses, with what each asks of the agent; node ids.
+"""Error, reason and close codes and statuses, with what each asks of the agent; base features; node ids.
 
-Source: node protocol §3.3 (errors), §4 (statuses and reasons) and §5.2 (exclusions).
+Source: node protocol §3.1 (features), §3.3 (errors), §4 (statuses and reasons) and §5.2 (exclusions).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-
-from gpu_agent.records import dataclass
 
 
 class NodeStatus(StrEnum):
@@ -36,6 +35,7 @@ class ReasonCode(StrEnum):
     HEALTH_CHECKS_PASSED = "health_checks_passed"
     MODEL_MISSING = "model_missing"
     GPU_UNAVAILABLE = "gpu_unavailable"
+    CHECK_FAILED = "check_failed"
     WARMUP_TIMEOUT = "warmup_timeout"
     HEALTH_CHECKS_FAILED = "health_checks_failed"
     FLAPPING = "flapping"
@@ -164,6 +164,33 @@ OLDEST_SCHEMA = "1.0"
 """The schema of a declaration that names none (R-04)."""
 
 SUPPORTED_SCHEMA_VERSIONS: tuple[str, ...] = (OLDEST_SCHEMA, "1.1")
+
+NODE_SCOPE = "node"
+"""The scope of an admission check of the whole node; any other scope is the UUID of a GPU (§4)."""
+
+NODE_CHECKS: tuple[str, ...] = ("gpu_count", "hook")
+"""The admission checks of the whole node."""
+
+GPU_CHECKS: tuple[str, ...] = (
+    "gpu_model",
+    "recovery_action",
+    "pcie_link",
+    "memory_bandwidth",
+)
+"""The admission checks of each GPU."""
+
+BASE_FEATURES: tuple[str, ...] = (
+    "emotion_detection",
+    "voice_style_detection",
+    "speech_rate_detection",
+    "speech_rate_control",
+    "speaker_identification",
+    "persona_adaptation",
+)
+"""The features of §3.1 that `advanced_features` never decides (A-6)."""
+
+PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
+"""A ready model of this kind proves that base feature, unless the node declares it false."""
 
 
 def known(code: str) -> ErrorCode:

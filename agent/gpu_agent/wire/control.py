@@ -145,6 +145,16 @@ class CheckInfo(Document):
     detail: str
 
 
+class AdmissionCheckInfo(Document):
+    """One of the agent's own checks of this machine."""
+
+    name: str
+    scope: str = Field(description="node, or the UUID of the GPU that was checked")
+    ok: bool | None = Field(description="null where it could not be run: `detail` says why")
+    detail: str
+    at: float = Field(description="when it ended")
+
+
 class StatusInfo(Document):
     """The status that the registry sent last."""
 
@@ -225,6 +235,9 @@ class StatusDocument(Document):
     max_concurrent_jobs: int | None = Field(description="the owner's slots; null leaves them to the registry")
     labels: Mapping[str, str]
     jobs: JobsInfo
+    checks: tuple[AdmissionCheckInfo, ...] = Field(
+        description="the admission checks of this machine; docs/return-to-service.md"
+    )
     machine: MachineDocument | None = Field(description="what the last probe found; null before the first")
 
 

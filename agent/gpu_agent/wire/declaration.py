@@ -19,6 +19,7 @@ from gpu_agent.wire.messages import (
     GpuFigures,
     Hardware,
     InstalledModel,
+    NodeCheck,
     NodeHeartbeat,
     NodeRegister,
     ResourceUsage,
@@ -28,7 +29,9 @@ MB_PER_GB = 1024
 NEWEST_SCHEMA = "1.1"
 JOB_IDS_ROOM_BYTES = 128 * 1024
 """What the ids of jobs in flight may take of a frame: registrations and heartbeats list them too."""
-FRAME_ROOM_BYTES = 1024 * 1024 - JOB_IDS_ROOM_BYTES - 4096
+CHECKS_ROOM_BYTES = 32 * 1024
+"""What the admission checks may take of a heartbeat."""
+FRAME_ROOM_BYTES = 1024 * 1024 - JOB_IDS_ROOM_BYTES - CHECKS_ROOM_BYTES - 4096
 """A registration stays under the protocol's 1 MiB, with some room to spare."""
 _LONGEST_ID = "x" * 128
 _LONGEST_HOSTNAME = 253
@@ -60,6 +63,8 @@ class Declaration:
     hostname: str | None = None
     simulated: bool = False
     owner: Owner = field(default_factory=Owner)
+    checks: tuple[NodeCheck, ...] | None = None
+    """The admission checks that have a result; None where this node runs none. No registration has them."""
     left_out: tuple[str, ...] = ()
     """Ids of models left out to stay under the frame limit; said in the log and `status`."""
 
@@ -79,6 +84,7 @@ class DeclarationChanges:
     labels: dict[str, str] | None = None
     max_concurrent_jobs: int | None = None
     hardware: Hardware | None = None
+    checks: tuple[NodeCheck, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +100,9 @@ class HeartbeatFigures:
     probe_age_seconds: float | None
 
 
-def declare(inventory: Inventory, owner: Owner) -> Declaration:
+def declare(
+    inventory: Inventory, owner: Owner, *, checks: tuple[NodeCheck, ...] | None = None
+) -> Declaration:
     """Make a declaration from an inventory, at the newest schema."""
     bare = Declaration(
         platform=inventory.host.platform,
@@ -111,6 +119,7 @@ def declare(inventory: Inventory, owner: Owner) -> Declaration:
         advanced_features=inventory.advanced_features,
         simulated=inventory.simulated,
         owner=owner,
+        checks=checks,
     )
     taken = len(registration(bare, node_id=_LONGEST_ID).model_dump_json().encode())
     models, left_out = _fitting(inventory.models, room_bytes=FRAME_ROOM_BYTES - taken)
@@ -160,6 +169,7 @@ def changes(sent: Declaration, current: Declaration) -> DeclarationChanges:
         labels=_if_changed(dict(before.labels), dict(owner.labels)),
         max_concurrent_jobs=_if_changed(before.max_concurrent_jobs, owner.max_concurrent_jobs),
         hardware=_if_changed(sent.hardware, current.hardware),
+        checks=_if_changed(sent.checks, current.checks),
     )
 
 
@@ -200,6 +210,7 @@ def heartbeat(
         labels=changed.labels,
         max_concurrent_jobs=changed.max_concurrent_jobs,
         hardware=changed.hardware,
+        checks=changed.checks,
     )
 
 

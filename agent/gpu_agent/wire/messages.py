@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from gpu_agent.wire.codes import MAX_LABELS, MAX_TEXT, NODE_ID_PATTERN, OLDEST_SCHEMA
+from gpu_agent.wire.codes import MAX_LABELS, MAX_TEXT, NODE_ID_PATTERN, NODE_SCOPE, OLDEST_SCHEMA
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exact."""
@@ -33,6 +33,8 @@ MAX_GPUS, MAX_MODELS = 256, 4096
 """Of one node (§3.1), MIG devices included."""
 MAX_REASONS, MAX_FEATURES, MAX_JOBS = 64, 1024, 20_000
 """More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
+MAX_CHECKS, MAX_CHECK_DETAIL, MAX_CHECKS_TEXT = 2048, 256, 128 * 1024
+"""Of one node: admission checks, characters of one detail, and characters of all checks together."""
 
 
 class WireModel(BaseModel):
@@ -270,6 +272,30 @@ class GpuFigures(WireModel):
     reasons: Annotated[tuple[Name, ...], Field(max_length=MAX_REASONS, fail_fast=True)] = ()
 
 
+class NodeCheck(WireModel):
+    """One admission check, as the agent last found it (§4)."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    scope: Annotated[Name, StringConstraints(min_length=1)] = NODE_SCOPE
+    """`node`, or the UUID of one GPU."""
+    ok: bool
+    detail: Annotated[str, StringConstraints(max_length=MAX_CHECK_DETAIL)] = ""
+    at: Finite
+    """When it ended, in Unix seconds; information, never evidence."""
+
+
+def _short_enough(checks: tuple[NodeCheck, ...]) -> tuple[NodeCheck, ...]:
+    if sum(len(one.name) + len(one.scope) + len(one.detail) for one in checks) > MAX_CHECKS_TEXT:
+        raise ValueError(f"all checks together may have {MAX_CHECKS_TEXT} characters")
+    return checks
+
+
+NodeChecks = Annotated[
+    tuple[NodeCheck, ...], Field(max_length=MAX_CHECKS, fail_fast=True), AfterValidator(_short_enough)
+]
+"""The admission checks of a node, all of them."""
+
+
 class NodeHeartbeat(WireModel):
     """Node → registry (§3.4). What changed is sent whole: each part is a full replacement."""
 
@@ -293,6 +319,8 @@ class NodeHeartbeat(WireModel):
     )
     max_concurrent_jobs: WireInt | None = None
     hardware: Hardware | None = None
+    checks: NodeChecks | None = None
+    """Empty from an agent that can run checks and has no result yet; absent where nothing changed."""
 
 
 class NodeUnregister(WireModel):
@@ -370,7 +398,7 @@ class NodeStatusMessage(WireModel):
 
 
 class NodeControl(WireModel):
-    """Registry → node (§3.6): `reregister` or `refresh`; the node logs any other command, obeys none."""
+    """Registry → node (§3.6): `reregister`, `refresh` or `check`; the node logs any other, obeys none."""
 
     type: Literal["node_control"] = "node_control"
     command: str
