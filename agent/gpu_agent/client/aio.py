@@ -438,6 +438,10 @@ class RegistryClient:
         """Have a node register again on its open connection."""
         return await self._transport.send(routes.act(node_id, "reregister"))
 
+    async def check(self, node_id: str) -> NodeDetail:
+        """Have a node run its admission checks now."""
+        return await self._transport.send(routes.act(node_id, "check"))
+
     async def remove(self, node_id: str) -> None:
         """Remove a node's record."""
         await self._transport.send(routes.remove_node(node_id))

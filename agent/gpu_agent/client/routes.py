@@ -162,7 +162,7 @@ def uncordon(node_id: str, *, gpu_uuid: str | None) -> Route[NodeDetail]:
 
 
 def act(node_id: str, action: str) -> Route[NodeDetail]:
-    """Request an action on a node that needs no words: `resume`, `refresh`, `reregister`."""
+    """Request an action on a node that needs no words: `resume`, `refresh`, `reregister`, `check`."""
     return _act(node_id, action)
 
 

@@ -258,6 +258,10 @@ class RegistryClient:
         """Have a node register again on its open connection."""
         return self._loop.call(self._client.reregister(node_id))
 
+    def check(self, node_id: str) -> NodeDetail:
+        """Have a node run its admission checks now."""
+        return self._loop.call(self._client.check(node_id))
+
     def remove(self, node_id: str) -> None:
         """Remove a node's record."""
         self._loop.call(self._client.remove(node_id))

@@ -199,7 +199,7 @@ class ClaimRequests:
             for uuid in () if grant is None else grant.gpu_uuids:
                 gpu = record.gpus.get(uuid)
                 if (gpu is None or not gpu.usable) and self.history.note_unusable(claim, uuid):
-                    health = "not declared any more" if gpu is None else clip_quote(gpu.health)
+                    health = "not declared any more" if gpu is None else clip_quote(gpu.condition)
                     fields = {
                         "job_id": claim.job_id,
                         "node_id": record.node_id,

@@ -105,6 +105,8 @@ class Command(StrEnum):
     """Probe again, and send a full heartbeat."""
     REREGISTER = "reregister"
     """Send `node_register` again, on the same connection."""
+    CHECK = "check"
+    """Run the admission checks again, and report their results."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from struct import Struct, error
 from typing import Any
 
 from gpu_agent.registry.job import GpuKind, names_mig, parse_capability
+from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.messages import GpuFigures
 
 STEP_MB = 256
@@ -23,6 +24,9 @@ STEP_MB = 256
 
 NOT_REPORTED = "not_reported"
 """The reason of a GPU that was declared and is missing from a heartbeat which lists others."""
+
+CHECK_FAILED = ReasonCode.CHECK_FAILED.value
+"""The condition of a GPU whose health is good and that failed a required check."""
 
 _NO_DEVICES: Mapping[str, tuple[str, ...]] = {}
 _USABLE = frozenset({"ok", "degraded"})
@@ -58,6 +62,8 @@ class GpuState:
     power_w: float | None = None
     processes: int | None = None
     """Compute processes on it, of whatever job; None where the node does not report them."""
+    failed_checks: tuple[str, ...] = ()
+    """The required admission checks that it, or its MIG parent, failed; written by `Gpus`."""
     kind: GpuKind = field(init=False)
     """What distinguishes it for a job."""
 
@@ -69,13 +75,18 @@ class GpuState:
 
     @property
     def is_sound(self) -> bool:
-        """True when its health lets it work."""
-        return self.health in _USABLE
+        """True when its health and its checks let it work."""
+        return self.health in _USABLE and not self.failed_checks
 
     @property
     def usable(self) -> bool:
         """True when it can take a job."""
-        return not self.is_parent and self.health in _USABLE
+        return not self.is_parent and self.is_sound
+
+    @property
+    def condition(self) -> str:
+        """Its health, or what else makes it unusable."""
+        return CHECK_FAILED if self.failed_checks and self.health in _USABLE else self.health
 
 
 class Gpus(Mapping[str, GpuState]):
@@ -83,6 +94,7 @@ class Gpus(Mapping[str, GpuState]):
 
     __slots__ = (
         "_all_ok",
+        "_failed_checks",
         "_in_one_row",
         "_ok_healths",
         "_order",
@@ -125,6 +137,7 @@ class Gpus(Mapping[str, GpuState]):
         self._utilizations: tuple[float | None, ...] = ()
         self._processes: tuple[int | None, ...] = ()
         """The last heartbeat's, in order, where all were ok."""
+        self._failed_checks: Mapping[str, tuple[str, ...]] = {}
         self._all_ok = False
         """True when the last heartbeat listed every GPU in order, and all of them ok."""
         self._placeable = sum(not state.is_parent for state in self._states.values())
@@ -150,7 +163,7 @@ class Gpus(Mapping[str, GpuState]):
         # times as much, and all of them a sixth of what a heartbeat may cost.
         uuids, healths, reasons, *columns = zip(*map(_read_columns, map(vars, figures)), strict=True)
         in_order = "\n".join(uuids) == self._order and self._in_one_row
-        if healths != self._ok_healths or any(reasons) or not in_order:
+        if healths != self._ok_healths or any(reasons) or not in_order or self._failed_checks:
             self._write_each(figures)
             return True
         used = columns[_MEMORY]
@@ -171,15 +184,22 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = self._placeable
         return differs
 
+    def set_failed_checks(self, failed: Mapping[str, tuple[str, ...]]) -> None:
+        """Set which required checks which GPUs failed; the next `write` counts the usable GPUs by it."""
+        self._failed_checks = {uuid: names for uuid, names in failed.items() if uuid in self._states}
+        for state in self._up_to_date().values():
+            own = self._failed_checks.get(state.uuid, ())
+            state.failed_checks = own or self._failed_checks.get(state.parent_uuid or "", ())
+
     @property
     def all_ok(self) -> bool:
-        """True when the last heartbeat listed every GPU in order, and all of them ok."""
+        """True when the last heartbeat listed every GPU in order, all of them ok, and no check failed."""
         return self._all_ok
 
     @property
     def healths(self) -> tuple[str, ...]:
-        """The health of each."""
-        return self._ok_healths if self._all_ok else tuple(state.health for state in self._states.values())
+        """The condition of each."""
+        return self._ok_healths if self._all_ok else tuple(one.condition for one in self._states.values())
 
     @property
     def in_use(self) -> tuple[bool, ...]:
@@ -263,7 +283,7 @@ class Gpus(Mapping[str, GpuState]):
         self._row_is_newer = self._all_ok = False
         for state in self._states.values():
             _write_one(state, GpuFigures(uuid=state.uuid))
-        self.usable = self._placeable
+        self.usable = sum(state.usable for state in self._states.values())
 
 
 def _list_id(states: Iterable[GpuState]) -> str:

@@ -12,6 +12,7 @@ gains nothing.
 
 from collections import Counter
 
+from gpu_agent.registry import node_checks
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.node import Declared, NodeRecord, Transition
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
@@ -30,6 +31,8 @@ def is_healthy(record: NodeRecord, thresholds: Thresholds) -> bool:
     usage = liveness.usage
     if usage is None or record.gpus.usable == 0 or not record.declared.models_sufficient:
         return False
+    if record.checks is not None and record.checks.failed:
+        return False
     percent = usage.gpu_percent
     if percent is not None and not 0 <= percent <= MAX_PERCENT:
         return False
@@ -38,9 +41,11 @@ def is_healthy(record: NodeRecord, thresholds: Thresholds) -> bool:
 
 
 def definite_failure(record: NodeRecord, thresholds: Thresholds) -> ReasonCode | None:
-    """Name a failure that is definite at once: no usable GPU, or a required model that is not ready."""
+    """Name a failure that is definite at once: no usable GPU, a failed check, a required model not ready."""
     if record.gpus.usable == 0:
         return ReasonCode.GPU_UNAVAILABLE
+    if record.checks is not None and record.checks.failed:
+        return ReasonCode.CHECK_FAILED
     if not record.declared.ready_models.issuperset(thresholds.required_models):
         return ReasonCode.MODEL_MISSING
     return None
@@ -73,6 +78,7 @@ def checks(record: NodeRecord, thresholds: Thresholds) -> tuple[Check, ...]:
         _probe_age(record.liveness.probe_age_seconds, thresholds.probe_age_limit_seconds),
         _required_models(record.declared, thresholds),
         _ready_models(record.declared, thresholds),
+        *node_checks.judge(record, thresholds),
     )
 
 
@@ -128,7 +134,7 @@ def is_damped(record: NodeRecord, thresholds: Thresholds, now: float) -> bool:
 def _gpus(record: NodeRecord) -> Check:
     placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
     detail = f"{record.gpus.usable} of {len(placeable)} GPUs usable"
-    problems = Counter(_problem(gpu) for gpu in placeable if gpu.health != "ok")
+    problems = Counter(_problem(gpu) for gpu in placeable if gpu.condition != "ok")
     named = [f"{count} {problem}" for problem, count in sorted(problems.items())[:_NAMED_PROBLEMS]]
     if len(problems) > len(named):
         named.append(f"and {len(problems) - len(named)} other problems")
@@ -136,8 +142,8 @@ def _gpus(record: NodeRecord) -> Check:
 
 
 def _problem(gpu: GpuState) -> str:
-    reasons = clip_quote(", ".join(gpu.reasons)) or "no reason given"
-    return f"{clip_quote(gpu.health)}: {reasons}"
+    reasons = clip_quote(", ".join((*gpu.reasons, *gpu.failed_checks))) or "no reason given"
+    return f"{clip_quote(gpu.condition)}: {reasons}"
 
 
 def _gpu_percent(percent: float | None) -> Check:

@@ -6,19 +6,22 @@ returns nothing. A heartbeat that is not valid counts for nothing.
 
 from collections.abc import Callable
 
-from gpu_agent.registry import declaration, health, lifecycle
+from gpu_agent.registry import declaration, health, lifecycle, node_checks
 from gpu_agent.registry.actions import Level, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.candidate import load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import HeartbeatReceived
-from gpu_agent.registry.node import Liveness, NodeRecord, ReportedJobs
+from gpu_agent.registry.node import Liveness, NodeRecord, ReportedChecks, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.token_issuing import consume_join_use
 from gpu_agent.registry.tokens import TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
-from gpu_agent.wire.messages import NodeError, ResourceUsage
+from gpu_agent.wire.messages import NodeError, NodeHeartbeat, ResourceUsage
+
+_PARTS = declaration.REPLACEABLE | {"checks"}
+"""What a heartbeat replaces in full where it brings it (§3.4)."""
 
 
 class Heartbeats:
@@ -51,9 +54,10 @@ class Heartbeats:
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
         usage: ResourceUsage = fields["resource_usage"]
-        replaced = not declaration.REPLACEABLE.isdisjoint(message.__pydantic_fields_set__)
+        checks_before = record.checks
+        replaced = not _PARTS.isdisjoint(message.__pydantic_fields_set__)
         if replaced:
-            refusal = declaration.replace_parts(record, message, thresholds)
+            refusal = _replace_parts(record, message, thresholds)
             if refusal is not None:
                 return _send(event, refusal, now)
         gpus_differ = record.gpus.write(
@@ -68,9 +72,7 @@ class Heartbeats:
         passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
         liveness.usage, liveness.probe_age_seconds = usage, fields["probe_age_seconds"]
         liveness.last_seen_at = liveness.last_heartbeat_at = now
-        load_differs = _write_load(liveness, usage, thresholds)
-        if event.round_trip_seconds is not None:
-            load_differs |= _write_round_trip(liveness, event.round_trip_seconds)
+        load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
         if replaced or jobs_differ or was_suspected:
             guess = any(one.processes is not None for one in message.gpus or ())
             record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs, is_guess=guess)
@@ -83,13 +85,14 @@ class Heartbeats:
         healthy = health.is_healthy(record, thresholds)
         ordinary = healthy and record.status is NodeStatus.READY and liveness.recent is self._all_healthy
         ordinary = ordinary and not jobs_differ and not was_suspected and idle is None
-        if ordinary and not _concerns_claims(record) and not self._debug():
+        if ordinary and record.checks is checks_before and not _concerns_claims(record) and not self._debug():
             liveness.healthy_heartbeats += 1
             return None
         step = Step(now)
         self._count(record, step, healthy=healthy, was_suspected=was_suspected)
         self._claims.review(record, step, passed_seconds=passed)
         self._claims.telemetry.log(record, step, idle=idle or ())
+        _follow_checks(record, checks_before, step)
         self._change_status(record, step, healthy=healthy)
         self._transitions.finish_drain(record, step)
         return step
@@ -124,7 +127,7 @@ class Heartbeats:
         healthy, needed = record.liveness.healthy_heartbeats, self._thresholds.healthy_heartbeats_needed
         if code is None or healthy < needed:
             return
-        if health.is_damped(record, self._thresholds, step.now):
+        if health.is_damped(record, self._thresholds, step.now) or node_checks.missing(record):
             return
         reason = f"{healthy} healthy heartbeats in a row"
         self._transitions.change(record, NodeStatus.READY, code, reason=reason, step=step)
@@ -148,6 +151,19 @@ class Heartbeats:
         ]
         fields = {"node_id": record.node_id, "ok": healthy, "checks": checks}
         step.log("health_check", fields, Level.DEBUG)
+
+
+def _follow_checks(record: NodeRecord, before: ReportedChecks | None, step: Step) -> None:
+    """Log which admission checks fail where others do than before, and ask for those that are missing."""
+    if record.checks is before:
+        return
+    fields = node_checks.changes(record, before)
+    if fields is not None:
+        step.log("node_checks_changed", fields, Level.WARNING if fields["count"] else Level.INFO)
+    command = node_checks.request(record)
+    if command is not None and record.connection is not None:
+        step.effects.append(Send(record.connection, command))
+        step.log("node_control_sent", {"node_id": record.node_id, "command": command.command})
 
 
 def _concerns_claims(record: NodeRecord) -> bool:
@@ -176,13 +192,23 @@ def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     return step
 
 
-def _write_load(liveness: Liveness, usage: ResourceUsage, thresholds: Thresholds) -> bool:
-    """Write a node's load; returns whether dispatch must know of the difference."""
-    before, liveness.load = liveness.load, load_of(usage, thresholds)
-    return before != liveness.load
+def _replace_parts(record: NodeRecord, message: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
+    """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none."""
+    refusal = declaration.replace_parts(record, message, thresholds)
+    if refusal is None:
+        if message.checks is not None:
+            node_checks.write(record, message.checks, thresholds)
+        if record.checks is not None:
+            record.gpus.set_failed_checks(record.checks.failed_gpus)
+    return refusal
 
 
-def _write_round_trip(liveness: Liveness, seconds: float) -> bool:
-    """Write what was measured; returns whether dispatch must know of the difference."""
-    before, liveness.round_trip_seconds = liveness.round_trip_seconds, seconds
-    return nearness(before) != nearness(seconds)
+def _write_load(
+    liveness: Liveness, usage: ResourceUsage, round_trip: float | None, *, thresholds: Thresholds
+) -> bool:
+    """Write a node's load, and its round trip where one was measured; True where dispatch must know."""
+    load, liveness.load = liveness.load, load_of(usage, thresholds)
+    if round_trip is None:
+        return load != liveness.load
+    before, liveness.round_trip_seconds = liveness.round_trip_seconds, round_trip
+    return load != liveness.load or nearness(before) != nearness(round_trip)

@@ -65,12 +65,18 @@ TRANSITIONS: Mapping[tuple[NodeStatus | None, NodeStatus], frozenset[ReasonCode]
     (NodeStatus.OFFLINE, NodeStatus.REGISTERING): _REGISTERED | {ReasonCode.RESUMED},
     (NodeStatus.REGISTERING, NodeStatus.READY): frozenset({ReasonCode.HEALTH_CHECKS_PASSED}),
     (NodeStatus.REGISTERING, NodeStatus.DEGRADED): frozenset(
-        {ReasonCode.MODEL_MISSING, ReasonCode.GPU_UNAVAILABLE, ReasonCode.WARMUP_TIMEOUT}
+        {
+            ReasonCode.MODEL_MISSING,
+            ReasonCode.GPU_UNAVAILABLE,
+            ReasonCode.CHECK_FAILED,
+            ReasonCode.WARMUP_TIMEOUT,
+        }
     ),
     (NodeStatus.READY, NodeStatus.DEGRADED): frozenset(
         {
             ReasonCode.GPU_UNAVAILABLE,
             ReasonCode.MODEL_MISSING,
+            ReasonCode.CHECK_FAILED,
             ReasonCode.HEALTH_CHECKS_FAILED,
             ReasonCode.FLAPPING,
         }

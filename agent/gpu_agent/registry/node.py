@@ -13,7 +13,7 @@ from gpu_agent.registry.job import Claim, HeldGrant
 from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import NodeRegister, ResourceUsage
+from gpu_agent.wire.messages import NodeCheck, NodeRegister, ResourceUsage
 
 LONGEST_DRAIN_SECONDS = 30 * 86_400.0
 """The longest deadline of a drain, whatever was requested."""
@@ -174,6 +174,22 @@ class ReportedJobs:
         return ReportedJobs.of(tuple(one for one in self.in_order or () if one != job_id), self.count)
 
 
+@dataclass(slots=True, kw_only=True)
+class ReportedChecks:
+    """The admission checks that a node reports; `node_checks` replaces it as a whole."""
+
+    listed: tuple[NodeCheck, ...]
+    """As reported."""
+    failed: tuple[NodeCheck, ...] = ()
+    """The required ones of the whole node that failed."""
+    failed_gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """UUID → the required ones that this GPU failed."""
+    unreported: tuple[str, ...] = ()
+    """The required ones without any result."""
+    requested: bool = False
+    """True once the registry has asked for these in this session."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
     """One change of a node's status."""
@@ -234,6 +250,8 @@ class NodeRecord:
     schedule: Schedule = field(default_factory=Schedule)
     desired: DesiredState = field(default_factory=DesiredState)
     jobs: ReportedJobs = field(default_factory=ReportedJobs)
+    checks: ReportedChecks | None = None
+    """None before the first report of a session, and of a node that runs no checks."""
     claims: dict[str, Claim] = field(default_factory=dict)
     """By job; written by `dispatch`."""
     held: dict[str, HeldGrant] = field(default_factory=dict)

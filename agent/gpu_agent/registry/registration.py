@@ -123,6 +123,7 @@ class Registrations:
         record.epoch += 1
         record.jobs = ReportedJobs.of(message.running_jobs, None)
         record.liveness.begin_session(step.now, event.round_trip_seconds)
+        record.checks = None
         record.liveness.restart_warmup(step.now + thresholds.warmup_timeout_seconds)
         self._pacer.begin(record, step.now)
         step.change_node(record)

@@ -6,9 +6,9 @@ A threshold is one field here: it is a setting of `registry serve` too, and `reg
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT
+from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, GPU_CHECKS, NODE_CHECKS
 from gpu_agent.wire.settings import Setting
 
 Span = Annotated[float, Field(gt=0, le=10 * 365 * 86400, allow_inf_nan=False)]
@@ -25,6 +25,33 @@ def _names(value: object) -> object:
         if isinstance(value, str)
         else value
     )
+
+
+def _check_name(name: str) -> str:
+    known = (*NODE_CHECKS, *GPU_CHECKS)
+    if name not in known:
+        raise ValueError(f"{name!r} is no check; there are: {', '.join(known)}")
+    return name
+
+
+class Admission(BaseModel):
+    """The table `[admission]`: what a node must have passed before it takes jobs (§4)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    required_checks: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_name)], ...],
+        BeforeValidator(_names),
+        Setting(
+            "the checks that every node must pass before it takes jobs: "
+            f"{', '.join(f'`{name}`' for name in (*NODE_CHECKS, *GPU_CHECKS))}; separated by commas in a "
+            "variable. A node whose agent runs no checks passes",
+            kind="list of names",
+        ),
+    ] = ()
+
+
+_NO_CHECKS = Admission()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +165,7 @@ class Thresholds:
             metavar="NAMES",
         ),
     ] = ()
+    admission: Annotated[Admission, Setting("the checks that nodes must pass", kind="table")] = _NO_CHECKS
     offline_retention_seconds: Annotated[
         Span,
         Setting("an offline node, and a token that ended, is deleted after this time", advanced=True),

@@ -6,7 +6,6 @@ one user of this facade among others. Everything here belongs to one event loop.
 
 import asyncio
 import itertools
-import random
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -132,7 +131,7 @@ class RegistryService:
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
         self._fleet = Fleet(
             settings.thresholds,
-            random.Random(secrets.randbits(128)).random,  # noqa: S311 - ties and delays are no secrets
+            secrets.SystemRandom().random,
             allow_simulated=settings.allow_simulated,
             auth_off=not settings.auth_on,
             debug=_LOG.debugging,
@@ -409,6 +408,10 @@ class RegistryService:
     async def reregister(self, node_id: str) -> Refusal | None:
         """Ask a node to register again on its open connection."""
         return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REREGISTER)))
+
+    async def check(self, node_id: str) -> Refusal | None:
+        """Ask a node to run its admission checks now and report their results."""
+        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.CHECK)))
 
     async def remove(self, node_id: str) -> Refusal | None:
         """Remove a node's record; a connected node is disconnected first."""

@@ -21,7 +21,7 @@ from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.claim_history import ClaimRecord
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
-from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.gpus import CHECK_FAILED, GpuState
 from gpu_agent.registry.job import Claim, Grant, Sharing, sharing_of
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.queue import Waiting
@@ -119,6 +119,7 @@ def node_detail(
             api.CheckView(name=one.name, ok=one.ok, detail=one.detail)
             for one in health.checks(record, thresholds)
         ),
+        node_checks=_node_checks(record, thresholds),
         healthy_heartbeats=record.liveness.healthy_heartbeats,
         heartbeats_needed=lifecycle.heartbeats_needed(record, thresholds),
         drain=None if record.desired.drain is None else _drain(record.desired.drain, clock),
@@ -340,6 +341,23 @@ def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) ->
     }
 
 
+def _node_checks(record: NodeRecord, thresholds: Thresholds) -> tuple[api.NodeCheckView, ...] | None:
+    if record.checks is None:
+        return None
+    required = thresholds.admission.required_checks
+    return tuple(
+        api.NodeCheckView(
+            name=one.name,
+            scope=one.scope,
+            ok=one.ok,
+            detail=one.detail,
+            at=one.at,
+            required=one.name in required,
+        )
+        for one in record.checks.listed
+    )
+
+
 def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
     cordon = record.desired.gpu_cordons.get(gpu.uuid)
     holder = next((one for one in record.claims.values() if _holds(one, record, gpu)), None)
@@ -354,7 +372,7 @@ def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
         temperature_c=gpu.temperature_c,
         power_w=gpu.power_w,
         health=gpu.health,
-        reasons=(*gpu.reasons, *duplicate),
+        reasons=(*gpu.reasons, *(f"{CHECK_FAILED}: {name}" for name in gpu.failed_checks), *duplicate),
         usable=gpu.usable,
         parent_uuid=gpu.parent_uuid,
         cordoned=None if cordon is None else str(cordon),

@@ -31,6 +31,7 @@ SENTENCES: dict[str, str] = {
     "node_removed": "removed",
     "node_purged": "record removed after {offline_seconds} s offline",
     "node_control_sent": "command sent: {command}",
+    "node_checks_changed": "{count} admission checks fail: {failed}",
     "node_fault_reported": "reports a fault: {code}: {message}",
     "node_faults_left_out": "{count} more reports of faults left out",
     "session_superseded": "session {session_epoch} at {address} ended by a newer one from {newer_address}",

@@ -7,7 +7,7 @@ from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, r
 from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, separate, wrap
 from gpu_agent.cli.output.units import duration_in_words, local_time
 from gpu_agent.cli.registry.events import event_line_ago
-from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeDetail, RegistryEvent
+from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, NodeDetail, RegistryEvent
 
 SHOWN_EVENTS = 10
 _MIB_IN_GIB = 1024
@@ -27,6 +27,13 @@ _MODEL_COLUMNS = (
     Column(head="STATE"),
     Column(head="KIND", priority=1),
 )
+_NODE_CHECK_COLUMNS = (
+    Column(head="ADMISSION CHECK"),
+    Column(head=""),
+    Column(head="SCOPE", priority=1),
+    Column(head="AGE", right=True, priority=2),
+    Column(head="DETAIL", wraps=True),
+)
 _CHECK_COLUMNS = (Column(head="CHECK"), Column(head=""), Column(head="DETAIL", wraps=True))
 
 
@@ -39,6 +46,7 @@ def node_page(node: NodeDetail, columns: int | None, *, now: float) -> list[Line
             render_table(Table(_GPU_COLUMNS, [_gpu_row(gpu) for gpu in node.gpus]), columns),
             render_table(Table(_MODEL_COLUMNS, [_model_row(one) for one in node.installed_models]), columns),
             render_table(Table(_CHECK_COLUMNS, [_check_row(check) for check in node.checks]), columns),
+            render_table(Table(_NODE_CHECK_COLUMNS, list(_node_check_rows(node, now))), columns),
             _history(node.events, now),
         )
     )
@@ -109,6 +117,26 @@ def _model_row(model: ModelView) -> Row:
 def _check_row(check: CheckView) -> Row:
     mark = Piece("ok", "green") if check.ok else Piece("FAILS", "bold red")
     return Row((line(check.name), line(mark), line(check.detail)))
+
+
+def _node_check_rows(node: NodeDetail, now: float) -> Iterator[Row]:
+    """Yield what failed first; a check that passed on several GPUs is one row."""
+    checks = node.node_checks or ()
+    indices = {gpu.uuid: f"GPU {place}" for place, gpu in enumerate(node.gpus)}
+    for check in checks:
+        if not check.ok:
+            mark = Piece("FAILS", "bold red") if check.required else Piece("fails, not required", "yellow")
+            yield _node_check_row(check, mark, indices.get(check.scope, check.scope), now=now)
+    for name in dict.fromkeys(check.name for check in checks if check.ok):
+        passed = [check for check in checks if check.name == name and check.ok]
+        alone = len(passed) == 1
+        scope = indices.get(passed[0].scope, passed[0].scope) if alone else f"{len(passed)} GPUs"
+        yield _node_check_row(passed[0], Piece("ok", "green"), scope, now=now)
+
+
+def _node_check_row(check: NodeCheckView, mark: Piece, scope: str, *, now: float) -> Row:
+    age = duration_in_words(max(0.0, now - check.at))
+    return Row((line(check.name), line(mark), line(scope), line(age), line(check.detail)))
 
 
 def _history(events: Sequence[RegistryEvent], now: float) -> list[Line]:

@@ -293,6 +293,25 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     )
 
 
+def configure_check(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Have a connected node run its admission checks now and report their results, as after\n"
+        "a repair. It checks no GPU that is in use; cordon it first where a claim could come\n"
+        "in between.",
+        example="gpu-agent registry check node-7",
+        exits={ExitCode.OK: "requested; `registry node` shows the results once the node has them"},
+    )
+    _add_node_id(parser)
+    add_request_options(parser, json_is="what POST /v1/nodes/ID/check answers")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Request it and print."""
+    return _control(arguments, "check", "was asked to run its checks; `registry node` shows their results")
+
+
 def configure_reregister(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
@@ -382,6 +401,7 @@ COMMANDS: Commands = {
     "cordon": (configure_cordon, run_cordon),
     "uncordon": (configure_uncordon, run_uncordon),
     "refresh": (configure_refresh, run_refresh),
+    "check": (configure_check, run_check),
     "reregister": (configure_reregister, run_reregister),
     "forget": (configure_forget, run_forget),
 }

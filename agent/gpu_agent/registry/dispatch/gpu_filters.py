@@ -54,7 +54,9 @@ def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
 
 def _gpus(record: NodeRecord) -> str:
     """List a node's GPUs with the health of each; equal ones are counted."""
-    equal = Counter((gpu.name, "MIG parent" if gpu.is_parent else gpu.health) for gpu in record.gpus.values())
+    equal = Counter(
+        (gpu.name, "MIG parent" if gpu.is_parent else gpu.condition) for gpu in record.gpus.values()
+    )
     parts = (
         f"{f'{count}x ' if count > 1 else ''}{clip_quote(name)} {clip_quote(state)}"
         for (name, state), count in equal.items()

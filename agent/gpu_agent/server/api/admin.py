@@ -9,7 +9,7 @@ from typing import BinaryIO
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.settings import Admission, Thresholds
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import metrics
 from gpu_agent.server.api.errors import ApiError
@@ -75,19 +75,18 @@ async def show_metrics(request: Request, registry: Registry) -> Response:
 @router.get("/v1/thresholds", summary="Show the thresholds", openapi_extra=needs("read"))
 async def show_thresholds(registry: Registry) -> ThresholdList:
     """Show every threshold in force, with its unit, its default and its meaning."""
-    thresholds = registry.thresholds
     return ThresholdList(
-        thresholds=tuple(
-            ThresholdView(
-                name=one.name,
-                value=getattr(thresholds, one.name),
-                unit=THRESHOLD_UNITS[one.name],
-                default=getattr(_DEFAULTS, one.name),
-                meaning=threshold_meaning(one.name),
-            )
-            for one in fields(Thresholds)
-        )
+        thresholds=tuple(_threshold(registry.thresholds, one.name) for one in fields(Thresholds))
     )
+
+
+def _threshold(thresholds: Thresholds, name: str) -> ThresholdView:
+    value, default = getattr(thresholds, name), getattr(_DEFAULTS, name)
+    unit, meaning = THRESHOLD_UNITS[name], threshold_meaning(name)
+    if isinstance(value, Admission):
+        name, unit = "admission.required_checks", "checks"
+        value, default = value.required_checks, default.required_checks
+    return ThresholdView(name=name, value=value, unit=unit, default=default, meaning=meaning)
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""Nodes over HTTP: list them, show one, explain one, and drain, resume, cordon, refresh or remove one.
+"""Nodes over HTTP: list them, show one, explain one, and drain, resume, cordon, refresh, check or remove one.
 
 A change is answered once it is stored, with the node as it is then. Reads never wait for the store: a node
 says `stored: false` while a change of it is not stored. A list is written piece by piece, so that ten
@@ -29,7 +29,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.server.api.claims import requester_of
-from gpu_agent.server.api.errors import raise_if_refused, refuse_body, unknown_node
+from gpu_agent.server.api.errors import raise_if_refused, unknown_node
 from gpu_agent.server.api.routing import (
     EVENT_ID,
     WITH_EVENT_ID,
@@ -259,6 +259,17 @@ async def reregister_node(node_id: NodeId, registry: Registry, _: EmptyRequest =
     return await changed_node(registry, node_id, await registry.reregister(node_id))
 
 
+@router.post(
+    "/v1/nodes/{node_id}/check",
+    summary="Have a node run its checks",
+    openapi_extra=needs("operate"),
+    responses=refusals(404, 409, 503),
+)
+async def check_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+    """Have a node run its admission checks now, on the GPUs that are not in use, and report their results."""
+    return await changed_node(registry, node_id, await registry.check(node_id))
+
+
 @router.delete(
     "/v1/nodes/{node_id}",
     summary="Remove a node",
@@ -266,9 +277,8 @@ async def reregister_node(node_id: NodeId, registry: Registry, _: EmptyRequest =
     openapi_extra=needs("admin"),
     responses=refusals(404, 503),
 )
-async def remove_node(node_id: NodeId, *, request: Request, registry: Registry) -> None:
+async def remove_node(node_id: NodeId, registry: Registry) -> None:
     """Remove a node's record; a connected node is disconnected first, and may register again."""
-    await refuse_body(request, registry.node(node_id), instead="`node_id` in the path names the node")
     raise_if_refused(await registry.remove(node_id))
 
 
