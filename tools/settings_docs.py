@@ -63,6 +63,15 @@ TABLES: Mapping[str, str] = {
         "true. The registry learns of it at once, both ways; running jobs and private ones are not "
         "affected. A condition that is not set does not apply."
     ),
+    "checks": (
+        "What the admission checks expect of this machine, and a command of the owner's that checks it. "
+        "`gpu-agent check` runs them all; docs/return-to-service.md says when the agent does. A check whose "
+        "expectation is not set does not run, or only reports."
+    ),
+    "admission": (
+        "The checks that nodes must pass before they take jobs. Without names every node is admitted, "
+        "whatever its checks say (docs/return-to-service.md)."
+    ),
     ADVANCED: "Settings that few machines need. Their variables have no `ADVANCED` in the name.",
 }
 
@@ -125,7 +134,12 @@ def thresholds_table() -> str:
     """Write what the registry decides by, shorter than the table of all settings."""
     names = {one.name for one in fields(Thresholds)}
     registry = COMPONENTS["registry"]
-    keys = [key for table in ("", ADVANCED) for key in keys_of(registry, table) if key.name in names]
+    keys = [
+        key
+        for table in ("", ADVANCED)
+        for key in keys_of(registry, table)
+        if key.name in names and key.name not in TABLES
+    ]
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     lines += [
         f"| `{key.name}` | {(key.default or 'none').strip('[]') or 'none'} | {key.meaning} |" for key in keys

@@ -120,6 +120,7 @@ ANOTHER: dict[str, object] = {
     "drain_on_stop_seconds": 7,
     "accept_public_jobs": True,
     "public_jobs": {"pause_while_in_use": True},
+    "checks": {"gpu_count": 1},
     "labels": {"zone": "b"},
     "max_concurrent_jobs": 7,
     "endpoint": "10.0.0.7:9000",

@@ -24,7 +24,6 @@ from gpu_agent.cli.command import (
     parser_of,
 )
 from gpu_agent.cli.output.streams import print_stderr
-from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.version import __version__
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -128,6 +127,12 @@ def _load_service() -> Commands:
 
 def _load_probe() -> Commands:
     from gpu_agent.cli.agent.probe import COMMANDS
+
+    return COMMANDS
+
+
+def _load_check() -> Commands:
+    from gpu_agent.cli.agent.check import COMMANDS
 
     return COMMANDS
 
@@ -238,6 +243,7 @@ REGISTRY = Group(
             "cordon-gpu": Command(_load_gpus, "give one of its GPUs to no new claim"),
             "uncordon-gpu": Command(_load_gpus, "let claims have that GPU again"),
             "refresh": Command(_load_nodes, "have it probe again, now"),
+            "check": Command(_load_nodes, "have it run its admission checks, now"),
             "reregister": Command(_load_nodes, "have it register again"),
             "forget": Command(_load_nodes, "remove its record"),
             "reclaim": Command(_load_tokens, "create a token that gives a machine this node's id back"),
@@ -305,6 +311,7 @@ ROOT = Group(
             "probe": Command(_load_probe, "show what this machine has and whether it could register"),
             "doctor": Command(_load_doctor, "check all that the agent needs, and say how to fix it"),
             "run": Command(_load_run, "run the agent: probe, register, send heartbeats"),
+            "check": Command(_load_check, "run the checks that a machine passes before it takes jobs"),
         },
         "the agent that runs here": {
             "status": Command(_load_status, "show the agent's state, and its status at the registry"),
@@ -337,14 +344,11 @@ _LIKE = 0.75
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
 
-def main(argv: Sequence[str] | None = None, *, child: ForkedChild | None = None) -> int:
-    """Run one command; the only place where an unexpected exception ends.
-
-    `child` reads the GPUs for it already, if it is given.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the only place where an unexpected exception ends."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words, child)
+        return _run(words)
     except Failure as failure:
         print_stderr(str(failure))
         return failure.code
@@ -360,7 +364,7 @@ def main(argv: Sequence[str] | None = None, *, child: ForkedChild | None = None)
         return ExitCode.FAILED
 
 
-def _run(words: Sequence[str], child: ForkedChild | None) -> int:
+def _run(words: Sequence[str]) -> int:
     entry: Command | Group = ROOT
     path: tuple[str, ...] = ("gpu-agent",)
     rest = list(words)
@@ -370,7 +374,7 @@ def _run(words: Sequence[str], child: ForkedChild | None) -> int:
             return _without_command(entry, path, rest)
         entry, path, rest = command, (*path, rest[0]), rest[1:]
     configure, run = entry.load()[path[-1]]
-    arguments = _parse(parser_of(configure, path), rest, argparse.Namespace(child=child))
+    arguments = _parse(parser_of(configure, path), rest)
     gc.enable()
     return run(arguments)
 
@@ -439,10 +443,8 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str
     return difflib.get_close_matches(word, list(known), 1, likeness)
 
 
-def _parse(
-    parser: Parser, words: Sequence[str], given: argparse.Namespace | None = None
-) -> argparse.Namespace:
-    arguments, unknown = parser.parse_known_args(words, given)
+def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    arguments, unknown = parser.parse_known_args(words)
     if unknown:
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         shown = " ".join(options or unknown)  # an option's value may be a secret

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpu_agent.cli.agent.check import check_schema
 from gpu_agent.cli.agent.doctor import doctor_schema
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.wire import schema as messages
@@ -16,6 +17,7 @@ from gpu_agent.wire.why_document import why_schema
 _DOCUMENTS = {
     "probe": probe_schema,
     "doctor": doctor_schema,
+    "check": check_schema,
     "status": status_schema,
     "why": why_schema,
 }
@@ -28,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of what "
-        "`probe`, `doctor`, `status` or `why` prints with `--json`. "
+        "`probe`, `doctor`, `check`, `status` or `why` prints with `--json`. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import assert_never
 
+from gpu_agent.node.checks import Checks
 from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.credentials import Credentials
 from gpu_agent.node.gpu_readings import Collectors, ReadGpus
@@ -23,7 +24,7 @@ from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.public_jobs import PublicJobs
 from gpu_agent.node.report import FaultDetector, measure
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.snapshot import SessionTimes, Snapshot
+from gpu_agent.node.snapshot import CONNECTED, SessionTimes, Snapshot
 from gpu_agent.runtime.config.fields import setting_of
 from gpu_agent.runtime.logs import Logger, set_level
 from gpu_agent.runtime.reload import Reloaded
@@ -42,6 +43,7 @@ from gpu_agent.session.types import (
     OwnerRequest,
     Probe,
     RefreshRequested,
+    RunChecks,
     Send,
     SendHeartbeat,
     SessionSettings,
@@ -99,6 +101,13 @@ class Agent:
             listener=self._on_probe,
             collectors=collectors,
         )
+        self._checks = Checks(
+            settings.checks.expected,
+            sys_dir=settings.sys_dir,
+            simulated=settings.simulate is not None,
+            jobs_in_flight=self._jobs_in_flight,
+            changed=self._declare_again,
+        )
         self._inbox: asyncio.Queue[tuple[Link | asyncio.Event | None, Event]] = asyncio.Queue(
             _MAX_QUEUED_EVENTS
         )
@@ -143,6 +152,7 @@ class Agent:
             registry_url=self._settings.registry_url,
             owner=self._public_jobs.owner,
             public_jobs=self._public_jobs.state,
+            checks=self._checks.states,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,
             state_since=self._times.state_since,
@@ -154,6 +164,7 @@ class Agent:
     async def run(self, tasks: Tasks) -> Exit:
         """Run until the session ends; returns how it ended."""
         tasks.start("prober", self._prober.run(tasks))
+        tasks.start("checks", self._checks.run())
         await self._execute_all(self._machine.handle(Started(), _now()), tasks)
         while self._exit is None:
             await self._execute_all(await self._next_actions(), tasks)
@@ -190,12 +201,12 @@ class Agent:
         self._credentials = _credentials_of(settings, self._identity)
         self._public_jobs.apply(settings)
         self._prober.set_interval(settings.probe_interval_seconds)
+        self._checks.apply(settings.checks.expected)
         if settings.probe_options != running.probe_options:
             await self._prober.replace_sources(await reopen_sources(settings, self._prober.scanner))
         if any(setting_of(AgentSettings.model_fields[name]).registers for name in changed):
             await self._inbox.put((None, OwnerChanged()))
-        if self._inventory is not None:
-            await self._declare(self._inventory)
+        await self._declare_again()
 
     async def _on_probe(self, inventory: Inventory) -> None:
         gpus = await mark_owned(inventory.gpu, self.jobs)
@@ -203,6 +214,7 @@ class Agent:
         self._inventory = inventory = replace(inventory, gpu=gpus)
         self._last_probe_began_at = self._prober.began_at
         self._probe_finished.set()
+        self._checks.observe(inventory.gpu)
         await self._declare(inventory)
         for fault in self._faults.found_in(inventory.gpu):
             if self._log_limit.admit(fault.code, now=_now()) is not None:
@@ -210,7 +222,20 @@ class Agent:
 
     async def _declare(self, inventory: Inventory) -> None:
         owner = self._public_jobs.owner_at(inventory.gpu, self.jobs, now=_now())
-        await self._inbox.put((None, Declared(declare(inventory, owner), running_jobs=self.jobs.ids)))
+        declaration = declare(inventory, owner, checks=self._checks.results)
+        await self._inbox.put((None, Declared(declaration, running_jobs=self.jobs.ids)))
+
+    async def _declare_again(self) -> None:
+        if self._inventory is not None:
+            await self._declare(self._inventory)
+
+    def _jobs_in_flight(self) -> int:
+        """Count the jobs that workers announce here, or else those that the registry counts on this node."""
+        session = self._machine.snapshot
+        status = session.registry_status
+        details = None if status is None or session.state not in CONNECTED else status.details
+        counted = 0 if details is None else details.in_flight_jobs or 0
+        return len(self.jobs.ids or ()) or counted
 
     async def _on_link_event(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))
@@ -249,6 +274,8 @@ class Agent:
                 await store_identity(self._identity, action)
             case Probe():
                 self._prober.probe_now()
+            case RunChecks():
+                self._checks.request()
             case LogEvent():
                 self._log(action)
             case Exit():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -116,6 +117,16 @@ def _refuse_token(text: str) -> str:
     return text
 
 
+def _split_words(value: object) -> object:
+    """Accept a command as a shell would read it: a variable has no lists."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise ValueError(f"{error}: write the command as a list of words") from None
+
+
 def _split_hours(value: object) -> object:
     """Accept `a; b` where a list of hours is meant: a variable has no lists."""
     if not isinstance(value, str):
@@ -166,6 +177,9 @@ Labels = Annotated[
 ]
 Endpoint = Annotated[Text, AfterValidator(_refuse_token)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+CommandWords = Annotated[
+    tuple[Annotated[Text, StringConstraints(min_length=1)], ...], BeforeValidator(_split_words), NoDecode
+]
 Hours = Annotated[
     tuple[Annotated[str, AfterValidator(_check_hours)], ...], BeforeValidator(_split_hours), NoDecode
 ]

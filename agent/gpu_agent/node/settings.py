@@ -21,6 +21,7 @@ from gpu_agent.node.setting_values import (
     NO_CREDENTIALS,
     NODE_PATH,
     OLDEST_READING_SECONDS,
+    CommandWords,
     Endpoint,
     Folders,
     FreshReading,
@@ -35,6 +36,7 @@ from gpu_agent.node.setting_values import (
     check_simulation,
     token_file,
 )
+from gpu_agent.probe.checks.judgement import Expected
 from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
@@ -46,7 +48,7 @@ from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import ModelStatus
-from gpu_agent.wire.messages import Name
+from gpu_agent.wire.messages import MAX_GPUS, Name
 from gpu_agent.wire.settings import Setting
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/agent.toml")
@@ -127,6 +129,68 @@ class PublicJobsSettings(BaseModel):
             "once"
         ),
     ] = 60.0
+
+
+class ChecksSettings(BaseModel):
+    """The table `[checks]`: what the admission checks expect of this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpu_count: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_GPUS)] | None,
+        Setting("how many GPUs this machine has; MIG devices do not count", kind="number", example="8"),
+    ] = None
+    gpu_model: Annotated[
+        Name | None,
+        Setting("a part of the name of each GPU", kind="text", example='"H100"'),
+    ] = None
+    pcie_width: Annotated[
+        Annotated[int, Field(ge=1, le=32)] | None,
+        Setting(
+            "lanes of each GPU's PCIe link",
+            kind="lanes",
+            unset="the most that the card can",
+            example="16",
+        ),
+    ] = None
+    pcie_speed_gts: Annotated[
+        Annotated[float, Field(gt=0, le=256, allow_inf_nan=False)] | None,
+        Setting(
+            "speed of each GPU's PCIe link; judged only while memory is copied, because an idle link slows "
+            "down",
+            kind="GT/s",
+            unset="the most that the card can",
+            example="32",
+        ),
+    ] = None
+    min_bandwidth_gb_s: Annotated[
+        Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None,
+        Setting(
+            "the least speed at which memory must be copied to each GPU and back. With it memory is copied "
+            "whenever checks run; without it only on request, and the speed is only reported",
+            kind="GB/s",
+            example="20",
+        ),
+    ] = None
+    gpu_seconds: Annotated[Span, Setting("the longest time for the check of one GPU")] = 30.0
+    hook: Annotated[
+        CommandWords,
+        Setting(
+            "a command that checks this machine, with its arguments: it passes by exit status 0, and its "
+            "last line is shown. No shell runs it, and it gets no variable that may hold a credential",
+            kind="list of words",
+            example='["dcgmi", "diag", "-r", "1"]',
+        ),
+    ] = ()
+    hook_seconds: Annotated[Span, Setting("the longest time for the hook")] = 300.0
+    hook_while_in_use: Annotated[
+        bool, Setting("whether the hook may run while a GPU is in use, as it may if it touches none")
+    ] = False
+
+    @property
+    def expected(self) -> Expected:
+        """The same for the probe."""
+        return Expected(**self.model_dump())
 
 
 class DeclaredModel(BaseModel):
@@ -348,6 +412,10 @@ class AgentSettings(BaseSettings):
         PublicJobsSettings,
         Setting("further conditions for public jobs, see below", kind="table", reload=True),
     ] = Field(default_factory=PublicJobsSettings)
+    checks: Annotated[
+        ChecksSettings,
+        Setting("what the admission checks expect, see below", kind="table", reload=True),
+    ] = Field(default_factory=ChecksSettings)
     labels: Annotated[
         Labels,
         Setting(

@@ -5,6 +5,7 @@ Instants are monotonic seconds.
 
 from dataclasses import dataclass
 
+from gpu_agent.node.checks import CheckState
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.session.types import SessionSnapshot, State
 from gpu_agent.wire.declaration import Owner
@@ -25,6 +26,8 @@ class Snapshot:
     """What the owner states in the settings."""
     public_jobs: PublicJobsState
     """Whether the owner's limits allow jobs of the public pool now."""
+    checks: tuple[CheckState, ...] = ()
+    """The admission checks of this machine."""
     inventory: Inventory | None
     """None before the first probe has ended."""
     probe_age_seconds: float | None

@@ -5,7 +5,7 @@ age, and as old while the registry is away.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gpu_agent.cli.agent.drain_progress import node_name
 from gpu_agent.cli.agent.probe_page import trouble_lines
@@ -20,8 +20,8 @@ from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, r
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.session.types import STATE_PHRASES, State
-from gpu_agent.wire.codes import STATUS_COLOURS
-from gpu_agent.wire.control import DrainInfo, JobInfo, SessionInfo, StatusDocument
+from gpu_agent.wire.codes import NODE_SCOPE, STATUS_COLOURS
+from gpu_agent.wire.control import AdmissionCheckInfo, DrainInfo, JobInfo, SessionInfo, StatusDocument
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 from gpu_agent.wire.probe_document import MachineDocument
 
@@ -29,6 +29,7 @@ if sys.platform != "win32":
     import pwd
 
 _CHECK_COLUMNS = (Column(head="CHECK"), Column(head="DETAIL", wraps=True))
+_ADMISSION_COLUMNS = (Column(head="ADMISSION CHECK"), Column(head=""), Column(head="DETAIL", wraps=True))
 _JOB_COLUMNS = (
     Column(head="JOB", wraps=True),
     Column(head="SINCE", priority=2),
@@ -46,6 +47,7 @@ def status_page(answer: StatusDocument, columns: int | None, letters: Glyphs, *,
             list(_headline(answer, columns)),
             render_facts(status_facts(answer, now=now), columns),
             render_table(Table(_CHECK_COLUMNS, list(_failing_checks(answer))), columns),
+            admission_table(answer.checks, answer.machine, columns),
             job_table(answer.jobs.in_flight, columns, now=now),
             *_machine_blocks(answer.machine, columns, letters, now=now),
         )
@@ -106,6 +108,28 @@ def _failing_checks(answer: StatusDocument) -> Iterator[Row]:
         for check in answer.status.checks:
             if not check.ok:
                 yield Row((line(Piece(check.name, "red")), line(check.detail)))
+
+
+def admission_table(
+    checks: Iterable[AdmissionCheckInfo], machine: MachineDocument | None, columns: int | None
+) -> list[Line]:
+    """Draw the admission checks; those that passed on several GPUs are one row. Without checks: no lines."""
+    names = {gpu.uuid: f"GPU {gpu.index}" for gpu in ([] if machine is None else machine.gpus)}
+    rows: dict[tuple[str, str], list[AdmissionCheckInfo]] = {}
+    for check in checks:
+        alone = check.scope if check.ok is not True else ""
+        rows.setdefault((check.name, alone), []).append(check)
+    return render_table(
+        Table(_ADMISSION_COLUMNS, [_admission_row(one, names) for one in rows.values()]), columns
+    )
+
+
+def _admission_row(checks: list[AdmissionCheckInfo], names: Mapping[str, str]) -> Row:
+    check = checks[0]
+    mark = {True: Piece("ok", "green"), False: Piece("FAILS", "bold red"), None: Piece("not run", "yellow")}
+    where = f"{len(checks)} GPUs" if len(checks) > 1 else names.get(check.scope, check.scope)
+    detail = check.detail if check.scope == NODE_SCOPE else f"{where}: {check.detail}"
+    return Row((line(check.name), line(mark[check.ok]), line(detail)))
 
 
 def _machine_blocks(

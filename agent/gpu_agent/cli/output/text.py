@@ -9,8 +9,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-from gpu_agent.records import dataclass
+from dataclasses import dataclass
 
 
 def printable(words: object) -> str:

@@ -15,6 +15,7 @@ from gpu_agent.session.types import State
 from gpu_agent.version import __version__
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.control import (
+    AdmissionCheckInfo,
     AgentInfo,
     CheckInfo,
     DrainInfo,
@@ -80,6 +81,10 @@ def status_document(snapshot: Snapshot, jobs: Jobs, *, started_at: float, instan
         max_concurrent_jobs=snapshot.owner.max_concurrent_jobs,
         labels=dict(snapshot.owner.labels),
         jobs=JobsInfo(announced=jobs.ids is not None, in_flight=tuple(map(job_info, jobs.in_flight))),
+        checks=tuple(
+            AdmissionCheckInfo(name=one.name, scope=one.scope, ok=one.ok, detail=one.detail, at=one.at)
+            for one in snapshot.checks
+        ),
         machine=_machine(snapshot),
     )
 

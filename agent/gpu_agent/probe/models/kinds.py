@@ -8,8 +8,7 @@ its name counts as `emotion`.
 
 import re
 from collections.abc import Iterable
-
-from gpu_agent.records import dataclass
+from dataclasses import dataclass
 
 KINDS = ("asr", "nmt", "tts", "vad", "emotion", "llm", "embedding", "vision", "other")
 """The kinds of the node protocol (§3.1)."""

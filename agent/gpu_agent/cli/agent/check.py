@@ -1,0 +1,199 @@
+"""`gpu-agent check`: all admission checks of this machine, now, without an agent and without a registry."""
+
+import argparse
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gpu_agent.cli.agent.reading import is_configured
+from gpu_agent.cli.agent.settings import load_settings
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
+from gpu_agent.probe.checks.judgement import Expected, Result, judge_count
+from gpu_agent.probe.checks.machine import (
+    check_gpu,
+    real_child,
+    run_hook,
+    simulated_child,
+    whole_gpus,
+    why_not_checked,
+)
+from gpu_agent.probe.checks.process import CheckProcesses
+from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
+from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, start_child
+from gpu_agent.probe.nvml.report import read_once
+from gpu_agent.probe.simulation.gpus import read_simulated_once
+from gpu_agent.probe.snapshot import ProbeOptions
+from gpu_agent.wire.codes import NODE_SCOPE
+from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
+from gpu_agent.wire.probe_document import Document, json_schema
+
+DESCRIPTION = """\
+Run all admission checks of this machine now, and print a line for each: OK, FAIL, or SKIP with what
+kept it from running. It needs no agent and no registry. Memory is copied on every GPU that no process
+uses; what is expected comes from [checks] of the agent's settings."""
+
+SCHEMA: Literal["gpu-agent.check/1"] = "gpu-agent.check/1"
+_MARKS = {True: Piece("OK  ", "green"), False: Piece("FAIL", "bold red"), None: Piece("SKIP", "dim")}
+_NAME_COLUMNS, _SCOPE_COLUMNS = 16, 6
+_INDENT = len("OK  ") + 2 + _NAME_COLUMNS + 2 + _SCOPE_COLUMNS + 2
+
+
+class CheckOfMachine(Document):
+    """The result of one check."""
+
+    name: str = Field(description="what was checked; docs/return-to-service.md lists them")
+    scope: str = Field(description="node, or the UUID of the GPU that was checked")
+    ok: bool | None = Field(description="null where it could not be run: `detail` says why")
+    detail: str = Field(description="what was found, for a person")
+
+
+class CheckDocument(Document):
+    """What `gpu-agent check --json` prints."""
+
+    schema_id: Literal["gpu-agent.check/1"] = Field(alias="schema")
+    ok: bool = Field(description="true when no check has failed, as the exit code 0 says")
+    checks: tuple[CheckOfMachine, ...] = Field(description="GPU by GPU, then the node")
+    took_seconds: float
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        DESCRIPTION,
+        example="gpu-agent check --json",
+        exits={
+            ExitCode.OK: "no check has failed",
+            ExitCode.FAILED: "a check has failed; its line says what was found",
+            ExitCode.NO_GPU: "no GPU or no driver",
+            ExitCode.DRIVER_BROKEN: "the driver is broken; the output says what to do",
+        },
+        asks=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print the gpu-agent.check/1 document")
+    parser.add_argument(
+        "--simulate",
+        metavar="SPEC",
+        help="a machine that does not exist, such as 8xH100-80GB (docs/simulation.md)",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run them one after another, and print each result once it is there."""
+    began = time.monotonic()
+    arguments.state_dir = None
+    expected, options, simulate = Expected(), ProbeOptions(), arguments.simulate
+    if is_configured(arguments, os.environ):
+        settings = load_settings(arguments)
+        expected, options, simulate = settings.checks.expected, settings.probe_options, settings.simulate
+    report = _read(options, simulate)
+    indices = {gpu.uuid: f"GPU {gpu.index}" for gpu in report.gpus}
+    results = []
+    for result in _run(report, expected, options, simulated=simulate is not None):
+        results.append(result)
+        if not arguments.json:
+            print_lines(result_lines(result, indices.get(result.scope, NODE_SCOPE), terminal_columns()))
+    failed = any(result.ok is False for result in results)
+    if arguments.json:
+        print_json(
+            document(results, took_seconds=time.monotonic() - began).model_dump(mode="json", by_alias=True)
+        )
+    elif report.gpus:
+        print_lines([summary(results)])
+    if report.outcome is not Outcome.OK or not report.gpus:
+        print_stderr(report.detail or "no GPU was found")
+        return ExitCode.NO_GPU if report.outcome is not Outcome.DRIVER_BROKEN else ExitCode.DRIVER_BROKEN
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _read(options: ProbeOptions, simulate: str | None) -> GpuReport:
+    if simulate is not None:
+        from gpu_agent.probe.simulation.gpu_models import SimulationError
+
+        try:
+            return read_simulated_once(simulate, seed="check", now=time.time())
+        except SimulationError as error:
+            raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
+    child = start_child()
+    others = start_collectors(options.collectors, options.surroundings, deadline_seconds=DEADLINE_SECONDS)
+    return merge_reports(read_once(child, DEADLINE_SECONDS), collect_reports(others))
+
+
+def _run(
+    report: GpuReport, expected: Expected, options: ProbeOptions, *, simulated: bool
+) -> Iterator[Result]:
+    stop = threading.Event()
+    processes = CheckProcesses(os.environ)
+    run = (
+        simulated_child
+        if simulated
+        else real_child(processes, seconds=expected.gpu_seconds, sys_dir=options.surroundings.sys_dir)
+    )
+    in_use: dict[str, str] = {}
+    for gpu in whole_gpus(report):
+        why = why_not_checked(gpu, report)
+        if why is None:
+            yield from check_gpu(gpu, run=run, expected=expected, why_no_copies=None, stop=stop)
+        else:
+            in_use[gpu.uuid] = why
+            yield _skipped("memory_bandwidth", gpu, why)
+    yield from judge_count(report, expected)
+    if expected.hook and in_use and not expected.hook_while_in_use:
+        yield Result(name="hook", ok=None, detail=f"a GPU is in use: {next(iter(in_use.values()))}")
+    elif expected.hook:
+        yield run_hook(processes, expected, stop)
+
+
+def _skipped(name: str, gpu: Gpu, why: str) -> Result:
+    return Result(name=name, scope=gpu.uuid, ok=None, detail=f"the GPU is not checked: {why}")
+
+
+def document(results: Sequence[Result], *, took_seconds: float) -> CheckDocument:
+    """Return all results as one document."""
+    return CheckDocument(
+        schema_id=SCHEMA,
+        ok=all(result.ok is not False for result in results),
+        checks=tuple(
+            CheckOfMachine(name=one.name, scope=one.scope, ok=one.ok, detail=one.detail) for one in results
+        ),
+        took_seconds=round(took_seconds, 3),
+    )
+
+
+def check_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `gpu-agent check --json`."""
+    return json_schema("check", f"What `gpu-agent check --json` prints ({SCHEMA}).", CheckDocument)
+
+
+def result_lines(result: Result, scope: str, columns: int | None) -> list[Line]:
+    """Draw one result; without a terminal it is one line."""
+    head = line(_MARKS[result.ok], f"  {result.name:<{_NAME_COLUMNS}}  {scope:<{_SCOPE_COLUMNS}}  ")
+    if columns is None:
+        return [line(*head, result.detail)]
+    first, *rest = wrap(line(result.detail or "passed"), max(20, columns - _INDENT))
+    return [(*head, *first), *((Piece(" " * _INDENT), *part) for part in rest)]
+
+
+def summary(results: Sequence[Result]) -> Line:
+    """Count the results."""
+    counted = Counter(result.ok for result in results)
+    skipped = f", {counted[None]} could not be run" if counted[None] else ""
+    if counted[False]:
+        failing = ", ".join(dict.fromkeys(one.name for one in results if one.ok is False))
+        return line(Piece(f"{counted[False]} of {len(results)} fail: {failing}", "bold red"), skipped)
+    return line(Piece(f"Nothing fails: {counted[True]} passed", "green"), skipped)
+
+
+COMMANDS: Commands = {
+    "check": (configure, main),
+}

@@ -1,0 +1,271 @@
+"""When the agent runs its admission checks, and what it reports of them (§4).
+
+They run once the GPUs have been read for the first time, on a GPU that is new or whose fault has cleared, and
+all of them on request. Memory is copied only once that was requested, or where the owner states a least
+bandwidth. A result stays until the next one of the same check; each registration is followed by all of them.
+
+A check runs only where nothing else does. The protocol does not tell a node which of its GPUs are claimed.
+So a GPU counts as in use while a process computes on it, and every GPU does while a worker on this machine
+has announced a job, or the registry counts a job in flight on this node. What could not run is run once that
+ends. One check runs at a time.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from gpu_agent.probe.checks.judgement import Expected, Result, judge_count
+from gpu_agent.probe.checks.machine import (
+    RunChild,
+    check_gpu,
+    real_child,
+    run_hook,
+    simulated_child,
+    whole_gpus,
+    why_not_checked,
+)
+from gpu_agent.probe.checks.process import CheckProcesses
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.wire.codes import NODE_SCOPE
+from gpu_agent.wire.declaration import CHECKS_ROOM_BYTES
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
+from gpu_agent.wire.messages import MAX_CHECK_DETAIL, MAX_CHECKS, NodeCheck
+
+HOOK = "hook"
+_LOG = Logger("node.checks")
+
+Key = tuple[str, str]
+"""Name and scope of a check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckState:
+    """One check as the agent knows it; `ok` None: it has no result, and `detail` says why."""
+
+    name: str
+    scope: str
+    ok: bool | None
+    detail: str
+    at: float
+    """Unix time."""
+
+
+class Checks:
+    """The checks of this machine; all methods belong to one event loop."""
+
+    def __init__(
+        self,
+        expected: Expected,
+        *,
+        sys_dir: Path,
+        simulated: bool,
+        jobs_in_flight: Callable[[], int],
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`jobs_in_flight`: jobs announced here, or else counted by the registry. `changed` is awaited."""
+        self._expected = expected
+        self._sys_dir = sys_dir
+        self._simulated = simulated
+        self._jobs_in_flight = jobs_in_flight
+        self._changed = changed
+        self._processes = CheckProcesses(os.environ)
+        self._states: dict[Key, CheckState] = {}
+        self._report: GpuReport | None = None
+        self._health: dict[str, Health] = {}
+        self._due: set[str] = set()
+        """The GPUs that must be checked, and `NODE_SCOPE` for the node itself."""
+        self._copies = False
+        """Whether memory is copied even without a least bandwidth: that was requested."""
+        self._wake = asyncio.Event()
+        self._stop = threading.Event()
+
+    @property
+    def states(self) -> tuple[CheckState, ...]:
+        """All that is known, also why checks were not run."""
+        return tuple(self._states.values())
+
+    @property
+    def results(self) -> tuple[NodeCheck, ...]:
+        """What a heartbeat reports: what fits, failed checks first."""
+        done = [state for state in self._states.values() if state.ok is not None]
+        done.sort(key=lambda state: (state.ok, state.scope != NODE_SCOPE))
+        return tuple(_fitting(done))
+
+    def apply(self, expected: Expected) -> None:
+        """Expect something else from now on, and check it."""
+        if expected != self._expected:
+            self._expected = expected
+            self._states.clear()
+            self.request(copies=False)
+
+    def request(self, *, copies: bool = True) -> None:
+        """Run all checks again, once nothing is in their way."""
+        self._copies = self._copies or copies
+        gpus = () if self._report is None else whole_gpus(self._report)
+        self._due |= {NODE_SCOPE, *(gpu.uuid for gpu in gpus)}
+        self._wake.set()
+
+    def observe(self, report: GpuReport) -> None:
+        """Take in a reading: which GPUs are new, which have recovered, and which are free now."""
+        if report.outcome is not Outcome.OK or not report.gpus:
+            return
+        first, self._report = self._report is None, report
+        if first:
+            self._due.add(NODE_SCOPE)
+        gpus = {gpu.uuid: gpu for gpu in whole_gpus(report)}
+        for uuid, gpu in gpus.items():
+            before = self._health.get(uuid)
+            if before is None or (before is not Health.OK and gpu.health is Health.OK):
+                self._due.add(uuid)
+                if before is not None and self._why_not(gpu) is None:
+                    self._repeat(uuid)
+        self._health = {uuid: gpu.health for uuid, gpu in gpus.items()}
+        self._due &= {NODE_SCOPE, *gpus}
+        self._states = {key: one for key, one in self._states.items() if key[1] in {NODE_SCOPE, *gpus}}
+        if self._due:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Run what is due until the task is cancelled, which asks a check that runs to end."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._check_gpus()
+                await self._check_node()
+        finally:
+            self._stop.set()
+
+    async def _check_gpus(self) -> None:
+        """Check the GPUs that are due and free, and report their results together."""
+        before = self.results
+        for uuid in sorted(self._due - {NODE_SCOPE}):
+            gpu = self._find(uuid)
+            if gpu is None or not self._may_check(gpu):
+                continue
+            self._due.discard(uuid)
+            wanted = self._copies or self._expected.min_bandwidth_gb_s is not None
+            run = partial(
+                check_gpu,
+                gpu,
+                run=self._child(),
+                expected=self._expected,
+                why_no_copies=None
+                if wanted
+                else "it runs on request, or where a least bandwidth is expected",
+                stop=self._stop,
+            )
+            results = await in_thread("check-gpu", run, deadline_seconds=None)
+            for key in [key for key in self._states if key[1] == uuid]:
+                if key[0] not in {one.name for one in results}:
+                    del self._states[key]
+            for one in results:
+                self._put(one)
+        if self.results != before:
+            await self._changed()
+
+    async def _check_node(self) -> None:
+        """Count the GPUs and run the hook, where it is due."""
+        report, expected, before = self._report, self._expected, self.results
+        if report is None or NODE_SCOPE not in self._due:
+            return
+        for one in judge_count(report, expected):
+            self._put(one)
+        why = self._why_no_hook(report)
+        if why is None:
+            self._due.discard(NODE_SCOPE)
+        if expected.hook and why is not None:
+            self._note(HOOK, NODE_SCOPE, why)
+        elif expected.hook:
+            run = partial(run_hook, self._processes, expected, self._stop)
+            self._put(await in_thread("check-hook", run, deadline_seconds=None))
+        if self.results != before:
+            await self._changed()
+
+    def _may_check(self, gpu: Gpu) -> bool:
+        why = self._why_not(gpu)
+        if why is None and (pid := self._processes.left_behind_pid) is not None:
+            why = f"an earlier check, process {pid}, was asked to end and has not"
+        if why is not None:
+            self._note("memory_bandwidth", gpu.uuid, why)
+        return why is None
+
+    def _why_not(self, gpu: Gpu) -> str | None:
+        if self._report is None:
+            return "it was not read yet"
+        count = self._jobs_in_flight()
+        if count:
+            return f"{count} jobs are in flight on this machine"
+        return why_not_checked(gpu, self._report)
+
+    def _why_no_hook(self, report: GpuReport) -> str | None:
+        if not self._expected.hook or self._expected.hook_while_in_use:
+            return None
+        return next((why for gpu in whole_gpus(report) if (why := self._why_not(gpu)) is not None), None)
+
+    def _find(self, uuid: str) -> Gpu | None:
+        gpus = () if self._report is None else whole_gpus(self._report)
+        return next((gpu for gpu in gpus if gpu.uuid == uuid), None)
+
+    def _child(self) -> RunChild:
+        if self._simulated:
+            return simulated_child
+        return real_child(self._processes, seconds=self._expected.gpu_seconds, sys_dir=self._sys_dir)
+
+    def _repeat(self, uuid: str) -> None:
+        """A result from before a fault says nothing any more: until the next one the check has failed."""
+        for key, state in self._states.items():
+            if state.scope == uuid and state.ok is not None:
+                detail = "to be repeated: the GPU has had a fault since"
+                self._states[key] = replace(state, ok=False, detail=detail)
+
+    def _put(self, one: Result) -> None:
+        """Take a result in, and log it where it differs from the last one."""
+        before = self._states.get((one.name, one.scope))
+        state = CheckState(
+            name=one.name,
+            scope=one.scope,
+            ok=one.ok,
+            detail=one.detail[:MAX_CHECK_DETAIL],
+            at=round(time.time(), 3),
+        )
+        self._states[one.name, one.scope] = state
+        if before is None or before.ok is not one.ok:
+            _log(state)
+
+    def _note(self, name: str, scope: str, why: str) -> None:
+        """Show why a check did not run, unless it has a result that still counts."""
+        known = self._states.get((name, scope))
+        if known is None or known.ok is None:
+            self._states[name, scope] = CheckState(
+                name=name, scope=scope, ok=None, detail=f"waits: {why}", at=round(time.time(), 3)
+            )
+
+
+def _log(state: CheckState) -> None:
+    fields = {"check": state.name, "scope": state.scope, "detail": state.detail}
+    if state.ok is None:
+        _LOG.info("check_not_run", **fields)
+    elif state.ok:
+        _LOG.info("check_passed", **fields)
+    else:
+        _LOG.warning("check_failed", **fields)
+
+
+def _fitting(states: Iterable[CheckState]) -> Iterator[NodeCheck]:
+    """Yield as many as a heartbeat has room for."""
+    room = CHECKS_ROOM_BYTES
+    for state in list(states)[:MAX_CHECKS]:
+        check = NodeCheck(
+            name=state.name, scope=state.scope, ok=bool(state.ok), detail=state.detail, at=state.at
+        )
+        room -= len(check.model_dump_json().encode()) + 1
+        if room < 0:
+            return
+        yield check

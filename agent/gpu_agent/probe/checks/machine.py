@@ -1,0 +1,90 @@
+"""The admission checks of this machine, each run to its end: blocks, and is called in a thread.
+
+`GpuCheck` runs what checks one GPU. `check_simulated` stands in for a machine that does not exist: its GPUs
+fail where their schedule has a fault.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpu_agent.probe.checks.judgement import Expected, Result, judge_child, judge_hook, judge_reading
+from gpu_agent.probe.checks.process import CheckProcesses, Ended, Unfinished
+from gpu_agent.wire.inventory import Gpu, GpuReport
+
+CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.checks.child")
+
+_SIMULATED_LINK = {"width": 16, "max_width": 16, "speed": 32.0, "max_speed": 32.0, "under_load": True}
+_SIMULATED_GB_S = 52.0
+
+RunChild = Callable[[Gpu, str | None, threading.Event], Ended | Unfinished]
+"""Runs the child for a GPU; the text says why nothing may be copied, None where it may."""
+
+
+def real_child(processes: CheckProcesses, *, seconds: float, sys_dir: Path) -> RunChild:
+    """Return what checks a GPU of this machine."""
+
+    def run(gpu: Gpu, why_no_copies: str | None, stop: threading.Event) -> Ended | Unfinished:
+        asked = {
+            "uuid": gpu.uuid,
+            "pci_bus_id": gpu.pci_bus_id,
+            "sys_dir": str(sys_dir),
+            "copies": why_no_copies is None,
+            "why_no_copies": why_no_copies,
+        }
+        return processes.run((*CHILD_COMMAND, json.dumps(asked)), deadline_seconds=seconds, stop=stop)
+
+    return run
+
+
+def simulated_child(gpu: Gpu, why_no_copies: str | None, _stop: threading.Event) -> Ended | Unfinished:
+    """Answer for a simulated GPU: one with a fault fails."""
+    copies: dict[str, object] = {"to_gb_s": _SIMULATED_GB_S, "from_gb_s": _SIMULATED_GB_S}
+    if why_no_copies is not None:
+        copies = {"not_run": why_no_copies}
+    elif gpu.reasons:
+        copies = {"problem": f"the GPU has a fault: {', '.join(one.code for one in gpu.reasons)}"}
+    return Ended(returncode=0, output=json.dumps({"link": _SIMULATED_LINK, "copies": copies}))
+
+
+def check_gpu(
+    gpu: Gpu, *, run: RunChild, expected: Expected, why_no_copies: str | None, stop: threading.Event
+) -> list[Result]:
+    """Check one GPU that is not in use."""
+    read = list(judge_reading(gpu, expected))
+    if not gpu.health.usable:
+        why = ", ".join(one.code for one in gpu.reasons)
+        detail = f"the GPU is {gpu.health}: {why}"
+        return [*read, Result(name="memory_bandwidth", scope=gpu.uuid, ok=False, detail=detail)]
+    why_no_copies = why_no_copies or _why_no_copies(gpu)
+    return [*read, *judge_child(gpu, run(gpu, why_no_copies, stop), expected)]
+
+
+def run_hook(processes: CheckProcesses, expected: Expected, stop: threading.Event) -> Result:
+    """Run the owner's command."""
+    ended = processes.run(expected.hook, deadline_seconds=expected.hook_seconds, stop=stop)
+    return judge_hook(ended, expected)
+
+
+def whole_gpus(report: GpuReport) -> Iterator[Gpu]:
+    """Yield the GPUs that checks are made for: a MIG device is checked with its GPU."""
+    return (gpu for gpu in report.gpus if gpu.parent_uuid is None)
+
+
+def why_not_checked(gpu: Gpu, report: GpuReport) -> str | None:
+    """Say why a GPU must not be checked now, as far as a reading shows; None where it may be."""
+    related = [one for one in report.gpus if gpu.uuid in (one.uuid, one.parent_uuid)]
+    pids = {process.pid for one in related for process in one.processes or ()}
+    if pids:
+        return f"{len(pids)} process{'es use' if len(pids) > 1 else ' uses'} it"
+    return "it sleeps" if gpu.asleep else None
+
+
+def _why_no_copies(gpu: Gpu) -> str | None:
+    if gpu.vendor != "nvidia":
+        return "only GPUs of NVIDIA are measured"
+    if gpu.mig_enabled:
+        return "its MIG devices are not measured"
+    return "it is not known whether a process uses it" if gpu.processes is None else None

@@ -1,0 +1,135 @@
+"""Runs a check in a process of its own, with a deadline; blocks until it has ended or is left behind.
+
+A check that hangs is asked to end (SIGTERM, with all that it started) and then left behind: SIGKILL has
+frozen GPUs. While one that was left behind still exists, no other one is started: at most one is stuck.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from gpu_agent.probe.checks.child import CHECK_NAME
+from gpu_agent.probe.nvml.process import without_credentials
+from gpu_agent.probe.nvml.stuck_child import find_stuck_child
+
+GRACE_SECONDS = 2.0
+"""How long a check has to end after SIGTERM before it is left behind."""
+OUTPUT_BYTES = 16 * 1024
+"""The end of the output; the rest is dropped."""
+_POLL_SECONDS = 0.05
+_READ_BYTES = 4096
+_LAST_OUTPUT_SECONDS = 0.5
+"""How long output may still come after the process has ended: what it started may hold the pipe open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A check process that ended in time."""
+
+    returncode: int
+    """Negative: the number of the signal that ended it."""
+    output: str
+    """The end of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A check process that did not end in time, or that was not started, and why."""
+
+    why: str
+    hung: bool = False
+    """True where the process itself let its deadline pass."""
+
+
+class CheckProcesses:
+    """Starts one check process at a time; its methods are called from one thread at a time."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """`environ` is given to each process, without what may be a credential."""
+        self._environ = without_credentials(environ)
+        self._left_behind: subprocess.Popen[bytes] | None = None
+
+    @property
+    def left_behind_pid(self) -> int | None:
+        """The process that was asked to end here and still exists; None where there is none."""
+        process = self._left_behind
+        return None if process is None or process.poll() is not None else process.pid
+
+    def run(
+        self, command: Sequence[str], *, deadline_seconds: float, stop: threading.Event
+    ) -> Ended | Unfinished:
+        """Run a command, without a shell; once `stop` is set, it is asked to end and not waited for."""
+        stuck_pid = self.left_behind_pid or find_stuck_child(CHECK_NAME)
+        if stuck_pid is not None:
+            return Unfinished(f"an earlier check, process {stuck_pid}, was asked to end and has not")
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own child, or the owner's hook
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Unfinished(f"{command[0]} could not be started ({error.strerror or error})")
+        output = _Output(process.stdout)
+        deadline = time.monotonic() + deadline_seconds
+        try:
+            while process.poll() is None and time.monotonic() < deadline and not stop.is_set():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+        except KeyboardInterrupt:
+            _terminate(process)
+            raise
+        if process.poll() is not None:
+            return Ended(returncode=process.returncode, output=output.text())
+        return self._end(process, deadline_seconds, stopped=stop.is_set())
+
+    def _end(self, process: subprocess.Popen[bytes], deadline_seconds: float, *, stopped: bool) -> Unfinished:
+        _terminate(process)
+        self._left_behind = process
+        if stopped:
+            return Unfinished("the agent stops")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        late = f"no end within {deadline_seconds:g} s"
+        if process.poll() is None:
+            return Unfinished(f"{late}, and process {process.pid} does not end by SIGTERM", hung=True)
+        return Unfinished(late, hung=True)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and all that it started."""
+    if os.name == "nt":
+        process.terminate()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+class _Output:
+    """The end of what a process prints, read by a thread: a pipe may stay open longer than the process."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        self._pieces: deque[bytes] = deque(maxlen=OUTPUT_BYTES // _READ_BYTES)
+        self._thread = threading.Thread(target=self._read, args=(pipe,), name="check-output", daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        self._thread.join(_LAST_OUTPUT_SECONDS)
+        return b"".join(tuple(self._pieces)).decode("utf-8", "replace")
+
+    def _read(self, pipe: IO[bytes] | None) -> None:
+        if pipe is None:
+            return
+        with pipe:
+            while piece := os.read(pipe.fileno(), _READ_BYTES):
+                self._pieces.append(piece)

@@ -1,0 +1,124 @@
+"""A node that must pass its checks before it takes jobs: a real registry, a real agent, a real hook (§4)."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_orders import order
+from tests.programs import COMMAND, Agent, Registry, eventually
+from tests.waiting import patience
+
+pytestmark = pytest.mark.e2e
+
+REASON = "GPU 3 is slow"
+PACE = ("--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.1")
+REQUIRED = {"GPU_REGISTRY_ADMISSION__REQUIRED_CHECKS": "hook,memory_bandwidth"}
+
+
+def registry_that_requires_checks() -> Registry:
+    return Registry(*PACE, "--allow-simulated", environment=REQUIRED)
+
+
+def hook_at(path: Path, *lines: str) -> dict[str, str]:
+    """Write a script, and return the settings that make it the agent's hook."""
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return {"GPU_AGENT_CHECKS__HOOK": str(path)}
+
+
+def node_of(registry: Registry) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        nodes = registry.nodes()
+        return registry.get(f"/v1/nodes/{nodes[0]['node_id']}") if nodes else None
+
+    return eventually(look, within_seconds=20, what="a node")
+
+
+def status_of(state: Path, *options: str) -> str:
+    words = [*COMMAND, "status", "--socket", str(state / "agent.sock"), *options]
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=patience(20)).stdout
+
+
+def test_a_failing_hook_keeps_the_node_degraded_until_it_is_fixed_and_checked_on_request(
+    tmp_path: Path,
+) -> None:
+    hook = hook_at(tmp_path / "hook", "echo looking", f"echo '{REASON}'", "exit 3")
+    with (
+        registry_that_requires_checks() as registry,
+        Agent(registry.node_url, tmp_path / "state", simulate="2xL4-24GB", environment=hook) as agent,
+    ):
+        node_id = node_of(registry)["node_id"]
+        node = registry.await_status(node_id, "degraded", within_seconds=20)
+        assert (node["reason_code"], REASON in node["reason"]) == ("check_failed", True)
+        assert REASON in node["clears_when"]
+        detail = registry.get(f"/v1/nodes/{node_id}")
+        (failed,) = [one for one in detail["node_checks"] if not one["ok"]]
+        assert (failed["name"], failed["scope"], failed["required"]) == ("hook", "node", True)
+        assert failed["detail"] == f"exit status 3: {REASON}"
+
+        def told() -> bool:
+            status = json.loads(status_of(tmp_path / "state", "--json"))
+            return (status["status"] or {}).get("reason_code") == "check_failed"
+
+        assert eventually(told, within_seconds=10, what="the status at the agent")
+        page = status_of(tmp_path / "state")
+        assert REASON in page
+        words = [*COMMAND, "registry", "node", node_id, "--api", registry.api]
+        shown = subprocess.run(words, check=True, capture_output=True, text=True, timeout=patience(20)).stdout
+        assert REASON in shown
+        assert "check_failed" in shown
+
+        hook_at(tmp_path / "hook", "echo all 2 GPUs passed")
+        words = [*COMMAND, "registry", "check", node_id, "--api", registry.api]
+        subprocess.run(words, check=True, capture_output=True, timeout=patience(20))
+        agent.await_event("check_passed", check="hook")
+        registry.await_status(node_id, "ready", within_seconds=20)
+        (entry, *_) = registry.events("node_checks_changed")
+        assert REASON in entry["failed"]
+
+
+def test_a_hook_that_hangs_stops_neither_heartbeats_nor_the_shutdown(tmp_path: Path) -> None:
+    hook = hook_at(tmp_path / "hook", "trap '' TERM", "sleep 600 &", 'wait "$!"', 'wait "$!"')
+    with (
+        registry_that_requires_checks() as registry,
+        Agent(registry.node_url, tmp_path / "state", simulate="1xL4-24GB", environment=hook) as agent,
+    ):
+        node_id = node_of(registry)["node_id"]
+        before = registry.get(f"/v1/nodes/{node_id}")
+        assert before["status"] == "registering"
+
+        hook_runs = {"name": "pcie_link", "ok": True}.items()
+
+        def checked() -> bool:
+            node = registry.get(f"/v1/nodes/{node_id}")
+            return any(hook_runs <= one.items() for one in node["node_checks"] or [])
+
+        assert eventually(checked, within_seconds=20, what="the checks of GPUs, which come before the hook")
+        began = time.time()
+
+        def went_on() -> bool:
+            node = registry.get(f"/v1/nodes/{node_id}")
+            return time.time() - began > 1 and node["last_heartbeat_age_seconds"] < 1
+
+        assert eventually(went_on, within_seconds=20, what="heartbeats beside the hook")
+        assert registry.get(f"/v1/nodes/{node_id}")["status"] == "registering"
+        began = time.monotonic()
+        agent.send(signal.SIGTERM)
+        assert agent.wait(10) == 0
+        assert time.monotonic() - began < patience(5)
+
+
+def test_an_order_to_check_reaches_no_node_that_is_away(tmp_path: Path) -> None:
+    with (
+        registry_that_requires_checks() as registry,
+        Agent(registry.node_url, tmp_path / "state", simulate="1xL4-24GB") as agent,
+    ):
+        node_id = node_of(registry)["node_id"]
+        agent.send(signal.SIGKILL)
+        registry.await_event("node_disconnected", node_id=node_id)
+        assert order(registry, node_id, "check")["code"] == "NODE_NOT_CONNECTED"
