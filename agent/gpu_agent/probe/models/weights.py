@@ -9,11 +9,11 @@ import re
 import struct
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from gpu_agent.probe.models.files import FolderReader, FoundFile, reason
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, strings_in
+from gpu_agent.records import replace
 
 _MAX_JSON_BYTES = 1 << 20
 _MAX_CARD_BYTES = 16_384
