@@ -10,6 +10,7 @@ round. `--check` exits 1 when a target is missed.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -70,13 +71,23 @@ def make_cache(hub: Path, count: int) -> None:
             "config.json": config,
             "README.md": CARD + b"%d" % number,
             **{
-                f"model-{part:05}-of-{PARTS:05}.safetensors": f"{part} {number}"
+                f"model-{part:05}-of-{PARTS:05}.safetensors": part_of_weights(part, number)
                 for part in range(1, PARTS + 1)
             },
             **{name: f"{name} of {number}" for name in OTHERS},
         }
         repository(hub, f"org{number % 50}/model-{number}").snapshot(revision(number % 90), files)
     settle(hub)
+
+
+def part_of_weights(part: int, number: int) -> bytes:
+    """One part, whole: a header of as many tensors as a part of a usual model has, and the first bytes."""
+    header = {
+        f"model.layers.{n}.{part}.{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+        for n in range(72)
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def timed(work: Callable[[], Result]) -> tuple[float, Result]:

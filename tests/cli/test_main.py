@@ -117,7 +117,7 @@ def test_every_command_has_help_that_says_what_it_does(
 def test_an_unexpected_fault_is_reported_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_words: object) -> int:
+    def broken(*_: object) -> int:
         raise RuntimeError("boom")
 
     monkeypatch.setattr("gpu_agent.cli.main._run", broken)

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.nvml_fake.control import FakeNvml
+from tests.programs import COMMAND
 
 _LIST = """\
 import sys
@@ -52,5 +56,31 @@ def test_status_loads_no_model_that_it_does_not_need() -> None:
         "gpu_agent.session.types",
         "gpu_agent.probe.snapshot",
         "rich",
+    }
+    assert not modules & unneeded
+
+
+def imported_by(*words: str, environment: dict[str, str]) -> set[str]:
+    """What a run of the program imports; its child, which is another process, prints in between."""
+    traced = {**environment, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(
+        [*COMMAND, *words], env=traced, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems read the host and start the child by more")
+def test_a_probe_loads_nothing_that_generates_code_starts_processes_or_calls_a_driver(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
+    needed = ("LD_LIBRARY_PATH", "NVML_FAKE_CONTROL")
+    environment = {name: value for name, value in fake.environment().items() if name in needed}
+    modules = imported_by("probe", "--json", environment={**environment, "HOME": str(tmp_path)})
+    assert "gpu_agent.probe.snapshot" in modules
+    unneeded = {
+        *("dataclasses", "inspect", "subprocess", "signal", "tempfile", "shutil", "logging"),
+        *("psutil", "socket", "platform", "ctypes", "pynvml"),
+        *("asyncio", "pydantic", "rich", "importlib.metadata"),
+        *("gpu_agent.probe.nvml.client", "gpu_agent.node.settings", "gpu_agent.wire.codes"),
     }
     assert not modules & unneeded

@@ -1,20 +1,14 @@
 """Records what the probe reports of a true machine, without what identifies the machine.
 
-    python -m tests.gpu.recording NAME      writes tests/gpu/data/NAME.json
-
 UUIDs become others that are the same wherever they were; names of the machine, its boot, its paths and its
 models go. The rest is what a driver of that kind reports.
 """
 
 import json
 import re
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-from tests.waiting import patience
 
 DATA = Path(__file__).with_name("data")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -34,20 +28,14 @@ def scrubbed(document: dict[str, Any]) -> dict[str, Any]:
     return recorded
 
 
+def record_document(document: dict[str, Any], name: str) -> Path:
+    """Write the document without serials as data of the tests; returns the file."""
+    DATA.mkdir(exist_ok=True)
+    recorded = DATA / f"{name}.json"
+    recorded.write_text(json.dumps(scrubbed(document), indent=2) + "\n", encoding="utf-8")
+    return recorded
+
+
 def _other(found: re.Match[str]) -> str:
     digits = sha256(found[0].lower().encode()).hexdigest()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
-
-
-def main() -> int:
-    """Probe this machine and keep what it says."""
-    command = [sys.executable, "-m", "gpu_agent.cli", "probe", "--json"]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
-    DATA.mkdir(exist_ok=True)
-    recorded = DATA / f"{sys.argv[1]}.json"
-    recorded.write_text(json.dumps(scrubbed(json.loads(seen.stdout)), indent=2) + "\n", encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

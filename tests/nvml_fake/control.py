@@ -10,6 +10,8 @@ of device 3, or `*` for every one.
     process DEV PID BYTES                      one line for each process on a device
     xid DEV NUMBER                             the driver gives that Xid, once for each such line;
                                                `happen` adds one. `double_bit_error DEV 1` likewise
+    delivered_to DEV OTHER                     events of DEV go to the event set of OTHER, and name DEV
+    fabric DEV STATE STATUS MASK               the place in the NVSwitch fabric, as nvml.h numbers it
     mig_device DEV/SLOT GPU_INSTANCE COMPUTE_INSTANCE
                                                that slot of `mig_slots DEV` holds a MIG device
     error CALL DEV GPU_IS_LOST                 the call answers NVML_ERROR_GPU_IS_LOST; or a number
@@ -41,6 +43,8 @@ _WORDS_OF_KEY = {
 """How many leading words identify a statement; for facts of a device it is 2."""
 
 H100_BYTES = 85_520_809_984
+HEALTHY_FABRIC = 0x11AA
+"""A health mask in which every part says that all is well."""
 HELD = "nvml-fake-held"
 """What a process goes by while a call of the fake holds it: tests beside it look for stuck children."""
 
@@ -156,6 +160,15 @@ class FakeNvml:
             "clocks_event_reasons": 0,
             "energy_mj": 7_000_000 + index,
             "recovery_action": 0,
+            "sram_threshold_exceeded": 0,
+            "fabric": f"3 0 {HEALTHY_FABRIC}",
+            "nvlinks": 18,
+            "nvlinks_down": 0,
+            "nvlink_errors_total": 0,
+            "pcie_generation": 5,
+            "pcie_generation_max": 5,
+            "pcie_width": 16,
+            "pcie_width_max": 16,
             "mig": 0,
             "fan_percent": 30,
             "performance_state": 0,

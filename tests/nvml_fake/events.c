@@ -1,13 +1,16 @@
 /*
- * What a device tells as it happens (event sets), and what it tells by number (field values).
+ * What a device tells as it happens: event sets.
  *
  * `xid DEVICE NUMBER` is an event each time that the control file gains such a line: an event set that
  * listens to the device is told of the lines beyond those that were there when it was registered.
- * `double_bit_error DEVICE N` likewise. Every open set holds a file open, as a true one does.
+ * `double_bit_error DEVICE N` likewise. Every open set holds a file open, as a true one does. The sets that
+ * listen to a device get its events; with `delivered_to DEVICE OTHER` those that listen to the other do, and
+ * the event still names its own device.
  */
 #include "nvml_fake.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -41,11 +44,27 @@ static unsigned long long type_of(const struct line *line) {
     return strcmp(line->words[0], "double_bit_error") == 0 ? nvmlEventTypeDoubleBitEccError : 0;
 }
 
-/* The event line of a device behind `skipped` others, or NULL. */
+/* The device that an event line names: a GPU, or a MIG device. */
+static nvmlDevice_t named_by(const struct line *line) {
+    unsigned int index = 0;
+    int slot = WHOLE;
+    return sscanf(line->words[1], "%u/%d", &index, &slot) >= 1 ? device_at(index, slot) : NULL;
+}
+
+/* Whether those who listen to a device get an event of `source`: its own, or one that is delivered there. */
+static int is_delivered_to(nvmlDevice_t device, nvmlDevice_t source) {
+    const char *other = source == NULL ? NULL : device_fact("delivered_to", source);
+    if (other != NULL) {
+        return means(other, device);
+    }
+    return source != NULL && source->index == device->index;
+}
+
+/* The event line for those who listen to a device, behind `skipped` others, or NULL. */
 static const struct line *event_line(nvmlDevice_t device, int skipped) {
     const struct line *line;
     for (int i = 0; (line = line_at(i)) != NULL; i++) {
-        if (line->count >= 3 && type_of(line) != 0 && means(line->words[1], device) && skipped-- == 0) {
+        if (line->count >= 3 && type_of(line) != 0 && is_delivered_to(device, named_by(line)) && skipped-- == 0) {
             return line;
         }
     }
@@ -124,7 +143,7 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
                 continue;
             }
             memset(data, 0, sizeof *data);
-            data->device = listened->device;
+            data->device = named_by(line);
             data->eventType = type_of(line);
             data->eventData = strtoull(line->words[2], NULL, 0);
             data->gpuInstanceId = data->computeInstanceId = 0xFFFFFFFFu;
@@ -132,34 +151,4 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
         }
     }
     return NVML_ERROR_TIMEOUT;
-}
-
-/* ---- field values --------------------------------------------------------------------------------- */
-
-/* `recovery_action DEVICE N`, or `recovery_action DEVICE error CODE` for the code that the field itself has. */
-static nvmlReturn_t field(nvmlDevice_t device, nvmlFieldValue_t *value) {
-    const char *fact = device_fact("recovery_action", device);
-    unsigned long long wide = 0;
-    if (value->fieldId != NVML_FI_DEV_GET_GPU_RECOVERY_ACTION) {
-        return NVML_ERROR_INVALID_ARGUMENT; /* as true drivers say of fields that are newer than themselves */
-    }
-    if (fact != NULL && strncmp(fact, "error ", 6) == 0) {
-        return code_named(fact + 6);
-    }
-    nvmlReturn_t code = number(fact, &wide);
-    value->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
-    value->value.uiVal = (unsigned int)wide;
-    return code;
-}
-
-nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values) {
-    nvmlReturn_t code = enter_device("nvmlDeviceGetFieldValues", device);
-    for (int i = 0; code == NVML_SUCCESS && i < count; i++) {
-        values[i].nvmlReturn = field(device, &values[i]);
-    }
-    return code;
-}
-
-nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
-    return answer_wide("nvmlDeviceGetTotalEnergyConsumption", device, "energy_mj", millijoules);
 }

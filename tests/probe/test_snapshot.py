@@ -23,8 +23,8 @@ from gpu_agent.probe.snapshot import (
     take,
     to_document,
 )
-from gpu_agent.wire.codes import BASE_FEATURES
 from gpu_agent.wire.inventory import (
+    BASE_FEATURES,
     Gpu,
     GpuReport,
     Health,

@@ -194,6 +194,8 @@ NOT_SENT = frozenset(
     {"memory_free_mb", "memory_reserved_mb", "memory_utilization_percent", "power_limit_w", "clock_sm_mhz"}
     | {"clock_memory_mhz", "energy_mj", "ecc_uncorrected", "retirement_pending", "recovery_action"}
     | {"throttle_reasons", "mig_enabled", "asleep", "visible", "events", "unknowns"}
+    | {"sram_threshold_exceeded", "compute_mode", "fabric_faults", "nvlinks_up", "nvlinks_down"}
+    | {"nvlink_errors", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max"}
 )
 """What stays on the machine: `gpu-agent probe` and `status` show it, health judges it."""
 

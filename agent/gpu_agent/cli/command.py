@@ -7,9 +7,10 @@ import argparse
 import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
+
+from gpu_agent.records import dataclass
 
 
 class ExitCode(IntEnum):

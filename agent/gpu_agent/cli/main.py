@@ -24,6 +24,7 @@ from gpu_agent.cli.command import (
     parser_of,
 )
 from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.version import __version__
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -344,11 +345,14 @@ _LIKE = 0.75
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the only place where an unexpected exception ends."""
+def main(argv: Sequence[str] | None = None, *, child: ForkedChild | None = None) -> int:
+    """Run one command; the only place where an unexpected exception ends.
+
+    `child` reads the GPUs for it already, if it is given.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        return _run(words, child)
     except Failure as failure:
         print_stderr(str(failure))
         return failure.code
@@ -364,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str], child: ForkedChild | None) -> int:
     entry: Command | Group = ROOT
     path: tuple[str, ...] = ("gpu-agent",)
     rest = list(words)
@@ -374,7 +378,7 @@ def _run(words: Sequence[str]) -> int:
             return _without_command(entry, path, rest)
         entry, path, rest = command, (*path, rest[0]), rest[1:]
     configure, run = entry.load()[path[-1]]
-    arguments = _parse(parser_of(configure, path), rest)
+    arguments = _parse(parser_of(configure, path), rest, argparse.Namespace(child=child))
     gc.enable()
     return run(arguments)
 
@@ -443,8 +447,10 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str
     return difflib.get_close_matches(word, list(known), 1, likeness)
 
 
-def _parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    arguments, unknown = parser.parse_known_args(words)
+def _parse(
+    parser: Parser, words: Sequence[str], given: argparse.Namespace | None = None
+) -> argparse.Namespace:
+    arguments, unknown = parser.parse_known_args(words, given)
     if unknown:
         options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         shown = " ".join(options or unknown)  # an option's value may be a secret

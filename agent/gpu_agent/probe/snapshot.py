@@ -7,7 +7,6 @@ form, `gpu-agent.probe/1`; `exit_code` says whether this machine could register.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -17,8 +16,17 @@ from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
 from gpu_agent.probe.models.source import LazySource
-from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND
-from gpu_agent.wire.inventory import Gpu, GpuReport, Inventory, Model, ModelStatus, Outcome
+from gpu_agent.records import dataclass, field, field_names, is_record, replace
+from gpu_agent.wire.inventory import (
+    BASE_FEATURES,
+    PROVEN_BY_KIND,
+    Gpu,
+    GpuReport,
+    Inventory,
+    Model,
+    ModelStatus,
+    Outcome,
+)
 
 SCHEMA = "gpu-agent.probe/1"
 
@@ -168,15 +176,15 @@ def to_document(inventory: Inventory) -> dict[str, object]:
 
 def _gpu(gpu: Gpu) -> dict[str, object]:
     """One GPU, its identity first."""
-    names = dict.fromkeys((*_FIRST_FIELDS, *(part.name for part in fields(gpu))))
+    names = dict.fromkeys((*_FIRST_FIELDS, *field_names(gpu)))
     return {name: _plain(getattr(gpu, name)) for name in names}
 
 
 def _plain(value: object) -> object:
     if isinstance(value, Enum):
         return value.value
-    if is_dataclass(value):
-        return {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+    if is_record(value):
+        return {name: _plain(getattr(value, name)) for name in field_names(value)}
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -17,7 +17,8 @@ from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.codes import BASE_FEATURES, PROVEN_BY_KIND, SUPPORTED_SCHEMA_VERSIONS, ErrorCode
+from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ErrorCode
+from gpu_agent.wire.inventory import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     Hardware,

@@ -36,52 +36,84 @@ _MOST_TEXTS = 1024
 _EVENT = TypeAdapter(RegistryEvent)
 
 
-class Subscriber:
-    """The queue of one subscriber."""
+class _Feed:
+    """The newest events, once for all subscribers: each knows how far it is."""
 
-    def __init__(self, before: Iterable[RegistryEvent] = (), *, last_id: int | None = None) -> None:
+    def __init__(self) -> None:
+        self.events: deque[RegistryEvent] = deque()
+        self.end = 0
+        """How many there were in all."""
+        self.gone = 0
+        """How many of them are not held any more; one that reports missed events counts as these."""
+        self.reports_missed = False
+        """Whether an event of this feed has reported missed events."""
+        self.arrived = asyncio.Event()
+        """Set for a moment whenever one has arrived."""
+
+    def add(self, event: RegistryEvent) -> None:
+        """Add an event; a full feed drops its oldest one."""
+        if len(self.events) >= EVENTS_PER_SUBSCRIBER:
+            self.gone += _count(self.events.popleft())
+        self.events.append(event)
+        self.end += 1
+        self.reports_missed |= event.event == MISSED
+        self.arrived.set()
+        self.arrived.clear()
+
+    def count(self, events: Sequence[RegistryEvent]) -> int:
+        """Count events of this feed as `gone` does."""
+        return sum(map(_count, events)) if self.reports_missed else len(events)
+
+
+class Subscriber:
+    """How far one subscriber is."""
+
+    def __init__(
+        self, feed: _Feed, before: Iterable[RegistryEvent] = (), *, last_id: int | None = None
+    ) -> None:
         self.last_id = last_id
         """The last event before the subscription; None when there was none."""
         self._before = deque(before)
         """Events from before the subscription; none of them is lost."""
-        self._waiting: deque[RegistryEvent] = deque()
-        self._missed = 0
-        self._arrived = asyncio.Event()
-
-    def offer(self, event: RegistryEvent) -> None:
-        """Queue an event; a full queue drops its oldest one."""
-        if len(self._waiting) >= EVENTS_PER_SUBSCRIBER:
-            dropped = self._waiting.popleft()
-            count = dropped.fields["count"] if dropped.event == MISSED else 1
-            self._missed += count if isinstance(count, int) else 1
-        self._waiting.append(event)
-        self._arrived.set()
+        self._feed = feed
+        self._next = feed.end
+        """The place of the next event in the feed."""
+        self._passed = feed.gone + feed.count(feed.events)
+        """How many events are before that place."""
 
     @property
     def has_more(self) -> bool:
         """True when `next` need not wait."""
-        return bool(self._before or self._waiting)
+        return bool(self._before) or self._next < self._feed.end
 
     def take(self, most: int) -> list[RegistryEvent]:
         """Return what `next` would return without waiting, at most so many."""
+        feed = self._feed
         taken = [self._before.popleft() for _ in range(min(most, len(self._before)))]
-        if self._missed and self._waiting and len(taken) < most:
-            missed, self._missed = self._missed, 0
-            taken.append(RegistryEvent(self._waiting[0].at, MISSED, fields={"count": missed}))
-        taken += [self._waiting.popleft() for _ in range(min(most - len(taken), len(self._waiting)))]
+        oldest = feed.end - len(feed.events)
+        if self._next < oldest and len(taken) < most:
+            missed = {"count": feed.gone - self._passed}
+            taken.append(RegistryEvent(feed.events[0].at, MISSED, fields=missed))
+            self._next, self._passed = oldest, feed.gone
+        if self._next < feed.end and len(taken) < most:
+            first = self._next - oldest
+            some = list(itertools.islice(feed.events, first, first + most - len(taken)))
+            self._next += len(some)
+            self._passed += feed.count(some)
+            taken += some
         return taken
 
     async def next(self) -> RegistryEvent:
         """Wait for the next event; after a loss the first one says how many were missed."""
-        if self._before:
-            return self._before.popleft()
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        if self._missed:
-            missed, self._missed = self._missed, 0
-            return RegistryEvent(self._waiting[0].at, MISSED, fields={"count": missed})
-        return self._waiting.popleft()
+        while not self.has_more:
+            await self._feed.arrived.wait()
+        return self.take(1)[0]
+
+
+def _count(event: RegistryEvent) -> int:
+    """Count an event; one that reports missed events counts as these."""
+    count = event.fields["count"] if event.event == MISSED else 1
+    return count if isinstance(count, int) else 1
 
 
 class RegistryEventLog:
@@ -95,7 +127,8 @@ class RegistryEventLog:
         self._ids = itertools.count(1)
         self._histories: dict[str, deque[RegistryEvent]] = {}
         self._recent: deque[RegistryEvent] = deque()
-        self._subscribers: set[Subscriber] = set()
+        self._feed = _Feed()
+        self._subscribers = 0
 
     def restore(self, loaded: Loaded) -> None:
         """Go on from what a store has loaded."""
@@ -126,8 +159,7 @@ class RegistryEventLog:
         dropped = (event.id or 0) - (self._recent[-1].id or 0) - 1 if self._recent else 0
         if dropped > 0:
             self._recent.clear()
-            for subscriber in self._subscribers:
-                subscriber.offer(RegistryEvent(event.at, MISSED, fields={"count": dropped}))
+            self._feed.add(RegistryEvent(event.at, MISSED, fields={"count": dropped}))
         self._recent.append(event)
         oldest = (event.id or 0) - RECENT_EVENTS
         while (self._recent[0].id or 0) <= oldest:
@@ -135,8 +167,7 @@ class RegistryEventLog:
         history = self._histories.get(event.node_id or "")
         if history is not None:
             history.append(event)
-        for subscriber in self._subscribers:
-            subscriber.offer(event)
+        self._feed.add(event)
 
     @property
     def last_id(self) -> int:
@@ -150,18 +181,18 @@ class RegistryEventLog:
     @property
     def subscribers(self) -> int:
         """How many there are."""
-        return len(self._subscribers)
+        return self._subscribers
 
     @contextmanager
     def subscribe(self, *, after: int | None = None) -> Iterator[Subscriber]:
         """Subscribe for the length of a block, from now on or from the event `after` on."""
         last_id = self._recent[-1].id if self._recent else None
-        subscriber = Subscriber(() if after is None else self._since(after), last_id=last_id)
-        self._subscribers.add(subscriber)
+        before = () if after is None else self._since(after)
+        self._subscribers += 1
         try:
-            yield subscriber
+            yield Subscriber(self._feed, before, last_id=last_id)
         finally:
-            self._subscribers.discard(subscriber)
+            self._subscribers -= 1
 
     async def follow(self, *, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield every event from now on, or after the one of that id, until the iterator is closed."""
@@ -190,6 +221,8 @@ class EventStreams:
         """By token id; with auth off under None."""
         self._closing = False
         self._waits: set[asyncio.Timeout] = set()
+        self._moment: asyncio.Event | None = None
+        """Set when all that wait for the same moment go on."""
         self._texts: dict[int, bytes] = {}
         self._newest: tuple[int | None, int | None, bytes] = (None, None, b"")
         """Ids of the first and the last event of the piece that was written last, and the piece."""
@@ -236,8 +269,10 @@ class EventStreams:
                     due = now() + self._heartbeat_seconds
                 before, written_at, period = written_at, now(), TOGETHER_SECONDS * self._open.total()
                 waits = not subscriber.has_more and written_at - before < 2 * period
-                # without a wait, too: many old events must not keep other tasks waiting
-                await asyncio.sleep(period - written_at % period if waits else 0)
+                if waits:
+                    await self._same_moment(period - written_at % period)
+                else:  # many old events must not keep other tasks waiting
+                    await asyncio.sleep(0)
 
     async def watch(
         self, read: Callable[[], bytes], *, event: str, token_id: str | None = None
@@ -252,6 +287,18 @@ class EventStreams:
                     yield HEARTBEAT if document == written else _block(event, document)
                     written, due = document, now() + self._heartbeat_seconds
                 await self._pause(WATCH_SECONDS)
+
+    async def _same_moment(self, seconds: float) -> None:
+        """Wait until so long has passed for the first stream that waits: one timer serves them all."""
+        if self._moment is None:
+            self._moment = asyncio.Event()
+            asyncio.get_running_loop().call_later(seconds, self._end_moment)
+        await self._moment.wait()
+
+    def _end_moment(self) -> None:
+        moment, self._moment = self._moment, None
+        if moment is not None:
+            moment.set()
 
     @contextmanager
     def _counted(self, token_id: str | None) -> Iterator[None]:
@@ -276,10 +323,12 @@ class EventStreams:
 
     async def _piece(self, subscriber: Subscriber, reader: "_Reader", *, due: float) -> bytes:
         """Wait for an event, and write it with those that wait behind it; nothing when `due` passes."""
-        event = await self._next(subscriber, due=due)
-        if event is None:
-            return b""
-        events = [event, *subscriber.take(MOST_IN_A_PIECE - 1)]
+        events = subscriber.take(MOST_IN_A_PIECE)
+        if not events:
+            event = await self._next(subscriber, due=due)
+            if event is None:
+                return b""
+            events = [event, *subscriber.take(MOST_IN_A_PIECE - 1)]
         if reader.takes_all(events):
             return self._joined(events)
         return b"".join([self._text(one) for one in events if reader.wants(one)])

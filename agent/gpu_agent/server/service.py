@@ -6,6 +6,7 @@ one user of this facade among others. Everything here belongs to one event loop.
 
 import asyncio
 import itertools
+import random
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ class RegistryService:
         self._lag = LagSampler(self._meter.lagged, monotonic=self._clock.monotonic)
         self._fleet = Fleet(
             settings.thresholds,
-            secrets.SystemRandom().random,
+            random.Random(secrets.randbits(128)).random,  # noqa: S311 - ties and delays are no secrets
             allow_simulated=settings.allow_simulated,
             auth_off=not settings.auth_on,
             debug=_LOG.debugging,

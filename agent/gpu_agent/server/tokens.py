@@ -124,6 +124,10 @@ class TokenService:
         """Revoke a join or operator token; nodes that joined with it stay."""
         return as_refusal(await self._send(RevocationRequested(next(self._refs), token_id)))
 
+    def known(self, token_id: str) -> bool:
+        """Whether there is a join or operator token of this id."""
+        return self._fleet.token(token_id) is not None
+
     def all(self) -> tuple[TokenView, ...]:
         """Return every join and operator token, the oldest first; nodes' own are not included."""
         return tuple(self._view(token) for token in self._fleet.tokens())

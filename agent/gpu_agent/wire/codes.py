@@ -1,11 +1,12 @@
-"""Error, reason and close codes and statuses, with what each asks of the agent; base features; node ids.
+"""Error, reason and close codes and statuses, with what each asks of the agent; node ids.
 
-Source: node protocol §3.1 (features), §3.3 (errors), §4 (statuses and reasons) and §5.2 (exclusions).
+Source: node protocol §3.3 (errors), §4 (statuses and reasons) and §5.2 (exclusions).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+
+from gpu_agent.records import dataclass
 
 
 class NodeStatus(StrEnum):
@@ -178,19 +179,6 @@ GPU_CHECKS: tuple[str, ...] = (
     "memory_bandwidth",
 )
 """The admission checks of each GPU."""
-
-BASE_FEATURES: tuple[str, ...] = (
-    "emotion_detection",
-    "voice_style_detection",
-    "speech_rate_detection",
-    "speech_rate_control",
-    "speaker_identification",
-    "persona_adaptation",
-)
-"""The features of §3.1 that `advanced_features` never decides (A-6)."""
-
-PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
-"""A ready model of this kind proves that base feature, unless the node declares it false."""
 
 
 def known(code: str) -> ErrorCode:

@@ -7,8 +7,9 @@ Sizes are MiB (`_mb`) or bytes (`_bytes`), temperatures °C, power W, times seco
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from gpu_agent.records import dataclass, field
 
 
 class Health(StrEnum):
@@ -101,7 +102,24 @@ class Gpu:
     retirement_pending: bool | None = None
     recovery_action: str | None = None
     """What the driver itself asks for: `none`, or the code of the reason that it is."""
+    sram_threshold_exceeded: bool | None = None
+    """Whether errors of its SRAM exceed the limit of NVIDIA's field diagnostic."""
     throttle_reasons: tuple[str, ...] | None = None
+    compute_mode: str | None = None
+    """`prohibited` where no program may use it."""
+    fabric_faults: tuple[str, ...] | None = None
+    """What is wrong with its place in the NVSwitch fabric: codes of reasons; empty where all is well."""
+    nvlinks_up: int | None = None
+    nvlinks_down: int | None = None
+    """Links that are not up; a GPU without a bridge has some by nature."""
+    nvlink_errors: int | None = None
+    """Replays and recoveries since the driver was loaded."""
+    pcie_generation: int | None = None
+    """Of the link now: without load it falls to a lower one."""
+    pcie_generation_max: int | None = None
+    """The most that the card and its slot allow together."""
+    pcie_width: int | None = None
+    pcie_width_max: int | None = None
     mig_enabled: bool | None = None
     parent_uuid: str | None = None
     processes: tuple[GpuProcess, ...] | None = None
@@ -205,3 +223,19 @@ class Inventory:
     advanced_features: tuple[str, ...] = ()
     simulated: bool = False
     took_ms: float = 0.0
+
+
+# ---- features (node protocol §3.1): stated by the owner, or proven by a model
+
+BASE_FEATURES: tuple[str, ...] = (
+    "emotion_detection",
+    "voice_style_detection",
+    "speech_rate_detection",
+    "speech_rate_control",
+    "speaker_identification",
+    "persona_adaptation",
+)
+"""The features of §3.1 that `advanced_features` never decides (A-6)."""
+
+PROVEN_BY_KIND: Mapping[str, str] = {"emotion": "emotion_detection"}
+"""A ready model of this kind proves that base feature, unless the node declares it false."""

@@ -137,6 +137,8 @@ NO_WORD_OF_RECOVERY = replace(gpu(), recovery_action=None)
         ("retired_pages_pending", NO_WORD_OF_PAGES),
         ("recovery_reset", NO_WORD_OF_RECOVERY),
         ("recovery_drain_p2p", NO_WORD_OF_RECOVERY),
+        ("fabric_route_unhealthy", replace(gpu(), fabric_faults=None)),
+        ("sram_ecc_threshold", replace(gpu(), sram_threshold_exceeded=None)),
     ],
 )
 def test_a_reading_that_does_not_cover_a_reason_clears_nothing(code: str, partial: Gpu) -> None:
@@ -171,3 +173,10 @@ def test_a_lost_gpu_that_is_merely_listed_again_stays_lost() -> None:
     tracked.at(0, reading(gpu(0, "gpu_lost")))
     for now in range(1, 6):
         assert tracked.healths(now, reading(gpu(0, "gpu_inaccessible"))) == [Health.LOST]
+
+
+def test_a_compute_mode_that_was_not_read_leaves_the_gpu_as_it_was_and_one_that_was_clears_at_once() -> None:
+    tracked = TrackedGpus()
+    assert tracked.healths(0, reading(gpu(0, "compute_mode_prohibited"))) == [Health.UNKNOWN]
+    assert tracked.healths(1, reading(replace(gpu(), compute_mode=None))) == [Health.UNKNOWN]
+    assert tracked.healths(2, reading(gpu())) == [Health.OK]

@@ -1,6 +1,7 @@
 """One GPU's past: readings and their times go in by hand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -54,7 +55,9 @@ def test_a_gpu_without_a_past_has_no_causes() -> None:
     assert Past().at(0, gpu(energy_mj=7, ecc=3)) == []
 
 
-@pytest.mark.parametrize("code", ["xid_13", "xid_31", "xid_43", "xid_45", "xid_68", "xid_109", "xid_9999"])
+@pytest.mark.parametrize(
+    "code", ["xid_13", "xid_31", "xid_43", "xid_45", "xid_63", "xid_68", "xid_154", "xid_9999"]
+)
 def test_an_xid_of_an_application_or_an_unknown_one_never_counts(code: str) -> None:
     assert Past().at(0, gpu(events={code: 40})) == []
 
@@ -96,20 +99,20 @@ def test_an_energy_count_that_fell_and_is_then_unknown_proves_no_reset() -> None
 
 def test_a_small_fall_of_the_count_of_energy_is_no_reset() -> None:
     past = Past()
-    past.at(0, gpu(events={"xid_63": 1}, energy_mj=9_000))
-    assert past.at(1, gpu(energy_mj=8_990)) == ["xid_63"]
+    past.at(0, gpu(events={"xid_64": 1}, energy_mj=9_000))
+    assert past.at(1, gpu(energy_mj=8_990)) == ["xid_64"]
 
 
 def test_operators_who_clear_the_count_of_errors_have_not_reset_the_gpu() -> None:
     past = Past()
-    past.at(0, gpu(events={"xid_63": 1}, energy_mj=9_000, ecc=4))
-    assert past.at(1, gpu(energy_mj=9_100, ecc=0)) == ["xid_63"]
+    past.at(0, gpu(events={"xid_64": 1}, energy_mj=9_000, ecc=4))
+    assert past.at(1, gpu(energy_mj=9_100, ecc=0)) == ["xid_64"]
 
 
 def test_without_a_count_of_energy_a_fall_of_the_count_of_errors_is_a_reset() -> None:
     past = Past()
-    past.at(0, gpu(events={"xid_63": 1}, ecc=4))
-    assert past.at(1, gpu(ecc=4)) == ["xid_63"]
+    past.at(0, gpu(events={"xid_64": 1}, ecc=4))
+    assert past.at(1, gpu(ecc=4)) == ["xid_64"]
     assert past.at(2, gpu(ecc=0)) == []
 
 
@@ -254,7 +257,7 @@ def test_slowness_that_comes_and_goes_never_counts() -> None:
         assert past.at(now, gpu(throttle=throttle)) == []
 
 
-@pytest.mark.parametrize("sign", ["sw_power_cap", "hw_slowdown", "sync_boost", "display_clock_setting"])
+@pytest.mark.parametrize("sign", ["sw_power_cap", "sync_boost", "display_clock_setting"])
 def test_slowness_for_another_reason_is_no_illness(sign: str) -> None:
     past = Past()
     for now in range(0, 600, 10):
@@ -272,3 +275,115 @@ def test_unknown_throttle_reasons_neither_start_nor_end_a_slowdown() -> None:
     for now in range(0, 66, 5):
         past.at(now, gpu(throttle=("hw_thermal_slowdown",)))
     assert past.at(70, gpu(throttle=None)) == ["hw_thermal_slowdown"]
+
+
+def test_a_slowdown_of_the_hardware_without_a_cause_is_one_by_itself() -> None:
+    past = Past()
+    past.at(0, gpu(throttle=("hw_slowdown",)))
+    past.at(60, gpu(throttle=("hw_slowdown",)))
+    assert past.at(61, gpu(throttle=("hw_slowdown",))) == ["hw_slowdown"]
+    assert past.at(62, gpu()) == []
+
+
+def test_a_slowdown_of_the_hardware_whose_cause_lasts_says_the_cause_alone() -> None:
+    past = Past()
+    both = ("hw_slowdown", "hw_thermal_slowdown")
+    for now in (0, 60):
+        past.at(now, gpu(throttle=both))
+    assert past.at(61, gpu(throttle=both)) == ["hw_thermal_slowdown"]
+
+
+def test_a_slowdown_whose_causes_change_within_a_minute_is_one_of_the_hardware() -> None:
+    past = Past()
+    heat, brake = ("hw_slowdown", "hw_thermal_slowdown"), ("hw_slowdown", "hw_power_brake_slowdown")
+    past.at(0, gpu(throttle=heat))
+    past.at(40, gpu(throttle=brake))
+    assert past.at(80, gpu(throttle=heat)) == ["hw_slowdown"]
+
+
+# Links.
+
+
+def linked(
+    *,
+    up: int | None = 18,
+    down: int | None = 0,
+    errors: int | None = 0,
+    faults: tuple[str, ...] | None = None,
+) -> Gpu:
+    return replace(gpu(), nvlinks_up=up, nvlinks_down=down, nvlink_errors=errors, fabric_faults=faults)
+
+
+def test_links_that_were_up_and_are_down_are_a_cause_until_they_are_up_again() -> None:
+    past = Past()
+    assert past.at(0, linked(up=4, down=8)) == []
+    (cause,) = past.reasons(1, linked(up=2, down=10))
+    assert (cause.code, cause.detail[-3:]) == ("nvlink_down", ": 2")
+    assert past.at(2, linked(up=None, down=None)) == ["nvlink_down"]
+    assert past.at(3, linked(up=4, down=8)) == []
+
+
+def test_on_a_machine_with_nvswitches_every_link_that_is_down_is_a_cause_from_the_start() -> None:
+    assert Past().at(0, linked(up=17, down=1, faults=())) == ["nvlink_down"]
+    assert Past().at(0, linked(up=0, down=18, faults=("fabric_incomplete",))) == []
+
+
+def test_link_errors_that_grow_are_a_cause_until_they_are_quiet() -> None:
+    past = Past()
+    assert past.at(0, linked(errors=5)) == []
+    assert past.at(1, linked(errors=6)) == ["nvlink_errors"]
+    assert past.at(QUIET_SECONDS, linked(errors=6)) == ["nvlink_errors"]
+    assert past.at(QUIET_SECONDS + 1, linked(errors=6)) == []
+    assert past.at(QUIET_SECONDS + 2, linked(errors=1)) == [], "it restarted, as at a reset"
+    assert past.at(QUIET_SECONDS + 3, linked(errors=2)) == ["nvlink_errors"]
+
+
+def on_pcie(
+    *, use: float | None = 90.0, width: int | None = 16, generation: int | None = 5, most: int | None = 5
+) -> Gpu:
+    return replace(
+        gpu(),
+        utilization_percent=use,
+        pcie_width=width,
+        pcie_width_max=16,
+        pcie_generation=generation,
+        pcie_generation_max=most,
+    )
+
+
+@pytest.mark.parametrize("slow", [on_pcie(width=8), on_pcie(generation=3)], ids=["narrow", "slow"])
+def test_a_pcie_link_below_what_card_and_slot_allow_is_a_cause_once_it_lasts_under_load(slow: Gpu) -> None:
+    past = Past()
+    assert past.at(0, slow) == past.at(60, slow) == []
+    assert past.at(61, slow) == ["pcie_link_slow"]
+    assert past.at(62, on_pcie(use=3, generation=1)) == ["pcie_link_slow"], (
+        "a link that sleeps clears nothing"
+    )
+    assert past.at(63, on_pcie()) == []
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [on_pcie(use=49.9, generation=1), on_pcie(use=None, width=1), on_pcie(most=None, width=None)],
+    ids=["idle", "use unknown", "limits unknown"],
+)
+def test_a_pcie_link_without_load_or_limits_is_not_judged(idle: Gpu) -> None:
+    past = Past()
+    assert [past.at(now, idle) for now in range(0, 300, 10)] == [[]] * 30
+
+
+def test_a_load_that_comes_and_goes_counts_no_time_between() -> None:
+    past = Past()
+    past.at(0, on_pcie(width=8))
+    for now in range(10, 200, 10):
+        past.at(now, on_pcie(use=0, width=8))
+    assert past.at(200, on_pcie(width=8)) == []
+
+
+def test_a_pcie_link_is_judged_again_from_the_start_after_a_reset() -> None:
+    past = Past()
+    for now in (0, 60):
+        past.at(now, replace(on_pcie(width=8), energy_mj=9_000 + now))
+    assert past.at(61, replace(on_pcie(width=8), energy_mj=9_061)) == ["pcie_link_slow"]
+    past.at(62, replace(on_pcie(use=0), energy_mj=1))
+    assert past.at(63, replace(on_pcie(use=0), energy_mj=2)) == []

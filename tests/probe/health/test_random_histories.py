@@ -15,7 +15,7 @@ CLEAN_READINGS = 3
 
 SIGNS = ("gpu_lost", "gpu_reset_required", "row_remap_pending", "recovery_reset", "recovery_drain_p2p")
 EVENTS = tuple(code for code in REASONS if code.startswith("xid_"))
-HARMLESS = ("xid_13", "xid_31", "xid_43", "xid_45", "xid_68", "xid_109", "xid_9999")
+HARMLESS = ("xid_13", "xid_31", "xid_43", "xid_45", "xid_63", "xid_68", "xid_154", "xid_9999")
 
 
 @dataclass(frozen=True, slots=True)

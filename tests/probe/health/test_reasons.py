@@ -47,25 +47,39 @@ def test_every_event_has_a_meaning_whether_it_counts_or_not() -> None:
 # The table of Xids against what the specification asks of it.
 
 
-APPLICATIONS = {13, 31, 43, 45, 68, 109}
-COUNTING = {48, 63, 64, 74, 79, 92, 94, 95, 119, 120}
+RESET, REBOOT = Action.RESET_GPU, Action.REBOOT
+PAGE: dict[tuple[Health | None, Action], set[int]] = {
+    (Health.LOST, REBOOT): {79},
+    (Health.LOST, RESET): {95, 119, 120, 140, 143, 158},
+    (Health.DEGRADED, RESET): {
+        *(46, 48, 62, 64, 74, 109, 110, 136, 155, 156, 167, 169),
+        *range(144, 151),
+    },
+    (Health.DEGRADED, Action.RESTART_APP): {94},
+    (Health.DEGRADED, Action.NONE): {92},
+    (Health.DEGRADED, Action.CHECK_MACHINE): {54},
+    (Health.DEGRADED, REBOOT): {151},
+    (None, Action.NONE): {45, 63, 154},
+    (None, Action.RESTART_APP): {8, 11, 13, 25, 31, 32, 39, 40, 41, 43, 60, 68, 69, 70, 71, 80},
+}
+COUNTING = sorted(number for (health, _), numbers in PAGE.items() if health for number in numbers)
 
 
-def test_the_xids_of_applications_never_count_and_those_of_the_hardware_do() -> None:
-    assert {number for number, xid in XIDS.items() if xid.health is None} == APPLICATIONS
-    assert {number for number, xid in XIDS.items() if xid.health is not None} == COUNTING
+def test_each_xid_leads_to_the_health_and_the_action_that_the_page_states() -> None:
+    found: dict[tuple[Health | None, Action], set[int]] = {}
+    for number, xid in XIDS.items():
+        found.setdefault((xid.health, xid.action), set()).add(number)
+    assert found == PAGE
 
 
-@pytest.mark.parametrize("number", sorted(COUNTING))
-def test_an_xid_that_counts_makes_a_gpu_degraded_or_lost_and_names_itself(number: int) -> None:
-    assert XIDS[number].health in (Health.DEGRADED, Health.LOST)
+@pytest.mark.parametrize("number", COUNTING)
+def test_an_xid_that_counts_names_itself(number: int) -> None:
     assert f"Xid {number}" in XIDS[number].detail
 
 
-def test_what_leaves_no_gpu_to_use_is_lost() -> None:
-    lost = {number for number, xid in XIDS.items() if xid.health is Health.LOST}
-    assert lost == {79, 95, 119, 120}
-    assert XIDS[79].action is Action.REBOOT
+@pytest.mark.parametrize("number", [144, 145, 146, 147, 148, 149, 150, 74, 136, 155])
+def test_an_xid_of_a_link_says_that_it_is_nvlink(number: int) -> None:
+    assert "NVLink" in XIDS[number].detail
 
 
 def test_a_lost_gpu_is_never_left_without_something_to_do() -> None:

@@ -62,7 +62,7 @@ def revision(number: int) -> str:
 
 def whisper_files() -> dict[str, bytes | str]:
     config = {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
-    return {"config.json": json.dumps(config), "model.safetensors": b"\x00" * 100}
+    return {"config.json": json.dumps(config), "model.safetensors": tensors(100)}
 
 
 def settle(folder: Path, *, seconds_later: int = 0) -> None:
@@ -70,6 +70,18 @@ def settle(folder: Path, *, seconds_later: int = 0) -> None:
     for path in (folder, *folder.rglob("*")):
         if path.lstat().st_mtime > LONG_AGO + LONG:
             os.utime(path, (LONG_AGO + seconds_later,) * 2, follow_symlinks=False)
+
+
+GGUF = b"GGUF\x03\0\0\0" + bytes(16)
+"""A whole GGUF file without metadata and tensors."""
+ONNX = bytes.fromhex("0808 3a03120167 4202100f")
+"""A whole ONNX file: a version, a graph named g, and a version of its operators."""
+
+
+def whole_weights(name: str) -> bytes:
+    """A whole file of weights of that name; of a format that is not looked into, a byte."""
+    whole = {"gguf": GGUF, "onnx": ONNX, "safetensors": tensors()}
+    return whole.get(name.rpartition(".")[2].lower(), b"x")
 
 
 def tensors(size: int = 4) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.probe.models.files import MAX_DEPTH
-from tests.probe.models.caches import revision, tensors
+from tests.probe.models.caches import GGUF, ONNX, revision, tensors
 from tests.waiting import patience
 
 SECRET = "stored-elsewhere"
@@ -24,7 +24,17 @@ FOLDERS = ("blobs", "refs", "snapshots", "manifests", "registry.ollama.ai", "lib
 REPOSITORIES = ("models--a--b", "models--c", "models----", "models--a--\udcff", "datasets--a--b")
 FILES = (
     *("main", revision(1), revision(2), "x.incomplete", "x.y.incomplete", "8b", "model.json", "config.json"),
-    *("config.pbtxt", "README.md", "modules.json", "m.gguf", "m.gguf.part", "model.safetensors", "m.onnx"),
+    *(
+        "config.pbtxt",
+        "README.md",
+        "modules.json",
+        "m.gguf",
+        "m.gguf.part",
+        "n-00001-of-00002.gguf",
+        "mmproj.gguf",
+        "model.safetensors",
+        "m.onnx",
+    ),
     *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "m.plan", "sha256-" + "0" * 64),
 )
 ODD = (
@@ -41,6 +51,10 @@ ODD = (
     "CON",
     "\u202e",
 )
+ONNX_ELSEWHERE = (
+    bytes.fromhex("0808 3a1a 2a18 0801 1001 6a10 0a08 6c6f636174696f6e 1204 4e414d45 7001") + ONNX[-4:]
+)
+"""An ONNX file whose one number is at the start of the file NAME."""
 TEXTS = (
     *(
         b"",
@@ -52,7 +66,16 @@ TEXTS = (
         b"GGUF" + b"\xff" * 40,
         tensors(),
         tensors()[:9],
+        GGUF,
+        GGUF[:-1],
+        GGUF[:8] + b"\1" + bytes(7) + b"\1" + bytes(7) + b"\7" + bytes(7) + b"general",
+        GGUF[:16] + b"\1" + bytes(7) + b"\1" + bytes(7) + b"a\x09\0\0\0\x08\0\0\0" + b"\xff" * 7 + b"\0",
+        ONNX,
+        ONNX[:-2],
     ),
+    *(ONNX_ELSEWHERE.replace(b"NAME", name) for name in (b"/etc", b"../a", b"a/..", b"m.on", b"1\0\xff/")),
+    b"version https://git-lfs.github.com/spec/v1\n",
+    b"<!DOCTYPE html>",
     *(b"---\npipeline_tag: \xff\n---", revision(1).encode(), revision(3).encode(), b"../../..", b"x" * 5000),
     json.dumps({"model_id": "m", "version": 7, "kind": []}).encode(),
     json.dumps({"model_id": "x" * 2000}).encode(),

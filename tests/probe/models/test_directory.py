@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from gpu_agent.probe.models.directory import ModelFolders, downloaded_revision
 from gpu_agent.probe.models.files import MAX_DEPTH, FolderReader, open_root
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import open_folder, revision, tensors, unprivileged
+from tests.probe.models.caches import (
+    GGUF,
+    ONNX,
+    open_folder,
+    revision,
+    tensors,
+    unprivileged,
+    whole_weights,
+)
 
 
 def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
@@ -20,8 +28,9 @@ def found_in(root: Path) -> tuple[dict[str, Model], dict[str, str]]:
     return models, {name: why for reading in readings for name, why in reading.problems.items()}
 
 
-def write(path: Path, content: bytes | str = b"x") -> Path:
+def write(path: Path, content: bytes | str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = whole_weights(path.name) if content is None else content
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -29,7 +38,7 @@ def write(path: Path, content: bytes | str = b"x") -> Path:
 def test_a_model_json_states_the_model(tmp_path: Path) -> None:
     stated = {"model_id": "my/asr", "version": 3, "kind": "asr", "src_lang": "de", "dialect": "bavarian"}
     write(tmp_path / "folder" / "model.json", json.dumps(stated))
-    write(tmp_path / "folder" / "weights.onnx", b"12345")
+    write(tmp_path / "folder" / "weights.onnx", ONNX)
     models, problems = found_in(tmp_path)
     assert problems == {}
     assert models == {
@@ -40,7 +49,7 @@ def test_a_model_json_states_the_model(tmp_path: Path) -> None:
             src_lang="de",
             dialect="bavarian",
             source="directory",
-            size_bytes=5,
+            size_bytes=len(ONNX),
             format="onnx",
         )
     }
@@ -56,8 +65,8 @@ def test_a_broken_model_json_is_a_model_in_error(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize("name", ["m.gguf", "m.safetensors", "m.onnx", "m.plan", "m.engine", "M.GGUF"])
 def test_a_folder_with_weights_is_one_model_named_by_its_path(tmp_path: Path, name: str) -> None:
-    write(tmp_path / "org" / "model" / name, tensors())
-    write(tmp_path / "org" / "model" / "extra" / "more.onnx")
+    write(tmp_path / "org" / "model" / name)
+    write(tmp_path / "org" / "model" / "extra" / "model.json", "{}")
     models, _ = found_in(tmp_path)
     assert list(models) == ["org/model"]
     assert (models["org/model"].status, models["org/model"].version) == (ModelStatus.READY, "unversioned")
@@ -76,7 +85,7 @@ def test_loose_files_are_one_model_each_and_parts_are_one_together(tmp_path: Pat
     }
     write(tmp_path / "big-00002-of-00002.gguf")
     models, _ = found_in(tmp_path)
-    assert (models["big"].status, models["big"].size_bytes) == (ModelStatus.READY, 2)
+    assert (models["big"].status, models["big"].size_bytes) == (ModelStatus.READY, 2 * len(GGUF))
 
 
 def test_weights_that_end_early_are_an_error_with_what_is_here(tmp_path: Path) -> None:
@@ -240,7 +249,7 @@ def test_a_stated_name_beyond_all_bounds_is_a_problem_of_its_folder(tmp_path: Pa
 
 
 def test_weights_that_are_empty_are_an_error_that_names_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "m" / "m.gguf", "")
+    write(tmp_path / "m" / "m.gguf", b"")
     models, _ = found_in(tmp_path)
     assert (models["m"].status, models["m"].detail) == (ModelStatus.ERROR, "m.gguf: it is empty")
 

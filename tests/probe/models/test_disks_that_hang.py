@@ -18,6 +18,7 @@ from gpu_agent.probe.models.scanner import (
 )
 from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
+from tests.probe.models.caches import GGUF
 from tests.probe.models.stuck_source import Clock, CostlySource, StuckSource
 from tests.programs import eventually
 
@@ -161,13 +162,13 @@ def test_a_mount_that_hangs_in_stat_delays_no_other_source(tmp_path: Path) -> No
     roots = [tmp_path / name for name in ("one", "two", "three")]
     for root in roots:
         (root / root.name).mkdir(parents=True)
-        (root / root.name / "m.gguf").write_bytes(b"GGUF")
+        (root / root.name / "m.gguf").write_bytes(GGUF)
     scanner = ModelScanner([ModelFolders([root]) for root in roots], patience=HASTY)
     before = statuses(scanner.scan())
     with hung(roots[1]):
         first = scanner.scan()
         (roots[2] / "later").mkdir()
-        (roots[2] / "later" / "m.gguf").write_bytes(b"GGUF")
+        (roots[2] / "later" / "m.gguf").write_bytes(GGUF)
         second = scanner.scan()
     assert settled(scanner)
     after = scanner.scan()

@@ -11,14 +11,14 @@ from huggingface_hub import scan_cache_dir
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.probe.models.weights import format_of
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import open_folder, unprivileged
+from tests.probe.models.caches import ONNX, open_folder, tensors, unprivileged
 from tests.probe.models.local_hub import LocalHub, halfway
 
 WHISPER = {
     "config.json": json.dumps({"architectures": ["WhisperForConditionalGeneration"]}).encode(),
-    "model-00001-of-00002.safetensors": b"1" * 3000,
-    "model-00002-of-00002.safetensors": b"2" * 2000,
-    "onnx/encoder.onnx": b"3" * 100,
+    "model-00001-of-00002.safetensors": tensors(3000),
+    "model-00002-of-00002.safetensors": tensors(2000),
+    "onnx/encoder.onnx": ONNX,
     ".gitattributes": b"*.bin filter=lfs",
 }
 BARK = {"README.md": b"---\npipeline_tag: text-to-speech\n---\nA voice.", "voice.bin": b"4" * 500}

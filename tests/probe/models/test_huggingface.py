@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import repository, whisper_files
+from tests.probe.models.caches import ONNX, repository, tensors, whisper_files
 from tests.probe.models.hub_models import ONE, TWO, models_in
 
 
@@ -17,7 +17,7 @@ def test_a_whole_snapshot_is_ready_with_its_revision_as_version(tmp_path: Path) 
             kind="asr",
             source="huggingface",
             revision=ONE,
-            size_bytes=100,
+            size_bytes=len(tensors(100)),
             format="safetensors",
         ),
     )
@@ -31,9 +31,9 @@ def test_a_snapshot_without_a_ref_is_a_model_too(tmp_path: Path) -> None:
 def test_files_in_place_of_links_count_as_on_file_systems_without_links(tmp_path: Path) -> None:
     folder = tmp_path / "models--a--b" / "snapshots" / ONE
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"12345")
+    (folder / "model.onnx").write_bytes(ONNX)
     (model,) = models_in(tmp_path)
-    assert (model.status, model.format, model.size_bytes) == (ModelStatus.READY, "onnx", 5)
+    assert (model.status, model.format, model.size_bytes) == (ModelStatus.READY, "onnx", len(ONNX))
 
 
 def test_a_model_of_which_only_the_description_was_fetched_is_not_ready(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_one_part_that_is_empty_is_an_error_and_an_empty_file_beside_the_weights
     tmp_path: Path,
 ) -> None:
     made = repository(tmp_path, "a/b")
-    made.snapshot(ONE, {f"model-0000{n}-of-00002.safetensors": "x" * (n - 1) for n in (1, 2)})
+    made.snapshot(ONE, {f"model-0000{n}-of-00002.safetensors": tensors() * (n - 1) for n in (1, 2)})
     made.snapshot(TWO, {**whisper_files(), "training_args.bin": "", "added_tokens.json": ""})
     details = {model.version: (model.status, model.detail) for model in models_in(tmp_path)}
     assert details == {

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from gpu_agent.probe.models.huggingface import HubCache
 from gpu_agent.wire.inventory import ModelStatus
-from tests.probe.models.caches import repository, whisper_files
+from tests.probe.models.caches import GGUF, repository, tensors, whisper_files
 from tests.probe.models.hub_models import ONE, models_in
 
 
 def test_a_link_out_of_the_cache_is_not_followed(tmp_path: Path) -> None:
     hub, outside = tmp_path / "hub", tmp_path / "secret"
     outside.write_text('{"model_type": "whisper"}')
-    folder = repository(hub, "a/b").snapshot(ONE, {"model.safetensors": "x"})
+    folder = repository(hub, "a/b").snapshot(ONE, {"model.safetensors": tensors()})
     (folder / "config.json").symlink_to(outside)
     (model,) = models_in(hub)
     assert (model.status, model.kind) == (ModelStatus.ERROR, "other")
@@ -66,14 +66,14 @@ def test_a_name_of_bytes_that_are_no_text_still_makes_a_model_for_the_wire(tmp_p
     folder = os.fsencode(tmp_path) + b"/models--a--\xff\xfe/snapshots/" + ONE.encode()
     os.makedirs(folder)  # noqa: PTH103  pathlib takes no bytes
     with open(folder + b"/model.gguf", "wb") as file:  # noqa: PTH123  the same
-        file.write(b"GGUF")
+        file.write(GGUF)
     (model,) = models_in(tmp_path)
     assert model.model_id == "a/\ufffd\ufffd"
     assert model.status is ModelStatus.READY
 
 
 def test_a_pipe_in_place_of_a_config_blocks_nothing(tmp_path: Path) -> None:
-    folder = repository(tmp_path, "a/b").snapshot(ONE, {"model.safetensors": "x"})
+    folder = repository(tmp_path, "a/b").snapshot(ONE, {"model.safetensors": tensors()})
     os.mkfifo(folder / "config.json")
     (model,) = models_in(tmp_path)
     assert (model.status, model.detail) == (ModelStatus.ERROR, "config.json: it is not a regular file")

@@ -1,26 +1,21 @@
 import json
-import os
-import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gpu_agent.probe.models.files import FolderReader, FoundFile, open_root
 from gpu_agent.probe.models.weights import (
     ModelFiles,
     fetch_progress,
     format_of,
-    gguf_kind,
     indexed_files,
     parse_object,
     read_object,
-    safetensors_problem,
+    split_models,
     stem_of,
     whole_name,
 )
-from tests.probe.models.caches import tensors
 
 
 def contents(*names: str, size: int = 1) -> ModelFiles:
@@ -128,88 +123,9 @@ def test_json_is_read_as_utf8_and_as_nothing_else() -> None:
         assert parse_object('{"kind": "é"}'.encode(encoding)) == {}
 
 
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def head(*entries: bytes) -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(entries)
-
-
-def named(key: str, value: str) -> bytes:
-    return text(key) + struct.pack("<I", 8) + text(value)
-
-
-def counted(key: str, value: int) -> bytes:
-    return text(key) + struct.pack("<II", 4, value)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "kind"), [("llama", "llm"), ("qwen3", "llm"), ("bert", "embedding"), ("whisper", "asr")]
-)
-def test_the_gguf_architecture_gives_the_kind(architecture: str, kind: str) -> None:
-    entries = counted("general.quantization_version", 2), named("general.architecture", architecture)
-    assert gguf_kind(head(*entries)) == kind
-
-
-def test_a_gguf_head_without_an_architecture_has_no_kind() -> None:
-    array = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 10**9)
-    assert gguf_kind(b"") is None
-    assert gguf_kind(b"not a model at all, though long enough to be one") is None
-    assert gguf_kind(head()) is None
-    assert gguf_kind(head(array, named("general.architecture", "llama"))) is None
-    assert gguf_kind(head(named("general.architecture", "llama"))[:-1]) is None
-    assert gguf_kind(head(struct.pack("<Q", 2**63) + b"x")) is None
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_make_it_raise(tail: bytes) -> None:
-    gguf_kind(tail)
-    gguf_kind(b"GGUF" + tail)
-
-
 def file(folder: Path, content: bytes) -> tuple[FolderReader, FoundFile]:
     (folder / "m").write_bytes(content)
     return FolderReader(open_root(folder)), FoundFile("m", str(folder / "m"), None)
-
-
-def headed(header: bytes, rest: bytes = b"") -> bytes:
-    return len(header).to_bytes(8, "little") + header + rest
-
-
-@pytest.mark.parametrize("content", [tensors(), tensors(0), headed(b"{}"), headed(b"{}", b"more")])
-def test_a_whole_file_lacks_nothing(tmp_path: Path, content: bytes) -> None:
-    assert safetensors_problem(*file(tmp_path, content)) is None
-
-
-@pytest.mark.parametrize(
-    ("content", "lacks"),
-    [
-        (b"", "it ends within its header"),
-        (b"\x08", "it ends within its header"),
-        (tensors()[:20], "it ends within its header"),
-        (b"\xff" * 20, "it ends within its header"),
-        (tensors(100)[:-30], f"{len(tensors(100)) - 30} of {len(tensors(100))} bytes are here"),
-        (headed(b"[]"), "it has no header of a safetensors file"),
-        (headed(b""), "it has no header of a safetensors file"),
-    ],
-)
-def test_a_short_or_foreign_safetensors_file_is_a_problem(tmp_path: Path, content: bytes, lacks: str) -> None:
-    assert safetensors_problem(*file(tmp_path, content)) == lacks
-
-
-@pytest.mark.parametrize(
-    "header",
-    [b"{", b'{"t": 7}', b'{"t": {"data_offsets": 7}}', b'{"t": {"data_offsets": ["a", null]}}', b"{" * 9000],
-)
-def test_a_header_without_offsets_is_trusted(tmp_path: Path, header: bytes) -> None:
-    assert safetensors_problem(*file(tmp_path, headed(header))) is None
-
-
-def test_a_header_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
-    tree, found = file(tmp_path, (2 << 20).to_bytes(8, "little"))
-    os.truncate(found.path, 1 << 40)  # sparse: it takes no room
-    assert safetensors_problem(tree, found) is None
 
 
 def test_an_index_names_each_part_once_and_a_broken_one_none(tmp_path: Path) -> None:
@@ -222,5 +138,52 @@ def test_an_index_names_each_part_once_and_a_broken_one_none(tmp_path: Path) -> 
 def test_a_file_that_went_away_is_a_problem_or_empty(tmp_path: Path) -> None:
     gone = FoundFile("m", str(tmp_path / "m"), 100)
     tree = FolderReader(open_root(tmp_path))
-    assert safetensors_problem(tree, gone) == "no such file or directory"
+    found = ModelFiles([gone._replace(name="m.safetensors")])
+    assert found.damaged_file(tree) == "m.safetensors: no such file or directory"
     assert indexed_files(tree, gone) == set()
+
+
+def names(models: Mapping[str, ModelFiles]) -> dict[str, set[str]]:
+    return {name: {file.name for file in model.files} for name, model in models.items()}
+
+
+def split(*files: str) -> dict[str, set[str]]:
+    return names(split_models([FoundFile(name, f"/nowhere/{name}", size=1) for name in files]))
+
+
+def test_several_gguf_files_are_several_models_unless_they_are_shards_of_one_another() -> None:
+    assert split("a.gguf", "config.json") == {"": {"a.gguf", "config.json"}}
+    shards = {f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)}
+    assert split(*sorted(shards)) == {"": shards}
+    assert split("q4/a.gguf", "q8/a.gguf", "README.md", *sorted(shards)) == {
+        "q4/a": {"q4/a.gguf", "README.md"},
+        "q8/a": {"q8/a.gguf", "README.md"},
+        "big": shards | {"README.md"},
+    }
+
+
+def test_one_gguf_file_beside_other_weights_is_a_model_of_its_own() -> None:
+    assert split("model.safetensors", "config.json", "m-q4.gguf") == {
+        "": {"model.safetensors", "config.json"},
+        "m-q4": {"m-q4.gguf", "config.json"},
+    }
+
+
+def test_what_sees_for_a_model_is_a_part_of_it_and_no_model() -> None:
+    assert split("a.gguf", "mmproj-a-f16.gguf") == {"": {"a.gguf", "mmproj-a-f16.gguf"}}
+    assert split("a.gguf", "b.gguf", "mmproj.gguf") == {
+        "a": {"a.gguf", "mmproj.gguf"},
+        "b": {"b.gguf", "mmproj.gguf"},
+    }
+
+
+def test_one_that_is_being_fetched_or_broken_is_no_fault_of_another() -> None:
+    broken = FoundFile("b.gguf", "/nowhere/b", problem="its link leads nowhere")
+    other = FoundFile("README.md", "/nowhere/r", problem="its link leads nowhere")
+    files = [FoundFile("a.gguf", "/nowhere/a"), broken, other, FoundFile("c.gguf.part", "/nowhere/c")]
+    models = split_models(files)
+    assert {name: (model.broken_file, model.unfinished) for name, model in models.items()} == {
+        "a": (None, 0),
+        "b": ("b.gguf: its link leads nowhere", 0),
+        "c": (None, 1),
+    }

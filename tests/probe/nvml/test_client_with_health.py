@@ -84,7 +84,7 @@ async def test_while_a_gpu_is_quarantined_the_library_is_not_opened_again(
 
 async def test_a_program_that_fails_changes_no_health(watched: Watched) -> None:
     await watched.look()
-    watched.fake.happen(*[("xid", 0, number) for number in (13, 31, 43, 45, 68, 109, 9999)])
+    watched.fake.happen(*[("xid", 0, number) for number in (13, 31, 43, 45, 63, 68, 154, 9999)])
     assert await watched.healths() == [OK, OK, OK]
 
 

@@ -37,7 +37,11 @@ from tests.nvml_fake.control import FakeNvml
         ("nvmlDeviceGetClockInfo", ["clock_sm_mhz", "clock_memory_mhz"]),
         ("nvmlDeviceGetTotalEccErrors", ["ecc_uncorrected"]),
         ("nvmlDeviceGetTotalEnergyConsumption", ["energy_mj"]),
-        ("nvmlDeviceGetFieldValues", ["recovery_action"]),
+        ("nvmlDeviceGetFieldValues", ["recovery_action", "nvlinks_up", "nvlinks_down", "nvlink_errors"]),
+        ("nvmlDeviceGetComputeMode", ["compute_mode"]),
+        ("nvmlDeviceGetSramEccErrorStatus", ["sram_threshold_exceeded"]),
+        ("nvmlDeviceGetCurrPcieLinkWidth", ["pcie_width"]),
+        ("nvmlDeviceGetMaxPcieLinkGeneration", ["pcie_generation_max"]),
         ("nvmlDeviceGetRemappedRows", ["row_remap_pending", "row_remap_failed"]),
         ("nvmlDeviceGetRetiredPagesPendingStatus", ["retired_pages_pending"]),
         ("nvmlDeviceGetMigMode", ["mig_enabled"]),
@@ -76,6 +80,10 @@ def test_every_getter_unsupported_still_lists_the_gpu(tmp_path: Path) -> None:
         ("energy_mj", 2**64 - 1, "energy_mj"),
         ("energy_mj", 0, "energy_mj"),
         ("ecc_uncorrected", 2**64 - 1, "ecc_uncorrected"),
+        ("pcie_width", 4294967295, "pcie_width"),
+        ("pcie_generation_max", 0, "pcie_generation_max"),
+        ("compute_mode", 9, "compute_mode"),
+        ("nvlinks", 4294967295, "nvlinks_up"),
     ],
 )
 def test_a_figure_that_no_gpu_has_is_unknown(tmp_path: Path, *, key: str, value: object, field: str) -> None:

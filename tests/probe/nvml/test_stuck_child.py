@@ -1,11 +1,15 @@
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpu_agent.probe.health.tracker import MissedReading
+from gpu_agent.probe.nvml import stuck_child
 from gpu_agent.probe.nvml.client import NvmlClient
 from gpu_agent.probe.nvml.process import CHILD_COMMAND, start_child
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
@@ -13,15 +17,21 @@ from gpu_agent.wire.inventory import GpuReport
 from tests.nvml_fake.control import HELD, FakeNvml
 from tests.waiting import patience
 
+PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 NAME = "gpu-agent-test"
 """Not the true one: a probe beside this test must not meet what this test gets stuck."""
 PROGRAM = f"""
 import signal, sys
-from gpu_agent.probe.nvml.stuck_child import set_process_name
-set_process_name({NAME!r})
+from gpu_agent.probe.nvml.stuck_child import Registration
+registered = Registration({NAME!r})
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print(flush=True)
 sys.stdin.read()
+"""
+RENEWS = """
+for _ in sys.stdin:
+    registered.renew()
+    print(flush=True)
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux only")
@@ -95,6 +105,105 @@ def test_a_child_that_the_fake_driver_holds_is_no_other_tests_matter(tmp_path: P
     finally:
         fake.unset("hang")
         child.communicate()
+
+
+def test_the_search_for_a_stuck_child_reads_no_other_process(
+    deaf: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_name: str) -> list[str]:
+        pytest.fail("all processes were searched")
+
+    monkeypatch.setattr(stuck_child, "_pids_named", refuse)
+    assert find_stuck_child(NAME) is None
+    deaf.terminate()
+    assert find_stuck_child(NAME) == deaf.pid
+
+
+@pytest.mark.usefixtures("deaf")
+def test_a_stuck_child_is_found_among_more_children_than_have_an_address() -> None:
+    others = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM], **PIPES) for _ in range(stuck_child.ADDRESSES)
+    ]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        last = others[-1]
+        last.terminate()
+        assert find_stuck_child(NAME) == last.pid
+    finally:
+        for other in others:
+            other.communicate()
+
+
+def test_a_stuck_child_is_found_behind_an_address_that_another_program_took() -> None:
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(f"\0{NAME}/{os.geteuid()}/0")  # taken, and nobody listens
+        child = subprocess.Popen([sys.executable, "-c", PROGRAM], **PIPES)
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            child.terminate()
+            assert find_stuck_child(NAME) == child.pid
+        finally:
+            child.communicate()
+
+
+def test_an_address_that_has_no_room_for_a_search_is_no_answer(deaf: subprocess.Popen[bytes]) -> None:
+    for _ in range(stuck_child.WAITING + 2):
+        assert find_stuck_child(NAME) is None
+    deaf.terminate()
+    assert find_stuck_child(NAME) == deaf.pid
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a process of another user")
+def test_an_address_of_another_users_program_leads_to_a_search(deaf: subprocess.Popen[bytes]) -> None:
+    address = f"\0{NAME}/{os.geteuid()}/1"
+    program = f"""
+import os, socket, sys
+os.setuid(65534)
+taken = socket.socket(socket.AF_UNIX)
+taken.bind({address!r})
+taken.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+    squatter = subprocess.Popen([sys.executable, "-c", program], **PIPES)
+    try:
+        assert squatter.stdout is not None
+        squatter.stdout.readline()
+        assert find_stuck_child(NAME) is None
+        deaf.terminate()
+        assert find_stuck_child(NAME) == deaf.pid
+    finally:
+        squatter.communicate()
+
+
+def test_a_childs_address_has_room_for_searches_again_once_it_registers_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[str] = []
+
+    def search(name: str) -> list[str]:
+        searched.append(name)
+        return []
+
+    monkeypatch.setattr(stuck_child, "_pids_named", search)
+    program = PROGRAM.replace("sys.stdin.read()", RENEWS)
+    with subprocess.Popen([sys.executable, "-c", program], **PIPES) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        child.stdout.readline()
+        for _ in range(stuck_child.WAITING + 1):
+            find_stuck_child(NAME)
+        assert searched == []
+        find_stuck_child(NAME)
+        assert searched == [NAME]
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        find_stuck_child(NAME)
+        assert searched == [NAME]
 
 
 def test_an_nvml_child_goes_by_its_name() -> None:

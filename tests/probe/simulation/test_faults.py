@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from gpu_agent.probe.simulation.spec import FAULTS
 from gpu_agent.wire.inventory import Gpu, Health
 
 START = 1_700_000_000.0
+NVMLS_ALONE: dict[str, Any] = {"events": {}, "recovery_action": None, "fabric_faults": None}
+"""What no collector reports."""
 
 
 def course(spec: str, moments: Iterator[int] | range) -> dict[int, tuple[Gpu, ...]]:
@@ -43,12 +46,21 @@ def codes(gpu: Gpu) -> list[str]:
         ("xid79", Health.LOST, "xid_79"),
         ("xid48", Health.DEGRADED, "xid_48"),
         ("xid119", Health.LOST, "xid_119"),
+        ("xid63", Health.DEGRADED, "row_remap_pending"),
+        ("xid154", Health.LOST, "recovery_reset"),
+        ("ecc", Health.DEGRADED, "ecc_uncorrected"),
+        ("sram", Health.DEGRADED, "sram_ecc_threshold"),
+        ("reset", Health.LOST, "recovery_reset"),
+        ("prohibited", Health.UNKNOWN, "compute_mode_prohibited"),
+        ("fabric", Health.DEGRADED, "fabric_route_unhealthy"),
+        ("nvlinkdown", Health.DEGRADED, "nvlink_down"),
+        ("nvlinkerrors", Health.DEGRADED, "nvlink_errors"),
     ],
 )
 def test_a_fault_shows_at_once_with_its_reason_and_is_over_after_its_end(
     fault: str, health: Health, code: str
 ) -> None:
-    seen = course(f"L4:{fault}@60s-120s", range(0, 300, 5))
+    seen = course(f"H100:{fault}@60s-120s", range(0, 300, 5))
     assert first(seen, health) == 60
     assert code in codes(seen[60][0])
     assert seen[115][0].health is health
@@ -63,6 +75,14 @@ def test_heat_degrades_once_it_has_lasted_a_minute() -> None:
     assert 120 < first(seen, Health.DEGRADED) <= 130
     assert codes(seen[200][0]) == ["hw_thermal_slowdown"]
     assert 240 <= first(seen, Health.OK, after=130) <= 255
+
+
+@pytest.mark.parametrize(("fault", "code"), [("slowdown", "hw_slowdown"), ("pcie", "pcie_link_slow")])
+def test_what_slows_a_gpu_down_degrades_it_once_it_has_lasted_a_minute(fault: str, code: str) -> None:
+    seen = course(f"H100:{fault}@60s-240s", range(0, 400, 5))
+    assert 120 < first(seen, Health.DEGRADED) <= 130
+    assert codes(seen[200][0]) == [code]
+    assert 240 <= first(seen, Health.OK, after=130) <= 260
 
 
 def test_an_xid_of_an_application_never_changes_health() -> None:
@@ -107,7 +127,7 @@ _FAULTS = st.builds(
 
 
 @given(
-    st.sampled_from(["L4", "GB10", "A100-80GB/3g.40gb+2x1g.10gb"]),
+    st.sampled_from(["H200", "B200", "H100/3g.40gb+2x1g.10gb"]),
     st.lists(_FAULTS, max_size=4),
     st.lists(st.integers(0, 900), min_size=1, max_size=12),
 )
@@ -118,7 +138,7 @@ def test_random_histories_have_plausible_health_and_end_ok(
     healths: list[Health] = []
     for after in (0, *sorted(moments), *range(1000, 1020, 5)):
         report = machine.read(START + after)
-        plain = replace(report, gpus=tuple(replace(gpu, events={}) for gpu in report.gpus))
+        plain = replace(report, gpus=tuple(replace(gpu, **NVMLS_ALONE) for gpu in report.gpus))
         assert validate(plain) == plain
         judged = tracker.observe(report, now_wall=START + after, now_mono=float(after))
         healths = [gpu.health for gpu in judged.gpus]

@@ -112,6 +112,7 @@ def test_models_are_stated_with_their_kinds_and_faults() -> None:
         ("2xL4:lost#0", "count from #1 to #2"),
         ("2xL4:hang#1", "the driver hangs for all: write hang without #"),
         ("L4/1g.5gb", "L4-24GB has no MIG"),
+        ("L4:fabric", "L4-24GB has no NVLink: leave out :fabric"),
         ("A100-80GB/8x1g.10gb", "asks for 8 parts and 80 GB: A100-80GB has 7 and 80 GB"),
         ("L4;whisper=asr", "at character 4, 'whisper=asr' is no list of models: write for example ; models:"),
         ("L4; models: whisper", "at character 13, 'whisper' is no model: write its id and its kind"),

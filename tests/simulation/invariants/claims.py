@@ -217,10 +217,16 @@ class CapacityInvariants(Observer):
     def _without_reservation(self) -> Waiting | None:
         """Return the job whose turn it is to reserve capacity, if it has reserved none of what it could."""
         fleet, now = self._cluster.fleet, self._cluster.world.now
-        late = now - self._cluster.profile.thresholds.queue_reserve_after_seconds - _RESERVES_WITHIN_SECONDS
-        may = (one for one in fleet.queue() if one.since < late and sharing_of(one.job) is Sharing.EXCLUSIVE)
+        due = now - self._cluster.profile.thresholds.queue_reserve_after_seconds
+        may = (one for one in fleet.queue() if one.since <= due and sharing_of(one.job) is Sharing.EXCLUSIVE)
         first = next(may, None)
-        if first is None or first.reserved or not first.requests or fleet._unstored.store_fails:
+        if (
+            first is None
+            or first.since >= due - _RESERVES_WITHIN_SECONDS
+            or first.reserved
+            or not first.requests
+            or fleet._unstored.store_fails
+        ):
             return None
         return first if fleet._dispatch.nodes_to_reserve(first.job, frozenset(first.given_up)) else None
 

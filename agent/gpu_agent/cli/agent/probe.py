@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import start_child
 
 DESCRIPTION = """\
@@ -65,7 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
 
         return watch_probe(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
-    child = None if pretends else start_child()
+    forked: ForkedChild | None = arguments.child
+    child = None if pretends else forked or start_child()
     with _without_gc():
         from gpu_agent.cli.agent.probe_report import report
 

@@ -6,14 +6,15 @@ What only one form needs is loaded when that form is asked for: `--json` must st
 import argparse
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.cli.agent.reading import probe_request, read_inventory
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import StartedChild
 from gpu_agent.probe.snapshot import exit_code, to_document
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Inventory
 
 
@@ -26,7 +27,7 @@ class Preview:
     would_be_sent: bool
 
 
-def report(arguments: argparse.Namespace, child: StartedChild | None) -> int:
+def report(arguments: argparse.Namespace, child: StartedChild | ForkedChild | None) -> int:
     """Read the machine and print; the exit code says whether it could register."""
     inventory = read_inventory(probe_request(arguments), child)
     if arguments.register_preview:

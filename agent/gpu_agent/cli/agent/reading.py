@@ -6,20 +6,20 @@ Where nothing is configured the settings and their library stay unloaded.
 import argparse
 import contextlib
 import os
-import platform
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
 from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, StartedChild, dismiss, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.probe.snapshot import ProbeOptions, Sources, open_sources, take
+from gpu_agent.records import dataclass, field, replace
 from gpu_agent.runtime.files import user_home
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
@@ -45,6 +45,8 @@ class ProbeRequest:
     @property
     def seed(self) -> str:
         """Distinguishes simulated machines, also those of several agents on one host."""
+        import platform
+
         return platform.node() if self.state_dir is None else f"{platform.node()}\n{self.state_dir}"
 
 
@@ -69,7 +71,7 @@ def is_configured(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
     )
 
 
-def read_inventory(request: ProbeRequest, child: StartedChild | None) -> Inventory:
+def read_inventory(request: ProbeRequest, child: StartedChild | ForkedChild | None) -> Inventory:
     """Read everything, within the deadline; `child` was started before, if it was."""
     options = request.options
     sources = open_sources(options, environ=os.environ, home=user_home())

@@ -9,7 +9,8 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from gpu_agent.records import dataclass
 
 
 def printable(words: object) -> str:

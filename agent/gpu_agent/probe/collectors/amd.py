@@ -9,12 +9,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
 from gpu_agent.probe.health.reasons import health_from, reason
 from gpu_agent.probe.nvml.readings import FIGURES, GPU_BOUNDS
+from gpu_agent.records import dataclass, field_names, replace
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVER = "amdgpu"
@@ -39,6 +39,9 @@ _NVIDIAS = {
     "compute_capability": "a measure of NVIDIA's",
     "mig_enabled": "a mode of NVIDIA's",
     "recovery_action": "a report of NVIDIA's driver",
+    "compute_mode": "a mode of NVIDIA's",
+    "sram_threshold_exceeded": "a limit of NVIDIA's",
+    **dict.fromkeys(("fabric_faults", "nvlinks_up", "nvlinks_down", "nvlink_errors"), "a link of NVIDIA's"),
 }
 
 
@@ -70,9 +73,9 @@ _FILES: Mapping[str, _File] = {
 }
 _LIVE_FIELDS = (*_FILES, "ecc_uncorrected", "retirement_pending")
 _ABSENT_HERE = {
-    each.name: _NVIDIAS.get(each.name, "not read from sysfs")
-    for each in fields(Gpu)
-    if each.name in {*FIGURES, *_NVIDIAS} - {*_LIVE_FIELDS, "memory_mb", *_USE_FIELDS}
+    name: _NVIDIAS.get(name, "not read from sysfs")
+    for name in field_names(Gpu)
+    if name in {*FIGURES, *_NVIDIAS} - {*_LIVE_FIELDS, "memory_mb", *_USE_FIELDS}
 }
 """Field → why it is unknown of every card."""
 

@@ -7,10 +7,10 @@ in `pyproject.toml`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import GpuReport
 
 INTERFACE = 1

@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from gpu_agent.probe.collectors.protocol import INTERFACE, Collector, InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.validation import validate
+from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 
 GROUP = "gpu_agent.collectors"

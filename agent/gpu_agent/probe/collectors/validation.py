@@ -2,16 +2,16 @@
 
 A value that cannot be true becomes unknown, with the collector's value as its reason. A report whose GPUs
 cannot be distinguished is refused as a whole. The rule of a field follows from its type in
-`wire.inventory.Gpu` and from `GPU_BOUNDS`; `events` and `recovery_action` are NVML's alone.
+`wire.inventory.Gpu` and from `GPU_BOUNDS`; `events`, `recovery_action` and `fabric_faults` are NVML's alone.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import TypeVar
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
 from gpu_agent.probe.nvml.readings import GPU_BOUNDS, MOST_GPUS
+from gpu_agent.records import field_names
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -173,7 +173,7 @@ def _processes(value: object) -> tuple[GpuProcess, ...] | None:
 def _unknowns(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         return {}
-    known = {field.name for field in fields(Gpu)}
+    known = set(field_names(Gpu))
     return {str(name): _text(why) or "no reason was given" for name, why in value.items() if name in known}
 
 
@@ -184,7 +184,7 @@ def _shown(value: object) -> str:
     return type(value).__name__
 
 
-_NVML_ALONE = "recovery_action"
+_NVML_ALONE = frozenset({"recovery_action", "fabric_faults"})
 _OF_TYPE: Mapping[object, Callable[[object], object]] = {
     str | None: _text,
     bool | None: _flag,
@@ -199,11 +199,11 @@ _OF_FIGURE: Mapping[object, Callable[[float, float], Callable[[object], object]]
 
 def _rules() -> Iterator[tuple[str, Callable[[object], object]]]:
     """Make the rule of each field that may be unknown, by its type, and by its bounds if it is a number."""
-    for one in fields(Gpu):
-        if one.type in _OF_FIGURE:
-            yield one.name, _OF_FIGURE[one.type](*GPU_BOUNDS[one.name])
-        elif one.type in _OF_TYPE and one.name != _NVML_ALONE:
-            yield one.name, _OF_TYPE[one.type]
+    for name, kind in Gpu.__annotations__.items():
+        if kind in _OF_FIGURE:
+            yield name, _OF_FIGURE[kind](*GPU_BOUNDS[name])
+        elif kind in _OF_TYPE and name not in _NVML_ALONE:
+            yield name, _OF_TYPE[kind]
 
 
 _RULES = dict(_rules())

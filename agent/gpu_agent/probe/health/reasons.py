@@ -4,10 +4,10 @@ One table, extended by a row. Codes go to the wire and into logs: they never cha
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
-from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
+from gpu_agent.probe.health.xids import XIDS, Action, Xid, xid_code, xid_of_code
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Health, HealthReason
 
 
@@ -49,6 +49,11 @@ REASONS: dict[str, ReasonEntry] = {
     "gpu_inaccessible": ReasonEntry(
         Health.UNKNOWN, "the driver lists the GPU and does not open it", "check access to /dev/nvidia*"
     ),
+    "compute_mode_prohibited": ReasonEntry(
+        Health.UNKNOWN,
+        "its compute mode is *prohibited*, so no program can use it",
+        "allow programs with `nvidia-smi -c DEFAULT`",
+    ),
     "mig_without_slices": ReasonEntry(
         Health.UNKNOWN,
         "MIG is on and the GPU has no MIG devices, so no program can use it",
@@ -69,6 +74,11 @@ REASONS: dict[str, ReasonEntry] = {
         "restart the programs that use the GPU; reset GPU if it happens again",
         Clears.PROGRAMS,
     ),
+    "sram_ecc_threshold": ReasonEntry(
+        Health.DEGRADED,
+        "ECC errors of the GPU's SRAM exceed the limit of NVIDIA's field diagnostic",
+        "run NVIDIA's field diagnostic; replace the GPU if it fails",
+    ),
     "hw_thermal_slowdown": ReasonEntry(
         Health.DEGRADED,
         "the GPU is so hot that its hardware slows it down",
@@ -83,6 +93,67 @@ REASONS: dict[str, ReasonEntry] = {
         Health.DEGRADED,
         "the machine's power brake slows the GPU down",
         "check the machine's power supplies and the rack's power limit",
+    ),
+    "hw_slowdown": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU's hardware slows it down, and does not say why",
+        "check its power cables, its fans and the room's temperature",
+    ),
+    "pcie_link_slow": ReasonEntry(
+        Health.DEGRADED,
+        "under load the PCIe link is narrower or slower than the card and its slot allow",
+        "reseat the GPU; check its riser and the slot's settings in the BIOS",
+    ),
+    "nvlink_down": ReasonEntry(
+        Health.DEGRADED,
+        "links to other GPUs are down (NVLink)",
+        "see `nvidia-smi nvlink -s`; check the machine's bridges or NVSwitches",
+    ),
+    "nvlink_errors": ReasonEntry(
+        Health.DEGRADED,
+        "links to other GPUs repeat or recover transfers (NVLink)",
+        "see `nvidia-smi nvlink -e`; check the machine if they go on",
+        Clears.QUIET,
+    ),
+    "fabric_incomplete": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU has not joined the NVSwitch fabric",
+        "check that nvidia-fabricmanager runs",
+    ),
+    "fabric_failed": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU failed to join the NVSwitch fabric",
+        "see the log of nvidia-fabricmanager, and restart it",
+    ),
+    "fabric_route_unhealthy": ReasonEntry(
+        Health.DEGRADED,
+        "a route of the NVSwitch fabric is unhealthy",
+        "check the NVSwitches: see the log of nvidia-fabricmanager",
+    ),
+    "fabric_route_recovery": ReasonEntry(
+        Health.DEGRADED,
+        "routes of the NVSwitch fabric are recovering",
+        "wait; see the log of nvidia-fabricmanager if it stays",
+    ),
+    "fabric_access_timeout": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU recovers from timeouts in the NVSwitch fabric",
+        "wait; see the log of nvidia-fabricmanager if it stays",
+    ),
+    "fabric_degraded_bandwidth": ReasonEntry(
+        Health.DEGRADED,
+        "the NVSwitch fabric has less bandwidth than it should",
+        "check the NVSwitches: see the log of nvidia-fabricmanager",
+    ),
+    "fabric_no_partition": ReasonEntry(
+        Health.DEGRADED,
+        "the GPU belongs to no partition of the NVSwitch fabric",
+        "assign it to a partition in the fabric manager",
+    ),
+    "fabric_misconfigured": ReasonEntry(
+        Health.DEGRADED,
+        "the NVSwitch fabric is configured wrongly for the GPU",
+        "see the log of nvidia-fabricmanager",
     ),
     "recovery_reset": ReasonEntry(Health.LOST, "the driver asks for a reset of the GPU", "reset GPU"),
     "recovery_bus_reset": ReasonEntry(
@@ -135,15 +206,18 @@ REASONS: dict[str, ReasonEntry] = {
     ),
 }
 
-_ENDED_BY = {
-    Action.NONE: Clears.QUIET,
-    Action.RESTART_APP: Clears.PROGRAMS,
-    Action.RESET_GPU: Clears.RESET,
-    Action.REBOOT: Clears.RETURN,
-}
+_ENDED_BY = {Action.NONE: Clears.QUIET, Action.RESTART_APP: Clears.PROGRAMS}
+"""For other actions: the return of a GPU that is lost until a reboot, else a reset."""
+
+
+def _ended_by(xid: Xid) -> Clears:
+    if xid.health is Health.LOST and xid.action is Action.REBOOT:
+        return Clears.RETURN
+    return _ENDED_BY.get(xid.action, Clears.RESET)
+
 
 REASONS.update(
-    (xid_code(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ENDED_BY[xid.action]))
+    (xid_code(number), ReasonEntry(xid.health, xid.detail, xid.action.value, _ended_by(xid)))
     for number, xid in XIDS.items()
     if xid.health is not None
 )

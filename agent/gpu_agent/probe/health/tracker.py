@@ -127,9 +127,10 @@ class HealthTracker:
 
     def _on_probation(self, gpu: Gpu, active: _ActiveReason) -> bool:
         """Whether a reason that this reading did not give still counts."""
-        if REASONS[active.reason.code].health is Health.UNKNOWN:
-            return False
-        return not _covers(gpu, active.reason.code) or active.clean + 1 < self._clean_readings_needed
+        code = active.reason.code
+        if REASONS[code].health is Health.UNKNOWN:
+            return code in _FIELD_OF and not _covers(gpu, code)
+        return not _covers(gpu, code) or active.clean + 1 < self._clean_readings_needed
 
     def _with_progress(self, active: _ActiveReason) -> HealthReason:
         if active.clean == 0:
@@ -170,6 +171,9 @@ _UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inacce
 _FIELD_OF = {
     **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
     **dict.fromkeys((code for code in REASONS if code.startswith("recovery_")), "recovery_action"),
+    **dict.fromkeys((code for code in REASONS if code.startswith("fabric_")), "fabric_faults"),
+    "sram_ecc_threshold": "sram_threshold_exceeded",
+    "compute_mode_prohibited": "compute_mode",
 }
 """Reason → the field that gives it.
 

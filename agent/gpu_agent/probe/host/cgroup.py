@@ -11,9 +11,10 @@ is no group at all.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+from gpu_agent.records import dataclass, field
 
 UNLIMITED_BYTES = 1 << 60
 """A version 1 limit at or above this means "no limit" (the kernel writes 2^63 less a page)."""

@@ -5,10 +5,10 @@ at the beginning is a variable, `~` the user's home; one that is not set, or has
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.probe.models.source import SourceFactory
+from gpu_agent.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

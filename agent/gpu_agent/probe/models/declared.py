@@ -6,10 +6,10 @@ found. `hidden` removes the id altogether. A declared model that was found nowhe
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED
+from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "declared"

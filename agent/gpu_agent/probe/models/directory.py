@@ -1,7 +1,8 @@
 """Models in plain folders that the operator configured.
 
 A model is a folder with a `model.json` that states it, a Triton `config.pbtxt`, or weight files; loose weight
-files in a root are one model each. A folder that is a model is not searched for others. Its id is the
+files in a root are one model each, and so are several GGUF files in one folder. A folder that is a model is
+not searched for others. Its id is the
 stated `model_id`, else the folder's path from the root, else the file's name. A broken `model.json` makes the
 model an error; no version is invented: without a stated one or a downloaded revision it is `unversioned`.
 """
@@ -28,12 +29,11 @@ from gpu_agent.probe.models.kinds import languages_of, stated_kind
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
 from gpu_agent.probe.models.weights import (
     SAFETENSORS_INDEX,
-    SAFETENSORS_SUFFIX,
     ModelFiles,
     fetch_progress,
     indexed_files,
     read_object,
-    safetensors_problem,
+    split_models,
     stem_of,
     whole_name,
 )
@@ -105,8 +105,9 @@ class _FolderSearch:
         for file in files:
             if _is_served(file.name):
                 groups.setdefault(stem_of(whole_name(file.name)), []).append(file)
+        beside = {file.name: file for file in files}
         for stem, parts in groups.items():
-            yield _described(self.reader, stem, ModelFiles(parts))
+            yield _described(self.reader, stem, ModelFiles(parts, beside=beside))
 
     def below(self, path: str, name: str, depth: int = 0) -> Iterator[Model]:
         """The folder if it is a model, else the models in the folders below it."""
@@ -128,13 +129,16 @@ class _FolderSearch:
 
     def _model(self, path: str, name: str) -> Iterator[Model]:
         try:
-            contents = ModelFiles(self.reader.find_files(path))
+            files = self.reader.find_files(path)
         except FileNotFoundError:
             return
         except OSError as error:
             yield _in_error(name, reason(error))
             return
-        yield _described(self.reader, name, contents, folder=path)
+        stated = any(file.name in (_STATEMENT, _TRITON) for file in files)
+        models = {"": ModelFiles(files)} if stated else split_models(files)
+        for below, contents in models.items():
+            yield _described(self.reader, f"{name}/{below}".rstrip("/"), contents, folder=path)
 
 
 def _described(reader: FolderReader, name: str, contents: ModelFiles, *, folder: str | None = None) -> Model:
@@ -172,7 +176,7 @@ def _state(reader: FolderReader, contents: ModelFiles) -> tuple[ModelStatus, str
         or contents.missing_weights
         or contents.empty_file(reader)
         or _unindexed(reader, contents)
-        or _cut_short(reader, contents)
+        or contents.damaged_file(reader)
     )
     if not lacks and contents.file(_TRITON) and not _triton_versions(contents):
         lacks = "it has no numbered version folder"
@@ -185,14 +189,6 @@ def _unindexed(reader: FolderReader, contents: ModelFiles) -> str | None:
     named = indexed_files(reader, index) if index else frozenset()
     here = named.intersection(file.name for file in contents.files)
     return f"{len(here)} of {len(named)} files that its index names are here" if here != named else None
-
-
-def _cut_short(reader: FolderReader, contents: ModelFiles) -> str | None:
-    for file in contents.files:
-        lacks = safetensors_problem(reader, file) if file.name.endswith(SAFETENSORS_SUFFIX) else None
-        if lacks:
-            return f"{file.name}: {lacks}"
-    return None
 
 
 def _version(contents: ModelFiles, revision: str | None) -> str:

@@ -7,14 +7,16 @@ sentence that holds no path of this machine. Every failure is an `OSError`.
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu_agent.probe.models.file_cursor import FileCursor
 from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
+from gpu_agent.records import dataclass
 
 # A Path per entry of a large cache costs more than the stat behind it:
 # ruff: noqa: PTH114, PTH115, PTH116
@@ -139,6 +141,18 @@ class FolderReader:
 
     def read_head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
         """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
+        with self._open(path, watch=watch) as (descriptor, size):
+            return os.read(descriptor, min(limit, size))  # a large buffer costs more than the file
+
+    @contextmanager
+    def open_file(self, path: str) -> Iterator[FileCursor]:
+        """A file, no link, to read where in it one likes."""
+        with self._open(path) as (descriptor, size):
+            yield FileCursor(descriptor, size)
+
+    @contextmanager
+    def _open(self, path: str, *, watch: bool = False) -> Iterator[tuple[int, int]]:
+        """Descriptor and size of a regular file; watched for changes once it was read."""
         if watch or self._watch_files:
             self.watched[path] = None
         if not _OPENS_NO_LINK and os.path.islink(path):
@@ -149,10 +163,9 @@ class FolderReader:
             self._check(status)
             if not stat.S_ISREG(status.st_mode):
                 raise OutOfBoundsError("it is not a regular file")
-            data = os.read(descriptor, min(limit, status.st_size))  # a large buffer costs more than the file
+            yield descriptor, status.st_size
             if path in self.watched:
                 self.watched[path] = mark_of(status)
-            return data
         finally:
             os.close(descriptor)
 
@@ -285,7 +298,7 @@ def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
 
 def reason(error: OSError) -> str:
     """What went wrong, without the path that Python's own text would show."""
-    return str(error) if isinstance(error, OutOfBoundsError) else (error.strerror or str(error)).lower()
+    return error.strerror.lower() if error.strerror else str(error)
 
 
 def _link(opened: "int | str", folder: str, name: str) -> str:

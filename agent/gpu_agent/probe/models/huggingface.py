@@ -17,7 +17,7 @@ from pathlib import Path
 from gpu_agent.probe.models.files import FolderReader, join_path, list_root, list_units, readable, reason
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
-from gpu_agent.probe.models.weights import ModelFiles, fetch_progress
+from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, split_models
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "huggingface"
@@ -81,7 +81,7 @@ class _Repository:
         for revision in awaited:
             yield self._awaited(revision, refs, fetching)
         for revision in snapshots:
-            yield self._snapshot(revision, fetching if revision == filling else 0)
+            yield from self._snapshot(revision, fetching if revision == filling else 0)
         if fetching and not snapshots and not refs:
             yield _model(self.model_id, None, ModelStatus.DOWNLOADING, detail=fetch_progress(fetching))
 
@@ -138,16 +138,20 @@ class _Repository:
         )
         return _model(self.model_id, revision if whole else None, ModelStatus.ERROR, detail=detail)
 
-    def _snapshot(self, revision: str, fetching: int) -> Model:
+    def _snapshot(self, revision: str, fetching: int) -> Iterator[Model]:
         try:
             found = self.reader.find_files(join_path(self.path, "snapshots", revision))
         except OSError as error:
-            return _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
-        contents = ModelFiles(found)
-        status, detail = _state(self.reader, contents, fetching)
-        kind = contents.kind(self.reader, self.model_id)
-        weights = contents.size_and_format(self.reader)
-        return _model(self.model_id, revision, status, detail=detail, kind=kind, weights=weights)
+            yield _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
+            return
+        for below, contents in split_models(found).items():
+            name = f"{self.model_id}/{readable(below)}".rstrip("/")
+            status, detail = _state(
+                self.reader, contents, fetching if not below or contents.missing_weights else 0
+            )
+            kind = contents.kind(self.reader, name)
+            weights = contents.size_and_format(self.reader)
+            yield _model(name, revision, status, detail=detail, kind=kind, weights=weights)
 
 
 def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:
@@ -162,7 +166,12 @@ def _state(reader: FolderReader, contents: ModelFiles, fetching: int) -> tuple[M
         return ModelStatus.DOWNLOADING, fetch_progress(fetching)
     if not contents.files:
         return ModelStatus.NOT_INSTALLED, "its snapshot is empty"
-    lacks = contents.broken_file or contents.missing_weights or contents.empty_file(reader)
+    lacks = (
+        contents.broken_file
+        or contents.missing_weights
+        or contents.empty_file(reader)
+        or contents.damaged_file(reader)
+    )
     if lacks:
         return ModelStatus.ERROR, readable(lacks)
     if contents.lacks_weights(reader):

@@ -8,7 +8,8 @@ its name counts as `emotion`.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from gpu_agent.records import dataclass
 
 KINDS = ("asr", "nmt", "tts", "vad", "emotion", "llm", "embedding", "vision", "other")
 """The kinds of the node protocol (§3.1)."""

@@ -5,8 +5,9 @@ is here with the stated size; a blob of which only the `-partial` file exists ma
 missing blob or one of another size an `error`. Its version is the id that `ollama list` shows: the head of
 the manifest's digest.
 
-Blobs are not hashed, no link is followed out of the root, and a first download has no name: Ollama writes the
-manifest last, and a partial blob without one belongs to no model.
+Weights in GGUF must be as long as their header says. Blobs are not hashed, no link is followed out of the
+root, and a first download has no name: Ollama writes the manifest last, and a partial blob without one
+belongs to no model.
 """
 
 import hashlib
@@ -24,9 +25,10 @@ from gpu_agent.probe.models.files import (
     readable,
     reason,
 )
+from gpu_agent.probe.models.gguf import gguf_problem, kind_of_gguf_architecture
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
-from gpu_agent.probe.models.weights import fetch_progress, kind_of_gguf_architecture, parse_object
+from gpu_agent.probe.models.weights import fetch_progress, parse_object
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"
@@ -40,6 +42,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHOWN_DIGITS = 12
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_CONFIG_BYTES = 16_384
+_WEIGHTS = ("application/vnd.ollama.image.model", "application/vnd.ollama.image.projector")
 _NO_BLOBS = "its manifest names no blobs; pull the model again"
 
 
@@ -135,6 +138,9 @@ class _Tag:
             return self._model(ModelStatus.ERROR, digest=digest, detail=_NO_BLOBS)
         config = self._config(parse_object(text))
         status, detail = self._state(blobs)
+        if status is ModelStatus.READY and config.get("model_format") == "gguf":
+            detail = next(filter(None, map(self._damage, _weights(parse_object(text)))), None)
+            status = ModelStatus.ERROR if detail else status
         return self._model(
             status,
             digest=digest,
@@ -161,6 +167,15 @@ class _Tag:
         if lacks:
             return ModelStatus.ERROR, lacks
         return (ModelStatus.DOWNLOADING, fetch_progress(fetching)) if fetching else (ModelStatus.READY, None)
+
+    def _damage(self, digest: str) -> str | None:
+        """What a blob of weights lacks of what its header says."""
+        try:
+            with self.reader.open_file(self._place(digest)) as cursor:
+                damage = gguf_problem(cursor)
+        except OSError as error:
+            damage = reason(error)
+        return f"blob {_shown(digest)}: {damage}; pull the model again" if damage else None
 
     def _config(self, manifest: Mapping[str, object]) -> Mapping[str, str]:
         """The texts of the small file in which Ollama notes what a model is."""
@@ -216,6 +231,15 @@ def _blobs(manifest: Mapping[str, object]) -> dict[str, int]:
     stated = [manifest.get("config"), *(layers if isinstance(layers, list) else ())]
     blobs = [_blob(one) for one in stated]
     return dict(blob for blob in blobs if blob) if None not in blobs and len(blobs) > 1 else {}
+
+
+def _weights(manifest: Mapping[str, object]) -> Iterator[str]:
+    """The digests of the blobs that are GGUF files."""
+    layers = manifest.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        blob = _blob(layer)
+        if blob and layer.get("mediaType") in _WEIGHTS:
+            yield blob[0]
 
 
 def _blob(stated: object) -> tuple[str, int] | None:

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.probe.host.host import DiskSpace, disk_space_at, distinct_disks
@@ -24,6 +23,7 @@ from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations, more_usable
 from gpu_agent.probe.models.files import mark_of
 from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
+from gpu_agent.records import dataclass, field, replace
 from gpu_agent.wire.inventory import CacheDisk, Model, ModelStatus
 
 DEFAULT_BUDGET_SECONDS = 2.0

@@ -13,10 +13,10 @@ line, docs/models.md and another value for the setting in `tests/node/test_reloa
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from gpu_agent.records import dataclass, field, replace
 from gpu_agent.wire.inventory import Model
 
 UNVERSIONED = "unversioned"

@@ -2,8 +2,8 @@
 
 A driver call can hang in the kernel, crash, or end the process that makes it; so it is made here, where only
 this process is lost. The child imports nothing heavy, has no timeouts of its own, judges no health, and never
-prints into the pipe that carries its answers. It opens the library once, not at every reading, and is started
-by exec: the library never lives through a fork.
+prints into the pipe that carries its answers. It opens the library once, not at every reading; the library
+never lives through a fork.
 
 Requests, a line each, and their answers:
 
@@ -31,9 +31,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import pynvml
-
 from gpu_agent.probe.nvml import cuda_visible
+from gpu_agent.probe.nvml.binding import pynvml
 from gpu_agent.probe.nvml.device import Device
 from gpu_agent.probe.nvml.errors import (
     Values,
@@ -45,7 +44,7 @@ from gpu_agent.probe.nvml.errors import (
     salvage_text,
 )
 from gpu_agent.probe.nvml.events import EventSets, quarantining_event
-from gpu_agent.probe.nvml.stuck_child import set_process_name
+from gpu_agent.probe.nvml.stuck_child import Registration
 
 _NEWEST_CUDA = 99_990
 _MOST_GPUS = 256
@@ -55,19 +54,20 @@ _BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 _PciAddress = tuple[int, ...]
 
 
-def main() -> None:
+def main(root: str = "/") -> None:
     """Answer requests from stdin until it ends, then exit without the driver's exit handlers."""
-    set_process_name()
+    registration = Registration()
     requests, answers = _take_over_pipes()
     library = Library(
         partial(_write_line, answers),
-        root=sys.argv[1] if len(sys.argv) > 1 else "/",
+        root=root,
         environ=os.environ,
     )
     for line in requests:
         request = json.loads(line)
         if request["request"] == "end":
             break
+        registration.renew()
         reading = library.read(
             reopen=bool(request.get("reopen")),
             with_events=bool(request.get("events")),
@@ -261,4 +261,4 @@ def _write_line(answers: io.TextIOWrapper, line: Mapping[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -29,7 +29,20 @@ _STATUS_CHARS = 32
 class Device:
     """One GPU at one index of the driver's list, read again and again."""
 
-    __slots__ = ("_mig_devices", "_nvml", "_root", "gone", "handle", "identity", "index")
+    __slots__ = (
+        "_lacking",
+        "_mig_devices",
+        "_mig_enabled",
+        "_nvml",
+        "_root",
+        "_slow",
+        "_slow_in",
+        "_watched",
+        "gone",
+        "handle",
+        "identity",
+        "index",
+    )
 
     def __init__(
         self, nvml: ModuleType, index: int, *, root: str = "/", quarantined: Values | None = None
@@ -42,6 +55,14 @@ class Device:
         self._nvml = nvml
         self._root = root
         self._mig_devices: list[Values] = []
+        self._mig_enabled: object = None
+        self._lacking: readings.Lacking = {}
+        self._slow: Values = {}
+        """Values that change slowly, as last read, with the reasons for those that are unknown."""
+        self._slow_in = 0
+        """In how many readings they are read again; 0 is the next one."""
+        self._watched = 0
+        """How many readings in a row still read them, after something has happened."""
         if quarantined is not None:
             self.identity = {
                 name: value for name, value in quarantined.items() if name not in _OF_A_QUARANTINE
@@ -91,21 +112,51 @@ class Device:
             self.identity = self._keeping_identity(lambda: readings.read_identity(nvml, self.handle))
         if events is not None:
             events.read(self.key, self.handle)
-        figures = self._keeping_identity(
-            lambda: readings.read_figures(
-                nvml,
-                self.handle,
-                identity=self.identity,
-                driver_version=driver_version,
-                meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
-            )
-        )
+            if events.had_events(self.key):
+                self._slow_in, self._watched = 0, readings.SLOW_READINGS
+        figures = self._read_figures(driver_version)
         self.identity |= {name: figures[name] for name in _SIZE if name in figures}
         mig_enabled = figures.get("mig_enabled")
         if not mig_enabled and (mig_enabled is False or not self._mig_devices):  # unknown removes none
             self._mig_devices = []
             return [self._describe(figures, [])]
         return self._read_with_mig(figures, driver_version)
+
+    def _read_figures(self, driver_version: object) -> Values:
+        """Read the figures; those that change slowly only now and then.
+
+        After an event, and once one of them has changed, they are read at each reading for a while: what
+        clears a fault must be as fresh as what showed it.
+        """
+        with_slow = self._slow_in == 0
+        getters = readings.figure_getters(
+            identity=self.identity,
+            driver_version=driver_version,
+            meminfo=f"{self._root.rstrip('/')}/proc/meminfo",
+            with_slow=with_slow,
+        )
+        figures = self._keeping_identity(
+            lambda: readings.read_figures(self._nvml, self.handle, getters, lacking=self._lacking)
+        )
+        if with_slow:
+            slow = readings.slow_part(figures)
+            if self._slow and slow != self._slow:
+                self._watched = readings.SLOW_READINGS
+            self._slow = slow
+            self._slow_in = 1 if self._watched else readings.SLOW_READINGS
+            self._watched = max(0, self._watched - 1)
+        self._slow_in -= 1
+        self._notice_mig_mode(figures.get("mig_enabled"))
+        unknowns = {**_mapping(self._slow.get("unknowns")), **_mapping(figures["unknowns"])}
+        return {**self._slow, **figures, "unknowns": unknowns}
+
+    def _notice_mig_mode(self, mig_enabled: object) -> None:
+        """Ask every getter again once MIG was turned on or off: that changes what the driver has."""
+        if mig_enabled is not None and mig_enabled is not self._mig_enabled:
+            if self._mig_enabled is not None:
+                self._lacking.clear()
+                self._slow_in = 0
+            self._mig_enabled = mig_enabled
 
     def _open(self) -> object:
         nvml = self._nvml
@@ -150,6 +201,7 @@ class Device:
         return [self._describe({}, reasons), *devices]
 
     def _suspended(self) -> list[Values]:
+        self._slow_in = 0
         devices = [_asleep(_identity_of(one), one) | {"reasons": []} for one in self._mig_devices]
         whole = _asleep(self.identity, self.identity)
         return [self._describe({"asleep": True}, [], _mapping(whole["unknowns"])), *devices]

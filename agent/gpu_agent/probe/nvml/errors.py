@@ -57,6 +57,14 @@ def unknown_reason(nvml: ModuleType, error: object) -> str:
     return known.get(getattr(error, "value", None)) or f"NVML answered: {error}"
 
 
+def is_lasting(nvml: ModuleType, error: object) -> bool:
+    """Whether a getter fails as long as the library stays open: the driver or the GPU does not have it."""
+    return getattr(error, "value", None) in (
+        nvml.NVML_ERROR_NOT_SUPPORTED,
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    )
+
+
 def first_known(nvml: ModuleType, *calls: Callable[[], object]) -> object:
     """Try calls from the newest to the oldest, until one that the installed driver has."""
     *newer, oldest = calls

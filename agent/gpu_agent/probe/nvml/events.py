@@ -1,9 +1,10 @@
 """Events of the driver: Xids and uncorrected ECC errors, counted since the last reading.
 
 Runs inside the NVML child, with the binding handed in. Each GPU has an event set of its own, because waiting
-on a set that holds a lost GPU fails for every GPU in it. Nothing waits: events that have come are taken, up
-to a bound, and the rest is left for the next reading. A driver without events is no fault of the GPU: only a
-plain GPU_IS_LOST is, because event calls are known to answer Unknown Error where events do not exist (WSL,
+on a set that holds a lost GPU fails for every GPU in it. An event belongs to the GPU that its own handle
+names, since drivers were seen to deliver events to any set. Nothing waits: events that have come are taken,
+up to a bound, and the rest is left for the next reading. A driver without events is no fault of the GPU: only
+a plain GPU_IS_LOST is, because event calls are known to answer Unknown Error where events do not exist (WSL,
 some containers).
 
 Taken events are sent at once: the next query to the driver may be the last of this process, and the driver
@@ -12,10 +13,12 @@ gives an event only once. Events are not judged here, with one exception: a GPU 
 """
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from gpu_agent.probe.nvml.errors import GpuGoneError, unknown_reason
+from gpu_agent.probe.nvml.errors import GpuGoneError, UnknownValueError, unknown_reason
+from gpu_agent.probe.nvml.readings import read_uuid
 
 MOST_AT_ONCE = 256
 """So many events of one GPU are taken in one reading: a storm must not delay it."""
@@ -27,6 +30,7 @@ OnEvents = Callable[[str, dict[str, int]], None]
 """Called with a GPU's UUID and its counts: event code → how often it came."""
 
 _NO_WAIT_MS = 0
+_MIG = "MIG-"
 _QUARANTINING = frozenset({"xid_119", "xid_120"})
 
 
@@ -42,6 +46,11 @@ class EventSets:
         self._nvml = nvml
         self._on_events = on_events
         self._sets: dict[str, object] = {}
+        self._owners: dict[int | None, str] = {}
+        """By the address of its handle: each GPU that was registered, lost ones included."""
+        self._news: set[str] = set()
+        self._unidentified: dict[str, dict[str, int]] = {}
+        """By whose set got them in this reading: the events that name no GPU that can be identified."""
         self._quarantined: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._worked: set[str] = set()
@@ -54,6 +63,7 @@ class EventSets:
             GpuGoneError: the GPU is lost, or must not be queried any more; call `drop`.
         """
         nvml = self._nvml
+        self._unidentified.pop(uuid, None)
         if uuid in self._failed and not self._should_retry(uuid):
             return
         try:
@@ -82,9 +92,18 @@ class EventSets:
         for uuid in tuple(self._sets):
             self.drop(uuid)
         self._failed.clear()
+        self._owners.clear()
+
+    def had_events(self, uuid: str) -> bool:
+        """Whether events of a GPU were taken since the last call, whichever set they came to."""
+        had = uuid in self._news
+        self._news.discard(uuid)
+        return had
 
     def failure(self, uuid: str) -> str | None:
-        """Why a GPU has no events; None while they work."""
+        """Why a GPU has no events, or what came for no GPU; None while all is well."""
+        if uuid in self._unidentified:
+            return f"the driver named no GPU that can be identified for {', '.join(self._unidentified[uuid])}"
         return self._failed.get(uuid)
 
     def _should_retry(self, uuid: str) -> bool:
@@ -98,21 +117,23 @@ class EventSets:
         supported = nvml.nvmlDeviceGetSupportedEventTypes(handle) & wanted
         if not supported & nvml.nvmlEventTypeXidCriticalError:
             raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
+        self._owners[_address(handle)] = uuid
         self._sets[uuid] = nvml.nvmlEventSetCreate()
         nvml.nvmlDeviceRegisterEvents(handle, supported, self._sets[uuid])
 
     def _drain(self, uuid: str) -> None:
         """Take what has come, and send it, even where the driver then fails."""
-        counts: dict[str, int] = {}
+        counts: dict[str, dict[str, int]] = {}
         try:
             self._take(uuid, counts)
         finally:
-            if counts:
-                self._on_events(uuid, counts)
-            if why := quarantining_event(counts):
-                self._quarantined[uuid] = why
+            for owner, owned in counts.items():
+                self._news.add(owner)
+                self._on_events(owner, owned)
+                if why := quarantining_event(owned):
+                    self._quarantined[owner] = why
 
-    def _take(self, uuid: str, counts: dict[str, int]) -> None:
+    def _take(self, uuid: str, counts: dict[str, dict[str, int]]) -> None:
         nvml = self._nvml
         for _ in range(MOST_AT_ONCE if uuid in self._sets else 0):
             try:
@@ -121,7 +142,28 @@ class EventSets:
                 return
             code = self._code(event.eventType, event.eventData)
             if code is not None:
-                counts[code] = counts.get(code, 0) + 1
+                owner = self._owner(event.device)
+                where = self._unidentified if owner is None else counts
+                owned = where.setdefault(owner or uuid, {})
+                owned[code] = owned.get(code, 0) + 1
+
+    def _owner(self, handle: object) -> str | None:
+        """Return the key of the GPU that an event's handle names; None where it cannot be identified.
+
+        A GPU that was registered is known by its handle, so that one that is lost is not queried.
+        """
+        nvml = self._nvml
+        known = self._owners.get(_address(handle))
+        if known is not None:
+            return known
+        try:
+            uuid = str(read_uuid(nvml, handle)["uuid"])
+            if not uuid.startswith(_MIG):
+                return uuid
+            parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+            return self._owners.get(_address(parent)) or str(read_uuid(nvml, parent)["uuid"])
+        except (nvml.NVMLError, UnknownValueError, UnicodeDecodeError):
+            return None
 
     def _code(self, kind: int, number: int) -> str | None:
         if kind == self._nvml.nvmlEventTypeXidCriticalError:
@@ -133,3 +175,8 @@ class EventSets:
         if opened is not None:
             with contextlib.suppress(self._nvml.NVMLError):  # one that stays goes with the library
                 self._nvml.nvmlEventSetFree(opened)
+
+
+def _address(handle: object) -> int | None:
+    """Return where a handle points; the binding makes another object for the same handle at each call."""
+    return ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]  # the binding has no types

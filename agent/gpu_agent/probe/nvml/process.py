@@ -8,14 +8,17 @@ nothing, and kills nothing: killing a process inside the driver has frozen GPUs.
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from gpu_agent.probe.nvml.forked_child import ForkedChild, is_secret
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
+from gpu_agent.records import dataclass
+
+if TYPE_CHECKING:  # a command whose child was forked does without it
+    import subprocess
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml.child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
@@ -25,16 +28,13 @@ DEADLINE_SECONDS = 5.0
 
 _GRACE_SECONDS = 0.2
 """How long a hung child has to end after SIGTERM before it is left behind."""
-_OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
-_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
-"""Parts of names: no driver needs such a variable, and a stuck child would hold it as long as it is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedChild:
     """A child with its request sent, or the reason why there is none."""
 
-    process: subprocess.Popen[bytes] | None
+    process: "subprocess.Popen[bytes] | None"
     requested_at: float
     """Monotonic seconds."""
     failure: str | None = None
@@ -61,22 +61,47 @@ def start_child(
     return StartedChild(process, requested_at)
 
 
-def dismiss(child: StartedChild) -> None:
+def collect(child: StartedChild | ForkedChild, timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
+    """Read what a child writes until it ends: output, errors, exit status.
+
+    One that has not ended by then has no status, and is abandoned.
+    """
+    if isinstance(child, ForkedChild):
+        output, errors = child.collect(timeout_seconds)
+        status = child.returncode
+        child.abandon(_GRACE_SECONDS)
+        return output, errors, status
+    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
+
+    assert child.process is not None  # noqa: S101 - what did not start is not read
+    try:
+        output, errors = child.process.communicate(timeout=timeout_seconds)
+    except TimeoutExpired as missed:
+        abandon(child.process)
+        return missed.output or b"", b"", None
+    return output, errors, child.process.returncode
+
+
+def dismiss(child: StartedChild | ForkedChild) -> None:
     """End a child whose answer is not needed after all."""
-    if child.process is not None:
+    if isinstance(child, ForkedChild):
+        child.abandon(_GRACE_SECONDS)
+    elif child.process is not None:
         close_stdin(child.process)
         abandon(child.process)
 
 
-def abandon(process: subprocess.Popen[bytes]) -> None:
+def abandon(process: "subprocess.Popen[bytes]") -> None:
     """Send SIGTERM to a child and stop waiting.
 
     One that is stuck in the kernel ends when the driver lets it.
     """
+    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
+
     process.terminate()
     try:
         process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return
     finally:
         for pipe in (process.stdout, process.stderr):
@@ -86,12 +111,14 @@ def abandon(process: subprocess.Popen[bytes]) -> None:
 
 def spawn(
     command: Sequence[str], *, env: Mapping[str, str] | None, keep_stderr: bool = False
-) -> subprocess.Popen[bytes]:
+) -> "subprocess.Popen[bytes]":
     """Start a child in a session of its own, so that a Ctrl-C meant for us does not reach it.
 
     Raises:
         OSError: the machine did not start it.
     """
+    import subprocess  # noqa: PLC0415 - as above
+
     return subprocess.Popen(  # noqa: S603 - our own interpreter, or what the caller configured
         list(command),
         stdin=subprocess.PIPE,
@@ -103,7 +130,7 @@ def spawn(
 
 
 def send_request(
-    process: subprocess.Popen[bytes],
+    process: "subprocess.Popen[bytes]",
     request_id: int,
     *,
     reopen: bool = False,
@@ -119,7 +146,7 @@ def send_request(
             process.stdin.flush()
 
 
-def close_stdin(process: subprocess.Popen[bytes]) -> None:
+def close_stdin(process: "subprocess.Popen[bytes]") -> None:
     """Close the child's stdin: it ends as soon as the driver lets it."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
@@ -145,6 +172,8 @@ def stuck_sentence(pid: int) -> str:
 def death_sentence(returncode: int, stderr: bytes = b"") -> str:
     """Say how the child ended without an answer, with the next step."""
     if returncode < 0:
+        import signal  # noqa: PLC0415 - for its names alone
+
         names = {number.value: number.name for number in signal.Signals}
         how = f"was ended by {names.get(-returncode, f'signal {-returncode}')}"
     else:
@@ -159,8 +188,4 @@ def death_sentence(returncode: int, stderr: bytes = b"") -> str:
 
 def without_credentials(env: Mapping[str, str]) -> dict[str, str]:
     """Return what a child needs of an environment: nothing of ours, nothing that may be a secret."""
-    return {name: value for name, value in env.items() if not _is_secret(name.upper())}
-
-
-def _is_secret(name: str) -> bool:
-    return name.startswith(_OURS) or any(part in name for part in _SECRET_PARTS)
+    return {name: value for name, value in env.items() if not is_secret(name)}

@@ -4,8 +4,8 @@ Drivers from 535.43 to 535.85 answer with lists whose entries are shifted: they 
 Pids are those of the driver's namespace; whose they are is not decided here.
 """
 
-import ctypes
 import re
+from collections.abc import Sequence
 from types import ModuleType
 
 from gpu_agent.probe.nvml.errors import UnknownValueError, Values, first_known
@@ -16,12 +16,6 @@ BROKEN_SERIES = ((535, 43), (535, 85))
 
 _MORE_THAN_COUNTED = 5
 _FEWER_THAN = 65_536
-
-
-class _ProcessInfoV1(ctypes.Structure):
-    """NVML's `nvmlProcessInfo_v1_t`, which the binding no longer has."""
-
-    _fields_ = (("pid", ctypes.c_uint), ("usedGpuMemory", ctypes.c_ulonglong))
 
 
 def lists_are_broken(driver_version: object) -> bool:
@@ -57,7 +51,14 @@ def _described(one: object) -> Values:
     }
 
 
-def _by_first_version(nvml: ModuleType, handle: object) -> list[_ProcessInfoV1]:
+def _by_first_version(nvml: ModuleType, handle: object) -> Sequence[object]:
+    import ctypes  # noqa: PLC0415 - the child has it; programs that only know the names of readings need it not
+
+    class ProcessInfoV1(ctypes.Structure):
+        """NVML's `nvmlProcessInfo_v1_t`, which the binding no longer has."""
+
+        _fields_ = (("pid", ctypes.c_uint), ("usedGpuMemory", ctypes.c_ulonglong))
+
     try:
         call = nvml.nvmlLib.nvmlDeviceGetComputeRunningProcesses
     except AttributeError:
@@ -66,7 +67,7 @@ def _by_first_version(nvml: ModuleType, handle: object) -> list[_ProcessInfoV1]:
     code = call(handle, ctypes.byref(count), None)
     if code == nvml.NVML_ERROR_INSUFFICIENT_SIZE:
         count.value = min(count.value + _MORE_THAN_COUNTED, _FEWER_THAN)
-        found = (_ProcessInfoV1 * count.value)()
+        found = (ProcessInfoV1 * count.value)()
         code = call(handle, ctypes.byref(count), found)
         if code == nvml.NVML_SUCCESS:
             return list(found[: min(count.value, len(found))])

@@ -3,22 +3,26 @@
 Runs inside the NVML child, with the binding handed in. A getter is (fields, function). No health is judged
 here; a lost GPU, or a failed driver, is an exception.
 
-To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_FIGURE_GETTERS`
-for what is no single number; to send it in heartbeats, a field of its name in `wire.messages.GpuFigures`; a
-line of the table in `docs/gpus.md`, and `make schema`.
+Values that change slowly are read at every tenth reading, and again at once when something has happened.
+A getter that the driver does not have is called once each time that the library is opened.
+
+To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_EVERY_GETTER`
+for what is no single number, and its name in `_SLOW` where it changes slowly; to send it in heartbeats, a
+field of its name in `wire.messages.GpuFigures`; a line of the table in `docs/gpus.md`, and `make schema`.
 Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its file in sysfs, and
 `simulation.gpus` a value.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """
 
+import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 
-from gpu_agent.probe.nvml import memory, processes
+from gpu_agent.probe.nvml import links, memory, processes
 from gpu_agent.probe.nvml.errors import (
     GpuGoneError,
     UnknownValueError,
@@ -26,6 +30,7 @@ from gpu_agent.probe.nvml.errors import (
     as_text,
     first_known,
     is_driver_wide,
+    is_lasting,
     raise_if_gone,
     salvage_text,
     unknown_reason,
@@ -41,11 +46,16 @@ TIMEOUT_SECONDS = 2.0
 """A GPU that takes longer over its getters, one or all together, is not queried further in that reading."""
 TOO_SLOW = "not read: the GPU took too long over other values"
 
+Lacking = dict[tuple[str, ...], dict[str, str]]
+"""The fields of each getter that the driver does not have for this GPU → the reasons for them."""
+
 MAX_CAPABILITY = 99
 MOST_GPUS = 1024
 _MOST_MEMORY_MB = memory.ABSURD_BYTES // memory.MIB
 
 _CLOCK = (0, 20_000)
+_GENERATION = (1, 16)
+_LANES = (1, 64)
 _LOAD = ("utilization_percent", "memory_utilization_percent")
 _NOT_IN_MIG_MODE = "not available for a GPU in MIG mode"
 
@@ -77,48 +87,75 @@ RECOVERY_ACTIONS = {
 }
 """NVML's recovery actions → the code of the reason that each is."""
 
+COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
+
 
 def read_identity(nvml: ModuleType, handle: object) -> Values:
     """Read what stays the same as long as the handle lives."""
     return run_getters(nvml, handle, _IDENTITY)
 
 
-def read_figures(
-    nvml: ModuleType, handle: object, *, identity: Values, driver_version: object, meminfo: str
-) -> Values:
-    """Read what changes from one moment to the next; `meminfo` is the path of the kernel's file."""
-    getters: tuple[Getter, ...] = (
-        (
-            memory.FIELDS,
-            partial(memory.read_memory, unified=memory.is_integrated(identity), meminfo=meminfo),
-        ),
+def figure_getters(
+    *, identity: Values, driver_version: object, meminfo: str, with_slow: bool
+) -> tuple[Getter, ...]:
+    """Return the getters of what changes from one moment to the next, and `with_slow` of what changes slowly.
+
+    `meminfo` is the path of the kernel's file.
+    """
+    unified = memory.is_integrated(identity)
+    return (
+        (memory.FIELDS, partial(memory.read_memory, unified=unified, meminfo=meminfo)),
         *_FIGURE_GETTERS,
         (("processes",), partial(processes.read_processes, driver_version=driver_version)),
+        *(_SLOW_GETTERS if with_slow else ()),
     )
-    values = run_getters(nvml, handle, getters, timeout_seconds=TIMEOUT_SECONDS)
+
+
+def read_figures(nvml: ModuleType, handle: object, getters: Sequence[Getter], *, lacking: Lacking) -> Values:
+    """Read the figures; `lacking` holds what earlier calls found out, and is added to."""
+    values = run_getters(nvml, handle, getters, timeout_seconds=TIMEOUT_SECONDS, lacking=lacking)
     unknowns = values["unknowns"]
     if values.get("mig_enabled") and isinstance(unknowns, dict):
         unknowns.update((name, _NOT_IN_MIG_MODE) for name in _LOAD if name in unknowns)
     return values
 
 
+def slow_part(figures: Values) -> Values:
+    """Return the values among these that change slowly, with the reasons for those that are unknown."""
+    unknowns = figures["unknowns"]
+    reasons = unknowns if isinstance(unknowns, dict) else {}
+    return {
+        **{name: figures[name] for name in SLOW_FIELDS if name in figures},
+        "unknowns": {name: reasons[name] for name in SLOW_FIELDS if name in reasons},
+    }
+
+
 def run_getters(
-    nvml: ModuleType, handle: object, getters: Sequence[Getter], *, timeout_seconds: float = math.inf
+    nvml: ModuleType,
+    handle: object,
+    getters: Sequence[Getter],
+    *,
+    timeout_seconds: float = math.inf,
+    lacking: Lacking | None = None,
 ) -> Values:
-    """Run getters; one that fails leaves its fields out and its reason in `unknowns`.
+    """Run getters but for `lacking`; one that fails leaves its fields out and its reason in `unknowns`.
 
     After the timeout no further getter runs: a GPU that is about to fail can take so long over each that the
     other GPUs of the machine would not be read for minutes.
     """
     values: Values = {}
     unknowns: dict[str, str] = {}
+    lacking = {} if lacking is None else lacking
     began = time.perf_counter()
     for fields, getter in getters:
+        if fields in lacking:
+            unknowns.update(lacking[fields])
+            continue
         if time.perf_counter() - began > timeout_seconds:
             unknowns.update(dict.fromkeys(fields, TOO_SLOW))
             continue
         try:
-            known, unknown = _run(nvml, handle, fields, getter=getter)
+            known, unknown = _run(nvml, handle, fields, getter=getter, lacking=lacking)
         except GpuGoneError as gone:
             gone.known = values
             raise
@@ -133,6 +170,7 @@ def _run(
     fields: tuple[str, ...],
     *,
     getter: Callable[[ModuleType, object], Values],
+    lacking: Lacking,
 ) -> tuple[Values, dict[str, str]]:
     """Run one getter: its values, and the reason for each field that has none."""
     try:
@@ -141,7 +179,10 @@ def _run(
         if is_driver_wide(nvml, error):
             raise
         raise_if_gone(nvml, error, f"reading {fields[0]}")
-        return {}, dict.fromkeys(fields, unknown_reason(nvml, error))
+        unknown = dict.fromkeys(fields, unknown_reason(nvml, error))
+        if is_lasting(nvml, error):
+            lacking[fields] = unknown
+        return {}, unknown
     except UnknownValueError as error:
         return error.known, {field: str(error) for field in fields if field not in error.known}
     except nvml.NVMLLibraryMismatchError as error:
@@ -258,23 +299,28 @@ def _throttle(nvml: ModuleType, handle: object) -> Values:
 
 
 def _recovery_action(nvml: ModuleType, handle: object) -> Values:
-    """Read the recovery that the driver requests.
-
-    The field has an error code of its own, and UNKNOWN in it is harmless.
-    """
+    """Read the recovery that the driver requests."""
     (field,) = nvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION_FIELD])
-    if field.nvmlReturn == nvml.NVML_ERROR_INVALID_ARGUMENT:
-        raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND)  # the field is newer than the driver
-    if field.nvmlReturn == nvml.NVML_ERROR_UNKNOWN:
-        raise UnknownValueError("the driver does not say")
-    if field.nvmlReturn != nvml.NVML_SUCCESS:
-        raise nvml.NVMLError(field.nvmlReturn)
-    return {"recovery_action": RECOVERY_ACTIONS.get(field.value.uiVal, "recovery_other")}
+    return {"recovery_action": RECOVERY_ACTIONS.get(links.field_number(nvml, field), "recovery_other")}
 
 
 def _mig(nvml: ModuleType, handle: object) -> Values:
     current, _ = nvml.nvmlDeviceGetMigMode(handle)
     return {"mig_enabled": bool(current)}
+
+
+def _compute_mode(nvml: ModuleType, handle: object) -> Values:
+    mode = nvml.nvmlDeviceGetComputeMode(handle)
+    if mode not in COMPUTE_MODES:
+        raise UnknownValueError(f"the driver answered {mode}, which is no compute mode")
+    return {"compute_mode": COMPUTE_MODES[mode]}
+
+
+def _sram_threshold(nvml: ModuleType, handle: object) -> Values:
+    """Read whether SRAM errors exceed the limit of NVIDIA's field diagnostic; most drivers tell root only."""
+    status = nvml.c_nvmlEccSramErrorStatus_v1_t()
+    nvml.nvmlDeviceGetSramEccErrorStatus(handle, ctypes.byref(status))
+    return {"sram_threshold_exceeded": bool(status.bThresholdExceeded)}
 
 
 _IDENTITY: tuple[Getter, ...] = (
@@ -293,6 +339,10 @@ _NUMBERS: Mapping[str, tuple[_Call, int, tuple[int, int]]] = {
     # over two hundred years at a kilowatt; a false count would pass for a reset
     "energy_mj": (_energy, 1, (0, 10**16)),
     "ecc_uncorrected": (_ecc, 1, (0, 1 << 40)),
+    "pcie_generation": (lambda nvml, gpu: nvml.nvmlDeviceGetCurrPcieLinkGeneration(gpu), 1, _GENERATION),
+    "pcie_width": (lambda nvml, gpu: nvml.nvmlDeviceGetCurrPcieLinkWidth(gpu), 1, _LANES),
+    "pcie_generation_max": (lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu), 1, _GENERATION),
+    "pcie_width_max": (lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu), 1, _LANES),
 }
 """Field → its call, how many of the driver's units make one of the inventory's, and bounds in the latter."""
 
@@ -303,6 +353,8 @@ GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
     "memory_free_mb": (0, _MOST_MEMORY_MB),
     "memory_reserved_mb": (0, _MOST_MEMORY_MB),
     **dict.fromkeys(_LOAD, (0, 100)),
+    **dict.fromkeys(("nvlinks_up", "nvlinks_down"), (0, links.MOST_LINKS)),
+    "nvlink_errors": (0, links.MOST_ERRORS),
     **{field: bounds for field, (_, _, bounds) in _NUMBERS.items()},
 }
 """The least and the most that a figure can be, read from NVML or by another collector.
@@ -310,7 +362,7 @@ GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
 Here, because the NVML child loads no dataclasses.
 """
 
-_FIGURE_GETTERS: tuple[Getter, ...] = (
+_EVERY_GETTER: tuple[Getter, ...] = (
     (_LOAD, _utilization),
     *(
         ((field,), partial(_number, field=field, call=call, per_unit=per_unit))
@@ -318,12 +370,30 @@ _FIGURE_GETTERS: tuple[Getter, ...] = (
     ),
     (("row_remap_pending", "row_remap_failed"), _remapped_rows),
     (("retired_pages_pending",), _retired_pages),
+    (("sram_threshold_exceeded",), _sram_threshold),
     (("recovery_action",), _recovery_action),
     (("throttle_reasons",), _throttle),
+    (("compute_mode",), _compute_mode),
+    (("fabric_faults",), links.read_fabric),
+    (("nvlinks_up", "nvlinks_down", "nvlink_errors"), links.read_nvlinks),
     (("mig_enabled",), _mig),
 )
+"""Of the whole GPU: a MIG device does not have these figures."""
 
-OF_THE_WHOLE_GPU = tuple(name for names, _ in _FIGURE_GETTERS for name in names)
+_SLOW = frozenset(
+    {"power_limit_w", "pcie_generation_max", "pcie_width_max", "retired_pages_pending", "compute_mode"}
+    | {"row_remap_pending", "sram_threshold_exceeded", "fabric_faults", "nvlinks_up"}
+)
+"""The first field of each getter whose values change slowly."""
+
+_FIGURE_GETTERS = tuple(one for one in _EVERY_GETTER if one[0][0] not in _SLOW)
+_SLOW_GETTERS = tuple(one for one in _EVERY_GETTER if one[0][0] in _SLOW)
+
+SLOW_READINGS = 10
+"""Values that change slowly are read once in so many readings."""
+SLOW_FIELDS = tuple(name for names, _ in _SLOW_GETTERS for name in names)
+
+OF_THE_WHOLE_GPU = tuple(name for names, _ in _EVERY_GETTER for name in names)
 """Figures that a MIG device does not have."""
 
 FIGURES = (*memory.FIELDS, *OF_THE_WHOLE_GPU, "processes")

@@ -5,21 +5,21 @@ is the command's whole reading. What needs more than one reading is the health t
 """
 
 import json
-import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
+from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import (
     DEADLINE_SECONDS,
     StartedChild,
-    abandon,
+    collect,
     death_sentence,
     hung_sentence,
 )
 from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.records import dataclass, field_names
 from gpu_agent.wire.inventory import (
     Gpu,
     GpuProcess,
@@ -38,25 +38,19 @@ class Answer:
     report: GpuReport
 
 
-def read_once(child: StartedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
+def read_once(child: StartedChild | ForkedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
     """Fetch the answer.
 
     A driver that has not answered by the deadline, counted from the request, is broken.
     """
-    if child.process is None:
+    if isinstance(child, StartedChild) and child.process is None:
         return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=child.failure)
     left = max(0.0, child.requested_at + deadline_seconds - time.monotonic())
-    try:
-        output, errors = child.process.communicate(timeout=left)
-    except subprocess.TimeoutExpired as missed:
-        output, errors = missed.output or b"", b""
-        abandon(child.process)
-        no_answer = hung_sentence(deadline_seconds)
-    else:
-        no_answer = death_sentence(child.process.returncode, errors)
+    output, errors, status = collect(child, left)
     answers = [answer for line in output.splitlines() if (answer := parse_answer(line))]
     if answers:
         return answers[-1].report
+    no_answer = hung_sentence(deadline_seconds) if status is None else death_sentence(status, errors)
     took_ms = round((time.monotonic() - child.requested_at) * 1000, 3)
     return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=no_answer, took_ms=took_ms)
 
@@ -91,8 +85,8 @@ def _report(answer: Mapping[str, Any]) -> GpuReport:
 
 
 _COPIED_FIELDS = tuple(
-    {field.name for field in fields(Gpu)}
-    - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "processes"}
+    set(field_names(Gpu))
+    - {"uuid", "name", "memory_kind", "retirement_pending", "throttle_reasons", "fabric_faults", "processes"}
     - {"health", "reasons", "events", "unknowns"}
 )
 """Fields whose value the child sends as the inventory holds it."""
@@ -111,13 +105,16 @@ def _gpu(sent: Mapping[str, Any]) -> Gpu:
     if not retirement:
         why_not = [unknowns.pop(name) for name in _FAULT_FIELDS if name in unknowns]
         unknowns |= {"retirement_pending": why_not[0]} if why_not else {}
-    throttle, processes = sent.get("throttle_reasons"), sent.get("processes")
+    throttle, fabric, processes = (
+        sent.get(name) for name in ("throttle_reasons", "fabric_faults", "processes")
+    )
     return Gpu(
         uuid=sent.get("uuid") or f"{UNIDENTIFIED}{index}",
         name=sent.get("name") or f"unidentified GPU {index}",
         memory_kind=MemoryKind(sent.get("memory_kind", MemoryKind.UNKNOWN)),
         retirement_pending=any(retirement) if retirement else None,
         throttle_reasons=None if throttle is None else tuple(throttle),
+        fabric_faults=None if fabric is None else tuple(fabric),
         processes=None if processes is None else tuple(GpuProcess(**one) for one in processes),
         health=health_from(reasons),
         reasons=reasons,
@@ -132,6 +129,19 @@ def _reasons(sent: Mapping[str, Any]) -> tuple[HealthReason, ...]:
         reason(one["code"], detail=f"{REASONS[one['code']].detail} ({one['detail']})")
         for one in sent.get("reasons", ())
     ]
+    return (*given, *(reason(code) for code in _codes_of_figures(sent)))
+
+
+def _codes_of_figures(sent: Mapping[str, Any]) -> Iterator[str]:
+    """The reasons that figures are by themselves."""
     requested = sent.get("recovery_action", _NO_RECOVERY)
-    recovery = () if requested == _NO_RECOVERY else (reason(requested),)
-    return (*given, *recovery, *(reason(name) for name in _FAULT_FIELDS if sent.get(name)))
+    if requested != _NO_RECOVERY:
+        yield requested
+    for name in _FAULT_FIELDS:
+        if sent.get(name):
+            yield name
+    if sent.get("sram_threshold_exceeded"):
+        yield "sram_ecc_threshold"
+    if sent.get("compute_mode") == "prohibited":
+        yield "compute_mode_prohibited"
+    yield from sent.get("fabric_faults") or ()

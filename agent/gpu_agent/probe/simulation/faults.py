@@ -39,11 +39,13 @@ def _apply(gpu: Gpu, fault: SimulatedFault, *, new: bool) -> Gpu:
 
 
 def _xid(gpu: Gpu, code: str, *, new: bool) -> Gpu:
-    """An event of the whole GPU, reported once; one that takes the GPU away does so until its fault ends."""
+    """An event of the whole GPU, reported once; what it announces stays until its fault ends."""
     entry = REASONS.get(code)
     if new and gpu.parent_uuid is None:
         gpu = replace(gpu, events={**gpu.events, code: gpu.events.get(code, 0) + 1})
-    return _lost(gpu) if entry is not None and entry.clears is Clears.RETURN else gpu
+    if entry is not None and entry.clears is Clears.RETURN:
+        return _lost(gpu)
+    return _ANNOUNCED[code](gpu) if code in _ANNOUNCED else gpu
 
 
 def _lost(gpu: Gpu) -> Gpu:
@@ -74,9 +76,12 @@ def _unread(gpu: Gpu, why: HealthReason) -> Gpu:
 
 def _degraded(gpu: Gpu) -> Gpu:
     """Rows that wait to be remapped: the whole GPU's, and the tracker adds the reason to its MIG devices."""
-    if gpu.parent_uuid is not None:
-        return gpu
-    return _with_reason(replace(gpu, retirement_pending=True), reason("row_remap_pending"))
+    return _with(gpu, "row_remap_pending", retirement_pending=True)
+
+
+def _reset_requested(gpu: Gpu) -> Gpu:
+    """The driver asks for a reset of the whole GPU."""
+    return _with(gpu, "recovery_reset", recovery_action="recovery_reset")
 
 
 def _hot(gpu: Gpu) -> Gpu:
@@ -85,6 +90,50 @@ def _hot(gpu: Gpu) -> Gpu:
         return gpu
     clock = None if gpu.clock_sm_mhz is None else round(gpu.clock_sm_mhz * _HOT_CLOCK_SHARE)
     return replace(gpu, temperature_c=_HOT_C, clock_sm_mhz=clock, throttle_reasons=("hw_thermal_slowdown",))
+
+
+def _slowdown(gpu: Gpu) -> Gpu:
+    return _with(gpu, throttle_reasons=("hw_slowdown",))
+
+
+def _ecc(gpu: Gpu) -> Gpu:
+    return _with(gpu, ecc_uncorrected=(gpu.ecc_uncorrected or 0) + 1)
+
+
+def _sram(gpu: Gpu) -> Gpu:
+    return _with(gpu, "sram_ecc_threshold", sram_threshold_exceeded=True)
+
+
+def _prohibited(gpu: Gpu) -> Gpu:
+    return _with(gpu, "compute_mode_prohibited", compute_mode="prohibited")
+
+
+def _fabric(gpu: Gpu) -> Gpu:
+    return _with(gpu, "fabric_route_unhealthy", fabric_faults=("fabric_route_unhealthy",))
+
+
+def _nvlink_down(gpu: Gpu) -> Gpu:
+    """Two links go down; seen where they were up before."""
+    links = gpu.nvlinks_up or 0
+    return _with(gpu, nvlinks_up=max(0, links - 2), nvlinks_down=min(links, 2))
+
+
+def _nvlink_errors(gpu: Gpu) -> Gpu:
+    return _with(gpu, nvlink_errors=(gpu.nvlink_errors or 0) + 1)
+
+
+def _pcie(gpu: Gpu) -> Gpu:
+    """A link of a quarter of its lanes, under the load that it is judged by."""
+    lanes = None if gpu.pcie_width_max is None else max(1, gpu.pcie_width_max // 4)
+    return _with(gpu, pcie_width=lanes, utilization_percent=90.0)
+
+
+def _with(gpu: Gpu, code: str | None = None, **figures: object) -> Gpu:
+    """Change figures of the whole GPU, and add the reason that they are by themselves."""
+    if gpu.parent_uuid is not None:
+        return gpu
+    changed = replace(gpu, **figures)  # type: ignore[arg-type]  # each caller names fields of its type
+    return changed if code is None else _with_reason(changed, reason(code))
 
 
 def _with_reason(gpu: Gpu, why: HealthReason) -> Gpu:
@@ -113,4 +162,19 @@ _FAULTS: Mapping[str, Callable[[Gpu], Gpu]] = {
     "unknown": _unknown,
     "degraded": _degraded,
     "hot": _hot,
+    "slowdown": _slowdown,
+    "ecc": _ecc,
+    "sram": _sram,
+    "reset": _reset_requested,
+    "prohibited": _prohibited,
+    "fabric": _fabric,
+    "nvlinkdown": _nvlink_down,
+    "nvlinkerrors": _nvlink_errors,
+    "pcie": _pcie,
 }
+
+_ANNOUNCED: Mapping[str, Callable[[Gpu], Gpu]] = {
+    xid_code(63): _degraded,
+    xid_code(154): _reset_requested,
+}
+"""What readings show after an Xid that counts for nothing itself."""

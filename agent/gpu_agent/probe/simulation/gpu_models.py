@@ -29,13 +29,25 @@ class GpuModel:
     memory_kind: MemoryKind = MemoryKind.DEDICATED
     mig: bool = False
     """Whether it has MIG."""
+    nvlinks: int = 0
+    """How many link it to others, through NVSwitches."""
 
+    @property
+    def pcie_generation(self) -> int:
+        """The fastest that GPUs of its age have."""
+        major = int(self.compute_capability.partition(".")[0])
+        return _PCIE_GENERATIONS.get(major, _NEWEST_PCIE)
+
+
+_PCIE_GENERATIONS = {7: 3, 8: 4}
+"""Compute capability → generation of PCIe, but for newer GPUs."""
+_NEWEST_PCIE = 5
 
 _TABLE = """
-B200-192GB    | NVIDIA B200              | 183359 | 10.0 | 1000 | 1965 | 3996 | mig
-H200-141GB    | NVIDIA H200              | 143771 |  9.0 |  700 | 1980 | 3201 | mig
+B200-192GB    | NVIDIA B200              | 183359 | 10.0 | 1000 | 1965 | 3996 | mig | 18 links
+H200-141GB    | NVIDIA H200              | 143771 |  9.0 |  700 | 1980 | 3201 | mig | 18 links
 GH200-96GB    | NVIDIA GH200 480GB       |  97871 |  9.0 |  900 | 1980 | 2619 | mig
-H100-80GB     | NVIDIA H100 80GB HBM3    |  81559 |  9.0 |  700 | 1980 | 2619 | mig
+H100-80GB     | NVIDIA H100 80GB HBM3    |  81559 |  9.0 |  700 | 1980 | 2619 | mig | 18 links
 A100-80GB     | NVIDIA A100-SXM4-80GB    |  81920 |  8.0 |  400 | 1410 | 1593 | mig
 A100-40GB     | NVIDIA A100-SXM4-40GB    |  40960 |  8.0 |  400 | 1410 | 1215 | mig
 L40S-48GB     | NVIDIA L40S              |  46068 |  8.9 |  350 | 2520 | 9001
@@ -65,6 +77,7 @@ def _parse_table() -> Iterator[GpuModel]:
             clock_memory_mhz=int(memory_clock),
             memory_kind=MemoryKind.UNIFIED if "unified" in traits else MemoryKind.DEDICATED,
             mig="mig" in traits,
+            nvlinks=18 if "18 links" in traits else 0,
         )
 
 

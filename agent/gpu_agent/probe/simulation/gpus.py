@@ -25,6 +25,7 @@ _IDLE_POWER_SHARE = 0.12
 _IDLE_TEMPERATURE_C = 31.0
 _TEMPERATURE_PER_POWER_SHARE_C = 42.0
 _IDLE_CLOCK_SHARE = 0.2
+_PCIE_LANES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,18 @@ def _reading(one: _SimulatedGpu, now: float) -> Gpu:
         clock_memory_mhz=gpu_model.clock_memory_mhz,
         ecc_uncorrected=0,
         retirement_pending=False,
+        sram_threshold_exceeded=False,
+        recovery_action="none",
         throttle_reasons=(),
+        compute_mode="default",
+        fabric_faults=() if gpu_model.nvlinks else None,
+        nvlinks_up=gpu_model.nvlinks or None,
+        nvlinks_down=0 if gpu_model.nvlinks else None,
+        nvlink_errors=0 if gpu_model.nvlinks else None,
+        pcie_generation=gpu_model.pcie_generation,
+        pcie_generation_max=gpu_model.pcie_generation,
+        pcie_width=_PCIE_LANES,
+        pcie_width_max=_PCIE_LANES,
         mig_enabled=False,
         processes=(),
     )

@@ -19,7 +19,12 @@ from gpu_agent.probe.simulation.gpu_models import GpuModel, SimulationError, fin
 
 MAX_GPUS = 64
 """How many GPUs one simulated machine may have."""
-FAULTS = ("lost", "degraded", "hot", "unknown", "hang")
+FAULTS = (
+    *("lost", "degraded", "hot", "unknown", "hang", "slowdown", "ecc", "sram", "reset", "prohibited"),
+    *("fabric", "nvlinkdown", "nvlinkerrors", "pcie"),
+)
+OF_NVLINK = frozenset({"fabric", "nvlinkdown", "nvlinkerrors"})
+"""Those of a GPU model with NVLinks only."""
 """Faults of a GPU, besides `xidN`; a hang is the whole driver's."""
 MODEL_STATES = ("downloading", "error", "gone")
 MIG_COMPUTE_PARTS = 7
@@ -150,6 +155,8 @@ def _group(text: str, *, whole: str) -> tuple[list[GpuPlan], list[SimulatedFault
     count, gpu_model = _counted(named.strip())
     profiles = parse_mig_layout(layout, gpu_model) if slash else ()
     faults = [_fault(each.strip(), count) for each in faults_text]
+    if not gpu_model.nvlinks and (impossible := OF_NVLINK & {fault.name for fault, _ in faults}):
+        raise SimulationError(f"{gpu_model.label} has no NVLink: leave out :{min(impossible)}.")
     hangs = [fault for fault, _ in faults if fault.name == "hang"]
     plans = [
         GpuPlan(

@@ -5,12 +5,13 @@ not subtracted again. Memory reserved on a GPU that the node no longer declares 
 GPUs, so it is subtracted from each of them until the claim ends.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gpu_agent.registry.dispatch.candidate import Candidate, Reservations, known_percent
 from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import GpuDemand, GpuKind, GpuSet, HeldGrant, Sharing, meets
+from gpu_agent.registry.job import GpuDemand, GpuSet, HeldGrant, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 
 _UNKNOWN_USE_PERCENT = 50.0
@@ -46,10 +47,10 @@ def usable_gpus(record: NodeRecord) -> list[GpuState]:
 
 def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
     """Count GPUs by kind."""
-    counts: dict[GpuKind, int] = {}
-    for gpu in gpus:
-        counts[gpu.kind] = counts.get(gpu.kind, 0) + 1
-    return tuple(sorted(counts.items()))
+    kinds = [gpu.kind for gpu in gpus]
+    if kinds and kinds.count(kinds[0]) == len(kinds):  # as almost always
+        return ((kinds[0], len(kinds)),)
+    return tuple(sorted(Counter(kinds).items()))
 
 
 def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
@@ -210,11 +211,10 @@ def _suffices(demand: GpuDemand, gpus: Iterable[GpuState]) -> bool:
 def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why no other job may use a GPU at all."""
     cordons = candidate.record.desired.gpu_cordons
-    if candidate.exclusive:
+    if candidate.exclusive or candidate.reserved:
         for uuid in _relatives(candidate.record, gpu):
             if uuid in candidate.exclusive and uuid not in candidate.reclaiming:
                 return str(candidate.exclusive[uuid])
-    if candidate.reserved:
         for uuid in _relatives(candidate.record, gpu):
             if uuid != gpu.uuid and _is_shared(candidate, uuid):
                 return f"shared by claims, as {uuid}"
@@ -240,12 +240,12 @@ def _is_shared(candidate: Candidate, uuid: str) -> bool:
     return reserved is not None and reserved.claims > (uuid in candidate.reclaiming)
 
 
-def _relatives(record: NodeRecord, gpu: GpuState) -> Iterator[str]:
+def _relatives(record: NodeRecord, gpu: GpuState) -> tuple[str, ...]:
     """List a GPU, its MIG parent and its MIG devices: while one is claimed, the others are not free."""
-    yield gpu.uuid
-    if gpu.parent_uuid is not None:
-        yield gpu.parent_uuid
-    yield from record.gpus.devices.get(gpu.uuid, ())
+    devices = record.gpus.devices.get(gpu.uuid, ())
+    if gpu.parent_uuid is None:
+        return (gpu.uuid, *devices)
+    return (gpu.uuid, gpu.parent_uuid, *devices)
 
 
 def _parent_is_sound(record: NodeRecord, gpu: GpuState) -> bool:

@@ -86,8 +86,8 @@ class GpuIdentities:
 
         A claim on a MIG device that this node declares no more counts as well.
         """
-        node_id = candidate.record.node_id
-        if self._holders:
+        node_id, uuid = candidate.record.node_id, gpu.uuid
+        if uuid in self._holders or uuid in self._parents or uuid in self._devices:  # else none is held
             for uuid in self._family(gpu.uuid):
                 for other, holder in self._holders.get(uuid, {}).items():
                     if other != node_id:

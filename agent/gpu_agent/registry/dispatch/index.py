@@ -389,9 +389,8 @@ class Index:
         usable, unheld, free = availability(candidate)
         candidate.record.unclaimed_use = used_without_claim(candidate, usable)
         before = candidate.usable, candidate.unheld, candidate.free, candidate.left
-        all_usable, left = gpu_set(usable), left_after_claims(candidate, usable)
-        as_usable = left is usable  # as almost always
-        now = all_usable, gpu_set(unheld), gpu_set(free), all_usable if as_usable else gpu_set(left)
+        left = left_after_claims(candidate, usable)
+        now = _sets_of(usable, unheld, free, left=left)
         candidate.usable, candidate.unheld, candidate.free, candidate.left = now
         if now != before:
             kinds = self._usable, self._unheld, self._free, self._left
@@ -545,6 +544,16 @@ def _most_of_each(sets: Iterable[GpuSet]) -> GpuSet:
     for kind, number in chain.from_iterable(sets):
         most[kind] = max(most.get(kind, 0), number)
     return tuple(most.items())
+
+
+def _sets_of(
+    usable: list[GpuState], unheld: list[GpuState], free: list[GpuState], *, left: list[GpuState]
+) -> tuple[GpuSet, GpuSet, GpuSet, GpuSet]:
+    """Count each by kind; those that are as many as what they are a part of are the same."""
+    of_usable = gpu_set(usable)
+    of_unheld = of_usable if len(unheld) == len(usable) else gpu_set(unheld)
+    of_free = of_unheld if len(free) == len(unheld) else gpu_set(free)
+    return of_usable, of_unheld, of_free, of_usable if len(left) == len(usable) else gpu_set(left)
 
 
 def _grew(before: GpuSet, now: GpuSet) -> bool:

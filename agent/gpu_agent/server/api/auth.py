@@ -24,7 +24,7 @@ from starlette.types import Message
 
 from gpu_agent.registry.tokens import Credential, Role, allows
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.api.errors import ApiError
+from gpu_agent.server.api.errors import ApiError, refuse_many_fields
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host, trace_id_of
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
@@ -153,6 +153,12 @@ class RequestChecks:
     async def _read_and_handle(self, request: Request, handler: Handler) -> Response:
         """Read a body to its end, within the limits, and let the route answer."""
         self._check_headers(request)
+        if _has_small_body(request):
+            try:
+                await request.body()
+                return await handler(request)
+            except ClientDisconnect:
+                return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
         credential = cast("Caller", request.state.caller).credential
         token_id = None if credential is None else credential.token_id
         read_bytes = large_bytes = 0
@@ -170,7 +176,7 @@ class RequestChecks:
 
         try:
             bounded = Request(request.scope, receive)
-            await bounded.body()  # FastAPI finds it read
+            refuse_many_fields(request, await bounded.body())  # FastAPI finds it read
             return await handler(bounded)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -239,6 +245,13 @@ def _call(request: Request, credential: Credential | None) -> dict[str, object]:
         "name": None if credential is None else credential.name,
         **({} if trace_id is None else {"trace_id": trace_id}),
     }
+
+
+def _has_small_body(request: Request) -> bool:
+    """Whether a request says that its body is one that is always read: then it takes nothing of a limit."""
+    headers = request.headers
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= SMALL_BODY_BYTES
 
 
 def _check_path(request: Request) -> None:

@@ -11,13 +11,16 @@ needs:
 
 import asyncio
 from http import HTTPStatus
+from typing import cast
 
 import h11
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gpu_agent.server.api.errors import problem_response
+from gpu_agent.server.api.plain_requests import PlainCycle, PlainRequest, read_plain
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
 MAX_CONNECTIONS = 320
@@ -82,10 +85,15 @@ class ApiConnection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limit: ConnectionLimit,
+        plain: bool = True,
     ) -> None:
+        """Make a connection; without `plain` the parser reads every request, for comparison."""
         super().__init__(config, server_state, app_state, _loop)
+        self._reads_plain = plain
         self.conn: _Reader = _Reader(h11.SERVER, MOST_HEAD_BYTES)
         self._limit = limit
+        self._early = b""
+        """What came behind a plain request before its answer."""
         self._overdue: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -104,13 +112,24 @@ class ApiConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; once a request is complete its answer may take its time."""
-        super().data_received(data)
+        if self._is_busy and isinstance(self.cycle, PlainCycle):
+            self._early += data
+            self.flow.pause_reading()
+            return
+        plain = read_plain(bytes(data)) if self._may_be_plain else None
+        if plain is None:
+            super().data_received(data)
+        else:
+            self._begin(plain)
         if self._is_busy:
             self._become_busy()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless it has arrived already."""
         super().on_response_complete()
+        if self._early and not self.transport.is_closing():
+            data, self._early = self._early, b""
+            self.data_received(data)
         if not self._is_busy:
             self._become_idle()
 
@@ -151,6 +170,43 @@ class ApiConnection(H11Protocol):
         self._become_busy()
         self.transport.abort()
         self._limit.log("operator_connection_dropped", self, reason)
+
+    def _begin(self, plain: PlainRequest) -> None:
+        """Let the application answer a plain request, as `handle_events` does for others."""
+        self._unset_keepalive_if_required()
+        scope = {
+            **plain.scope(),
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = cycle = PlainCycle(
+            scope=cast("HTTPScope", scope),
+            conn=self.conn,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            on_response=self.on_response_complete,
+        )
+        cycle.body, cycle.more_body = bytearray(plain.body), False
+        cycle.message_event.set()
+        task = self.loop.create_task(cycle.run_asgi(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    @property
+    def _may_be_plain(self) -> bool:
+        """True when the next byte begins a request that may be a plain one."""
+        reader = self.conn
+        if not self._reads_plain:
+            return False
+        return reader.our_state is reader.their_state is h11.IDLE and reader.trailing_data == (b"", False)
 
     @property
     def _is_busy(self) -> bool:

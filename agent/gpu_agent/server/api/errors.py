@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match, Route
 
@@ -29,6 +30,8 @@ from gpu_agent.wire.api import Problem
 from gpu_agent.wire.codes import ErrorCode
 
 T = TypeVar("T")
+Steps = tuple[int | str, ...]
+"""Where in a body something is."""
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -61,6 +64,11 @@ STATUSES: Mapping[str, HTTPStatus] = {
 
 _ERRORS_NAMED = 20
 """Of one request: a body of 1 MiB may hold 50,000, and to name them all took 19 seconds."""
+_MOST_FIELDS = 256
+"""Of one object, where the fields are known: many more than the largest model has."""
+_DEEPEST_MODEL = 3
+"""Steps to the deepest object of a request that is a model."""
+_LONGEST_SIMILAR = 64
 _LEAST_SIMILARITY = 0.7
 _MEANT = {
     "gpu": "gpu_count",
@@ -94,6 +102,15 @@ def raise_if_refused(refusal: Refusal | None) -> None:
     """End the request if the fleet refused it."""
     if refusal is not None:
         raise ApiError(refusal.code, refusal.message)
+
+
+async def refuse_body(request: Request, found: object, *, instead: str) -> None:
+    """Refuse the body of a DELETE, which nothing reads, where that would end what was `found`.
+
+    What is not found (None) is so whatever the request carries. `instead` says what names the thing.
+    """
+    if found is not None and await request.body():
+        raise ApiError("INVALID_REQUEST", f"a DELETE has no body, and nothing reads one: {instead}")
 
 
 def unknown_node(node_id: str) -> ApiError:
@@ -219,6 +236,38 @@ async def on_internal_error(_: Request, __: Exception) -> Response:
     )
 
 
+def refuse_many_fields(request: Request, content: bytes) -> None:
+    """Refuse a body with an object of very many unknown fields, before a model makes an error of each.
+
+    Raises `RequestValidationError`. A body that is no JSON is left to the model.
+    """
+    try:
+        body = from_json(content)
+    except ValueError:
+        return
+    for steps, fields in _objects_in(body, ()):
+        known = _fields_at(request, "body", steps) if len(fields) > _MOST_FIELDS else ()
+        unknown = fields.keys() - set(known)
+        if known and len(unknown) > _MOST_FIELDS:
+            named = [name for name in fields if name in unknown]
+            raise RequestValidationError(
+                [_unknown_field(("body", *steps, name)) for name in named], body=body
+            )
+
+
+def _objects_in(value: object, steps: Steps) -> Iterator[tuple[Steps, Mapping[str, object]]]:
+    if isinstance(value, dict):
+        yield steps, value
+    below = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    for step, inner in below:
+        if isinstance(inner, dict | list) and len(steps) < _DEEPEST_MODEL:
+            yield from _objects_in(inner, (*steps, step))
+
+
+def _unknown_field(place: Steps) -> dict[str, object]:
+    return {"type": "extra_forbidden", "loc": place, "msg": ""}
+
+
 def _field_error(error: Mapping[str, Any], request: Request, body: object) -> dict[str, str]:
     """Name the field and the problem; where a body is no JSON, the field is the whole."""
     if error["type"] == "json_invalid":
@@ -243,6 +292,8 @@ def _steps_in(value: Any, steps: Sequence[Any]) -> Iterator[int | str]:  # noqa:
 
 def _did_you_mean(meant: str, known: Sequence[str]) -> str:
     """Name the known field that is nearest to an unknown one, where one is near."""
+    if len(meant) > _LONGEST_SIMILAR:  # to compare long names takes long
+        return ""
     near = [one for one in known if one == _MEANT.get(meant)]
     near = near or difflib.get_close_matches(meant, known, 1, _LEAST_SIMILARITY)
     near = near or [one for one in known if one.startswith(meant) or meant.startswith(one)][:1]

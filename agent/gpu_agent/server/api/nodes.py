@@ -29,7 +29,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.server.api.claims import requester_of
-from gpu_agent.server.api.errors import raise_if_refused, unknown_node
+from gpu_agent.server.api.errors import raise_if_refused, refuse_body, unknown_node
 from gpu_agent.server.api.routing import (
     EVENT_ID,
     WITH_EVENT_ID,
@@ -277,8 +277,9 @@ async def check_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMP
     openapi_extra=needs("admin"),
     responses=refusals(404, 503),
 )
-async def remove_node(node_id: NodeId, registry: Registry) -> None:
+async def remove_node(node_id: NodeId, *, request: Request, registry: Registry) -> None:
     """Remove a node's record; a connected node is disconnected first, and may register again."""
+    await refuse_body(request, registry.node(node_id), instead="`node_id` in the path names the node")
     raise_if_refused(await registry.remove(node_id))
 
 

@@ -5,12 +5,12 @@ Only the answer to a creation holds the secret.
 
 from typing import Annotated
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import Field
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.tokens import Role
-from gpu_agent.server.api.errors import ApiError, once_stored, raise_if_refused
+from gpu_agent.server.api.errors import ApiError, once_stored, raise_if_refused, refuse_body
 from gpu_agent.server.api.nodes import changed_node
 from gpu_agent.server.api.routing import NodeId, Registry, TokenId, api_router, needs, refusals
 from gpu_agent.wire.api import (
@@ -66,8 +66,10 @@ async def create_token(request: TokenRequest, response: Response, registry: Regi
     openapi_extra=needs("admin"),
     responses=refusals(404, 503),
 )
-async def revoke_token(token_id: TokenId, registry: Registry) -> None:
+async def revoke_token(token_id: TokenId, *, request: Request, registry: Registry) -> None:
     """Revoke a join or operator token; nodes that joined with it stay."""
+    known = registry.tokens.known(token_id)
+    await refuse_body(request, known or None, instead="`token_id` in the path names the token")
     raise_if_refused(await registry.tokens.revoke(token_id))
 
 

@@ -1,0 +1,167 @@
+"""An NVML child forked from a command that has loaded next to nothing: the quickest way to start one.
+
+A child that is executed starts a second interpreter, and a command that has read its arguments has loaded
+half of what it needs. So the program forks first where all of this holds, and else executes the child later:
+
+- no thread runs, whose locks the child would inherit taken;
+- the environment holds no credential: a forked process has its parent's for as long as it is stuck;
+- no module is loaded from the working directory, where a file may pass for one of ours;
+- no earlier child is stuck.
+
+No driver library lives through the fork: only the child ever loads one.
+"""
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from gpu_agent.probe.nvml.stuck_child import find_stuck_child
+
+REQUEST = b'{"id": 1, "request": "read"}\n'
+
+_OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
+_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
+"""Parts of names: no driver needs such a variable, and a stuck child would hold it as long as it is stuck."""
+_OTHERS = ("-h", "--help", "--watch", "--simulate")
+"""Words of a probe that does not read the GPUs once."""
+
+_STDERR = 2
+_SIGTERM = 15
+_READ_BYTES = 1 << 16
+_FIRST_WAIT_SECONDS = 0.0005
+_LONGEST_WAIT_SECONDS = 0.05
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name may hold a credential."""
+    upper = name.upper()
+    return upper.startswith(_OURS) or any(part in upper for part in _SECRET_PARTS)
+
+
+class ForkedChild:
+    """A child that was asked for one reading."""
+
+    def __init__(self, pid: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.requested_at = time.monotonic()
+        self.returncode: int | None = None
+        self._outputs = {stdout: b"", stderr: b""}
+        self._open = [stdout, stderr]
+
+    def collect(self, timeout_seconds: float) -> tuple[bytes, bytes]:
+        """Read all that it writes until it ends, or so long: then its `returncode` is None."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._open and (ready := self._await_output(deadline)):
+            for descriptor in ready:
+                self._read(descriptor)
+        if not self._open:
+            self._await_end(deadline)
+        output, errors = self._outputs.values()
+        return output, errors
+
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD is ignored since before our start: the kernel reaped it
+                pid, status = self.pid, 0
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def abandon(self, grace_seconds: float = 0.0) -> None:
+        """Send SIGTERM where it still runs, and wait no longer than that; its output is read no more."""
+        if self.poll() is None:
+            os.kill(self.pid, _SIGTERM)
+            self._await_end(time.monotonic() + grace_seconds)
+        while self._open:
+            os.close(self._open.pop())
+
+    def _await_output(self, deadline: float) -> list[int]:
+        poll = select.poll()
+        for descriptor in self._open:
+            poll.register(descriptor, select.POLLIN)
+        return [descriptor for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+
+    def _read(self, descriptor: int) -> None:
+        data = os.read(descriptor, _READ_BYTES)
+        self._outputs[descriptor] += data
+        if not data:
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+    def _await_end(self, deadline: float) -> int | None:
+        wait = _FIRST_WAIT_SECONDS
+        while self.poll() is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(wait, left))
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+        return self.returncode
+
+
+def fork_for(words: Sequence[str], run_child: Callable[[], None]) -> ForkedChild | None:
+    """Fork a child where these arguments ask for one reading of the GPUs, and nothing speaks against it.
+
+    `run_child` is called in the child: it answers the request on stdin as `child.main` does.
+    """
+    if words[:1] != ["probe"] or any(word.partition("=")[0] in _OTHERS for word in words):
+        return None
+    if not _may_fork() or find_stuck_child() is not None:
+        return None
+    pipes = [os.pipe() for _ in range(3)]
+    if min(map(min, pipes)) <= _STDERR:  # a standard stream is closed: a child would write over its own pipes
+        _close(end for pipe in pipes for end in pipe)
+        return None
+    (stdin, request), (output, stdout), (errors, stderr) = pipes
+    try:
+        pid = os.fork()
+    except OSError:
+        _close(end for pipe in pipes for end in pipe)
+        return None
+    if pid == 0:
+        _become_child((stdin, stdout, stderr), run_child)
+    _close((stdin, stdout, stderr))
+    os.write(request, REQUEST)  # a pipe has room for it
+    os.close(request)
+    return ForkedChild(pid, output, errors)
+
+
+def _may_fork() -> bool:
+    if sys.platform != "linux" or any(map(is_secret, os.environ)):
+        return False
+    try:
+        return len(os.listdir("/proc/self/task")) == 1 and sys.path[0] not in ("", os.getcwd())  # noqa: PTH109, PTH208 - before pathlib
+    except OSError:
+        return False
+
+
+def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None]) -> None:
+    """Answer as the child and end: this process never comes back to what the command would do."""
+    try:
+        os.setsid()  # a Ctrl-C meant for the command does not reach it
+        for number, end in enumerate(streams):
+            os.dup2(end, number)
+        _close_others()
+        run_child()
+    except BaseException:  # noqa: BLE001 - whatever it is must not become the command's
+        import traceback  # noqa: PLC0415 - as above
+
+        os.write(_STDERR, traceback.format_exc().encode("utf-8", "replace"))
+    finally:
+        os._exit(1)
+
+
+def _close_others() -> None:
+    """Close what the command inherited, as an executed child has it closed."""
+    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - before pathlib
+        if number > _STDERR:
+            try:
+                os.close(number)
+            except OSError:  # that of the listing itself
+                continue
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
