@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.nvml_fake.control import FakeNvml
+from tests.probe.models.caches import repository, revision, whisper_files
 from tests.programs import COMMAND
 
 _LIST = """\
@@ -75,8 +76,10 @@ def test_a_probe_loads_nothing_that_generates_code_starts_processes_or_calls_a_d
     fake = FakeNvml(tmp_path, gpus=1)
     needed = ("LD_LIBRARY_PATH", "NVML_FAKE_CONTROL")
     environment = {name: value for name, value in fake.environment().items() if name in needed}
-    modules = imported_by("probe", "--json", environment={**environment, "HOME": str(tmp_path)})
-    assert "gpu_agent.probe.snapshot" in modules
+    hub = tmp_path / "hub"
+    repository(hub, "org/model").snapshot(revision(1), whisper_files())
+    modules = imported_by("probe", "--json", environment={**environment, "HF_HUB_CACHE": str(hub)})
+    assert {"gpu_agent.probe.snapshot", "gpu_agent.probe.models.huggingface"} <= modules
     unneeded = {
         *("dataclasses", "inspect", "subprocess", "signal", "tempfile", "shutil", "logging"),
         *("psutil", "socket", "platform", "ctypes", "pynvml"),

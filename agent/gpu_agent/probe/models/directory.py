@@ -10,7 +10,6 @@ model an error; no version is invented: without a stated one or a downloaded rev
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpu_agent.probe.models.files import (
@@ -37,6 +36,7 @@ from gpu_agent.probe.models.weights import (
     stem_of,
     whole_name,
 )
+from gpu_agent.records import dataclass, field
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "directory"

@@ -11,13 +11,13 @@ library moves a blob into its place only when it is whole.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.probe.models.files import FolderReader, join_path, list_root, list_units, readable, reason
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
 from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, split_models
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "huggingface"

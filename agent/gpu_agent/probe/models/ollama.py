@@ -13,7 +13,6 @@ belongs to no model.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.probe.models.files import (
@@ -29,6 +28,7 @@ from gpu_agent.probe.models.gguf import gguf_problem, kind_of_gguf_architecture
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
 from gpu_agent.probe.models.weights import fetch_progress, parse_object
+from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"

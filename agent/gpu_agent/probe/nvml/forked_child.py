@@ -11,6 +11,7 @@ half of what it needs. So the program forks first where all of this holds, and e
 No driver library lives through the fork: only the child ever loads one.
 """
 
+import json  # noqa: F401 - command and child need it, and all that it brings: it is loaded once for both
 import os
 import select
 import sys

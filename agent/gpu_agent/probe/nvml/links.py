@@ -4,7 +4,6 @@ Runs inside the NVML child, with the binding handed in. Nothing is judged here: 
 a fault depends on earlier readings, which `health.history` knows.
 """
 
-import ctypes
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -44,17 +43,6 @@ _MASK = (
 """Parts of the health mask (NVML_GPU_FABRIC_HEALTH_MASK_*): shift, width, reason code, values with it."""
 
 
-class _FabricInfoV1(ctypes.Structure):
-    """NVML's `nvmlGpuFabricInfo_t`, which the binding will drop."""
-
-    _fields_ = (
-        ("clusterUuid", ctypes.c_ubyte * 16),
-        ("status", ctypes.c_uint),
-        ("cliqueId", ctypes.c_uint),
-        ("state", ctypes.c_ubyte),
-    )
-
-
 def read_fabric(nvml: ModuleType, handle: object) -> Values:
     """List what is wrong with the GPU's place in the fabric, as reason codes.
 
@@ -78,13 +66,27 @@ def read_fabric(nvml: ModuleType, handle: object) -> Values:
 
 
 def _fabric_info(nvml: ModuleType, handle: object) -> object:
+    import ctypes  # noqa: PLC0415 - the child has it; others only need the names of readings
+
     info = nvml.c_nvmlGpuFabricInfo_v2_t()
     nvml.nvmlDeviceGetGpuFabricInfoV(handle, ctypes.byref(info))
     return info
 
 
 def _fabric_info_v1(nvml: ModuleType, handle: object) -> object:
-    info = _FabricInfoV1()
+    import ctypes  # noqa: PLC0415 - as above
+
+    class FabricInfoV1(ctypes.Structure):
+        """NVML's `nvmlGpuFabricInfo_t`, which the binding will drop."""
+
+        _fields_ = (
+            ("clusterUuid", ctypes.c_ubyte * 16),
+            ("status", ctypes.c_uint),
+            ("cliqueId", ctypes.c_uint),
+            ("state", ctypes.c_ubyte),
+        )
+
+    info = FabricInfoV1()
     nvml.nvmlDeviceGetGpuFabricInfo(handle, ctypes.byref(info))
     return info
 

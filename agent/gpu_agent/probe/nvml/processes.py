@@ -52,7 +52,7 @@ def _described(one: object) -> Values:
 
 
 def _by_first_version(nvml: ModuleType, handle: object) -> Sequence[object]:
-    import ctypes  # noqa: PLC0415 - the child has it; programs that only know the names of readings need it not
+    import ctypes  # noqa: PLC0415 - the child has it; others only need the names of readings
 
     class ProcessInfoV1(ctypes.Structure):
         """NVML's `nvmlProcessInfo_v1_t`, which the binding no longer has."""

@@ -15,7 +15,6 @@ Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -318,6 +317,8 @@ def _compute_mode(nvml: ModuleType, handle: object) -> Values:
 
 def _sram_threshold(nvml: ModuleType, handle: object) -> Values:
     """Read whether SRAM errors exceed the limit of NVIDIA's field diagnostic; most drivers tell root only."""
+    import ctypes  # noqa: PLC0415 - the child has it; others only need the names of readings
+
     status = nvml.c_nvmlEccSramErrorStatus_v1_t()
     nvml.nvmlDeviceGetSramEccErrorStatus(handle, ctypes.byref(status))
     return {"sram_threshold_exceeded": bool(status.bThresholdExceeded)}
