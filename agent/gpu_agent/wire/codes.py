@@ -175,6 +175,8 @@ NODE_CHECKS: tuple[str, ...] = ("gpu_count", "hook")
 GPU_CHECKS: tuple[str, ...] = (
     "gpu_model",
     "recovery_action",
+    "compute_mode",
+    "fabric",
     "pcie_link",
     "memory_bandwidth",
 )

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 
 from gpu_agent.probe.checks.cuda import CudaError, NoCudaError, measure_copies
-from gpu_agent.probe.nvml.stuck_child import set_process_name
+from gpu_agent.probe.nvml.stuck_child import Registration
 
 CHECK_NAME = "gpu-agent-check"
 """The process name, by which a stuck child is found; the kernel stores 15 bytes."""
@@ -34,8 +34,8 @@ Figures = dict[str, float | bool]
 
 def main() -> None:
     """Check the GPU that the argument names."""
-    set_process_name(CHECK_NAME)
     asked = json.loads(sys.argv[1])
+    registration = Registration(asked.get("process_name", CHECK_NAME))
     folder = device_folder(asked["sys_dir"], asked.get("pci_bus_id"))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a driver library is known to print
@@ -47,6 +47,7 @@ def main() -> None:
         link = {**loaded, "under_load": True} if loaded else link
     json.dump({"link": link, "copies": copies}, answers)
     answers.flush()
+    del registration
     os._exit(0)  # the driver library's own exit handlers are known to hang
 
 

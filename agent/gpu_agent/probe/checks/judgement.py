@@ -14,6 +14,7 @@ from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.inventory import Gpu, GpuReport
 
 _NO_RECOVERY = "none"
+_PROHIBITED = "prohibited"
 _DETAIL_CHARACTERS = 200
 _MAX_NAMED = 4
 
@@ -74,6 +75,13 @@ def judge_reading(gpu: Gpu, expected: Expected) -> Iterator[Result]:
         ok = gpu.recovery_action == _NO_RECOVERY
         detail = "the driver asks for none" if ok else f"the driver asks for it: {gpu.recovery_action}"
         yield Result(name="recovery_action", scope=gpu.uuid, ok=ok, detail=_short(detail))
+    if gpu.compute_mode is not None:
+        ok = gpu.compute_mode != _PROHIBITED
+        detail = gpu.compute_mode if ok else f"{gpu.compute_mode}: no program can use it"
+        yield Result(name="compute_mode", scope=gpu.uuid, ok=ok, detail=_short(detail))
+    if gpu.fabric_faults is not None:
+        detail = ", ".join(gpu.fabric_faults) or "all is well"
+        yield Result(name="fabric", scope=gpu.uuid, ok=not gpu.fabric_faults, detail=_short(detail))
 
 
 def judge_child(gpu: Gpu, ended: Ended | Unfinished, expected: Expected) -> Iterator[Result]:

@@ -16,8 +16,9 @@ from gpu_agent.wire.inventory import Gpu, GpuReport
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.checks.child")
 
-_SIMULATED_LINK = {"width": 16, "max_width": 16, "speed": 32.0, "max_speed": 32.0, "under_load": True}
-_SIMULATED_GB_S = 52.0
+_GT_S_OF_GENERATION = {1: 2.5, 2: 5.0, 3: 8.0, 4: 16.0, 5: 32.0, 6: 64.0}
+_SHARE_OF_THE_LINK = 0.82
+_BITS_IN_A_BYTE = 8
 
 RunChild = Callable[[Gpu, str | None, threading.Event], Ended | Unfinished]
 """Runs the child for a GPU; the text says why nothing may be copied, None where it may."""
@@ -33,6 +34,7 @@ def real_child(processes: CheckProcesses, *, seconds: float, sys_dir: Path) -> R
             "sys_dir": str(sys_dir),
             "copies": why_no_copies is None,
             "why_no_copies": why_no_copies,
+            "process_name": processes.name,
         }
         return processes.run((*CHILD_COMMAND, json.dumps(asked)), deadline_seconds=seconds, stop=stop)
 
@@ -40,13 +42,21 @@ def real_child(processes: CheckProcesses, *, seconds: float, sys_dir: Path) -> R
 
 
 def simulated_child(gpu: Gpu, why_no_copies: str | None, _stop: threading.Event) -> Ended | Unfinished:
-    """Answer for a simulated GPU: one with a fault fails."""
-    copies: dict[str, object] = {"to_gb_s": _SIMULATED_GB_S, "from_gb_s": _SIMULATED_GB_S}
+    """Answer for a simulated GPU by its reading: one with a fault fails, and a narrow link is slow."""
+    link = {
+        "width": gpu.pcie_width,
+        "max_width": gpu.pcie_width_max,
+        "speed": _GT_S_OF_GENERATION.get(gpu.pcie_generation or 0),
+        "max_speed": _GT_S_OF_GENERATION.get(gpu.pcie_generation_max or 0),
+        "under_load": True,
+    }
+    rate = (gpu.pcie_width or 0) * (link["speed"] or 0) / _BITS_IN_A_BYTE * _SHARE_OF_THE_LINK
+    copies: dict[str, object] = {"to_gb_s": round(rate, 1), "from_gb_s": round(rate, 1)}
     if why_no_copies is not None:
         copies = {"not_run": why_no_copies}
     elif gpu.reasons:
         copies = {"problem": f"the GPU has a fault: {', '.join(one.code for one in gpu.reasons)}"}
-    return Ended(returncode=0, output=json.dumps({"link": _SIMULATED_LINK, "copies": copies}))
+    return Ended(returncode=0, output=json.dumps({"link": link, "copies": copies}))
 
 
 def check_gpu(

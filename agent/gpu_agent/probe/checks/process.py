@@ -51,8 +51,12 @@ class Unfinished:
 class CheckProcesses:
     """Starts one check process at a time; its methods are called from one thread at a time."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        """`environ` is given to each process, without what may be a credential."""
+    def __init__(self, environ: Mapping[str, str], *, name: str = CHECK_NAME) -> None:
+        """`environ` is given to each process, without what may be a credential.
+
+        `name` is the process name by which a stuck child of another agent or command is found.
+        """
+        self.name = name
         self._environ = without_credentials(environ)
         self._left_behind: subprocess.Popen[bytes] | None = None
 
@@ -66,7 +70,7 @@ class CheckProcesses:
         self, command: Sequence[str], *, deadline_seconds: float, stop: threading.Event
     ) -> Ended | Unfinished:
         """Run a command, without a shell; once `stop` is set, it is asked to end and not waited for."""
-        stuck_pid = self.left_behind_pid or find_stuck_child(CHECK_NAME)
+        stuck_pid = self.left_behind_pid or find_stuck_child(self.name)
         if stuck_pid is not None:
             return Unfinished(f"an earlier check, process {stuck_pid}, was asked to end and has not")
         try:
@@ -79,7 +83,7 @@ class CheckProcesses:
                 start_new_session=True,
             )
         except OSError as error:
-            return Unfinished(f"{command[0]} could not be started ({error.strerror or error})")
+            return Unfinished(f"it could not be started ({error.strerror or error})")
         output = _Output(process.stdout)
         deadline = time.monotonic() + deadline_seconds
         try:
