@@ -78,6 +78,52 @@ def test_gpus_without_uuids_are_not_shared_while_an_exclusive_claim_holds_one_of
     assert isinstance(registry.claim("other", min_gpu_memory_mb=30_000), Claim)
 
 
+@pytest.mark.parametrize("layout", [(WHOLE,), (WHOLE, DEVICE)])
+@pytest.mark.parametrize("demands", [{"gpu_count": 1}, {"min_gpu_memory_mb": 30_000}])
+def test_a_job_gets_the_gpu_that_is_held_for_it_on_a_mig_device_of_an_earlier_layout(
+    layout: tuple[GpuDeclaration, ...], demands: dict[str, int]
+) -> None:
+    """Its node declares the device no more, or declares it once more."""
+    registry = ready(WHOLE, DEVICE)
+    old = registry.claim("job", ttl_seconds=10.0, **demands)
+    assert old.grants[0].gpu_uuids == ("MIG-0",)
+    registry.heartbeats(1, every=15.0, gpus=None, running_jobs=("job",), hardware=machine(WHOLE))
+    registry.heartbeats(1, gpus=None, running_jobs=("job",), hardware=machine(*layout))
+    assert registry.node().held
+    assert isinstance(registry.claim("other", **demands), NoAvailableNode)
+    new = registry.claim("job", **demands)
+    assert isinstance(new, Claim)
+    assert new.grants[0].gpu_uuids == (layout[-1].uuid,)
+    assert not registry.node().held
+    registry.release("job", new.claim_id)
+    registry.heartbeats(1, gpus=None)
+    assert isinstance(registry.claim("other", **demands), Claim)
+
+
+def test_a_job_does_not_get_a_gpu_of_which_another_holds_a_device_too() -> None:
+    registry = ready(WHOLE, DEVICE, DEVICE.model_copy(update={"uuid": "MIG-2"}))
+    registry.claim("job", gpu_count=1, ttl_seconds=10.0)
+    other = registry.claim("other", gpu_count=1, ttl_seconds=600.0)
+    registry.heartbeats(1, every=15.0, gpus=None, running_jobs=("job",), hardware=machine(WHOLE))
+    assert isinstance(registry.claim("job", gpu_count=1), NoAvailableNode)
+    registry.release("other", other.claim_id)
+    registry.heartbeats(1, gpus=None, running_jobs=("job",))
+    assert registry.claim("job", gpu_count=1).grants[0].gpu_uuids == ("GPU-0",)
+
+
+@pytest.mark.parametrize("demands", [{"gpu_count": 1}, {"min_gpu_memory_mb": 20_000}])
+def test_a_job_gets_a_gpu_of_another_list_where_only_its_own_claim_was_from_the_earlier_one(
+    demands: dict[str, int],
+) -> None:
+    registry = ready(LARGE, SMALL)
+    registry.claim("job", gpu_name="L4", ttl_seconds=10.0, **demands)
+    registry.heartbeats(1, every=15.0, gpus=None, running_jobs=("job",), hardware=machine(SMALL, LARGE))
+    assert registry.node().held
+    assert isinstance(registry.claim("other", gpu_count=1), NoAvailableNode)
+    assert isinstance(registry.claim("job", gpu_name="L4", **demands), Claim)
+    assert not registry.node().held
+
+
 def test_a_gpu_that_shows_a_process_stays_held_beside_one_that_shows_nothing() -> None:
     registry = Registry(claim_ttl_seconds=60.0)
     registry.register(hardware=hardware(2))

@@ -107,6 +107,8 @@ class Candidate:
     """By UUID: when the last claim on it ended; only readings made after that show what uses it."""
     reclaiming: Mapping[str, int] = field(default_factory=dict)
     """By UUID of a GPU held for the job that is placed now: the MiB that its hold keeps from others."""
+    reclaimed: str | None = None
+    """The id of the ended claim by which these are held."""
     slot_only: int = 0
     """Claims of a slot alone: they use a worker on the node, on one of its GPUs."""
     reservation: QueueReservation | None = None
@@ -144,6 +146,13 @@ class Candidate:
     """Free memory of the shared GPUs in steps of the index, the freest first."""
     room: tuple[int, ...] = ()
     """Those of `free_memory` that the index holds, one per rank."""
+
+    def is_held_by_others(self, uuid: str) -> bool:
+        """Whether claims hold a GPU, or ended ones do, besides the one that is reclaimed."""
+        reserved = self.reserved.get(uuid)
+        if reserved is not None:
+            return reserved.claims > (uuid in self.reclaiming)
+        return uuid in self.exclusive and uuid not in self.reclaiming
 
 
 def best_score(weights: Thresholds) -> int:

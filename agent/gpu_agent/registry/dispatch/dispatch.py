@@ -435,13 +435,13 @@ class Dispatch:
         """Let what is held for a job be no obstacle to the job itself."""
         for one in own:
             candidate = self._index.candidates[one.node_id]
-            candidate.reclaiming = reclaimable(candidate, one)
+            candidate.reclaiming, candidate.reclaimed = reclaimable(candidate, one), one.claim.claim_id
             self._index.update_claims(candidate, made=True)  # this frees nothing for others
 
     def _end_reclaim(self, own: Sequence[HeldGrant]) -> None:
         for one in own:
             candidate = self._index.candidates[one.node_id]
-            candidate.reclaiming = {}
+            candidate.reclaiming, candidate.reclaimed = {}, None
             self._index.update_claims(candidate, made=True)
 
     def _reserve(self, claim: Claim, now: float) -> None:

@@ -129,8 +129,12 @@ def free_mb(record: NodeRecord, gpu: GpuState, reserved: Reservations) -> int | 
 
 def available_mb(candidate: Candidate, gpu: GpuState) -> int | None:
     """Return the memory that the job that is placed now can use: what is held for it, it may have again."""
-    free = free_mb(candidate.record, gpu, candidate.reserved)
-    return None if free is None else free + candidate.reclaiming.get(gpu.uuid, 0)
+    free, reclaiming = free_mb(candidate.record, gpu, candidate.reserved), candidate.reclaiming
+    if free is None or not reclaiming:
+        return free
+    declared = candidate.record.gpus.keys()
+    undeclared = sum(one for uuid, one in reclaiming.items() if uuid not in declared)
+    return free + reclaiming.get(gpu.uuid, 0) + undeclared
 
 
 def reclaimable(candidate: Candidate, held: HeldGrant) -> dict[str, int]:
@@ -143,7 +147,9 @@ def reclaimable(candidate: Candidate, held: HeldGrant) -> dict[str, int]:
     own = dict.fromkeys(held.gpu_uuids, 0)
     for uuid in own:
         reserved, gpu = candidate.reserved.get(uuid), record.gpus.get(uuid)
-        if reserved is not None and gpu is not None:
+        if reserved is not None and gpu is None:
+            own[uuid] = need_mb  # which is reserved on each GPU in its place
+        elif reserved is not None and gpu is not None:
             own[uuid] = min(need_mb, reserved.unshown_mb(used_mb(record, gpu))) if gone else need_mb
     return own
 
@@ -171,7 +177,8 @@ def is_list_outdated(candidate: Candidate) -> bool:
     record, list_id = candidate.record, candidate.record.gpus.list_id
     if not list_id and not any(uuid.startswith("#") for uuid in (*candidate.exclusive, *candidate.reserved)):
         return False
-    claims = (*record.claims.values(), *(one.claim for one in record.held.values()))
+    held = [one.claim for one in record.held.values() if one.claim.claim_id != candidate.reclaimed]
+    claims = (*record.claims.values(), *held)
     grants = (claim.on(record.node_id) for claim in claims)
     return any(grant is not None and grant.gpu_uuids and grant.gpu_list != list_id for grant in grants)
 

@@ -92,7 +92,8 @@ class GpuIdentities:
                 for other, holder in self._holders.get(uuid, {}).items():
                     if other != node_id:
                         return f"{holder} on node {other}"
-                    if uuid not in candidate.record.gpus:  # of an earlier MIG layout of this node
+                    if uuid not in candidate.record.gpus and candidate.is_held_by_others(uuid):
+                        # of an earlier MIG layout of this node
                         return f"{holder}, as {uuid}"
         owner = self._owner.get(gpu.uuid)
         if gpu.uuid in self._owners and owner != node_id:
