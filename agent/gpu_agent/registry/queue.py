@@ -12,6 +12,7 @@ from operator import attrgetter
 
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.dispatch.index import Freed
+from gpu_agent.registry.dispatch.reservation import claimant_of
 from gpu_agent.registry.events import ClaimRequested
 from gpu_agent.registry.job import Demand, GpuDemand, Job, Sharing, demands_of, size_of
 from gpu_agent.registry.settings import Thresholds
@@ -38,6 +39,8 @@ class Waiting:
     """Of its arrival."""
     since: float
     demand: Demand = field(init=False)
+    claimant: object = field(init=False)
+    """By what a reservation of another job keeps capacity from it."""
     order: tuple[int, int] = field(init=False)
     """Its place: by priority, then arrival."""
     requests: dict[int, float] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class Waiting:
     def update(self, newest: ClaimRequested) -> None:
         """Take in the newest request."""
         self.newest, self.demand = newest, Demand.of(newest.job)
+        self.claimant = claimant_of(self.demand)
         self.order = (-newest.job.priority, self.number)
 
 
@@ -86,6 +90,8 @@ class ClaimQueue:
         self.memory_jobs = 0
         """How many of the jobs wait for GPU memory that they share."""
         self._reserving: Waiting | None = None
+        self._is_first_known = False
+        """True while it is the first that may have the reservation, until a deadline passes."""
         self._reserved_at = -inf
         """When it was last decided who has the reservation."""
         self._reserved_at_change = -1
@@ -143,7 +149,9 @@ class ClaimQueue:
             waiting = self._by_job[event.job.job_id] = Waiting(event, self._arrivals, now)
             self._by_gpus.add(waiting)
             self.memory_jobs += waiting.demand.sharing is Sharing.MEMORY
+            self._is_first_known = self._is_first_known and not self._may_reserve(waiting, now)
         else:
+            self._is_first_known = False  # its place may be another now
             self._bytes -= size_of(waiting.job)
             self._drop_deadlines(waiting)
             waiting.update(event)
@@ -205,9 +213,22 @@ class ClaimQueue:
 
     def _served_by(self, freed: Freed) -> list[Waiting]:
         """Return the jobs with open requests whose GPUs these nodes may have free, in order."""
-        jobs = self._by_gpus.served_by(freed)
+        jobs = self._besides_reserved(self._by_gpus.served_by(freed), freed)
         jobs.update(self._by_job[job_id] for job_id in self._by_job.keys() & self._dispatch.jobs_with_held())
         return sorted((one for one in jobs if one.requests), key=_ORDER)
+
+    def _besides_reserved(self, jobs: set[Waiting], freed: Freed) -> set[Waiting]:
+        """Leave out the jobs from which a reservation keeps all that was freed."""
+        if self._reserving is None:
+            return jobs
+        gets: dict[object, bool] = {}
+        found = {one for one in jobs if one is self._reserving}
+        for one in jobs:
+            if one.claimant not in gets:
+                gets[one.claimant] = self._dispatch.is_left(freed, one.demand)
+            if gets[one.claimant]:
+                found.add(one)
+        return found
 
     def overdue(self, now: float) -> list[Waiting]:
         """Return the jobs with a request whose time is over; remove those for which nobody asks any more."""
@@ -239,13 +260,13 @@ class ClaimQueue:
         job could take what became free in that moment, each time.
         """
         if self._next_deadline() <= now:
-            self._earliest = None
+            self._earliest, self._is_first_known = None, False
         self._reserved_at, self._reserved_at_change = now, self._dispatch.changes
-        may = (one for one in self._by_job.values() if self._may_reserve(one, now))
-        first = min(may, key=_ORDER, default=None)
+        first = self._reserving if self._is_first_known else self._first_to_reserve(now)
         if first is not self._reserving:
             self._end_reservation()
             self._reserving = first
+        self._is_first_known = True
         if first is None:
             return
         for node_id, since in list(first.reserved.items()):
@@ -256,6 +277,10 @@ class ClaimQueue:
             self._end_reservation_of(first, node_id)
         if len(first.reserved) < first.job.nodes:
             self._reserve_nodes(first, now)
+
+    def _first_to_reserve(self, now: float) -> Waiting | None:
+        may = (one for one in self._by_job.values() if self._may_reserve(one, now))
+        return min(may, key=_ORDER, default=None)
 
     def _reserve_nodes(self, waiting: Waiting, now: float) -> None:
         chosen = self._dispatch.nodes_to_reserve(waiting.job, frozenset(waiting.given_up))
@@ -278,7 +303,7 @@ class ClaimQueue:
         if self._reserving is not None:
             for node_id in list(self._reserving.reserved):
                 self._end_reservation_of(self._reserving, node_id)
-        self._reserving = None
+        self._reserving, self._is_first_known = None, False
 
     def _end_reservation_of(self, waiting: Waiting, node_id: str) -> None:
         self._drop_deadlines(waiting)

@@ -107,6 +107,10 @@ class Dispatch:
         """Return the nodes that may take jobs that they did not take at the last call, and `besides`."""
         return self._index.take_freed(besides)
 
+    def is_left(self, freed: Freed, demand: Demand) -> bool:
+        """Whether a reservation leaves one of these nodes to a job, and so to those of equal `claimant_of`."""
+        return self._index.is_left(freed, demand)
+
     def jobs_with_held(self) -> KeysView[str]:
         """Return the ids of the jobs whose ended claims still hold something."""
         return self._held_of_job.keys()

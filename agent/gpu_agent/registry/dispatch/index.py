@@ -225,13 +225,18 @@ class Index:
     def may_take(self, demand: Demand, freed: "Freed", *, own: Sequence[str] = ()) -> bool:
         """Whether a job may find its nodes now that these were freed; on its `own` GPUs are held for it."""
         kept = self._positions(own) if own else 0
-        found = self._may_take(demand, freed.positions) if freed.may_serve(demand.gpus) else 0
+        served = not freed.has_less or freed.may_serve(demand.gpus)  # else its caller has looked
+        found = self._may_take(demand, freed.positions) if served else 0
         if demand.sharing is Sharing.MEMORY:
             found = self.with_free_gpus(demand, found)
         found |= kept & freed.positions
         if not found or demand.job.nodes == 1:
             return bool(found)
         return (self._may_take(demand, -1) | kept).bit_count() >= demand.job.nodes
+
+    def is_left(self, freed: "Freed", demand: Demand) -> bool:
+        """Whether one of these nodes is reserved for no other job than this one."""
+        return bool(self._without_reserved(demand, freed.positions))
 
     def could_ever_take(self, demand: Demand) -> bool:
         """Whether enough nodes could take a job if they were ready, connected, sound and empty (§5.4)."""
@@ -452,11 +457,14 @@ class Freed:
 
     def __init__(self, positions: int, candidates: Sequence[Candidate]) -> None:
         self.positions = positions
+        self.has_less = False
+        """True once a job got one of the nodes."""
         self._candidates = candidates
         self._sum_up()
 
     def update(self) -> None:
         """Take in that a job got one of the nodes; of many nodes it may then be one that has less."""
+        self.has_less = True
         if len(self._candidates) <= FEW:
             self._sum_up()
 

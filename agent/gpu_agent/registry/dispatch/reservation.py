@@ -31,6 +31,11 @@ def is_kept_from(candidate: Candidate, demand: Demand) -> bool:
     return slots_left < 1 or gpus - taken - more < reservation.demand.number
 
 
+def claimant_of(demand: Demand) -> object:
+    """Return all that `is_kept_from` reads of a job, but for its id: equal ones are kept from the same."""
+    return demand.sharing, demand.job.priority, demand.gpus.number
+
+
 def obtainable(candidate: Candidate, usable: list[GpuState]) -> list[GpuState]:
     """Return the usable GPUs that neither a cordon nor another node's declaration keeps from new claims."""
     cordons, elsewhere = candidate.record.desired.gpu_cordons, candidate.elsewhere
