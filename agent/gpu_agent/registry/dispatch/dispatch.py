@@ -108,7 +108,7 @@ class Dispatch:
         return self._index.take_freed(besides)
 
     def is_left(self, freed: Freed, demand: Demand) -> bool:
-        """Whether a reservation leaves one of these nodes to a job, and so to those of equal `claimant_of`."""
+        """Whether a reservation leaves one of these nodes to a job, and so to all of its `claimant_of`."""
         return self._index.is_left(freed, demand)
 
     def jobs_with_held(self) -> KeysView[str]:
