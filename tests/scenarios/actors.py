@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol, assert_never
 
 from gpu_agent.node.report import measure
+from gpu_agent.probe.health.reasons import reason
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.types import (
@@ -111,11 +112,16 @@ _HOST = Host(
 )
 
 
+def _outside_fabric(gpu: Gpu) -> Gpu:
+    return replace(gpu, fabric_faults=("fabric_incomplete",), reasons=(reason("fabric_incomplete"),))
+
+
 class ScenarioHost:
     """The hardware under one agent."""
 
     def __init__(self, name: str, *, gpus: int, models: Mapping[str, ModelStatus]) -> None:
         self.lost: set[int] = set()
+        self.outside_fabric: set[int] = set()
         self.models = dict(models)
         self.hung_since: float | None = None
         self._gpus = [self._gpu(name, place) for place in range(gpus)]
@@ -145,7 +151,11 @@ class ScenarioHost:
             )
         if not self._gpus:
             return GpuReport(outcome=Outcome.NO_DRIVER, detail="there is no NVIDIA driver: install one")
-        listed = tuple(gpu for place, gpu in enumerate(self._gpus) if place not in self.lost)
+        listed = tuple(
+            _outside_fabric(gpu) if place in self.outside_fabric else gpu
+            for place, gpu in enumerate(self._gpus)
+            if place not in self.lost
+        )
         return GpuReport(outcome=Outcome.OK, gpus=listed, driver_version="570.86.15", cuda_version="12.8")
 
     @staticmethod
@@ -158,6 +168,7 @@ class ScenarioHost:
             memory_used_mb=1_024,
             memory_free_mb=_GPU_MB - 1_024,
             memory_kind=MemoryKind.DEDICATED,
+            fabric_faults=(),
             utilization_percent=5.0,
             processes=(),
         )

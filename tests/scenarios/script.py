@@ -208,6 +208,12 @@ def _gpu(harness: Harness, said: dict[str, str]) -> None:
     (lost.add if said["what"] == "lose" else lost.discard)(int(said["place"]))
 
 
+@direction(rf"gpu (?P<place>\d+) of {_NODES} (?P<what>leaves|joins) the fabric")
+def _fabric(harness: Harness, said: dict[str, str]) -> None:
+    outside = harness.agent(said["name"]).host.outside_fabric
+    (outside.add if said["what"] == "leaves" else outside.discard)(int(said["place"]))
+
+
 @direction(rf"put a gpu into {_NODES}")
 def _put_in(harness: Harness, said: dict[str, str]) -> None:
     harness.agent(said["name"]).host.add_gpu()

@@ -198,7 +198,8 @@ class ClaimRequests:
             grant = claim.on(record.node_id)
             for uuid in () if grant is None else grant.gpu_uuids:
                 gpu = record.gpus.get(uuid)
-                if (gpu is None or not gpu.usable) and self.history.note_unusable(claim, uuid):
+                lost = gpu is None or gpu.is_parent or not gpu.is_sound
+                if lost and self.history.note_unusable(claim, uuid):
                     health = "not declared any more" if gpu is None else clip_quote(gpu.condition)
                     fields = {
                         "job_id": claim.job_id,

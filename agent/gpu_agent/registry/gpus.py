@@ -17,6 +17,7 @@ from typing import Any
 
 from gpu_agent.registry.job import GpuKind, names_mig, parse_capability
 from gpu_agent.wire.codes import ReasonCode
+from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 from gpu_agent.wire.messages import GpuFigures
 
 STEP_MB = 256
@@ -65,28 +66,43 @@ class GpuState:
     failed_checks: tuple[str, ...] = ()
     """The required admission checks that it, or its MIG parent, failed; written by `Gpus`."""
     kind: GpuKind = field(init=False)
-    """What distinguishes it for a job."""
+    """What distinguishes it for a job; `set_health` updates what follows from its reasons."""
 
     def __post_init__(self) -> None:
-        """Derive the kind from what was declared."""
+        """Derive the kind from what was declared, and from the reasons."""
         capability = parse_capability(self.compute_capability) or (0, 0)
         is_mig = self.parent_uuid is not None or names_mig(self.name)
-        self.kind = GpuKind(self.name.lower(), self.memory_mb or 0, capability, is_mig)
+        single = not ONE_GPU_ONLY.isdisjoint(self.reasons)
+        self.kind = GpuKind(self.name.lower(), self.memory_mb or 0, capability, is_mig, single)
+
+    def set_health(self, health: str, reasons: tuple[str, ...]) -> None:
+        """Take in its health and the reasons for it."""
+        self.health, self.reasons = health, reasons
+        single = not ONE_GPU_ONLY.isdisjoint(reasons)
+        if single is not self.kind.is_single:
+            self.kind = self.kind._replace(is_single=single)
 
     @property
     def is_sound(self) -> bool:
-        """True when its health and its checks let it work."""
+        """True when its health and its checks let it work: the jobs that it has go on."""
         return self.health in _USABLE and not self.failed_checks
 
     @property
     def usable(self) -> bool:
         """True when it can take a job."""
-        return not self.is_parent and self.is_sound
+        return not self.is_parent and self.is_sound and NO_NEW_JOBS.isdisjoint(self.reasons)
 
     @property
     def condition(self) -> str:
         """Its health, or what else makes it unusable."""
         return CHECK_FAILED if self.failed_checks and self.health in _USABLE else self.health
+
+    @property
+    def condition_for_jobs(self) -> str:
+        """Its condition, and which jobs that leaves it, in words for a person."""
+        if self.is_sound and not self.is_parent and not self.usable:
+            return f"{self.condition}, takes no new job"
+        return f"{self.condition}, for jobs of one GPU only" if self.kind.is_single else self.condition
 
 
 class Gpus(Mapping[str, GpuState]):
@@ -117,7 +133,7 @@ class Gpus(Mapping[str, GpuState]):
         self._states = {state.uuid: state for state in states}
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
-        self.kinds = tuple(state.kind for state in self._states.values())
+        self.kinds = tuple(state.kind._replace(is_single=False) for state in self._states.values())
         """In the order in which they were declared."""
         self.list_id = _list_id(self._states.values())
         """What distinguishes the list of a node without UUIDs; empty where each GPU has one."""
@@ -202,6 +218,13 @@ class Gpus(Mapping[str, GpuState]):
         return self._ok_healths if self._all_ok else tuple(one.condition for one in self._states.values())
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        """The condition of each, and which jobs that leaves it: what dispatch depends on."""
+        if self._all_ok:
+            return self._ok_healths
+        return tuple(state.condition_for_jobs for state in self._states.values())
+
+    @property
     def in_use(self) -> tuple[bool, ...]:
         """Whether each shows processes, in order; unknown is no."""
         if self._all_ok:
@@ -250,7 +273,7 @@ class Gpus(Mapping[str, GpuState]):
             size = len(self._states)
             figures = [_known(figure) for figure in _layout(len(_COLUMNS) * size).unpack(self._row)]
             for place, state in enumerate(self._states.values()):
-                state.health, state.reasons = "ok", ()
+                state.set_health("ok", ())
                 for column, name in enumerate(_COLUMNS):
                     setattr(state, name, figures[column * size + place])
                 for name in _WHOLE:  # a row holds floats
@@ -346,6 +369,6 @@ def _known(figure: float) -> float | None:
 
 
 def _write_one(state: GpuState, one: GpuFigures) -> None:
-    state.health, state.reasons = one.health, one.reasons
+    state.set_health(one.health, one.reasons)
     for name in _COLUMNS:
         setattr(state, name, getattr(one, name))

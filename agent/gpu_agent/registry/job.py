@@ -86,6 +86,8 @@ class GpuKind(NamedTuple):
     capability: tuple[int, int]
     """(0, 0) where it is unknown."""
     is_mig: bool
+    is_single: bool = False
+    """Whether it works by itself only, and not together with other GPUs."""
 
 
 GpuSet = tuple[tuple[GpuKind, int], ...]
@@ -103,6 +105,8 @@ class GpuDemand(NamedTuple):
     memory_mb: int
     """0 when the job states none."""
     capability: tuple[int, int]
+    on_several_nodes: bool = False
+    """Whether the GPUs of several nodes work together."""
 
     def fits(self, kind: GpuKind) -> bool:
         """Whether a GPU of a kind can serve; a name without MIG matches no MIG device."""
@@ -111,6 +115,7 @@ class GpuDemand(NamedTuple):
             and kind.memory_mb >= (self.memory_mb or (1 if self.sharing is Sharing.EXCLUSIVE else 0))
             and kind.capability >= self.capability
             and not (kind.is_mig and self.name and not names_mig(self.name))
+            and not (kind.is_single and (self.number > 1 or self.on_several_nodes))
         )
 
     def missing(self, gpus: GpuSet) -> int:
@@ -160,7 +165,12 @@ class Demand:
 def gpu_demand(job: Job) -> GpuDemand:
     """Return which GPUs a job needs, after defaults."""
     return _gpu_demand(
-        job.gpu_count, job.gpu_sharing, job.gpu_name, job.min_gpu_memory_mb, job.min_compute_capability
+        job.gpu_count,
+        job.gpu_sharing,
+        job.gpu_name,
+        job.min_gpu_memory_mb,
+        job.min_compute_capability,
+        job.nodes > 1,
     )
 
 
@@ -176,6 +186,7 @@ def _gpu_demand(  # noqa: PLR0917 - positional, so that the cache needs no dicti
     name: str | None,
     memory_mb: int | None,
     lowest: str | None,
+    on_several_nodes: bool,  # noqa: FBT001
 ) -> GpuDemand:
     """Jobs ask for few different GPUs; reading one costs as much as a tenth of a `select`."""
     if gpu_sharing is not None:
@@ -190,6 +201,7 @@ def _gpu_demand(  # noqa: PLR0917 - positional, so that the cache needs no dicti
         (name or "").lower(),
         (memory_mb or 0) if sharing is not None else 0,
         parse_capability(lowest) or (0, 0),
+        on_several_nodes and sharing is not None,
     )
 
 

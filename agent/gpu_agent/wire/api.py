@@ -202,7 +202,7 @@ class GpuView(ApiAnswer):
     temperature_c: float | None = Field(description="Degrees Celsius.")
     power_w: float | None = Field(description="Watts.")
     health: Annotated[str, open_words(*Health)] = Field(
-        description="What the node reports: a GPU that is `ok` or `degraded` is usable."
+        description="What the node reports: a GPU that is `ok` or `degraded` works."
     )
     reasons: tuple[str, ...] = Field(
         description="Why its health is not `ok`; docs/gpu-health.md explains each."

@@ -89,6 +89,21 @@ def test_status_and_what_would_change_it_come_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("usable", "code", "words"),
+    [
+        (True, "fabric_incomplete", "degraded jobs of one GPU only"),
+        (False, "xid_48", "degraded no new jobs"),
+        (True, "hw_slowdown", "degraded"),
+    ],
+)
+def test_a_degraded_gpu_says_which_jobs_it_takes(usable: bool, code: str, words: str) -> None:  # noqa: FBT001
+    shown = node()
+    shown["gpus"] = [{**shown["gpus"][0], "health": "degraded", "usable": usable, "reasons": [code]}]
+    assert words in drawn(shown)
+    assert "unusable" not in drawn(shown)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "unknown unusable",

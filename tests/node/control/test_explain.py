@@ -4,6 +4,7 @@ import pytest
 
 from gpu_agent.node.jobs import AnnouncedJob, Jobs, WorkerProcess
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
+from gpu_agent.probe.health.reasons import reason
 from gpu_agent.session.types import State
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.declaration import Owner
@@ -111,6 +112,21 @@ def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
     (one,) = why_of(inventory=inventory)["exclusions"]
     assert (one["refuses"], one["have"]) == ("jobs on GPU 1", "lost: it has fallen off the bus (gpu_lost)")
     assert one["clears_when"] == "it is repaired: reboot"
+
+
+@pytest.mark.parametrize(
+    ("code", "refuses"),
+    [
+        ("xid_48", "new jobs on GPU 0"),
+        ("fabric_incomplete", "jobs of several GPUs on GPU 0"),
+    ],
+)
+def test_a_degraded_gpu_that_takes_only_some_jobs_names_the_others(code: str, refuses: str) -> None:
+    limited = replace(GPU, health=Health.DEGRADED, reasons=(reason(code),))
+    inventory = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(limited,)))
+    (one,) = why_of(inventory=inventory)["exclusions"]
+    assert one["refuses"] == refuses
+    assert code in one["have"]
 
 
 def test_without_any_usable_gpu_every_job_is_refused() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from gpu_agent.probe.health.reasons import REASONS, Clears, health_from, meaning, reason
 from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
+from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 from gpu_agent.wire.inventory import Health
 
 
@@ -92,3 +93,22 @@ def test_a_code_leads_back_to_its_row() -> None:
     assert xid_of_code(xid_code(79)) is XIDS[79]
     assert xid_of_code("xid_9999") is None
     assert xid_of_code("ecc_uncorrected") is None
+
+
+# What reasons mean for jobs, as the registry knows it.
+
+
+def test_a_degraded_gpu_that_waits_for_a_reset_or_a_reboot_gets_no_new_job() -> None:
+    waiting = {
+        code
+        for code, entry in REASONS.items()
+        if entry.health is Health.DEGRADED and entry.action in (RESET.value, REBOOT.value)
+    }
+    assert waiting | {"recovery_drain_and_reset"} == NO_NEW_JOBS
+
+
+def test_a_gpu_with_a_fault_of_the_fabric_serves_jobs_of_one_gpu_and_says_so() -> None:
+    fabric = {code for code in REASONS if code.startswith("fabric_")}
+    assert fabric == ONE_GPU_ONLY
+    assert all(REASONS[code].health is Health.DEGRADED for code in fabric)
+    assert all("jobs of one GPU" in REASONS[code].detail for code in fabric)

@@ -96,7 +96,7 @@ class ModelCheck:
         record = self.records[self.dice.choice(NODE_IDS)]
         for state in record.gpus.values():
             state.memory_used_mb = self.dice.randrange(25_000)
-            state.health = self.dice.choice(("ok", "lost"))
+            state.set_health(*self.dice.choice((("ok", ()), ("lost", ()), ("degraded", ("fabric_failed",)))))
             state.processes = self.dice.choice((None, 0, 0, 1))
         record.liveness.last_heartbeat_at = self.now
         self.dispatch.update(record)
@@ -159,6 +159,7 @@ class ModelCheck:
             states = [record.gpus[uuid] for uuid in grant.gpu_uuids]
             assert len({state.kind.is_mig for state in states}) <= 1
             assert all(state.usable for state in states)
+            assert len(uuids) == 1 or not any(state.kind.is_single for state in states)
             assert record.desired.gpu_cordons.keys().isdisjoint(grant.gpu_uuids)
 
     def job_ends(self) -> None:

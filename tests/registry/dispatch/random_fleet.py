@@ -80,6 +80,8 @@ def random_gpu(dice: Random, node_id: str, place: int, **facts: Any) -> GpuState
         "processes": dice.choice((None, 0, 0, 0, 1)),
         "health": dice.choice(("ok", "ok", "ok", "degraded", "lost")),
     }
+    if drawn["health"] == "degraded":
+        drawn["reasons"] = dice.choice(((), ("fabric_incomplete",), ("xid_48",), ("hw_slowdown",)))
     return GpuState(**(drawn | facts))
 
 

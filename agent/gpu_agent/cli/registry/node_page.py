@@ -8,6 +8,7 @@ from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, separate, 
 from gpu_agent.cli.output.units import duration_in_words, local_time
 from gpu_agent.cli.registry.events import event_line_ago
 from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, NodeDetail, RegistryEvent
+from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 
 SHOWN_EVENTS = 10
 _MIB_IN_GIB = 1024
@@ -65,7 +66,7 @@ def _gpu_row(gpu: GpuView) -> Row:
     return Row(
         (
             line(gpu.name.removeprefix("NVIDIA ")),
-            line(Piece(gpu.health, style), "" if gpu.usable else Piece(" unusable", "red")),
+            line(Piece(gpu.health, style), Piece(_limit(gpu), "red")),
             _use(gpu),
             line(_memory(gpu)),
             line(_figure(gpu.utilization_percent, "%")),
@@ -75,6 +76,13 @@ def _gpu_row(gpu: GpuView) -> Row:
         ),
         line(Piece("; ".join(gpu.reasons), "yellow")),
     )
+
+
+def _limit(gpu: GpuView) -> str:
+    """Say which jobs its health keeps from a GPU."""
+    if not gpu.usable:
+        return " no new jobs" if NO_NEW_JOBS.intersection(gpu.reasons) else " unusable"
+    return " jobs of one GPU only" if ONE_GPU_ONLY.intersection(gpu.reasons) else ""
 
 
 def _use(gpu: GpuView) -> Line:

@@ -13,6 +13,7 @@ from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, ExclusionReason
+from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
 from gpu_agent.wire.why_document import WhyDocument
 
@@ -131,8 +132,15 @@ def _of_machine(snapshot: Snapshot) -> Iterator[_Exclusion]:
         )
     parents = {gpu.parent_uuid for gpu in inventory.gpu.gpus}
     for gpu in inventory.gpu.gpus:
-        if not gpu.health.usable and gpu.uuid not in parents:
-            yield _of_gpu(gpu)
+        if gpu.uuid in parents:
+            continue
+        codes = {reason.code for reason in gpu.reasons}
+        if not gpu.health.usable:
+            yield _of_gpu(gpu, jobs="jobs", need="a usable GPU")
+        elif codes & NO_NEW_JOBS:
+            yield _of_gpu(gpu, jobs="new jobs", need="a GPU that waits for no reset or reboot")
+        elif codes & ONE_GPU_ONLY:
+            yield _of_gpu(gpu, jobs="jobs of several GPUs", need="a GPU that works together with others")
     broken = [
         model for model in inventory.models if not (model.enabled and model.status is ModelStatus.READY)
     ]
@@ -140,14 +148,14 @@ def _of_machine(snapshot: Snapshot) -> Iterator[_Exclusion]:
         yield _of_model(model)
 
 
-def _of_gpu(gpu: Gpu) -> _Exclusion:
+def _of_gpu(gpu: Gpu, *, jobs: str, need: str) -> _Exclusion:
     reasons = "; ".join(f"{reason.detail} ({reason.code})" for reason in gpu.reasons) or "no reason is known"
     steps = "; ".join(reason.action for reason in gpu.reasons if reason.action)
     index = "?" if gpu.index is None else str(gpu.index)
     return _Exclusion(
         reason=ExclusionReason.GPU_UNAVAILABLE,
-        jobs=f"jobs on GPU {index}",
-        need="a usable GPU",
+        jobs=f"{jobs} on GPU {index}",
+        need=need,
         have=f"{gpu.health.value}: {reasons}",
         clears_when=f"it is repaired: {steps}" if steps else "",
     )

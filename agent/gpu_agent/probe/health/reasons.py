@@ -115,46 +115,6 @@ REASONS: dict[str, ReasonEntry] = {
         "see `nvidia-smi nvlink -e`; check the machine if they go on",
         Clears.QUIET,
     ),
-    "fabric_incomplete": ReasonEntry(
-        Health.DEGRADED,
-        "the GPU has not joined the NVSwitch fabric",
-        "check that nvidia-fabricmanager runs",
-    ),
-    "fabric_failed": ReasonEntry(
-        Health.DEGRADED,
-        "the GPU failed to join the NVSwitch fabric",
-        "see the log of nvidia-fabricmanager, and restart it",
-    ),
-    "fabric_route_unhealthy": ReasonEntry(
-        Health.DEGRADED,
-        "a route of the NVSwitch fabric is unhealthy",
-        "check the NVSwitches: see the log of nvidia-fabricmanager",
-    ),
-    "fabric_route_recovery": ReasonEntry(
-        Health.DEGRADED,
-        "routes of the NVSwitch fabric are recovering",
-        "wait; see the log of nvidia-fabricmanager if it stays",
-    ),
-    "fabric_access_timeout": ReasonEntry(
-        Health.DEGRADED,
-        "the GPU recovers from timeouts in the NVSwitch fabric",
-        "wait; see the log of nvidia-fabricmanager if it stays",
-    ),
-    "fabric_degraded_bandwidth": ReasonEntry(
-        Health.DEGRADED,
-        "the NVSwitch fabric has less bandwidth than it should",
-        "check the NVSwitches: see the log of nvidia-fabricmanager",
-    ),
-    "fabric_no_partition": ReasonEntry(
-        Health.DEGRADED,
-        "the GPU belongs to no partition of the NVSwitch fabric",
-        "assign it to a partition in the fabric manager",
-    ),
-    "fabric_misconfigured": ReasonEntry(
-        Health.DEGRADED,
-        "the NVSwitch fabric is configured wrongly for the GPU",
-        "see the log of nvidia-fabricmanager",
-    ),
     "recovery_reset": ReasonEntry(Health.LOST, "the driver asks for a reset of the GPU", "reset GPU"),
     "recovery_bus_reset": ReasonEntry(
         Health.LOST, "the driver asks for a reset of the GPU's PCIe bus", "reset its PCIe bus, or reboot"
@@ -205,6 +165,50 @@ REASONS: dict[str, ReasonEntry] = {
         Health.UNKNOWN, "the collector cannot say how the GPU is", "see the tools of the GPU's vendor"
     ),
 }
+
+_OF_THE_FABRIC = {
+    "fabric_incomplete": (
+        "the GPU has not joined the NVSwitch fabric",
+        "check that nvidia-fabricmanager runs",
+    ),
+    "fabric_failed": (
+        "the GPU failed to join the NVSwitch fabric",
+        "see the log of nvidia-fabricmanager, and restart it",
+    ),
+    "fabric_route_unhealthy": (
+        "a route of the NVSwitch fabric is unhealthy",
+        "check the NVSwitches: see the log of nvidia-fabricmanager",
+    ),
+    "fabric_route_recovery": (
+        "routes of the NVSwitch fabric are recovering",
+        "wait; see the log of nvidia-fabricmanager if it stays",
+    ),
+    "fabric_access_timeout": (
+        "the GPU recovers from timeouts in the NVSwitch fabric",
+        "wait; see the log of nvidia-fabricmanager if it stays",
+    ),
+    "fabric_degraded_bandwidth": (
+        "the NVSwitch fabric has less bandwidth than it should",
+        "check the NVSwitches: see the log of nvidia-fabricmanager",
+    ),
+    "fabric_no_partition": (
+        "the GPU belongs to no partition of the NVSwitch fabric",
+        "assign it to a partition in the fabric manager",
+    ),
+    "fabric_misconfigured": (
+        "the NVSwitch fabric is configured wrongly for the GPU",
+        "see the log of nvidia-fabricmanager",
+    ),
+}
+"""Reason code → what is wrong with the GPU's place in the NVSwitch fabric, and the next step."""
+
+REASONS.update(
+    (
+        code,
+        ReasonEntry(Health.DEGRADED, f"{wrong}: it serves jobs of one GPU only", action),
+    )
+    for code, (wrong, action) in _OF_THE_FABRIC.items()
+)
 
 _ENDED_BY = {Action.NONE: Clears.QUIET, Action.RESTART_APP: Clears.PROGRAMS}
 """For other actions: the return of a GPU that is lost until a reboot, else a reset."""

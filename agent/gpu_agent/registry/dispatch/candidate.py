@@ -125,7 +125,7 @@ class Candidate:
     """What the index holds of it, for each filter with keys, in the order of the filters."""
     gpu_states: Gpus | None = None
     """The GPUs that the index knows; heartbeats change them in place, a declaration replaces them."""
-    healths: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
     in_use: tuple[bool, ...] = ()
     has_foreign_jobs: bool = False
     """True while it reports a job without a claim, for which one GPU is left."""
@@ -141,7 +141,7 @@ class Candidate:
     left: GpuSet = ()
     """Those of `usable` that can be given out exclusively once the present claims have ended."""
     free_places: list[int] = field(default_factory=list)
-    """Their places among the GPUs, the smallest GPUs first, so that larger ones stay free."""
+    """Their places among the GPUs: those that work alone first, then the smallest; better ones stay free."""
     free_memory: list[int] = field(default_factory=list)
     """Free memory of the shared GPUs in steps of the index, the freest first."""
     room: tuple[int, ...] = ()

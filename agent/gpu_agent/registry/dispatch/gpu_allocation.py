@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gpu_agent.registry.dispatch.candidate import Candidate, Reservations, known_percent
-from gpu_agent.registry.gpus import GpuState
-from gpu_agent.registry.job import GpuDemand, GpuSet, HeldGrant, Sharing, meets
+from gpu_agent.registry.gpus import Gpus, GpuState
+from gpu_agent.registry.job import GpuDemand, GpuKind, GpuSet, HeldGrant, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 
 _UNKNOWN_USE_PERCENT = 50.0
@@ -47,10 +47,13 @@ def usable_gpus(record: NodeRecord) -> list[GpuState]:
 
 def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
     """Count GPUs by kind."""
-    kinds = [gpu.kind for gpu in gpus]
-    if kinds and kinds.count(kinds[0]) == len(kinds):  # as almost always
-        return ((kinds[0], len(kinds)),)
-    return tuple(sorted(Counter(kinds).items()))
+    return _counted([gpu.kind for gpu in gpus])
+
+
+def declared_set(gpus: Gpus) -> GpuSet:
+    """Count by kind the GPUs that could take a job if they were sound."""
+    declared = zip(gpus.values(), gpus.kinds, strict=True)
+    return _counted([kind for gpu, kind in declared if not gpu.is_parent])
 
 
 def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
@@ -75,8 +78,8 @@ def has_free_gpus(candidate: Candidate, demand: GpuDemand) -> bool:
 def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
     """Choose GPUs of an eligible node for a job: all whole, or all MIG devices.
 
-    Exclusively the smallest that suffice, so that larger ones stay free. Shared: those that are shared
-    already, so that whole ones stay free, then most free memory, then least busy.
+    Exclusively those that work alone, then the smallest, so that better ones stay free. Shared: those that
+    are shared already, so that whole ones stay free, then most free memory, then least busy.
     """
     if demand.sharing is None:
         return []
@@ -203,6 +206,12 @@ def used_without_claim(candidate: Candidate, gpus: Iterable[GpuState]) -> frozen
     return frozenset(
         gpu.uuid for gpu in gpus if gpu.uuid not in cordons and is_used_without_claim(candidate, gpu)
     )
+
+
+def _counted(kinds: list[GpuKind]) -> GpuSet:
+    if kinds and kinds.count(kinds[0]) == len(kinds):  # as almost always
+        return ((kinds[0], len(kinds)),)
+    return tuple(sorted(Counter(kinds).items()))
 
 
 def _suffices(demand: GpuDemand, gpus: Iterable[GpuState]) -> bool:

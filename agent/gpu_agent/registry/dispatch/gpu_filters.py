@@ -13,6 +13,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     why_not_free,
 )
 from gpu_agent.registry.dispatch.reservation import is_kept_from
+from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Demand, GpuDemand, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_quote, listed
@@ -25,8 +26,12 @@ def _too_few_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
     if meets(candidate.usable, demand.gpus):
         return None
     fitting = sum(number for kind, number in candidate.usable if demand.gpus.fits(kind))
+    several = demand.gpus.number > 1 or demand.gpus.on_several_nodes
+    which = "usable GPUs"
+    if several and any(kind.is_single for kind, _ in candidate.usable):
+        which = "usable GPUs that work together"
     return Shortfall(
-        f"usable GPUs{_of_demand(demand)}: {demand.gpus.number}", f"{fitting} ({_gpus(candidate.record)})"
+        f"{which}{_of_demand(demand)}: {demand.gpus.number}", f"{fitting} ({_gpus(candidate.record)})"
     )
 
 
@@ -41,6 +46,23 @@ def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
         clears_when="other GPUs are put in" if all_usable else "the GPUs that are not usable recover",
         is_limit=all_usable,
     )
+    together = [gpu for gpu in usable if not gpu.kind.is_single]
+    if len(together) < len(usable):
+        yield NodeExclusion.of(
+            ExclusionReason.GPU_UNAVAILABLE,
+            Shortfall(
+                f"GPUs that work together: {max(len(together), 1) + 1}", f"{len(together)} ({_gpus(record)})"
+            ),
+            jobs=_jobs_together(together),
+            clears_when="the fabric between its GPUs recovers",
+        )
+
+
+def _jobs_together(together: list[GpuState]) -> str:
+    """Say which jobs need more GPUs than work together."""
+    if not together:
+        return "jobs that need several GPUs, on this node or on several"
+    return f"{_more_gpus(sorted(Counter(gpu.name for gpu in together).items()))}, where they need several"
 
 
 def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
@@ -55,7 +77,7 @@ def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
 def _gpus(record: NodeRecord) -> str:
     """List a node's GPUs with the health of each; equal ones are counted."""
     equal = Counter(
-        (gpu.name, "MIG parent" if gpu.is_parent else gpu.condition) for gpu in record.gpus.values()
+        (gpu.name, "MIG parent" if gpu.is_parent else gpu.condition_for_jobs) for gpu in record.gpus.values()
     )
     parts = (
         f"{f'{count}x ' if count > 1 else ''}{clip_quote(name)} {clip_quote(state)}"

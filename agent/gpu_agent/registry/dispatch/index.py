@@ -26,6 +26,7 @@ from gpu_agent.registry.dispatch.filters import (
 from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
     available_mb,
+    declared_set,
     gpu_set,
     has_foreign_jobs,
     has_free_gpus,
@@ -374,7 +375,7 @@ class Index:
         if (
             states is not candidate.gpu_states
             or record.recheck_gpus
-            or states.healths != candidate.healths
+            or states.conditions != candidate.conditions
             or states.in_use != candidate.in_use
             or has_foreign_jobs(record) is not candidate.has_foreign_jobs
         ):
@@ -386,10 +387,11 @@ class Index:
     def _update_gpu_sets(self, candidate: Candidate) -> None:
         states, position = candidate.record.gpus, candidate.position
         if states is not candidate.gpu_states:
-            sound = gpu_set(gpu for gpu in states.values() if not gpu.is_parent)
+            sound = declared_set(states)
             self._declared.move(position, candidate.sound, sound)
             candidate.sound = sound
-        candidate.gpu_states, candidate.healths, candidate.in_use = states, states.healths, states.in_use
+        candidate.gpu_states, candidate.conditions = states, states.conditions
+        candidate.in_use = states.in_use
         candidate.has_foreign_jobs = has_foreign_jobs(candidate.record)
         usable, unheld, free = availability(candidate)
         candidate.record.unclaimed_use = used_without_claim(candidate, usable)
@@ -407,7 +409,7 @@ class Index:
                 self._freed.add(position)
         places = {uuid: place for place, uuid in enumerate(states)}
         candidate.shared = [places[gpu.uuid] for gpu in sharable_gpus(candidate, unheld)]
-        candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=lambda gpu: gpu.kind.memory_mb)]
+        candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=_rank)]
         taken = min(len(candidate.exclusive), self._taken.top)
         self._taken.change(1 << position, candidate.taken, taken)
         candidate.taken = taken
@@ -562,6 +564,11 @@ def _sets_of(
     of_unheld = of_usable if len(unheld) == len(usable) else gpu_set(unheld)
     of_free = of_unheld if len(free) == len(unheld) else gpu_set(free)
     return of_usable, of_unheld, of_free, of_usable if len(left) == len(usable) else gpu_set(left)
+
+
+def _rank(gpu: GpuState) -> tuple[bool, int]:
+    """Rank what is given out first: what serves jobs of one GPU only, then the smallest."""
+    return not gpu.kind.is_single, gpu.kind.memory_mb
 
 
 def _grew(before: GpuSet, now: GpuSet) -> bool:
