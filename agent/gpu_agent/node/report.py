@@ -50,7 +50,7 @@ def count_compute_processes(report: GpuReport) -> int | None:
 
     None where no GPU reports its processes. Where some do, only theirs are counted.
     """
-    known = [gpu.processes for gpu in report.gpus if gpu.processes is not None]
+    known = [gpu.processes for gpu in report.offered if gpu.processes is not None]
     return len({process.pid for processes in known for process in processes}) if known else None
 
 

@@ -508,6 +508,14 @@ class AgentSettings(BaseSettings):
         ConfigPath,
         Setting("sysfs, for collectors: a container may have the machine's in another place", advanced=True),
     ] = Path("/sys")
+    offer_integrated_gpus: Annotated[
+        bool,
+        Setting(
+            "also offer graphics that are part of a processor (AMD's APUs, Intel's); else they are listed "
+            "for this machine alone",
+            advanced=True,
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _agree_on_tls(self) -> Self:
@@ -558,7 +566,7 @@ class AgentSettings(BaseSettings):
                 stale_after_seconds=self.nvml_stale_after_seconds,
             ),
             collectors=self.collectors,
-            surroundings=Surroundings(sys_dir=self.sys_dir),
+            surroundings=Surroundings(sys_dir=self.sys_dir, offer_integrated_gpus=self.offer_integrated_gpus),
         )
 
 

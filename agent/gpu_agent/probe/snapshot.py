@@ -136,7 +136,7 @@ def exit_code(inventory: Inventory) -> int:
     gpu = inventory.gpu
     if gpu.outcome is Outcome.DRIVER_BROKEN:
         return DRIVER_BROKEN
-    if gpu.outcome is Outcome.NO_DRIVER or not gpu.gpus:
+    if gpu.outcome is Outcome.NO_DRIVER or not gpu.offered:
         return NO_GPU
     return COULD_REGISTER if able_to_serve(gpu) else DRIVER_BROKEN
 

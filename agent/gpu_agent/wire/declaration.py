@@ -111,7 +111,7 @@ def declare(
             cpu_cores=inventory.host.cpu_logical_cores,
             memory_gb=whole_gb(inventory.host.memory_total_mb)
             or 0,  # the wire has no null here: 0 is unknown
-            gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.gpus[:MAX_GPUS]),
+            gpus=tuple(_gpu_declaration(gpu) for gpu in inventory.gpu.offered[:MAX_GPUS]),
             driver_version=inventory.gpu.driver_version,
             cuda_version=inventory.gpu.cuda_version,
         ),
@@ -188,8 +188,9 @@ def heartbeat(
     Only there an unknown number is sent as 0.
     """
     unknown_jobs = 0 if job_count_required else None
-    parents = {gpu.parent_uuid for gpu in inventory.gpu.gpus if gpu.parent_uuid}
-    counted = [gpu for gpu in inventory.gpu.gpus if gpu.uuid not in parents]
+    offered = inventory.gpu.offered
+    parents = {gpu.parent_uuid for gpu in offered if gpu.parent_uuid}
+    counted = [gpu for gpu in offered if gpu.uuid not in parents]
     return NodeHeartbeat(
         node_id=node_id,
         timestamp=moment.timestamp_ms,
@@ -200,7 +201,7 @@ def heartbeat(
             gpu_mem_percent=_memory_percent(counted),
             running_jobs=unknown_jobs if moment.running_jobs is None else moment.running_jobs,
         ),
-        gpus=tuple(_figures(gpu) for gpu in inventory.gpu.gpus[:MAX_GPUS]),
+        gpus=tuple(_figures(gpu) for gpu in offered[:MAX_GPUS]),
         probe_age_seconds=moment.probe_age_seconds,
         running_jobs=moment.running_job_ids,
         sequence=sequence,

@@ -127,6 +127,8 @@ class Gpu:
     """True when it sleeps, to save power, and was not asked."""
     visible: bool | None = None
     """Whether `CUDA_VISIBLE_DEVICES` shows it to programs; None where it is not set or names no such GPU."""
+    offered: bool = True
+    """False: listed for the machine's owner alone, such as a processor's own graphics; never declared."""
     health: Health = Health.OK
     reasons: tuple[HealthReason, ...] = ()
     events: Mapping[str, int] = field(default_factory=dict)
@@ -150,10 +152,15 @@ class GpuReport:
     """How old the reading was when it was handed over: above zero for an answer that came late."""
 
     @property
+    def offered(self) -> tuple[Gpu, ...]:
+        """The GPUs that are declared to a registry."""
+        return tuple(gpu for gpu in self.gpus if gpu.offered)
+
+    @property
     def usable(self) -> tuple[Gpu, ...]:
-        """The GPUs that a job may use: healthy enough, and not the parent of MIG devices."""
+        """The GPUs that a job may use: offered, healthy enough, and not the parent of MIG devices."""
         parents = {gpu.parent_uuid for gpu in self.gpus if gpu.parent_uuid}
-        return tuple(gpu for gpu in self.gpus if gpu.health.usable and gpu.uuid not in parents)
+        return tuple(gpu for gpu in self.offered if gpu.health.usable and gpu.uuid not in parents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,10 @@ MI300X: Mapping[str, str] = {
     "gpu_busy_percent": "98",
     "mem_busy_percent": "61",
     "power/runtime_status": "unsupported",
-    "hwmon/hwmon9/temp1_input": "61000",
+    "hwmon/hwmon9/temp2_label": "junction",
+    "hwmon/hwmon9/temp2_input": "61000",
+    "hwmon/hwmon9/temp3_label": "mem",
+    "hwmon/hwmon9/temp3_input": "48000",
     "hwmon/hwmon9/power1_input": "642000000",
     "hwmon/hwmon9/power1_cap": "750000000",
     "hwmon/hwmon9/freq1_input": "2100000000",
@@ -75,11 +78,30 @@ class Sysfs:
         self.path = folder
         (folder / "class" / "drm").mkdir(parents=True)
         (folder / "bus" / "pci" / "devices").mkdir(parents=True)
+        (folder / "class" / "kfd" / "kfd" / "proc").mkdir(parents=True)
+
+    def node(self, address: str, files: Mapping[str, str]) -> None:
+        """Let the compute driver give work to the card at this address."""
+        nodes = self.path / "class" / "kfd" / "kfd" / "topology" / "nodes"
+        bus, slot = (int(each, 16) for each in address.partition(":")[2].removesuffix(".0").split(":"))
+        folder = nodes / str(len(list(nodes.iterdir())) if nodes.is_dir() else 0)
+        folder.mkdir(parents=True)
+        (folder / "gpu_id").write_text(f"{51545 + bus}\n", encoding="utf-8")
+        unique = int(files.get("unique_id", "0"), 16)
+        facts = {
+            "simd_count": 96,
+            "vendor_id": 4098,
+            "location_id": bus << 8 | slot << 3,
+            "unique_id": unique,
+        }
+        text = "".join(f"{name} {value}\n" for name, value in facts.items())
+        (folder / "properties").write_text(text, encoding="utf-8")
 
     def card(
         self, number: int, address: str, files: Mapping[str, str], *, driver: str | None = "amdgpu"
     ) -> Path:
         """Put a card there, its connectors too; its folder, as the driver would have it."""
+        self.node(address, files)
         device = self.path / "devices" / "pci0000:00" / address
         for name, text in files.items():
             path = device / name

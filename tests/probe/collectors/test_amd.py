@@ -7,16 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpu_agent.probe.collectors.amd import (
-    AmdGpus,
-    Card,
+from gpu_agent.probe.collectors.amd import AmdGpus, load_names
+from gpu_agent.probe.collectors.protocol import Surroundings
+from gpu_agent.probe.collectors.sysfs import (
     link_target_name,
-    load_names,
     read_failure,
     read_number,
     read_text,
+    uuid_by_address,
 )
-from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.collectors.validation import validate
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, MemoryKind, Outcome
@@ -32,7 +31,15 @@ rubbish
 
 
 def read(folder: Path, names: Path = Path("/nowhere")) -> GpuReport:
-    return AmdGpus(Surroundings(sys_dir=folder), names=names).read(5)
+    return AmdGpus(around(folder), names=names).read(5)
+
+
+def around(folder: Path) -> Surroundings:
+    return Surroundings(sys_dir=folder, machine_id=Path("/nowhere"))
+
+
+def by_slot(address: str) -> str:
+    return uuid_by_address("AMD", address, around(Path("/nowhere")))
 
 
 def test_cards_are_listed_in_the_order_of_their_pci_addresses(tmp_path: Path) -> None:
@@ -53,7 +60,11 @@ def test_cards_with_the_same_id_are_named_by_their_pci_addresses(tmp_path: Path)
         sysfs.card(number, f"0000:0{number + 1}:00.0", MI300X)
     sysfs.card(2, "0000:03:00.0", RX_7900)
     gpus = validate(read(tmp_path)).gpus
-    assert [gpu.uuid for gpu in gpus] == ["AMD-0000:01:00.0", "AMD-0000:02:00.0", "AMD-d0e5f1a2b3c4d5e6"]
+    assert [gpu.uuid for gpu in gpus] == [
+        by_slot("0000:01:00.0"),
+        by_slot("0000:02:00.0"),
+        "GPU-d0e5f1a2b3c4d5e6",
+    ]
 
 
 def test_connectors_and_cards_of_other_drivers_are_not_listed(tmp_path: Path) -> None:
@@ -80,7 +91,7 @@ def test_a_gpu_without_its_driver_is_reported_with_the_next_step(tmp_path: Path)
 
 
 def test_a_driver_that_is_loaded_later_is_found_and_so_is_a_card_that_is_put_in_later(tmp_path: Path) -> None:
-    sysfs, collector = Sysfs(tmp_path), AmdGpus(Surroundings(sys_dir=tmp_path))
+    sysfs, collector = Sysfs(tmp_path), AmdGpus(around(tmp_path))
     assert collector.read(5) == GpuReport(outcome=Outcome.OK)
     device = sysfs.card(0, "0000:03:00.0", RX_7900, driver=None)
     assert collector.read(5).outcome is Outcome.NO_DRIVER
@@ -144,7 +155,7 @@ def test_a_removed_card_is_lost_and_a_suspended_card_has_its_health_unchanged(tm
     (gpu,) = tracker.observe(read(tmp_path), now_wall=10, now_mono=10).gpus
     assert (gpu.health, gpu.uuid, [one.code for one in gpu.reasons]) == (
         Health.LOST,
-        "AMD-d0e5f1a2b3c4d5e6",
+        "GPU-d0e5f1a2b3c4d5e6",
         ["gpu_lost"],
     )
 
@@ -164,7 +175,7 @@ FILES_OF = {
     "mem_info_vram_used": "memory_used_mb",
     "gpu_busy_percent": "utilization_percent",
     "mem_busy_percent": "memory_utilization_percent",
-    "hwmon/hwmon9/temp1_input": "temperature_c",
+    "hwmon/hwmon9/temp2_input": "temperature_c",
     "hwmon/hwmon9/power1_input": "power_w",
     "hwmon/hwmon9/power1_cap": "power_limit_w",
     "hwmon/hwmon9/freq1_input": "clock_sm_mhz",
@@ -178,12 +189,14 @@ def card(folder: Path, files: Mapping[str, str]) -> Path:
 
 
 def amd_card_read(device: Path) -> Gpu:
-    return Card(device, 0, model_names={}).read()
+    """What the collector reads of the one card of a machine."""
+    (gpu,) = read(device.parent.parent.parent).gpus
+    return gpu
 
 
 def test_a_cards_files_become_its_figures(tmp_path: Path) -> None:
     gpu = amd_card_read(card(tmp_path, RX_7900))
-    assert (gpu.uuid, gpu.pci_bus_id, gpu.vendor) == ("AMD-d0e5f1a2b3c4d5e6", ADDRESS, "amd")
+    assert (gpu.uuid, gpu.pci_bus_id, gpu.vendor) == ("GPU-d0e5f1a2b3c4d5e6", ADDRESS, "amd")
     assert (gpu.memory_mb, gpu.memory_used_mb, gpu.memory_free_mb) == (24576, 3072, 21504)
     assert gpu.memory_kind is MemoryKind.DEDICATED
     assert (gpu.utilization_percent, gpu.memory_utilization_percent) == (37, 9)
@@ -229,7 +242,7 @@ def test_a_processors_graphics_have_the_memory_that_they_share(tmp_path: Path) -
     assert gpu.memory_kind is MemoryKind.UNIFIED
     assert gpu.memory_mb == 96 * 1024 + 512
     assert gpu.memory_used_mb == 2 * 1024 + 256
-    assert gpu.uuid == f"AMD-{ADDRESS}"
+    assert gpu.uuid == by_slot(ADDRESS)
 
 
 def test_an_unknown_use_of_shared_memory_makes_the_whole_use_unknown(tmp_path: Path) -> None:
@@ -264,7 +277,7 @@ def test_a_card_that_fell_off_the_bus_is_lost_with_its_identity_and_without_figu
     device = card(tmp_path, MI300X)
     (device / "config").write_bytes(b"\xff" * 64)
     gpu = amd_card_read(device)
-    assert (gpu.health, gpu.uuid) == (Health.LOST, "AMD-8a1b2c3d4e5f6071")
+    assert (gpu.health, gpu.uuid) == (Health.LOST, "GPU-8a1b2c3d4e5f6071")
     assert [one.code for one in gpu.reasons] == ["gpu_lost"]
     assert gpu.temperature_c is None
     assert gpu.unknowns["temperature_c"] == "the GPU has fallen off the PCI bus"
@@ -278,7 +291,7 @@ def test_a_suspended_card_is_not_woken(tmp_path: Path) -> None:
         (device / name).unlink()
         mkfifo(device / name)
     gpu = amd_card_read(device)
-    assert (gpu.uuid, gpu.memory_mb, gpu.health) == ("AMD-d0e5f1a2b3c4d5e6", 24576, Health.OK)
+    assert (gpu.uuid, gpu.memory_mb, gpu.health) == ("GPU-d0e5f1a2b3c4d5e6", 24576, Health.OK)
     assert (gpu.asleep, gpu.utilization_percent) == (True, None)
     assert gpu.unknowns["power_w"] == "the GPU is suspended and was not read, so as not to wake it"
 
@@ -298,7 +311,7 @@ def test_a_damaged_file_costs_its_own_figure_and_no_other(tmp_path: Path, file: 
     name = FILES_OF[file]
     if file.endswith("bad_pages") and damage in ("garbage", "negative"):
         return  # a list of pages: what is no page is none
-    if (file, damage) != ("hwmon/hwmon9/temp1_input", "negative"):
+    if (file, damage) != ("hwmon/hwmon9/temp2_input", "negative"):
         assert getattr(gpu, name) is None
         assert gpu.unknowns[name]
     beside = {"memory_mb", "memory_used_mb", "memory_free_mb", "memory_kind"} if "vram" in file else set()

@@ -9,6 +9,7 @@ import pytest
 
 from gpu_agent.probe.collectors import runner
 from gpu_agent.probe.collectors.amd import AmdGpus
+from gpu_agent.probe.collectors.intel import IntelGpus
 from gpu_agent.probe.collectors.runner import find_collectors, may_provide
 from tests.probe.collectors.fake_collector import GOOD, bring
 
@@ -16,14 +17,15 @@ from tests.probe.collectors.fake_collector import GOOD, bring
 def test_the_agents_own_collector_is_found_like_any_other() -> None:
     found = {one.name: one for one in find_collectors()}
     assert found["amd"].load() is AmdGpus
+    assert found["intel"].load() is IntelGpus
 
 
 def test_a_package_adds_a_collector_by_an_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bring(tmp_path, "intel", GOOD)
+    bring(tmp_path, "acme", GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert [one.name for one in find_collectors()] == ["amd", "intel"]
+    assert [one.name for one in find_collectors()] == ["acme", "amd", "intel"]
 
 
 def test_only_the_wanted_collectors_are_found_and_nvml_needs_no_naming() -> None:
@@ -33,7 +35,7 @@ def test_only_the_wanted_collectors_are_found_and_nvml_needs_no_naming() -> None
 
 def test_a_wanted_collector_that_is_not_installed_names_those_that_are() -> None:
     (absent,) = find_collectors(["rocm"])
-    with pytest.raises(LookupError, match="no package brings a collector 'rocm'; there are: amd, nvml"):
+    with pytest.raises(LookupError, match="brings a collector 'rocm'; there are: amd, intel, nvml"):
         absent.load()
 
 

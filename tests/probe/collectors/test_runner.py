@@ -128,13 +128,13 @@ def test_one_that_hangs_and_one_that_cannot_be_loaded_leave_the_third_its_gpus(
 ) -> None:
     bring(tmp_path, "hangs", HANGS)
     bring(tmp_path, "torn", "import a_module_that_is_not_there")
-    bring(tmp_path, "intel", FAKE_COLLECTOR_GOOD)
+    bring(tmp_path, "acme", FAKE_COLLECTOR_GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
     began = time.monotonic()
-    started = start_collectors(["hangs", "torn", "intel"], Surroundings(), deadline_seconds=1.0)
+    started = start_collectors(["hangs", "torn", "acme"], Surroundings(), deadline_seconds=1.0)
     reports = collect_reports(started)
     assert time.monotonic() - began < patience(10)
-    assert [gpu.uuid for gpu in reports["intel"].gpus] == ["INTEL-1"]
+    assert [gpu.uuid for gpu in reports["acme"].gpus] == ["INTEL-1"]
     assert reports["hangs"].outcome is Outcome.DRIVER_BROKEN
     assert "'hangs' did not answer within 1 s" in (reports["hangs"].detail or "")
     assert "ModuleNotFoundError" in (reports["torn"].detail or "")

@@ -185,6 +185,6 @@ def test_whatever_a_collector_reports_is_validated_or_refused(
 
 
 def test_every_field_of_a_gpu_has_a_rule_or_is_checked_by_itself() -> None:
-    by_themselves = {"uuid", "name", "vendor", "memory_kind", "health", "reasons", "unknowns"}
+    by_themselves = {"uuid", "name", "vendor", "memory_kind", "health", "reasons", "unknowns", "offered"}
     never_a_collectors = {"events", "recovery_action", "fabric_faults"}
     assert {field.name for field in fields(Gpu)} == set(_RULES) | by_themselves | never_a_collectors

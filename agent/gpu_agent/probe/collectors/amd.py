@@ -1,163 +1,156 @@
-"""AMD GPUs, read from the files of the `amdgpu` kernel driver in sysfs: the collector `amd`.
+"""AMD GPUs, read from the files of the `amdgpu` kernel driver and of KFD in sysfs: the collector `amd`.
 
 No library and no vendor tool; nothing is written, and no suspended GPU is woken. A file that is missing,
-empty, refused or holds nonsense makes its own value unknown, with the reason. Cards that another driver has,
-such as one handed to a virtual machine, are left out.
+empty, refused or holds nonsense makes its own value unknown, with the reason. A GPU is a card to which KFD
+gives work; one that only drives displays is none, and cards that another driver has, such as one handed to a
+virtual machine, are left out. A card that is partitioned has a GPU for each part, below itself.
 """
 
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gpu_agent.probe.collectors.kfd import ComputeNode, compute_nodes, compute_processes
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
+from gpu_agent.probe.collectors.sysfs import (
+    ASLEEP,
+    FALLEN,
+    LIVE_USE,
+    MICRO,
+    MILLI,
+    CardFolder,
+    FigureFile,
+    PciBus,
+    drm_cards,
+    files_ending,
+    link_target_name,
+    read_failure,
+    read_number,
+    read_text,
+    tenths,
+    uuid_by_address,
+)
 from gpu_agent.probe.health.reasons import health_from, reason
-from gpu_agent.probe.nvml.readings import FIGURES, GPU_BOUNDS
-from gpu_agent.records import dataclass, field_names, replace
-from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, MemoryKind, Outcome
+from gpu_agent.probe.nvml.readings import OF_THE_WHOLE_GPU
+from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVER = "amdgpu"
 VENDOR = 0x1002
 NAMES = Path("/usr/share/libdrm/amdgpu.ids")
 """Device ids and revisions → GPU models, as libdrm ships them; many machines have the file."""
-_CARD = re.compile(r"card[0-9]+")
-_DISPLAY_CLASSES = (0x03, 0x12)
-"""PCI base classes: a display controller, a processing accelerator."""
 _LONGEST_NAMES_BYTES = 1 << 20
-_LONGEST_BYTES = 65_536
-_MIB = 1 << 20
-_MICRO = 1_000_000
-_MILLI = 1_000
-_TINY_BYTES = 2 << 30
+_TINY_MB = 2048
 """No card that is worth a job has so little memory of its own."""
-_SUSPENDED = "suspended"
-_ASLEEP = "the GPU is suspended and was not read, so as not to wake it"
-_FALLEN = "the GPU has fallen off the PCI bus"
-_USE_FIELDS = ("memory_used_mb", "memory_free_mb")
-_NVIDIAS = {
-    "compute_capability": "a measure of NVIDIA's",
-    "mig_enabled": "a mode of NVIDIA's",
-    "recovery_action": "a report of NVIDIA's driver",
-    "compute_mode": "a mode of NVIDIA's",
-    "sram_threshold_exceeded": "a limit of NVIDIA's",
-    **dict.fromkeys(("fabric_faults", "nvlinks_up", "nvlinks_down", "nvlink_errors"), "a link of NVIDIA's"),
-}
+_WHOLE_CARD = "reported for the whole card only"
 
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """The file of a figure: `per_unit` of its units make one of the inventory's."""
-
-    names: tuple[str, ...]
-    """The first that holds a number counts."""
-    per_unit: float = 1
-    convert: Callable[[float], float] = float
-    hwmon: bool = False
-    """Whether it is among the sensors' files, or in the card's own folder."""
-
-
-def _tenths(figure: float) -> float:
-    return round(figure, 1)
-
-
-_FILES: Mapping[str, _File] = {
-    "utilization_percent": _File(("gpu_busy_percent",)),
-    "memory_utilization_percent": _File(("mem_busy_percent",)),
-    "temperature_c": _File(("temp1_input",), _MILLI, hwmon=True),
+_FILES: Mapping[str, FigureFile] = {
+    "utilization_percent": FigureFile(("gpu_busy_percent",)),
+    "memory_utilization_percent": FigureFile(("mem_busy_percent",)),
+    # the hottest place first: some cards have no sensor but that; older kernels have no labels
+    "temperature_c": FigureFile(("temp1_input",), MILLI, hwmon=True, labels=("junction", "edge", "mem")),
     # the mean where the driver has one, else the moment's
-    "power_w": _File(("power1_average", "power1_input"), _MICRO, _tenths, hwmon=True),
-    "power_limit_w": _File(("power1_cap",), _MICRO, _tenths, hwmon=True),
-    "clock_sm_mhz": _File(("freq1_input",), _MICRO, int, hwmon=True),
-    "clock_memory_mhz": _File(("freq2_input",), _MICRO, int, hwmon=True),
+    "power_w": FigureFile(("power1_average", "power1_input"), MICRO, tenths, hwmon=True),
+    "power_limit_w": FigureFile(("power1_cap",), MICRO, tenths, hwmon=True),
+    "clock_sm_mhz": FigureFile(("freq1_input",), MICRO, int, hwmon=True, labels=("sclk",)),
+    "clock_memory_mhz": FigureFile(("freq2_input",), MICRO, int, hwmon=True, labels=("mclk",)),
 }
-_LIVE_FIELDS = (*_FILES, "ecc_uncorrected", "retirement_pending")
-_ABSENT_HERE = {
-    name: _NVIDIAS.get(name, "not read from sysfs")
-    for name in field_names(Gpu)
-    if name in {*FIGURES, *_NVIDIAS} - {*_LIVE_FIELDS, "memory_mb", *_USE_FIELDS}
-}
-"""Field → why it is unknown of every card."""
+_LIVE = (*_FILES, "ecc_uncorrected", "retirement_pending", "processes")
 
 
 class AmdGpus:
-    """Every card that the driver has. What does not change is remembered from one reading to the next."""
+    """Every GPU of AMD's. What does not change is remembered from one reading to the next."""
 
     interface = INTERFACE
 
     def __init__(self, surroundings: Surroundings, *, names: Path = NAMES) -> None:
+        self._surroundings = surroundings
         self._sys_dir = surroundings.sys_dir
         self._names = names
-        self._model_names: dict[tuple[int, int], str] | None = None
-        self._listed: tuple[str, ...] = ()
-        self._ours: tuple[Path, ...] = ()
-        """Of the devices that were listed on the PCI bus, those that are AMD GPUs."""
+        self._model_names: Mapping[tuple[int, int], str] | None = None
+        self._bus = PciBus(surroundings.sys_dir, VENDOR)
 
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
         """Read all cards, in the order of their PCI addresses."""
         try:
-            folders = sorted(set(self._cards()))
+            folders = sorted({folder for _, folder in drm_cards(self._sys_dir, (DRIVER,))})
         except OSError as error:
             return GpuReport(
                 outcome=Outcome.DRIVER_BROKEN,
                 detail=f"The AMD cards cannot be listed ({error}): give the agent read access to sysfs.",
             )
-        if not folders:
-            return self._no_card()
+        nodes = compute_nodes(self._sys_dir) if folders else ()
+        nodes_of = _by_card(nodes, folders)
+        if not nodes_of:
+            return self._no_gpu(folders)
         if self._model_names is None:
             self._model_names = load_names(self._names)
-        gpus = _unique_ids(
-            Card(folder, index, model_names=self._model_names).read() for index, folder in enumerate(folders)
-        )
+        processes = compute_processes(self._sys_dir, (node.gpu_id for node in nodes))
+        cards = [
+            Card(
+                folder,
+                index,
+                nodes_of[folder],
+                surroundings=self._surroundings,
+                model_names=self._model_names,
+                processes=processes,
+            )
+            for index, folder in enumerate(folder for folder in folders if folder in nodes_of)
+        ]
+        _identify(cards)
+        gpus = (gpu for card in cards for gpu in card.read())
         version = read_text(self._sys_dir / "module" / DRIVER / "version")
         return GpuReport(
-            outcome=Outcome.OK, gpus=gpus, driver_version=f"{DRIVER} {version}" if version else None
+            outcome=Outcome.OK, gpus=tuple(gpus), driver_version=f"{DRIVER} {version}" if version else None
         )
 
-    def _cards(self) -> Iterator[Path]:
-        """The sysfs folders of all cards that the driver has, each named by its PCI address."""
-        drm = self._sys_dir / "class" / "drm"
-        if not drm.is_dir():
-            return
-        for entry in drm.iterdir():
-            device = entry / "device"
-            if _CARD.fullmatch(entry.name) and link_target_name(device / "driver") == DRIVER:
-                yield device.resolve()
-
-    def _no_card(self) -> GpuReport:
-        """The machine has no card, or one without its driver."""
-        bare = next(self._without_driver(), None)
-        if bare is None:
-            return GpuReport(outcome=Outcome.OK)
-        return GpuReport(
-            outcome=Outcome.NO_DRIVER,
-            detail=f"The AMD GPU at {bare} has no driver: load it with `modprobe {DRIVER}`, "
-            "and see `dmesg` if it will not load.",
-        )
-
-    def _without_driver(self) -> Iterator[str]:
-        bus = self._sys_dir / "bus" / "pci" / "devices"
-        listed = tuple(sorted(device.name for device in bus.iterdir())) if bus.is_dir() else ()
-        if listed != self._listed:  # what a device is does not change; a server has hundreds
-            self._ours = tuple(bus / name for name in listed if _is_amd_gpu(bus / name))
-            self._listed = listed
-        return (device.name for device in self._ours if not link_target_name(device / "driver"))
+    def _no_gpu(self, folders: Sequence[Path]) -> GpuReport:
+        """No card can compute, or the machine has one without its driver, or none."""
+        bare = next((gpu.name for gpu in self._bus.gpus() if not link_target_name(gpu / "driver")), None)
+        if bare is not None:
+            return GpuReport(
+                outcome=Outcome.NO_DRIVER,
+                detail=f"The AMD GPU at {bare} has no driver: load it with `modprobe {DRIVER}`, "
+                "and see `dmesg` if it will not load.",
+            )
+        if folders:
+            return GpuReport(
+                outcome=Outcome.NO_DRIVER,
+                detail=f"The AMD card at {folders[0].name} takes no computing work: /sys/class/kfd does not "
+                "list it; see `dmesg` for messages of kfd, and whether ROCm supports the card.",
+            )
+        return GpuReport(outcome=Outcome.OK)
 
 
-def _unique_ids(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
-    """Name cards by their PCI addresses where their driver gives several the same id."""
-    read = tuple(gpus)
-    count = Counter(gpu.uuid for gpu in read)
-    return tuple(gpu if count[gpu.uuid] == 1 else replace(gpu, uuid=f"AMD-{gpu.pci_bus_id}") for gpu in read)
+def _by_card(nodes: Iterable[ComputeNode], folders: Sequence[Path]) -> dict[Path, list[ComputeNode]]:
+    """The nodes of each card that has some."""
+    by_address = {folder.name: folder for folder in folders}
+    found: defaultdict[Path, list[ComputeNode]] = defaultdict(list)
+    for node in nodes:
+        folder = by_address.get(node.address) or by_address.get(node.address_of_card)
+        if folder is not None:
+            found[folder].append(node)
+    return dict(found)
 
 
-def _is_amd_gpu(device: Path) -> bool:
-    kind = read_number(device / "class", base=16)
-    return (
-        kind is not None
-        and kind >> 16 in _DISPLAY_CLASSES
-        and read_number(device / "vendor", base=16) == VENDOR
-    )
+def _identify(cards: Sequence["Card"]) -> None:
+    """Name by their PCI addresses what has no id of its own, or shares one with another."""
+    count = Counter(card.uuid for card in cards)
+    for card in cards:
+        if count[card.uuid] > 1:
+            card.uuid = card.uuid_by_address
+    taken = Counter(node.unique_id for card in cards for node in card.nodes)
+    whole = {card.uuid for card in cards}
+    for card in cards:
+        card.part_uuids = [
+            own
+            if (own := _rocm_id(node.unique_id)) and taken[node.unique_id] == 1 and own not in whole
+            else f"{card.uuid}-{number}"
+            for number, node in enumerate(card.nodes)
+        ]
+
+
+def _rocm_id(unique_id: int) -> str | None:
+    return f"GPU-{unique_id:016x}" if unique_id else None
 
 
 def load_names(names: Path) -> dict[tuple[int, int], str]:
@@ -174,46 +167,88 @@ def load_names(names: Path) -> dict[tuple[int, int], str]:
 
 
 class Card:
-    """A card's folder in sysfs, for one reading. No figure is guessed from another."""
+    """A card and its parts, for one reading."""
 
-    def __init__(self, folder: Path, index: int, *, model_names: Mapping[tuple[int, int], str]) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        index: int,
+        nodes: Sequence[ComputeNode],
+        *,
+        surroundings: Surroundings,
+        model_names: Mapping[tuple[int, int], str],
+        processes: Mapping[int, tuple[GpuProcess, ...]] | None,
+    ) -> None:
+        self.nodes = nodes
+        self.uuid_by_address = uuid_by_address("AMD", folder.name, surroundings)
+        self._offers_integrated = surroundings.offer_integrated_gpus
+        own = nodes[0].unique_id if len(nodes) == 1 else 0
+        driver_id = read_number(folder / "unique_id", base=16) or 0
+        self.uuid = _rocm_id(own or driver_id) or self.uuid_by_address
+        """As ROCm has it, which follows the card from slot to slot; else its slot."""
+        self.part_uuids: list[str] = []
         self._index = index
         self._model_names = model_names
-        self._unknowns = dict(_ABSENT_HERE)
-        self._hwmon = next(iter(_folders(folder / "hwmon")), folder / "hwmon" / "hwmon0")
+        self._processes = processes
+        self._folder = folder
+        self._card = CardFolder(folder, _FILES, _LIVE)
+        self._integrated = nodes[0].with_processor or (self._card.hwmon / "in1_label").exists()
+        """Only graphics of a processor have the voltage of a northbridge, `vddnb`."""
 
-    def read(self) -> Gpu:
-        """Read the card; of a suspended one only the files for which the driver does not wake it."""
-        if read_text(self._folder / "power" / "runtime_status") == _SUSPENDED:
-            return self._gpu((), dict.fromkeys(_LIVE_FIELDS, _ASLEEP), asleep=True)
-        if _is_off_the_bus(self._folder):
-            return self._gpu((reason("gpu_lost", detail=_FALLEN),), dict.fromkeys(_LIVE_FIELDS, _FALLEN))
-        bad_pages = tuple(self._bad_pages())
-        return self._gpu(bad_pages, {}, asleep=False, **self._figures(bad_pages))
-
-    def _gpu(
-        self, reasons: tuple[HealthReason, ...], unknowns: Mapping[str, str], **figures: float | bool | None
-    ) -> Gpu:
-        """Join what is known at any time with the figures of a card that is awake."""
+    def read(self) -> Iterator[Gpu]:
+        """Read it; of a suspended one only the files for which the driver does not wake it."""
+        asleep = self._card.asleep
+        reasons: tuple[HealthReason, ...] = ()
+        figures: dict[str, object] = {}
+        if asleep or self._card.off_the_bus:
+            self._card.unread(ASLEEP if asleep else FALLEN)
+            reasons = () if asleep else (reason("gpu_lost", detail=FALLEN),)
+        else:
+            reasons = tuple(self._bad_pages())
+            figures = self._figures(reasons)
         memory = self._memory()
-        return Gpu(
-            uuid=self._uuid(),
-            name=self._name(),
+        name = self._name()
+        yield Gpu(
+            uuid=self.uuid,
+            name=name,
             index=self._index,
             vendor="amd",
             pci_bus_id=self._folder.name,
             health=health_from(reasons),
             reasons=reasons,
-            unknowns={**self._unknowns, **unknowns},
+            asleep=asleep or (None if reasons and not figures else False),
+            offered=self._offers_integrated or not self._integrated,
+            unknowns=self._card.unknowns,
             **memory,  # type: ignore[arg-type]  # names and types are `_memory`'s
             **figures,  # type: ignore[arg-type]  # and `_figures`'
         )
+        if len(self.nodes) > 1:
+            yield from self._parts(name)
 
-    def _uuid(self) -> str:
-        """The driver's own id of the card, which follows it from slot to slot; else its slot."""
-        unique = read_number(self._folder / "unique_id", base=16)
-        return f"AMD-{unique:016x}" if unique else f"AMD-{self._folder.name}"
+    def _parts(self, name: str) -> Iterator[Gpu]:
+        """The parts of a partitioned card: what is read of the whole card stands there."""
+        modes = (read_text(self._folder / f"current_{kind}_partition") for kind in ("compute", "memory"))
+        words = " ".join((name, *(mode for mode in modes if mode and mode.isprintable())))
+        unknowns = {
+            **self._card.unknowns,
+            **dict.fromkeys((*OF_THE_WHOLE_GPU, *_LIVE, *LIVE_USE), _WHOLE_CARD),
+        }
+        for node, uuid in zip(self.nodes, self.part_uuids, strict=True):
+            processes = None if self._processes is None else self._processes.get(node.gpu_id)
+            own = {"processes": _NO_LIST} if processes is None else {}
+            own |= {} if node.memory_mb else {"memory_mb": "mem_banks: no memory of its own"}
+            yield Gpu(
+                uuid=uuid,
+                name=words,
+                index=self._index,
+                vendor="amd",
+                pci_bus_id=self._folder.name,
+                parent_uuid=self.uuid,
+                memory_mb=node.memory_mb,
+                memory_kind=MemoryKind.DEDICATED if node.memory_mb else MemoryKind.UNKNOWN,
+                processes=processes,
+                unknowns={name: why for name, why in unknowns.items() if name != "processes"} | own,
+            )
 
     def _name(self) -> str:
         name = read_text(self._folder / "product_name")
@@ -227,52 +262,69 @@ class Card:
         return listed or f"AMD GPU 1002:{device:04x}"
 
     def _memory(self) -> dict[str, object]:
-        """Its own memory; for a processor's graphics, whose own is tiny, also what it shares (GTT)."""
-        total, used = self._bytes("vram_total"), self._bytes("vram_used")
-        shared, shared_used = self._bytes("gtt_total"), self._bytes("gtt_used")
-        if total is None or total < _MIB:  # it would be 0 MiB, which no card has
+        """Its own memory; for a processor's graphics also what it shares with the processor (GTT)."""
+        total, used = self._megabytes("vram_total"), self._megabytes("vram_used")
+        shared, shared_used = self._megabytes("gtt_total"), self._megabytes("gtt_used")
+        if not total:  # 0 MiB, which no card has
             why = read_failure(self._folder / "mem_info_vram_total")
-            self._unknowns |= dict.fromkeys(("memory_mb", *_USE_FIELDS), why)
+            self._card.unknowns |= dict.fromkeys(("memory_mb", *LIVE_USE), why)
             return {}
         kind, unread = MemoryKind.DEDICATED, "mem_info_vram_used"
-        if total < _TINY_BYTES and shared is not None and shared > total:
+        self._integrated |= total < _TINY_MB and shared is not None and shared > total
+        if self._integrated and shared is not None:
             kind, total = MemoryKind.UNIFIED, total + shared
             unread = unread if used is None else "mem_info_gtt_used"
             used = None if used is None or shared_used is None else used + shared_used
         if used is None or used > total:
-            self._unknowns |= dict.fromkeys(_USE_FIELDS, read_failure(self._folder / unread))
-            return {"memory_kind": kind, "memory_mb": total // _MIB}
+            self._card.unknowns |= dict.fromkeys(LIVE_USE, read_failure(self._folder / unread))
+            return {"memory_kind": kind, "memory_mb": total}
         return {
             "memory_kind": kind,
-            "memory_mb": total // _MIB,
-            "memory_used_mb": used // _MIB,
-            "memory_free_mb": (total - used) // _MIB,
+            "memory_mb": total,
+            "memory_used_mb": used,
+            "memory_free_mb": total - used,
         }
 
-    def _bytes(self, name: str) -> int | None:
-        value = read_number(self._folder / f"mem_info_{name}")
-        return value if value is not None and 0 <= value // _MIB <= GPU_BOUNDS["memory_mb"][1] else None
+    def _megabytes(self, name: str) -> int | None:
+        return self._card.megabytes(f"mem_info_{name}")
 
-    def _figures(self, bad_pages: tuple[HealthReason, ...]) -> dict[str, float | bool | None]:
+    def _figures(self, bad_pages: tuple[HealthReason, ...]) -> dict[str, object]:
         pages = self._folder / "ras" / "gpu_vram_bad_pages"
         known = read_text(pages) is not None
         if not known:
-            self._unknowns["retirement_pending"] = read_failure(pages)
+            self._card.unknowns["retirement_pending"] = read_failure(pages)
         return {
-            **{name: self._figure(name, file) for name, file in _FILES.items()},
+            **self._card.figures(),
+            "processes": self._programs(),
             "ecc_uncorrected": self._uncorrected(),
             "retirement_pending": bool(bad_pages) if known else None,
         }
+
+    def _programs(self) -> tuple[GpuProcess, ...] | None:
+        """The programs of all its nodes; one that uses several parts counts once, with the memory of all."""
+        if self._processes is None:
+            self._card.unknowns["processes"] = _NO_LIST
+            return None
+        held: dict[int, list[int | None]] = {}
+        for node in self.nodes:
+            for process in self._processes.get(node.gpu_id, ()):
+                held.setdefault(process.pid, []).append(process.memory_mb)
+        return tuple(
+            GpuProcess(pid=pid, memory_mb=None if None in each else sum(filter(None, each)))
+            for pid, each in sorted(held.items())
+        )
 
     def _uncorrected(self) -> int | None:
         """Uncorrected memory and block errors since the driver was loaded, over all blocks that count."""
         folder = self._folder / "ras"
         counts = [
-            count for path in _files(folder, "_err_count") for count in _uncorrectable_errors(read_text(path))
+            count
+            for path in files_ending(folder, "_err_count")
+            for count in _uncorrectable_errors(read_text(path))
         ]
         if counts:
             return sum(counts)
-        self._unknowns["ecc_uncorrected"] = read_failure(folder / "umc_err_count")
+        self._card.unknowns["ecc_uncorrected"] = read_failure(folder / "umc_err_count")
         return None
 
     def _bad_pages(self) -> Iterator[HealthReason]:
@@ -284,25 +336,8 @@ class Card:
                 "retired_pages_pending", detail=f"{len(waiting)} bad memory pages are not yet set aside"
             )
 
-    def _figure(self, name: str, file: _File) -> float | None:
-        folder = self._hwmon if file.hwmon else self._folder
-        least, most = GPU_BOUNDS[name]
-        *preferred, last = (folder / each for each in file.names)
-        path = next((each for each in preferred if read_number(each) is not None), last)
-        value = read_number(path)
-        if value is None or not least <= value / file.per_unit <= most:
-            self._unknowns[name] = read_failure(path)
-            return None
-        return file.convert(value / file.per_unit)
 
-
-def _is_off_the_bus(folder: Path) -> bool:
-    """True where the card's PCI configuration reads as all ones: nothing answers there."""
-    try:
-        with (folder / "config").open("rb") as file:
-            return file.read(4) == b"\xff\xff\xff\xff"
-    except OSError:
-        return False
+_NO_LIST = "kfd/proc: No such file or directory"
 
 
 def _uncorrectable_errors(text: str | None) -> Iterator[int]:
@@ -311,57 +346,3 @@ def _uncorrectable_errors(text: str | None) -> Iterator[int]:
         kind, _, count = line.partition(":")
         if kind.strip() == "ue" and count.strip().isdecimal() and count.isascii():
             yield int(count.strip()[:18])
-
-
-def _folders(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir())
-    except OSError:
-        return []
-
-
-def _files(folder: Path, ending: str) -> list[Path]:
-    return [path for path in _folders(folder) if path.name.endswith(ending)]
-
-
-# ---- small files of sysfs: each holds one value, and may be missing, empty or refused
-
-
-def read_text(path: Path, *, longest_bytes: int = _LONGEST_BYTES) -> str | None:
-    """The content of a file, stripped; None where there is none, or it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(longest_bytes).decode("utf-8", "replace").strip() or None
-    except (OSError, ValueError):
-        return None
-
-
-def read_number(path: Path, *, base: int = 10) -> int | None:
-    """The whole number that the file holds."""
-    digits = read_text(path, longest_bytes=64)
-    if digits is None:
-        return None
-    try:
-        return int(digits, base)
-    except ValueError:
-        return None
-
-
-def link_target_name(path: Path) -> str | None:
-    """The name of a link's target: a device's driver, for example."""
-    try:
-        return Path(path.readlink()).name or None
-    except (OSError, ValueError):
-        return None
-
-
-def read_failure(path: Path) -> str:
-    """Say why a file gave no value."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(40)
-    except OSError as error:
-        return f"{path.name}: {os.strerror(error.errno) if error.errno else error}"
-    if not content:
-        return f"{path.name} is empty"
-    return f"{path.name} says {content.decode('utf-8', 'replace').strip()!r}"

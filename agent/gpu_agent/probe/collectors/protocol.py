@@ -34,6 +34,10 @@ class Surroundings:
 
     sys_dir: Path = Path("/sys")
     """Where sysfs is: a container may have the machine's at another path."""
+    machine_id: Path = Path("/etc/machine-id")
+    """The file with an id that no other machine has: slots are numbered alike in all."""
+    offer_integrated_gpus: bool = False
+    """Whether graphics that are part of a processor are offered to the registry."""
 
 
 @dataclass(frozen=True, slots=True)

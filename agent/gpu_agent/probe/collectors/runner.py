@@ -246,7 +246,13 @@ def _amd() -> object:
     return AmdGpus
 
 
-OURS: dict[str, Callable[[], object]] = {"amd": _amd}
+def _intel() -> object:
+    from gpu_agent.probe.collectors.intel import IntelGpus  # noqa: PLC0415 - as above
+
+    return IntelGpus
+
+
+OURS: dict[str, Callable[[], object]] = {"amd": _amd, "intel": _intel}
 """The collectors of this package, as its entry points name them."""
 
 

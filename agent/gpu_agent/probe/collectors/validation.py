@@ -87,6 +87,7 @@ def _gpu(gpu: object) -> Gpu:
         health=health_from(reasons),
         reasons=reasons,
         unknowns=unknowns,
+        offered=_flag(_field(gpu, "offered")) is not False,
         **figures,  # type: ignore[arg-type]  # each passed the rule of its field
     )
 

@@ -25,6 +25,10 @@ _CONTAINER_MARKS = (
     "run/systemd/container",
     "var/run/secrets/kubernetes.io",
 )
+_NVIDIA = "0x10de"
+_DISPLAYS = ("0x03", "0x12")
+"""PCI base classes: a display controller, a processing accelerator."""
+_NOT_ON_PCI = ("dev/dxg", "etc/nv_tegra_release")
 _FILE_CHARS = 4096
 _MOST_GPUS = 64
 
@@ -32,6 +36,29 @@ _MOST_GPUS = 64
 def is_module_loaded(root: str = "/") -> bool:
     """Whether the kernel has the nvidia module, as far as this process may see it."""
     return any(os.path.exists(os.path.join(root, sign)) for sign in _MODULE)  # noqa: PTH110, PTH118 - pathlib weighs
+
+
+def has_no_gpu(root: str = "/") -> bool:
+    """Whether the PCI bus can be listed and has no NVIDIA GPU; those of WSL2 and of Tegra are not on it."""
+    if any(os.path.exists(os.path.join(root, sign)) for sign in _NOT_ON_PCI):  # noqa: PTH110, PTH118
+        return False
+    bus = os.path.join(root, "sys/bus/pci/devices")  # noqa: PTH118
+    try:
+        devices = os.listdir(bus)  # noqa: PTH208 - names are enough
+    except OSError:
+        return False
+    return not any(
+        _value(bus, device, "vendor") == _NVIDIA and _value(bus, device, "class")[:4] in _DISPLAYS
+        for device in devices
+    )
+
+
+def _value(*path: str) -> str:
+    try:
+        with open(os.path.join(*path), encoding="ascii", errors="replace") as file:  # noqa: PTH118, PTH123
+            return file.read(16).strip()
+    except OSError:
+        return ""
 
 
 def node_problems(root: str = "/") -> list[str]:

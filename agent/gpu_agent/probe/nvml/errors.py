@@ -116,7 +116,7 @@ def init_error(nvml: ModuleType, error: BaseException, *, root: str, environ: Ma
     if code == nvml.NVML_ERROR_GPU_NOT_FOUND:
         return no_gpu(root=root, environ=environ)
     if code == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-        return _library_not_loaded(error.__context__, environ)
+        return _library_not_loaded(error.__context__, environ, root)
     nodes = _device_node_problems(nvml, code, root)
     if nodes:
         return {"outcome": "driver_broken", "detail": f"The NVIDIA driver cannot be reached. {nodes}"}
@@ -153,7 +153,7 @@ def _device_node_problems(nvml: ModuleType, code: object, root: str) -> str:
     return " ".join(_sentences(device_nodes.node_problems(root)))
 
 
-def _library_not_loaded(cause: BaseException | None, environ: Mapping[str, str]) -> Values:
+def _library_not_loaded(cause: BaseException | None, environ: Mapping[str, str], root: str) -> Values:
     error = str(cause or "")
     absent = isinstance(cause, FileNotFoundError) or ("No such file" in error and LIBRARY in error)
     if error and not absent:
@@ -165,6 +165,11 @@ def _library_not_loaded(cause: BaseException | None, environ: Mapping[str, str])
     hiding = _sentences(_hiding_variables(environ))
     if hiding:
         return {"outcome": "no_driver", "detail": " ".join([f"{found}.", *hiding])}
+    if device_nodes.has_no_gpu(root):
+        without = (
+            "and there is no NVIDIA GPU on the PCI bus; a container or virtual machine is started with it"
+        )
+        return {"outcome": "no_driver", "detail": f"{found}, {without}."}
     next_step = "install it; in a container, start it with the GPU and the `utility` driver capability"
     return {"outcome": "no_driver", "detail": f"{found}: {next_step}."}
 
