@@ -193,7 +193,7 @@ def test_a_heartbeat_carries_each_gpus_figures_and_the_reasons_of_its_health() -
 NOT_SENT = frozenset(
     {"memory_free_mb", "memory_reserved_mb", "memory_utilization_percent", "power_limit_w", "clock_sm_mhz"}
     | {"clock_memory_mhz", "energy_mj", "ecc_uncorrected", "retirement_pending", "recovery_action"}
-    | {"throttle_reasons", "mig_enabled", "asleep", "visible", "events", "unknowns"}
+    | {"throttle_reasons", "mig_enabled", "asleep", "visible", "offered", "events", "unknowns"}
     | {"sram_threshold_exceeded", "compute_mode", "fabric_faults", "nvlinks_up", "nvlinks_down"}
     | {"nvlink_errors", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max"}
 )
@@ -268,3 +268,14 @@ def test_the_parent_of_mig_devices_takes_no_job_but_its_slices_do() -> None:
     lost = Gpu(uuid="GPU-2", name="A100", health=Health.LOST)
     report = GpuReport(outcome=Outcome.OK, gpus=(parent, piece, lost))
     assert report.usable == (piece,)
+
+
+def test_a_gpu_that_is_not_offered_is_neither_declared_nor_reported_nor_counted() -> None:
+    own = Gpu(uuid="AMD-1", name="Radeon", memory_mb=80_000, utilization_percent=90.0, offered=False)
+    found = inventory(own, L4)
+    message = heartbeat("n", found, moment=MOMENT, changed=DeclarationChanges(), sequence=1)
+    assert [gpu.uuid for gpu in declare(found, Owner()).hardware.gpus] == ["GPU-1"]
+    assert [gpu.uuid for gpu in message.gpus or ()] == ["GPU-1"]
+    assert message.resource_usage.gpu_percent == 30.0
+    assert found.gpu.usable == (L4,)
+    assert not declare(inventory(own), Owner()).has_gpu

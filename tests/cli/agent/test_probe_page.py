@@ -217,3 +217,13 @@ def test_where_no_gpu_is_well_its_health_is_pointed_at() -> None:
 )
 def test_a_machine_that_cannot_register_says_why(outcome: Outcome, detail: str | None, words: str) -> None:
     assert words in sentence(outcome=outcome, detail=detail)
+
+
+def test_graphics_that_are_not_offered_are_listed_and_counted_nowhere() -> None:
+    own = Gpu(index=1, uuid="AMD-1", name="Radeon 780M", memory_mb=81_920, offered=False)
+    said = page(GpuReport(outcome=Outcome.OK, gpus=(L4, own)), columns=120)
+    assert "part of the processor, not offered" in "\n".join(said)
+    assert said[-2:] == [
+        "Could register: 1 of 1 GPUs are usable.",
+        "It would offer 1x L4 with 22 GiB in all, and 0 ready models.",
+    ]

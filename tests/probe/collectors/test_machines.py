@@ -173,6 +173,9 @@ def test_a_processors_graphics_are_listed_and_offered_only_if_the_owner_says_so(
     declared = declare(inventory(found), Owner()).hardware.gpus
     assert [gpu.uuid for gpu in declared] == [gpu.uuid for gpu in found.gpus if gpu.offered]
     assert exit_code(inventory(found)) == (COULD_REGISTER if declared else NO_GPU)
+    assert ("are not offered: set `offer_integrated_gpus`" in str(found.detail)) is (not declared)
+    assert (found.outcome is Outcome.OK) is bool(declared)
+    assert (str(NVML_ABSENT.detail) in str(found.detail)) is (not declared)
     rmtree(tmp_path / "sys")
     assert {gpu.offered for gpu in read(name, tmp_path, offers=True)} == {True}
 

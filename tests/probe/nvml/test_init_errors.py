@@ -99,6 +99,41 @@ def test_capabilities_that_suffice_are_not_blamed(tmp_path: Path, value: str) ->
     assert "install it" in answer["detail"]
 
 
+def on_the_bus(root: Path, *devices: tuple[str, str]) -> Path:
+    """A machine with these vendors and classes on its PCI bus."""
+    for number, (vendor, kind) in enumerate(devices):
+        device = root / "sys/bus/pci/devices" / f"0000:0{number}:00.0"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+    return root
+
+
+@without_real_driver
+@pytest.mark.parametrize(
+    ("devices", "sign", "advised"),
+    [
+        ([("0x10de", "0x030200"), ("0x8086", "0x060000")], None, True),
+        ([("0x10de", "0x120000")], None, True),
+        ([("0x10de", "0x040300"), ("0x1002", "0x030000")], None, False),  # the sound of a card, another's GPU
+        ([], None, True),  # the bus cannot be listed
+        ([("0x8086", "0x060000")], "dev/dxg", True),
+        ([("0x8086", "0x060000")], "etc/nv_tegra_release", True),
+    ],
+)
+def test_the_driver_is_advised_only_where_an_nvidia_gpu_may_be(
+    tmp_path: Path, devices: list[tuple[str, str]], *, sign: str | None, advised: bool
+) -> None:
+    root = on_the_bus(tmp_path / "root", *devices)
+    if sign:
+        (root / sign).parent.mkdir(parents=True)
+        (root / sign).touch()
+    answer = answer_of(FakeNvml(tmp_path, library=tmp_path / "driver"), root)
+    assert answer["outcome"] == "no_driver"
+    assert ("install it" in answer["detail"]) is advised
+    assert ("no NVIDIA GPU on the PCI bus" in answer["detail"]) is not advised
+
+
 def test_a_variable_that_is_no_text_is_quoted_all_the_same(tmp_path: Path) -> None:
     answer = answer_of(FakeNvml(tmp_path, gpus=0), tmp_path, NVIDIA_DRIVER_CAPABILITIES="\udcff")
     assert "NVIDIA_DRIVER_CAPABILITIES=\\udcff" in answer["detail"]

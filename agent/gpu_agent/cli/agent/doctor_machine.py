@@ -31,7 +31,11 @@ def driver_checks(
         yield from (skipped(name, "these GPUs are simulated") for name in names)
         return
     gpu = inventory.gpu
-    if files.nvml_library is None and gpu.gpus and all(each.vendor != _NVML_VENDOR for each in gpu.gpus):
+    if (
+        files.nvml_library is None
+        and gpu.offered
+        and all(each.vendor != _NVML_VENDOR for each in gpu.offered)
+    ):
         yield from (
             skipped(name, "no NVIDIA driver, and none needed: the GPUs are of other vendors")
             for name in names

@@ -119,8 +119,8 @@ def offer_sentence(inventory: Inventory) -> str:
 
 
 def _usable_in_words(report: GpuReport) -> str:
-    parents = {gpu.parent_uuid for gpu in report.gpus}
-    devices = [gpu for gpu in report.gpus if gpu.uuid not in parents]
+    parents = {gpu.parent_uuid for gpu in report.offered}
+    devices = [gpu for gpu in report.offered if gpu.uuid not in parents]
     words = f"{len(able_to_serve(report))} of {len(devices)} GPUs are usable"
     unsized = _of_unknown_memory(report)
     return (

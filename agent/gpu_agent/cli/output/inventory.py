@@ -230,6 +230,7 @@ def _note(gpu: Gpu) -> Line:
         Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
         Piece("memory shared with the host", "dim") if gpu.memory_kind is MemoryKind.UNIFIED else None,
         Piece("asleep, and not woken for this", "dim") if gpu.asleep else None,
+        Piece("part of the processor, not offered", "dim") if not gpu.offered else None,
         Piece("hidden by CUDA_VISIBLE_DEVICES", "yellow") if gpu.visible is False else None,
         _processes(gpu),
     ]

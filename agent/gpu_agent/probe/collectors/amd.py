@@ -24,6 +24,7 @@ from gpu_agent.probe.collectors.sysfs import (
     drm_cards,
     files_ending,
     link_target_name,
+    not_offered,
     read_failure,
     read_number,
     read_text,
@@ -97,10 +98,13 @@ class AmdGpus:
             for index, folder in enumerate(folder for folder in folders if folder in nodes_of)
         ]
         _identify(cards)
-        gpus = (gpu for card in cards for gpu in card.read())
+        gpus = tuple(gpu for card in cards for gpu in card.read())
         version = read_text(self._sys_dir / "module" / DRIVER / "version")
         return GpuReport(
-            outcome=Outcome.OK, gpus=tuple(gpus), driver_version=f"{DRIVER} {version}" if version else None
+            outcome=Outcome.OK,
+            detail=not_offered(gpus),
+            gpus=gpus,
+            driver_version=f"{DRIVER} {version}" if version else None,
         )
 
     def _no_gpu(self, folders: Sequence[Path]) -> GpuReport:

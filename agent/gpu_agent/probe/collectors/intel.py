@@ -21,6 +21,7 @@ from gpu_agent.probe.collectors.sysfs import (
     drm_cards,
     link_target_name,
     list_folder,
+    not_offered,
     read_failure,
     read_number,
     tenths,
@@ -92,7 +93,7 @@ class IntelGpus:
                 detail=f"The Intel GPU at {bare} has no driver: load it with `modprobe xe` (`i915` for "
                 "older ones), and see `dmesg` if it will not load.",
             )
-        return GpuReport(outcome=Outcome.OK, gpus=gpus)
+        return GpuReport(outcome=Outcome.OK, detail=not_offered(gpus), gpus=gpus)
 
 
 def _read(card: Path, device: Path, *, index: int, surroundings: Surroundings) -> Gpu:

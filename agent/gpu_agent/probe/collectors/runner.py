@@ -173,8 +173,8 @@ def merge_reports(nvml: GpuReport, others: Mapping[str, GpuReport]) -> GpuReport
 
 
 def _outcome(nvml: GpuReport, reports: Iterable[GpuReport]) -> Outcome:
-    """`ok` where any reading has GPUs; else a broken driver counts before one that is not there."""
-    if any(one.outcome is Outcome.OK and one.gpus for one in reports):
+    """`ok` where any reading has GPUs to offer; else a broken driver counts before one that is not there."""
+    if any(one.outcome is Outcome.OK and one.offered for one in reports):
         return Outcome.OK
     broken = any(one.outcome is Outcome.DRIVER_BROKEN for one in reports)
     return Outcome.DRIVER_BROKEN if broken else nvml.outcome

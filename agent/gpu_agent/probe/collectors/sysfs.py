@@ -170,6 +170,14 @@ def uuid_by_address(vendor: str, address: str, surroundings: Surroundings) -> st
     return f"{vendor}-{digest[:12]}-{address}"
 
 
+def not_offered(gpus: tuple[Gpu, ...]) -> str | None:
+    """Say what would offer the GPUs where there are some and none is offered."""
+    if not gpus or any(gpu.offered for gpu in gpus):
+        return None
+    names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    return f"Graphics that are part of the processor ({names}) are not offered: set `offer_integrated_gpus`."
+
+
 def list_folder(path: Path) -> list[Path]:
     """What is in a folder, by name; nothing where it cannot be listed."""
     try:
