@@ -24,7 +24,6 @@ from gpu_agent.probe.health.reasons import REASONS, meaning
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
 from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
 from gpu_agent.probe.nvml.process import hung_sentence
-from gpu_agent.probe.simulation.gpus import SimulatedGpus
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
@@ -50,6 +49,8 @@ async def open_gpus(
     which lets a laptop's GPU sleep and makes each reading slower.
     """
     if simulate is not None:
+        from gpu_agent.probe.simulation.gpus import SimulatedGpus  # noqa: PLC0415 - most machines are real
+
         gpus = SimulatedGpus(simulate, seed=seed)
 
         async def read() -> GpuReport | MissedReading:

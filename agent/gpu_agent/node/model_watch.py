@@ -16,7 +16,6 @@ from pathlib import Path
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, SourceState
-from gpu_agent.probe.simulation.models import with_simulated_models
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.probe.snapshot import open_sources as open_probe_sources
 from gpu_agent.runtime.files import user_home
@@ -44,7 +43,11 @@ def open_sources(settings: AgentSettings, before: ModelScanner | None = None) ->
     Sources that the scanner `before` had too continue with what it knows. Opening reads nothing yet.
     """
     found = open_probe_sources(settings.probe_options, environ=os.environ, home=user_home(), previous=before)
-    return found if settings.simulate is None else with_simulated_models(settings.simulate, found)
+    if settings.simulate is None:
+        return found
+    from gpu_agent.probe.simulation.models import with_simulated_models  # noqa: PLC0415 - most machines are real
+
+    return with_simulated_models(settings.simulate, found)
 
 
 async def reopen_sources(settings: AgentSettings, before: ModelScanner) -> Sources:

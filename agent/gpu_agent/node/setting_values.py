@@ -15,8 +15,6 @@ from pydantic_core.core_schema import no_info_after_validator_function
 from pydantic_settings import NoDecode
 
 from gpu_agent.node.schedule import parse
-from gpu_agent.probe.simulation.gpu_models import SimulationError
-from gpu_agent.probe.simulation.spec import parse_spec
 from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.logs import contains_token
 from gpu_agent.runtime.tls.certificate import parse_pin
@@ -66,6 +64,9 @@ def _corrected(value: str) -> str:
 def check_simulation(value: str | None) -> str | None:
     """Refuse a machine that cannot be simulated; the value stays as it was written."""
     if value is not None:
+        from gpu_agent.probe.simulation.gpu_models import SimulationError  # noqa: PLC0415 - most machines are real
+        from gpu_agent.probe.simulation.spec import parse_spec  # noqa: PLC0415 - as above
+
         try:
             parse_spec(value)
         except SimulationError as error:

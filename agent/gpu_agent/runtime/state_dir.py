@@ -14,8 +14,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_state_path
-
 from gpu_agent.runtime.files import foreign_link
 from gpu_agent.runtime.tls.certificate import parse_pin
 
@@ -43,6 +41,8 @@ def default_state_dir() -> Path:
 
 def user_state_dir(name: str) -> Path:
     """Return the directory where a program of this user stores its state."""
+    from platformdirs import user_state_path  # noqa: PLC0415 - services have a folder of their own
+
     try:
         found = user_state_path(name, appauthor=False)
     except RuntimeError:

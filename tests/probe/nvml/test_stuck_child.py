@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -206,6 +207,25 @@ def test_a_childs_address_has_room_for_searches_again_once_it_registers_again(
         assert searched == [NAME]
 
 
+def test_a_stuck_check_of_a_gpu_is_found_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stuck_child, "_pids_named", lambda _: [])
+    device = tmp_path / "bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    os.mkfifo(device / "current_link_width")  # opening it to read waits for a writer
+    asked = {"sys_dir": str(tmp_path), "pci_bus_id": "00000000:01:00.0", "copies": False}
+    deaf = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]);"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    words = (sys.executable, "-P", "-m", "gpu_agent.probe.checks.child", json.dumps(asked))
+    with subprocess.Popen([sys.executable, "-c", deaf, *words]) as check:
+        await_name(check, stuck_child.CHECK_NAME)
+        check.terminate()
+        assert find_stuck_child(stuck_child.CHECK_NAME) == check.pid
+        (device / "current_link_width").open("wb").close()
+    assert find_stuck_child(stuck_child.CHECK_NAME) is None
+
+
 def test_an_nvml_child_goes_by_its_name() -> None:
     child = subprocess.Popen(CHILD_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
@@ -217,6 +237,11 @@ def test_an_nvml_child_goes_by_its_name() -> None:
         assert _name(child) == CHILD_NAME
     finally:
         child.communicate()
+
+
+def await_name(process: subprocess.Popen[bytes], name: str) -> None:
+    while _name(process) != name:
+        assert process.poll() is None
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:

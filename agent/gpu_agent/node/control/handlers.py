@@ -17,7 +17,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from gpu_agent.local.connection import PROTOCOL
 from gpu_agent.node.control.access import AccessPolicy, Peer
-from gpu_agent.node.control.explain import explain
 from gpu_agent.node.control.status import Instant, job_info, status_document
 from gpu_agent.node.jobs import Jobs, WorkerProcess, of_process
 from gpu_agent.node.snapshot import Snapshot
@@ -34,16 +33,15 @@ from gpu_agent.wire.control import (
     RefreshRequest,
     Request,
     ResumeRequest,
-    StatusDocument,
     StatusRequest,
     WhyRequest,
 )
-from gpu_agent.wire.why_document import WhyDocument
+from gpu_agent.wire.probe_document import Document
 
 ASKS = ("status", "why", "refresh", "drain", "resume", "job_start", "job_finish", "job_list")
 """What `ask` may be."""
 
-Answer = StatusDocument | WhyDocument | JobsDocument
+Answer = Document
 
 _DRAINED = frozenset({NodeStatus.DRAINING, NodeStatus.OFFLINE})
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="ask")])
@@ -102,6 +100,8 @@ class RequestHandler:
                     self._snapshot(), self.jobs, started_at=self._started_at, instant=self._instant()
                 )
             case WhyRequest():
+                from gpu_agent.node.control.explain import explain  # noqa: PLC0415 - it loads the API's models
+
                 return explain(self._snapshot(), self.jobs, instant=self._instant())
             case JobStartRequest():
                 refusal = self._start_job(request, peer, worker)

@@ -19,10 +19,7 @@ import sys
 from collections.abc import Callable
 
 from gpu_agent.probe.checks.cuda import CudaError, NoCudaError, measure_copies
-from gpu_agent.probe.nvml.stuck_child import Registration
-
-CHECK_NAME = "gpu-agent-check"
-"""The process name, by which a stuck child is found; the kernel stores 15 bytes."""
+from gpu_agent.probe.nvml.stuck_child import CHECK_NAME, Registration
 
 _BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?) GT/s")

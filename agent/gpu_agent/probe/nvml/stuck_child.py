@@ -18,6 +18,8 @@ if sys.platform == "linux":
 
 CHILD_NAME = "gpu-agent-nvml"
 """The process name of an NVML child; the kernel stores 15 bytes."""
+CHECK_NAME = "gpu-agent-check"
+"""That of a process that checks a GPU."""
 
 ADDRESSES = 8
 """More children of one user at once are found by a search of all processes."""
@@ -44,8 +46,8 @@ class Registration:
         """Take the name, and a free address."""
         self._name = name
         self._socket: _socket.socket | None = None
-        set_process_name(name)
         self.renew()
+        _set_process_name(name)
 
     def renew(self) -> None:
         """Drop the searches that wait at the address: only so many fit."""
@@ -56,7 +58,7 @@ class Registration:
         self._socket = _listen(self._name)
 
 
-def set_process_name(name: str = CHILD_NAME) -> None:
+def _set_process_name(name: str) -> None:
     """Give this process its name; without `/proc` it has none."""
     try:
         with open("/proc/self/comm", "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs the child

@@ -4,7 +4,6 @@ Both components read theirs this way. A fault names the file's line or the varia
 with the nearest known one. What else a fault means, the component's own settings module says.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +106,8 @@ def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> st
     elsewhere = _where_it_belongs(kind, key)
     if elsewhere is not None and key not in holder.model_fields:
         return f"{_shown(key)} is no setting there; put it {elsewhere}"
+    import difflib  # noqa: PLC0415 - for a mistake alone
+
     nearest = difflib.get_close_matches(key, holder.model_fields, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(holder.model_fields)}"
     return f"{_shown(key)} is no setting; {hint}"

@@ -4,7 +4,6 @@ A mistyped variable would be ignored in silence, so it is reported. Kubernetes s
 like for a service of our name; those are no mistake.
 """
 
-import difflib
 import json
 import os
 import re
@@ -255,6 +254,8 @@ def _nearest_variable(name: str, prefix: str, known: frozenset[str]) -> str | No
     if whole in known and whole != name and not any(one.startswith(f"{whole}{NESTED}") for one in known):
         return whole
     by_rest = {one.removeprefix(prefix): one for one in sorted(known)}  # the prefix is the same for all
+    import difflib  # noqa: PLC0415 - for a mistake alone
+
     found = difflib.get_close_matches(name.removeprefix(prefix), by_rest, 1)
     return by_rest[found[0]] if found else None
 
