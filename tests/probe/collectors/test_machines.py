@@ -1,10 +1,14 @@
 """Whole machines (`machines/*.txt`) as the collectors read them."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpu_agent.probe.collectors.amd import AmdGpus
 from gpu_agent.probe.collectors.intel import IntelGpus
@@ -114,6 +118,18 @@ def test_an_mi300x_in_cpx_is_a_parent_with_eight_parts_that_take_the_jobs(tmp_pa
     assert [len(part.processes or ()) for part in parts] == [0, 1, 1, 0, 0, 0, 0, 0]
     assert parts[0].unknowns["temperature_c"] == "reported for the whole card only"
     assert [gpu.uuid for gpu in found.usable] == [part.uuid for part in parts]
+
+
+def test_a_card_that_is_partitioned_anew_is_read_anew(tmp_path: Path) -> None:
+    root = unpack("mi300x-cpx", tmp_path)
+    collector = AmdGpus(Surroundings(sys_dir=root))
+    assert len(collector.read(5).gpus) == 9
+    topology = root / "class" / "kfd" / "kfd" / "topology"
+    for number in range(3, 10):
+        rmtree(topology / "nodes" / str(number))
+    (topology / "generation_id").write_text("3\n")
+    (whole,) = collector.read(5).gpus
+    assert whole.parent_uuid is None
 
 
 def test_parts_to_which_an_older_driver_gives_one_id_are_numbered(tmp_path: Path) -> None:
@@ -263,3 +279,34 @@ def test_a_sleeping_or_fallen_intel_gpu_has_its_identity_and_no_figures(tmp_path
     assert (asleep.asleep, asleep.health, asleep.temperature_c) == (True, Health.OK, None)
     assert "so as not to wake it" in asleep.unknowns["power_limit_w"]
     assert (fallen.health, [one.code for one in fallen.reasons]) == (Health.LOST, ["gpu_lost"])
+
+
+@given(name=st.sampled_from(NAMES), seed=st.integers(0, 2**32))
+@settings(max_examples=120)
+def test_whatever_a_machines_files_hold_its_gpus_are_listed_without_rubbish(name: str, seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311  faults, not secrets
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        root = unpack(name, folder / "sys")
+        for path in dice.sample(
+            files := [each for each in root.rglob("*") if each.is_file()], len(files) // 3
+        ):
+            path.unlink(missing_ok=True)
+            match dice.randrange(5):
+                case 0:
+                    path.mkdir()
+                case 1:
+                    path.write_bytes(dice.randbytes(dice.randint(0, 60)))
+                case 2:
+                    path.write_text(f"{dice.choice((-1, 0, 2**64 - 1, 2**70))}\n", encoding="ascii")
+                case 3:
+                    path.write_text(
+                        f"simd_count {2**80}\nlocation_id {2**40}\nunique_id 7\n", encoding="ascii"
+                    )
+                case _:
+                    pass
+        around = Surroundings(sys_dir=root, machine_id=folder / "none")
+        for made in (AmdGpus(around), IntelGpus(around)):
+            first, second = made.read(5), made.read(5)
+            assert first == second
+            assert validate(first).gpus == gpus_of(validate(first))

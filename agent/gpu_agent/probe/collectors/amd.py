@@ -10,7 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gpu_agent.probe.collectors.kfd import ComputeNode, compute_nodes, compute_processes
+from gpu_agent.probe.collectors.kfd import (
+    ComputeNode,
+    compute_nodes,
+    compute_processes,
+    topology_generation,
+)
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
 from gpu_agent.probe.collectors.sysfs import (
     ASLEEP,
@@ -68,6 +73,8 @@ class AmdGpus:
         self._sys_dir = surroundings.sys_dir
         self._names = names
         self._model_names: Mapping[tuple[int, int], str] | None = None
+        self._nodes: tuple[ComputeNode, ...] = ()
+        self._generation: int | None = None
         self._bus = PciBus(surroundings.sys_dir, VENDOR)
 
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
@@ -79,7 +86,7 @@ class AmdGpus:
                 outcome=Outcome.DRIVER_BROKEN,
                 detail=f"The AMD cards cannot be listed ({error}): give the agent read access to sysfs.",
             )
-        nodes = compute_nodes(self._sys_dir) if folders else ()
+        nodes = self._compute_nodes() if folders else ()
         nodes_of = _by_card(nodes, folders)
         if not nodes_of:
             return self._no_gpu(folders)
@@ -106,6 +113,14 @@ class AmdGpus:
             gpus=gpus,
             driver_version=f"{DRIVER} {version}" if version else None,
         )
+
+    def _compute_nodes(self) -> tuple[ComputeNode, ...]:
+        """The nodes, read again only where the kernel says that they changed: a server may have 64."""
+        generation = topology_generation(self._sys_dir)
+        if generation is None or generation != self._generation:
+            self._nodes = compute_nodes(self._sys_dir)
+            self._generation = generation
+        return self._nodes
 
     def _no_gpu(self, folders: Sequence[Path]) -> GpuReport:
         """No card can compute, or the machine has one without its driver, or none."""

@@ -35,6 +35,11 @@ class ComputeNode:
     """It is one chip with the processor."""
 
 
+def topology_generation(sys_dir: Path) -> int | None:
+    """A number that changes whenever the nodes do, such as when a card is partitioned anew."""
+    return read_number(sys_dir / _FOLDER / "topology" / "generation_id")
+
+
 def compute_nodes(sys_dir: Path) -> tuple[ComputeNode, ...]:
     """The nodes that can compute, in the kernel's order."""
     folders = list_folder(sys_dir / _FOLDER / "topology" / "nodes")

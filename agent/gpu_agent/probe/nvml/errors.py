@@ -165,12 +165,10 @@ def _library_not_loaded(cause: BaseException | None, environ: Mapping[str, str],
     hiding = _sentences(_hiding_variables(environ))
     if hiding:
         return {"outcome": "no_driver", "detail": " ".join([f"{found}.", *hiding])}
-    if device_nodes.has_no_gpu(root):
-        without = (
-            "and there is no NVIDIA GPU on the PCI bus; a container or virtual machine is started with it"
-        )
-        return {"outcome": "no_driver", "detail": f"{found}, {without}."}
     next_step = "install it; in a container, start it with the GPU and the `utility` driver capability"
+    if device_nodes.has_no_gpu(root):
+        found += ", and no NVIDIA GPU on the PCI bus"
+        next_step = "in a container or virtual machine, start it with the GPU"
     return {"outcome": "no_driver", "detail": f"{found}: {next_step}."}
 
 
