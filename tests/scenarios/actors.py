@@ -25,6 +25,7 @@ from gpu_agent.session.types import (
     LogEvent,
     MessageReceived,
     Probe,
+    RunChecks,
     Send,
     SendHeartbeat,
     SessionSettings,
@@ -35,6 +36,7 @@ from gpu_agent.session.types import (
 from gpu_agent.wire.codec import decode_from_registry, encode
 from gpu_agent.wire.declaration import Owner, declare, heartbeat
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, MemoryKind, Model, ModelStatus, Outcome
+from gpu_agent.wire.messages import NodeCheck
 from tests.scenarios.transcript import EPOCH
 
 JOIN_TOKEN = "welcome"
@@ -124,6 +126,8 @@ class ScenarioHost:
         self.outside_fabric: set[int] = set()
         self.models = dict(models)
         self.hung_since: float | None = None
+        self.checks: tuple[NodeCheck, ...] | None = None
+        """What the machine's checks would find; None for an agent that runs none."""
         self._gpus = [self._gpu(name, place) for place in range(gpus)]
         self._name = name
         self._tracker = HealthTracker()
@@ -192,6 +196,8 @@ class Agent:
         """Ids, once a worker has announced one."""
         self._machine: SessionMachine | None = None
         self._inventory: Inventory | None = None
+        self._checked: tuple[NodeCheck, ...] | None = None
+        """The results of the checks that were run."""
         self._probe_at = inf
 
     @property
@@ -204,6 +210,7 @@ class Agent:
         self._machine = SessionMachine(
             SessionSettings(), node_id=self.node_id, has_token=self.token is not None, draw=lambda: 0.5
         )
+        self._checked = None if self.host.checks is None else ()
         return [*self.probe(now), *self._handle(Started(), now)]
 
     def stop(self, *, drain: bool, now: float) -> list[Outward]:
@@ -213,7 +220,13 @@ class Agent:
         """Probe the machine now, and report to the session."""
         self._inventory = self.host.probe(now)
         self._probe_at = now + PROBE_SECONDS
-        return self._handle(Declared(declare(self._inventory, Owner()), self.running_jobs), now)
+        declaration = declare(self._inventory, Owner(), checks=self._checked)
+        return self._handle(Declared(declaration, self.running_jobs), now)
+
+    def run_checks(self, now: float) -> list[Outward]:
+        """Run the machine's checks, and report their results."""
+        self._checked = self.host.checks
+        return self.probe(now)
 
     def wake(self, now: float) -> list[Outward]:
         outward = self.probe(now) if now >= self._probe_at else []
@@ -252,6 +265,8 @@ class Agent:
                 return [Frame(self._heartbeat(action, now))]
             case Probe():
                 return self.probe(now)
+            case RunChecks():
+                return self.run_checks(now)
             case StoreIdentity() | ArchiveIdentity() | LogEvent() | Exit():
                 return [Logged(text) for text in self._at_home(action)]
             case _ as unreachable:

@@ -26,11 +26,13 @@ from gpu_agent.registry.events import (
     RotationRequested,
 )
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.settings import Admission, Thresholds
+from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.inventory import ModelStatus
+from gpu_agent.wire.messages import NodeCheck
 from tests.scenarios.actors import JOIN_TOKEN, Agent, OlderNode, ScenarioHost, Stranger
 from tests.scenarios.harness import Harness, RegistrySetup, digest_of
-from tests.scenarios.transcript import Line, answered, explained, token_listed
+from tests.scenarios.transcript import EPOCH, Line, answered, explained, token_listed
 
 # How a command of a scenario finds what it does: those who know directions teach them here.
 
@@ -121,6 +123,36 @@ def _requires(harness: Harness, said: dict[str, str]) -> None:
     harness.set_up(RegistrySetup(thresholds=Thresholds(required_models=(said["model"],))))
 
 
+@direction(r"registry that requires checks? (?P<checks>[\w, ]+)")
+def _requires_checks(harness: Harness, said: dict[str, str]) -> None:
+    admission = Admission(required_checks=_listed(said["checks"]))
+    harness.set_up(RegistrySetup(thresholds=Thresholds(admission=admission)))
+
+
+@direction(
+    rf"check (?P<check>\w+) of (?:gpu (?P<place>\d+) of )?{NODE} (?P<what>passes|fails)(?:: (?P<why>.+))?"
+)
+def _check(harness: Harness, said: dict[str, str]) -> None:
+    """What the machine's check finds once it is run."""
+    host = harness.agent(said["name"]).host
+    scope = f"GPU-{said['name']}-{said['place']}" if said["place"] else NODE_SCOPE
+    others = (one for one in host.checks or () if (one.name, one.scope) != (said["check"], scope))
+    found = NodeCheck(
+        name=said["check"],
+        scope=scope,
+        ok=said["what"] == "passes",
+        detail=said["why"],
+        at=EPOCH + harness.now,
+    )
+    host.checks = (*others, found)
+
+
+@direction(rf"{NODE} runs its checks")
+def _run_checks(harness: Harness, said: dict[str, str]) -> None:
+    agent = harness.agent(said["name"])
+    harness.act(agent, agent.run_checks(harness.now))
+
+
 @direction(r"registry that reads schema (?P<schema>\S+) only")
 def _older_registry(harness: Harness, said: dict[str, str]) -> None:
     harness.set_up(RegistrySetup(only_schema=said["schema"]))
@@ -138,7 +170,7 @@ def _store(harness: Harness, said: dict[str, str]) -> None:
 
 @direction(
     rf"nodes? {_NODES} with (?P<gpus>no|\d+) GPUs?{_MODELS}"
-    r"(?: that remembers? (?P<id>\S+))?(?: by token (?P<token>\S+))?"
+    r"(?: that remembers? (?P<id>\S+))?(?: by token (?P<token>\S+))?(?P<checks> that runs checks)?"
 )
 def _node(harness: Harness, said: dict[str, str]) -> None:
     """Several nodes remember their own names as ids."""
@@ -148,6 +180,7 @@ def _node(harness: Harness, said: dict[str, str]) -> None:
         node_id = said["id"] or (name if said["last"] else None)
         agent = Agent(name, host, node_id=node_id)
         agent.join_token = said["token"] or agent.join_token
+        host.checks = () if said["checks"] else None
         harness.enter(agent)
         harness.act(agent, agent.start(harness.now))
 
@@ -255,10 +288,10 @@ def _operator(harness: Harness, said: dict[str, str]) -> None:
     tell_answer(harness, "operator", harness.ask(event))
 
 
-@direction(rf"operator has {_NODES} (?P<what>probe|register) again")
+@direction(rf"operator has {_NODES} (?P<what>probe|register|check) again")
 def _order(harness: Harness, said: dict[str, str]) -> None:
     node_id = harness.node_id(said["name"])
-    command = Command.REFRESH if said["what"] == "probe" else Command.REREGISTER
+    command = {"probe": Command.REFRESH, "register": Command.REREGISTER, "check": Command.CHECK}[said["what"]]
     tell_answer(harness, "operator", harness.ask(lambda ref: ControlRequested(ref, node_id, command)))
 
 

@@ -212,6 +212,9 @@ def _heartbeat(message: NodeHeartbeat) -> str:
         parts.append("models " + ", ".join(f"{model} {state}" for model, state in states))
     if message.running_jobs:
         parts.append("runs " + ", ".join(message.running_jobs))
+    if message.checks is not None:
+        results = (f"{one.name} of {one.scope} {'passed' if one.ok else 'failed'}" for one in message.checks)
+        parts.append(f"checks: {', '.join(results) or 'none yet'}")
     return "heartbeat" + "".join(f"; {part}" for part in parts)
 
 

@@ -29,6 +29,7 @@ from gpu_agent.session.types import (
     OwnerRequest,
     Probe,
     ResumeRequested,
+    RunChecks,
     Send,
     SendHeartbeat,
     SessionSettings,
@@ -45,6 +46,8 @@ from tests.simulation.invariants.base import Observer
 from tests.simulation.network import Connection, DownFrame, Network
 from tests.simulation.world import EPOCH, World
 
+CHECK_SECONDS = 2.0
+"""How long its checks take."""
 PROBE_SECONDS = 20.0
 """Between two looks at the machine that nothing else called for."""
 
@@ -125,6 +128,9 @@ class Agent:
             has_token=self.disk.node_token is not None,
             draw=self._world.dice.random,
         )
+        if self.host.runs_checks:
+            self.host.checked = False
+            self._world.after(2 * CHECK_SECONDS, self._check)
         self._handle(Started())
         self.look()
         if not self._looked:
@@ -162,6 +168,10 @@ class Agent:
         if self.machine is not None and self.busy_until <= self._world.now:
             _, declaration = self.host.probe(self._world.now)
             self._handle(Declared(declaration, self.host.running_ids))
+
+    def _check(self) -> None:
+        self.host.checked = True
+        self.look()
 
     def opened(self, connection: Connection) -> None:
         """The WebSocket is up."""
@@ -241,6 +251,8 @@ class Agent:
                 self._send(self._heartbeat(action))
             case Probe():
                 self._world.after(0.1, self.look)
+            case RunChecks():
+                self._world.after(CHECK_SECONDS, self._check)
             case StoreIdentity() | ArchiveIdentity() | LogEvent() | Exit():
                 self._at_home(action)
             case _ as unreachable:

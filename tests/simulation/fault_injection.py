@@ -60,6 +60,7 @@ class FaultInjector:
             Fault.DRAIN: operators.drain_or_resume,
             Fault.CORDON: operators.cordon_or_uncordon,
             Fault.GPU_CORDON: operators.cordon_or_uncordon_gpu,
+            Fault.CHECK: self._fail_check,
             Fault.MIG: self._part_gpu,
             Fault.CONTROL: operators.order,
             Fault.FORGET: operators.forget,
@@ -239,6 +240,13 @@ class FaultInjector:
         place = self._dice.randrange(host.gpu_count())
         host.lost.add(place)
         self._changed(host, lambda: host.lost.discard(place))
+
+    def _fail_check(self) -> None:
+        """Let a check of the whole machine fail, or the check of one of its GPUs."""
+        host = self._agent().host
+        place = self._dice.choice((None, *range(host.gpu_count())))
+        host.failed_checks.add(place)
+        self._changed(host, lambda: host.failed_checks.discard(place))
 
     def _copy_gpu(self) -> None:
         """Let a machine declare a GPU of another one, as a cloned virtual machine does."""

@@ -3,12 +3,12 @@
 Each world knows only some of the faults: where everything goes wrong at once, much never comes to pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
-from gpu_agent.registry.settings import Thresholds
+from gpu_agent.registry.settings import Admission, Thresholds
 
 
 class Fault(StrEnum):
@@ -43,6 +43,7 @@ class Fault(StrEnum):
     DRAIN = "operators drain and resume"
     CORDON = "operators cordon and uncordon"
     GPU_CORDON = "operators cordon and uncordon single GPUs"
+    CHECK = "required checks fail"
     MIG = "owners part GPUs into MIG devices and join them again"
     CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
@@ -75,7 +76,8 @@ _SEEDS_PER_FILE = 20
 
 _EVERYDAY = (Fault.DRAIN, Fault.CORDON)
 _OF_GPUS = (Fault.GPU_CORDON, Fault.MIG)
-_BY_ITSELF = (*_EVERYDAY, Fault.OWNER, *_OF_GPUS)
+_BY_ITSELF = (*_EVERYDAY, Fault.OWNER, Fault.CHECK, *_OF_GPUS)
+_ADMISSION = Admission(required_checks=("hook", "pcie_link"))
 _THRESHOLDS = (
     Thresholds(),
     Thresholds(),
@@ -99,18 +101,25 @@ def profile_of(seed: int) -> FaultProfile:
     known = [one for one in Fault if one not in _BY_ITSELF and dice.random() < dice.choice((0.15, 0.4))]
     owned = {Fault.OWNER: owners.uniform(20.0, 240.0)} if owners.random() < 1 / 3 else {}
     parted = {one: gpus.uniform(20.0, 240.0) for one in _OF_GPUS if gpus.random() < 1 / 3}
+    checks = Random(f"checks of {seed}")
+    checked = {Fault.CHECK: checks.uniform(20.0, 240.0)} if checks.random() < 1 / 4 else {}
     return FaultProfile(
         nodes=dice.choice((3, 4, 5, 6, 8, 10, 12)),
         fault_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
-        thresholds=dice.choice(_THRESHOLDS),
+        thresholds=_admitting(dice.choice(_THRESHOLDS), checked),
         auth_off=dice.random() < 0.4,
         wire=dice.random() < 0.5,
         sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
-        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned | parted,
+        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned | parted | checked,
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
         most_seconds_on_the_way=dice.choice((0.02, 0.3, 2.0)),
     )
+
+
+def _admitting(thresholds: Thresholds, faults: Iterable[Fault]) -> Thresholds:
+    """Require checks where some can fail."""
+    return replace(thresholds, admission=_ADMISSION) if Fault.CHECK in faults else thresholds
 
 
 def large_profile_of(seed: int, *, nodes: int) -> FaultProfile:
@@ -132,7 +141,7 @@ def dense_profile(seed: int, *faults: Fault, nodes: int = 8, auth_off: bool = Fa
         profile_of(seed),
         nodes=nodes,
         fault_seconds=300.0,
-        thresholds=Thresholds(),
+        thresholds=_admitting(Thresholds(), faults),
         auth_off=auth_off,
         faults=dict.fromkeys(faults, 12.0),
         job_every_seconds=5.0,

@@ -20,7 +20,12 @@ from tests.simulation.invariants.base import Invariant, InvariantError, Observer
 from tests.simulation.invariants.claims import CapacityInvariants, ClaimInvariants, ReasonInvariants
 from tests.simulation.invariants.desired_state import DesiredStateInvariants, OwnDrainInvariants
 from tests.simulation.invariants.sessions import AgentInvariants, CredentialInvariants, SessionInvariants
-from tests.simulation.invariants.statuses import FlappingInvariants, TimeoutInvariants, TransitionInvariants
+from tests.simulation.invariants.statuses import (
+    CheckInvariants,
+    FlappingInvariants,
+    TimeoutInvariants,
+    TransitionInvariants,
+)
 from tests.simulation.invariants.storage import (
     EventInvariants,
     OutageInvariants,
@@ -108,6 +113,7 @@ class _Stage:
                 StoreInvariants(),
                 OutageInvariants(cluster),
                 FlappingInvariants(cluster),
+                CheckInvariants(cluster),
                 TimeoutInvariants(cluster),
                 ReasonInvariants(cluster),
                 AgentInvariants(),
@@ -144,6 +150,7 @@ class _Stage:
         profile, world = self._cluster.profile, self._world
         name = f"agent-{number + 1}"
         host = SimulatedHost(name, world.dice, announces_jobs=world.chance(2 / 3))
+        host.runs_checks = Fault.CHECK in profile.faults and number % 4 != 0  # the others are older
         if Fault.MIG in profile.faults:
             host.parted = {place for place in host.partable if world.chance(1 / 2)}
         agent = Agent(

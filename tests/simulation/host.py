@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.declaration import Declaration, Owner, declare
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -24,6 +25,7 @@ from gpu_agent.wire.inventory import (
     ModelStatus,
     Outcome,
 )
+from gpu_agent.wire.messages import NodeCheck
 
 MODELS = ("asr", "nmt", "tts")
 ZONES = ("a", "b")
@@ -67,6 +69,11 @@ class SimulatedHost:
 
     def __init__(self, name: str, dice: Random, *, announces_jobs: bool) -> None:
         self.name = name
+        self.runs_checks = False
+        self.checked = False
+        """Whether its agent has run its checks since it started."""
+        self.failed_checks: set[int | None] = set()
+        """The places of the GPUs that fail theirs; None for the hook of the whole machine."""
         self.announces_jobs = announces_jobs
         self.lost: set[int] = set()
         self.broken: set[str] = set()
@@ -91,7 +98,8 @@ class SimulatedHost:
     @property
     def well(self) -> bool:
         """True while nothing is wrong with it."""
-        return not (self.lost or self.broken or self.busy or self.copied) and self.hung_since is None
+        trouble = self.lost or self.broken or self.busy or self.copied or self.failed_checks
+        return not trouble and self.hung_since is None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -108,7 +116,7 @@ class SimulatedHost:
         twin = copy(self)
         twin.name, twin.lost, twin.broken, twin.jobs = name, set(), set(), {}
         twin.hung_since, twin.busy, twin.copied, twin._found = None, False, None, None
-        twin.parted = set(self.parted)
+        twin.parted, twin.failed_checks = set(self.parted), set()
         return twin
 
     def may_work(self, thresholds: Thresholds) -> bool:
@@ -138,6 +146,7 @@ class SimulatedHost:
         """Put everything right."""
         self.lost.clear()
         self.broken.clear()
+        self.failed_checks.clear()
         self.hung_since, self.busy, self.copied = None, False, None
 
     def probe(self, now: float) -> tuple[Inventory, Declaration]:
@@ -156,11 +165,27 @@ class SimulatedHost:
             self.copied,
             frozenset(self.parted),
             self.owner,
+            self.checked,
+            frozenset(self.failed_checks),
         )
         if self._found is None or self._found[0] != state:
             inventory = self._inventory(units, used, processes, hangs=hangs)
-            self._found = (state, inventory, declare(inventory, self.owner))
+            self._found = (state, inventory, declare(inventory, self.owner, checks=self._checks()))
         return self._found[1], self._found[2]
+
+    def _checks(self) -> tuple[NodeCheck, ...] | None:
+        if not self.runs_checks:
+            return None
+        if not self.checked:
+            return ()
+        places = range(self.gpu_count())
+        return (
+            NodeCheck(name="hook", scope=NODE_SCOPE, ok=None not in self.failed_checks, at=0.0),
+            *(
+                NodeCheck(name="pcie_link", scope=self.uuid(one), ok=one not in self.failed_checks, at=0.0)
+                for one in places
+            ),
+        )
 
     def probe_age_seconds(self, now: float) -> float:
         """Age of the last good reading."""

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import declaration, lifecycle, token_issuing
+from gpu_agent.registry import declaration, lifecycle, node_checks, token_issuing
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
@@ -20,7 +20,7 @@ from gpu_agent.registry.dispatch.filter_row import Filter, NodeState
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.events import ClaimRequested
 from gpu_agent.registry.fleet import Fleet
-from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, ClaimEnd, GpuDemand, Sharing, sharing_of
 from gpu_agent.registry.node import NodeRecord, NodeTable
@@ -201,6 +201,12 @@ def whatever_is_cordoned(why: Callable[..., str | None], candidate: Candidate, g
         desired.gpu_cordons = cordons
 
 
+def without_failed_checks(write: Callable[..., None], record: NodeRecord, *given: Any) -> None:
+    write(record, *given)
+    if record.checks is not None:
+        record.checks.failed = ()
+
+
 @contextmanager
 def nothing_reserved() -> Iterator[None]:
     with (
@@ -375,6 +381,18 @@ MUTATIONS = (
         Invariant.GPU_CORDON,
         around(gpu_allocation, "_why_held", whatever_is_cordoned),
         under(Fault.GPU_CORDON, nodes=3),
+    ),
+    Mutation(
+        "a failed check of a node counts for nothing",
+        Invariant.CHECKS_HOLD,
+        around(node_checks, "write", without_failed_checks),
+        under(Fault.CHECK, nodes=3),
+    ),
+    Mutation(
+        "GPUs that failed a check are claimed",
+        Invariant.CHECKS_HOLD,
+        method(Gpus, "set_failed_checks", lambda *_: None),
+        under(Fault.CHECK, nodes=3),
     ),
     Mutation(
         "cordons of GPUs are not stored",

@@ -11,7 +11,7 @@ from itertools import islice
 from math import inf
 from typing import assert_never
 
-from gpu_agent.registry import health, lifecycle
+from gpu_agent.registry import health, lifecycle, node_checks
 from gpu_agent.registry.actions import Level, Step
 from gpu_agent.registry.deadlines import Deadlines
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -121,7 +121,9 @@ class Sweep:
     def _end_warmup(self, record: NodeRecord, step: Step) -> None:
         healthy, needed = record.liveness.healthy_heartbeats, self._thresholds.healthy_heartbeats_needed
         limit = self._thresholds.warmup_timeout_seconds
-        reason = f"{healthy} of {needed} healthy heartbeats in a row within {limit:g} s"
+        reason = f"{min(healthy, needed)} of {needed} healthy heartbeats in a row within {limit:g} s"
+        if node_checks.missing(record):
+            reason = f"a required check has no result after {limit:g} s"
         failing = health.failing_checks(record, self._thresholds)
         if failing:
             reason += f"; failing: {failing}"

@@ -29,6 +29,7 @@ class Invariant(StrEnum):
     NO_STARVATION = "what the first waiting job has reserved is given to no job behind it"
     WHOLE_OR_MIG = "no claim has whole GPUs and MIG devices, and none a part of another one's GPU"
     GPU_CORDON = "a cordoned GPU is given to no new claim"
+    CHECKS_HOLD = "no node that failed a required check is ready, and no GPU that did is in a new claim"
     HELD_IS_NOT_GIVEN = "what an ended claim holds is not given to another"
     ONE_GPU = "one GPU UUID under two nodes is one GPU"
     DESIRED_STATE_HOLDS = "no acknowledged request of an operator is lost"

@@ -19,7 +19,7 @@ from gpu_agent.registry.timers import FEWEST_NODES
 from gpu_agent.server.effects import Executable, PublishEvent
 from gpu_agent.store.base import Loaded
 from gpu_agent.wire.api import RegistryEvent
-from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.codes import NODE_SCOPE, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeError, NodeRegisterAck
 from tests.simulation.cluster import Cluster
 from tests.simulation.invariants.base import Invariant, Observer, hold
@@ -294,3 +294,56 @@ def _refused(effects: Sequence[Effect], connection: int) -> bool:
         isinstance(effect, Send) and effect.connection == connection and isinstance(effect.message, NodeError)
         for effect in effects
     )
+
+
+class CheckInvariants(Observer):
+    """Watches nodes by the checks that they reported last, as their heartbeats arrived."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._failed: dict[str, tuple[int, frozenset[str]]] = {}
+        """Of each node: the epoch of its session, and the scopes that failed a required check."""
+
+    def decided(self, event: Event | None, output: Output) -> None:
+        if isinstance(event, HeartbeatReceived):
+            self._follow(event)
+        for effect in output.effects:
+            if isinstance(effect, LogEvent) and effect.event == "job_assigned":
+                self._granted(str(effect.fields["job_id"]))
+
+    def crashed(self) -> None:
+        self._failed.clear()
+
+    def check_all(self) -> None:
+        for record in self._cluster.records():
+            self._check(record)
+
+    def _follow(self, event: HeartbeatReceived) -> None:
+        record = self._cluster.fleet.node(event.message.node_id)
+        if record is None or record.connection != event.connection:
+            return
+        required = self._cluster.profile.thresholds.admission.required_checks
+        if event.message.checks is not None:
+            failed = (one.scope for one in event.message.checks if one.name in required and not one.ok)
+            self._failed[record.node_id] = record.epoch, frozenset(failed)
+        self._check(record)
+
+    def _failed_of(self, record: NodeRecord) -> frozenset[str]:
+        epoch, failed = self._failed.get(record.node_id, (0, frozenset[str]()))
+        return failed if epoch == record.epoch else frozenset()
+
+    def _check(self, record: NodeRecord) -> None:
+        ready = record.status is NodeStatus.READY and NODE_SCOPE in self._failed_of(record)
+        hold(Invariant.CHECKS_HOLD, not ready, f"{record.node_id} is ready and failed a check")
+
+    def _granted(self, job_id: str) -> None:
+        claim = self._cluster.claims().get(job_id)
+        for grant in () if claim is None else claim.grants:
+            record = self._cluster.fleet.node(grant.node_id)
+            assert record is not None
+            failed = self._failed_of(record)
+            for uuid in grant.gpu_uuids:
+                gpu = record.gpus.get(uuid)
+                parent = None if gpu is None else gpu.parent_uuid
+                is_sound = uuid not in failed and parent not in failed
+                hold(Invariant.CHECKS_HOLD, is_sound, f"{job_id} got {uuid}, which failed a check")
