@@ -226,9 +226,16 @@ class CapacityInvariants(Observer):
             or first.reserved
             or not first.requests
             or fleet._unstored.store_fails
+            or self._changed_since_the_scan()
         ):
             return None
         return first if fleet._dispatch.nodes_to_reserve(first.job, frozenset(first.given_up)) else None
+
+    def _changed_since_the_scan(self) -> bool:
+        """Whether capacity has changed a moment ago, and the next scan is to reserve it."""
+        queue, now = self._cluster.fleet._claims.queue, self._cluster.world.now
+        within = self._cluster.profile.thresholds.scan_interval_seconds
+        return queue._reserved_at_change != queue._dispatch.changes and now - queue._reserved_at <= within
 
     def _granted(self, claim: Claim) -> None:
         for grant in claim.grants:
