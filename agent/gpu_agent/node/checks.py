@@ -143,8 +143,11 @@ class Checks:
             self._stop.set()
 
     async def _check_gpus(self) -> None:
-        """Check the GPUs that are due and free, and report their results together."""
-        before = self.results
+        """Check the GPUs that are due and free, and report their results together.
+
+        A node may become ready by the first results of a check (§4), so none is reported before the others.
+        """
+        before, found = self.results, dict[str, list[Result]]()
         for uuid in sorted(self._due - {NODE_SCOPE}):
             gpu = self._find(uuid)
             if gpu is None or not self._may_check(gpu):
@@ -161,10 +164,11 @@ class Checks:
                 else "it runs on request, or where a least bandwidth is expected",
                 stop=self._stop,
             )
-            results = await in_thread("check-gpu", run, deadline_seconds=None)
-            for key in [key for key in self._states if key[1] == uuid]:
-                if key[0] not in {one.name for one in results}:
-                    del self._states[key]
+            found[uuid] = await in_thread("check-gpu", run, deadline_seconds=None)
+        for uuid, results in found.items():
+            names = {one.name for one in results}
+            for key in [key for key in self._states if key[1] == uuid and key[0] not in names]:
+                del self._states[key]
             for one in results:
                 self._put(one)
         if self.results != before:
