@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help claim-history setup demo test test-fast simulate e2e web system drivers trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help claim-history setup demo test test-fast simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -54,6 +54,9 @@ system: $(READY) ## Debian 12 and 13, booted with systemd: root, debootstrap and
 
 drivers: $(READY) ## the probe against drivers that misbehave at random: CASES of them, from SEED on
 	$(BIN)/python -m tests.nvml_fake.campaign --cases $(or $(CASES),6000) --seed $(or $(SEED),0)
+
+faults: $(READY) ## the table of every fault of a GPU: seen after how long, said how, healed after
+	@$(BIN)/python -m tests.nvml_fake.fault_table
 
 trees: $(READY) ## the model scan against random trees of files: TREES of them, from SEED on
 	$(BIN)/python -m tests.probe.models.random_trees --trees $(or $(TREES),1000) --seed $(or $(SEED),0)

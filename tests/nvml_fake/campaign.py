@@ -47,6 +47,7 @@ OLDER = (
     *("nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetCurrentClocksEventReasons"),
     *("nvmlDeviceGetMigMode", "nvmlSystemGetCudaDriverVersion_v2", "nvmlEventSetWait_v2"),
     *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetRemappedRows"),
+    *("nvmlDeviceGetGpuFabricInfoV", "nvmlDeviceGetGpuFabricInfo", "nvmlDeviceGetSramEccErrorStatus"),
 )
 VISIBLE = (None, None, "", "0", "1,0", "GPU-0", "MIG-", "0,0", "-1", "nonsense", "9" * 40)
 

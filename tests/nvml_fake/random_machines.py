@@ -36,7 +36,16 @@ CALLS = (
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetRetiredPagesPendingStatus",
     "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetSramEccErrorStatus",
+    "nvmlDeviceGetComputeMode",
+    "nvmlDeviceGetGpuFabricInfoV",
+    "nvmlDeviceGetGpuFabricInfo",
+    "nvmlDeviceGetCurrPcieLinkGeneration",
+    "nvmlDeviceGetMaxPcieLinkGeneration",
+    "nvmlDeviceGetCurrPcieLinkWidth",
+    "nvmlDeviceGetMaxPcieLinkWidth",
     "nvmlDeviceGetMigMode",
+    "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
     "nvmlDeviceGetMaxMigDeviceCount",
     "nvmlDeviceGetMigDeviceHandleByIndex",
     "nvmlDeviceGetGpuInstanceId",
@@ -105,6 +114,17 @@ _FACTS: dict[str, Callable[[random.Random, int], str]] = {
     "mig": lambda dice, _: dice.choice("0001"),
     "mig_slots": lambda _dice, _index: "7",
     "recovery_action": lambda dice, _: str(dice.randrange(7)),
+    "sram_threshold_exceeded": lambda dice, _: dice.choice("0001"),
+    "compute_mode": lambda dice, _: dice.choice("00023"),
+    "fabric": lambda dice, _: f"{dice.choice('0123333')} {dice.choice('0001')} {dice.randrange(1 << 16):#x}",
+    "nvlinks": lambda dice, _: dice.choice(("0", "4", "18", "18")),
+    "nvlinks_down": lambda dice, _: str(dice.choice((0, 0, 2))),
+    "nvlink_errors_total": lambda dice, _: dice.choice(("0", "7", "error NOT_SUPPORTED", "error UNKNOWN")),
+    "nvlink_errors": lambda dice, _: str(dice.randrange(3)),
+    "pcie_generation": lambda dice, _: dice.choice("12345"),
+    "pcie_generation_max": lambda _dice, _index: "5",
+    "pcie_width": lambda dice, _: dice.choice(("1", "8", "16")),
+    "pcie_width_max": lambda _dice, _index: "16",
 }
 RARELY, FEW, SOME, HALF = 0.004, 0.02, 0.1, 0.5
 
@@ -149,6 +169,9 @@ def _device(dice: random.Random, index: int) -> Iterator[str]:
             yield from _facts(dice, f"{index}/{slot}", 100 + 10 * index + slot)
     if dice.random() < SOME:
         yield f"xid {index} {dice.choice((13, 31, 48, 63, 79, 94, 119, 4_000_000_000, 0))}"
+    if dice.random() < SOME:
+        yield f"delivered_to {index} {dice.randrange(8)}"
+        yield f"xid {dice.choice((index, f'{index}/{dice.randrange(8)}', 9))} 154"
 
 
 def _facts(dice: random.Random, device: str, index: int) -> Iterator[str]:

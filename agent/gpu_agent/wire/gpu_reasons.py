@@ -8,7 +8,7 @@ ONE_GPU_ONLY = frozenset(
     {
         *("fabric_incomplete", "fabric_failed", "fabric_route_unhealthy", "fabric_route_recovery"),
         *("fabric_access_timeout", "fabric_degraded_bandwidth", "fabric_no_partition"),
-        "fabric_misconfigured",
+        *("fabric_misconfigured", "recovery_drain_p2p"),
     }
 )
 """The GPU works by itself and not together with others: it serves jobs of one GPU."""

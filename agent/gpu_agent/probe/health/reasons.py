@@ -122,7 +122,7 @@ REASONS: dict[str, ReasonEntry] = {
     "recovery_reboot": ReasonEntry(Health.LOST, "the driver asks for a reboot of the machine", "reboot"),
     "recovery_drain_p2p": ReasonEntry(
         Health.DEGRADED,
-        "the driver asks for an end to traffic between this GPU and others",
+        "the driver asks for an end to traffic between this GPU and others: it serves jobs of one GPU only",
         "end the jobs that use several GPUs",
     ),
     "recovery_drain_and_reset": ReasonEntry(
