@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from gpu_agent.registry import declaration as declared
@@ -94,6 +96,32 @@ def test_a_heartbeat_that_brings_nothing_replaces_nothing() -> None:
     before = record.declared.registration
     assert not declared.replace_parts(record, heartbeat(), SETTINGS)
     assert record.declared.registration is before
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"capability_state": {"a": "ready"}},
+        {"installed_models": (model("a"),), "capability_state": {"a": "ready"}},
+        {"labels": {"zone": "a"}, "hardware": hardware(2), "max_concurrent_jobs": 3},
+    ],
+)
+def test_a_part_that_is_as_it_was_leaves_the_declaration_and_the_gpus_as_they_are(
+    part: dict[str, Any],
+) -> None:
+    whole: dict[str, Any] = {
+        "installed_models": (model("a"),),
+        "labels": {"zone": "a"},
+        "max_concurrent_jobs": 3,
+    }
+    record = node(declaration(**whole, hardware=hardware(2), capability_state={"a": "ready"}))
+    before = record.declared, record.gpus
+    assert not declared.replace_parts(record, heartbeat(**part), SETTINGS)
+    assert (record.declared, record.gpus) == before
+    assert record.declared is before[0]
+    assert record.gpus is before[1]
+    declared.replace_parts(record, heartbeat(capability_state={"a": "error"}), SETTINGS)
+    assert record.declared is not before[0]
 
 
 def test_an_older_capability_state_does_not_speak_for_newer_models() -> None:

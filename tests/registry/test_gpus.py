@@ -28,6 +28,17 @@ def test_figures_reach_the_gpu_of_their_uuid() -> None:
     assert subject.usable == 2
 
 
+def test_only_the_first_of_several_heartbeats_without_figures_concerns_dispatch() -> None:
+    subject = gpus(2)
+    assert [subject.write(None, exactly=False) for _ in range(3)] == [True, False, False]
+    assert subject.write(figures(2, memory_used_mb=2000), exactly=False)
+    assert [subject.write(None, exactly=False) for _ in range(2)] == [True, False]
+    assert subject["GPU-1"].memory_used_mb is None
+    subject.set_failed_checks({"GPU-1": ("ecc",)})
+    assert [subject.write(None, exactly=False) for _ in range(2)] == [True, False]
+    assert subject.usable == 1
+
+
 @given(
     strategies.lists(
         strategies.builds(

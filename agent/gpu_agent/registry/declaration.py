@@ -93,19 +93,18 @@ def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thr
 
 
 def replace_parts(record: NodeRecord, heartbeat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
-    """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none."""
+    """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none.
+
+    Where they are as they were the declaration stays: older nodes repeat their models in each heartbeat.
+    """
     parts: dict[str, Any] = {
         name: value for name in REPLACEABLE if (value := getattr(heartbeat, name)) is not None
     }
-    if not parts:
-        return None
     if "installed_models" in parts:
         # A state that was reported for older models must not speak for new ones.
         parts["capability_state"] = heartbeat.capability_state
-    if parts.keys() <= _MODEL_PARTS and "installed_models" in parts:
-        models = ModelList(parts["installed_models"], parts["capability_state"])
-        if models == record.declared.models:  # older nodes repeat their models in each heartbeat
-            return None
+    if not _differs(record.declared, parts):
+        return None
     registration = record.declared.whole().model_copy(update=parts)
     refusal = _too_large(registration, node_id=heartbeat.node_id)
     if heartbeat.hardware is not None:
@@ -116,6 +115,17 @@ def replace_parts(record: NodeRecord, heartbeat: NodeHeartbeat, thresholds: Thre
     if heartbeat.hardware is not None:
         record.gpus = gpus_of(heartbeat.hardware)
     return None
+
+
+def _differs(declared: Declared, parts: Mapping[str, Any]) -> bool:
+    """Whether a part is not as declared."""
+    if "installed_models" in parts:
+        if ModelList(parts["installed_models"], parts["capability_state"]) != declared.models:
+            return True
+    elif "capability_state" in parts and not declared.models.has_states(parts["capability_state"]):
+        return True
+    registration = declared.registration
+    return any(getattr(registration, name) != parts[name] for name in parts.keys() - _MODEL_PARTS)
 
 
 def derive(registration: NodeRegister, granted_labels: Mapping[str, str], thresholds: Thresholds) -> Declared:

@@ -112,6 +112,7 @@ class Gpus(Mapping[str, GpuState]):
         "_all_ok",
         "_failed_checks",
         "_in_one_row",
+        "_is_unreported",
         "_ok_healths",
         "_order",
         "_placeable",
@@ -154,6 +155,8 @@ class Gpus(Mapping[str, GpuState]):
         self._processes: tuple[int | None, ...] = ()
         """The last heartbeat's, in order, where all were ok."""
         self._failed_checks: Mapping[str, tuple[str, ...]] = {}
+        self._is_unreported = False
+        """True when the last heartbeat brought no figures, and that is written."""
         self._all_ok = False
         """True when the last heartbeat listed every GPU in order, and all of them ok."""
         self._placeable = sum(not state.is_parent for state in self._states.values())
@@ -167,11 +170,11 @@ class Gpus(Mapping[str, GpuState]):
         number of processes where there were some before. With `exactly` every change of memory returns True:
         dispatch knows the free memory of a node with claims to the MiB, and a job that waits for memory gets
         the last MiB that it lacks. None means that the node reports no
-        figures; then every GPU is usable (§4).
+        figures; then every GPU is usable (§4), and only the first such heartbeat returns True.
         """
         if figures is None:
-            self._assume_usable()
-            return True
+            return self._assume_usable()
+        self._is_unreported = False
         if not figures or len(figures) != len(self._states):
             self._write_each(figures)
             return True
@@ -202,6 +205,7 @@ class Gpus(Mapping[str, GpuState]):
 
     def set_failed_checks(self, failed: Mapping[str, tuple[str, ...]]) -> None:
         """Set which required checks which GPUs failed; the next `write` counts the usable GPUs by it."""
+        self._is_unreported = False
         self._failed_checks = {uuid: names for uuid, names in failed.items() if uuid in self._states}
         for state in self._up_to_date().values():
             own = self._failed_checks.get(state.uuid, ())
@@ -302,11 +306,16 @@ class Gpus(Mapping[str, GpuState]):
             one.model_copy(update={"uuid": uuid}) for one, uuid in zip(figures, self._states, strict=True)
         ]
 
-    def _assume_usable(self) -> None:
+    def _assume_usable(self) -> bool:
+        """Write that nothing is reported; returns whether something was before."""
+        if self._is_unreported:
+            return False
         self._row_is_newer = self._all_ok = False
         for state in self._states.values():
             _write_one(state, GpuFigures(uuid=state.uuid))
         self.usable = sum(state.usable for state in self._states.values())
+        self._is_unreported = True
+        return True
 
 
 def _list_id(states: Iterable[GpuState]) -> str:

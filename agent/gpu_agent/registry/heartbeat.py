@@ -54,15 +54,15 @@ class Heartbeats:
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
         usage: ResourceUsage = fields["resource_usage"]
-        checks_before = record.checks
-        replaced = not _PARTS.isdisjoint(message.__pydantic_fields_set__)
-        if replaced:
+        checks_before, declared_before = record.checks, record.declared
+        if not _PARTS.isdisjoint(message.__pydantic_fields_set__):
             refusal = _replace_parts(record, message, thresholds)
             if refusal is not None:
                 return _send(event, refusal, now)
+        replaced = record.declared is not declared_before or fields["checks"] is not None
         gpus_differ = record.gpus.write(
             fields["gpus"], exactly=bool(record.claims or self._claims.queue.memory_jobs)
-        )
+        ) or _mean_memory_differs(fields["gpus"], usage, liveness.usage)
         jobs = record.jobs
         jobs_differ = (
             fields["running_jobs"] != jobs.in_order
@@ -201,6 +201,11 @@ def _replace_parts(record: NodeRecord, message: NodeHeartbeat, thresholds: Thres
         if record.checks is not None:
             record.gpus.set_failed_checks(record.checks.failed_gpus)
     return refusal
+
+
+def _mean_memory_differs(gpus: object, usage: ResourceUsage, before: ResourceUsage | None) -> bool:
+    """Whether a node without figures uses another share of its GPUs' memory: then that stands for each."""
+    return gpus is None and (before is None or usage.gpu_mem_percent != before.gpu_mem_percent)
 
 
 def _write_load(

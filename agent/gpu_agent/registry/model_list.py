@@ -39,6 +39,10 @@ class ModelList:
         """Read `capability_state`; None where the node sent none."""
         return None if self._states is None else _states().validate_json(self._states)
 
+    def has_states(self, states: Mapping[str, str]) -> bool:
+        """Whether these are the states, in this order: another order is no harm, and counts as a change."""
+        return self._states == _states().dump_json(dict(states))
+
     @property
     def size_bytes(self) -> int:
         """How much it takes."""
