@@ -226,7 +226,7 @@ async def test_a_superseded_claim_says_so_and_leaves_the_current_one_alone(
     front: Front, client: RegistryClient, gpu_node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert gpu_node.node_id
-    monkeypatch.setattr(aio, "_ENDS", {})
+    monkeypatch.setattr(aio, "END_EVENTS", {})
     async with client.claim(ONE_GPU) as claim:
         await front.service.release("train")
         current = await front.service.claim(Job(job_id="train", gpu_count=2))

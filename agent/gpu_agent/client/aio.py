@@ -13,13 +13,9 @@ from typing import Any, Self, TypeVar
 from gpu_agent.client import routes
 from gpu_agent.client.errors import (
     CLAIM_EXPIRED,
-    CLAIM_LOST,
-    CLAIM_NOT_FOUND,
-    CLAIM_RELEASED,
     Busy,
     ClaimLost,
     ClaimSuperseded,
-    Forbidden,
     NoAvailableNode,
     NotFound,
     RegistryError,
@@ -50,7 +46,7 @@ from gpu_agent.wire.api import (
     ThresholdView,
     WaitingJob,
 )
-from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
+from gpu_agent.wire.lease import END_CODES, END_EVENTS, Lease, is_worth_asking_again
 from gpu_agent.wire.service_discovery import EndpointView
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -58,14 +54,7 @@ LONGEST_WAIT_SECONDS = 60.0
 RELEASE_SECONDS = 5.0
 """How long the end of a block may take to release its claim."""
 
-_EARLY_SECONDS = 0.5
 _ENDED_REMEMBERED = 1024
-_ENDS: Mapping[str, tuple[str, str]] = {
-    "claim_lost": (CLAIM_LOST, "its node went offline, and the claim was lost with it"),
-    "claim_expired": (CLAIM_EXPIRED, "no renewal reached the registry in time"),
-    "claim_released": (CLAIM_RELEASED, "it was released"),
-}
-"""What the registry's events say of the end of a claim."""
 _MISSED = "events_missed"
 _LOG = logging.getLogger("gpu_agent.client")
 _T = TypeVar("_T")
@@ -228,15 +217,12 @@ class Claim:
 
     def _ended_by(self, error: RegistryError, sent_at: float) -> bool:
         """Whether a renewal was refused for good; note it."""
-        if isinstance(error, ClaimSuperseded):
-            self.lose(error)
-        elif isinstance(error, NotFound):
-            self.lose(_loss(self.job_id, CLAIM_NOT_FOUND, error.message))
-        elif isinstance(error, Forbidden) and error.code == "NOT_CLAIM_OWNER":
-            self.lose(_loss(self.job_id, error.code, error.message))
-        else:
+        if error.code not in END_CODES:
             return False
-        self._lease = Lease(sent_at + self.view.ttl_seconds / RENEWALS_IN_A_TTL, self._lease.expires_at)
+        self.lose(
+            error if isinstance(error, ClaimSuperseded) else _loss(self.job_id, error.code, error.message)
+        )
+        self._lease = self._lease.refused(self.view, sent_at=sent_at)
         return True
 
     def _renewing_ended(self, task: asyncio.Task[None]) -> None:
@@ -533,7 +519,7 @@ class RegistryClient:
                 return await self._counted(claim, sent_at)
             except NoAvailableNode:
                 now = time.monotonic()
-                if now >= until or now - sent_at < wait - _EARLY_SECONDS:
+                if now >= until or not is_worth_asking_again(wait_seconds=wait, waited_seconds=now - sent_at):
                     raise  # the wait is over, or no node could ever take the job
                 backoff = Backoff()
             except NotFound:
@@ -585,7 +571,7 @@ class RegistryClient:
                 for claim in self._held.values():
                     claim.check()
             return
-        claim_id, end = one.fields.get("claim_id"), _ENDS.get(one.event)
+        claim_id, end = one.fields.get("claim_id"), END_EVENTS.get(one.event)
         if end is None or not isinstance(claim_id, str):
             return
         loss = self._ended[claim_id] = _loss(str(one.fields.get("job_id")), *end)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from gpu_agent.cli.child import Child, find_command, run_child
 from gpu_agent.cli.client.events import Received, follow_events
@@ -21,7 +22,7 @@ from gpu_agent.cli.registry.claims import request_slot, slot_in_words
 from gpu_agent.cli.registry.job_options import add_job_options, add_ttl_option, job_request
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.wire.api import ClaimView, RegistryEvent
-from gpu_agent.wire.lease import RENEWALS_IN_A_TTL, Lease
+from gpu_agent.wire.lease import END_CODES, END_EVENTS, Lease, is_worth_asking_again
 
 ONE_WAIT_SECONDS = 5.0
 """Of one request in the queue; the job keeps its place between two requests."""
@@ -29,10 +30,7 @@ GRACE_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 
-_ENDED = ("CLAIM_NOT_FOUND", "CLAIM_SUPERSEDED", "NOT_CLAIM_OWNER")
-_END_EVENTS = ("claim_lost", "claim_expired", "claim_released")
 _BUSY = 503
-_EARLY_SECONDS = 0.5
 _LONGEST_VARIABLE = 128 * 1024 - 64
 """Linux runs no command with a longer variable (`MAX_ARG_STRLEN`, its name included)."""
 
@@ -144,8 +142,8 @@ def _acquire(api: Api, job: Mapping[str, object], *, wait_seconds: float) -> tup
             except Failure as failure:
                 answered = answered or isinstance(failure, Refused) or failure.code is ExitCode.NO_NODE
                 now = time.monotonic()
-                left = wait - (now - sent_at)
-                if now >= until or not _may_ask_again(failure, answered=answered, left_seconds=left):
+                waits = is_worth_asking_again(wait_seconds=wait, waited_seconds=now - sent_at)
+                if now >= until or not _may_ask_again(failure, answered=answered, waits=waits):
                     raise
                 if failure.code is not ExitCode.NO_NODE:
                     time.sleep(RETRY_SECONDS)
@@ -158,13 +156,10 @@ def _acquire(api: Api, job: Mapping[str, object], *, wait_seconds: float) -> tup
         raise
 
 
-def _may_ask_again(failure: Failure, *, answered: bool, left_seconds: float) -> bool:
-    """Whether the same request may have another outcome; a registry that never answered is not waited for.
-
-    No node, long before the wait is over, means that no node could ever take the job.
-    """
+def _may_ask_again(failure: Failure, *, answered: bool, waits: bool) -> bool:
+    """Whether the same request may have another outcome; a registry that never answered is not waited for."""
     if failure.code is ExitCode.NO_NODE:
-        return left_seconds < _EARLY_SECONDS
+        return waits
     if isinstance(failure, Refused):
         return failure.status == _BUSY
     return answered and failure.code is ExitCode.UNREACHABLE
@@ -238,19 +233,20 @@ class _HeldClaim:
                     self._due.set()
 
     def _is_end(self, event: RegistryEvent) -> bool:
-        return event.event in _END_EVENTS and event.fields.get("claim_id") == self._claim.claim_id
+        return event.event in END_EVENTS and event.fields.get("claim_id") == self._claim.claim_id
 
     def _note_failure(self, failure: Failure, sent_at: float) -> None:
         now = time.monotonic()
-        if isinstance(failure, Refused) and failure.problem_code in _ENDED:
+        if isinstance(failure, Refused) and failure.problem_code in END_CODES:
             self._lose(str(failure))
-            next_at = sent_at + self._claim.ttl_seconds / RENEWALS_IN_A_TTL
-        elif self._lease.has_expired(now):
+            self._lease = self._lease.refused(self._claim, sent_at=sent_at)
+            return
+        if self._lease.has_expired(now):
             self._lose(f"it could not be renewed in time: {failure}")
             next_at = now + RETRY_SECONDS
         else:
             next_at = min(now + RETRY_SECONDS, self._lease.expires_at)
-        self._lease = Lease(next_at, self._lease.expires_at)
+        self._lease = replace(self._lease, renew_at=next_at)
 
     def _lose(self, why: str) -> None:
         if self._lost or self._ended.is_set():
@@ -282,7 +278,7 @@ class _HeldClaim:
             try:
                 self._api.delete(_path_of(self._claim))
             except Failure as failure:
-                if isinstance(failure, Refused) and failure.problem_code in _ENDED:
+                if isinstance(failure, Refused) and failure.problem_code in END_CODES:
                     return
                 if time.monotonic() + RETRY_SECONDS > until:
                     print_stderr(f"the claim was not released, and expires by itself: {failure}")
