@@ -15,7 +15,8 @@ MOST_NODES = 256
 MOST_GPUS = 256
 
 _CAPABILITY = re.compile(r"(\d{1,3})(?:\.(\d{1,3}))?")
-_MIG = re.compile(r"\bmig\b", re.IGNORECASE)
+_MIG = re.compile(r"\b(?:mig|partition)\b", re.IGNORECASE)
+"""In the names of parts of a GPU: NVIDIA's MIG devices, AMD's partitions."""
 
 
 class Sharing(StrEnum):

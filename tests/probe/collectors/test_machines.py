@@ -112,7 +112,7 @@ def test_an_mi300x_in_cpx_is_a_parent_with_eight_parts_that_take_the_jobs(tmp_pa
     assert parent.temperature_c == 61
     assert parent.processes == (GpuProcess(pid=900, memory_mb=2 * 14495514624 // MIB),)
     assert [part.uuid for part in parts] == [f"GPU-5d00a1b2c3d4000{number}" for number in range(8)]
-    assert {part.name for part in parts} == {"AMD Instinct MI300X OAM CPX NPS4"}
+    assert {part.name for part in parts} == {"AMD Instinct MI300X OAM partition CPX NPS4"}
     assert {part.parent_uuid for part in parts} == {parent.uuid}
     assert {part.memory_mb for part in parts} == {206141652992 // 8 // MIB}
     assert [len(part.processes or ()) for part in parts] == [0, 1, 1, 0, 0, 0, 0, 0]
@@ -120,7 +120,7 @@ def test_an_mi300x_in_cpx_is_a_parent_with_eight_parts_that_take_the_jobs(tmp_pa
     assert [gpu.uuid for gpu in found.usable] == [part.uuid for part in parts]
 
 
-def test_a_card_that_is_partitioned_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_card_that_changes_its_partitions_is_read_again(tmp_path: Path) -> None:
     root = unpack("mi300x-cpx", tmp_path)
     collector = AmdGpus(Surroundings(sys_dir=root))
     assert len(collector.read(5).gpus) == 9

@@ -96,6 +96,19 @@ def test_d03_a_name_without_mig_in_it_matches_no_mig_device(
     assert (None if found is None else found.reason) is reason
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("mi300x", ExclusionReason.GPU_UNAVAILABLE), ("mi300x oam partition", None), ("partition cpx", None)],
+)
+def test_d03_a_name_without_partition_in_it_matches_no_part_of_an_amd_gpu(
+    name: str, reason: ExclusionReason | None
+) -> None:
+    parent = gpu("P", name="AMD Instinct MI300X OAM", is_parent=True)
+    part = gpu("Q", name="AMD Instinct MI300X OAM partition CPX NPS4", parent_uuid="P")
+    found = excluded_by(node(gpus=gpus(parent, part)), job(gpu_count=1, gpu_name=name))
+    assert (None if found is None else found.reason) is reason
+
+
 @pytest.mark.parametrize("zone", ["a", "b"])
 def test_d04_a_label_may_have_one_of_several_values(zone: str) -> None:
     assert excluded_by(node(labels={"zone": zone}), job(labels={"zone": ("a", "b")})) is None

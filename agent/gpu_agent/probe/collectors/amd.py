@@ -247,7 +247,7 @@ class Card:
     def _parts(self, name: str) -> Iterator[Gpu]:
         """The parts of a partitioned card: what is read of the whole card stands there."""
         modes = (read_text(self._folder / f"current_{kind}_partition") for kind in ("compute", "memory"))
-        words = " ".join((name, *(mode for mode in modes if mode and mode.isprintable())))
+        words = " ".join((name, "partition", *(mode for mode in modes if mode and mode.isprintable())))
         unknowns = {
             **self._card.unknowns,
             **dict.fromkeys((*OF_THE_WHOLE_GPU, *_LIVE, *LIVE_USE), _WHOLE_CARD),

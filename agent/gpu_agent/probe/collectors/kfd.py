@@ -36,7 +36,7 @@ class ComputeNode:
 
 
 def topology_generation(sys_dir: Path) -> int | None:
-    """A number that changes whenever the nodes do, such as when a card is partitioned anew."""
+    """A number that changes whenever the nodes do, such as when a card gets other partitions."""
     return read_number(sys_dir / _FOLDER / "topology" / "generation_id")
 
 
