@@ -8,7 +8,6 @@ import asyncio
 import math
 import random
 import time
-from dataclasses import replace
 from typing import assert_never
 
 from gpu_agent.node.checks import Checks
@@ -25,6 +24,7 @@ from gpu_agent.node.public_jobs import PublicJobs
 from gpu_agent.node.report import FaultDetector, measure
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.node.snapshot import CONNECTED, SessionTimes, Snapshot
+from gpu_agent.records import replace
 from gpu_agent.runtime.config.fields import setting_of
 from gpu_agent.runtime.logs import Logger, set_level
 from gpu_agent.runtime.reload import Reloaded

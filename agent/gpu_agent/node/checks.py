@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from gpu_agent.probe.checks.machine import (
     why_not_checked,
 )
 from gpu_agent.probe.checks.process import CheckProcesses
+from gpu_agent.records import dataclass, replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.codes import NODE_SCOPE

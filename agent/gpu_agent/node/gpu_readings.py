@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from gpu_agent.node.settings import AgentSettings
@@ -24,6 +24,7 @@ from gpu_agent.probe.health.reasons import REASONS, meaning
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
 from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
 from gpu_agent.probe.nvml.process import hung_sentence
+from gpu_agent.records import replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome

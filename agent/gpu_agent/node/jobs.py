@@ -10,11 +10,11 @@ program, and is foreign otherwise. Where it cannot be seen in `/proc`, that is u
 
 import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from gpu_agent.probe.host.processes import lineage, process, program
+from gpu_agent.records import dataclass, replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES

@@ -6,9 +6,9 @@ disk that hangs is none either, since the probe goes on without it.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gpu_agent.node.snapshot import Snapshot
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.sdnotify import SystemdNotifier, notify_liveness
 from gpu_agent.session.types import SessionSnapshot, State

@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 
 from gpu_agent.node.gpu_readings import RETRY_DRIVER_SECONDS, Collectors, GpuReader, ReadGpus
 from gpu_agent.node.model_watch import ModelWatcher, UnreadableLog
 from gpu_agent.probe.models.scanner import ModelScanner, mark_unreadable
 from gpu_agent.probe.snapshot import Sources, supported_features, take
+from gpu_agent.records import dataclass, replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome

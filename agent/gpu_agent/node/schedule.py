@@ -5,8 +5,9 @@ Pure: the caller brings the local time. Hours that pass midnight belong to the d
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
+
+from gpu_agent.records import dataclass
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY, _HOUR = 24 * 60, 60

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from pydantic_core.core_schema import no_info_after_validator_function
 from pydantic_settings import NoDecode
 
 from gpu_agent.node.schedule import parse
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.logs import contains_token
 from gpu_agent.runtime.tls.certificate import parse_pin

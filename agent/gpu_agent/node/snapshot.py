@@ -3,10 +3,9 @@
 Instants are monotonic seconds.
 """
 
-from dataclasses import dataclass
-
 from gpu_agent.node.checks import CheckState
 from gpu_agent.node.public_jobs import PublicJobsState
+from gpu_agent.records import dataclass
 from gpu_agent.session.types import SessionSnapshot, State
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import Inventory

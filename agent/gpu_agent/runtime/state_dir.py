@@ -11,9 +11,9 @@ import json
 import os
 import secrets
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.files import foreign_link
 from gpu_agent.runtime.tls.certificate import parse_pin
 

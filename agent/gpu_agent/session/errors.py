@@ -1,8 +1,8 @@
 """Errors that the registry sends: what each leads to (§3.3), how many are tolerated, and their words."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from gpu_agent.records import dataclass
 from gpu_agent.session.types import LogEvent
 from gpu_agent.wire.codes import ErrorCode, Reaction, known
 from gpu_agent.wire.messages import NodeError, NodeStatusMessage

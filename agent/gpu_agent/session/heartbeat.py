@@ -5,8 +5,8 @@ missed heartbeats are skipped. The shell adds time and figures.
 """
 
 import math
-from dataclasses import replace
 
+from gpu_agent.records import replace
 from gpu_agent.session.types import SendHeartbeat, SessionSettings
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.declaration import Declaration, DeclarationChanges, changes

@@ -6,13 +6,13 @@ Knows no socket: an oversize or binary frame is refused where frames are read.
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from gpu_agent.records import dataclass
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
 from gpu_agent.wire.messages import FromNode, FromRegistry, WireModel
 

@@ -5,11 +5,11 @@ and heartbeat cannot disagree. Unknown figures are absent, never 0. When anythin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from gpu_agent.records import dataclass, field, field_names, replace
 from gpu_agent.version import __version__
 from gpu_agent.wire.inventory import Gpu, Inventory, Model
 from gpu_agent.wire.messages import (
@@ -319,7 +319,7 @@ def _if_changed(before: _T, after: _T) -> _T | None:
     return None if before == after else after
 
 
-_COPIED = frozenset(GpuFigures.model_fields).intersection(each.name for each in fields(Gpu)) - {
+_COPIED = frozenset(GpuFigures.model_fields).intersection(field_names(Gpu)) - {
     "processes",
     "health",
     "reasons",

@@ -10,7 +10,7 @@ threshold: of `registry.settings.Thresholds`), annotated with its whole type, it
 `tests/node/test_reload.py` has another value for it.
 """
 
-from dataclasses import dataclass
+from gpu_agent.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

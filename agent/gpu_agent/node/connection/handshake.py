@@ -10,7 +10,6 @@ import contextlib
 import ssl
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +29,7 @@ from gpu_agent.node.connection.tls import (
     refuse_plaintext,
     wants_tls,
 )
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.runtime.tls.errors import TlsProblem, explain_tls_error
 from gpu_agent.session.types import ConnectFailed

@@ -16,12 +16,12 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.local.socket_path import MAX_ADDRESS_BYTES, SOCKET_NAME, address_of
 from gpu_agent.node.identity import find_exposure
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.files import AlreadyLockedError, FileLock
 from gpu_agent.runtime.logs import Logger
 

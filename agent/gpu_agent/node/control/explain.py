@@ -4,12 +4,12 @@ Each reason has the shape of the registry's own answer (§5). The document lists
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gpu_agent.node.control.status import Instant, is_ready
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
+from gpu_agent.records import dataclass
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, ExclusionReason

@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, assert_never
 
@@ -21,6 +20,7 @@ from gpu_agent.node.control.status import Instant, job_info, status_document
 from gpu_agent.node.jobs import Jobs, WorkerProcess, of_process
 from gpu_agent.node.snapshot import Snapshot
 from gpu_agent.probe.host.processes import counts_as_we_do, process
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.session.types import DrainRequested, OwnerRequest, ResumeRequested, State
 from gpu_agent.wire.codes import NodeStatus

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from gpu_agent.local.connection import MAX_REQUEST_BYTES
 from gpu_agent.node.control.access import AccessPolicy, Peer, peer_credentials
@@ -25,6 +24,7 @@ from gpu_agent.node.control.handlers import (
 )
 from gpu_agent.node.jobs import WorkerProcess
 from gpu_agent.node.log_limit import LogLimit
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks
 

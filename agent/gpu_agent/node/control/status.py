@@ -6,11 +6,11 @@ age.
 
 import os
 import platform
-from dataclasses import dataclass, replace
 
 from gpu_agent.node.jobs import AnnouncedJob, Jobs
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
 from gpu_agent.probe.snapshot import document_fields
+from gpu_agent.records import dataclass, replace
 from gpu_agent.session.types import State
 from gpu_agent.version import __version__
 from gpu_agent.wire.codes import NodeStatus

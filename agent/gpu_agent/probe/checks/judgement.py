@@ -7,9 +7,9 @@ bandwidth. The agent reports results alone; `gpu-agent check` and `status` also 
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from gpu_agent.probe.checks.process import Ended, Unfinished
+from gpu_agent.records import dataclass
 from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.inventory import Gpu, GpuReport
 

@@ -12,11 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO
 
 from gpu_agent.probe.nvml.process import without_credentials
 from gpu_agent.probe.nvml.stuck_child import CHECK_NAME, find_stuck_child
+from gpu_agent.records import dataclass
 
 GRACE_SECONDS = 2.0
 """How long a check has to end after SIGTERM before it is left behind."""

@@ -8,12 +8,12 @@ that nothing was known. The first reading ever is trusted at once.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from gpu_agent.probe.health.history import GpuHistory
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
 from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.records import dataclass, field_names, replace
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
 
 
@@ -228,7 +228,7 @@ _CONSTANT = frozenset(
     {"uuid", "name", "index", "vendor", "memory_mb", "memory_kind", "compute_capability", "pci_bus_id"}
     | {"mig_enabled", "parent_uuid", "visible", "asleep", "health", "reasons", "events", "unknowns"}
 )
-_POLLED_FIELDS = tuple(field.name for field in fields(Gpu) if field.name not in _CONSTANT)
+_POLLED_FIELDS = tuple(name for name in field_names(Gpu) if name not in _CONSTANT)
 
 
 def strip_figures(report: GpuReport) -> GpuReport:

@@ -16,7 +16,6 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from gpu_agent.probe.health.reasons import REASONS, Clears
@@ -34,6 +33,7 @@ from gpu_agent.probe.nvml.process import (
 from gpu_agent.probe.nvml.report import parse_answer
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.probe.stand_in import UNIDENTIFIED
+from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 
 _LINE_BYTES = 4 << 20

@@ -7,8 +7,9 @@ wake a GPU or hang: `device_nodes` opens devices, once the driver has refused.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from gpu_agent.records import dataclass
 
 LIBRARY = "libnvidia-ml.so.1"
 

@@ -5,13 +5,13 @@ The spec states them, with the faults that change their status in time.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
 from gpu_agent.probe.simulation.spec import ModelPlan, parse_spec
 from gpu_agent.probe.snapshot import Sources
+from gpu_agent.records import replace
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 VERSION = "1"

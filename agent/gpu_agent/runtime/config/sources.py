@@ -9,7 +9,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_origin
@@ -17,6 +16,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, NoDecode
 
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.config.fields import ADVANCED, without_advanced_table
 from gpu_agent.runtime.logs import Logger
 

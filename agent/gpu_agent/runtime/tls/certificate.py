@@ -12,8 +12,9 @@ import hashlib
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from gpu_agent.records import dataclass
 
 PIN_PREFIX = "sha256//"
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18

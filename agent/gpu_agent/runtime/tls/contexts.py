@@ -8,10 +8,10 @@ the library's default contexts let it.
 import os
 import ssl
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.tls.certificate import require_pins
 
 _ANYBODY = 0o007

@@ -5,9 +5,9 @@ The reasons are OpenSSL's: its numbers for a certificate, its names for the rest
 
 import re
 import ssl
-from dataclasses import dataclass
 from typing import Self
 
+from gpu_agent.records import dataclass
 from gpu_agent.runtime.tls.certificate import PinError
 
 _SOURCE_LOCATION = re.compile(r"^\[[^\]]*\] ?|\(_ssl\.c:\d+\)$")
