@@ -254,6 +254,19 @@ def test_weights_that_are_empty_are_an_error_that_names_the_file(tmp_path: Path)
     assert (models["m"].status, models["m"].detail) == (ModelStatus.ERROR, "m.gguf: it is empty")
 
 
+@pytest.mark.parametrize("name", ["m.plan", "m.engine", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_no_weights_of_any_format(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "m" / "model.json", '{"model_id": "m"}')
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    write(tmp_path / "m" / name, pointer)
+    models, _ = found_in(tmp_path)
+    assert models["m"].status is ModelStatus.ERROR
+    assert models["m"].detail == f"{name}: it is a pointer of Git LFS; fetch the file that it stands for"
+    write(tmp_path / "m" / name, b"x" * 60)
+    models, _ = found_in(tmp_path)
+    assert models["m"].status is ModelStatus.READY
+
+
 def noted(folder: Path, text: str | None) -> str | None:
     if text is not None:
         notes = folder / ".cache" / "huggingface" / "download"

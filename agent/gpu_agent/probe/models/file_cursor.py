@@ -115,11 +115,16 @@ class FileCursor:
 
 def foreign_content(head: bytes) -> str | None:
     """What a file that begins with `head` is in place of weights; `None` where that is not known."""
+    if found := substitute(head):
+        return found
+    return "it is a text file" if head and not head.translate(None, _PRINTED) else None
+
+
+def substitute(head: bytes) -> str | None:
+    """What a program left in place of the file that it did not fetch, if it did."""
     start = head.lstrip()[:16].lower()
     if start.startswith(b"version https://"):
         return "it is a pointer of Git LFS; fetch the file that it stands for"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, saved in place of the file"
-    if head and not head.translate(None, _PRINTED):
-        return "it is a text file"
     return None

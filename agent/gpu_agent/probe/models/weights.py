@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from posixpath import dirname, join
 
-from gpu_agent.probe.models.file_cursor import FileCursor, ForeignFileError, foreign_content
+from gpu_agent.probe.models.file_cursor import FileCursor, ForeignFileError, foreign_content, substitute
 from gpu_agent.probe.models.files import FolderReader, FoundFile, reason
 from gpu_agent.probe.models.gguf import gguf_kind, gguf_problem
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, strings_in
@@ -39,6 +39,8 @@ _FORMATS = {
 UNFINISHED = (".incomplete", ".part", ".partial", ".download", ".crdownload", ".aria2")
 """What programs that fetch files add to the names of those not yet whole."""
 
+_LARGEST_POINTER_BYTES = 1024
+"""Of Git LFS, by its specification."""
 _CHECKED = ("safetensors", "gguf", "onnx")
 """Formats whose header says how long the file is."""
 _LEAST_WEIGHTS_BYTES = 16 << 20
@@ -107,11 +109,16 @@ class ModelFiles:
         if self._damage is None:
             self._damage = []
             for format_, file in self._weights:
-                if format_ in _CHECKED and not file.problem:
+                if not file.problem and (format_ in _CHECKED or self._may_be_a_pointer(reader, file)):
                     damage = self._damage_of(reader, file, format_)
                     if damage:
                         self._damage.append(f"{file.name}: {damage}")
         return self._damage[0] if self._damage else None
+
+    def _may_be_a_pointer(self, reader: FolderReader, file: FoundFile) -> bool:
+        """Whether a file is so small that something else may be here in its place."""
+        size = self._bytes[file.name] = reader.size_of(file)
+        return 0 < size <= _LARGEST_POINTER_BYTES
 
     def _damage_of(self, reader: FolderReader, file: FoundFile, format_: str) -> str | None:
         try:
@@ -119,6 +126,8 @@ class ModelFiles:
                 self._bytes[file.name] = cursor.size
                 if cursor.size == 0:
                     return None  # `empty_file` reports it
+                if format_ not in _CHECKED:
+                    return substitute(cursor.peek(512))
                 if format_ == "safetensors":
                     return safetensors_problem(cursor)
                 if format_ == "gguf":
