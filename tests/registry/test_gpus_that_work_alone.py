@@ -112,6 +112,23 @@ def test_a_gpu_that_waits_for_a_reset_finishes_its_job_and_gets_no_new_one(code:
     assert have == "1 (3x NVIDIA H100 degraded, takes no new job, NVIDIA H100 ok)"
 
 
+def test_a_node_whose_only_gpus_wait_for_a_reset_takes_no_job_and_keeps_the_claims_that_it_has() -> None:
+    registry = ready()
+    claim = registry.claim("old", gpu_count=4)
+    waiting = reported(0, 1, 2, 3, code="xid_48")
+    registry.heartbeat(gpus=waiting, running_jobs=("old",))
+    assert registry.node().status == "degraded"
+    assert isinstance(registry.claim("new", gpu_count=1), NoAvailableNode)
+    for _ in range(5):
+        registry.pass_time(15)
+        registry.heartbeat(gpus=waiting, running_jobs=("old",))
+        assert registry.renew("old", claim.claim_id).claim_id == claim.claim_id
+    registry.release("old", claim.claim_id)
+    registry.heartbeats(3, gpus=reported())
+    assert registry.node().status == "ready"
+    assert len(granted(registry.claim("new", gpu_count=4))) == 4
+
+
 def test_every_reason_that_waits_for_a_reset_keeps_new_jobs_away() -> None:
     for code in sorted(NO_NEW_JOBS):
         gpu = GpuState(uuid="GPU-0", name="H100", memory_mb=81_559, health="degraded", reasons=(code,))

@@ -94,3 +94,18 @@ def test_a_processor_failure_delivered_elsewhere_quarantines_the_gpu_that_it_nam
         [{"code": "gpu_silent", "detail": "xid_119"}],
         [],
     ]
+
+
+def test_an_unknown_handle_is_not_queried_while_a_gpu_is_quarantined(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    fake.set("delivered_to", 0, 1)
+    fake.set("hang", "*", 0)
+    identity = {"uuid": "GPU-a", "pci_bus_id": fake.fact("pci_bus_id", 0), "index": 0, "why": "xid_119"}
+    with child_of(fake.environment()) as child:
+        read_with_events(child, quarantined={"GPU-a": identity})
+        fake.happen(("xid", 0, 120))
+        quarantined, other = read_with_events(child)
+        fake.unset("hang")
+    assert quarantined["reasons"] == [{"code": "gpu_silent", "detail": "xid_119"}]
+    assert "xid_120" in other["unknowns"]["events"]
+    assert not [call for call in fake.calls() if call == "nvmlDeviceGetUUID 0"]

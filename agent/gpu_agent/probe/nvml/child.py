@@ -106,6 +106,7 @@ class Library:
         """Read every GPU but the quarantined ones, opening the library where it is not open."""
         started = time.perf_counter()
         self._quarantined.update(quarantined or {})
+        self._events.may_identify = not self._quarantined
         if reopen:
             self._close()
         try:

@@ -43,6 +43,8 @@ class EventSets:
     """One event set for each GPU, by the GPU's UUID."""
 
     def __init__(self, nvml: ModuleType, on_events: OnEvents) -> None:
+        self.may_identify = True
+        """Whether a handle that is not known may be asked for its UUID: a quarantined GPU would hang."""
         self._nvml = nvml
         self._on_events = on_events
         self._sets: dict[str, object] = {}
@@ -154,7 +156,7 @@ class EventSets:
         """
         nvml = self._nvml
         known = self._owners.get(_address(handle))
-        if known is not None:
+        if known is not None or self._quarantined or not self.may_identify:
             return known
         try:
             uuid = str(read_uuid(nvml, handle)["uuid"])
