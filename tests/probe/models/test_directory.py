@@ -267,6 +267,14 @@ def test_a_pointer_of_git_lfs_is_no_weights_of_any_format(tmp_path: Path, name: 
     assert models["m"].status is ModelStatus.READY
 
 
+@pytest.mark.parametrize("content", [GGUF[:-1], b"no such file", GGUF])
+def test_a_file_that_is_damaged_is_not_read_again_before_it_changes(tmp_path: Path, content: bytes) -> None:
+    weights = write(tmp_path / "m" / "m.gguf", content)
+    source = ModelFolders([tmp_path])
+    (reading,) = [one for unit in source.units().units if (one := source.read(unit)).models]
+    assert reading.watched[str(weights)] is not None
+
+
 def noted(folder: Path, text: str | None) -> str | None:
     if text is not None:
         notes = folder / ".cache" / "huggingface" / "download"

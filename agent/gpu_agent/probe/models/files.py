@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu_agent.probe.models.file_cursor import FileCursor
+from gpu_agent.probe.models.file_cursor import CutShortError, FileCursor, ForeignFileError
 from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
 from gpu_agent.records import dataclass
 
@@ -141,20 +141,32 @@ class FolderReader:
 
     def read_head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
         """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
-        with self._open(path, watch=watch) as (descriptor, size):
-            return os.read(descriptor, min(limit, size))  # a large buffer costs more than the file
+        descriptor, status = self._opened_file(path, watch=watch)
+        try:
+            data = os.read(descriptor, min(limit, status.st_size))  # a large buffer costs more than the file
+        finally:
+            os.close(descriptor)
+        self._was_read(path, status)
+        return data
 
     @contextmanager
     def open_file(self, path: str) -> Iterator[FileCursor]:
         """A file, no link, to read where in it one likes."""
-        with self._open(path) as (descriptor, size):
-            yield FileCursor(descriptor, size)
+        descriptor, status = self._opened_file(path)
+        try:
+            yield FileCursor(descriptor, status.st_size)
+        except (CutShortError, ForeignFileError):
+            self._was_read(path, status)  # it stays so until it changes
+            raise
+        else:
+            self._was_read(path, status)
+        finally:
+            os.close(descriptor)
 
-    @contextmanager
-    def _open(self, path: str, *, watch: bool = False) -> Iterator[tuple[int, int]]:
-        """Descriptor and size of a regular file; watched for changes once it was read."""
+    def _opened_file(self, path: str, *, watch: bool = False) -> tuple[int, os.stat_result]:
+        """Descriptor and status of a regular file."""
         if watch or self._watch_files:
-            self.watched[path] = None
+            self.watched[path] = None  # until it is read
         if not _OPENS_NO_LINK and os.path.islink(path):
             raise OutOfBoundsError("it is a link")
         descriptor = os.open(path, _READ_FLAGS)
@@ -163,11 +175,14 @@ class FolderReader:
             self._check(status)
             if not stat.S_ISREG(status.st_mode):
                 raise OutOfBoundsError("it is not a regular file")
-            yield descriptor, status.st_size
-            if path in self.watched:
-                self.watched[path] = mark_of(status)
-        finally:
+        except OSError:
             os.close(descriptor)
+            raise
+        return descriptor, status
+
+    def _was_read(self, path: str, status: os.stat_result) -> None:
+        if path in self.watched:
+            self.watched[path] = mark_of(status)
 
     def _entries(self, path: str) -> list[os.DirEntry[str]]:
         self.watched[path] = None  # until it is listed: a failure is looked at again
