@@ -267,9 +267,12 @@ def test_a_pointer_of_git_lfs_is_no_weights_of_any_format(tmp_path: Path, name: 
     assert models["m"].status is ModelStatus.READY
 
 
-@pytest.mark.parametrize("content", [GGUF[:-1], b"no such file", GGUF])
-def test_a_file_that_is_damaged_is_not_read_again_before_it_changes(tmp_path: Path, content: bytes) -> None:
-    weights = write(tmp_path / "m" / "m.gguf", content)
+@pytest.mark.parametrize("name", ["m.gguf", "m.safetensors", "m.onnx"])
+@pytest.mark.parametrize("content", [GGUF[:9], tensors()[:9], ONNX[:9], b"no such file"])
+def test_a_damaged_file_is_not_read_again_before_it_changes(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    weights = write(tmp_path / "m" / name, content)
     source = ModelFolders([tmp_path])
     (reading,) = [one for unit in source.units().units if (one := source.read(unit)).models]
     assert reading.watched[str(weights)] is not None
