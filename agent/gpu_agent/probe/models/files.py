@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -78,9 +79,11 @@ class FolderReader:
 
     def check_folder(self, path: str) -> None:
         """Check that a folder may be read, where its parts are watched instead of itself."""
-        self.watched[path] = None
-        self._refuse_unless_folder(os.lstat(path))
-        del self.watched[path]
+        try:
+            self._refuse_unless_folder(os.lstat(path))
+        except OSError:
+            self.watched[path] = None
+            raise
 
     def list_folder(self, path: str) -> list[os.DirEntry[str]]:
         """The entries of a real folder (not a link to one), by name."""
@@ -197,13 +200,14 @@ class FolderReader:
         folders = []
         way = self._way_from(path)
         shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
+        readlink = _reader_of_links(opened, path)
         listed = self._listed(opened)
         listed.sort(key=_NAME)
         for entry in listed:
             name = entry.name
             if entry.is_symlink():
                 try:
-                    target = _link(opened, path, name)
+                    target = readlink(name)
                 except OSError:
                     target = ""  # it went away, or is none any more: looked at again below
                 end = target[beyond:]
@@ -281,6 +285,8 @@ class FolderReader:
         return listed
 
     def _refuse_unless_folder(self, status: os.stat_result) -> None:
+        if stat.S_ISDIR(status.st_mode) and status.st_dev == self._root.device:
+            return
         if stat.S_ISLNK(status.st_mode):
             raise OutOfBoundsError("it is a link; add the folder it leads to as a root of its own")
         if not stat.S_ISDIR(status.st_mode):
@@ -316,11 +322,11 @@ def reason(error: OSError) -> str:
     return error.strerror.lower() if error.strerror else str(error)
 
 
-def _link(opened: "int | str", folder: str, name: str) -> str:
-    """What a link in a folder says."""
+def _reader_of_links(opened: "int | str", folder: str) -> Callable[[str], str]:
+    """What reads the link of a name in a folder."""
     if isinstance(opened, int):
-        return os.readlink(name, dir_fd=opened)
-    return os.readlink(folder + os.sep + name)
+        return partial(os.readlink, dir_fd=opened)
+    return lambda name: os.readlink(folder + os.sep + name)
 
 
 def _fault(error: OSError) -> str:

@@ -112,20 +112,21 @@ class _Repository:
 
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
+        folder = join_path(self.path, "refs")
         try:
-            files = self.reader.find_files(join_path(self.path, "refs"))
+            listed = self.reader.list_folder(folder)
+            plain = all(entry.is_file(follow_symlinks=False) for entry in listed)  # as good as always
+            files = listed if plain else self.reader.find_files(folder)
         except FileNotFoundError:
             return {}
-        refs = {}
-        for file in files:
-            try:
-                text = self.reader.read_head(
-                    file.path, _MAX_REF_BYTES, watch=True
-                )  # the hub rewrites it in place
-            except OSError:
-                text = b""
-            refs[file.name] = text.decode(errors="replace").strip()
-        return refs
+        return {file.name: self._revision(file.path) for file in files}
+
+    def _revision(self, ref: str) -> str:
+        try:
+            text = self.reader.read_head(ref, _MAX_REF_BYTES, watch=True)  # the hub rewrites it in place
+        except OSError:
+            return ""
+        return text.decode(errors="replace").strip()
 
     def _awaited(self, revision: str, refs: Mapping[str, str], fetching: int) -> Model:
         """A ref's revision that has no snapshot."""
