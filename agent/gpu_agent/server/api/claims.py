@@ -161,7 +161,7 @@ async def release_claim(
     job_id: JobId, query: Annotated[ReleaseQuery, Query()], *, request: Request, registry: Registry
 ) -> Response:
     """Release a job's claim because the job has ended; also an ended claim that still holds GPUs."""
-    await refuse_body(request, registry.claim_of(job_id), instead="name the claim as `?claim_id=ID`")
+    await refuse_body(request, lambda: registry.claim_of(job_id), instead="name the claim as `?claim_id=ID`")
     requester = requester_of(request)
     raise_if_refused(await registry.release(job_id, query.claim_id, requester=requester))
     return Response(status_code=204)

@@ -5,7 +5,7 @@ without any detail, and uvicorn logs it with its traceback.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar, get_args
 
@@ -104,12 +104,12 @@ def raise_if_refused(refusal: Refusal | None) -> None:
         raise ApiError(refusal.code, refusal.message)
 
 
-async def refuse_body(request: Request, found: object, *, instead: str) -> None:
-    """Refuse the body of a DELETE, which nothing reads, where that would end what was `found`.
+async def refuse_body(request: Request, find: Callable[[], object], *, instead: str) -> None:
+    """Refuse the body of a DELETE, which nothing reads, where that would end what `find` finds.
 
-    What is not found (None) is so whatever the request carries. `instead` says what names the thing.
+    What is not there is not found, whatever the request carries. `instead` says what names the thing.
     """
-    if found is not None and await request.body():
+    if await request.body() and find():
         raise ApiError("INVALID_REQUEST", f"a DELETE has no body, and nothing reads one: {instead}")
 
 

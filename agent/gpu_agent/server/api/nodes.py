@@ -279,7 +279,7 @@ async def check_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMP
 )
 async def remove_node(node_id: NodeId, *, request: Request, registry: Registry) -> None:
     """Remove a node's record; a connected node is disconnected first, and may register again."""
-    await refuse_body(request, registry.node(node_id), instead="`node_id` in the path names the node")
+    await refuse_body(request, lambda: registry.node(node_id), instead="`node_id` in the path names the node")
     raise_if_refused(await registry.remove(node_id))
 
 

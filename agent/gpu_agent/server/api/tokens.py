@@ -68,8 +68,9 @@ async def create_token(request: TokenRequest, response: Response, registry: Regi
 )
 async def revoke_token(token_id: TokenId, *, request: Request, registry: Registry) -> None:
     """Revoke a join or operator token; nodes that joined with it stay."""
-    known = registry.tokens.known(token_id)
-    await refuse_body(request, known or None, instead="`token_id` in the path names the token")
+    await refuse_body(
+        request, lambda: registry.tokens.known(token_id), instead="`token_id` in the path names the token"
+    )
     raise_if_refused(await registry.tokens.revoke(token_id))
 
 
