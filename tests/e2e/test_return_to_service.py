@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.cuda_fake.control import FakeCuda, built_library
 from tests.e2e.test_orders import order
+from tests.nvml_fake.control import FakeNvml
 from tests.programs import COMMAND, Agent, Registry, eventually
 from tests.waiting import patience
 
@@ -122,3 +124,42 @@ def test_an_order_to_check_reaches_no_node_that_is_away(tmp_path: Path) -> None:
         agent.send(signal.SIGKILL)
         registry.await_event("node_disconnected", node_id=node_id)
         assert order(registry, node_id, "check")["code"] == "NODE_NOT_CONNECTED"
+
+
+def test_a_gpu_that_hangs_the_library_is_taken_out_alone_and_returns_when_checked_again(
+    tmp_path: Path,
+) -> None:
+    nvml, cuda = FakeNvml(tmp_path, gpus=2), FakeCuda(tmp_path)
+    ill, sound = nvml.fact("uuid", 0), nvml.fact("uuid", 1)
+    cuda.state(f"hang cuMemcpyHtoD_v2 {ill}")
+    paths = f"{nvml.environment()['LD_LIBRARY_PATH']}:{built_library()}"
+    settings = {
+        "LD_LIBRARY_PATH": paths,
+        "CUDA_FAKE_CONTROL": str(cuda.control),
+        "GPU_AGENT_CHECKS__GPU_SECONDS": str(patience(3)),
+        "GPU_AGENT_PROBE_INTERVAL_SECONDS": "0.3",
+    }
+    required = {"GPU_REGISTRY_ADMISSION__REQUIRED_CHECKS": "memory_bandwidth"}
+    with (
+        Registry(*PACE, environment=required) as registry,
+        Agent(
+            registry.node_url,
+            tmp_path / "state",
+            simulate=None,
+            environment={**nvml.environment(), **settings},
+        ) as agent,
+    ):
+        agent.await_event("check_failed", check="memory_bandwidth", scope=ill, within_seconds=30)
+        node_id = node_of(registry)["node_id"]
+
+        def usable() -> dict[str, bool]:
+            return {gpu["uuid"]: gpu["usable"] for gpu in registry.get(f"/v1/nodes/{node_id}")["gpus"]}
+
+        eventually(lambda: not usable()[ill], within_seconds=10, what="the GPU is not usable")
+        cuda.state()
+        words = [*COMMAND, "registry", "check", node_id, "--api", registry.api]
+        subprocess.run(words, check=True, capture_output=True, timeout=patience(20))
+        for uuid in (ill, sound):
+            agent.await_event("check_passed", check="memory_bandwidth", scope=uuid, within_seconds=30)
+        registry.await_status(node_id, "ready", within_seconds=20)
+        eventually(lambda: usable() == {ill: True, sound: True}, within_seconds=10, what="both usable")
