@@ -19,7 +19,7 @@ ROUTES: Mapping[str, type[BaseModel]] = {
     rf"GET {_ID}/events(\?.*)?": api.EventList,
     rf"GET {_ID}/explain(\?.*)?": api.NodeExplanation,
     rf"POST {_ID}/gpus/[^/]+/(cordon|uncordon)": api.NodeDetail,
-    rf"POST {_ID}/(drain|resume|cordon|uncordon|refresh|reregister|rotate)": api.NodeDetail,
+    rf"POST {_ID}/(drain|resume|cordon|uncordon|refresh|reregister|check|rotate)": api.NodeDetail,
     rf"POST {_ID}/reclaim": api.NewToken,
     r"GET /v1/claims(\?.*)?": api.ClaimList,
     r"GET /v1/claims/[^/]+": api.ClaimDetail,

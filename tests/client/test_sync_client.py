@@ -126,6 +126,7 @@ def test_everything_is_read_and_done_as_with_the_other_client(client: RegistryCl
     assert all(not one.open_requests for one in client.queue())
     assert list(client.claims()) == []
     assert client.refresh(node.node_id).connected
+    assert client.check(node.node_id).connected
     assert client.exclusions() is not None
     assert client.thresholds()
     assert client.node_events(node.node_id, limit=1)

@@ -261,9 +261,11 @@ async def test_explain_node_names_why_it_gets_no_job(service: RegistryService, r
     assert service.explain_node("node-x") is None
 
 
-async def test_a_node_receives_refresh_and_reregister(service: RegistryService, ready: Node) -> None:
+async def test_a_node_receives_refresh_check_and_reregister(service: RegistryService, ready: Node) -> None:
     assert await service.refresh(ready.node_id) is None
     assert (await ready.receive_type("node_control"))["command"] == "refresh"
+    assert await service.check(ready.node_id) is None
+    assert (await ready.receive_type("node_control"))["command"] == "check"
     assert await service.reregister(ready.node_id) is None
     assert (await ready.receive_type("node_control"))["command"] == "reregister"
 

@@ -39,7 +39,7 @@ def test_a_drained_node_is_resumed(served: Served, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["drain"] is None
 
 
-@pytest.mark.parametrize("action", ["refresh", "reregister"])
+@pytest.mark.parametrize("action", ["refresh", "reregister", "check"])
 def test_the_node_gets_the_command_and_the_person_reads_what_follows(
     action: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

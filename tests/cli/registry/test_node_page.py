@@ -280,3 +280,34 @@ def test_what_is_known_is_shown(fact: str, fields: dict[str, Any], words: str) -
 def test_no_fact_can_act_on_a_terminal() -> None:
     said = facts(labels={"\x1b": "\n"}, cordoned="\x07", features=["\x1b[2J"], endpoint="\x1b")
     assert all(words.isprintable() for words in said.values())
+
+
+def test_admission_checks_are_listed_with_those_that_fail_first_and_equal_ones_as_one_row() -> None:
+    def check(name: str, scope: str, *, ok: bool, required: bool = True) -> dict[str, Any]:
+        detail = "x4 of x16" if name == "pcie_link" and not ok else "as it should be"
+        return {
+            "name": name,
+            "scope": scope,
+            "ok": ok,
+            "detail": detail,
+            "at": NOW - 90,
+            "required": required,
+        }
+
+    checks = [
+        check("hook", "node", ok=True),
+        check("pcie_link", "GPU-1", ok=True),
+        check("pcie_link", "GPU-2", ok=True),
+        check("pcie_link", "GPU-3", ok=False),
+        check("gpu_model", "GPU-3", ok=False, required=False),
+    ]
+    page = [line.split() for line in drawn(node(node_checks=checks)).splitlines()]
+    begin = page.index(["ADMISSION", "CHECK", "SCOPE", "AGE", "DETAIL"]) + 1
+    rows = [" ".join(row) for row in page[begin : begin + 4]]
+    assert rows == [
+        "pcie_link FAILS GPU-3 90 s x4 of x16",
+        "gpu_model fails, not required GPU-3 90 s as it should be",
+        "hook ok node 90 s as it should be",
+        "pcie_link ok 2 GPUs 90 s as it should be",
+    ]
+    assert "ADMISSION" not in drawn(node())

@@ -180,7 +180,7 @@ async def test_a_cordoned_node_gets_no_jobs_until_it_is_uncordoned(
     assert (await api.post("/v1/claims", json={"job_id": "j"})).status_code == 200
 
 
-@pytest.mark.parametrize("command", ["refresh", "reregister"])
+@pytest.mark.parametrize("command", ["refresh", "reregister", "check"])
 async def test_a_connected_node_receives_the_command(
     service: RegistryService, api: httpx.AsyncClient, ready: Node, command: str
 ) -> None:
@@ -200,7 +200,9 @@ async def test_a_removed_node_is_disconnected(api: httpx.AsyncClient, ready: Nod
     assert (await ready.closed())[0] == 1001
 
 
-@pytest.mark.parametrize("command", ["drain", "resume", "cordon", "uncordon", "refresh", "reregister"])
+@pytest.mark.parametrize(
+    "command", ["drain", "resume", "cordon", "uncordon", "refresh", "reregister", "check"]
+)
 async def test_a_command_for_an_unknown_node_is_404(api: httpx.AsyncClient, command: str) -> None:
     assert problem(await api.post(f"/v1/nodes/node-x/{command}", json={}))["code"] == "UNKNOWN_NODE"
 
