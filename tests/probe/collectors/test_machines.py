@@ -163,7 +163,7 @@ def test_an_mi210_reports_three_temperatures_its_errors_and_a_page_that_waits(tm
         "processes": (),
     }
     assert [(one.code, one.detail) for one in gpu.reasons] == [
-        ("retired_pages_pending", "1 bad memory pages are not yet set aside")
+        ("retired_pages_pending", "1 bad memory page is not yet set aside")
     ]
 
 

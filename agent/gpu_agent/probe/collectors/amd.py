@@ -351,9 +351,8 @@ class Card:
         lines = (read_text(self._folder / "ras" / "gpu_vram_bad_pages") or "").splitlines()
         waiting = [line for line in lines if line.rpartition(":")[2].strip() in ("P", "F")]
         if waiting:
-            yield reason(
-                "retired_pages_pending", detail=f"{len(waiting)} bad memory pages are not yet set aside"
-            )
+            pages = "1 bad memory page is" if len(waiting) == 1 else f"{len(waiting)} bad memory pages are"
+            yield reason("retired_pages_pending", detail=f"{pages} not yet set aside")
 
 
 _NO_LIST = "kfd/proc: No such file or directory"
