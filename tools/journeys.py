@@ -57,8 +57,8 @@ QUIET_REGISTRY = {
 MOST_FILES = {
     "heartbeat": 13,
     "status change": 39,
-    "claim over HTTP": 42,
-    "drain": 47,
+    "claim over HTTP": 43,
+    "drain": 48,
     "GPU reading to the wire": 19,
     "gpu-agent status": 25,
 }
