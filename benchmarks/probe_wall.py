@@ -139,7 +139,10 @@ def main() -> int:
         without = {name: value for name, value in given.items() if not is_secret(name)}
         stocked = {**without, "HF_HUB_CACHE": str(hub)}
         if (found(without), found(stocked)) != (0, arguments.models):
-            raise SystemExit("the probe found other models than there are: its time means nothing")
+            raise SystemExit(
+                "the probe found other models than there are: its time means nothing. On a machine that is too "
+                "busy for its budget, ask for fewer --models"
+            )
         commands = {
             "probe": (OURS, without),
             f"probe, {arguments.models} models": (OURS, stocked),
