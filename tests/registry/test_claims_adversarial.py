@@ -1,5 +1,7 @@
 """Claims while nodes and peers change: nothing is given twice, held too briefly, or leaked (§5)."""
 
+from typing import Any
+
 import pytest
 
 from gpu_agent.registry.actions import Answer, DocumentKind, Refusal
@@ -81,7 +83,7 @@ def test_gpus_without_uuids_are_not_shared_while_an_exclusive_claim_holds_one_of
 @pytest.mark.parametrize("layout", [(WHOLE,), (WHOLE, DEVICE)])
 @pytest.mark.parametrize("demands", [{"gpu_count": 1}, {"min_gpu_memory_mb": 30_000}])
 def test_a_job_gets_the_gpu_that_is_held_for_it_on_a_mig_device_of_an_earlier_layout(
-    layout: tuple[GpuDeclaration, ...], demands: dict[str, int]
+    layout: tuple[GpuDeclaration, ...], demands: dict[str, Any]
 ) -> None:
     """Its node declares the device no more, or declares it once more."""
     registry = ready(WHOLE, DEVICE)
@@ -113,7 +115,7 @@ def test_a_job_does_not_get_a_gpu_of_which_another_holds_a_device_too() -> None:
 
 @pytest.mark.parametrize("demands", [{"gpu_count": 1}, {"min_gpu_memory_mb": 20_000}])
 def test_a_job_gets_a_gpu_of_another_list_where_only_its_own_claim_was_from_the_earlier_one(
-    demands: dict[str, int],
+    demands: dict[str, Any],
 ) -> None:
     registry = ready(LARGE, SMALL)
     registry.claim("job", gpu_name="L4", ttl_seconds=10.0, **demands)
