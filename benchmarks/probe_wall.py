@@ -140,8 +140,8 @@ def main() -> int:
         stocked = {**without, "HF_HUB_CACHE": str(hub)}
         if (found(without), found(stocked)) != (0, arguments.models):
             raise SystemExit(
-                "the probe found other models than there are: its time means nothing. On a machine that is too "
-                "busy for its budget, ask for fewer --models"
+                "the probe found other models than there are: its time means nothing. "
+                "On a machine that is too busy for its budget, ask for fewer --models"
             )
         commands = {
             "probe": (OURS, without),

@@ -6,7 +6,6 @@ Each file holds one value, and may be missing, empty or refused; no figure is gu
 import hashlib
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -165,7 +164,11 @@ def drm_cards(sys_dir: Path, drivers: tuple[str, ...]) -> Iterator[tuple[Path, P
 
 def uuid_by_address(vendor: str, address: str, surroundings: Surroundings) -> str:
     """A name for a GPU without an id of its own: its slot, and a hash of the machine's id (machine-id(5))."""
-    machine = read_text(surroundings.machine_id) or socket.gethostname()
+    machine = read_text(surroundings.machine_id)
+    if not machine:
+        import socket  # noqa: PLC0415 - next to every machine has an id
+
+        machine = socket.gethostname()
     digest = hashlib.sha256(f"gpu-agent {machine}".encode()).hexdigest()
     return f"{vendor}-{digest[:12]}-{address}"
 
