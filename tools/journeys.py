@@ -56,14 +56,15 @@ QUIET_REGISTRY = {
 }
 MOST_FILES = {
     "heartbeat": 13,
-    "status change": 39,
+    "status change": 40,
     "claim over HTTP": 43,
-    "drain": 48,
-    "GPU reading to the wire": 19,
-    "gpu-agent status": 25,
+    "drain": 49,
+    "GPU reading to the wire": 20,
+    "gpu-agent status": 26,
 }
-"""Each file on a journey decides something (access, rate, trace, order, health, capacity, GPUs, what is
-stored, logged and counted) and is a subject that one looks for by name. A merge would hide one of them."""
+"""Each file on a journey decides something (access, rate, trace, order, health, admission checks, capacity,
+GPUs, what is stored, logged and counted) and is a subject that one looks for by name. A merge would hide one.
+"""
 
 GPU = {"name": "A100", "memory_gb": 80, "uuid": "GPU-1", "memory_mb": 81920, "health": "ok"}
 REGISTER = {

@@ -118,7 +118,7 @@ class Checks:
         first, self._report = self._report is None, report
         if first:
             self._due.add(NODE_SCOPE)
-        gpus = {gpu.uuid: gpu for gpu in whole_gpus(report)}
+        gpus = {gpu.uuid: gpu for gpu in report.gpus if gpu.parent_uuid is None}
         for uuid, gpu in gpus.items():
             before = self._health.get(uuid)
             if before is None or (before is not Health.OK and gpu.health is Health.OK):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.checks.judgement import Expected, Result
+from gpu_agent.probe.checks.judgement import Expected, Result, judge_child
 from gpu_agent.probe.checks.machine import check_gpu, real_child
-from gpu_agent.probe.checks.process import CheckProcesses
+from gpu_agent.probe.checks.process import CheckProcesses, Ended
 from gpu_agent.wire.inventory import Gpu, Health, HealthReason
 from tests.cuda_fake.control import FakeCuda
 from tests.waiting import patience
@@ -119,6 +119,12 @@ def test_a_library_that_ends_its_process_fails_that_gpu_alone(
     assert words in result.detail
     other = Gpu(uuid="GPU-2", name="NVIDIA H100", index=1, memory_mb=81920, processes=())
     assert machine.check(other)["memory_bandwidth"].ok
+
+
+def test_a_process_that_is_killed_for_want_of_memory_says_nothing_about_the_gpu() -> None:
+    killed = Ended(returncode=-9, output="")
+    (result,) = judge_child(GPU, killed, Expected())
+    assert (result.ok, "signal 9" in result.detail) == (None, True)
 
 
 def test_a_call_that_hangs_fails_the_check_is_left_behind_and_keeps_others_from_starting(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-COPY_BYTES = 64 << 20
+COPY_BYTES = 32 << 20
 ROUNDS = 8
 _GB = 1e9
 _PATTERN = bytes(range(251)) * 1_000
@@ -54,7 +54,7 @@ def measure_copies(under_load: Callable[[], None]) -> dict[str, float]:
             back.append(
                 _timed(lambda: cuda.call("cuMemcpyDtoH_v2", host, device, ctypes.c_size_t(COPY_BYTES)))
             )
-            if ctypes.string_at(host, COPY_BYTES) != sent:
+            if turn in (0, ROUNDS - 1) and ctypes.string_at(host, COPY_BYTES) != sent:
                 raise CudaError("the GPU's memory does not hold what was copied to it")
     return {"to_gb_s": _rate(to), "from_gb_s": _rate(back)}
 

@@ -2,6 +2,11 @@
 
 A check without a result is no failed one: where there is no libcuda, nothing is known of the memory's
 bandwidth. The agent reports results alone; `gpu-agent check` and `status` also show what was not run.
+
+To add a check: its name in `wire.codes`, among those of the node or of each GPU, which lets `[admission]`
+name it; here what it expects (`Expected`) and its judgement; for an expectation of the owner's a field of
+`node.settings.ChecksSettings`; what must run in a process of its own in `child`; a row of the table in
+`docs/return-to-service.md`, then `make reference schema`.
 """
 
 import json
@@ -15,6 +20,8 @@ from gpu_agent.wire.inventory import Gpu, GpuReport
 
 _NO_RECOVERY = "none"
 _PROHIBITED = "prohibited"
+_SIGKILL = 9
+"""No driver sends it: the kernel does for want of memory, or a person. It says nothing about the GPU."""
 _DETAIL_CHARACTERS = 200
 _MAX_NAMED = 4
 
@@ -88,9 +95,10 @@ def judge_child(gpu: Gpu, ended: Ended | Unfinished, expected: Expected) -> Iter
     """Judge what the child that checked one GPU answered, or that it did not."""
     answer = _answer(ended)
     if answer is None:
-        hung = isinstance(ended, Ended) or ended.hung
+        failed = ended.returncode != -_SIGKILL if isinstance(ended, Ended) else ended.hung
         why = _end_in_words(ended)
-        yield Result(name="memory_bandwidth", scope=gpu.uuid, ok=False if hung else None, detail=_short(why))
+        ok = False if failed else None
+        yield Result(name="memory_bandwidth", scope=gpu.uuid, ok=ok, detail=_short(why))
         return
     yield _judge_link(gpu, _mapping(answer.get("link")), expected)
     yield _judge_copies(gpu, _mapping(answer.get("copies")), expected)
