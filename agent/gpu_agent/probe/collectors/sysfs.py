@@ -3,7 +3,6 @@
 Each file holds one value, and may be missing, empty or refused; no figure is guessed from another.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -164,6 +163,8 @@ def drm_cards(sys_dir: Path, drivers: tuple[str, ...]) -> Iterator[tuple[Path, P
 
 def uuid_by_address(vendor: str, address: str, surroundings: Surroundings) -> str:
     """A name for a GPU without an id of its own: its slot, and a hash of the machine's id (machine-id(5))."""
+    import hashlib  # noqa: PLC0415 - it loads OpenSSL, for the GPUs of few machines
+
     machine = read_text(surroundings.machine_id)
     if not machine:
         import socket  # noqa: PLC0415 - next to every machine has an id
