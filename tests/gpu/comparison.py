@@ -93,6 +93,11 @@ def _recovery(gpu: Document) -> object:
     return None if action is None else str(action).removeprefix("recovery_").replace("_", " ")
 
 
+def _fabric_completed(gpu: Document) -> object:
+    faults = gpu["fabric_faults"]
+    return None if faults is None else "fabric_incomplete" not in faults
+
+
 FACTS: tuple[Fact, ...] = (
     Fact(name="index", fields=("index",), ours=_value("index"), read=int),
     Fact(name="name", fields=("name",), ours=_text("name")),
@@ -110,6 +115,16 @@ FACTS: tuple[Fact, ...] = (
     _number("clock_sm_mhz", "clocks.sm", within=300, within_share=0.1),
     _number("clock_memory_mhz", "clocks.mem", within=300, within_share=0.1),
     _number("ecc_uncorrected", "ecc.errors.uncorrected.volatile.total"),
+    _number("pcie_generation_max", "pcie.link.gen.max"),
+    _number("pcie_width", "pcie.link.width.current"),
+    _number("pcie_width_max", "pcie.link.width.max"),
+    Fact(name="compute_mode", fields=("compute_mode",), ours=_text("compute_mode")),
+    Fact(
+        name="fabric completed",
+        fields=("fabric.state",),
+        ours=_fabric_completed,
+        read=lambda text: text.casefold().endswith("completed"),
+    ),
     *(
         _throttle(name)
         for name in (

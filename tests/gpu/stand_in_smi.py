@@ -20,6 +20,8 @@ _THROTTLE = {
     "hw_power_brake_slowdown": 0x80,
 }
 _RECOVERY = ("None", "Reset", "Reboot", "Drain P2P", "Drain and Reset")
+_COMPUTE_MODES = ("Default", "Exclusive_Thread", "Prohibited", "Exclusive_Process")
+_FABRIC_STATES = ("N/A", "Not Started", "In Progress", "Completed")
 _Facts = Mapping[str, str]
 
 
@@ -157,6 +159,11 @@ _ANSWERS: Mapping[str, Callable[[_Facts], str]] = {
     "clocks.sm": _fact("clock_sm_mhz"),
     "clocks.mem": _fact("clock_memory_mhz"),
     "ecc.errors.uncorrected.volatile.total": _fact("ecc_uncorrected"),
+    "pcie.link.gen.max": _fact("pcie_generation_max"),
+    "pcie.link.width.current": _fact("pcie_width"),
+    "pcie.link.width.max": _fact("pcie_width_max"),
+    "compute_mode": lambda facts: _COMPUTE_MODES[int(facts["compute_mode"])],
+    "fabric.state": lambda facts: _FABRIC_STATES[int(facts["fabric"].split()[0])],
     "mig.mode.current": lambda facts: "Enabled" if int(facts["mig"]) else "Disabled",
     "gpu_recovery_action": lambda facts: _RECOVERY[int(facts["recovery_action"])],
     "retired_pages.pending": lambda facts: "Yes" if int(facts["retired_pages_pending"]) else "No",
