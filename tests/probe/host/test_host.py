@@ -1,5 +1,4 @@
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ import psutil
 import pytest
 
 from gpu_agent.probe.host import host as host_module
-from gpu_agent.probe.host import linux_figures, portable_figures
 from gpu_agent.probe.host.host import (
     DiskSpace,
     HostProbe,
@@ -125,77 +123,12 @@ def test_what_this_kernel_lacks_is_unknown_with_its_reason(tmp_path: Path) -> No
 def test_without_proc_cores_and_memory_are_read_by_system_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linux_figures, "PROC", tmp_path)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     host = HostProbe(root=tmp_path).read()
     assert host.cpu_logical_cores == len(os.sched_getaffinity(0))
     assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
     assert (host.memory_used_mb, host.memory_available_mb, host.cpu_percent) == (None, None, None)
     assert {"machine_memory_total_mb", "cpu_percent"} <= set(host.unknowns)
-
-
-@LINUX_ONLY
-def test_linuxs_own_files_hold_what_psutil_reports() -> None:
-    assert linux_figures.logical_cores() == portable_figures.logical_cores()
-    assert linux_figures.physical_cores() == portable_figures.physical_cores()
-    assert linux_figures.kernel() == portable_figures.kernel()
-    assert linux_figures.hostname() == portable_figures.hostname()
-    assert linux_figures.memory().total == portable_figures.memory().total
-    assert linux_figures.disk_space(Path("/"))[1] == portable_figures.disk_space(Path("/"))[1]
-    earlier, times, later = linux_figures.cpu_time(), psutil.cpu_times(), linux_figures.cpu_time()
-    total = sum(times) - times.guest - times.guest_nice
-    busy = total - times.idle - times.iowait
-    rounding = 0.1
-    assert earlier.total - rounding <= total <= later.total + rounding
-    assert earlier.busy - rounding <= busy <= later.busy + rounding
-    memory, available = linux_figures.memory(), psutil.virtual_memory().available
-    assert abs(memory.available - available) < memory.total // 10
-
-
-@LINUX_ONLY
-def test_the_systems_name_is_read_as_python_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert linux_figures.operating_system() == platform.freedesktop_os_release()["PRETTY_NAME"]
-    stated = tmp_path / "os-release"
-    monkeypatch.setattr(linux_figures, "OS_RELEASE", (tmp_path / "none", stated))
-    for text, name in (
-        ('# PRETTY_NAME=no\nID=a\nPRETTY_NAME="A \\"B\\" \\$C\\\\"\n', 'A "B" $C\\'),
-        ("PRETTY_NAME='D E'\n", "D E"),
-        ("PRETTY_NAME=F\n", "F"),
-        ("ID=g\n", "Linux"),
-    ):
-        stated.write_text(text)
-        assert linux_figures.operating_system() == name
-    stated.unlink()
-    assert HostProbe().read().unknowns["os"].startswith("FileNotFoundError")
-
-
-@LINUX_ONLY
-@pytest.mark.parametrize(
-    ("available", "counted"),
-    [("MemAvailable: 60 kB", 60), ("MemAvailable: 0 kB", 30), ("MemAvailable: 200 kB", 30)],
-)
-def test_available_memory_that_cannot_be_true_is_what_is_free(
-    available: str, counted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "meminfo").write_text(f"MemTotal: 100 kB\nMemFree: 30 kB\n{available}\n")
-    monkeypatch.setattr(linux_figures, "PROC", tmp_path)
-    memory = linux_figures.memory()
-    assert (memory.total, memory.available) == (100 * 1024, counted * 1024)
-
-
-@LINUX_ONLY
-def test_cores_are_counted_once_however_many_processors_share_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(linux_figures, "CPUS", tmp_path)
-    monkeypatch.setattr(linux_figures, "PROC", tmp_path)
-    sockets = "processor: 0\nphysical id\t: 0\ncpu cores\t: 4\n\nphysical id\t: 1\ncpu cores\t: 4\n"
-    (tmp_path / "cpuinfo").write_text(f"{sockets}\n{sockets}")
-    assert linux_figures.physical_cores() == 8
-    for number, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        folder = tmp_path / f"cpu{number}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings)
-    assert linux_figures.physical_cores() == 2
 
 
 def test_memory_that_nothing_reports_is_unknown_with_its_reason(
@@ -204,8 +137,7 @@ def test_memory_that_nothing_reports_is_unknown_with_its_reason(
     def refuse() -> None:
         raise OSError("no answer")
 
-    for figures in (linux_figures, portable_figures):
-        monkeypatch.setattr(figures, "memory", refuse)
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
     monkeypatch.setattr(host_module, "_memory_by_system_call", refuse)
     for host in (HostProbe(root=tmp_path).read(), read_by_system_calls("the machine did not answer")):
         assert host.memory_total_mb is None
