@@ -87,7 +87,7 @@ class Journey:
 
     @property
     def files(self) -> list[str]:
-        """The files passed, in order; `records`, which makes values as `dataclasses` does, decides nothing."""
+        """The files passed, in order, less `records`: it makes values as `dataclasses` does."""
         return list(dict.fromkeys(file for file, _ in self.calls if file != "records.py"))
 
     def row(self) -> str:
