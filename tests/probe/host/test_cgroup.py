@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_agent.probe.host.cgroup import Cgroup, read_cgroup
+from gpu_agent.probe.host.cgroup import Cgroup, CgroupProbe
 
 V2_MOUNT = "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 GIB = 1 << 30
@@ -20,7 +20,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 def version_2(root: Path, group: str, files: dict[str, str]) -> Cgroup:
     write(root, {"proc/self/cgroup": f"0::{group}\n", "proc/self/mountinfo": V2_MOUNT})
     write(root, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
-    return read_cgroup(root)
+    return CgroupProbe(root).read()
 
 
 def version_1(root: Path, group: str, files: dict[str, str], *, top: str = "/") -> Cgroup:
@@ -34,7 +34,7 @@ def version_1(root: Path, group: str, files: dict[str, str], *, top: str = "/") 
         },
     )
     write(root, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
-    return read_cgroup(root)
+    return CgroupProbe(root).read()
 
 
 def test_version_2_limits_and_use_are_read(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_version_1_has_its_set_in_a_hierarchy_of_its_own(tmp_path: Path) -> None
             "cs/a/cpuset.effective_cpus": "2-3",
         },
     )
-    assert read_cgroup(tmp_path).cpus == 2
+    assert CgroupProbe(tmp_path).read().cpus == 2
 
 
 @pytest.mark.parametrize("listed", ["x", "3-1", "0-99999999", "1,,2", "-", "0-1;4"])
@@ -196,11 +196,11 @@ def test_backslashes_in_a_groups_name_are_read_as_the_kernel_escapes_them(tmp_pa
             "c g/inner/memory.max": str(GIB),
         },
     )
-    assert read_cgroup(tmp_path).memory_limit_bytes == GIB
+    assert CgroupProbe(tmp_path).read().memory_limit_bytes == GIB
 
 
 def test_outside_linux_there_is_no_group_at_all(tmp_path: Path) -> None:
-    assert read_cgroup(tmp_path) == Cgroup()
+    assert CgroupProbe(tmp_path).read() == Cgroup()
 
 
 @pytest.mark.parametrize("text", ["", "\n", "lots", "12 0", "max max", "nan 1"])
@@ -227,4 +227,22 @@ def test_no_text_of_the_kernel_makes_it_raise(
     (root / "proc" / "self" / "mountinfo").write_bytes(
         ("1 2 3 / / x - cgroup2 c rw\n" + mounts).encode("utf-8", "surrogatepass")
     )
-    read_cgroup(root)
+    CgroupProbe(root).read()
+
+
+def test_a_process_that_moves_to_another_group_has_that_groups_limits(tmp_path: Path) -> None:
+    mountinfo = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    for group, limit in (("small", 1), ("large", 2)):
+        folder = tmp_path / "sys/fs/cgroup" / group
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit * GIB}\n")
+    proc = tmp_path / "proc/self"
+    proc.mkdir(parents=True)
+    (proc / "mountinfo").write_text(mountinfo)
+    (proc / "cgroup").write_text("0::/small\n")
+    probe = CgroupProbe(tmp_path)
+    assert probe.read().memory_limit_bytes == GIB
+    (tmp_path / "sys/fs/cgroup/small/memory.max").write_text(f"{3 * GIB}\n")
+    assert probe.read().memory_limit_bytes == 3 * GIB
+    (proc / "cgroup").write_text("0::/large\n")
+    assert probe.read().memory_limit_bytes == 2 * GIB

@@ -28,6 +28,9 @@ _BOOTED = "run/systemd/system"
 _SERVICE = ".service"
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 _MOST_CPUS = 65_536
+_CONTROLLERS = ("cpu", "cpuacct", "memory", "cpuset")
+_Ladder = tuple[list[str], bool]
+"""Directories from our group up to the mount's top, and whether they are version 2."""
 _Number = TypeVar("_Number", int, float)
 
 
@@ -57,28 +60,49 @@ class _Mount:
     """Empty for version 2."""
 
 
-def read_cgroup(root: Path = Path("/")) -> Cgroup:
-    """Read our control group. `root` is where `proc` and `sys` are found."""
-    try:
-        own = _own_paths((root / _OWN_GROUPS).read_text(errors="replace"))
-        mounts = tuple(_mounts((root / _MOUNTS).read_text(errors="replace")))
-    except FileNotFoundError:
-        return Cgroup()
-    except OSError as error:
-        return Cgroup(unknowns={"cgroup": f"cannot read {error.filename}: {error.strerror}"})
-    reader, groups = _Reader(), _Groups(root, own, mounts, booted=(root / _BOOTED).is_dir())
-    cpu, cpu_is_v2 = groups.ladder("cpu")
-    usage, usage_is_v2 = groups.ladder("cpuacct")
-    memory, memory_is_v2 = groups.ladder("memory")
-    cpuset, cpuset_is_v2 = groups.ladder("cpuset")
-    return Cgroup(
-        cpu_cores=_least(reader.cores_v2(d) if cpu_is_v2 else reader.cores_v1(d) for d in cpu),
-        cpus=reader.cpus(cpuset[0], version_2=cpuset_is_v2) if cpuset else None,
-        cpu_used_seconds=reader.cpu_used(usage[0], version_2=usage_is_v2) if usage else None,
-        memory_limit_bytes=_least(reader.memory_limit(d, version_2=memory_is_v2) for d in memory),
-        memory_used_bytes=reader.memory_used(memory[0], version_2=memory_is_v2) if memory else None,
-        unknowns=reader.unknowns,
-    )
+class CgroupProbe:
+    """Reads our control group. Keep one per process: it looks for the group again only where it has moved."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        """`root` is where `proc`, `sys` and `run` are found."""
+        self._root = root
+        self._found: tuple[str, str] | None = None
+        """The kernel's lists of groups and mounts by which `_ladders` were found."""
+        self._ladders: dict[str, _Ladder] = {}
+
+    def read(self) -> Cgroup:
+        """Read limits and use now."""
+        try:
+            found = _read(f"{self._root}/{_OWN_GROUPS}"), _read(f"{self._root}/{_MOUNTS}")
+        except FileNotFoundError:
+            return Cgroup()
+        except OSError as error:
+            return Cgroup(unknowns={"cgroup": f"cannot read {error.filename}: {error.strerror}"})
+        if found != self._found:
+            self._found, self._ladders = found, self._find_ladders(*found)
+        reader = _Reader()
+        cpu, cpu_is_v2 = self._ladders["cpu"]
+        usage, usage_is_v2 = self._ladders["cpuacct"]
+        memory, memory_is_v2 = self._ladders["memory"]
+        cpuset, cpuset_is_v2 = self._ladders["cpuset"]
+        return Cgroup(
+            cpu_cores=_least(reader.cores_v2(d) if cpu_is_v2 else reader.cores_v1(d) for d in cpu),
+            cpus=reader.cpus(cpuset[0], version_2=cpuset_is_v2) if cpuset else None,
+            cpu_used_seconds=reader.cpu_used(usage[0], version_2=usage_is_v2) if usage else None,
+            memory_limit_bytes=_least(reader.memory_limit(d, version_2=memory_is_v2) for d in memory),
+            memory_used_bytes=reader.memory_used(memory[0], version_2=memory_is_v2) if memory else None,
+            unknowns=reader.unknowns,
+        )
+
+    def _find_ladders(self, own: str, mounts: str) -> "dict[str, _Ladder]":
+        booted = (self._root / _BOOTED).is_dir()
+        groups = _Groups(self._root, _own_paths(own), tuple(_mounts(mounts)), booted=booted)
+        return {controller: groups.ladder(controller) for controller in _CONTROLLERS}
+
+
+def _read(path: str) -> str:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - several times quicker for the kernel's files
+        return file.read().decode(errors="replace")
 
 
 def _own_paths(text: str) -> dict[str, str]:
@@ -120,8 +144,8 @@ class _Groups:
     booted: bool
     """Whether systemd runs here, so that a service's group is the agent's and not its machine's."""
 
-    def ladder(self, controller: str) -> tuple[list[Path], bool]:
-        """Directories from our group up to the mount's top, and whether they are version 2."""
+    def ladder(self, controller: str) -> _Ladder:
+        """Find the groups of a controller; none where it is not mounted."""
         for mount in self.mounts:
             if controller in mount.controllers and controller in self.own:
                 return self._above_our_unit(_upwards(self.root, mount, self.own[controller])), False
@@ -130,18 +154,18 @@ class _Groups:
                 return self._above_our_unit(_upwards(self.root, mount, self.own[""])), True
         return [], False
 
-    def _above_our_unit(self, ladder: list[Path]) -> list[Path]:
+    def _above_our_unit(self, ladder: list[str]) -> list[str]:
         own, *above = ladder
-        return above if self.booted and above and own.name.endswith(_SERVICE) else ladder
+        return above if self.booted and above and own.endswith(_SERVICE) else ladder
 
 
-def _upwards(root: Path, mount: _Mount, group: str) -> list[Path]:
+def _upwards(root: Path, mount: _Mount, group: str) -> list[str]:
     point = root / mount.point.lstrip("/")
     below = group.removeprefix(mount.top.rstrip("/")).strip("/")
     parts = [] if ".." in below.split("/") else [part for part in below.split("/") if part]
     if not point.joinpath(*parts).is_dir():
         parts = []  # the path is the host's, the mount shows only our own group
-    return [point.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return [str(point.joinpath(*parts[:depth])) for depth in range(len(parts), -1, -1)]
 
 
 def _least(values: Iterable[_Number | None]) -> _Number | None:
@@ -154,60 +178,60 @@ class _Reader:
     def __init__(self) -> None:
         self.unknowns: dict[str, str] = {}
 
-    def cores_v2(self, directory: Path) -> float | None:
-        fields = (self._text(directory / "cpu.max") or "").split() or ["max"]
+    def cores_v2(self, directory: str) -> float | None:
+        fields = (self._text(directory, "cpu.max") or "").split() or ["max"]
         if fields[0] == "max":
             return None
         quota, period = self._number(fields[0], "cpu.max"), self._number(fields[-1], "cpu.max")
         return quota / period if quota and period else None
 
-    def cores_v1(self, directory: Path) -> float | None:
-        quota = self._value(directory / "cpu.cfs_quota_us")
-        period = self._value(directory / "cpu.cfs_period_us")
+    def cores_v1(self, directory: str) -> float | None:
+        quota = self._value(directory, "cpu.cfs_quota_us")
+        period = self._value(directory, "cpu.cfs_period_us")
         return quota / period if quota and period and quota > 0 and period > 0 else None
 
-    def cpus(self, directory: Path, *, version_2: bool) -> int | None:
+    def cpus(self, directory: str, *, version_2: bool) -> int | None:
         name = "cpuset.cpus.effective" if version_2 else "cpuset.effective_cpus"
-        listed = (self._text(directory / name) or "").strip()
+        listed = (self._text(directory, name) or "").strip()
         if not listed:
             return None
         counts = [self._range(part, name) for part in listed.split(",")]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
-    def cpu_used(self, directory: Path, *, version_2: bool) -> float | None:
+    def cpu_used(self, directory: str, *, version_2: bool) -> float | None:
         if version_2:
-            used = self._stat(directory / "cpu.stat", "usage_usec")
+            used = self._stat(directory, "cpu.stat", "usage_usec")
             return None if used is None else used / _MICROSECONDS
-        used = self._value(directory / "cpuacct.usage")
+        used = self._value(directory, "cpuacct.usage")
         return None if used is None else used / _NANOSECONDS
 
-    def memory_limit(self, directory: Path, *, version_2: bool) -> int | None:
+    def memory_limit(self, directory: str, *, version_2: bool) -> int | None:
         if version_2:
-            limits = [self._value(directory / "memory.max")]
+            limits = [self._value(directory, "memory.max")]
         else:  # a container may not see its parents, but version 1 reports the tightest limit of them all
             limits = [
-                self._value(directory / "memory.limit_in_bytes"),
-                self._stat(directory / "memory.stat", "hierarchical_memory_limit"),
+                self._value(directory, "memory.limit_in_bytes"),
+                self._stat(directory, "memory.stat", "hierarchical_memory_limit"),
             ]
         return _least(limit for limit in limits if limit is not None and 0 < limit < UNLIMITED_BYTES)
 
-    def memory_used(self, directory: Path, *, version_2: bool) -> int | None:
-        held = self._value(directory / ("memory.current" if version_2 else "memory.usage_in_bytes"))
+    def memory_used(self, directory: str, *, version_2: bool) -> int | None:
+        held = self._value(directory, "memory.current" if version_2 else "memory.usage_in_bytes")
         if held is None:
             return None
         name = "inactive_file" if version_2 else "total_inactive_file"
-        return max(held - (self._stat(directory / "memory.stat", name) or 0), 0)
+        return max(held - (self._stat(directory, "memory.stat", name) or 0), 0)
 
-    def _value(self, path: Path) -> int | None:
-        text = self._text(path)
-        return None if text is None or text.strip() == "max" else self._number(text, path.name)
+    def _value(self, directory: str, name: str) -> int | None:
+        text = self._text(directory, name)
+        return None if text is None or text.strip() == "max" else self._number(text, name)
 
-    def _stat(self, path: Path, name: str) -> int | None:
-        for line in (self._text(path) or "").splitlines():
+    def _stat(self, directory: str, file_name: str, name: str) -> int | None:
+        for line in (self._text(directory, file_name) or "").splitlines():
             key, _, value = line.partition(" ")
             if key == name:
-                return self._number(value, f"{path.name}:{name}")
+                return self._number(value, f"{file_name}:{name}")
         return None
 
     def _range(self, part: str, name: str) -> int | None:
@@ -221,13 +245,13 @@ class _Reader:
             return None
         return high - low + 1
 
-    def _text(self, path: Path) -> str | None:
+    def _text(self, directory: str, name: str) -> str | None:
         try:
-            return path.read_text(errors="replace")
+            return _read(f"{directory}/{name}")
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.unknowns[path.name] = f"cannot read it: {error.strerror}"
+            self.unknowns[name] = f"cannot read it: {error.strerror}"
             return None
 
     def _number(self, text: str, name: str) -> int | None:

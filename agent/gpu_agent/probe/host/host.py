@@ -22,7 +22,7 @@ from typing import TypeVar
 import psutil
 
 from gpu_agent.probe.host import virtualization
-from gpu_agent.probe.host.cgroup import Cgroup, read_cgroup
+from gpu_agent.probe.host.cgroup import Cgroup, CgroupProbe
 from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import CacheDisk, Host
 
@@ -63,6 +63,7 @@ class HostProbe:
         """`root` is where `proc`, `sys` and `run` are found."""
         self._root = root
         self._monotonic = monotonic
+        self._cgroup = CgroupProbe(root)
         self._facts: _Facts | None = None
         self._mark: _CpuMark | None = None
 
@@ -71,7 +72,7 @@ class HostProbe:
         attempts = _Attempts()
         if self._facts is None:
             self._facts = _read_facts(self._root)
-        cgroup = read_cgroup(self._root)
+        cgroup = self._cgroup.read()
         host = _cores_and_memory(cgroup, attempts)
         return replace(
             host,
