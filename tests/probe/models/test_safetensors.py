@@ -56,6 +56,24 @@ def test_offsets_beyond_all_disks_are_a_problem(tmp_path: Path) -> None:
     assert judged(tmp_path, content) == f"{len(content)} of {whole} bytes are here"
 
 
+@pytest.mark.parametrize("end", ["1" + "0" * 40, "9e99", "12345678.5"])
+def test_an_end_that_is_no_usual_number_is_not_overlooked(tmp_path: Path, end: str) -> None:
+    content = headed(b'{"t": {"data_offsets": [0, %s]}}' % end.encode())
+    assert str(judged(tmp_path, content)).endswith("bytes are here")
+
+
+def test_a_note_named_as_the_offsets_are_is_none(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"data_offsets": "0, 999"}, "t": {"data_offsets": [0, 2]}})
+    assert judged(tmp_path, headed(header.encode(), b"ab")) is None
+
+
+def test_of_ends_in_any_order_the_largest_counts(tmp_path: Path) -> None:
+    ends = [7, 100, 99, 1024, 1023, 9, 0]
+    header = json.dumps({f"t{end}": {"data_offsets": [0, end], "shape": [9999]} for end in ends})
+    assert judged(tmp_path, headed(header.encode()), longer_by=1024) is None
+    assert str(judged(tmp_path, headed(header.encode()), longer_by=1023)).endswith("bytes are here")
+
+
 def test_text_that_looks_like_offsets_is_none(tmp_path: Path) -> None:
     header = json.dumps({"__metadata__": {"a": '"data_offsets": [0, 999]'}, "t": {"data_offsets": [0, 2]}})
     assert judged(tmp_path, headed(header.encode(), b"ab")) is None

@@ -7,13 +7,12 @@ sentence that holds no path of this machine. Every failure is an `OSError`.
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from gpu_agent.probe.models.file_cursor import CutShortError, FileCursor, ForeignFileError
 from gpu_agent.probe.models.source import Listing, Mark, Root, Unit
@@ -44,7 +43,7 @@ _OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of i
 _ELSEWHERE = "it is on another file system; add that as a root of its own"
 
 _NAME = attrgetter("name")
-_NEW = tuple.__new__  # what a named tuple calls itself, by a detour that costs as much again
+_Seen = TypeVar("_Seen")
 
 
 class OutOfBoundsError(OSError):
@@ -62,6 +61,10 @@ class FoundFile(NamedTuple):
     """Bytes; `None` where it was not measured yet: see `FolderReader.size_of`."""
     problem: str | None = None
     """Why it is not whole."""
+
+
+_FOUND = partial(tuple.__new__, FoundFile)
+"""What a named tuple calls itself, by a detour that costs as much again."""
 
 
 class FolderReader:
@@ -152,19 +155,18 @@ class FolderReader:
         self._was_read(path, status)
         return data
 
-    @contextmanager
-    def open_file(self, path: str) -> Iterator[FileCursor]:
-        """A file, no link, to read where in it one likes."""
+    def look_into(self, path: str, look: Callable[[FileCursor], _Seen]) -> _Seen:
+        """What `look` finds in a file, no link, in which it may read where it likes."""
         descriptor, status = self._opened_file(path)
         try:
-            yield FileCursor(descriptor, status.st_size)
+            seen = look(FileCursor(descriptor, status.st_size))
         except (CutShortError, ForeignFileError):
             self._was_read(path, status)  # it stays so until it changes
             raise
-        else:
-            self._was_read(path, status)
         finally:
             os.close(descriptor)
+        self._was_read(path, status)
+        return seen
 
     def _opened_file(self, path: str, *, watch: bool = False) -> tuple[int, os.stat_result]:
         """Descriptor and status of a regular file."""
@@ -197,29 +199,46 @@ class FolderReader:
 
     def _sort_out(self, opened: "int | str", path: str, *, prefix: str, found: list[FoundFile]) -> list[str]:
         """Add the files of an open folder to those found; the names of the folders in it."""
-        folders = []
-        way = self._way_from(path)
-        shared, ends, beyond = self._shared + os.sep, self._ends, len(way)
-        readlink = _reader_of_links(opened, path)
+        folders: list[str] = []
         listed = self._listed(opened)
         listed.sort(key=_NAME)
+        links = [entry.name for entry in listed if entry.is_symlink()]
+        places = self._places_of(links, opened, path)
+        if len(links) == len(listed) and None not in places:  # the thousands of links of a cache
+            names = [prefix + name for name in links] if prefix else links
+            found += map(_FOUND, zip(names, places, repeat(None), repeat(None)))
+            return folders
+        known = dict(zip(links, places, strict=True))
         for entry in listed:
             name = entry.name
-            if entry.is_symlink():
-                try:
-                    target = readlink(name)
-                except OSError:
-                    target = ""  # it went away, or is none any more: looked at again below
-                end = target[beyond:]
-                if end in ends and target.startswith(way):  # the thousands of links of a cache
-                    found.append(_NEW(FoundFile, (prefix + name, shared + end, None, None)))
-                else:
-                    found.append(self._linked(path + os.sep + name, prefix + name))
+            if name in known:
+                place = known[name]
+                found.append(
+                    FoundFile(prefix + name, place, None)
+                    if place
+                    else self._linked(path + os.sep + name, prefix + name)
+                )
             elif not entry.is_dir(follow_symlinks=False):
                 found.append(self._unlinked(path + os.sep + name, prefix + name, entry))
             elif not name.startswith("."):
                 folders.append(name)
         return folders
+
+    def _places_of(self, links: Sequence[str], opened: "int | str", folder: str) -> "Sequence[str | None]":
+        """The file of the shared folder that each link names; `None` for one that has to be followed."""
+        if not self._ends:
+            return [None] * len(links)
+        readlink = _reader_of_links(opened, folder)
+        try:
+            targets = [readlink(name) for name in links]
+        except OSError:
+            return [None] * len(links)  # one went away, or is none any more: each is looked at again
+        way, shared, ends = self._way_from(folder), self._shared + os.sep, self._ends
+        beyond = len(way)
+        return [
+            shared + end if (end := target[beyond:]) in ends and target.startswith(way) else None
+            for target in targets
+        ]
 
     def _way_from(self, path: str) -> str:
         """How a link in `path` names what is in the shared folder: both are real, so the text is true."""

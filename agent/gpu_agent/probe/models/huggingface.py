@@ -48,20 +48,20 @@ class HubCache:
         reader = FolderReader(unit.root)
         model_id = readable(unit.name.removeprefix(_REPOSITORY).replace("--", "/"))
         try:
-            models = tuple(_Repository(reader, unit.path, model_id).models())
+            models = tuple(_Repository(reader=reader, path=unit.path, model_id=model_id).models())
         except FileNotFoundError:
             models = ()  # it went away while it was read
         except OSError as error:
             models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
         reportable, problems = reportable_models(models, readable(unit.name))
-        return Reading(reportable, reader.watched, problems)
+        return Reading(models=reportable, watched=reader.watched, problems=problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
     entries = list_root(root)
     for entry in entries.shown:
         if entry.name.startswith(_REPOSITORY):
-            yield Unit(root, entry.path, entry.name)
+            yield Unit(root=root, path=entry.path, name=entry.name)
     entries.check()
 
 

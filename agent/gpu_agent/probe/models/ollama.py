@@ -171,8 +171,7 @@ class _Tag:
     def _damage(self, digest: str) -> str | None:
         """What a blob of weights lacks of what its header says."""
         try:
-            with self.reader.open_file(self._place(digest)) as cursor:
-                damage = gguf_problem(cursor)
+            damage = self.reader.look_into(self._place(digest), gguf_problem)
         except OSError as error:
             damage = reason(error)
         return f"blob {_shown(digest)}: {damage}; pull the model again" if damage else None

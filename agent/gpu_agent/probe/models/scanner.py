@@ -21,7 +21,6 @@ from pathlib import Path
 from gpu_agent.probe.host.host import DiskSpace, disk_space_at, distinct_disks
 from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations, more_usable
-from gpu_agent.probe.models.files import mark_of
 from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
 from gpu_agent.records import dataclass, field, replace
 from gpu_agent.wire.inventory import CacheDisk, Model, ModelStatus
@@ -489,7 +488,7 @@ class SourceState:
         began = self._wall_ns()
         reading = self.source.read(unit)
         newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
-        self._known[key] = _KnownUnit(reading, settled=newest < began - _SETTLED_NANOSECONDS)
+        self._known[key] = _KnownUnit(reading=reading, settled=newest < began - _SETTLED_NANOSECONDS)
         if known is None or known.reading.models != reading.models:
             self._models = None
         if known is None or known.reading.watched != reading.watched:
@@ -532,6 +531,6 @@ def _is_unchanged(watched: Mapping[str, Mark | None]) -> bool:
             if mark is not None:
                 return False
             continue
-        if mark is None or mark_of(status) != mark:
+        if (status.st_ino, status.st_mtime_ns, status.st_size) != mark:  # `mark_of`, thousands of times
             return False
     return bool(watched)
