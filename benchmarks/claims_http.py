@@ -4,11 +4,12 @@
 
 Starts `gpu-agent registry serve` with SQLite and lets nodes connect. Measured with `http.client` on one
 connection that stays open: select, claim, renewal and release. Then 32 connections claim and release as
-fast as they can; beside them, in turns and by the same client, a server with the same routes as uvicorn and
-FastAPI serve them, without our short ways past both, whose handlers are empty: they check and read the
-request, touch no fleet, no store and no log, and write the same answer. The ratio says how claims compare
-with a web framework that does nothing. Then the same with a fleet whose nodes send heartbeats, once each
-has sent some at its usual interval, and with clients that follow the events.
+fast as they can; beside them, in turns and by the same client, a server whose handlers are empty: they check
+and read the request, touch no fleet, no store and no log, and write the same answer. Both servers read and
+write HTTP with the same class of connections, uvicorn's with `httptools`; the empty one leaves all routes to
+FastAPI, without our hot ones. The ratio says how claims compare with a web framework that does nothing. Then
+the same with a fleet whose nodes send heartbeats, once each has sent some at its usual interval, and with
+clients that follow the events.
 
 Other work on the machine makes the figures worse: watch the load. `--check` ends with 1 when a target is
 missed. Linux only.

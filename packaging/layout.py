@@ -19,7 +19,7 @@ RELEASE = "1"
 _HERE = Path(__file__).parent
 _HOME = Path("usr/lib/gpu-agent")
 _DOCUMENTS = ("README.md", "docs/*.md")
-_RPM_ARCH = {"amd64": "x86_64", "arm64": "aarch64", "all": "noarch"}
+_RPM_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,9 @@ def package_version(version: str) -> str:
     return re.sub(r"\.?(a|b|rc|dev)(\d+)", r"~\1\2", version)
 
 
-def arch_of(package: str, arch: str) -> str:
-    """Say for which architecture a package is: the registry's has nothing compiled."""
-    return arch if package == "gpu-agent" else "all"
-
-
 def file_name(plan: Plan, package: str, packager: str) -> str:
     """Name a package's file as its distribution does."""
-    arch, version = arch_of(package, plan.arch), package_version(plan.version)
+    arch, version = plan.arch, package_version(plan.version)
     if packager == "deb":
         return f"{package}_{version}-{RELEASE}_{arch}.deb"
     return f"{package}-{version}-{RELEASE}.{_RPM_ARCH[arch]}.rpm"

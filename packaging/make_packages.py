@@ -85,7 +85,7 @@ def packed(plan: layout.Plan, package: str, packager: str, *, stage: Path, dist:
     file = dist / layout.file_name(plan, package, packager)
     variables = {
         "PACKAGE_VERSION": layout.package_version(plan.version),
-        "PACKAGE_ARCH": layout.arch_of(package, plan.arch),
+        "PACKAGE_ARCH": plan.arch,
         "SOURCE_DATE_EPOCH": str(plan.at_seconds),
     }
     shutil.copytree(HERE / "scripts", stage.parent / "scripts", dirs_exist_ok=True)

@@ -24,7 +24,8 @@ _PINS = Path(__file__).parent / "pins"
 _UV = Path(sys.executable).with_name("uv")
 _INSTALLER_NOTES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 """pip's notes for an uninstall; here dpkg and rpm do that, and the notes contain paths of this machine."""
-_LEFT_OUT = ("*.c", "*.pyi", "__pycache__", ".agents", ".lock", "bin", "example.py", *_INSTALLER_NOTES)
+_SOURCES = ("*.c", "*.pxd", "*.pyi", "*.pyx")
+_LEFT_OUT = (*_SOURCES, "__pycache__", ".agents", ".lock", "bin", "example.py", *_INSTALLER_NOTES)
 """What no program loads: sources of compiled parts, declarations for editors, the libraries' commands."""
 _OF_ITS_WHEEL = ("WHEEL", "*.cyclonedx.json")
 """What describes one Python's wheel; the oldest Python's stands for all."""

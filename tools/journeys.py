@@ -57,8 +57,8 @@ QUIET_REGISTRY = {
 MOST_FILES = {
     "heartbeat": 13,
     "status change": 40,
-    "claim over HTTP": 43,
-    "drain": 49,
+    "claim over HTTP": 42,
+    "drain": 48,
     "GPU reading to the wire": 22,
     "gpu-agent status": 26,
 }

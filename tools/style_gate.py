@@ -38,11 +38,6 @@ BOUNDARIES: Mapping[str, str] = {
     "gpu_agent.wire.schema": "the door to all JSON Schemas",
 }
 """Small modules that stay by themselves, and why. So does a command of the CLI, which is one file."""
-INDIRECT_DEPENDENCIES: Mapping[str, str] = {
-    "h11": "uvicorn reads requests with it; older versions have CVE-2025-43859"
-}
-"""Dependencies that no module imports, and why they are required."""
-
 METAPHORS: Mapping[str, str] = {
     "switchboard": "node_listener",
     "doorkeeper": "node_auth",
@@ -189,9 +184,7 @@ def unused_dependencies(modules: Iterable[Module]) -> list[str]:
     text = "\n".join((ROOT / module.path).read_text(encoding="utf-8") for module in modules)
     required = {re.split(r"[^a-z0-9-]", one, maxsplit=1)[0] for one in stated}
     return sorted(
-        name
-        for name in required - INDIRECT_DEPENDENCIES.keys()
-        if not re.search(rf"(?m)^\s*(?:import|from) {_import_name(name)}\b", text)
+        name for name in required if not re.search(rf"(?m)^\s*(?:import|from) {_import_name(name)}\b", text)
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.system.packages import ARCH, CURRENT
 from tests.waiting import patience
 
-OF_RPM = {"amd64": "x86_64", "arm64": "aarch64", "all": "noarch"}
+OF_RPM = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,12 @@ class Entry:
 
 def deb(folder: Path, package: str) -> Path:
     """The .deb of a half."""
-    arch = ARCH if package == "gpu-agent" else "all"
-    return folder / f"{package}_{CURRENT}-1_{arch}.deb"
+    return folder / f"{package}_{CURRENT}-1_{ARCH}.deb"
 
 
 def rpm(folder: Path, package: str) -> Path:
     """The .rpm of a half."""
-    arch = OF_RPM[ARCH if package == "gpu-agent" else "all"]
-    return folder / f"{package}-{CURRENT}-1.{arch}.rpm"
+    return folder / f"{package}-{CURRENT}-1.{OF_RPM[ARCH]}.rpm"
 
 
 @cache

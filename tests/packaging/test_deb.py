@@ -83,7 +83,7 @@ def test_the_two_halves_share_no_file(packages: Path) -> None:
 def test_the_registry_wants_the_agent_of_its_own_version(packages: Path) -> None:
     version = of_deb(deb(packages, "gpu-agent"), "--field", "Version").strip()
     depends = of_deb(deb(packages, "gpu-registry"), "--field", "Depends").strip()
-    assert depends == f"gpu-agent (= {version})"
+    assert depends == f"gpu-agent (= {version}), libc6 (>= 2.28)"
 
 
 @pytest.mark.parametrize("python", ["311", "312", "313", "314"])
@@ -92,6 +92,8 @@ def test_what_is_compiled_is_there_for_every_python(packages: Path, python: str)
     for library in ("pydantic_core", "websockets"):
         assert any(f"/{library}/" in name and f"cpython-{python}-" in name for name in compiled), library
     assert any("/psutil/" in name and ".abi3." in name for name in compiled)
+    of_the_registry = files_of_deb(deb(packages, "gpu-registry"))
+    assert any("/httptools/" in name and f"cpython-{python}-" in name for name in of_the_registry)
 
 
 def test_what_is_compiled_runs_on_the_c_library_that_the_package_asks_for(component: Path) -> None:
@@ -100,8 +102,7 @@ def test_what_is_compiled_runs_on_the_c_library_that_the_package_asks_for(compon
         if name.endswith(".so"):
             wanted = re.findall(rb"GLIBC_(\d+)\.(\d+)", content)
             assert all((int(major), int(minor)) <= asked for major, minor in wanted), name
-    if component.name.startswith("gpu-agent"):
-        assert f"libc6 (>= {asked[0]}.{asked[1]})" in of_deb(component, "--field", "Depends")
+    assert f"libc6 (>= {asked[0]}.{asked[1]})" in of_deb(component, "--field", "Depends")
 
 
 def test_it_brings_manual_pages_and_completions(packages: Path) -> None:

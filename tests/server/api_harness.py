@@ -42,6 +42,28 @@ async def serving(service: RegistryService) -> AsyncIterator[httpx.AsyncClient]:
         await asyncio.wait_for(serving, patience(5))
 
 
+@asynccontextmanager
+async def dialled(
+    api: httpx.AsyncClient,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to an API for bytes that no HTTP client would write."""
+    reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer_to_bytes(api: httpx.AsyncClient, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send bytes, and read all that comes until the registry closes the connection."""
+    async with dialled(api) as (reader, writer), asyncio.timeout(patience(5)):
+        writer.write(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return int(first.split()[1]), headers, body
+
+
 def problem(response: httpx.Response) -> dict[str, Any]:
     assert response.headers["content-type"] == PROBLEM_JSON
     document: dict[str, Any] = response.json()

@@ -51,7 +51,7 @@ class LimitedServer:
         self.dialled: list[asyncio.StreamWriter] = []
         self._limit = ConnectionLimit(log_limit, most=most)
         self._config = uvicorn.Config(
-            self._app, http="h11", interface="asgi3", lifespan="off", ws="none", log_config=None
+            self._app, http="httptools", interface="asgi3", lifespan="off", ws="none", log_config=None
         )
 
     async def open(self) -> asyncio.Server:
@@ -170,6 +170,17 @@ async def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(
             client.sendall(LONG_ASKED)
             await until(lambda: said, what="a disconnection")
     assert [fields["reason"] for _, fields in said] == ["an answer is not read"]
+
+
+async def test_what_comes_behind_a_request_that_waits_is_not_read_before_its_answer() -> None:
+    async with limited_server() as one:
+        reader, _ = await one.dial(LONG_ASKED + 5000 * ASKED)
+        await reader.readexactly(60_000)
+        (connection,) = one.state.connections
+        assert isinstance(connection, ApiConnection)
+        assert connection._received
+        assert len(connection.pipeline) < 50
+        one.going_on.set()
 
 
 async def test_hundreds_of_silent_connections_keep_no_operator_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,23 +15,10 @@ from gpu_agent.registry.job import Job
 from gpu_agent.server.api.compression import SMALLEST_BYTES
 from gpu_agent.server.api.errors import STATUSES, problem_response
 from gpu_agent.server.service import RegistryService
-from tests.server.api_harness import problem, serving
+from tests.server.api_harness import answer_to_bytes, problem, serving
 from tests.server.harness import Node, node, running, until
 from tests.server.sse import following
 from tests.waiting import patience
-
-
-async def answered(api: httpx.AsyncClient, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes, and read all that comes until the registry closes the connection."""
-    reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
-    writer.write(request)
-    async with asyncio.timeout(patience(5)):
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    first, *lines = head.decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines)
-    return int(first.split()[1]), headers, body
-
 
 LENGTH_AND_CHUNKED = (
     b"POST /v1/claims HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -53,7 +40,7 @@ UNREADABLE = [
 async def test_an_unreadable_request_gets_a_problem_document_and_the_connection_closes(
     api: httpx.AsyncClient, request_bytes: bytes, status: int
 ) -> None:
-    answer, headers, body = await answered(api, request_bytes)
+    answer, headers, body = await answer_to_bytes(api, request_bytes)
     document = json.loads(body)
     assert (answer, document["status"], document["code"]) == (status, status, "REQUEST_UNREADABLE")
     assert headers["content-type"] == "application/problem+json"
@@ -65,12 +52,14 @@ async def test_a_request_with_a_length_and_chunks_changes_nothing(
     service: RegistryService, api: httpx.AsyncClient, ready: Node
 ) -> None:
     assert ready.node_id
-    await answered(api, LENGTH_AND_CHUNKED)
+    await answer_to_bytes(api, LENGTH_AND_CHUNKED)
     assert service.claims() == []
 
 
 async def test_what_follows_an_answer_unreadably_closes_the_connection(api: httpx.AsyncClient) -> None:
-    status, _, body = await answered(api, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\x00\x01\r\n\r\n")
+    status, _, body = await answer_to_bytes(
+        api, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\x00\x01\r\n\r\n"
+    )
     assert status == HTTPStatus.OK
     assert b"REQUEST_UNREADABLE" in body
 

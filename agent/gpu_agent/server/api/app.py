@@ -71,7 +71,7 @@ class ApiServer:
         tls: Encryption | None = None,
         hot: bool = True,
     ) -> None:
-        """Declare the routes; without `hot` the framework does all the work, for comparison."""
+        """Declare the routes; without `hot` the framework answers the hot ones too, for comparison."""
         self._streams = EventStreams()
         metrics = RequestMetrics()
         self._checks = RequestChecks(
@@ -89,7 +89,7 @@ class ApiServer:
             access_log=False,
             lifespan="off",
             ws="none",
-            http=_protocol(self._connections, tls, plain=hot),  # type: ignore[arg-type]  # uvicorn only calls it
+            http=_protocol(self._connections, tls),  # type: ignore[arg-type]  # uvicorn only calls it
             loop="none",
             backlog=ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=STOP_SECONDS,
@@ -179,16 +179,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _protocol(
-    limit: ConnectionLimit, tls: Encryption | None, *, plain: bool
-) -> Callable[..., ApiConnection | TlsConnection]:
+def _protocol(limit: ConnectionLimit, tls: Encryption | None) -> Callable[..., ApiConnection | TlsConnection]:
     """Make what makes a connection's protocol: HTTP, behind TLS where there is a certificate."""
     if tls is None:
-        return partial(ApiConnection, limit=limit, plain=plain)
+        return partial(ApiConnection, limit=limit)
     port = TlsPort(tls)
 
     def encrypted(**kwargs: Any) -> TlsConnection:  # noqa: ANN401 - uvicorn's own arguments
-        connection = ApiConnection(**kwargs, limit=limit, plain=plain)
+        connection = ApiConnection(**kwargs, limit=limit)
         return port.wrap(connection, connection.speaks_no_tls)
 
     return encrypted

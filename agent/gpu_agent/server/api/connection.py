@@ -1,26 +1,29 @@
 """One HTTP connection of the operators' API, and the limits of all: a subclass of uvicorn's protocol.
 
-uvicorn has no limit for three attacks, which need no token; each connection takes an open file that a node
+`httptools` (llhttp) reads the requests. What it does not check of RFC 9112 is checked here, and where uvicorn
+would let an upgrade cut off a body, the request is read again without it.
+
+uvicorn has no limit for four attacks, which need no token; each connection takes an open file that a node
 needs:
 1. A client that never completes a request: uvicorn has no timeout for headers or bodies
    (`REQUEST_SECONDS`).
 2. Thousands of idle connections: `limit_concurrency` refuses the operator then. Here the connection that
    has been idle longest is closed (`MAX_CONNECTIONS`).
 3. A client that reads nothing of a large answer (`UNREAD_SECONDS`).
+4. A head without end (`MOST_HEAD_BYTES`, `MOST_HEADERS`), or requests without end behind one that waits: they
+   are read once it is answered.
 """
 
 import asyncio
 from http import HTTPStatus
-from typing import cast
 
-import h11
-from uvicorn._types import HTTPScope
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gpu_agent.server.api.errors import problem_response
-from gpu_agent.server.api.plain_requests import PlainCycle, PlainRequest, read_plain
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
 MAX_CONNECTIONS = 320
@@ -30,30 +33,24 @@ REQUEST_SECONDS = 10.0
 """For a whole request with its body, and for the rest of a body that the route did not read."""
 
 MOST_HEAD_BYTES = 64 * 1024
-"""Of a request's first line and headers."""
+"""Of a request's first line and headers, or of its trailers: a piece more at most."""
 
-_FRAMINGS = {b"content-length", b"transfer-encoding"}
+MOST_HEADERS = 100
+"""Read before the end of a head is seen."""
+
+_PIECE_BYTES = 1024
+"""Read at once: what one piece begins waits in memory."""
 
 UNREAD_SECONDS = 60.0
 """A client that reads nothing of its answer for so long is disconnected; it can resume where it was."""
 
 
-class _Reader(h11.Connection):
-    """Reads requests; one with a length *and* chunks is unreadable, since proxies disagree on its end."""
+class _UnreadableError(Exception):
+    """A request that RFC 9112 does not allow."""
 
-    error: h11.RemoteProtocolError | None = None
-
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return what comes next; raises `RemoteProtocolError`."""
-        try:
-            event = super().next_event()
-        except h11.RemoteProtocolError as error:
-            self.error = error
-            raise
-        if isinstance(event, h11.Request) and {name for name, _ in event.headers}.issuperset(_FRAMINGS):
-            self.error = h11.RemoteProtocolError("it has both Content-Length and Transfer-Encoding")
-            raise self.error
-        return event
+    def __init__(self, why: str, status: int = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 class ConnectionLimit:
@@ -74,7 +71,7 @@ class ConnectionLimit:
         self._log_limit.stop()
 
 
-class ApiConnection(H11Protocol):
+class ApiConnection(HttpToolsProtocol):
     """A connection within the limits."""
 
     def __init__(
@@ -85,15 +82,18 @@ class ApiConnection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limit: ConnectionLimit,
-        plain: bool = True,
     ) -> None:
-        """Make a connection; without `plain` the parser reads every request, for comparison."""
+        """Make a connection."""
         super().__init__(config, server_state, app_state, _loop)
-        self._reads_plain = plain
-        self.conn: _Reader = _Reader(h11.SERVER, MOST_HEAD_BYTES)
+        self.headers = []
         self._limit = limit
-        self._early = b""
-        """What came behind a plain request before its answer."""
+        self._received = b""
+        """What is not read yet."""
+        self._head_bytes = 0
+        """Read since the last end of a head, or part of a body."""
+        self._unreadable: _UnreadableError | None = None
+        self._answered: RequestResponseCycle | None = None
+        """The request that is answered now, or was last; `cycle` is the last one that was read."""
         self._overdue: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
@@ -105,49 +105,39 @@ class ApiConnection(H11Protocol):
             next(iter(self._limit.idle)).drop("too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers."""
+        """Let the request that is answered end, and cancel the timers."""
         super().connection_lost(exc)
+        self._disconnect()
         self._become_busy()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Read on; once a request is complete its answer may take its time."""
-        if self._is_busy and isinstance(self.cycle, PlainCycle):
-            self._early += data
-            self.flow.pause_reading()
-            return
-        plain = read_plain(bytes(data)) if self._may_be_plain else None
-        if plain is None:
-            super().data_received(data)
-        else:
-            self._begin(plain)
-        if self._is_busy:
-            self._become_busy()
+        self._received += data
+        self._read_on()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless it has arrived already."""
         super().on_response_complete()
-        if self._early and not self.transport.is_closing():
-            data, self._early = self._early, b""
-            self.data_received(data)
+        self._read_on()
         if not self._is_busy:
             self._become_idle()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse an unreadable request with a problem document, where an answer is still possible."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = self.conn.error
-            status = 400 if error is None else error.error_status_hint
-            detail = f"the request cannot be read ({error or msg}): send one that RFC 9112 allows"
-            document = problem_response(status, "REQUEST_UNREADABLE", detail)
-            headers = [*document.raw_headers, (b"connection", b"close")]
-            for event in (
-                h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
-                h11.Data(data=bytes(document.body)),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, without the spaces behind it."""
+        super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        """Begin a request that RFC 9112 allows; raises `_UnreadableError`."""
+        self._head_bytes = 0
+        self._check_head()
+        super().on_headers_complete()
+        self.headers = []  # takes the trailers, which are no headers
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def pause_writing(self) -> None:
         """Wait until the client reads."""
@@ -171,48 +161,99 @@ class ApiConnection(H11Protocol):
         self.transport.abort()
         self._limit.log("operator_connection_dropped", self, reason)
 
-    def _begin(self, plain: PlainRequest) -> None:
-        """Let the application answer a plain request, as `handle_events` does for others."""
-        self._unset_keepalive_if_required()
-        scope = {
-            **plain.scope(),
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "state": self.app_state.copy(),
-        }
-        self.cycle = cycle = PlainCycle(
-            scope=cast("HTTPScope", scope),
-            conn=self.conn,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            on_response=self.on_response_complete,
-        )
-        cycle.body, cycle.more_body = bytearray(plain.body), False
-        cycle.message_event.set()
-        task = self.loop.create_task(cycle.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+    def _read_on(self) -> None:
+        """Read up to the end of a request; what is behind it waits for its answer."""
+        if self.transport.is_closing():
+            return
+        data, at = self._received, 0
+        while at < len(data) and not self._is_busy and self._unreadable is None:
+            self._read(data[at : at + _PIECE_BYTES])
+            at += _PIECE_BYTES
+        self._received = data[at:]
+        if self._is_busy:
+            self._become_busy()
+            if self._received:
+                self.flow.pause_reading()
+        elif self._unreadable is not None:
+            self._refuse(self._unreadable)
 
-    @property
-    def _may_be_plain(self) -> bool:
-        """True when the next byte begins a request that may be a plain one."""
-        reader = self.conn
-        if not self._reads_plain:
-            return False
-        return reader.our_state is reader.their_state is h11.IDLE and reader.trailing_data == (b"", False)
+    def _read(self, piece: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read(self._without_upgrade())
+            self._read(piece[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            if not isinstance(why, _UnreadableError):
+                why = _UnreadableError(str(error) if why is None else "its target is no path")
+            self._unreadable = why
+        if self._head_bytes > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS:
+            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._unreadable = _UnreadableError("its headers are too long or too many", too_large)
+
+    def _check_head(self) -> None:
+        """Check what llhttp does not; raises `_UnreadableError`."""
+        names = [name for name, _ in self.headers]
+        hosts, version = names.count(b"host"), self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            unknown = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+            raise _UnreadableError("it is neither HTTP/1.1 nor HTTP/1.0", unknown)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise _UnreadableError(f"it has {hosts or 'no'} Host headers")
+        if b"transfer-encoding" in names:
+            codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if codings != [b"chunked"] or version == "1.0":
+                raise _UnreadableError("its Transfer-Encoding is not `chunked`", HTTPStatus.NOT_IMPLEMENTED)
+        if b"#" in self.url or self.parser.get_method() == b"CONNECT":
+            raise _UnreadableError("its target is no path")
+
+    def _should_upgrade(self) -> bool:
+        """Begin no request that asks for an upgrade: it is read again `_without_upgrade`."""
+        return True
+
+    def _without_upgrade(self) -> bytes:
+        """Return the head without its upgrade, because of which the parser would leave out the body."""
+        self.parser = httptools.HttpRequestParser(self)
+        lines = [
+            b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())
+        ]
+        lines += [b"%b: %b" % header for header in self.scope["headers"] if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer a request."""
+        self._answered = cycle
+        super()._start_asgi_task(
+            cycle, app if cycle.scope["http_version"] == "1.1" else _without_chunks(cycle, app)
+        )
+
+    def _refuse(self, unreadable: _UnreadableError) -> None:
+        """Answer an unreadable request with a problem document, where that is still possible; close."""
+        answered = self._answered
+        if answered is None or answered.response_complete or not answered.response_started:
+            detail = f"the request cannot be read ({unreadable}): send one that RFC 9112 allows"
+            document = problem_response(unreadable.status, "REQUEST_UNREADABLE", detail)
+            headers = [*self.server_state.default_headers, *document.raw_headers, (b"connection", b"close")]
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            body = bytes(document.body)
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[unreadable.status], lines, body))
+        self._disconnect()
+        self.transport.close()
+
+    def _disconnect(self) -> None:
+        """Let the request that is answered end without its answer."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     @property
     def _is_busy(self) -> bool:
         """True while a complete request is being answered."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        answered = self._answered
+        return answered is not None and not answered.more_body and not answered.response_complete
 
     def _become_idle(self) -> None:
         self._become_busy()
@@ -224,3 +265,18 @@ class ApiConnection(H11Protocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+
+def _without_chunks(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+    """Answer a client of HTTP/1.0, which knows no chunks: the connection's end is the answer's."""
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_whole(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body":
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_whole)
+
+    cycle.chunked_encoding = False
+    return answer
