@@ -4,12 +4,9 @@ It runs once in a process. `agent` holds the session's loop.
 """
 
 import asyncio
-import contextlib
-import ctypes
 import os
 import platform
 import signal
-import sys
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -27,6 +24,7 @@ from gpu_agent.node.identity import (
 )
 from gpu_agent.node.liveness import extend_stop, report_liveness
 from gpu_agent.node.settings import AgentSettings
+from gpu_agent.probe.memory import return_free_memory
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, configure
 from gpu_agent.runtime.reload import SettingsReloader
@@ -127,14 +125,7 @@ async def _run_agent(agent: Agent, tasks: Tasks, read: Callable[[], AgentSetting
         tasks.start("reloader", reloader.run())
         tasks.start("liveness", report_liveness(systemd, agent.snapshot, agent.progress))
         systemd.ready()
-        _return_memory()
+        return_free_memory()
         end = await agent.run(tasks)
     systemd.stopping()
     return end
-
-
-def _return_memory() -> None:
-    """Give what the start needed back to the kernel, about 1 MiB; only GNU's C library can."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gpu_agent.probe.memory import return_free_memory
 from gpu_agent.probe.nvml import cuda_visible
 from gpu_agent.probe.nvml.binding import pynvml
 from gpu_agent.probe.nvml.device import Device
@@ -63,7 +64,9 @@ def main(root: str = "/") -> None:
         root=root,
         environ=os.environ,
     )
-    for line in requests:
+    for number, line in enumerate(requests):
+        if number == 1:
+            return_free_memory()  # it is asked again: it will live long
         request = json.loads(line)
         if request["request"] == "end":
             break
