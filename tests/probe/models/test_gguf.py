@@ -143,3 +143,8 @@ def test_no_bytes_make_it_raise_anything_else(tmp_path_factory: pytest.TempPathF
     for content in (tail, b"GGUF" + tail, GGUF[:8] + tail):
         judged(folder, content)
         kind(folder, content)
+
+
+def test_a_list_of_more_texts_than_any_vocabulary_has_is_refused_at_once(tmp_path: Path) -> None:
+    content = head(listed("tokenizer.ggml.tokens", STRING, 1 << 63, b""))
+    assert judged(tmp_path, content, longer_by=1 << 40) == f"its metadata holds a list of {1 << 63} texts"

@@ -1,8 +1,10 @@
 """ONNX files made with the `onnx` package, and what is wrong with them."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gpu_agent.probe.models.file_cursor import FileCursor
 from gpu_agent.probe.models.onnx import onnx_external_data
 from tests.probe.models.caches import ONNX
+from tests.waiting import patience
 
 
 def needed(folder: Path, content: bytes, *, longer_by: int = 0) -> Mapping[str, int] | str:
@@ -136,3 +139,21 @@ def test_another_file_is_recognized_before_more_of_it_is_read(
 def test_no_bytes_make_it_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
     for content in (tail, ONNX[:2] + tail, ONNX[:2] + b"\x3a" + varint(len(tail)) + tail + b"\x42\x00"):
         needed(tmp_path_factory.getbasetemp(), content)
+
+
+def test_a_shape_that_no_tensor_has_costs_no_time_and_makes_a_number_that_can_be_written(
+    tmp_path: Path,
+) -> None:
+    shape = (2**63 - 1,) * 20_000
+    began = time.monotonic()
+    (whole,) = cast(
+        "Mapping[str, int]", needed(tmp_path, model(external(shape, location="w")).SerializeToString())
+    ).values()
+    assert len(str(whole)) < 30
+    assert time.monotonic() - began < patience(1)
+
+
+def test_a_length_of_thousands_of_digits_is_too_much_and_stays_short(tmp_path: Path) -> None:
+    content = model(external(location="w", length="9" * 4_000, offset="9" * 4_000)).SerializeToString()
+    (whole,) = cast("Mapping[str, int]", needed(tmp_path, content)).values()
+    assert 2**63 < whole < 10**25

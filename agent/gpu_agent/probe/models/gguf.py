@@ -18,6 +18,8 @@ _ARCHITECTURE_KEY = b"general.architecture"
 _USUAL_ALIGNMENT = 32
 _MOST_ENTRIES = 65_536
 """Entries of metadata, and tensors, in one file; known ones have up to 100, and up to 3 000."""
+_MOST_WORDS = 1 << 21
+"""Texts in one array; the largest known vocabulary has half a million."""
 _LONGEST_KEY = 65_535
 _LONGEST_TEXT = 4_096
 _MOST_DIMENSIONS = 8
@@ -161,6 +163,8 @@ def _text(cursor: FileCursor, *, longest: int) -> bytes:
 
 def _skip_array(cursor: FileCursor, depth: int = 1) -> None:
     kind, count = cursor.read_u32(), cursor.read_u64()
+    if kind == _STRING and count > _MOST_WORDS:
+        raise ForeignFileError(f"its metadata holds a list of {count} texts")
     if kind == _STRING:
         _skip_strings(cursor, count)
     elif kind != _ARRAY:

@@ -37,6 +37,9 @@ _MOST_FIELDS = 200_000
 """Looked at in one file, which takes half a second; large models have a tenth."""
 _MOST_FILES = 10_000
 _LONGEST_TEXT = 4_096
+_MOST_ELEMENTS = 1 << 63
+"""Of a tensor; ONNX counts them in 64 bits. A number without bound takes minutes to multiply."""
+_MOST_DIGITS = 20
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64}
 _BITS |= {15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 """Data type of a tensor → bits of an element."""
@@ -139,7 +142,7 @@ class _Walk:
         for number, value in self.fields(end):
             match number:
                 case 1:  # dims
-                    elements *= value
+                    elements = min(elements * value, _MOST_ELEMENTS)
                 case 2:  # data_type
                     data_type = value
                 case 13:  # external_data
@@ -159,8 +162,8 @@ class _Walk:
         if isabs(place) or name.split("/")[0] in ("..", ".") or "\\" in name:
             raise ForeignFileError("its weights are outside of its folder")
         try:
-            length = int(stated["length"]) if "length" in stated else least_bytes
-            offset = int(stated.get("offset", "0"))
+            length = int(stated["length"][:_MOST_DIGITS]) if "length" in stated else least_bytes
+            offset = int(stated.get("offset", "0")[:_MOST_DIGITS])
         except ValueError:
             offset = length = -1
         if offset < 0 or length < 0:
