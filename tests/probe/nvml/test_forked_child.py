@@ -262,3 +262,40 @@ def test_forked_or_executed_the_child_finds_the_same(fake: FakeNvml) -> None:
         documents.append({name: document[name] for name in ("outcome", "gpus", "driver_version", "models")})
     assert documents[0] == documents[1]
     assert len(documents[0]["gpus"]) == 2
+
+
+ENDLESS = """\
+import os, time
+from gpu_agent.probe.nvml.forked_child import fork_for
+
+def run_child():
+    while True:
+        os.write(2, b"x" * 65_536)
+
+began = time.monotonic()
+child = fork_for(["probe"], run_child)
+output, errors = child.collect(0.5)
+child.abandon(5)
+print(child.returncode, len(errors) < 50_000_000, time.monotonic() - began < 5)
+"""
+
+
+def test_a_driver_that_prints_without_end_delays_nothing_and_fills_no_memory(tmp_path: Path) -> None:
+    program = tmp_path / "endless.py"
+    program.write_text(ENDLESS)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=BARE, stdout=subprocess.PIPE, timeout=patience(30), check=True
+    )
+    assert done.stdout == b"-15 True True\n"
+
+
+@pytest.mark.parametrize("room", range(8))
+def test_without_descriptors_for_a_child_nothing_is_raised(room: int, tmp_path: Path, fake: FakeNvml) -> None:
+    before = (
+        "import resource\n"
+        "from gpu_agent.probe.nvml import child as loaded\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({room + 3}, 64))"
+    )
+    meanwhile = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    seen = forked(tmp_path, fake.environment(), Program(before=before, meanwhile=meanwhile))
+    assert seen is None or seen["status"] is not None

@@ -23,22 +23,30 @@ from gpu_agent.probe.nvml.stuck_child import find_stuck_child
 REQUEST = b'{"id": 1, "request": "read"}\n'
 
 _OURS = ("GPU_AGENT_", "GPU_REGISTRY_")
-_SECRET_PARTS = ("TOKEN", "SECRET", "PASSW", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PROXY")
+_SECRET_PARTS = (
+    *("TOKEN", "SECRET", "PASSW", "PASSPHRASE", "_PASS", "_PWD", "CREDENTIAL", "PROXY"),
+    *("API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY"),
+)
 """Parts of names: no driver needs such a variable, and a stuck child would hold it as long as it is stuck."""
 _OTHERS = ("-h", "--help", "--watch", "--simulate")
 """Words of a probe that does not read the GPUs once."""
 
+_STREAMS = 3
 _STDERR = 2
 _SIGTERM = 15
 _READ_BYTES = 1 << 16
+_MOST_BYTES = 32 << 20
+"""Of each output; what is beyond is dropped: a driver library may print without end."""
 _FIRST_WAIT_SECONDS = 0.0005
 _LONGEST_WAIT_SECONDS = 0.05
 
 
-def is_secret(name: str) -> bool:
-    """Whether a variable of this name may hold a credential."""
+def is_secret(name: str, value: str = "") -> bool:
+    """Whether a variable may hold a credential: by its name, or as a URL that names a user."""
     upper = name.upper()
-    return upper.startswith(_OURS) or any(part in upper for part in _SECRET_PARTS)
+    if upper.startswith(_OURS) or any(part in upper for part in _SECRET_PARTS):
+        return True
+    return "@" in value.partition("://")[2]
 
 
 class ForkedChild:
@@ -48,18 +56,21 @@ class ForkedChild:
         self.pid = pid
         self.requested_at = time.monotonic()
         self.returncode: int | None = None
-        self._outputs = {stdout: b"", stderr: b""}
+        self._outputs = {stdout: bytearray(), stderr: bytearray()}
         self._open = [stdout, stderr]
 
     def collect(self, timeout_seconds: float) -> tuple[bytes, bytes]:
-        """Read all that it writes until it ends, or so long: then its `returncode` is None."""
+        """Read all that it writes until it ends, or so long: then its `returncode` is None.
+
+        What waits already is read even where the time is over.
+        """
         deadline = time.monotonic() + timeout_seconds
         while self._open and (ready := self._await_output(deadline)):
             for descriptor in ready:
                 self._read(descriptor)
         if not self._open:
             self._await_end(deadline)
-        output, errors = self._outputs.values()
+        output, errors = map(bytes, self._outputs.values())
         return output, errors
 
     def poll(self) -> int | None:
@@ -81,6 +92,8 @@ class ForkedChild:
             os.close(self._open.pop())
 
     def _await_output(self, deadline: float) -> list[int]:
+        if time.monotonic() >= deadline and any(len(each) >= _MOST_BYTES for each in self._outputs.values()):
+            return []
         poll = select.poll()
         for descriptor in self._open:
             poll.register(descriptor, select.POLLIN)
@@ -88,7 +101,8 @@ class ForkedChild:
 
     def _read(self, descriptor: int) -> None:
         data = os.read(descriptor, _READ_BYTES)
-        self._outputs[descriptor] += data
+        if len(self._outputs[descriptor]) < _MOST_BYTES:
+            self._outputs[descriptor] += data
         if not data:
             self._open.remove(descriptor)
             os.close(descriptor)
@@ -110,26 +124,31 @@ def fork_for(words: Sequence[str], run_child: Callable[[], None]) -> ForkedChild
         return None
     if not _may_fork() or find_stuck_child() is not None:
         return None
-    pipes = [os.pipe() for _ in range(3)]
-    if min(map(min, pipes)) <= _STDERR:  # a standard stream is closed: a child would write over its own pipes
+    pipes: list[tuple[int, int]] = []
+    try:
+        while len(pipes) < _STREAMS:
+            pipes.append(os.pipe())
+        # where a standard stream is closed, a child would write over its own pipes
+        pid = -1 if min(map(min, pipes)) <= _STDERR else os.fork()
+    except OSError:
+        pid = -1
+    if pid == -1:
         _close(end for pipe in pipes for end in pipe)
         return None
     (stdin, request), (output, stdout), (errors, stderr) = pipes
-    try:
-        pid = os.fork()
-    except OSError:
-        _close(end for pipe in pipes for end in pipe)
-        return None
     if pid == 0:
         _become_child((stdin, stdout, stderr), run_child)
     _close((stdin, stdout, stderr))
-    os.write(request, REQUEST)  # a pipe has room for it
+    try:  # noqa: SIM105 - before contextlib
+        os.write(request, REQUEST)  # a pipe has room for it
+    except BrokenPipeError:  # it has ended already: its exit code and its last words say why
+        pass
     os.close(request)
     return ForkedChild(pid, output, errors)
 
 
 def _may_fork() -> bool:
-    if sys.platform != "linux" or any(map(is_secret, os.environ)):
+    if sys.platform != "linux" or any(is_secret(*each) for each in os.environ.items()):
         return False
     try:
         return len(os.listdir("/proc/self/task")) == 1 and sys.path[0] not in ("", os.getcwd())  # noqa: PTH109, PTH208 - before pathlib

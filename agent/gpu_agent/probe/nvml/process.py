@@ -188,4 +188,4 @@ def death_sentence(returncode: int, stderr: bytes = b"") -> str:
 
 def without_credentials(env: Mapping[str, str]) -> dict[str, str]:
     """Return what a child needs of an environment: nothing of ours, nothing that may be a secret."""
-    return {name: value for name, value in env.items() if not is_secret(name)}
+    return {name: value for name, value in env.items() if not is_secret(name, value)}
