@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from gpu_agent.cli.agent.check import check_schema
 from gpu_agent.cli.main import main
 from tests.cuda_fake.control import FakeCuda, built_library
 from tests.nvml_fake.control import FakeNvml
+from tests.programs import COMMAND, eventually
+from tests.waiting import patience
 
 
 class Machine:
@@ -97,3 +101,23 @@ def test_a_simulated_machine_fails_where_its_schedule_has_a_fault(
     assert "Nothing fails" in capsys.readouterr().out
     assert main(["check", "--simulate", "2xH100-80GB:lost#1@0s"]) == 1
     assert "FAIL  memory_bandwidth  GPU 0   the GPU is lost: gpu_lost" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_ends_the_command_ends_its_hook_too(number: signal.Signals, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho $$ > {pid_file}.part; mv {pid_file}.part {pid_file}; exec sleep 600\n")
+    hook.chmod(0o755)
+    environ = {**os.environ, "GPU_AGENT_CHECKS__HOOK": str(hook)}
+    running = subprocess.Popen([*COMMAND, "check"], env=environ, stdout=subprocess.DEVNULL)
+    try:
+        eventually(pid_file.exists, within_seconds=30, what="the hook runs")
+        running.send_signal(number)
+        assert running.wait(patience(10)) == 130
+        of_hook = Path("/proc") / pid_file.read_text().strip()
+        eventually(lambda: not of_hook.exists(), within_seconds=5, what="the hook has ended")
+    finally:
+        running.kill()
+        running.wait()

@@ -122,3 +122,21 @@ def test_a_stop_ends_it_at_once(tmp_path: Path) -> None:
 def test_a_silent_hook_has_words_only_where_it_failed(command: tuple[str, ...]) -> None:
     result = hook(*command)
     assert result.detail == ("" if result.ok else "exit status 1: false printed nothing")
+
+
+def test_a_last_line_that_is_printed_word_by_word_is_shown_whole(tmp_path: Path) -> None:
+    words = "GPU 3 failed its memory test at 0x1000"
+    lines = [f"for word in {words}; do printf '%s ' $word; sleep 0.02; done", "exit 1"]
+    assert hook(str(script(tmp_path, *lines))).detail == f"exit status 1: {words}"
+
+
+def test_no_name_and_no_url_gives_a_credential_away(tmp_path: Path) -> None:
+    names = ("DB_PASS", "MYSQL_PWD", "SSH_PASSPHRASE", "OPENAI_APIKEY", "TLS_PRIVATE_KEY")
+    environ = {**os.environ, **dict.fromkeys(names, "s3cret"), "DATABASE_URL": "postgres://u:s3cret@db/x"}
+    result = hook(str(script(tmp_path, "env | grep -c s3cret")), environ=environ)
+    assert result.detail == "exit status 1: 0"
+
+
+def test_a_word_that_no_system_takes_is_said_and_raises_nothing() -> None:
+    result = hook("/bin/echo", "a\0b")
+    assert (result.ok, "could not be started (embedded null byte)" in result.detail) == (None, True)

@@ -15,6 +15,7 @@ from gpu_agent.cli.agent.settings import load_settings
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
+from gpu_agent.cli.signals import Interruption
 from gpu_agent.probe.checks.judgement import Expected, Result, judge_count
 from gpu_agent.probe.checks.machine import (
     check_gpu,
@@ -99,10 +100,11 @@ def main(arguments: argparse.Namespace) -> int:
     report = _read(options, simulate)
     indices = {gpu.uuid: f"GPU {gpu.index}" for gpu in report.gpus}
     results = []
-    for result in _run(report, expected, options, simulated=simulate is not None):
-        results.append(result)
-        if not arguments.json:
-            print_lines(result_lines(result, indices.get(result.scope, NODE_SCOPE), terminal_columns()))
+    with Interruption():  # what runs in a session of its own would outlive this command
+        for result in _run(report, expected, options, simulated=simulate is not None):
+            results.append(result)
+            if not arguments.json:
+                print_lines(result_lines(result, indices.get(result.scope, NODE_SCOPE), terminal_columns()))
     failed = any(result.ok is False for result in results)
     if arguments.json:
         print_json(

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -81,11 +80,11 @@ class CheckProcesses:
                 env=self._environ,
                 start_new_session=True,
             )
-        except OSError as error:
-            return Unfinished(f"it could not be started ({error.strerror or error})")
-        output = _Output(process.stdout)
+        except (OSError, ValueError) as error:  # ValueError: a word holds a NUL
+            return Unfinished(f"it could not be started ({getattr(error, 'strerror', None) or error})")
         deadline = time.monotonic() + deadline_seconds
         try:
+            output = _Output(process.stdout)
             while process.poll() is None and time.monotonic() < deadline and not stop.is_set():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
@@ -122,17 +121,17 @@ class _Output:
     """The end of what a process prints, read by a thread: a pipe may stay open longer than the process."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
-        self._pieces: deque[bytes] = deque(maxlen=OUTPUT_BYTES // _READ_BYTES)
+        self._end = b""
         self._thread = threading.Thread(target=self._read, args=(pipe,), name="check-output", daemon=True)
         self._thread.start()
 
     def text(self) -> str:
         self._thread.join(_LAST_OUTPUT_SECONDS)
-        return b"".join(tuple(self._pieces)).decode("utf-8", "replace")
+        return self._end.decode("utf-8", "replace")
 
     def _read(self, pipe: IO[bytes] | None) -> None:
         if pipe is None:
             return
         with pipe:
             while piece := os.read(pipe.fileno(), _READ_BYTES):
-                self._pieces.append(piece)
+                self._end = (self._end + piece)[-OUTPUT_BYTES:]
