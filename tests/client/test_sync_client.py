@@ -152,17 +152,17 @@ def test_everything_is_read_and_done_as_with_the_other_client(client: RegistryCl
 @pytest.mark.timeout(120)
 def test_a_claim_survives_kill_9_of_the_registry(tmp_path: Path) -> None:
     """The block goes on; the same claim is renewed at the registry that is started again on its state."""
-    store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK, "--claim-ttl-seconds=30")
+    store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK, "--claim-ttl-seconds=60")
     with Registry(*store) as first, Agent(first.node_url, tmp_path / "agent"):
         first.await_ready(1, within_seconds=20)
-        job = JobRequest(job_id="train", gpu_count=1, ttl_seconds=10)
+        job = JobRequest(job_id="train", gpu_count=1, ttl_seconds=30)
         with RegistryClient(first.api, retry_seconds=patience(20)) as client, client.claim(job) as claim:
             first.send(signal.SIGKILL)
             first.wait(patience(5))
             again = Registry(*store, node_port=first.node_port, operator_port=first.operator_port)
             with again as second:
                 before = claim.view.expires_at
-                eventually(lambda: claim.view.expires_at > before, within_seconds=10, what="it is renewed")
+                eventually(lambda: claim.view.expires_at > before, within_seconds=25, what="it is renewed")
                 assert not claim.lost.is_set()
                 (listed,) = second.get("/v1/claims")["claims"]
                 assert (listed["claim_id"], listed["state"]) == (claim.claim_id, "active")

@@ -145,7 +145,7 @@ def test_no_program_on_the_machine_stops_the_agent_or_its_other_clients(tmp_path
                 time.sleep(0.1)
             made = json.loads(output_of(attackers))
             if asks is not None:
-                assert int(output_of(asks) or 0) > 3
+                assert int(output_of(asks) or 0) > 1
         assert all(made.values()), made
         assert answered > 3 or not AS_ROOT
         eventually(siege.answers, within_seconds=20, what="the agent answers")
