@@ -161,7 +161,8 @@ class ModelFiles:
     def missing_weights(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
         counted: dict[tuple[str, str, int], int] = {}
-        for match in filter(None, [_SHARD.match(file.name) for _, file in self._weights]):
+        parts = [file.name for _, file in self._weights if "-of-" in file.name]
+        for match in filter(None, map(_SHARD.match, parts)):
             whole = match["stem"], match["suffix"], int(match["count"])
             counted[whole] = counted.get(whole, 0) + 1
         for (stem, suffix, count), here in sorted(counted.items()):
@@ -242,7 +243,7 @@ def split_models(files: Sequence[FoundFile]) -> Mapping[str, ModelFiles]:
     A GGUF file is whole in itself, with its shards if it has any. So where there are several, or weights in
     another format, each is a model of its own, and what it needs not is none of its faults.
     """
-    if not any(".gguf" in file.name.lower() for file in files):
+    if ".gguf" not in "/".join([file.name for file in files]).lower():
         return {"": ModelFiles(files)}
     own: dict[str, list[FoundFile]] = {}
     companions, others = [], []
@@ -368,8 +369,8 @@ def safetensors_problem(cursor: FileCursor) -> str | None:
     if length > _LONGEST_HEADER_BYTES or first not in (b"", b"{"):
         raise ForeignFileError(foreign_content(cursor.peek(512)) or _NO_HEADER)
     cursor.read(_LENGTH_BYTES)
-    whole = cursor.position + length
     piece = cursor.read(min(_PIECE_BYTES, length))
+    whole = _LENGTH_BYTES + length
     end = _largest(_OFFSETS.findall(piece))
     while cursor.position < whole:
         rest = piece[-_LONGEST_MATCH_BYTES:]  # a match that the end of a piece cuts is found with the next
