@@ -82,20 +82,6 @@ async def test_r06_an_older_scheduler_that_holds_the_id_for_ever_gives_a_new_one
         await running.stopped()
 
 
-async def test_once_ready_an_unused_machine_idles_until_a_job_is_announced(tmp_path: Path) -> None:
-    async with OlderScheduler() as scheduler, running_agent(settings_for(scheduler.url, tmp_path)) as running:
-        agent = running.agent
-        assert agent._idle_until() is None
-        async with asyncio.timeout(patience(10)):
-            await scheduler.ready.wait()
-        await running.until(lambda: agent._idle_until() is not None)
-        assert agent.jobs.start("job-1", WorkerProcess("w"), uid=0, now=1.0) is None
-        assert agent._idle_until() is None
-        agent.jobs.finish("job-1")
-        await running.until(lambda: agent._idle_until() is not None)
-        await running.stopped()
-
-
 # Any registry
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.gpu_readings import Collectors
-from gpu_agent.node.prober import IDLE_SECONDS, LEAD_SECONDS, NextHeartbeat, Pace, idle_pause_seconds, is_idle
+from gpu_agent.node.prober import Pace
 from gpu_agent.probe.collectors.protocol import InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.runner import CollectorRunner
-from gpu_agent.probe.health.reasons import reason
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.snapshot import Sources
-from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Health, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 from tests.node.prober_harness import GOOD, HUNG, PACE, always, probing
 
 
@@ -82,91 +81,6 @@ async def test_a_probe_can_be_requested_before_the_interval_ends() -> None:
         await next_one()
         prober.probe_now()
         await next_one()
-
-
-@pytest.mark.parametrize("due_in", [0.0, 0.9, 3.0, 6.0, 11.0, 14.9])
-@pytest.mark.parametrize("interval", [1.0, 5.0, 15.0, 30.0])
-def test_an_idle_machine_is_soon_read_shortly_before_each_heartbeat_and_rarely_in_between(
-    due_in: float, interval: float
-) -> None:
-    now, due_at, every, pauses = 100.0, 100.0 + due_in, 15.0, []
-    for _ in range(8):
-        due_at += every * (due_at <= now)
-        pauses.append(idle_pause_seconds(NextHeartbeat(due_at, every), now=now, interval_seconds=interval))
-        now += pauses[-1]
-        while due_at < now:
-            due_at += every
-    assert all(interval <= pause <= max(interval, min(3 * interval, IDLE_SECONDS)) for pause in pauses)
-    if interval == 5.0:
-        assert due_at - now == pytest.approx(LEAD_SECONDS)
-        assert pauses[-3:] == pytest.approx([15.0] * 3)
-
-
-def test_heartbeats_that_come_oftener_than_the_interval_do_not_make_an_idle_machine_be_read_oftener() -> None:
-    pause = idle_pause_seconds(NextHeartbeat(101.0, 2.0), now=100.0, interval_seconds=5.0)
-    assert 5.0 <= pause <= 7.0
-
-
-def test_an_idle_machine_without_a_heartbeat_for_an_hour_is_read_all_the_same() -> None:
-    pause = idle_pause_seconds(NextHeartbeat(3700.0, 3600.0), now=100.0, interval_seconds=5.0)
-    assert pause == IDLE_SECONDS
-
-
-WELL = Gpu(uuid="GPU-1", name="A100", memory_mb=81920, processes=())
-
-
-@pytest.mark.parametrize(
-    ("gpus", "idle"),
-    [
-        ((WELL,), True),
-        ((replace(WELL, processes=None, asleep=True),), True),
-        ((), False),
-        ((replace(WELL, processes=None),), False),
-        ((WELL, replace(WELL, uuid="GPU-2", processes=(GpuProcess(pid=7),))), False),
-        ((WELL, replace(WELL, uuid="GPU-2", health=Health.LOST)), False),
-        ((replace(WELL, reasons=(reason("ecc_uncorrected", detail="grew"),)),), False),
-    ],
-)
-def test_a_machine_idles_while_every_gpu_is_well_and_known_to_be_unused(
-    gpus: tuple[Gpu, ...], *, idle: bool
-) -> None:
-    assert is_idle(GpuReport(outcome=Outcome.OK, gpus=gpus)) is idle
-    assert not is_idle(GpuReport(outcome=Outcome.DRIVER_BROKEN, gpus=gpus))
-
-
-async def test_while_the_machine_idles_the_next_probe_waits_for_the_next_heartbeat() -> None:
-    now = asyncio.get_running_loop().time
-
-    def soon() -> NextHeartbeat:
-        return NextHeartbeat(now() + LEAD_SECONDS + 0.25, 60.0)
-
-    pace = Pace(interval_seconds=0.1, deadline_seconds=1, stale_after_seconds=60, idle_until=soon)
-    async with probing(always(GOOD), pace=pace) as (prober, next_one):
-        await next_one()
-        first = prober.began_at
-        await next_one()
-        assert prober.began_at - first >= 0.24
-        prober.probe_now()
-        await next_one()
-
-
-async def test_while_a_reading_is_missing_no_machine_idles() -> None:
-    results: list[GpuReport | MissedReading] = [GOOD]
-
-    async def read() -> GpuReport | MissedReading:
-        return results.pop() if results else HUNG
-
-    def late() -> NextHeartbeat:
-        return NextHeartbeat(asyncio.get_running_loop().time() + 60, 60.0)
-
-    pace = Pace(interval_seconds=0.5, deadline_seconds=0.4, stale_after_seconds=60, idle_until=late)
-    async with probing(read, pace=pace) as (prober, next_one):
-        await next_one()
-        assert prober._pause_seconds() == pytest.approx(3 * 0.5)
-        prober.probe_now()
-        while (prober.probe_age_seconds or 0) <= pace.deadline_seconds:
-            await next_one()
-        assert prober._pause_seconds() == 0.5
 
 
 @pytest.mark.parametrize(("outcome", "seconds"), [(Outcome.NO_DRIVER, 30.0), (Outcome.DRIVER_BROKEN, 30.0)])

@@ -19,7 +19,7 @@ from gpu_agent.node.jobs import Jobs, mark_own_programs, mark_owned
 from gpu_agent.node.liveness import Progress
 from gpu_agent.node.log_limit import LogLimit
 from gpu_agent.node.model_watch import open_sources, reopen_sources
-from gpu_agent.node.prober import NextHeartbeat, Pace, Prober, is_idle
+from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.public_jobs import PublicJobs
 from gpu_agent.node.report import FaultDetector, measure
 from gpu_agent.node.settings import AgentSettings
@@ -53,7 +53,6 @@ from gpu_agent.session.types import (
     StoreIdentity,
 )
 from gpu_agent.wire.codec import FrameError, encode
-from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.declaration import declare, heartbeat
 from gpu_agent.wire.inventory import Inventory
 from gpu_agent.wire.messages import WireModel
@@ -97,7 +96,6 @@ class Agent:
                 deadline_seconds=settings.deadline_seconds,
                 stale_after_seconds=settings.nvml_stale_after_seconds,
                 poll_gpus=settings.poll_gpus,
-                idle_until=self._idle_until,
             ),
             simulated=settings.simulate is not None,
             listener=self._on_probe,
@@ -238,16 +236,6 @@ class Agent:
         details = None if status is None or session.state not in CONNECTED else status.details
         counted = 0 if details is None else details.in_flight_jobs or 0
         return len(self.jobs.ids or ()) or counted
-
-    def _idle_until(self) -> NextHeartbeat | None:
-        """The next heartbeat, where the machine idles and nothing else needs a reading of it."""
-        session, inventory, due_at = self._machine.snapshot, self._inventory, self._machine.deadline
-        status = session.registry_status
-        if status is None or status.status != NodeStatus.READY or inventory is None or due_at is None:
-            return None
-        if session.interval_seconds is None or self._jobs_in_flight() or self._public_jobs.limited:
-            return None
-        return NextHeartbeat(due_at, session.interval_seconds) if is_idle(inventory.gpu) else None
 
     async def _on_link_event(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))

@@ -1,7 +1,5 @@
 """The probe loop: reads GPUs, host and models at a steady pace, and keeps the newest inventory.
 
-While the machine idles, only heartbeats need a reading: each is preceded by one, with rarely one in between.
-
 Nothing here can block the agent. A child process with a deadline reads the driver; the model scanner
 tolerates disks that hang. One scan of host and models at a time runs in a thread. When it hangs, the prober
 does not wait for it again: until it answers, each inventory holds the last models beside new readings of
@@ -10,7 +8,6 @@ GPUs and host, and after `stale_after_seconds` none of those models counts as re
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -21,24 +18,10 @@ from gpu_agent.probe.snapshot import Sources, supported_features, take
 from gpu_agent.records import dataclass, replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.wire.inventory import GpuReport, Health, Host, Inventory, Outcome
+from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
 _NO_GPUS_YET = GpuReport(outcome=Outcome.OK)
 _LOG = Logger("node.prober")
-
-
-IDLE_INTERVALS, IDLE_SECONDS = 3, 15.0
-"""The longest pause of an idle machine, in intervals and in seconds; one interval is always allowed."""
-LEAD_SECONDS = 1.0
-"""So long before a heartbeat an idle machine is read: what it reports is fresh."""
-
-
-@dataclass(frozen=True, slots=True)
-class NextHeartbeat:
-    """When the next heartbeat is due, on the loop's clock, and how long after it the one after that is."""
-
-    due_at: float
-    interval_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,34 +35,6 @@ class Pace:
     retry_driver_seconds: float = RETRY_DRIVER_SECONDS
     poll_gpus: bool = True
     """False: after a good reading, GPUs are read again only when requested."""
-    idle_until: Callable[[], NextHeartbeat | None] = lambda: None
-    """Returns None unless nothing but the next heartbeat needs a reading."""
-
-
-def is_idle(gpus: GpuReport) -> bool:
-    """Whether all GPUs are well and no process uses one, as far as is known."""
-    usable = gpus.usable
-    return (
-        gpus.outcome is Outcome.OK
-        and bool(usable)
-        and all(gpu.health is Health.OK and not gpu.reasons for gpu in gpus.gpus)
-        and all(gpu.asleep or gpu.processes == () for gpu in usable)
-    )
-
-
-def idle_pause_seconds(heartbeat: NextHeartbeat, *, now: float, interval_seconds: float) -> float:
-    """How long an idle machine pauses: until shortly before a heartbeat that is at least an interval away."""
-    longest = _longest_pause_seconds(interval_seconds)
-    ahead = heartbeat.due_at - LEAD_SECONDS - now
-    if ahead < interval_seconds:
-        ahead += (
-            math.ceil((interval_seconds - ahead) / heartbeat.interval_seconds) * heartbeat.interval_seconds
-        )
-    return ahead if ahead <= longest else min(max(ahead / 2, interval_seconds), longest)
-
-
-def _longest_pause_seconds(interval_seconds: float) -> float:
-    return max(interval_seconds, min(IDLE_INTERVALS * interval_seconds, IDLE_SECONDS))
 
 
 class Prober:
@@ -133,8 +88,8 @@ class Prober:
 
     @property
     def max_round_seconds(self) -> float:
-        """The longest that a round takes: four readings, each with its deadline, then the pause."""
-        return _longest_pause_seconds(self._interval()) + 4 * self._pace.deadline_seconds
+        """The longest that a round takes: four readings, each with its deadline, then the interval."""
+        return self._interval() + 4 * self._pace.deadline_seconds
 
     @property
     def scanner(self) -> ModelScanner:
@@ -170,7 +125,7 @@ class Prober:
             self.began_at = time.monotonic()
             await self._probe(tasks)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_seconds()):
+                async with asyncio.timeout(self._interval()):
                     await self._wake.wait()
 
     async def _probe(self, tasks: Tasks) -> None:
@@ -235,14 +190,6 @@ class Prober:
         inventory = take(_NO_GPUS_YET, sources, simulated=self._simulated, after_read=self._watcher.follow)
         self._scanned_sources = sources
         return inventory
-
-    def _pause_seconds(self) -> float:
-        interval, heartbeat = self._interval(), self._pace.idle_until()
-        age = self._gpu_reader.age_seconds
-        if heartbeat is None or age is None or age > self._pace.deadline_seconds:
-            return interval  # a reading that is missing is tried again soon
-        now = asyncio.get_running_loop().time()
-        return idle_pause_seconds(heartbeat, now=now, interval_seconds=interval)
 
     def _interval(self) -> float:
         """A machine without any GPU is probed less often."""

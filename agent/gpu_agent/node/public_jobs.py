@@ -70,11 +70,6 @@ class PublicJobs:
         self.state = PublicJobsState(self.owner.accept_public_jobs)
         """As of the last probe."""
 
-    @property
-    def limited(self) -> bool:
-        """Whether a reading or an hour may pause public jobs, or let them start again."""
-        return self.owner.accept_public_jobs and self._settings.public_jobs != PublicJobsSettings()
-
     def apply(self, settings: AgentSettings) -> None:
         """Apply settings that were read again; unchanged limits keep their readings."""
         if settings.public_jobs != self._settings.public_jobs:

@@ -365,11 +365,7 @@ class AgentSettings(BaseSettings):
         float,
         Field(ge=0.1, allow_inf_nan=False),
         FreshReading(MAX_INTERVAL_SECONDS),
-        Setting(
-            "the time between two readings of the machine; three times that, at most 15 s, while the node is "
-            "`ready` and nothing uses its GPUs",
-            reload=True,
-        ),
+        Setting("the time between two readings of the machine", reload=True),
     ] = 5.0
     deadline_seconds: Annotated[
         Span,
