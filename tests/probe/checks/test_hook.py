@@ -62,9 +62,9 @@ def test_it_gets_no_credential_and_nothing_of_the_agents_own(tmp_path: Path) -> 
     assert shown.detail == "kept-by-the-hook"
 
 
-def test_a_command_that_does_not_exist_has_no_result(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_has_failed(tmp_path: Path) -> None:
     result = hook(str(tmp_path / "no-such-hook"))
-    assert result.ok is None
+    assert result.ok is False
     assert "could not be started (No such file or directory)" in result.detail
 
 
@@ -139,4 +139,4 @@ def test_no_name_and_no_url_gives_a_credential_away(tmp_path: Path) -> None:
 
 def test_a_word_that_no_system_takes_is_said_and_raises_nothing() -> None:
     result = hook("/bin/echo", "a\0b")
-    assert (result.ok, "could not be started (embedded null byte)" in result.detail) == (None, True)
+    assert (result.ok, "could not be started (embedded null byte)" in result.detail) == (False, True)

@@ -299,3 +299,25 @@ def test_without_descriptors_for_a_child_nothing_is_raised(room: int, tmp_path: 
     meanwhile = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
     seen = forked(tmp_path, fake.environment(), Program(before=before, meanwhile=meanwhile))
     assert seen is None or seen["status"] is not None
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_command_that_a_signal_ends_leaves_no_child_that_was_not_asked_to_end(
+    ending: signal.Signals, fake: FakeNvml
+) -> None:
+    fake.set("delay", "nvmlDeviceGetCount_v2", "*", 120_000)
+    environment = BARE | {name: value for name, value in fake.environment().items() if name not in os.environ}
+    with subprocess.Popen(
+        [*COMMAND, "probe", "--json"], env=environment, stdout=subprocess.DEVNULL
+    ) as command:
+        deadline = time.monotonic() + patience(20)
+        while "nvmlDeviceGetCount_v2" not in fake.calls() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        command.send_signal(ending)
+        command.wait(patience(10))
+        (child,) = fake.callers()
+        assert child != command.pid
+        deadline = time.monotonic() + patience(10)
+        while not is_ended_or_asked_to(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert is_ended_or_asked_to(child)

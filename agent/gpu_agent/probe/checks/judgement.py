@@ -108,7 +108,8 @@ def judge_hook(ended: Ended | Unfinished, expected: Expected) -> Result:
     """Judge the owner's command: it passes by exit status 0; its last line says more."""
     command = shlex.join(expected.hook)
     if isinstance(ended, Unfinished):
-        return Result(name="hook", ok=False if ended.hung else None, detail=_short(f"{command}: {ended.why}"))
+        failed = ended.hung or ended.cannot_start
+        return Result(name="hook", ok=False if failed else None, detail=_short(f"{command}: {ended.why}"))
     ok = ended.returncode == 0
     last = next((line for line in reversed(ended.output.splitlines()) if line.strip()), "")
     detail = _printable(last.strip()) or ("" if ok else f"{command} printed nothing")

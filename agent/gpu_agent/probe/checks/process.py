@@ -5,6 +5,7 @@ frozen GPUs. While one that was left behind still exists, no other one is starte
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -27,6 +28,10 @@ _LAST_OUTPUT_SECONDS = 0.5
 """How long output may still come after the process has ended: what it started may hold the pipe open."""
 
 
+_PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY})
+"""Why a program may start later: the machine lacks something, or the file is being written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """A check process that ended in time."""
@@ -44,6 +49,8 @@ class Unfinished:
     why: str
     hung: bool = False
     """True where the process itself let its deadline pass."""
+    cannot_start: bool = False
+    """True where the command is no program, or is not there."""
 
 
 class CheckProcesses:
@@ -81,7 +88,8 @@ class CheckProcesses:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:  # ValueError: a word holds a NUL
-            return Unfinished(f"it could not be started ({getattr(error, 'strerror', None) or error})")
+            why = f"it could not be started ({getattr(error, 'strerror', None) or error})"
+            return Unfinished(why, cannot_start=getattr(error, "errno", None) not in _PASSING)
         deadline = time.monotonic() + deadline_seconds
         try:
             output = _Output(process.stdout)

@@ -34,6 +34,8 @@ _OTHERS = ("-h", "--help", "--watch", "--simulate")
 _STREAMS = 3
 _STDERR = 2
 _SIGTERM = 15
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)"""
 _READ_BYTES = 1 << 16
 _MOST_BYTES = 32 << 20
 """Of each output; what is beyond is dropped: a driver library may print without end."""
@@ -125,6 +127,7 @@ def fork_for(words: Sequence[str], run_child: Callable[[], None]) -> ForkedChild
     if not _may_fork() or find_stuck_child() is not None:
         return None
     pipes: list[tuple[int, int]] = []
+    command_pid = os.getpid()
     try:
         while len(pipes) < _STREAMS:
             pipes.append(os.pipe())
@@ -137,7 +140,7 @@ def fork_for(words: Sequence[str], run_child: Callable[[], None]) -> ForkedChild
         return None
     (stdin, request), (output, stdout), (errors, stderr) = pipes
     if pid == 0:
-        _become_child((stdin, stdout, stderr), run_child)
+        _become_child((stdin, stdout, stderr), run_child, command_pid)
     _close((stdin, stdout, stderr))
     try:  # noqa: SIM105 - before contextlib
         os.write(request, REQUEST)  # a pipe has room for it
@@ -156,10 +159,11 @@ def _may_fork() -> bool:
         return False
 
 
-def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None]) -> None:
+def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None], command_pid: int) -> None:
     """Answer as the child and end: this process never comes back to what the command would do."""
     try:
         os.setsid()  # a Ctrl-C meant for the command does not reach it
+        _end_with(command_pid)
         for number, end in enumerate(streams):
             os.dup2(end, number)
         _close_others()
@@ -169,6 +173,15 @@ def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None]) 
 
         os.write(_STDERR, traceback.format_exc().encode("utf-8", "replace"))
     finally:
+        os._exit(1)
+
+
+def _end_with(command_pid: int) -> None:
+    """Have the kernel send SIGTERM to this process when the command is gone, however that ended."""
+    from ctypes import CDLL  # noqa: PLC0415 - the binding loads it next, and in this process alone
+
+    CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGTERM)
+    if os.getppid() != command_pid:  # it ended before
         os._exit(1)
 
 
