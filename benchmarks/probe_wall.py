@@ -134,7 +134,7 @@ def main() -> int:
         fake = FakeNvml(Path(temporary), gpus=8)
         fake.unset("log")
         hub = Path(temporary) / "hub"
-        make_cache(hub, arguments.models)
+        make_cache(hub, arguments.models, files_each=20)
         given = {**os.environ, **fake.environment(), "HOME": f"{temporary}/home"}
         without = {name: value for name, value in given.items() if not is_secret(name)}
         stocked = {**without, "HF_HUB_CACHE": str(hub)}
