@@ -60,7 +60,7 @@ MOST_FILES = {
     "claim over HTTP": 42,
     "drain": 48,
     "GPU reading to the wire": 22,
-    "gpu-agent status": 26,
+    "gpu-agent status": 27,
 }
 """Each file on a journey decides something (access, rate, trace, order, health, admission checks, capacity,
 GPUs, what is stored, logged and counted) and is a subject that one looks for by name. A merge would hide one.
@@ -127,12 +127,16 @@ class Trace:
 
     async def window(self, name: str, *values: str) -> None:
         """Have every traced process begin a window, and wait until all have."""
-        waiting = [one for one in self.folder.glob("ready.*") if _alive(int(one.suffix[1:]))]
+        processes = list(self.folder.glob("ready.*"))
         beside = self.folder / "window.new"
         beside.write_text(" ".join([name, *values]), encoding="utf-8")
         beside.replace(self.folder / "window")
-        await _until(
-            lambda: all(one.read_text(encoding="utf-8") == name for one in waiting), f"window {name}"
+        await _until(  # a process may end meanwhile, as the one that checks a GPU does
+            lambda: all(
+                one.read_text(encoding="utf-8") == name or not _alive(int(one.suffix[1:]))
+                for one in processes
+            ),
+            f"window {name}",
         )
 
     def counted(self, name: str) -> dict[tuple[str, str], int]:
