@@ -158,6 +158,7 @@ def _orders(operator: Operator, node_id: str) -> None:
     assert "ECC errors" in operator.ask("node", node_id)["gpus"][0]["cordoned"]
     operator.run("uncordon-gpu", node_id, uuid)
     operator.run("refresh", node_id)
+    operator.run("check", node_id)
     epoch = operator.ask("node", node_id)["session_epoch"]
     operator.run("reregister", node_id)
     eventually(

@@ -163,10 +163,10 @@ def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None], 
     """Answer as the child and end: this process never comes back to what the command would do."""
     try:
         os.setsid()  # a Ctrl-C meant for the command does not reach it
-        _end_with(command_pid)
         for number, end in enumerate(streams):
             os.dup2(end, number)
         _close_others()
+        _end_with(command_pid)
         run_child()
     except BaseException:  # noqa: BLE001 - whatever it is must not become the command's
         import traceback  # noqa: PLC0415 - as above
