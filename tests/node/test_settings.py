@@ -193,6 +193,21 @@ def test_a_path_with_a_nul_is_a_fault_of_the_settings(tmp_path: Path, line: str,
         _load(tmp_path, line)
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('gpu_model = ""', "checks.gpu_model: .*at least 1 character"),
+        ("gpu_seconds = 1e300", "checks.gpu_seconds: .*less than or equal to 86400"),
+        ("hook_seconds = 86401", "checks.hook_seconds: .*less than or equal to 86400"),
+    ],
+)
+def test_a_check_that_could_never_fail_is_a_fault_of_the_settings(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        _load(tmp_path, f"[checks]\n{line}")
+
+
 TOKEN = "gpuj_0123abcd_s3cret"
 
 

@@ -31,9 +31,10 @@ from gpu_agent.wire.declaration import (
     heartbeat,
     registration,
 )
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory
+from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory
 from tests.nvml_fake.child import ChildUnderTest, child_of
 from tests.nvml_fake.control import HEALTHY_FABRIC, FakeNvml, built_library
+from tests.nvml_fake.verdict import HOST
 from tests.registry.harness import Registry
 
 POLL_SECONDS = 5
@@ -43,14 +44,6 @@ LONGEST_READINGS = 200
 HEALTHY_READINGS = 12
 """Before a fault begins."""
 _EPOCH = 1_800_000_000.0
-_HOST = Host(
-    cpu_logical_cores=8,
-    cpu_physical_cores=4,
-    memory_total_mb=1024,
-    memory_used_mb=1,
-    memory_available_mb=1023,
-    platform="linux",
-)
 
 Statement = tuple[object, ...]
 
@@ -276,7 +269,7 @@ def play(fault: Fault, driver: str, root: Path) -> Seen:
 
 def _said_by_probe(report: GpuReport) -> str:
     """The lines of the page about GPU 0, which `probe` and `status` share."""
-    inventory = Inventory(host=_HOST, gpu=report)
+    inventory = Inventory(host=HOST, gpu=report)
     lines = [plain_text(one) for one in trouble_lines(inventory, None, now=_EPOCH)]
     about = [at for at, text in enumerate(lines) if text.startswith("GPU 0 ")]
     return " ".join(text.strip() for at in about for text in lines[at : at + 2])
@@ -284,7 +277,7 @@ def _said_by_probe(report: GpuReport) -> str:
 
 def _said_by_registry(report: GpuReport) -> str:
     """The row of GPU 0, or of its first MIG device, on the node's page."""
-    inventory = Inventory(host=_HOST, gpu=report)
+    inventory = Inventory(host=HOST, gpu=report)
     registry = Registry()
     declared = registration(declare(inventory, Owner()), node_id=None, schema_version="1.1")
     registry.register(hardware=declared.hardware)

@@ -25,7 +25,7 @@ from gpu_agent.wire.declaration import (
 from gpu_agent.wire.inventory import Gpu, GpuReport, Host, Inventory, Outcome
 from gpu_agent.wire.probe_document import probe_schema
 
-_HOST = Host(
+HOST = Host(
     cpu_logical_cores=8,
     cpu_physical_cores=4,
     memory_total_mb=1024,
@@ -76,7 +76,7 @@ def _judge_gpu(gpu: Gpu) -> None:
 
 
 def _judge_as_told(report: GpuReport, *, by_schema: bool) -> None:
-    inventory = Inventory(host=_HOST, gpu=report)
+    inventory = Inventory(host=HOST, gpu=report)
     document = to_document(inventory)
     assert json.loads(json.dumps(document)) == document
     if by_schema:

@@ -131,6 +131,10 @@ class PublicJobsSettings(BaseModel):
     ] = 60.0
 
 
+CheckSpan = Annotated[Span, Field(le=86_400)]
+"""A check's deadline: a day is longer than any diagnosis takes."""
+
+
 class ChecksSettings(BaseModel):
     """The table `[checks]`: what the admission checks expect of this machine."""
 
@@ -141,7 +145,7 @@ class ChecksSettings(BaseModel):
         Setting("how many GPUs this machine has; MIG devices do not count", kind="number", example="8"),
     ] = None
     gpu_model: Annotated[
-        Name | None,
+        Annotated[Name, Field(min_length=1)] | None,
         Setting("a part of the name of each GPU", kind="text", example='"H100"'),
     ] = None
     pcie_width: Annotated[
@@ -172,7 +176,7 @@ class ChecksSettings(BaseModel):
             example="20",
         ),
     ] = None
-    gpu_seconds: Annotated[Span, Setting("the longest time for the check of one GPU")] = 30.0
+    gpu_seconds: Annotated[CheckSpan, Setting("the longest time for the check of one GPU")] = 30.0
     hook: Annotated[
         CommandWords,
         Setting(
@@ -182,7 +186,7 @@ class ChecksSettings(BaseModel):
             example='["dcgmi", "diag", "-r", "1"]',
         ),
     ] = ()
-    hook_seconds: Annotated[Span, Setting("the longest time for the hook")] = 300.0
+    hook_seconds: Annotated[CheckSpan, Setting("the longest time for the hook")] = 300.0
     hook_while_in_use: Annotated[
         bool, Setting("whether the hook may run while a GPU is in use, as it may if it touches none")
     ] = False

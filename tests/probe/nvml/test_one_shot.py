@@ -72,6 +72,28 @@ def test_a_crash_is_a_broken_driver_naming_the_signal(tmp_path: Path) -> None:
     assert "SIGSEGV" in (report.detail or "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows waits for no pipe")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_child_that_prints_without_end_takes_no_longer_and_no_more_memory(stream: str) -> None:
+    code = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"
+    program = (
+        "import resource, sys, time\n"
+        "from gpu_agent.probe.nvml.process import start_child\n"
+        "from gpu_agent.probe.nvml.report import read_once\n"
+        f"report = read_once(start_child((sys.executable, '-c', {code!r})), 3)\n"
+        "peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "print(report.outcome, peak_mb)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=patience(60), check=True
+    )
+    outcome, peak_mb = done.stdout.split()
+    assert outcome == "driver_broken"
+    assert int(peak_mb) < 300
+    assert time.monotonic() - began < patience(10)
+
+
 def test_a_child_that_cannot_be_started_is_a_report_too(tmp_path: Path) -> None:
     report = read_once(start_child((str(tmp_path / "missing"),)))
     assert report.outcome is Outcome.DRIVER_BROKEN

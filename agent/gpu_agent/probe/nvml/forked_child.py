@@ -51,6 +51,47 @@ def is_secret(name: str, value: str = "") -> bool:
     return "@" in value.partition("://")[2]
 
 
+class Outputs:
+    """Pipes that a child writes to, read until they end or the time is over, and no more than a bound."""
+
+    def __init__(self, *descriptors: int) -> None:
+        self._texts = {descriptor: bytearray() for descriptor in descriptors}
+        self._open = list(descriptors)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all have ended."""
+        return not self._open
+
+    def read_until(self, deadline: float) -> tuple[bytes, ...]:
+        """Read until that moment, on the monotonic clock; what waits already is read in any case."""
+        while self._open and (ready := self._await_any(deadline)):
+            for descriptor in ready:
+                self._read(descriptor)
+        return tuple(map(bytes, self._texts.values()))
+
+    def close(self) -> None:
+        """Read no more."""
+        while self._open:
+            os.close(self._open.pop())
+
+    def _await_any(self, deadline: float) -> list[int]:
+        if time.monotonic() >= deadline and any(len(each) >= _MOST_BYTES for each in self._texts.values()):
+            return []
+        poll = select.poll()
+        for descriptor in self._open:
+            poll.register(descriptor, select.POLLIN)
+        return [descriptor for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+
+    def _read(self, descriptor: int) -> None:
+        data = os.read(descriptor, _READ_BYTES)
+        if len(self._texts[descriptor]) < _MOST_BYTES:
+            self._texts[descriptor] += data
+        if not data:
+            self._open.remove(descriptor)
+            os.close(descriptor)
+
+
 class ForkedChild:
     """A child that was asked for one reading."""
 
@@ -58,8 +99,7 @@ class ForkedChild:
         self.pid = pid
         self.requested_at = time.monotonic()
         self.returncode: int | None = None
-        self._outputs = {stdout: bytearray(), stderr: bytearray()}
-        self._open = [stdout, stderr]
+        self._outputs = Outputs(stdout, stderr)
 
     def collect(self, timeout_seconds: float) -> tuple[bytes, bytes]:
         """Read all that it writes until it ends, or so long: then its `returncode` is None.
@@ -67,12 +107,9 @@ class ForkedChild:
         What waits already is read even where the time is over.
         """
         deadline = time.monotonic() + timeout_seconds
-        while self._open and (ready := self._await_output(deadline)):
-            for descriptor in ready:
-                self._read(descriptor)
-        if not self._open:
+        output, errors = self._outputs.read_until(deadline)
+        if self._outputs.ended:
             self._await_end(deadline)
-        output, errors = map(bytes, self._outputs.values())
         return output, errors
 
     def poll(self) -> int | None:
@@ -90,24 +127,7 @@ class ForkedChild:
         if self.poll() is None:
             os.kill(self.pid, _SIGTERM)
             self._await_end(time.monotonic() + grace_seconds)
-        while self._open:
-            os.close(self._open.pop())
-
-    def _await_output(self, deadline: float) -> list[int]:
-        if time.monotonic() >= deadline and any(len(each) >= _MOST_BYTES for each in self._outputs.values()):
-            return []
-        poll = select.poll()
-        for descriptor in self._open:
-            poll.register(descriptor, select.POLLIN)
-        return [descriptor for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
-
-    def _read(self, descriptor: int) -> None:
-        data = os.read(descriptor, _READ_BYTES)
-        if len(self._outputs[descriptor]) < _MOST_BYTES:
-            self._outputs[descriptor] += data
-        if not data:
-            self._open.remove(descriptor)
-            os.close(descriptor)
+        self._outputs.close()
 
     def _await_end(self, deadline: float) -> int | None:
         wait = _FIRST_WAIT_SECONDS
@@ -168,11 +188,11 @@ def _become_child(streams: tuple[int, int, int], run_child: Callable[[], None], 
         _close_others()
         _end_with(command_pid)
         run_child()
-    except BaseException:  # noqa: BLE001 - whatever it is must not become the command's
-        import traceback  # noqa: PLC0415 - as above
-
-        os.write(_STDERR, traceback.format_exc().encode("utf-8", "replace"))
     finally:
+        if (fault := sys.exception()) is not None:
+            from traceback import format_exception  # noqa: PLC0415 - before anything else is loaded
+
+            os.write(_STDERR, "".join(format_exception(fault)).encode("utf-8", "replace"))
         os._exit(1)
 
 

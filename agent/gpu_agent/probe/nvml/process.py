@@ -1,24 +1,22 @@
 """The NVML child seen from outside: starting it, sending requests, and what its end means.
 
 Shared by the daemon (`client`) and by commands that read once (`report.read_once`). A command starts the
-child and sends the request before it imports the rest, so this module imports next to nothing. It waits for
-nothing, and kills nothing: killing a process inside the driver has frozen GPUs.
+child and sends the request before it imports the rest, so this module imports little. It kills nothing: a
+process that is killed inside the driver has frozen GPUs.
 """
 
 import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from gpu_agent.probe.nvml.forked_child import ForkedChild, is_secret
+from gpu_agent.probe.nvml.forked_child import ForkedChild, Outputs, is_secret
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.records import dataclass
-
-if TYPE_CHECKING:  # a command whose child was forked does without it
-    import subprocess
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml.child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
@@ -34,7 +32,7 @@ _GRACE_SECONDS = 0.2
 class StartedChild:
     """A child with its request sent, or the reason why there is none."""
 
-    process: "subprocess.Popen[bytes] | None"
+    process: subprocess.Popen[bytes] | None
     requested_at: float
     """Monotonic seconds."""
     failure: str | None = None
@@ -71,15 +69,33 @@ def collect(child: StartedChild | ForkedChild, timeout_seconds: float) -> tuple[
         status = child.returncode
         child.abandon(_GRACE_SECONDS)
         return output, errors, status
-    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
+    process = child.process
+    assert process is not None  # noqa: S101 - what did not start is not read
+    if sys.platform == "win32":  # which cannot wait for pipes
+        return _communicate(process, timeout_seconds)
+    deadline = time.monotonic() + timeout_seconds
+    close_stdin(process)
+    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+    outputs = Outputs(*(os.dup(pipe.fileno()) for pipe in pipes))
+    output, errors = outputs.read_until(deadline)
+    outputs.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, deadline - time.monotonic()))
+    if process.returncode is None:
+        abandon(process)
+        return output, b"", None
+    for pipe in pipes:
+        pipe.close()
+    return output, errors, process.returncode
 
-    assert child.process is not None  # noqa: S101 - what did not start is not read
+
+def _communicate(process: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
     try:
-        output, errors = child.process.communicate(timeout=timeout_seconds)
-    except TimeoutExpired as missed:
-        abandon(child.process)
+        output, errors = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as missed:
+        abandon(process)
         return missed.output or b"", b"", None
-    return output, errors, child.process.returncode
+    return output, errors, process.returncode
 
 
 def dismiss(child: StartedChild | ForkedChild) -> None:
@@ -91,17 +107,15 @@ def dismiss(child: StartedChild | ForkedChild) -> None:
         abandon(child.process)
 
 
-def abandon(process: "subprocess.Popen[bytes]") -> None:
+def abandon(process: subprocess.Popen[bytes]) -> None:
     """Send SIGTERM to a child and stop waiting.
 
     One that is stuck in the kernel ends when the driver lets it.
     """
-    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
-
     process.terminate()
     try:
         process.wait(_GRACE_SECONDS)
-    except TimeoutExpired:
+    except subprocess.TimeoutExpired:
         return
     finally:
         for pipe in (process.stdout, process.stderr):
@@ -111,14 +125,12 @@ def abandon(process: "subprocess.Popen[bytes]") -> None:
 
 def spawn(
     command: Sequence[str], *, env: Mapping[str, str] | None, keep_stderr: bool = False
-) -> "subprocess.Popen[bytes]":
+) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that a Ctrl-C meant for us does not reach it.
 
     Raises:
         OSError: the machine did not start it.
     """
-    import subprocess  # noqa: PLC0415 - as above
-
     return subprocess.Popen(  # noqa: S603 - our own interpreter, or what the caller configured
         list(command),
         stdin=subprocess.PIPE,
@@ -130,7 +142,7 @@ def spawn(
 
 
 def send_request(
-    process: "subprocess.Popen[bytes]",
+    process: subprocess.Popen[bytes],
     request_id: int,
     *,
     reopen: bool = False,
@@ -146,7 +158,7 @@ def send_request(
             process.stdin.flush()
 
 
-def close_stdin(process: "subprocess.Popen[bytes]") -> None:
+def close_stdin(process: subprocess.Popen[bytes]) -> None:
     """Close the child's stdin: it ends as soon as the driver lets it."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
@@ -172,8 +184,6 @@ def stuck_sentence(pid: int) -> str:
 def death_sentence(returncode: int, stderr: bytes = b"") -> str:
     """Say how the child ended without an answer, with the next step."""
     if returncode < 0:
-        import signal  # noqa: PLC0415 - for its names alone
-
         names = {number.value: number.name for number in signal.Signals}
         how = f"was ended by {names.get(-returncode, f'signal {-returncode}')}"
     else:
