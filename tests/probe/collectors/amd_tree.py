@@ -98,11 +98,17 @@ class Sysfs:
         (folder / "properties").write_text(text, encoding="utf-8")
 
     def card(
-        self, number: int, address: str, files: Mapping[str, str], *, driver: str | None = "amdgpu"
+        self,
+        number: int,
+        address: str,
+        files: Mapping[str, str],
+        *,
+        driver: str | None = "amdgpu",
+        bridge: str = "",
     ) -> Path:
         """Put a card there, its connectors too; its folder, as the driver would have it."""
         self.node(address, files)
-        device = self.path / "devices" / "pci0000:00" / address
+        device = self.path / "devices" / "pci0000:00" / bridge / address
         for name, text in files.items():
             path = device / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,14 @@ def test_cards_are_listed_in_the_order_of_their_pci_addresses(tmp_path: Path) ->
     ]
 
 
+def test_a_bridge_between_a_card_and_the_bus_does_not_change_the_order(tmp_path: Path) -> None:
+    sysfs = Sysfs(tmp_path)
+    sysfs.card(0, "0000:03:00.0", RX_7900, bridge="0000:00:1d.0")
+    sysfs.card(1, "0000:41:00.0", MI300X, bridge="0000:00:01.0")
+    listed = read(tmp_path).gpus
+    assert [(gpu.index, gpu.pci_bus_id) for gpu in listed] == [(0, "0000:03:00.0"), (1, "0000:41:00.0")]
+
+
 def test_cards_with_the_same_id_are_named_by_their_pci_addresses(tmp_path: Path) -> None:
     sysfs = Sysfs(tmp_path)
     for number in range(2):
@@ -235,6 +243,23 @@ def test_every_figure_that_is_unknown_has_a_reason(
 
 def test_the_current_power_is_read_where_there_is_no_average(tmp_path: Path) -> None:
     assert amd_card_read(card(tmp_path, MI300X)).power_w == 642
+
+
+def test_the_labels_of_sensors_are_read_once_for_all_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def note(path: Path, *, longest_bytes: int = 65_536) -> str | None:
+        opened.append(path.name)
+        return read_text(path, longest_bytes=longest_bytes)
+
+    monkeypatch.setattr("gpu_agent.probe.collectors.sysfs.read_text", note)
+    clocks = {"hwmon/hwmon9/freq1_label": "mclk", "hwmon/hwmon9/freq2_label": "sclk"}
+    gpu = amd_card_read(card(tmp_path, {**MI300X, **clocks}))
+    assert (gpu.temperature_c, gpu.clock_sm_mhz, gpu.clock_memory_mhz) == (61, 1300, 2100)
+    labels = [name for name in opened if name.endswith("_label")]
+    assert sorted(labels) == ["freq1_label", "freq2_label", "temp2_label", "temp3_label"]
 
 
 def test_a_processors_graphics_have_the_memory_that_they_share(tmp_path: Path) -> None:

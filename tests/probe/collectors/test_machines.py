@@ -29,6 +29,7 @@ from gpu_agent.wire.inventory import (
     MemoryKind,
     Outcome,
 )
+from tests.probe.collectors.amd_tree import Sysfs
 from tests.probe.collectors.machines import NAMES, unpack
 
 NVML_ABSENT = GpuReport(outcome=Outcome.NO_DRIVER, detail="No NVIDIA driver was found.")
@@ -268,6 +269,52 @@ def test_an_intel_gpu_without_its_driver_is_reported_with_the_next_step(tmp_path
     found = IntelGpus(Surroundings(sys_dir=root)).read(5)
     assert (found.outcome, found.gpus) == (Outcome.NO_DRIVER, ())
     assert "The Intel GPU at 0000:29:00.0 has no driver: load it with `modprobe xe`" in str(found.detail)
+
+
+@pytest.mark.parametrize(
+    ("files", "memory_kind"),
+    [
+        ({"device": "0x56c0"}, MemoryKind.UNKNOWN),
+        ({"device": "0x9999", "tile0/physical_vram_size_bytes": str(16 << 30)}, MemoryKind.DEDICATED),
+    ],
+)
+def test_an_intel_card_that_a_virtual_machine_has_at_the_processors_address_is_a_card(
+    tmp_path: Path, files: Mapping[str, str], memory_kind: MemoryKind
+) -> None:
+    sysfs = Sysfs(tmp_path)
+    sysfs.card(0, "0000:00:02.0", {"vendor": "0x8086", "class": "0x030000", **files}, driver="xe")
+    (gpu,) = IntelGpus(Surroundings(sys_dir=tmp_path)).read(5).gpus
+    assert (gpu.offered, gpu.memory_kind) == (True, memory_kind)
+    assert gpu.unknowns.get("memory_mb") != "it shares the machine's"
+
+
+@pytest.mark.parametrize(
+    ("device", "outcome"), [("0x56c0", Outcome.NO_DRIVER), ("0xa780", Outcome.OK)], ids=["card", "processor"]
+)
+def test_a_driver_is_missed_for_a_card_at_the_processors_address_and_not_for_the_processor(
+    tmp_path: Path, device: str, outcome: Outcome
+) -> None:
+    files = {"vendor": "0x8086", "class": "0x030000", "device": device}
+    Sysfs(tmp_path).card(0, "0000:00:02.0", files, driver=None)
+    assert IntelGpus(Surroundings(sys_dir=tmp_path)).read(5).outcome is outcome
+
+
+def test_a_processors_graphics_without_a_driver_hide_no_card_without_one(tmp_path: Path) -> None:
+    sysfs = Sysfs(tmp_path)
+    for number, (address, device) in enumerate((("0000:00:02.0", "0xa780"), ("0000:03:00.0", "0xe20b"))):
+        files = {"vendor": "0x8086", "class": "0x030000", "device": device}
+        sysfs.card(number, address, files, driver=None)
+    found = IntelGpus(Surroundings(sys_dir=tmp_path)).read(5)
+    assert "The Intel GPU at 0000:03:00.0 has no driver" in str(found.detail)
+
+
+def test_intels_cards_are_listed_in_the_order_of_their_pci_addresses(tmp_path: Path) -> None:
+    sysfs = Sysfs(tmp_path)
+    files = {"vendor": "0x8086", "class": "0x030000", "device": "0xe20b"}
+    sysfs.card(0, "0000:03:00.0", files, driver="xe", bridge="0000:00:1d.0")
+    sysfs.card(1, "0000:41:00.0", files, driver="xe", bridge="0000:00:01.0")
+    listed = IntelGpus(Surroundings(sys_dir=tmp_path)).read(5).gpus
+    assert [(gpu.index, gpu.pci_bus_id) for gpu in listed] == [(0, "0000:03:00.0"), (1, "0000:41:00.0")]
 
 
 def test_a_sleeping_or_fallen_intel_gpu_has_its_identity_and_no_figures(tmp_path: Path) -> None:

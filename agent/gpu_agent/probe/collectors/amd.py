@@ -80,7 +80,8 @@ class AmdGpus:
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
         """Read all cards, in the order of their PCI addresses."""
         try:
-            folders = sorted({folder for _, folder in drm_cards(self._sys_dir, (DRIVER,))})
+            unsorted = {folder for _, folder in drm_cards(self._sys_dir, (DRIVER,))}
+            folders = sorted(unsorted, key=lambda folder: folder.name)
         except OSError as error:
             return GpuReport(
                 outcome=Outcome.DRIVER_BROKEN,

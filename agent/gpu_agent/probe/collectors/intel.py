@@ -2,7 +2,8 @@
 
 Sensors are those of `Documentation/ABI/testing/sysfs-driver-intel-xe-hwmon` and `-i915-hwmon` of the kernel.
 Neither driver says there how busy a GPU is, which programs use it, or how much memory is in use. A GPU that
-is part of the processor sits at `0000:00:02.0`, wherever Intel made one.
+is part of the processor sits at `0000:00:02.0`, wherever Intel made one; in a virtual machine a card may sit
+there too, which has memory of its own or a known id.
 """
 
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ class IntelGpus:
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
         """Read all cards, in the order of their PCI addresses."""
         try:
-            cards = sorted(drm_cards(self._surroundings.sys_dir, DRIVERS), key=lambda card: card[1])
+            cards = sorted(drm_cards(self._surroundings.sys_dir, DRIVERS), key=lambda card: card[1].name)
         except OSError as error:
             return GpuReport(
                 outcome=Outcome.DRIVER_BROKEN,
@@ -86,11 +87,11 @@ class IntelGpus:
             _read(card, device, index=index, surroundings=self._surroundings)
             for index, (card, device) in enumerate(cards)
         )
-        bare = next((gpu.name for gpu in self._bus.gpus() if not link_target_name(gpu / "driver")), None)
-        if bare is not None and not gpus and not bare.endswith(_INTEGRATED):
+        bare = next(filter(_is_bare, self._bus.gpus()), None)
+        if bare is not None and not gpus:
             return GpuReport(
                 outcome=Outcome.NO_DRIVER,
-                detail=f"The Intel GPU at {bare} has no driver: load it with `modprobe xe` (`i915` for "
+                detail=f"The Intel GPU at {bare.name} has no driver: load it with `modprobe xe` (`i915` for "
                 "older ones), and see `dmesg` if it will not load.",
             )
         return GpuReport(outcome=Outcome.OK, detail=not_offered(gpus), gpus=gpus)
@@ -99,7 +100,8 @@ class IntelGpus:
 def _read(card: Path, device: Path, *, index: int, surroundings: Surroundings) -> Gpu:
     """Read a card; of a suspended one nothing that would wake it."""
     folder = CardFolder(device, _FILES, _LIVE)
-    integrated = device.name.endswith(_INTEGRATED)
+    memory_mb = _memory_mb(card, device)
+    integrated = _is_integrated(device, memory_mb=memory_mb)
     asleep = folder.asleep
     reasons: tuple[HealthReason, ...] = ()
     figures: dict[str, object] = {}
@@ -108,7 +110,6 @@ def _read(card: Path, device: Path, *, index: int, surroundings: Surroundings) -
         reasons = () if asleep else (reason("gpu_lost", detail=FALLEN),)
     else:
         figures = {**folder.figures(), "clock_sm_mhz": _clock(card, folder)}
-    memory_mb = None if integrated else _memory_mb(card, device)
     folder.unknowns |= dict.fromkeys(LIVE_USE, "neither `xe` nor `i915` reports it in sysfs")
     if memory_mb is None:
         folder.unknowns["memory_mb"] = (
@@ -133,6 +134,20 @@ def _read(card: Path, device: Path, *, index: int, surroundings: Surroundings) -
         offered=surroundings.offer_integrated_gpus or not integrated,
         unknowns=folder.unknowns,
         **figures,  # type: ignore[arg-type]  # names and types are those of `_FILES`
+    )
+
+
+def _is_bare(device: Path) -> bool:
+    """Whether it is a card without a driver; a processor's graphics need none."""
+    return not link_target_name(device / "driver") and not _is_integrated(device, memory_mb=None)
+
+
+def _is_integrated(device: Path, *, memory_mb: int | None) -> bool:
+    """Whether it is part of the processor; `memory_mb` is what its driver states as its own."""
+    return (
+        device.name.endswith(_INTEGRATED)
+        and memory_mb is None
+        and read_number(device / "device", base=16) not in _NAMES
     )
 
 

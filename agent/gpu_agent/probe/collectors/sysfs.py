@@ -6,6 +6,7 @@ Each file holds one value, and may be missing, empty or refused; no figure is gu
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from gpu_agent.probe.collectors.protocol import Surroundings
@@ -111,13 +112,22 @@ class CardFolder:
 
     def _labelled(self, file: FigureFile) -> str | None:
         """The file of the first sensor of the same kind with one of the labels."""
-        kind = file.names[0].partition("_")[0].rstrip("0123456789")
-        named = {
-            read_text(path): path.name.removesuffix("_label") + "_input"
+        kind = _kind(file.names[0])
+        sensors = self._sensors
+        return next((sensors[kind, label] for label in file.labels if (kind, label) in sensors), None)
+
+    @cached_property
+    def _sensors(self) -> Mapping[tuple[str, str | None], str]:
+        """Kind and label → the sensor's file."""
+        return {
+            (_kind(path.name), read_text(path)): path.name.removesuffix("_label") + "_input"
             for path in files_ending(self.hwmon, "_label")
-            if path.name.startswith(kind)
         }
-        return next((named[label] for label in file.labels if label in named), None)
+
+
+def _kind(name: str) -> str:
+    """The kind of a sensor, by its file: `temp` of `temp2_input`."""
+    return name.partition("_")[0].rstrip("0123456789")
 
 
 class PciBus:
