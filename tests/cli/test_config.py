@@ -141,7 +141,7 @@ def test_where_no_registry_is_named_the_mistyped_variable_is_too(
     monkeypatch.setenv("GPU_AGENT_REGSITRY_URL", "ws://s3cret")
     assert main(["config", "check", "agent", "--config", written(tmp_path, ""), "--json"]) == 4
     faults = json.loads(capsys.readouterr().out)["faults"]
-    assert faults[0].startswith("no registry is named: write registry_url into /etc/gpu-agent/agent.toml")
+    assert faults[0].startswith(f"no registry is named: write registry_url into {tmp_path}")
     assert faults[1].endswith("did you mean GPU_AGENT_REGISTRY_URL?")
 
 

@@ -193,6 +193,14 @@ def test_a_path_with_a_nul_is_a_fault_of_the_settings(tmp_path: Path, line: str,
         _load(tmp_path, line)
 
 
+@pytest.mark.parametrize("written", ["dcgmi diag -r 1", '["dcgmi", "diag", "-r", "1"]'])
+def test_a_variable_holds_a_command_as_words_or_as_a_list(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPU_AGENT_CHECKS__HOOK", written)
+    assert load({"registry_url": URL}).checks.hook == ("dcgmi", "diag", "-r", "1")
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

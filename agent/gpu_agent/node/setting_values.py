@@ -1,5 +1,6 @@
 """The types of the agent's settings: how each kind of value is written, and why a value is refused."""
 
+import json
 import os
 import re
 import shlex
@@ -119,11 +120,11 @@ def _refuse_token(text: str) -> str:
 
 
 def _split_words(value: object) -> object:
-    """Accept a command as a shell would read it: a variable has no lists."""
+    """Accept a command as a shell would read it, or as JSON: a variable has no lists."""
     if not isinstance(value, str):
         return value
     try:
-        return tuple(shlex.split(value))
+        return tuple(json.loads(value) if value.lstrip().startswith("[") else shlex.split(value))
     except ValueError as error:
         raise ValueError(f"{error}: write the command as a list of words") from None
 

@@ -5,6 +5,7 @@ It reads files and environment once. Each fault becomes a sentence with the next
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -579,7 +580,8 @@ def load(flags: Mapping[str, object], *, config: Path | None = None) -> AgentSet
 
     Where no source names a socket or a join token, systemd's runtime directory and credential apply.
     """
-    settings = load_settings(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
+    sentence = partial(_sentence, config or DEFAULT_CONFIG)
+    settings = load_settings(AgentSettings, flags, default=DEFAULT_CONFIG, config=config, sentence=sentence)
     if settings.socket is None:
         settings = settings.model_copy(update={"socket": systemd_socket_path()})
     if settings.join_token_file is None and settings.join_token is None:
@@ -605,11 +607,11 @@ def _systemd_credential() -> Path | None:
         return path
 
 
-def _sentence(error: ErrorDetails) -> str | None:
+def _sentence(config: Path, error: ErrorDetails) -> str | None:
     name, problem = setting_name(error), fault_text(error)
     if name == "registry_url" and error["type"] == "missing":
         return (
-            "no registry is named: write registry_url into /etc/gpu-agent/agent.toml, or add "
+            f"no registry is named: write registry_url into {config}, or start the agent with "
             f"--registry wss://HOST:{DEFAULT_PORT}{NODE_PATH}"
         )
     if name in ("join_token", "join_token_file", "proxy") or problem.startswith(NO_CREDENTIALS):

@@ -10,7 +10,8 @@ import pytest
 from gpu_agent.probe.collectors import runner
 from gpu_agent.probe.collectors.amd import AmdGpus
 from gpu_agent.probe.collectors.intel import IntelGpus
-from gpu_agent.probe.collectors.runner import find_collectors, may_provide
+from gpu_agent.probe.collectors.protocol import Surroundings
+from gpu_agent.probe.collectors.runner import CollectorFailure, CollectorRunner, find_collectors, may_provide
 from tests.probe.collectors.fake_collector import GOOD, bring
 
 
@@ -37,6 +38,10 @@ def test_a_wanted_collector_that_is_not_installed_names_those_that_are() -> None
     (absent,) = find_collectors(["rocm"])
     with pytest.raises(LookupError, match="brings a collector 'rocm'; there are: amd, intel, nvml"):
         absent.load()
+    failure = CollectorRunner(absent, Surroundings()).read(5)
+    assert isinstance(failure, CollectorFailure)
+    assert "Correct the name in the setting `collectors`" in failure.detail
+    assert "failed" not in failure.detail
 
 
 def test_a_package_that_cannot_be_imported_is_not_imported_to_be_found(

@@ -281,7 +281,8 @@ class Api:
         return (
             f"the registry at {self.url} requires an operator token: name a file that holds one with "
             f"--token-file FILE, or set {VARIABLE}. On its own machine the registry has written one to "
-            "operator.token in its state directory, for the user who runs it"
+            "operator.token in its state directory, for the user who runs it: set "
+            f"{STATE_DIR_VARIABLE} if that is not the default directory"
         )
 
     def _document(

@@ -77,6 +77,8 @@ class CollectorRunner:
 
 def failed_sentence(name: str, error: BaseException) -> str:
     """Say that a collector failed and how, with the next step; its own text is cut and stays on one line."""
+    if isinstance(error, _MissingError):
+        return str(error)
     text = _catch_everything(lambda: str(error), lambda _: "")  # `__str__` is the collector's code too
     text = " ".join("".join(each if each.isprintable() else " " for each in text).split())[:200]
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -256,10 +258,17 @@ OURS: dict[str, Callable[[], object]] = {"amd": _amd, "intel": _intel}
 """The collectors of this package, as its entry points name them."""
 
 
+class _MissingError(LookupError):
+    """The settings name a collector that nothing brings."""
+
+
 def _missing_collector(name: str, present: tuple[str, ...]) -> Callable[[], object]:
     def load() -> object:
         there = ", ".join(sorted((NVML, *present)))
-        raise LookupError(f"no package brings a collector {name!r}; there are: {there}")
+        raise _MissingError(
+            f"No package brings a collector {name!r}; there are: {there}. Correct the name in the setting "
+            "`collectors`, or install the package."
+        )
 
     return load
 
