@@ -2,7 +2,7 @@
  * What a device answers by number (field values), and how it is linked to others: NVLink, fabric, PCIe.
  *
  * `nvlinks DEV COUNT` with `nvlinks_down DEV N`, the first N of them. Their replays are `nvlink_errors_total DEV N`,
- * and on drivers that count by link `nvlink_errors DEV N`, all of them link 0's.
+ * their recoveries 0 unless `nvlink_recoveries_total DEV N` says more; on drivers that count by link `nvlink_errors DEV N`, all of them link 0's.
  * `fabric DEV STATE STATUS MASK`; `sram_threshold_exceeded DEV 1`.
  */
 #include "nvml_fake.h"
@@ -42,6 +42,16 @@ static nvmlReturn_t of_device(const char *fact, nvmlFieldValue_t *value) {
     return code;
 }
 
+static nvmlReturn_t recoveries(nvmlDevice_t device, nvmlFieldValue_t *value) {
+    const char *own = device_fact("nvlink_recoveries_total", device);
+    if (own != NULL) {
+        return of_device(own, value);
+    }
+    nvmlReturn_t code = of_device(device_fact("nvlink_errors_total", device), value);
+    value->value.ullVal = 0;
+    return code;
+}
+
 static nvmlReturn_t field(nvmlDevice_t device, nvmlFieldValue_t *value) {
     switch (value->fieldId) {
     case NVML_FI_DEV_GET_GPU_RECOVERY_ACTION:
@@ -50,6 +60,8 @@ static nvmlReturn_t field(nvmlDevice_t device, nvmlFieldValue_t *value) {
         return of_device(device_fact("nvlinks", device), value);
     case NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL:
         return of_device(device_fact("nvlink_errors_total", device), value);
+    case NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL:
+        return recoveries(device, value);
     case NVML_FI_DEV_NVLINK_GET_STATE:
     case NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY:
     case NVML_FI_DEV_NVLINK_ERROR_DL_RECOVERY:

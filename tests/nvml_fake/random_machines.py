@@ -119,6 +119,7 @@ _FACTS: dict[str, Callable[[random.Random, int], str]] = {
     "fabric": lambda dice, _: f"{dice.choice('0123333')} {dice.choice('0001')} {dice.randrange(1 << 16):#x}",
     "nvlinks": lambda dice, _: dice.choice(("0", "4", "18", "18")),
     "nvlinks_down": lambda dice, _: str(dice.choice((0, 0, 2))),
+    "nvlink_recoveries_total": lambda dice, _: dice.choice(("0", "3", "error UNKNOWN")),
     "nvlink_errors_total": lambda dice, _: dice.choice(("0", "7", "error NOT_SUPPORTED", "error UNKNOWN")),
     "nvlink_errors": lambda dice, _: str(dice.randrange(3)),
     "pcie_generation": lambda dice, _: dice.choice("12345"),

@@ -59,8 +59,29 @@ def test_links_are_counted_as_up_or_down_with_their_errors(tmp_path: Path) -> No
     fake = FakeNvml(tmp_path)
     fake.set("nvlinks_down", 0, 3)
     fake.set("nvlink_errors_total", 0, 12_345_678_901)
+    fake.set("nvlink_recoveries_total", 0, 1_000)
     gpu = gpu_of(fake)
-    assert (gpu["nvlinks_up"], gpu["nvlinks_down"], gpu["nvlink_errors"]) == (15, 3, 12_345_678_901)
+    assert (gpu["nvlinks_up"], gpu["nvlinks_down"], gpu["nvlink_errors"]) == (15, 3, 12_345_679_901)
+
+
+@pytest.mark.parametrize("unknown", ["nvlink_errors_total", "nvlink_recoveries_total"])
+def test_errors_of_which_one_kind_is_unknown_are_unknown(tmp_path: Path, unknown: str) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("nvlink_errors_total", 0, 5)
+    fake.set("nvlink_recoveries_total", 0, 5)
+    fake.set(unknown, 0, "error", "UNKNOWN")
+    gpu = gpu_of(fake)
+    assert "nvlink_errors" not in gpu
+    assert gpu["unknowns"] == {"nvlink_errors": "the installed driver does not say"}
+
+
+def test_more_errors_than_a_gpu_can_have_are_unknown(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("nvlink_errors_total", 0, 2**64 - 1)
+    gpu = gpu_of(fake)
+    assert gpu["nvlinks_up"] == 18
+    why = f"the driver answered {2**64 - 1} NVLink errors, which cannot be"
+    assert gpu["unknowns"] == {"nvlink_errors": why}
 
 
 def test_errors_are_counted_link_by_link_where_the_driver_has_no_total(tmp_path: Path) -> None:

@@ -106,11 +106,15 @@ def read_nvlinks(nvml: ModuleType, handle: object) -> Values:
     asked = [*_ERRORS, *((_LINK_STATE, link) for link in range(links))]
     values = _numbers(nvml, nvml.nvmlDeviceGetFieldValues(handle, asked))
     errors, states = _known(values[: len(_ERRORS)]), _known(values[len(_ERRORS) :])
+    complete = len(errors) == len(_ERRORS)  # or the other total would be new errors once it is known
     if not errors:
         each = [(field, link) for field in _LINK_ERRORS for link in range(links)]
         errors = _known(_numbers(nvml, nvml.nvmlDeviceGetFieldValues(handle, each)))
+        complete = bool(errors)
     known: Values = {"nvlinks_up": sum(map(bool, states)), "nvlinks_down": states.count(0)} if states else {}
-    if errors and sum(errors) <= MOST_ERRORS:
+    if complete and sum(errors) > MOST_ERRORS:
+        raise UnknownValueError(f"the driver answered {sum(errors)} NVLink errors, which cannot be", known)
+    if complete:
         known["nvlink_errors"] = sum(errors)
     if states and "nvlink_errors" in known:
         return known
