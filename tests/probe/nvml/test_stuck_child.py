@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_a_stuck_child_is_found_among_more_children_than_have_an_address() -> No
 def test_a_stuck_child_is_found_behind_an_address_that_another_program_took() -> None:
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(f"\0{NAME}/{os.geteuid()}/0")  # taken, and nobody listens
+        child = subprocess.Popen([sys.executable, "-c", PROGRAM], **PIPES)
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            child.terminate()
+            assert find_stuck_child(NAME) == child.pid
+        finally:
+            child.communicate()
+
+
+def test_a_stuck_child_that_found_no_address_free_is_found_by_its_name() -> None:
+    with ExitStack() as taken:
+        for number in range(stuck_child.ADDRESSES):
+            foreign = taken.enter_context(socket.socket(socket.AF_UNIX))
+            foreign.bind(f"\0{NAME}/{os.geteuid()}/{number}")
         child = subprocess.Popen([sys.executable, "-c", PROGRAM], **PIPES)
         try:
             assert child.stdout is not None

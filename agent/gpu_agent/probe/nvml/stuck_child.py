@@ -5,7 +5,11 @@ nothing is read that could block the reader as well, as its command line could. 
 
 Each child listens at one of a few addresses of the kernel (abstract sockets), which end with it. The kernel
 says which process and which user listens there, so that a search takes as long beside three thousand
-processes as beside none. Where an address says nothing, all processes are searched for the children's name.
+processes as beside none. All processes are searched for the children's name only where a child may have no
+address: a sandbox allows no socket, an address is another user's or has no room for a search, or none is free.
+
+Addresses belong to a network namespace: a child in another one, as in a container with its own network, is
+not found. Nor is a child that found all addresses taken, once one is free again.
 """
 
 import os
@@ -96,7 +100,7 @@ if sys.platform == "linux":
         return None
 
     def _children(name: str) -> Iterator[str]:
-        """Yield the children of this user's; those at addresses, or where some may have none, all by name."""
+        """Yield the children of this user's: those at addresses, or all by name where some may have none."""
         found = []
         for number in range(ADDRESSES):
             try:
@@ -105,8 +109,10 @@ if sys.platform == "linux":
                 return (yield from _pids_named(name))
             if listener is not None:
                 found.append(listener)
-        if len(found) == ADDRESSES:
+        free = _listen(name)
+        if free is None:
             return (yield from _pids_named(name))
+        free.close()
         yield from (pid for pid in found if _read(pid, "comm").strip() == name)
 
     def _listener_at(address: bytes) -> str | None:
