@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from gpu_agent.server.event_log import MOST_STREAMS
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import CONNECTIONS_TO_REFUSE
 from gpu_agent.server.serve import RESERVED_FILES
+from gpu_agent.server.tls import Encryption, TlsConnection, TlsFiles, TlsPort
+from tests.authority import Authority
 from tests.server.api_harness import serving
 from tests.server.harness import running, until
 from tests.waiting import patience
@@ -29,6 +33,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF_A_BODY = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n01234"
 LONG_ASKED = ASKED.replace(b"GET", b"POST")
+LARGE_ASKED = ASKED.replace(b"GET /", b"GET /large")
+LARGE_BODY = bytes(8_000_000)
 
 
 async def closed(streams: Streams) -> bool:
@@ -41,15 +47,19 @@ async def closed(streams: Streams) -> bool:
 
 
 class LimitedServer:
-    """A server of an application that answers at once: PUT before it has read, and POST at great length."""
+    """A server of an application that answers at once: PUT before it has read, and POST at great length.
 
-    def __init__(self, log_limit: LogLimit, *, most: int) -> None:
+    It answers `/large` with one large piece.
+    """
+
+    def __init__(self, log_limit: LogLimit, *, most: int, tls: Encryption | None) -> None:
         self.going_on = asyncio.Event()
         self.state = ServerState()
         self.made = 0
         self.port = 0
         self.dialled: list[asyncio.StreamWriter] = []
-        self._limit = ConnectionLimit(log_limit, most=most)
+        self.limit = ConnectionLimit(log_limit, most=most)
+        self._tls = None if tls is None else TlsPort(tls)
         self._config = uvicorn.Config(
             self._app, http="httptools", interface="asgi3", lifespan="off", ws="none", log_config=None
         )
@@ -67,16 +77,31 @@ class LimitedServer:
         await until(lambda: self.made > before, what="a connection")
         return reader, writer
 
-    def _connection(self) -> ApiConnection:
+    async def dial_slowly(self, context: ssl.SSLContext | None = None) -> Streams:
+        """Connect a client whose kernel reads little ahead of it."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+        client.setblocking(False)  # noqa: FBT003 - positional only
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        name = None if context is None else "localhost"
+        streams = await asyncio.open_connection(sock=client, ssl=context, server_hostname=name)
+        self.dialled.append(streams[1])
+        await until(lambda: self.state.connections, what="a connection")
+        return streams
+
+    def _connection(self) -> ApiConnection | TlsConnection:
         self.made += 1
-        return ApiConnection(self._config, self.state, {}, limit=self._limit)
+        connection = ApiConnection(self._config, self.state, {}, limit=self.limit)
+        return connection if self._tls is None else self._tls.wrap(connection, connection.speaks_no_tls)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         while scope["method"] != "PUT" and (await receive()).get("more_body", False):
             pass
         if scope["method"] != "POST":
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"ok"})
+            body = LARGE_BODY if scope["path"] == "/large" else b"ok"
+            headers = [(b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(1000):
@@ -85,13 +110,15 @@ class LimitedServer:
 
 
 @asynccontextmanager
-async def limited_server(said: Said | None = None, *, most: int = 3) -> AsyncIterator[LimitedServer]:
+async def limited_server(
+    said: Said | None = None, *, most: int = 3, tls: Encryption | None = None
+) -> AsyncIterator[LimitedServer]:
     def emit(event: str, /, **fields: object) -> None:
         if said is not None:
             said.append((event, fields))
 
     log_limit = LogLimit(emit)
-    one = LimitedServer(log_limit, most=most)
+    one = LimitedServer(log_limit, most=most, tls=tls)
     server = await one.open()
     try:
         yield one
@@ -170,6 +197,72 @@ async def test_a_client_that_reads_nothing_of_its_answer_is_disconnected(
             client.sendall(LONG_ASKED)
             await until(lambda: said, what="a disconnection")
     assert [fields["reason"] for _, fields in said] == ["an answer is not read"]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_large_answer_reaches_a_client_that_reads_slowly(
+    *, encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: Said = []
+    authority = Authority(tmp_path / "authority") if encrypted else None
+    tls = None if authority is None else Encryption(TlsFiles(own=authority.issue()))
+    async with limited_server(said, tls=tls) as one:
+        reader, writer = await one.dial_slowly(None if authority is None else authority.trusting())
+        monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.2)
+        monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", 0.6)
+        writer.write(LARGE_ASKED)
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(80):
+            await asyncio.sleep(0.03)  # so slow is the client: four times as long as it may read nothing
+            await reader.readexactly(len(LARGE_BODY) // 80)
+        assert await closed((reader, writer))
+    assert [fields["reason"] for _, fields in said] == ["no request in time"]
+
+
+@pytest.mark.parametrize("asked", [LONG_ASKED, LARGE_ASKED, LARGE_ASKED.replace(b"1.1", b"1.0")])
+async def test_a_client_that_stops_reading_its_answer_is_disconnected(
+    asked: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: Said = []
+    async with limited_server(said) as one:
+        reader, writer = await one.dial_slowly()
+        monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.1)
+        monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", 0.6)
+        one.going_on.set()
+        writer.write(asked)
+        await reader.readexactly(100_000)
+        await until(lambda: said, what="a disconnection")
+    assert [fields["reason"] for _, fields in said] == ["an answer is not read"]
+
+
+async def test_a_connection_whose_answer_is_being_read_is_not_closed_for_a_new_one() -> None:
+    async with limited_server(most=1) as one:
+        reader, writer = await one.dial_slowly()
+        writer.write(LARGE_ASKED)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await closed(await one.dial())
+        await reader.readexactly(len(LARGE_BODY))
+        writer.write(ASKED)
+        assert await reader.readuntil(b"ok")
+
+
+async def test_a_connection_whose_answer_is_not_read_is_closed_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operator_connection, "_UNREAD_CHECKS", 600)
+    said: Said = []
+    async with limited_server(said, most=1) as one:
+        reader, writer = await one.dial_slowly()
+        writer.write(LARGE_ASKED)
+        await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: one.limit.idle, what="a client that reads nothing")
+        await reader.readexactly(1_000_000)
+        await until(lambda: not one.limit.idle, what="a client that reads again")
+        await until(lambda: one.limit.idle, what="a client that reads nothing again")
+        newer = await one.dial(ASKED)
+        assert await newer[0].readuntil(b"ok")
+        assert await closed((reader, writer))
+    assert [fields["reason"] for _, fields in said] == ["too many connections"]
 
 
 async def test_what_comes_behind_a_request_that_waits_is_not_read_before_its_answer() -> None:

@@ -9,12 +9,16 @@ needs:
    (`REQUEST_SECONDS`).
 2. Thousands of idle connections: `limit_concurrency` refuses the operator then. Here the connection that
    has been idle longest is closed (`MAX_CONNECTIONS`).
-3. A client that reads nothing of a large answer (`UNREAD_SECONDS`).
+3. A client that reads nothing of a large answer (`UNREAD_SECONDS`). One that reads slowly may take its time:
+   uvicorn calls an answer complete once it waits to be sent, so a connection is idle only once all is sent.
 4. A head without end (`MOST_HEAD_BYTES`, `MOST_HEADERS`), or requests without end behind one that waits: they
    are read once it is answered.
 """
 
+import array
 import asyncio
+import fcntl
+import termios
 from http import HTTPStatus
 
 import httptools
@@ -44,6 +48,9 @@ _PIECE_BYTES = 1024
 UNREAD_SECONDS = 60.0
 """A client that reads nothing of its answer for so long is disconnected; it can resume where it was."""
 
+_UNREAD_CHECKS = 6
+"""In that time. A client that has read nothing between two of them yields to a new connection."""
+
 
 class _UnreadableError(Exception):
     """A request that RFC 9112 does not allow."""
@@ -54,7 +61,7 @@ class _UnreadableError(Exception):
 
 
 class ConnectionLimit:
-    """The idle connections of one server, the one that is idle longest first."""
+    """The connections of one server that are idle or whose client reads nothing, the oldest such first."""
 
     def __init__(self, log_limit: LogLimit, *, most: int = MAX_CONNECTIONS) -> None:
         self.most = most
@@ -96,10 +103,12 @@ class ApiConnection(HttpToolsProtocol):
         """The request that is answered now, or was last; `cycle` is the last one that was read."""
         self._overdue: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        """Set while an answer waits to be sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first request; above the limit, close the connection that is idle longest."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # writing is paused until all is sent
         self._become_idle()
         if len(self.connections) > self._limit.most:
             next(iter(self._limit.idle)).drop("too many connections")
@@ -108,8 +117,8 @@ class ApiConnection(HttpToolsProtocol):
         """Let the request that is answered end, and cancel the timers."""
         super().connection_lost(exc)
         self._disconnect()
-        self._become_busy()
         self.resume_writing()
+        self._become_busy()
 
     def data_received(self, data: bytes) -> None:
         """Read on; once a request is complete its answer may take its time."""
@@ -117,10 +126,12 @@ class ApiConnection(HttpToolsProtocol):
         self._read_on()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it has arrived already."""
+        """Wait for the next request, unless it has arrived already, or the answer is not sent yet."""
         super().on_response_complete()
         self._read_on()
-        if not self._is_busy:
+        if self._unread is not None:
+            self._become_busy()
+        elif not self._is_busy:
             self._become_idle()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -140,16 +151,20 @@ class ApiConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def pause_writing(self) -> None:
-        """Wait until the client reads."""
+        """Wait until the client has read enough that all is sent."""
         super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self.drop, "an answer is not read")
+        self._await_reading(self._unread_bytes(), _UNREAD_CHECKS)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """All is sent: wait for the next request, unless it has arrived already."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        if self._overdue is None:
+            self._become_busy()
+            if not self._is_busy:
+                self._become_idle()
 
     def speaks_no_tls(self, reason: str) -> None:
         """Log a failed TLS handshake; the connection is over."""
@@ -254,6 +269,31 @@ class ApiConnection(HttpToolsProtocol):
         """True while a complete request is being answered."""
         answered = self._answered
         return answered is not None and not answered.more_body and not answered.response_complete
+
+    def _await_reading(self, unread: int, checks: int) -> None:
+        self._unread = self.loop.call_later(
+            UNREAD_SECONDS / _UNREAD_CHECKS, self._check_reading, unread, checks - 1
+        )
+
+    def _check_reading(self, before: int, checks: int) -> None:
+        """Go on while the client reads; without that, yield to a new connection, and at last close."""
+        unread = self._unread_bytes()
+        if unread < before:
+            if self._overdue is None:
+                self._limit.idle.pop(self, None)
+            checks = _UNREAD_CHECKS
+        elif checks == 0:
+            self.drop("an answer is not read")
+            return
+        else:
+            self._limit.idle.setdefault(self)
+        self._await_reading(unread, checks)
+
+    def _unread_bytes(self) -> int:
+        """How many bytes the client has not acknowledged: the kernel takes more only in large steps."""
+        in_kernel = array.array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        return self.transport.get_write_buffer_size() + in_kernel[0]
 
     def _become_idle(self) -> None:
         self._become_busy()
