@@ -57,7 +57,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 
 def test_without_a_registry_the_flag_is_named() -> None:
-    with pytest.raises(SettingsError, match="add --registry wss://HOST:8080/ws/node"):
+    with pytest.raises(SettingsError, match="start the agent with --registry wss://HOST:8080/ws/node"):
         load({})
 
 
