@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 from gpu_agent.probe.checks.cuda import CudaError, NoCudaError, measure_copies
 from gpu_agent.probe.nvml.stuck_child import CHECK_NAME, Registration
+from gpu_agent.probe.pci import device_folder
 
-_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?) GT/s")
 _WIDEST = 32
 _FIGURE_BYTES = 64
@@ -56,14 +56,6 @@ def _copies(uuid: str, under_load: Callable[[], None]) -> dict[str, object]:
         return {"not_run": str(error)}
     except CudaError as error:
         return {"problem": str(error)}
-
-
-def device_folder(sys_dir: str, bus_id: object) -> str | None:
-    """Return the device's folder in sysfs for a bus id as NVML writes it; None where there is no such id."""
-    found = _BUS_ID.fullmatch(str(bus_id or "").lower())
-    if found is None:
-        return None
-    return f"{sys_dir}/bus/pci/devices/{int(found[1], 16):04x}:{found[2]}"
 
 
 def read_link(folder: str | None) -> Figures:

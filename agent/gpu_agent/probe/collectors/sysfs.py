@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.nvml.readings import FIGURES, GPU_BOUNDS
 from gpu_agent.records import dataclass, field_names
@@ -22,8 +23,6 @@ FALLEN = "the GPU has fallen off the PCI bus"
 ASLEEP = "the GPU is suspended and was not read, so as not to wake it"
 
 _CARD = re.compile(r"card[0-9]+")
-_DISPLAY_CLASSES = (0x03, 0x12)
-"""PCI base classes: a display controller, a processing accelerator."""
 _LONGEST_BYTES = 65_536
 _NVIDIAS = {
     "compute_capability": "a measure of NVIDIA's",
@@ -143,17 +142,11 @@ class PciBus:
         """The vendor's display controllers and accelerators, with a driver or without."""
         listed = tuple(sorted(device.name for device in list_folder(self._bus)))
         if listed != self._listed:
-            self._gpus = tuple(self._bus / name for name in listed if self._is_gpu(self._bus / name))
+            self._gpus = tuple(
+                self._bus / name for name in listed if pci.is_gpu(f"{self._bus}/{name}", self._vendor)
+            )
             self._listed = listed
         return self._gpus
-
-    def _is_gpu(self, device: Path) -> bool:
-        kind = read_number(device / "class", base=16)
-        return (
-            kind is not None
-            and kind >> 16 in _DISPLAY_CLASSES
-            and read_number(device / "vendor", base=16) == self._vendor
-        )
 
 
 def drm_cards(sys_dir: Path, drivers: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:

@@ -25,12 +25,12 @@ the next step), `ok` (the GPUs, each with its own `reasons` and `unknowns`).
 import io
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.memory import return_free_memory
 from gpu_agent.probe.nvml import cuda_visible
 from gpu_agent.probe.nvml.binding import pynvml
@@ -50,9 +50,6 @@ from gpu_agent.probe.nvml.stuck_child import Registration
 _NEWEST_CUDA = 99_990
 _MOST_GPUS = 256
 """No machine has more; a driver that says so is not believed."""
-_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
-
-_PciAddress = tuple[int, ...]
 
 
 def main(root: str = "/") -> None:
@@ -186,7 +183,7 @@ def quarantined_positions(
     listed = _listed_addresses(root) if quarantined else []
     found: dict[int, Values] = {}
     for identity in quarantined.values():
-        address = _parse_address(identity.get("pci_bus_id"))
+        address = pci.parse_address(identity.get("pci_bus_id"))
         if len(listed) == count and address is not None:
             if address in listed:
                 found[listed.index(address)] = identity
@@ -197,18 +194,13 @@ def quarantined_positions(
     return found
 
 
-def _listed_addresses(root: str) -> list[_PciAddress]:
+def _listed_addresses(root: str) -> list[pci.PciAddress]:
     """The PCI addresses of the driver's GPUs, in the driver's order."""
     try:
         names = os.listdir(f"{root.rstrip('/')}/proc/driver/nvidia/gpus")  # noqa: PTH208 - pathlib weighs
     except OSError:
         return []
-    return sorted(address for name in names if (address := _parse_address(name)) is not None)
-
-
-def _parse_address(bus_id: object) -> _PciAddress | None:
-    found = _BUS_ID.fullmatch(str(bus_id or "").lower())
-    return None if found is None else tuple(int(part, 16) for part in found.groups())
+    return sorted(address for name in names if (address := pci.parse_address(name)) is not None)
 
 
 def _without_duplicate_uuids(gpus: Iterable[Values]) -> list[Values]:

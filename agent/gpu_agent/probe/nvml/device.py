@@ -5,10 +5,10 @@ handle, and a suspended GPU is not queried at all: that would wake it. Both are 
 identity.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.nvml import device_nodes, mig, readings
 from gpu_agent.probe.nvml.errors import GpuGoneError, Values, is_driver_wide, raise_if_gone
 from gpu_agent.probe.nvml.events import EventSets
@@ -22,7 +22,6 @@ _OF_A_QUARANTINE = ("index", "why")
 
 _ASLEEP = "the GPU is suspended and was not queried, so as not to wake it"
 
-_BUS_ID = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _STATUS_CHARS = 32
 
 
@@ -231,13 +230,11 @@ def is_suspended(bus_id: object, *, root: str = "/") -> bool:
     The device is not touched: a query through the driver wakes a laptop's GPU, and one every few seconds
     keeps it awake. What the kernel does not call suspended counts as awake.
     """
-    found = _BUS_ID.fullmatch(str(bus_id or "").lower())
-    if found is None:
+    folder = pci.device_folder(f"{root.rstrip('/')}/sys", bus_id)
+    if folder is None:
         return False
-    address = f"{int(found[1], 16):04x}:{found[2]}"
-    path = f"{root.rstrip('/')}/sys/bus/pci/devices/{address}/power/runtime_status"
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
+        with open(f"{folder}/power/runtime_status", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib weighs
             return file.read(_STATUS_CHARS).strip() == "suspended"
     except OSError:
         return False

@@ -11,6 +11,8 @@ import stat
 import sys
 from collections.abc import Iterable
 
+from gpu_agent.probe import pci
+
 if sys.platform != "win32":
     import grp
     import pwd
@@ -25,9 +27,6 @@ _CONTAINER_MARKS = (
     "run/systemd/container",
     "var/run/secrets/kubernetes.io",
 )
-_NVIDIA = "0x10de"
-_DISPLAYS = ("0x03", "0x12")
-"""PCI base classes: a display controller, a processing accelerator."""
 _NOT_ON_PCI = ("dev/dxg", "etc/nv_tegra_release")
 _FILE_CHARS = 4096
 _MOST_GPUS = 64
@@ -47,18 +46,7 @@ def has_no_gpu(root: str = "/") -> bool:
         devices = os.listdir(bus)  # noqa: PTH208 - names are enough
     except OSError:
         return False
-    return not any(
-        _value(bus, device, "vendor") == _NVIDIA and _value(bus, device, "class")[:4] in _DISPLAYS
-        for device in devices
-    )
-
-
-def _value(*path: str) -> str:
-    try:
-        with open(os.path.join(*path), encoding="ascii", errors="replace") as file:  # noqa: PTH118, PTH123
-            return file.read(16).strip()
-    except OSError:
-        return ""
+    return not any(pci.is_gpu(f"{bus}/{device}", pci.NVIDIA) for device in devices)
 
 
 def node_problems(root: str = "/") -> list[str]:

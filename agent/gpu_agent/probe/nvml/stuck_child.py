@@ -6,7 +6,7 @@ nothing is read that could block the reader as well, as its command line could. 
 Each child listens at one of a few addresses of the kernel (abstract sockets), which end with it. The kernel
 says which process and which user listens there, so that a search takes as long beside three thousand
 processes as beside none. All processes are searched for the children's name only where a child may have no
-address: a sandbox allows no socket, an address is another user's or has no room for a search, or none is free.
+address: a sandbox allows no socket, an address is another user's or has no room for a search, none is free.
 
 Addresses belong to a network namespace: a child in another one, as in a container with its own network, is
 not found. Nor is a child that found all addresses taken, once one is free again.
