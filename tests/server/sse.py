@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ class Heard:
 
 
 class Parser:
-    """From bytes to events; keeps the last id, with which a reader comes back."""
+    """From bytes to events; keeps the last id, with which a reader comes back, and the unread events."""
 
     def __init__(self) -> None:
         self.last_id: str | None = None
+        self.unread: deque[Heard] = deque()
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Heard]:
@@ -51,13 +53,12 @@ class Stream:
         self.response = response
         self.parser = parser
         self._pieces = response.aiter_raw()
-        self._heard: list[Heard] = []
 
     async def next(self) -> Heard:
         async with asyncio.timeout(patience(10)):
-            while not self._heard:
-                self._heard = self.parser.feed(await anext(self._pieces))
-        return self._heard.pop(0)
+            while not self.parser.unread:
+                self.parser.unread.extend(self.parser.feed(await anext(self._pieces)))
+        return self.parser.unread.popleft()
 
     async def until(self, name: str) -> list[Heard]:
         heard = [await self.next()]
@@ -82,5 +83,5 @@ async def following(
     async with api.stream("GET", "/v1/events", params=params, headers=headers, timeout=30) as response:
         assert response.status_code == 200
         stream = Stream(response, parser)
-        parser.feed(await anext(stream._pieces))
+        parser.unread.extend(parser.feed(await anext(stream._pieces)))
         yield stream

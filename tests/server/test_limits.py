@@ -63,6 +63,17 @@ def test_a_bucket_refills_with_time_up_to_one_burst() -> None:
     assert [bucket.consume(10_000.0) for _ in range(4)] == [True, True, True, False]
 
 
+@given(
+    now=st.floats(0.0, 1e8),
+    per_second=st.sampled_from([1e-6, 0.1, 1 / 3, 1.0, 100.0]),
+    burst=st.sampled_from([1, 2, 20, 1200]),
+)
+def test_a_bucket_holds_one_burst_at_any_time(now: float, per_second: float, burst: int) -> None:
+    bucket = full_bucket(per_second=per_second, burst=burst)
+    assert all(bucket.consume(now) for _ in range(burst))
+    assert not bucket.consume(now)
+
+
 def test_a_refused_amount_costs_no_token() -> None:
     bucket = full_bucket(per_second=1, burst=4)
     assert not bucket.consume(0.0, 5)

@@ -72,6 +72,10 @@ class Limits:
         return Rate.of(per_second=self.messages_per_minute / 60, burst=self.message_burst)
 
 
+_ROUNDING_TOKENS = 1e-3
+"""More than what the rounding of a clock's time amounts to in one burst."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """The rate of a token bucket.
@@ -92,7 +96,8 @@ class Rate:
     def consume(self, empty_until: float, now: float, amount: float) -> float | None:
         """Return the new `empty_until`, or None where there are not enough tokens; it begins as 0."""
         then = max(now, empty_until) + amount * self.seconds_per_token
-        return None if then - now > self.burst_seconds else then
+        rounding = self.seconds_per_token * _ROUNDING_TOKENS
+        return None if then - now > self.burst_seconds + rounding else then
 
     def consume_and_prepay(self, empty_until: float, now: float, amount: int) -> tuple[float, int] | None:
         """Return the new `empty_until` and how many prepaid tokens there are now.

@@ -17,8 +17,7 @@ needs:
 
 import array
 import asyncio
-import fcntl
-import termios
+import sys
 from http import HTTPStatus
 
 import httptools
@@ -29,6 +28,10 @@ from uvicorn.server import ServerState
 
 from gpu_agent.server.api.errors import problem_response
 from gpu_agent.server.log_limit import LogLimit, origin_of
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 MAX_CONNECTIONS = 320
 """Room for all clients that may follow the events, and 64 others."""
@@ -290,9 +293,13 @@ class ApiConnection(HttpToolsProtocol):
         self._await_reading(unread, checks)
 
     def _unread_bytes(self) -> int:
-        """How many bytes the client has not acknowledged: the kernel takes more only in large steps."""
+        """How many bytes the client has not acknowledged: the kernel takes more only in large steps.
+
+        Windows does not tell what the kernel holds: there a very slow client may be cut off.
+        """
         in_kernel = array.array("i", [0])
-        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        if sys.platform != "win32":
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
         return self.transport.get_write_buffer_size() + in_kernel[0]
 
     def _become_idle(self) -> None:
