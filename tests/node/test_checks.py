@@ -52,6 +52,12 @@ class Machine:
     def why(self, name: str, scope: str = "node") -> str:
         return next((one.detail for one in self.checks.states if (one.name, one.scope) == (name, scope)), "")
 
+    async def check_again(self) -> None:
+        """Request all checks, and wait for the hook, which is the last of them."""
+        before = [one for one in self.checks.states if one.name == "hook"]
+        self.checks.request()
+        await self.until(lambda: [one for one in self.checks.states if one.name == "hook"] != before)
+
     async def until(self, true: Callable[[], object]) -> None:
         async with asyncio.timeout(patience(20)):
             while not true():
@@ -92,8 +98,8 @@ async def test_the_first_reading_is_checked_and_memory_is_copied_on_request_alon
     async with checking(tmp_path, monkeypatch, gpu_count=2, gpu_model="h100") as machine:
         assert machine.checks.results == ()
         machine.checks.observe(report(gpu(0), gpu(1)))
-        await machine.until(lambda: machine.result("gpu_count"))
-        assert machine.result("gpu_model", "GPU-1")
+        assert machine.result("gpu_count")
+        await machine.until(lambda: machine.result("gpu_model", "GPU-1"))
         assert machine.result("recovery_action", "GPU-0")
         assert machine.result("memory_bandwidth", "GPU-0") is None
         assert "runs on request" in machine.why("memory_bandwidth", "GPU-0")
@@ -133,7 +139,7 @@ async def test_while_a_job_is_in_flight_no_gpu_is_checked_and_no_hook_runs(
     async with checking(tmp_path, monkeypatch, hook=("touch", str(ran)), gpu_count=1) as machine:
         machine.jobs.append("job-1")
         machine.checks.observe(report(gpu(0)))
-        await machine.until(lambda: machine.result("gpu_count"))
+        await machine.until(lambda: machine.why("hook"))
         assert {one.name for one in machine.checks.results} == {"gpu_count"}
         assert machine.why("hook") == "waits: 1 jobs are in flight on this machine"
         assert not ran.exists()
@@ -246,6 +252,81 @@ async def test_what_is_reported_fits_a_heartbeat_and_failed_checks_come_first(
         assert sum(len(one.model_dump_json()) for one in results) <= CHECKS_ROOM_BYTES
         assert (results[0].scope, results[0].ok) == (many[-1].uuid, False)
         assert len(results) > 50
+
+
+async def test_the_gpus_are_counted_in_each_reading_whatever_the_hook_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with checking(tmp_path, monkeypatch, gpu_count=2, hook=("true",)) as machine:
+        found = []
+        for gpus in ([gpu(0), gpu(1)], [gpu(0, processes=BUSY)], [gpu(0), gpu(1)]):
+            machine.checks.observe(report(*gpus))
+            found.append(machine.why("gpu_count"))
+            await machine.until(lambda: machine.result("hook"))
+        assert found == ["2 GPUs, as expected", "1 GPUs, expected 2", "2 GPUs, as expected"]
+
+
+async def test_gpus_that_are_not_offered_are_neither_counted_nor_checked_and_keep_no_hook_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphics = gpu(1, name="Intel UHD", vendor="intel", offered=False, processes=BUSY)
+    async with checking(tmp_path, monkeypatch, gpu_count=1, gpu_model="H100", hook=("true",)) as machine:
+        machine.checks.observe(report(gpu(0), graphics))
+        await machine.until(lambda: machine.result("hook"))
+        assert machine.result("gpu_count")
+        assert {one.scope for one in machine.checks.states} == {"node", "GPU-0"}
+
+
+async def test_the_hook_that_waits_names_the_gpu_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with checking(tmp_path, monkeypatch, hook=("true",)) as machine:
+        machine.checks.observe(report(gpu(0), gpu(1, processes=BUSY)))
+        await machine.until(lambda: machine.why("hook"))
+        assert machine.why("hook") == "waits: GPU 1 is in use: 1 process uses it"
+
+
+async def test_a_gpu_that_sleeps_keeps_no_hook_waiting_is_woken_on_request_and_checked_once_awake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"asleep": True, "processes": None, "recovery_action": None}
+    async with checking(tmp_path, monkeypatch, gpu_model="H100", hook=("true",)) as machine:
+        machine.checks.observe(report(gpu(0, **parts)))
+        await machine.until(lambda: machine.result("hook"))
+        assert machine.result("gpu_model", "GPU-0")
+        assert machine.result("memory_bandwidth", "GPU-0") is None
+        await machine.check_again()
+        assert machine.result("memory_bandwidth", "GPU-0")
+        assert machine.why("recovery_action", "GPU-0") == "does not apply while the GPU sleeps"
+        machine.checks.observe(report(gpu(0, recovery_action="recovery_reset")))
+        assert machine.result("recovery_action", "GPU-0") is False
+        machine.checks.observe(report(gpu(0, **parts)))
+        await machine.check_again()
+        assert machine.result("recovery_action", "GPU-0") is False
+
+
+async def test_a_request_has_memory_copied_once_and_a_result_of_it_is_repeated_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = (HealthReason(code="xid_48", detail="a double bit error"),)
+    async with checking(tmp_path, monkeypatch) as machine:
+        machine.checks.observe(report(gpu(0)))
+        await machine.until(lambda: machine.why("memory_bandwidth", "GPU-0"))
+        machine.checks.request()
+        await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
+        machine.checks.observe(report(gpu(0), gpu(1)))
+        await machine.until(lambda: "runs on request" in machine.why("memory_bandwidth", "GPU-1"))
+        for health, reasons in ((Health.LOST, fault), (Health.OK, ())):
+            machine.checks.observe(
+                report(gpu(0, health=health, reasons=reasons), gpu(1, health=health, reasons=reasons))
+            )
+        assert "to be repeated" in machine.why("memory_bandwidth", "GPU-0")
+        await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
+        await machine.until(lambda: machine.result("recovery_action", "GPU-1"))
+        assert machine.result("memory_bandwidth", "GPU-1") is None
+        machine.checks.apply(Expected(gpu_model="H100"))
+        await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
+        assert machine.result("memory_bandwidth", "GPU-1") is None
 
 
 def _no_child(*_: object) -> object:

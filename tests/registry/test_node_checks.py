@@ -7,6 +7,7 @@ import pytest
 from gpu_agent.registry.actions import Effect, Send, SendStatus
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.job import Claim
+from gpu_agent.registry.node_checks import judge
 from gpu_agent.registry.settings import Admission
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeCheck, NodeControl
@@ -59,10 +60,11 @@ def test_s02_the_warm_up_timeout_names_the_check_that_is_missing() -> None:
     done = registry.heartbeats(31, checks=(check("gpu_count"),))
     record = registry.node()
     assert (record.status, record.reason_code) == ("degraded", "warmup_timeout")
-    assert "hook: no result yet" in record.reason
+    words = "no result yet: `gpu-agent status` on the node says what it waits for"
+    assert f"hook: {words}, and without `hook` in [checks] there it never runs" in record.reason
     assert "gpu_count" not in record.reason
     (sent,) = [one for one in of(SendStatus, done) if not one.periodic]
-    assert "hook (no result yet)" in (sent.clears_when or "")
+    assert f"hook ({words}" in (sent.clears_when or "")
     assert statuses(registry.heartbeats(1, checks=(check("gpu_count"), check("hook")))) == ["ready"]
     assert registry.node().reason_code == "recovered"
 
@@ -171,6 +173,35 @@ def test_a_check_of_gpus_is_missing_while_one_is_free_and_not_while_all_are_in_u
     busy.register()
     busy.heartbeats(3, gpus=figures(processes=1), checks=())
     assert busy.node().status == "ready"
+
+
+def described(registry: Registry, name: str) -> str:
+    (one,) = [one for one in judge(registry.node(), registry.thresholds) if one.name == name]
+    return one.detail
+
+
+def test_a_missing_check_of_gpus_that_are_all_unusable_does_not_say_that_they_are_in_use() -> None:
+    registry = requiring("memory_bandwidth")
+    registry.register()
+    registry.heartbeats(1, gpus=figures(processes=1), checks=())
+    assert described(registry, "memory_bandwidth") == "no result yet: its GPUs are in use"
+    registry.heartbeats(1, gpus=figures(health="lost"), checks=())
+    assert described(registry, "memory_bandwidth") == "no result yet: none of its GPUs is usable"
+
+
+@pytest.mark.parametrize(
+    ("ok", "words"), [(True, "passed on 1 of 1 GPUs"), (False, "failed on 1 of 1 GPUs: GPU-0: x4 of x16")]
+)
+def test_a_gpu_with_mig_devices_counts_as_one(*, ok: bool, words: str) -> None:
+    whole = GpuDeclaration(name="H100", memory_gb=80, uuid="GPU-0")
+    devices = [
+        GpuDeclaration(name="H100 MIG 1g.10gb", memory_gb=10, uuid=f"MIG-{number}", parent_uuid="GPU-0")
+        for number in range(7)
+    ]
+    registry = requiring("pcie_link")
+    registry.register(hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=(whole, *devices)))
+    registry.heartbeats(1, gpus=None, checks=(check("pcie_link", "GPU-0", ok=ok, detail="x4 of x16"),))
+    assert described(registry, "pcie_link") == words
 
 
 def test_a_missing_check_degrades_no_node_that_is_ready() -> None:

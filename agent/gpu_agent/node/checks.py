@@ -1,13 +1,15 @@
 """When the agent runs its admission checks, and what it reports of them (§4).
 
 They run once the GPUs have been read for the first time, on a GPU that is new or whose fault has cleared, and
-all of them on request. Memory is copied only once that was requested, or where the owner states a least
-bandwidth. A result stays until the next one of the same check; each registration is followed by all of them.
+all of them on request. Memory is copied on a GPU where the owner states a least bandwidth, once for each
+request, and where an earlier result of the copies must be repeated. The GPUs are counted in every reading.
+A result stays until the next one of the same check; each registration is followed by all of them.
 
 A check runs only where nothing else does. The protocol does not tell a node which of its GPUs are claimed.
 So a GPU counts as in use while a process computes on it, and every GPU does while a worker on this machine
 has announced a job, or the registry counts a job in flight on this node. What could not run is run once that
-ends. One check runs at a time.
+ends. One check runs at a time. A GPU that sleeps is free: the copies wake it, and nothing else does. What the
+driver did not say of it is checked once it is awake.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.probe.checks.judgement import Expected, Result, judge_count
+from gpu_agent.probe.checks.judgement import ASLEEP, Expected, Result, judge_count, judge_reading
 from gpu_agent.probe.checks.machine import (
     RunChild,
     check_gpu,
@@ -26,6 +28,7 @@ from gpu_agent.probe.checks.machine import (
     run_hook,
     simulated_child,
     whole_gpus,
+    why_no_hook,
     why_not_checked,
 )
 from gpu_agent.probe.checks.process import CheckProcesses
@@ -38,6 +41,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 from gpu_agent.wire.messages import MAX_CHECK_DETAIL, MAX_CHECKS, NodeCheck
 
 HOOK = "hook"
+COPIES = "memory_bandwidth"
 _LOG = Logger("node.checks")
 
 Key = tuple[str, str]
@@ -79,9 +83,12 @@ class Checks:
         self._report: GpuReport | None = None
         self._health: dict[str, Health] = {}
         self._due: set[str] = set()
-        """The GPUs that must be checked, and `NODE_SCOPE` for the node itself."""
-        self._copies = False
-        """Whether memory is copied even without a least bandwidth: that was requested."""
+        """The GPUs that must be checked, and `NODE_SCOPE` for the hook."""
+        self._due_copies: set[str] = set()
+        """The GPUs among them on which memory is copied even without a least bandwidth."""
+        self._asleep: set[str] = set()
+        """The GPUs that slept when they were checked: what is lacking is checked once they are awake."""
+        self._reported: tuple[NodeCheck, ...] = ()
         self._wake = asyncio.Event()
         self._stop = threading.Event()
 
@@ -97,18 +104,25 @@ class Checks:
         done.sort(key=lambda state: (state.ok, state.scope != NODE_SCOPE))
         return tuple(_fitting(done))
 
+    @property
+    def _results(self) -> set[Key]:
+        return {key for key, state in self._states.items() if state.ok is not None}
+
     def apply(self, expected: Expected) -> None:
         """Expect something else from now on, and check it."""
         if expected != self._expected:
             self._expected = expected
+            self._due_copies |= {uuid for name, uuid in self._results if name == COPIES}
             self._states.clear()
             self.request(copies=False)
 
     def request(self, *, copies: bool = True) -> None:
         """Run all checks again, once nothing is in their way."""
-        self._copies = self._copies or copies
-        gpus = () if self._report is None else whole_gpus(self._report)
-        self._due |= {NODE_SCOPE, *(gpu.uuid for gpu in gpus)}
+        gpus = set() if self._report is None else {gpu.uuid for gpu in whole_gpus(self._report)}
+        self._due |= {NODE_SCOPE, *gpus}
+        if copies:
+            self._due_copies |= gpus
+        self._count(again=True)
         self._wake.set()
 
     def observe(self, report: GpuReport) -> None:
@@ -118,15 +132,22 @@ class Checks:
         first, self._report = self._report is None, report
         if first:
             self._due.add(NODE_SCOPE)
-        gpus = {gpu.uuid: gpu for gpu in report.gpus if gpu.parent_uuid is None}
+        self._count()
+        gpus = {gpu.uuid: gpu for gpu in whole_gpus(report)}
         for uuid, gpu in gpus.items():
             before = self._health.get(uuid)
             if before is None or (before is not Health.OK and gpu.health is Health.OK):
                 self._due.add(uuid)
+                if (COPIES, uuid) in self._results:
+                    self._due_copies.add(uuid)
                 if before is not None and self._why_not(gpu) is None:
                     self._repeat(uuid)
+            elif uuid in self._asleep and not gpu.asleep:
+                self._check_awake(gpu)
         self._health = {uuid: gpu.health for uuid, gpu in gpus.items()}
         self._due &= {NODE_SCOPE, *gpus}
+        self._due_copies &= self._due
+        self._asleep &= gpus.keys()
         self._states = {key: one for key, one in self._states.items() if key[1] in {NODE_SCOPE, *gpus}}
         if self._due:
             self._wake.set()
@@ -138,7 +159,7 @@ class Checks:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._check_gpus()
-                await self._check_node()
+                await self._run_hook()
         finally:
             self._stop.set()
 
@@ -147,13 +168,17 @@ class Checks:
 
         A node may become ready by the first results of a check (§4), so none is reported before the others.
         """
-        before, found = self.results, dict[str, list[Result]]()
+        found = dict[str, list[Result]]()
         for uuid in sorted(self._due - {NODE_SCOPE}):
             gpu = self._find(uuid)
             if gpu is None or not self._may_check(gpu):
                 continue
+            wanted = uuid in self._due_copies or self._expected.min_bandwidth_gb_s is not None
             self._due.discard(uuid)
-            wanted = self._copies or self._expected.min_bandwidth_gb_s is not None
+            self._due_copies.discard(uuid)
+            self._asleep.discard(uuid)
+            if gpu.asleep:
+                self._asleep.add(uuid)
             run = partial(
                 check_gpu,
                 gpu,
@@ -171,16 +196,13 @@ class Checks:
                 del self._states[key]
             for one in results:
                 self._put(one)
-        if self.results != before:
-            await self._changed()
+        await self._report_changes()
 
-    async def _check_node(self) -> None:
-        """Count the GPUs and run the hook, where it is due."""
-        report, expected, before = self._report, self._expected, self.results
+    async def _run_hook(self) -> None:
+        """Run the hook, where it is due."""
+        report, expected = self._report, self._expected
         if report is None or NODE_SCOPE not in self._due:
             return
-        for one in judge_count(report, expected):
-            self._put(one)
         why = self._why_no_hook(report)
         if why is None:
             self._due.discard(NODE_SCOPE)
@@ -189,29 +211,50 @@ class Checks:
         elif expected.hook:
             run = partial(run_hook, self._processes, expected, self._stop)
             self._put(await in_thread("check-hook", run, deadline_seconds=None))
-        if self.results != before:
+        await self._report_changes()
+
+    async def _report_changes(self) -> None:
+        if self.results != self._reported:
+            self._reported = self.results
             await self._changed()
+
+    def _count(self, *, again: bool = False) -> None:
+        """Count the GPUs; what is as before keeps its time, unless it was requested `again`."""
+        for one in () if self._report is None else judge_count(self._report, self._expected):
+            known = self._states.get((one.name, one.scope))
+            if again or known is None or known.detail != one.detail:
+                self._put(one)
 
     def _may_check(self, gpu: Gpu) -> bool:
         why = self._why_not(gpu)
         if why is None and (pid := self._processes.left_behind_pid) is not None:
             why = f"an earlier check, process {pid}, was asked to end and has not"
         if why is not None:
-            self._note("memory_bandwidth", gpu.uuid, why)
+            self._note(COPIES, gpu.uuid, why)
         return why is None
 
     def _why_not(self, gpu: Gpu) -> str | None:
         if self._report is None:
             return "it was not read yet"
-        count = self._jobs_in_flight()
-        if count:
-            return f"{count} jobs are in flight on this machine"
-        return why_not_checked(gpu, self._report)
+        return self._jobs_in_words() or why_not_checked(gpu, self._report)
 
     def _why_no_hook(self, report: GpuReport) -> str | None:
         if not self._expected.hook or self._expected.hook_while_in_use:
             return None
-        return next((why for gpu in whole_gpus(report) if (why := self._why_not(gpu)) is not None), None)
+        return self._jobs_in_words() or why_no_hook(report)
+
+    def _jobs_in_words(self) -> str | None:
+        count = self._jobs_in_flight()
+        return f"{count} jobs are in flight on this machine" if count else None
+
+    def _check_awake(self, gpu: Gpu) -> None:
+        """Check what could not be read while a GPU slept, but no link again that was read under load."""
+        self._asleep.discard(gpu.uuid)
+        for one in judge_reading(gpu, self._expected):
+            self._put(one)
+        link = self._states.get(("pcie_link", gpu.uuid))
+        if link is not None and (link.ok is None or link.detail == ASLEEP):
+            self._due.add(gpu.uuid)
 
     def _find(self, uuid: str) -> Gpu | None:
         gpus = () if self._report is None else whole_gpus(self._report)
@@ -230,8 +273,10 @@ class Checks:
                 self._states[key] = replace(state, ok=False, detail=detail)
 
     def _put(self, one: Result) -> None:
-        """Take a result in, and log it where it differs from the last one."""
+        """Take a result in, and log it where it differs; where there is none, the last one stays."""
         before = self._states.get((one.name, one.scope))
+        if (one.ok is None or one.detail == ASLEEP) and (one.name, one.scope) in self._results:
+            return
         state = CheckState(
             name=one.name,
             scope=one.scope,

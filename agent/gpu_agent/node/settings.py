@@ -172,7 +172,8 @@ class ChecksSettings(BaseModel):
         Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None,
         Setting(
             "the least speed at which memory must be copied to each GPU and back. With it memory is copied "
-            "whenever checks run; without it only on request, and the speed is only reported",
+            "whenever checks run. Without it the speed is only reported, and memory is copied on a GPU once "
+            "for each request, and where an earlier result of the copies must be repeated",
             kind="GB/s",
             example="20",
         ),

@@ -20,6 +20,9 @@ CHECK = "check"
 """The command by which a node is asked to run its checks (§3.6)."""
 
 NO_RESULT = "no result yet"
+NEXT_STEP = "`gpu-agent status` on the node says what it waits for"
+_OF_A_SETTING = ("gpu_count", "hook", "gpu_model")
+"""These checks run only where `[checks]` of the node's agent has a setting of that name."""
 
 
 def write(record: NodeRecord, checks: tuple[NodeCheck, ...], thresholds: Thresholds) -> None:
@@ -65,7 +68,8 @@ def judge(record: NodeRecord, thresholds: Thresholds) -> Iterator[Check]:
         if name in failed:
             yield Check(name=name, ok=False, detail=clip_quote(failed[name].detail) or "failed")
         elif name in lacking:
-            yield Check(name=name, ok=False, detail=NO_RESULT)
+            unset = f", and without `{name}` in [checks] there it never runs" if name in _OF_A_SETTING else ""
+            yield Check(name=name, ok=False, detail=f"{NO_RESULT}: {NEXT_STEP}{unset}")
         else:
             yield Check(name=name, ok=True, detail=_passed(record, checks.listed, name))
 
@@ -73,15 +77,17 @@ def judge(record: NodeRecord, thresholds: Thresholds) -> Iterator[Check]:
 def _passed(record: NodeRecord, listed_checks: Sequence[NodeCheck], name: str) -> str:
     """Say how a check stands that keeps no node from being ready: a failed one of some GPUs does not."""
     results = [one for one in listed_checks if one.name == name]
+    whole = sum(gpu.parent_uuid is None for gpu in record.gpus.values())
     failed = [one for one in results if not one.ok]
     if failed:
         named = listed((f"{one.scope}: {one.detail}" for one in failed), in_order=True)
-        return clip_sentence(f"failed on {len(failed)} of {len(record.gpus)} GPUs: {named}")
+        return clip_sentence(f"failed on {len(failed)} of {whole} GPUs: {named}")
     if not results:
-        return f"{NO_RESULT}: its GPUs are in use"
+        is_sound = any(not gpu.is_parent and gpu.is_sound for gpu in record.gpus.values())
+        return f"{NO_RESULT}: {'its GPUs are in use' if is_sound else 'none of its GPUs is usable'}"
     if results[0].scope == NODE_SCOPE:
         return clip_quote(results[0].detail) or "passed"
-    return f"passed on {len(results)} of {len(record.gpus)} GPUs"
+    return f"passed on {len(results)} of {whole} GPUs"
 
 
 def changes(record: NodeRecord, before: ReportedChecks | None) -> dict[str, object] | None:

@@ -81,7 +81,7 @@ def test_a_gpu_in_use_is_not_touched_and_neither_is_the_machine_by_the_hook(
     assert main(["check", "--json"]) == 0
     not_run = {one["name"]: one["detail"] for one in document(capsys)["checks"] if one["ok"] is None}
     assert not_run["memory_bandwidth"] == "the GPU is not checked: 1 process uses it"
-    assert not_run["hook"] == "a GPU is in use: 1 process uses it"
+    assert not_run["hook"] == "GPU 0 is in use: 1 process uses it"
     assert not ran.exists()
 
 

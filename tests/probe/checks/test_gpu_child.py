@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gpu_agent.probe.checks.judgement import Expected, Result, judge_child
 from gpu_agent.probe.checks.machine import check_gpu, real_child
 from gpu_agent.probe.checks.process import CheckProcesses, Ended
+from gpu_agent.probe.nvml.errors import NOT_SUPPORTED
 from gpu_agent.wire.inventory import Gpu, Health, HealthReason
 from tests.cuda_fake.control import FakeCuda
 from tests.waiting import patience
@@ -114,17 +116,20 @@ def test_a_library_that_ends_its_process_fails_that_gpu_alone(
     machine: Machine, line: str, words: str
 ) -> None:
     machine.cuda.state(line.replace("*", "GPU-1"))
-    result = machine.check()["memory_bandwidth"]
+    results = machine.check()
+    link, result = results["pcie_link"], results["memory_bandwidth"]
     assert result.ok is False
     assert words in result.detail
+    assert (link.ok, link.detail) == (result.ok, result.detail)
     other = Gpu(uuid="GPU-2", name="NVIDIA H100", index=1, memory_mb=81920, processes=())
     assert machine.check(other)["memory_bandwidth"].ok
 
 
 def test_a_process_that_is_killed_for_want_of_memory_says_nothing_about_the_gpu() -> None:
     killed = Ended(returncode=-9, output="")
-    (result,) = judge_child(GPU, killed, Expected())
-    assert (result.ok, "signal 9" in result.detail) == (None, True)
+    results = list(judge_child(GPU, killed, Expected()))
+    assert [one.name for one in results] == ["pcie_link", "memory_bandwidth"]
+    assert all((one.ok, "signal 9" in one.detail) == (None, True) for one in results)
 
 
 def test_a_call_that_hangs_fails_the_check_is_left_behind_and_keeps_others_from_starting(
@@ -132,7 +137,9 @@ def test_a_call_that_hangs_fails_the_check_is_left_behind_and_keeps_others_from_
 ) -> None:
     machine.cuda.state("hang cuInit GPU-1")
     began = time.monotonic()
-    result = machine.check(seconds=0.5)["memory_bandwidth"]
+    first = machine.check(seconds=0.5)
+    result = first["memory_bandwidth"]
+    assert (first["pcie_link"].ok, first["pcie_link"].detail) == (result.ok, result.detail)
     assert time.monotonic() - began < patience(10)
     assert result.ok is False
     assert "no end within 0.5 s" in result.detail
@@ -167,11 +174,54 @@ def test_a_narrow_link_fails_and_a_slow_one_fails_only_under_load(machine: Machi
     assert machine.check(pcie_width=8)["pcie_link"].ok
 
 
-def test_a_gpu_that_the_kernel_says_nothing_of_has_no_result_for_its_link(machine: Machine) -> None:
+def test_the_check_of_a_link_passes_where_the_kernel_knows_none_and_the_owner_expects_none(
+    machine: Machine,
+) -> None:
     unknown = Gpu(uuid="GPU-9", name="NVIDIA H100", index=0, pci_bus_id="00000000:FF:00.0", processes=())
-    assert machine.check(unknown)["pcie_link"].ok is None
     nameless = Gpu(uuid="GPU-9", name="NVIDIA H100", index=0, pci_bus_id="../../etc", processes=())
-    assert machine.check(nameless)["pcie_link"].ok is None
+    for gpu in (unknown, nameless):
+        result = machine.check(gpu)["pcie_link"]
+        assert (result.ok, result.detail.startswith("does not apply: ")) == (True, True)
+        assert machine.check(gpu, pcie_width=16)["pcie_link"].ok is None
+    machine.link(width="0")
+    assert machine.check()["pcie_link"].ok is None
+
+
+@pytest.mark.parametrize(
+    "why", ["not supported by this GPU and driver", "the installed driver is too old to say"]
+)
+def test_a_reading_that_the_driver_never_gives_passes_and_one_that_failed_has_no_result(
+    machine: Machine, why: str
+) -> None:
+    fields = ("recovery_action", "compute_mode", "fabric_faults")
+    results = machine.check(replace(GPU, unknowns=dict.fromkeys(fields, why)), copies=False)
+    for name in ("recovery_action", "compute_mode", "fabric"):
+        assert (results[name].ok, results[name].detail) == (True, f"does not apply: {why}")
+    late = machine.check(replace(GPU, unknowns=dict.fromkeys(fields, "NVML answered: Timeout")), copies=False)
+    for name in ("recovery_action", "compute_mode", "fabric"):
+        assert (late[name].ok, late[name].detail) == (None, "NVML answered: Timeout")
+
+
+def test_checks_of_what_nvidias_driver_says_do_not_apply_to_other_gpus(machine: Machine) -> None:
+    amd = replace(GPU, name="Instinct", vendor="amd", unknowns={"compute_mode": "a mode of NVIDIA's"})
+    results = machine.check(amd)
+    assert results["compute_mode"].detail == "does not apply: a mode of NVIDIA's"
+    assert all(one.ok for one in results.values())
+
+
+def test_a_gpu_that_sleeps_is_woken_by_the_copies_alone(machine: Machine) -> None:
+    asleep = replace(GPU, asleep=True, processes=None)
+    machine.cuda.state("error cuInit * 999")
+    results = machine.check(asleep, copies=False)
+    for name in ("pcie_link", "memory_bandwidth"):
+        assert (results[name].ok, results[name].detail) == (None, "the GPU sleeps, and not requested")
+    assert machine.check(asleep)["memory_bandwidth"].ok is False
+    machine.cuda.state()
+    results = machine.check(asleep)
+    assert (results["pcie_link"].ok, results["memory_bandwidth"].ok) == (True, True)
+    assert results["recovery_action"].detail == "does not apply while the GPU sleeps"
+    amd = machine.check(replace(asleep, vendor="amd"))
+    assert {one.detail for one in amd.values()} == {"does not apply while the GPU sleeps"}
 
 
 def test_a_lost_gpu_fails_without_a_process_and_its_fault_is_named(machine: Machine) -> None:
@@ -184,25 +234,30 @@ def test_a_lost_gpu_fails_without_a_process_and_its_fault_is_named(machine: Mach
         reasons=(HealthReason(code="xid_79", detail="it fell off the bus"),),
     )
     results = machine.check(lost)
-    assert list(results) == ["memory_bandwidth"]
-    assert (results["memory_bandwidth"].ok, results["memory_bandwidth"].detail) == (
-        False,
-        "the GPU is lost: xid_79",
-    )
+    for name in ("pcie_link", "memory_bandwidth"):
+        assert (results[name].ok, results[name].detail) == (False, "the GPU is lost: xid_79")
 
 
 @pytest.mark.parametrize(
-    ("gpu", "why"),
+    ("gpu", "ok", "why"),
     [
-        (Gpu(uuid="GPU-1", name="Instinct", vendor="amd", processes=()), "only GPUs of NVIDIA"),
-        (Gpu(uuid="GPU-1", name="H100", mig_enabled=True, processes=()), "its MIG devices"),
-        (Gpu(uuid="GPU-1", name="H100", processes=None), "it is not known"),
+        (
+            Gpu(uuid="GPU-1", name="Instinct", vendor="amd", processes=()),
+            True,
+            "does not apply: only GPUs of",
+        ),
+        (Gpu(uuid="GPU-1", name="H100", mig_enabled=True, processes=()), True, "does not apply: its MIG dev"),
+        (Gpu(uuid="GPU-1", name="H100", processes=None), None, "it is not known"),
+        (
+            Gpu(uuid="GPU-1", name="H100", processes=None, unknowns={"processes": NOT_SUPPORTED}),
+            True,
+            "does not apply: the driver does not list its processes",
+        ),
     ],
 )
 def test_memory_is_not_copied_where_that_says_nothing_or_could_disturb(
-    machine: Machine, gpu: Gpu, why: str
+    machine: Machine, gpu: Gpu, *, ok: bool | None, why: str
 ) -> None:
     machine.cuda.state("error cuInit * 999")
     result = machine.check(gpu)["memory_bandwidth"]
-    assert result.ok is None
-    assert why in result.detail
+    assert (result.ok, result.detail.startswith(why)) == (ok, True)

@@ -23,6 +23,7 @@ from gpu_agent.probe.checks.machine import (
     run_hook,
     simulated_child,
     whole_gpus,
+    why_no_hook,
     why_not_checked,
 )
 from gpu_agent.probe.checks.process import CheckProcesses
@@ -38,7 +39,7 @@ from gpu_agent.wire.probe_document import Document, json_schema
 DESCRIPTION = """\
 Run all admission checks of this machine now, and print a line for each: OK, FAIL, or SKIP with what
 kept it from running. It needs no agent and no registry. Memory is copied on every GPU that no process
-uses; what is expected comes from [checks] of the agent's settings."""
+uses, which wakes a GPU that sleeps; what is expected comes from [checks] of the agent's settings."""
 
 SCHEMA: Literal["gpu-agent.check/1"] = "gpu-agent.check/1"
 _MARKS = {True: Piece("OK  ", "green"), False: Piece("FAIL", "bold red"), None: Piece("SKIP", "dim")}
@@ -141,17 +142,16 @@ def _run(
         if simulated
         else real_child(processes, seconds=expected.gpu_seconds, sys_dir=options.surroundings.sys_dir)
     )
-    in_use: dict[str, str] = {}
     for gpu in whole_gpus(report):
         why = why_not_checked(gpu, report)
         if why is None:
             yield from check_gpu(gpu, run=run, expected=expected, why_no_copies=None, stop=stop)
         else:
-            in_use[gpu.uuid] = why
             yield _skipped("memory_bandwidth", gpu, why)
     yield from judge_count(report, expected)
-    if expected.hook and in_use and not expected.hook_while_in_use:
-        yield Result(name="hook", ok=None, detail=f"a GPU is in use: {next(iter(in_use.values()))}")
+    why = why_no_hook(report)
+    if expected.hook and why is not None and not expected.hook_while_in_use:
+        yield Result(name="hook", ok=None, detail=why)
     elif expected.hook:
         yield run_hook(processes, expected, stop)
 

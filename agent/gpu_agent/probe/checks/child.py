@@ -7,9 +7,9 @@ one argument, a JSON object, and prints one:
         {"link": {"width": 16, "max_width": 16, "speed": 32.0, "max_speed": 32.0, "under_load": true},
          "copies": {"to_gb_s": 54.1, "from_gb_s": 53.2}}
 
-A link lowers its speed while nothing is sent, so it is read while the copies go on, and before and after them
-its speed says nothing. Where there are no copies, `copies` is `{"not_run": "…"}`; copies that failed are
-`{"problem": "…"}`.
+A link lowers its speed while nothing is sent, so it is read between two of the copies, directly after one has
+ended: the link has not slowed down yet. Before the first copy and after the last one its speed says nothing.
+Where there are no copies, `copies` is `{"not_run": "…"}`; copies that failed are `{"problem": "…"}`.
 """
 
 import json

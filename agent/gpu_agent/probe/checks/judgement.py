@@ -1,7 +1,9 @@
 """What each admission check expects, and what its result is: passed, failed, or why it could not be run.
 
 A check without a result is no failed one: where there is no libcuda, nothing is known of the memory's
-bandwidth. The agent reports results alone; `gpu-agent check` and `status` also show what was not run.
+bandwidth. The agent reports results alone; `gpu-agent check` and `status` also show what was not run. A check
+that can never have a result on this machine passes, and its detail begins with "does not apply": a registry
+that requires it would wait for ever.
 
 To add a check: its name in `wire.codes`, among those of the node or of each GPU, which lets `[admission]`
 name it; here what it expects (`Expected`) and its judgement; for an expectation of the owner's a field of
@@ -14,9 +16,14 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from gpu_agent.probe.checks.process import Ended, Unfinished
+from gpu_agent.probe.nvml.errors import NOT_SUPPORTED, TOO_OLD
 from gpu_agent.records import dataclass
 from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.inventory import Gpu, GpuReport
+
+DOES_NOT_APPLY = "does not apply"
+ASLEEP = f"{DOES_NOT_APPLY} while the GPU sleeps"
+"""Passes until the GPU is awake, and takes the place of no earlier result."""
 
 _NO_RECOVERY = "none"
 _PROHIBITED = "prohibited"
@@ -60,10 +67,10 @@ class Result:
 
 
 def judge_count(report: GpuReport, expected: Expected) -> Iterator[Result]:
-    """Judge how many GPUs there are, MIG devices not counted."""
+    """Judge how many GPUs are offered, MIG devices not counted."""
     if expected.gpu_count is None:
         return
-    found = sum(gpu.parent_uuid is None for gpu in report.gpus)
+    found = sum(gpu.parent_uuid is None for gpu in report.offered)
     detail = (
         f"{found} GPUs, as expected"
         if found == expected.gpu_count
@@ -82,13 +89,19 @@ def judge_reading(gpu: Gpu, expected: Expected) -> Iterator[Result]:
         ok = gpu.recovery_action == _NO_RECOVERY
         detail = "the driver asks for none" if ok else f"the driver asks for it: {gpu.recovery_action}"
         yield Result(name="recovery_action", scope=gpu.uuid, ok=ok, detail=_short(detail))
+    else:
+        yield _judge_unread(gpu, "recovery_action", "recovery_action")
     if gpu.compute_mode is not None:
         ok = gpu.compute_mode != _PROHIBITED
         detail = gpu.compute_mode if ok else f"{gpu.compute_mode}: no program can use it"
         yield Result(name="compute_mode", scope=gpu.uuid, ok=ok, detail=_short(detail))
+    else:
+        yield _judge_unread(gpu, "compute_mode", "compute_mode")
     if gpu.fabric_faults is not None:
         detail = ", ".join(gpu.fabric_faults) or "all is well"
         yield Result(name="fabric", scope=gpu.uuid, ok=not gpu.fabric_faults, detail=_short(detail))
+    else:
+        yield _judge_unread(gpu, "fabric", "fabric_faults")
 
 
 def judge_child(gpu: Gpu, ended: Ended | Unfinished, expected: Expected) -> Iterator[Result]:
@@ -97,11 +110,21 @@ def judge_child(gpu: Gpu, ended: Ended | Unfinished, expected: Expected) -> Iter
     if answer is None:
         failed = ended.returncode != -_SIGKILL if isinstance(ended, Ended) else ended.hung
         why = _end_in_words(ended)
-        ok = False if failed else None
-        yield Result(name="memory_bandwidth", scope=gpu.uuid, ok=ok, detail=_short(why))
+        yield from same_of_both(gpu, ok=False if failed else None, detail=why)
         return
     yield _judge_link(gpu, _mapping(answer.get("link")), expected)
     yield _judge_copies(gpu, _mapping(answer.get("copies")), expected)
+
+
+def same_of_both(gpu: Gpu, *, ok: bool | None, detail: str) -> Iterator[Result]:
+    """Yield one result for both checks of the child: what ended it, or kept it from running, is of both."""
+    for name in ("pcie_link", "memory_bandwidth"):
+        yield Result(name=name, scope=gpu.uuid, ok=ok, detail=_short(detail))
+
+
+def will_never_be_read(gpu: Gpu, field: str) -> bool:
+    """Say whether a reading that a GPU lacks does not come as long as the driver stays the same."""
+    return gpu.vendor != "nvidia" or gpu.unknowns.get(field, NOT_SUPPORTED) in (NOT_SUPPORTED, TOO_OLD)
 
 
 def judge_hook(ended: Ended | Unfinished, expected: Expected) -> Result:
@@ -117,13 +140,26 @@ def judge_hook(ended: Ended | Unfinished, expected: Expected) -> Result:
     return Result(name="hook", ok=ok, detail=_short(how + detail))
 
 
+def _judge_unread(gpu: Gpu, name: str, field: str) -> Result:
+    """Judge a check whose reading is lacking."""
+    if gpu.asleep:
+        return Result(name=name, scope=gpu.uuid, ok=True, detail=ASLEEP)
+    why = gpu.unknowns.get(field, "it has no such reading")
+    if will_never_be_read(gpu, field):
+        return Result(name=name, scope=gpu.uuid, ok=True, detail=_short(f"{DOES_NOT_APPLY}: {why}"))
+    return Result(name=name, scope=gpu.uuid, ok=None, detail=_short(why))
+
+
 def _judge_link(gpu: Gpu, link: Mapping[str, object], expected: Expected) -> Result:
     width, speed = _number(link.get("width")), _number(link.get("speed"))
     wanted_width = expected.pcie_width or _number(link.get("max_width"))
     wanted_speed = expected.pcie_speed_gts or _number(link.get("max_speed"))
     if width is None or wanted_width is None:
         why = "the kernel does not say how wide the link is"
-        return Result(name="pcie_link", scope=gpu.uuid, ok=None, detail=why)
+        is_expected = expected.pcie_width is not None or expected.pcie_speed_gts is not None
+        if is_expected or _number(link.get("max_width")) is not None:
+            return Result(name="pcie_link", scope=gpu.uuid, ok=None, detail=why)
+        return Result(name="pcie_link", scope=gpu.uuid, ok=True, detail=f"{DOES_NOT_APPLY}: {why}")
     is_wide = width >= wanted_width
     found = f"x{width:g} of x{wanted_width:g}"
     if speed is None or wanted_speed is None:
@@ -141,6 +177,8 @@ def _judge_copies(gpu: Gpu, copies: Mapping[str, object], expected: Expected) ->
         problem = copies.get("problem")
         detail = str(problem or copies.get("not_run") or "no figures")
         ok = None if problem is None else False
+        if problem is None and detail.startswith(DOES_NOT_APPLY):
+            ok = True
         return Result(name="memory_bandwidth", scope=gpu.uuid, ok=ok, detail=_short(detail))
     least = expected.min_bandwidth_gb_s
     wanted = "" if least is None else f", at least {least:g} expected"

@@ -10,7 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpu_agent.probe.checks.judgement import Expected, Result, judge_child, judge_hook, judge_reading
+from gpu_agent.probe.checks.judgement import (
+    ASLEEP,
+    DOES_NOT_APPLY,
+    Expected,
+    Result,
+    judge_child,
+    judge_hook,
+    judge_reading,
+    same_of_both,
+    will_never_be_read,
+)
 from gpu_agent.probe.checks.process import CheckProcesses, Ended, Unfinished
 from gpu_agent.wire.inventory import Gpu, GpuReport
 
@@ -62,13 +72,21 @@ def simulated_child(gpu: Gpu, why_no_copies: str | None, _stop: threading.Event)
 def check_gpu(
     gpu: Gpu, *, run: RunChild, expected: Expected, why_no_copies: str | None, stop: threading.Event
 ) -> list[Result]:
-    """Check one GPU that is not in use."""
+    """Check one GPU that is not in use; one that sleeps is woken by the copies alone."""
     read = list(judge_reading(gpu, expected))
     if not gpu.health.usable:
         why = ", ".join(one.code for one in gpu.reasons)
         detail = f"the GPU is {gpu.health}: {why}"
-        return [*read, Result(name="memory_bandwidth", scope=gpu.uuid, ok=False, detail=detail)]
-    why_no_copies = why_no_copies or _why_no_copies(gpu)
+        return [*read, *same_of_both(gpu, ok=False, detail=detail)]
+    never = _why_never_copied(gpu)
+    if never is not None:
+        why_no_copies = f"{DOES_NOT_APPLY}: {never}"
+    elif gpu.processes is None and not gpu.asleep:
+        why_no_copies = why_no_copies or "it is not known whether a process uses it"
+    if gpu.asleep and never is not None:
+        return [*read, *same_of_both(gpu, ok=True, detail=ASLEEP)]
+    if gpu.asleep and why_no_copies is not None:
+        return [*read, *same_of_both(gpu, ok=None, detail=f"the GPU sleeps, and {why_no_copies}")]
     return [*read, *judge_child(gpu, run(gpu, why_no_copies, stop), expected)]
 
 
@@ -79,22 +97,31 @@ def run_hook(processes: CheckProcesses, expected: Expected, stop: threading.Even
 
 
 def whole_gpus(report: GpuReport) -> Iterator[Gpu]:
-    """Yield the GPUs that checks are made for: a MIG device is checked with its GPU."""
-    return (gpu for gpu in report.gpus if gpu.parent_uuid is None)
+    """Yield the GPUs that checks are made for: those offered; a MIG device is checked with its GPU."""
+    return (gpu for gpu in report.offered if gpu.parent_uuid is None)
 
 
 def why_not_checked(gpu: Gpu, report: GpuReport) -> str | None:
     """Say why a GPU must not be checked now, as far as a reading shows; None where it may be."""
     related = [one for one in report.gpus if gpu.uuid in (one.uuid, one.parent_uuid)]
     pids = {process.pid for one in related for process in one.processes or ()}
-    if pids:
-        return f"{len(pids)} process{'es use' if len(pids) > 1 else ' uses'} it"
-    return "it sleeps" if gpu.asleep else None
+    return f"{len(pids)} process{'es use' if len(pids) > 1 else ' uses'} it" if pids else None
 
 
-def _why_no_copies(gpu: Gpu) -> str | None:
+def why_no_hook(report: GpuReport) -> str | None:
+    """Name a GPU that keeps the hook from running, and say why; None where none does."""
+    for gpu in whole_gpus(report):
+        why = why_not_checked(gpu, report)
+        if why is not None:
+            return f"GPU {gpu.uuid if gpu.index is None else gpu.index} is in use: {why}"
+    return None
+
+
+def _why_never_copied(gpu: Gpu) -> str | None:
     if gpu.vendor != "nvidia":
         return "only GPUs of NVIDIA are measured"
     if gpu.mig_enabled:
         return "its MIG devices are not measured"
-    return "it is not known whether a process uses it" if gpu.processes is None else None
+    if gpu.processes is None and not gpu.asleep and "processes" in gpu.unknowns:
+        return "the driver does not list its processes" if will_never_be_read(gpu, "processes") else None
+    return None

@@ -16,6 +16,10 @@ Values = dict[str, object]
 
 LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
+NOT_SUPPORTED = "not supported by this GPU and driver"
+TOO_OLD = "the installed driver is too old to say"
+"""Why a value is not known as long as the driver stays the same, as `NOT_SUPPORTED` is."""
+
 _HIDING = ("void", "none", "")
 """Values of NVIDIA_VISIBLE_DEVICES that keep every GPU out of a container."""
 
@@ -50,8 +54,8 @@ class UnknownValueError(Exception):
 def unknown_reason(nvml: ModuleType, error: object) -> str:
     """Say why one value is not known."""
     known = {
-        nvml.NVML_ERROR_NOT_SUPPORTED: "not supported by this GPU and driver",
-        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the installed driver is too old to say",
+        nvml.NVML_ERROR_NOT_SUPPORTED: NOT_SUPPORTED,
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: TOO_OLD,
         nvml.NVML_ERROR_NO_PERMISSION: "the agent's user may not read it",
     }
     return known.get(getattr(error, "value", None)) or f"NVML answered: {error}"
