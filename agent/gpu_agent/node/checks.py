@@ -27,7 +27,6 @@ from gpu_agent.probe.checks.machine import (
     real_child,
     run_hook,
     simulated_child,
-    whole_gpus,
     why_no_hook,
     why_not_checked,
 )
@@ -118,7 +117,7 @@ class Checks:
 
     def request(self, *, copies: bool = True) -> None:
         """Run all checks again, once nothing is in their way."""
-        gpus = set() if self._report is None else {gpu.uuid for gpu in whole_gpus(self._report)}
+        gpus = set() if self._report is None else {gpu.uuid for gpu in self._report.checked}
         self._due |= {NODE_SCOPE, *gpus}
         if copies:
             self._due_copies |= gpus
@@ -133,7 +132,7 @@ class Checks:
         if first:
             self._due.add(NODE_SCOPE)
         self._count()
-        gpus = {gpu.uuid: gpu for gpu in whole_gpus(report)}
+        gpus = {gpu.uuid: gpu for gpu in report.checked}
         for uuid, gpu in gpus.items():
             before = self._health.get(uuid)
             if before is None or (before is not Health.OK and gpu.health is Health.OK):
@@ -257,7 +256,7 @@ class Checks:
             self._due.add(gpu.uuid)
 
     def _find(self, uuid: str) -> Gpu | None:
-        gpus = () if self._report is None else whole_gpus(self._report)
+        gpus = () if self._report is None else self._report.checked
         return next((gpu for gpu in gpus if gpu.uuid == uuid), None)
 
     def _child(self) -> RunChild:

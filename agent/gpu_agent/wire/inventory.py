@@ -157,6 +157,11 @@ class GpuReport:
         return tuple(gpu for gpu in self.gpus if gpu.offered)
 
     @property
+    def checked(self) -> tuple[Gpu, ...]:
+        """The GPUs that admission checks are made for: offered, and a MIG device is checked with its GPU."""
+        return tuple(gpu for gpu in self.offered if gpu.parent_uuid is None)
+
+    @property
     def usable(self) -> tuple[Gpu, ...]:
         """The GPUs that a job may use: offered, healthy enough, and not the parent of MIG devices."""
         parents = {gpu.parent_uuid for gpu in self.gpus if gpu.parent_uuid}

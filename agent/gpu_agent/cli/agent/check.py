@@ -22,7 +22,6 @@ from gpu_agent.probe.checks.machine import (
     real_child,
     run_hook,
     simulated_child,
-    whole_gpus,
     why_no_hook,
     why_not_checked,
 )
@@ -142,7 +141,7 @@ def _run(
         if simulated
         else real_child(processes, seconds=expected.gpu_seconds, sys_dir=options.surroundings.sys_dir)
     )
-    for gpu in whole_gpus(report):
+    for gpu in report.checked:
         why = why_not_checked(gpu, report)
         if why is None:
             yield from check_gpu(gpu, run=run, expected=expected, why_no_copies=None, stop=stop)

@@ -70,7 +70,7 @@ def judge_count(report: GpuReport, expected: Expected) -> Iterator[Result]:
     """Judge how many GPUs are offered, MIG devices not counted."""
     if expected.gpu_count is None:
         return
-    found = sum(gpu.parent_uuid is None for gpu in report.offered)
+    found = len(report.checked)
     detail = (
         f"{found} GPUs, as expected"
         if found == expected.gpu_count

@@ -7,7 +7,7 @@ fail where their schedule has a fault.
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from gpu_agent.probe.checks.judgement import (
@@ -96,11 +96,6 @@ def run_hook(processes: CheckProcesses, expected: Expected, stop: threading.Even
     return judge_hook(ended, expected)
 
 
-def whole_gpus(report: GpuReport) -> Iterator[Gpu]:
-    """Yield the GPUs that checks are made for: those offered; a MIG device is checked with its GPU."""
-    return (gpu for gpu in report.offered if gpu.parent_uuid is None)
-
-
 def why_not_checked(gpu: Gpu, report: GpuReport) -> str | None:
     """Say why a GPU must not be checked now, as far as a reading shows; None where it may be."""
     related = [one for one in report.gpus if gpu.uuid in (one.uuid, one.parent_uuid)]
@@ -110,7 +105,7 @@ def why_not_checked(gpu: Gpu, report: GpuReport) -> str | None:
 
 def why_no_hook(report: GpuReport) -> str | None:
     """Name a GPU that keeps the hook from running, and say why; None where none does."""
-    for gpu in whole_gpus(report):
+    for gpu in report.checked:
         why = why_not_checked(gpu, report)
         if why is not None:
             return f"GPU {gpu.uuid if gpu.index is None else gpu.index} is in use: {why}"
