@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from gpu_agent.registry import declaration as declared
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
 from tests.registry.harness import Registry, declaration, gpus, hardware, heartbeat, model, node_record
 
@@ -143,3 +145,25 @@ def test_r03_every_gpu_of_a_node_is_recorded() -> None:
     registry = Registry()
     registry.register(hardware=hardware(8))
     assert list(registry.node().gpus) == [gpu.uuid for gpu in gpus(8)]
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "漢", "😀"])
+def test_the_length_of_a_frame_changes_no_refusal_for_size(letter: str) -> None:
+    refused = 0
+    for kib in (40, 80, 120, 155, 165, 240, 320, 470, 490):
+        name = letter * (1000 // len(letter.encode()))
+        models = [{"model_id": name, "version": "1", "size_bytes": 1e15} for _ in range(kib)]
+        gpu = {"name": "A", "memory_gb": 1e15}
+        written = {
+            "type": "node_register",
+            "version": "1",
+            "hardware": {"cpu_cores": 1, "memory_gb": 1, "gpus": [gpu]},
+            "installed_models": models,
+        }
+        frame = json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode()
+        message = decode_from_node(frame)
+        assert isinstance(message, NodeRegister)
+        exact = declared.refusal_of(message, allow_simulated=False)
+        assert declared.refusal_of(message, allow_simulated=False, frame_bytes=len(frame)) == exact
+        refused += exact is not None
+    assert 0 < refused < 9

@@ -348,3 +348,42 @@ def test_what_is_none_is_not_written_unless_the_protocol_wants_null() -> None:
 def test_messages_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Sample().number = 3  # type: ignore[misc]  # that is what must not work
+
+
+NAMES = st.text(max_size=8)
+NUMBERS = st.integers(0, 2**53) | st.floats(0, 2**52)
+GPUS = st.builds(
+    GpuDeclaration,
+    name=NAMES,
+    memory_gb=st.none() | NUMBERS,
+    uuid=st.none() | NAMES,
+    memory_mb=st.none() | NUMBERS,
+    health=st.none() | NAMES,
+)
+MODELS = st.builds(
+    InstalledModel, model_id=st.text(min_size=1, max_size=8), version=NAMES, kind=st.none() | NAMES
+)
+REGISTRATIONS = st.builds(
+    NodeRegister,
+    version=NAMES,
+    node_id=st.none() | st.just("node-1"),
+    hardware=st.builds(Hardware, cpu_cores=NUMBERS, memory_gb=NUMBERS, gpus=st.lists(GPUS, max_size=3)),
+    installed_models=st.lists(MODELS, max_size=3),
+    features_supported=st.dictionaries(NAMES, st.none() | st.booleans(), max_size=3),
+    advanced_features=st.lists(NAMES, max_size=3),
+    capability_state=st.none() | st.dictionaries(NAMES, NAMES, max_size=3),
+    labels=st.dictionaries(NAMES, NAMES, max_size=3),
+    running_jobs=st.none() | st.tuples(NAMES),
+)
+
+
+@given(REGISTRATIONS)
+def test_a_registration_is_written_as_its_model_writes_it(message: NodeRegister) -> None:
+    assert message.as_json() == message.model_dump(mode="json")
+    assert encode(message) == message.model_dump_json()
+
+
+@pytest.mark.parametrize("message", [*FROM_NODE.values(), *FROM_REGISTRY.values()])
+def test_every_message_is_written_as_its_model_writes_it(message: WireModel) -> None:
+    assert message.as_json() == message.model_dump(mode="json")
+    assert encode(message) == message.model_dump_json()

@@ -39,6 +39,9 @@ LARGEST_DECLARATION_BYTES = LARGEST_DOCUMENT_BYTES - 32 * 1024
 LONGEST_ESCAPE = 3
 """A character takes at most so many times its UTF-8 bytes as the ASCII text that a store writes."""
 
+_ADDED_BYTES = 1024
+"""More than what the defaults of one part, and its numbers in full, take beyond what the node wrote."""
+
 REPLACEABLE = frozenset(
     {
         "accept_public_jobs",
@@ -53,13 +56,18 @@ REPLACEABLE = frozenset(
 _MODEL_PARTS = frozenset({"installed_models", "capability_state"})
 
 
-def refusal_of(message: NodeRegister, *, allow_simulated: bool) -> NodeError | None:
-    """Return why a declaration is refused; None when it is acceptable."""
+def refusal_of(
+    message: NodeRegister, *, allow_simulated: bool, frame_bytes: int | None = None
+) -> NodeError | None:
+    """Return why a declaration is refused; None when it is acceptable.
+
+    `frame_bytes` is the length of the frame that it came in, where that is known.
+    """
     if message.schema_version not in SUPPORTED_SCHEMA_VERSIONS:
         return schema_not_supported(message.schema_version, node_id=message.node_id)
-    refusal = _ambiguous_gpus(message.hardware, node_id=message.node_id) or _too_large(
-        message, node_id=message.node_id
-    )
+    refusal = _ambiguous_gpus(message.hardware, node_id=message.node_id)
+    if refusal is None and (frame_bytes is None or _may_be_too_large(message, frame_bytes)):
+        refusal = _too_large(message, node_id=message.node_id)
     if refusal is not None:
         return refusal
     if message.simulated and not allow_simulated:
@@ -138,7 +146,6 @@ def derive(registration: NodeRegister, granted_labels: Mapping[str, str], thresh
     return Declared(
         registration=bare,
         models=models,
-        size_bytes=models.size_bytes + len(to_json(bare)),
         labels={**registration.labels, **granted_labels},
         max_concurrent_jobs=registration.max_concurrent_jobs,
         default_slots=thresholds.default_max_concurrent_jobs,
@@ -204,11 +211,18 @@ def _ambiguous_gpus(hardware: Hardware, *, node_id: str | None) -> NodeError | N
     return None
 
 
+def _may_be_too_large(message: NodeRegister, frame_bytes: int) -> bool:
+    """Whether what came in a frame of this length may take more room than is allowed, once it is stored."""
+    parts = 1 + len(message.hardware.gpus) + len(message.installed_models)
+    return LONGEST_ESCAPE * frame_bytes + parts * _ADDED_BYTES > LARGEST_DECLARATION_BYTES
+
+
 def _too_large(registration: NodeRegister, *, node_id: str | None) -> NodeError | None:
     """Refuse a declaration whose document the store would not take (§4)."""
-    size = len(to_json(registration))
+    document = registration.as_json()
+    size = len(to_json(document))
     if size * LONGEST_ESCAPE > LARGEST_DECLARATION_BYTES:
-        size = len(json.dumps(registration.model_dump(mode="json"), separators=(",", ":")))
+        size = len(json.dumps(document, separators=(",", ":")))
     if size <= LARGEST_DECLARATION_BYTES:
         return None
     problem = (

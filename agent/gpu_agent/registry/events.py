@@ -28,6 +28,8 @@ class RegistrationReceived:
     """Drawn by the shell for this registration, sent in the ack if issued; None with auth off."""
     round_trip_seconds: float | None = None
     """Of the connection's network; None where it is not measured."""
+    frame_bytes: int | None = None
+    """The length of the frame that it came in; None where that is not known."""
 
 
 @dataclass(slots=True)

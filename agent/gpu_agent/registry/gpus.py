@@ -7,7 +7,7 @@ and reach the GPUs only when something reads them. A GPU that was never declared
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from itertools import chain
 from math import isnan, nan
@@ -70,10 +70,14 @@ class GpuState:
 
     def __post_init__(self) -> None:
         """Derive the kind from what was declared, and from the reasons."""
-        capability = parse_capability(self.compute_capability) or (0, 0)
-        is_mig = self.parent_uuid is not None or names_mig(self.name)
-        single = not ONE_GPU_ONLY.isdisjoint(self.reasons)
-        self.kind = GpuKind(self.name.lower(), self.memory_mb or 0, capability, is_mig, single)
+        self.kind = _kind(
+            self.name,
+            self.memory_mb,
+            compute_capability=self.compute_capability,
+            has_parent=self.parent_uuid is not None,
+        )
+        if self.reasons:
+            self.set_health(self.health, self.reasons)
 
     def set_health(self, health: str, reasons: tuple[str, ...]) -> None:
         """Take in its health and the reasons for it."""
@@ -100,9 +104,18 @@ class GpuState:
     @property
     def condition_for_jobs(self) -> str:
         """Its condition, and which jobs that leaves it, in words for a person."""
+        if self.health == "ok" and not self.reasons and not self.failed_checks:  # as almost always
+            return "ok"
         if self.is_sound and not self.is_parent and not self.usable:
             return f"{self.condition}, takes no new job"
         return f"{self.condition}, for jobs of one GPU only" if self.kind.is_single else self.condition
+
+
+@lru_cache(maxsize=1024)
+def _kind(name: str, memory_mb: int | None, *, compute_capability: str | None, has_parent: bool) -> GpuKind:
+    """Thousands of GPUs are of one kind."""
+    capability = parse_capability(compute_capability) or (0, 0)
+    return GpuKind(name.lower(), memory_mb or 0, capability, is_mig=has_parent or names_mig(name))
 
 
 class Gpus(Mapping[str, GpuState]):
@@ -134,7 +147,10 @@ class Gpus(Mapping[str, GpuState]):
         self._states = {state.uuid: state for state in states}
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
-        self.kinds = tuple(state.kind._replace(is_single=False) for state in self._states.values())
+        self.kinds = tuple(
+            state.kind._replace(is_single=False) if state.kind.is_single else state.kind
+            for state in self._states.values()
+        )
         """In the order in which they were declared."""
         self.list_id = _list_id(self._states.values())
         """What distinguishes the list of a node without UUIDs; empty where each GPU has one."""

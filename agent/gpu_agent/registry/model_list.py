@@ -6,8 +6,10 @@ person's question reads it. What dispatch reads is derived once, with one string
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
 
 from gpu_agent.wire.messages import InstalledModel
 
@@ -20,8 +22,8 @@ class ModelList:
     def __init__(
         self, models: Sequence[InstalledModel] = (), states: Mapping[str, str] | None = None
     ) -> None:
-        self._models = _models().dump_json(tuple(models))
-        self._states = None if states is None else _states().dump_json(dict(states))
+        self._models = to_json([model.as_json() for model in models])
+        self._states = None if states is None else to_json(dict(states))
         self.count = len(models)
 
     def __eq__(self, other: object) -> bool:
@@ -39,9 +41,14 @@ class ModelList:
         """Read `capability_state`; None where the node sent none."""
         return None if self._states is None else _states().validate_json(self._states)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return both as a registration writes them."""
+        states = {} if self._states is None else {"capability_state": from_json(self._states)}
+        return {"installed_models": from_json(self._models), **states}
+
     def has_states(self, states: Mapping[str, str]) -> bool:
         """Whether these are the states, in this order: another order is no harm, and counts as a change."""
-        return self._states == _states().dump_json(dict(states))
+        return self._states == to_json(dict(states))
 
     @property
     def size_bytes(self) -> int:

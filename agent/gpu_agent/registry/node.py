@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from pydantic_core import to_json
+
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim, HeldGrant
 from gpu_agent.registry.model_list import ModelList
@@ -26,8 +28,6 @@ class Declared:
     registration: NodeRegister
     """As last sent, with the parts that heartbeats replaced since; its models are in `models`."""
     models: ModelList = field(default_factory=ModelList)
-    size_bytes: int = 0
-    """What the declaration takes, as text."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """With the labels that its join token granted, which win over its own."""
     max_concurrent_jobs: int | None = None
@@ -41,6 +41,11 @@ class Declared:
     """True while the required models, and enough of all models, are ready."""
     features: frozenset[str] = frozenset()
     """Base features declared true or proven by a ready model, plus non-base names (A-6)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the declaration takes, as text."""
+        return self.models.size_bytes + len(to_json(self.registration.as_json()))
 
     def whole(self) -> NodeRegister:
         """Return the registration with its models."""

@@ -367,7 +367,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
     drain = record.desired.drain
     return {
         "node_id": record.node_id,
-        "registration": record.declared.whole().model_dump(mode="json"),
+        "registration": {**record.declared.registration.as_json(), **record.declared.models.as_json()},
         "status": record.status.value,
         "previous_status": record.previous_status and record.previous_status.value,
         "reason_code": record.reason_code.value,
@@ -386,9 +386,23 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
             "deadline_in_seconds": drain.deadline - now,
             "reason": drain.reason,
         },
-        "keys": asdict(record.tokens),
+        "keys": _serialize_keys(record.tokens),
         "granted_labels": dict(record.granted_labels),
     }
+
+
+def _serialize_keys(tokens: NodeTokens) -> dict[str, Any]:
+    return {
+        "current": tokens.current and _serialize_key(tokens.current),
+        "following": tuple(_serialize_key(one) for one in tokens.following),
+        "rotating": tokens.rotating,
+        "joined_by": tokens.joined_by,
+        "spent": tokens.spent,
+    }
+
+
+def _serialize_key(token: NodeToken) -> dict[str, str]:
+    return {"token_id": token.token_id, "digest": token.digest}
 
 
 def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:

@@ -221,7 +221,9 @@ class Admission:
 
     def decide(self, event: RegistrationReceived, now: float) -> str | NodeError:
         """Return the id that the registration gets, or the refusal."""
-        refusal = declaration.refusal_of(event.message, allow_simulated=self._policy.allow_simulated)
+        refusal = declaration.refusal_of(
+            event.message, allow_simulated=self._policy.allow_simulated, frame_bytes=event.frame_bytes
+        )
         return refusal or self._identity(event, now)
 
     def take_reservation(self, event: RegistrationReceived, node_id: str, step: Step) -> None:

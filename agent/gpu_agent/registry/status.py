@@ -58,8 +58,8 @@ class StatusTransitions:
             self.resume(record, reason=reason, step=step)
         else:
             self.send(record, step)
+            self._dispatch.update(record)
         self._claims.attach_lost(record, step)
-        self._dispatch.update(record)
 
     def set_drain(
         self, record: NodeRecord, *, by_operator: bool, seconds: float | None, reason: str, now: float

@@ -78,13 +78,19 @@ class MessageHandler:
             measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
             self._handle(HeartbeatReceived(connection.number, message, measured))
         elif self._within_quota(connection):
-            self._handle(self._event(connection, message))
+            self._handle(self._event(connection, message, frame_bytes=len(payload)))
 
     def connection_lost(self, connection: NodeConnection) -> None:
         """Report to the fleet that a connection is closed."""
         self._handle(ConnectionLost(connection.number))
 
-    def _event(self, connection: NodeConnection, message: NodeRegister | NodeUnregister | NodeError) -> Event:
+    def _event(
+        self,
+        connection: NodeConnection,
+        message: NodeRegister | NodeUnregister | NodeError,
+        *,
+        frame_bytes: int,
+    ) -> Event:
         match message:
             case NodeRegister():
                 return RegistrationReceived(
@@ -95,6 +101,7 @@ class MessageHandler:
                     address=connection.address,
                     fresh_token=generate_node_token() if self._auth_on else None,
                     round_trip_seconds=connection.round_trip_seconds,
+                    frame_bytes=frame_bytes,
                 )
             case NodeUnregister():
                 return UnregistrationReceived(connection.number, message)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from gpu_agent.records import dataclass
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS
@@ -94,7 +94,7 @@ def decode_from_registry(frame: bytes | str) -> FromRegistry:
 
 def encode(message: WireModel) -> str:
     """Write a message as one JSON object; raises `FrameError`, our fault, when over 1 MiB."""
-    text = message.model_dump_json()
+    text = to_json(message.as_json()).decode()
     if len(text) > MAX_FRAME_BYTES // 4 and len(text.encode()) > MAX_FRAME_BYTES:
         raise FrameError([FieldError("$", "the message is over 1 MiB")], fault=Fault.OURS)
     return text

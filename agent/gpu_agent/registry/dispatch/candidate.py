@@ -99,7 +99,7 @@ class Candidate:
     """By UUID: the exclusive claims of this node, those that have ended and hold included."""
     why_elsewhere: Callable[["Candidate", GpuState], str | None] = lambda *_: None
     """Says why another node's declaration or claim keeps a GPU of this node from being given out."""
-    identity: tuple[object, ...] = ()
+    identity: tuple[Gpus | None, bool, float] = (None, False, 0.0)
     """What decides whether its GPUs are also another node's, as last compared."""
     elsewhere: frozenset[str] = frozenset()
     """UUIDs of its GPUs that another node declares too, which registered later and so gives them out."""

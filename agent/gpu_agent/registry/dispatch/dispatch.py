@@ -123,13 +123,18 @@ class Dispatch:
 
     def update(self, record: NodeRecord) -> None:
         """Add a node, or take in whatever may have changed about it. O(1) in the size of the fleet."""
-        candidate = self._index.update(record)
+        candidate = self._index.candidate_of(record)
+        gpus, offline, registered_at = candidate.identity
         identity = (record.gpus, record.status is NodeStatus.OFFLINE, record.registered_at)
-        if identity != candidate.identity:
+        is_other = gpus is not record.gpus or (offline, registered_at) != identity[1:]
+        affected: list[Candidate] = []
+        if is_other:
             candidate.identity = identity
             affected = self._identities.update(candidate)
-            for one in (*affected, *(() if candidate in affected else (candidate,))):
-                self._index.update_claims(one)  # itself too: a claim elsewhere may be on a MIG relative
+        self._index.update(record, identity=is_other)  # a claim elsewhere may be on a MIG relative
+        for one in affected:
+            if one is not candidate:
+                self._index.update_claims(one)
 
     def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
         """Take in a known node of which only the GPUs' figures or the load may have changed."""

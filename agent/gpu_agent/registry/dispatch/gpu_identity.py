@@ -42,8 +42,9 @@ class GpuIdentities:
         names = (
             frozenset() if offline else frozenset(uuid for uuid in record.gpus if not uuid.startswith("#"))
         )
-        for gpu in () if offline else record.gpus.values():
-            self._remember_parent(gpu.uuid, gpu.parent_uuid)
+        for parent_uuid, devices in () if offline else record.gpus.devices.items():
+            for uuid in devices:
+                self._remember_parent(uuid, parent_uuid)
         return self._replace(record.node_id, (record.registered_at, record.node_id), names)
 
     def remove(self, node_id: str) -> list[Candidate]:
@@ -118,7 +119,8 @@ class GpuIdentities:
         for uuid in gone:
             concerned.update(dict.fromkeys(self._drop(uuid, node_id)))
         for uuid in added:
-            concerned.update(dict.fromkeys(self._add(uuid, node_id)))
+            if self._owner.setdefault(uuid, node_id) != node_id:
+                concerned.update(dict.fromkeys(self._add(uuid, node_id)))
         for uuid in before - names:
             self._forget_device(uuid)
         affected = [one for name in concerned if (one := self._candidates.get(name)) is not None]
@@ -135,11 +137,8 @@ class GpuIdentities:
         one.elsewhere = frozenset(uuid for uuid in duplicates if self._owner[uuid] != node_id)
 
     def _add(self, uuid: str, node_id: str) -> Iterator[str]:
-        """Add a node to those that declare a GPU; returns whom that concerns."""
-        owner = self._owner.get(uuid)
-        if owner is None or owner == node_id:
-            self._owner[uuid] = node_id
-            return
+        """Add a node to the others that declare a GPU; returns whom that concerns."""
+        owner = self._owner[uuid]
         self._owners.setdefault(uuid, {owner: None})[node_id] = None
         if self._rank(node_id) > self._rank(owner):
             self._owner[uuid] = node_id

@@ -101,19 +101,27 @@ class Index:
         self._job_queries = [query for _, query in of_jobs]
         """Those by which jobs differ; what a node declares comes first, since its answers cost less."""
 
-    def update(self, record: NodeRecord) -> Candidate:
-        """Add a node, or take in whatever may have changed about it."""
+    def candidate_of(self, record: NodeRecord) -> Candidate:
+        """Return a node with this record; one that is not known is added."""
         candidate = self.candidates.get(record.node_id)
         if candidate is None:
             candidate = self._add(record)
         if candidate.record is not record:
             record.claims.update(candidate.record.claims)
             candidate.record = record
+        return candidate
+
+    def update(self, record: NodeRecord, *, identity: bool = False) -> Candidate:
+        """Add a node, or take in whatever may have changed about it; with `identity` whose its GPUs are."""
+        candidate = self.candidate_of(record)
         if record.declared is not candidate.declared:
             self._update_keys(candidate)
             self.changes += 1
         self._freed.add(candidate.position)
-        self._update_gpus(candidate)
+        if identity:
+            self._update_gpu_sets(candidate)
+        else:
+            self._update_gpus(candidate)
         self._update_state(candidate)
         return candidate
 
@@ -358,8 +366,6 @@ class Index:
             self._by_position[position] = candidate
         self.candidates[record.node_id] = candidate
         self.unschedulable[candidate.unschedulable] |= 1 << position
-        for counts in (self._declared, self._usable, self._unheld, self._free, self._left):
-            counts.move(position, None, ())
         return candidate
 
     def _update_keys(self, candidate: Candidate) -> None:
@@ -386,9 +392,10 @@ class Index:
 
     def _update_gpu_sets(self, candidate: Candidate) -> None:
         states, position = candidate.record.gpus, candidate.position
+        is_new = candidate.gpu_states is None
         if states is not candidate.gpu_states:
             sound = declared_set(states)
-            self._declared.move(position, candidate.sound, sound)
+            self._declared.move(position, None if is_new else candidate.sound, sound)
             candidate.sound = sound
         candidate.gpu_states, candidate.conditions = states, states.conditions
         candidate.in_use = states.in_use
@@ -399,11 +406,11 @@ class Index:
         left = left_after_claims(candidate, usable)
         now = _sets_of(usable, unheld, free, left=left)
         candidate.usable, candidate.unheld, candidate.free, candidate.left = now
-        if now != before:
+        if is_new or now != before:
             kinds = self._usable, self._unheld, self._free, self._left
             for counts, old, new in zip(kinds, before, now, strict=True):
-                if old != new:
-                    counts.move(position, old, new)
+                if is_new or old != new:
+                    counts.move(position, None if is_new else old, new)
             self.changes += 1
             if not candidate.reclaiming and any(map(_grew, before, now)):
                 self._freed.add(position)
