@@ -2,7 +2,8 @@
  * What a device answers by number (field values), and how it is linked to others: NVLink, fabric, PCIe.
  *
  * `nvlinks DEV COUNT` with `nvlinks_down DEV N`, the first N of them. Their replays are `nvlink_errors_total DEV N`,
- * their recoveries 0 unless `nvlink_recoveries_total DEV N` says more; on drivers that count by link `nvlink_errors DEV N`, all of them link 0's.
+ * their recoveries 0 unless `nvlink_recoveries_total DEV N` says more; on drivers that count by link `nvlink_errors DEV N`, all of them link 0's,
+ * which with `nvlink_silent DEV 1` does not say.
  * `fabric DEV STATE STATUS MASK`; `sram_threshold_exceeded DEV 1`.
  */
 #include "nvml_fake.h"
@@ -22,6 +23,9 @@ static nvmlReturn_t of_link(nvmlDevice_t device, nvmlFieldValue_t *value) {
         value->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
         value->value.uiVal = value->scopeId < wide ? NVML_NVLINK_STATE_INACTIVE : NVML_NVLINK_STATE_ACTIVE;
         return NVML_SUCCESS;
+    }
+    if (value->scopeId == 0 && device_fact("nvlink_silent", device) != NULL) {
+        return NVML_ERROR_UNKNOWN;
     }
     nvmlReturn_t code = number(device_fact("nvlink_errors", device), &wide);
     value->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nvml_fake.child import child_of, gpu_of
+from gpu_agent.probe.nvml.readings import SLOW_READINGS
+from tests.nvml_fake.child import ChildUnderTest, child_of, gpu_of
 from tests.nvml_fake.control import HEALTHY_FABRIC, FakeNvml, built_library
 
 
@@ -89,6 +90,42 @@ def test_errors_are_counted_link_by_link_where_the_driver_has_no_total(tmp_path:
     fake.unset("nvlink_errors_total")
     fake.set("nvlink_errors", 0, 7)
     assert gpu_of(fake)["nvlink_errors"] == 7
+
+
+def test_the_sum_of_all_links_stays_as_it_is_while_one_of_them_is_silent(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.unset("nvlink_errors_total")
+    fake.set("nvlink_errors", 0, 7)
+    with child_of(fake.environment()) as child:
+        sums = [errors_after_slow_readings(child)]
+        fake.set("nvlink_silent", 0, 1)
+        sums.append(errors_after_slow_readings(child))
+        fake.unset("nvlink_silent")
+        sums.append(errors_after_slow_readings(child))
+        fake.set("nvlink_errors", 0, 9)
+        sums.append(errors_after_slow_readings(child))
+    assert sums == [7, 7, 7, 9]
+
+
+def test_a_link_that_was_silent_from_the_start_counts_from_its_first_answer(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.unset("nvlink_errors_total")
+    fake.set("nvlink_errors", 0, 7)
+    fake.set("nvlink_silent", 0, 1)
+    with child_of(fake.environment()) as child:
+        sums = [errors_after_slow_readings(child)]
+        fake.unset("nvlink_silent")
+        sums.append(errors_after_slow_readings(child))
+        fake.set("nvlink_errors", 0, 9)
+        sums.append(errors_after_slow_readings(child))
+        fake.set("nvlink_errors", 0, 1)
+        sums.append(errors_after_slow_readings(child))
+    assert sums == [0, 0, 2, 1], "it restarted last, as at a reset"
+
+
+def errors_after_slow_readings(child: ChildUnderTest) -> object:
+    """Return the errors once what changes slowly was read."""
+    return [child.read()["gpus"][0] for _ in range(SLOW_READINGS)][-1]["nvlink_errors"]
 
 
 @pytest.mark.parametrize("fact", ["nvlinks", "nvlink_errors_total"])

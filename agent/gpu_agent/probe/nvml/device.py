@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from gpu_agent.probe import pci
-from gpu_agent.probe.nvml import device_nodes, mig, readings
+from gpu_agent.probe.nvml import device_nodes, links, mig, readings
 from gpu_agent.probe.nvml.errors import GpuGoneError, Values, is_driver_wide, raise_if_gone
 from gpu_agent.probe.nvml.events import EventSets
 from gpu_agent.probe.stand_in import UNIDENTIFIED
@@ -30,6 +30,7 @@ class Device:
 
     __slots__ = (
         "_lacking",
+        "_link_counts",
         "_mig_devices",
         "_mig_enabled",
         "_nvml",
@@ -56,6 +57,7 @@ class Device:
         self._mig_devices: list[Values] = []
         self._mig_enabled: object = None
         self._lacking: readings.Lacking = {}
+        self._link_counts: links.LinkCounts = {}
         self._slow: Values = {}
         """Values that change slowly, as last read, with the reasons for those that are unknown."""
         self._slow_in = 0
@@ -138,6 +140,9 @@ class Device:
             lambda: readings.read_figures(self._nvml, self.handle, getters, lacking=self._lacking)
         )
         if with_slow:
+            by_link = figures.pop(links.BY_LINK, None)
+            if isinstance(by_link, dict) and by_link:
+                figures["nvlink_errors"] = links.sum_of_links(self._link_counts, by_link)
             slow = readings.slow_part(figures)
             if self._slow and slow != self._slow:
                 self._watched = readings.SLOW_READINGS

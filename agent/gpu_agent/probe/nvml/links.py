@@ -4,7 +4,7 @@ Runs inside the NVML child, with the binding handed in. Nothing is judged here: 
 a fault depends on earlier readings, which `health.history` knows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 from gpu_agent.probe.nvml.errors import UnknownValueError, Values, first_known
@@ -25,6 +25,12 @@ https://github.com/NVIDIA/DCGM, DcgmHealthWatch.cpp and dcgm_gpu_hardware_limits
 """
 _LINK_ERRORS = (161, 162, 215)
 """The same of one link, where the driver has no total; Blackwell counts all recoveries in the last."""
+
+BY_LINK = "nvlink_errors_by_link"
+"""What `read_nvlinks` counts where the driver has no total: (field, link) → errors."""
+
+LinkCounts = dict[tuple[int, int], tuple[int, int]]
+"""(field, link) → the count from which its errors are counted, and its last count."""
 
 _NOT_STARTED, _IN_PROGRESS, _COMPLETED = 1, 2, 3
 _FABRIC_STATE_BITS = 0xFF
@@ -94,6 +100,8 @@ def _fabric_info_v1(nvml: ModuleType, handle: object) -> object:
 def read_nvlinks(nvml: ModuleType, handle: object) -> Values:
     """Count the NVLinks that are up and down, and their errors since the driver was loaded.
 
+    Errors that the driver counts by link are given as `BY_LINK` too, for `sum_of_links`.
+
     Raises:
         NVMLError: NOT_SUPPORTED where the GPU has no NVLink.
     """
@@ -106,19 +114,37 @@ def read_nvlinks(nvml: ModuleType, handle: object) -> Values:
     asked = [*_ERRORS, *((_LINK_STATE, link) for link in range(links))]
     values = _numbers(nvml, nvml.nvmlDeviceGetFieldValues(handle, asked))
     errors, states = _known(values[: len(_ERRORS)]), _known(values[len(_ERRORS) :])
+    known: Values = {"nvlinks_up": sum(map(bool, states)), "nvlinks_down": states.count(0)} if states else {}
     complete = len(errors) == len(_ERRORS)  # or the other total would be new errors once it is known
     if not errors:
         each = [(field, link) for field in _LINK_ERRORS for link in range(links)]
-        errors = _known(_numbers(nvml, nvml.nvmlDeviceGetFieldValues(handle, each)))
+        numbers = _numbers(nvml, nvml.nvmlDeviceGetFieldValues(handle, each))
+        known[BY_LINK] = {
+            key: number for key, number in zip(each, numbers, strict=True) if number is not None
+        }
+        errors = _known(numbers)
         complete = bool(errors)
-    known: Values = {"nvlinks_up": sum(map(bool, states)), "nvlinks_down": states.count(0)} if states else {}
     if complete and sum(errors) > MOST_ERRORS:
+        known.pop(BY_LINK, None)
         raise UnknownValueError(f"the driver answered {sum(errors)} NVLink errors, which cannot be", known)
     if complete:
         known["nvlink_errors"] = sum(errors)
-    if states and "nvlink_errors" in known:
+    if states and complete:
         return known
     raise UnknownValueError("the installed driver does not say", known)
+
+
+def sum_of_links(counts: LinkCounts, counted: Mapping[tuple[int, int], int]) -> int:
+    """Sum the errors of all links of one GPU, and note them in `counts`.
+
+    A link that is silent counts as it did last. One that answers for the first time after others have counts
+    from then on: errors of long ago are no new ones.
+    """
+    is_first = not counts
+    for key, count in counted.items():
+        base, before = counts.get(key, (0 if is_first else count, count))
+        counts[key] = (0 if count < before else base, count)
+    return sum(count - base for base, count in counts.values())
 
 
 def field_number(nvml: ModuleType, field: object) -> int:
