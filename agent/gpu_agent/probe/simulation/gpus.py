@@ -11,6 +11,7 @@ from hashlib import sha256
 from math import cos, pi
 
 from gpu_agent.probe.health.tracker import HealthTracker
+from gpu_agent.probe.nvml.errors import NOT_SUPPORTED
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, hung_sentence
 from gpu_agent.probe.nvml.readings import FIGURES
 from gpu_agent.probe.simulation.faults import apply_faults
@@ -25,6 +26,7 @@ _IDLE_POWER_SHARE = 0.12
 _IDLE_TEMPERATURE_C = 31.0
 _TEMPERATURE_PER_POWER_SHARE_C = 42.0
 _IDLE_CLOCK_SHARE = 0.2
+_OF_LINKS = ("fabric_faults", "nvlinks_up", "nvlinks_down", "nvlink_errors")
 _PCIE_LANES = 16
 
 
@@ -108,9 +110,12 @@ def _devices(one: _SimulatedGpu, now: float) -> Iterator[Gpu]:
     if not one.plan.mig_profiles:
         yield whole
         return
-    unknowns = dict.fromkeys(
-        ("utilization_percent", "memory_utilization_percent"), "not available for a GPU in MIG mode"
-    )
+    unknowns = {
+        **whole.unknowns,
+        **dict.fromkeys(
+            ("utilization_percent", "memory_utilization_percent"), "not available for a GPU in MIG mode"
+        ),
+    }
     yield replace(
         whole, mig_enabled=True, utilization_percent=None, memory_utilization_percent=None, unknowns=unknowns
     )
@@ -175,6 +180,7 @@ def _reading(one: _SimulatedGpu, now: float) -> Gpu:
         pcie_width_max=_PCIE_LANES,
         mig_enabled=False,
         processes=(),
+        unknowns={} if gpu_model.nvlinks else dict.fromkeys(_OF_LINKS, NOT_SUPPORTED),
     )
 
 
