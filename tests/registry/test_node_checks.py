@@ -190,7 +190,7 @@ def test_a_missing_check_of_gpus_that_are_all_unusable_does_not_say_that_they_ar
 
 
 @pytest.mark.parametrize(
-    ("ok", "words"), [(True, "passed on 1 of 1 GPUs"), (False, "failed on 1 of 1 GPUs: GPU-0: x4 of x16")]
+    ("ok", "words"), [(True, "passed on 1 of 1 GPU"), (False, "failed on 1 of 1 GPU: GPU-0: x4 of x16")]
 )
 def test_a_gpu_with_mig_devices_counts_as_one(*, ok: bool, words: str) -> None:
     whole = GpuDeclaration(name="H100", memory_gb=80, uuid="GPU-0")

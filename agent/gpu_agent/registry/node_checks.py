@@ -78,16 +78,17 @@ def _passed(record: NodeRecord, listed_checks: Sequence[NodeCheck], name: str) -
     """Say how a check stands that keeps no node from being ready: a failed one of some GPUs does not."""
     results = [one for one in listed_checks if one.name == name]
     whole = sum(gpu.parent_uuid is None for gpu in record.gpus.values())
+    of_all = "of 1 GPU" if whole == 1 else f"of {whole} GPUs"
     failed = [one for one in results if not one.ok]
     if failed:
         named = listed((f"{one.scope}: {one.detail}" for one in failed), in_order=True)
-        return clip_sentence(f"failed on {len(failed)} of {whole} GPUs: {named}")
+        return clip_sentence(f"failed on {len(failed)} {of_all}: {named}")
     if not results:
         is_sound = any(not gpu.is_parent and gpu.is_sound for gpu in record.gpus.values())
         return f"{NO_RESULT}: {'its GPUs are in use' if is_sound else 'none of its GPUs is usable'}"
     if results[0].scope == NODE_SCOPE:
         return clip_quote(results[0].detail) or "passed"
-    return f"passed on {len(results)} of {whole} GPUs"
+    return f"passed on {len(results)} {of_all}"
 
 
 def changes(record: NodeRecord, before: ReportedChecks | None) -> dict[str, object] | None:

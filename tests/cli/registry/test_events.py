@@ -181,6 +181,23 @@ def happened(name: str, **fields: object) -> RegistryEvent:
             happened("events_missed", count=7),
             "7 events missed: they came faster than they were read",
         ),
+        (
+            happened("events_missed", count=1),
+            "1 event missed: they came faster than they were read",
+        ),
+        (
+            happened("node_checks_changed", failed="hook: the fan is stuck", count=1),
+            "1 admission check failed: hook: the fan is stuck",
+        ),
+        (
+            happened("node_checks_changed", failed="hook: a, pcie_link of GPU-0: b", count=2),
+            "2 admission checks failed: hook: a, pcie_link of GPU-0: b",
+        ),
+        (happened("node_checks_changed", failed="none", count=0), "no admission check fails"),
+        (
+            happened("node_registered", address="10.0.0.7", gpu_count=1, session_epoch=3),
+            "registered from 10.0.0.7, 1 GPU, session 3",
+        ),
         (happened("events_missed", count=None), "events missed: they are too long ago"),
         (
             happened("token_purged", token_id="12ab", reason="its text was sent to no one"),

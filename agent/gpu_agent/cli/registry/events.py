@@ -5,6 +5,7 @@ An event that is not known here, as of a newer registry, is printed under its id
 
 import argparse
 import json
+import string
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -24,16 +25,16 @@ MISSED = "events_missed"
 _ARROW = "→"
 
 SENTENCES: dict[str, str] = {
-    "node_register_received": "asks to register (schema {schema_version}, {gpu_count} GPUs)",
-    "node_registered": "registered from {address}, {gpu_count} GPUs, session {session_epoch}",
+    "node_register_received": "asks to register (schema {schema_version}, {gpu_count:GPU})",
+    "node_registered": "registered from {address}, {gpu_count:GPU}, session {session_epoch}",
     "node_register_refused": "registration refused: {code}",
     "node_disconnected": "connection lost while {status}",
     "node_removed": "removed",
     "node_purged": "record removed after {offline_seconds} s offline",
     "node_control_sent": "command sent: {command}",
-    "node_checks_changed": "{count} admission checks fail: {failed}",
+    "node_checks_changed": "{count:admission check} failed: {failed}",
     "node_fault_reported": "reports a fault: {code}: {message}",
-    "node_faults_left_out": "{count} more reports of faults left out",
+    "node_faults_left_out": "{count:more report} of faults left out",
     "session_superseded": "session {session_epoch} at {address} ended by a newer one from {newer_address}",
     "node_token_issued": "got a node token ({token_id})",
     "heartbeat_timeout": "no heartbeat within its timeout",
@@ -60,13 +61,16 @@ SENTENCES: dict[str, str] = {
     "token_created": "token {token_id} created ({kind})",
     "token_purged": "token {token_id} removed: it ended long ago",
     "token_revoked": "token {token_id} revoked ({kind})",
-    "dispatch_exclusions": "{failed} jobs found no node within a minute",
+    "dispatch_exclusions": "{failed:job} found no node within a minute",
     "document_unreadable": "a stored document cannot be read: {detail}",
     "document_word_unknown": "{field} {word} of the stored {document} is not known: read as {read_as}",
-    "registry_restored": "the registry has started, {nodes} nodes known",
-    MISSED: "{count} events missed: they came faster than they were read",
+    "registry_restored": "the registry has started, {nodes:node} known",
+    MISSED: "{count:event} missed: they came faster than they were read",
 }
-"""One sentence for each event; a test compares the fields with those that the registry writes."""
+"""One sentence for each event; a test compares the fields with those that the registry writes.
+
+A noun behind a colon is counted: `{count:job}` becomes `1 job` or `2 jobs`.
+"""
 
 _STYLES = {
     "node_register_refused": "yellow",
@@ -203,13 +207,23 @@ def event_pieces(event: RegistryEvent) -> Iterator[Piece]:
 def _event_sentence(name: str, fields: Mapping[str, object]) -> str | None:
     if name == MISSED and fields.get("count") is None:
         return "events missed: they are too long ago"
+    if name == "node_checks_changed" and fields.get("count") == 0:
+        return "no admission check fails"
     if name == "token_purged" and "reason" in fields:
         return f"token {fields.get('token_id')} removed: {fields['reason']}"
     known = SENTENCES.get(name)
     try:
-        return None if known is None else known.format_map(fields).removesuffix(": ")
+        return None if known is None else _Counting().vformat(known, (), fields).removesuffix(": ")
     except KeyError:
         return None  # another version's, with fields of its own
+
+
+class _Counting(string.Formatter):
+    """Writes a field that has a noun as a number of these."""
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        plural = "" if value == 1 else "s"
+        return f"{value} {format_spec}{plural}" if format_spec else str(value)
 
 
 def _raw_event(name: str, fields: Mapping[str, object]) -> str:

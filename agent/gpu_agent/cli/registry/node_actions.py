@@ -50,12 +50,13 @@ def losses_in_words(node: NodeDetail) -> Iterator[str]:
     if claims:
         yield f"  its claims, reported lost: {', '.join(map(printable, claims))}"
     if node.in_flight_jobs > len(claims):
-        yield f"  what is known of its {node.in_flight_jobs} jobs in flight, which may run on unseen"
+        jobs = "job" if node.in_flight_jobs == 1 else f"{node.in_flight_jobs} jobs"
+        yield f"  what is known of its {jobs} in flight, which may run on unseen"
     if node.drain is not None:
         yield "  its drain: should it come back, it takes jobs"
     if node.cordoned is not None:
         yield f"  its cordon ({printable(node.cordoned)}): should it come back, it takes jobs"
-    yield f"  its history: {len(node.events)} events"
+    yield f"  its history: {len(node.events)} {'event' if len(node.events) == 1 else 'events'}"
 
 
 def _read_again(node: Node, shown: StatusLine) -> Answer[NodeDetail] | None:
