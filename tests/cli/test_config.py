@@ -124,6 +124,25 @@ def test_limits_without_public_jobs_are_warned_of(
     assert (f"warning: {config}:4: public_jobs.max_temperature_c limits nothing" in said) is warned
 
 
+def test_a_hook_that_is_not_there_or_no_program_is_warned_of_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "fans"
+    plain.write_text("#!/bin/sh\n")
+    said = {}
+    for hook in (f"{tmp_path}/nowhere", str(plain), "no-such-program", "sh"):
+        config = written(tmp_path, f'{URL}[checks]\nhook = ["{hook}", "-q"]\n')
+        assert main(["config", "check", "agent", "--config", config]) == 0
+        said[hook] = capsys.readouterr().out.partition("warning: ")[2].strip()
+    place = f"{tmp_path}/half.toml:3: checks.hook fails"
+    assert list(said.values()) == [
+        f"{place}: there is no file {tmp_path}/nowhere; put it there, or name another",
+        f"{place}: {plain} may not be executed; run `chmod +x {plain}`",
+        f"{place}: no folder in PATH has no-such-program; install it, or write its whole path",
+        "",
+    ]
+
+
 def test_a_mistyped_variable_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -324,6 +325,7 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
     yield from (f"warning: {one}" for one in configuration.unknown)
     yield from _limits_without_effect(configuration)
     yield from _exposed_secrets(configuration)
+    yield from _hook_that_fails(configuration)
     mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
     if mode & stat.S_IWOTH:
         yield (
@@ -353,6 +355,23 @@ def _exposed_secrets(configuration: Configuration) -> Iterator[str]:
                 f"warning: {one.origin}: endpoint holds a password, and the registry shows it to every "
                 "operator; remove it"
             )
+
+
+def _hook_that_fails(configuration: Configuration) -> Iterator[str]:
+    """Warn of a hook that this user cannot run: the agent reports it as failed each time."""
+    for one in configuration.settings:
+        if one.key != "checks.hook" or not isinstance(one.value, tuple) or not one.value:
+            continue
+        program = str(one.value[0])
+        if shutil.which(program) is not None:
+            continue
+        if "/" not in program:
+            why = f"no folder in PATH has {program}; install it, or write its whole path"
+        elif Path(program).is_file():
+            why = f"{program} may not be executed; run `chmod +x {shlex.quote(program)}`"
+        else:
+            why = f"there is no file {program}; put it there, or name another"
+        yield f"warning: {one.origin}: checks.hook fails: {why}"
 
 
 def _limits_without_effect(configuration: Configuration) -> Iterator[str]:
