@@ -1,3 +1,4 @@
+import re
 import sys
 import zoneinfo
 from pathlib import Path
@@ -214,6 +215,37 @@ def test_a_check_that_could_never_fail_is_a_fault_of_the_settings(
 ) -> None:
     with pytest.raises(SettingsError, match=complaint):
         _load(tmp_path, f"[checks]\n{line}")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("gpu_count = true", "checks.gpu_count: write a number, got True"),
+        ('gpu_count = "8"', "checks.gpu_count: write a number, without quotes, got '8'"),
+        ("pcie_width = true", "checks.pcie_width: write a number, got True"),
+        ("pcie_width = 3", "checks.pcie_width: a PCIe link has 1, 2, 4, 8, 12, 16 or 32 lanes, got 3"),
+        ('pcie_speed_gts = "32"', "checks.pcie_speed_gts: write a number, without quotes, got '32'"),
+        ("min_bandwidth_gb_s = true", "checks.min_bandwidth_gb_s: write a number, got True"),
+        ("gpu_seconds = true", "checks.gpu_seconds: write a number, got True"),
+        ('hook_seconds = "60"', "checks.hook_seconds: write a number, without quotes, got '60'"),
+        ("hook_while_in_use = 1", "checks.hook_while_in_use: write true or false, got 1"),
+        ('hook_while_in_use = "no"', "checks.hook_while_in_use: write true or false, got 'no'"),
+        ("hook = 3", "checks.hook: write the command as a list of words, got 3"),
+    ],
+)
+def test_a_check_is_set_by_a_value_of_its_own_type(tmp_path: Path, line: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        _load(tmp_path, f"[checks]\n{line}")
+
+
+def test_variables_hold_numbers_and_truth_values_of_checks_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_AGENT_CHECKS__GPU_COUNT", "8")
+    monkeypatch.setenv("gpu_agent_checks__pcie_width", "16")
+    monkeypatch.setenv("GPU_AGENT_CHECKS__MIN_BANDWIDTH_GB_S", "20.5")
+    monkeypatch.setenv("GPU_AGENT_CHECKS__HOOK_WHILE_IN_USE", "true")
+    checks = load({"registry_url": URL}).checks
+    assert (checks.gpu_count, checks.pcie_width, checks.min_bandwidth_gb_s) == (8, 16, 20.5)
+    assert checks.hook_while_in_use
 
 
 TOKEN = "gpuj_0123abcd_s3cret"

@@ -9,7 +9,14 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    ValidationInfo,
+)
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 from pydantic_settings import NoDecode
@@ -121,8 +128,10 @@ def _refuse_token(text: str) -> str:
 
 def _split_words(value: object) -> object:
     """Accept a command as a shell would read it, or as JSON: a variable has no lists."""
-    if not isinstance(value, str):
+    if isinstance(value, list | tuple):
         return value
+    if not isinstance(value, str):
+        raise ValueError("write the command as a list of words")  # noqa: TRY004 - pydantic's own faults
     try:
         return tuple(json.loads(value) if value.lstrip().startswith("[") else shlex.split(value))
     except ValueError as error:
@@ -163,6 +172,40 @@ def _check_group(value: str) -> str:
     return value
 
 
+def _check_number(value: object, info: ValidationInfo) -> object:
+    """Refuse a truth value, and a number in quotes."""
+    if isinstance(value, bool):
+        raise ValueError("write a number")  # noqa: TRY004 - pydantic makes a fault of it
+    if isinstance(value, str) and not _is_of_variable(info):
+        raise ValueError("write a number, without quotes")
+    return value
+
+
+def _check_truth(value: object, info: ValidationInfo) -> object:
+    """Refuse what only means a truth value."""
+    if not isinstance(value, bool) and not _is_of_variable(info):
+        raise ValueError("write true or false")
+    return value
+
+
+def _is_of_variable(info: ValidationInfo) -> bool:
+    """Whether a value of `[checks]` is a variable's, and so always a text."""
+    variable = f"GPU_AGENT_CHECKS__{info.field_name}".upper()
+    return any(name.upper() == variable for name in os.environ)
+
+
+def _check_lanes(lanes: int) -> int:
+    if lanes not in _LINK_LANES:
+        *most, last = _LINK_LANES
+        raise ValueError(f"a PCIe link has {', '.join(map(str, most))} or {last} lanes")
+    return lanes
+
+
+EXACT_NUMBER, EXACT_TRUTH = BeforeValidator(_check_number), BeforeValidator(_check_truth)
+"""Of a key in `[checks]`: no other type of value passes for one of its own."""
+_LINK_LANES = (1, 2, 4, 8, 12, 16, 32)
+"""The widths that PCIe defines, as `enum pcie_link_width` of Linux lists them."""
+Lanes = Annotated[int, AfterValidator(_check_lanes)]
 Folders = Annotated[tuple[ConfigPath, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Pins = Annotated[tuple[Annotated[str, AfterValidator(parse_pin)], ...], BeforeValidator(_pins), NoDecode]

@@ -19,6 +19,8 @@ from gpu_agent.node.connection.proxy import ProxySetting
 from gpu_agent.node.connection.tls import Security
 from gpu_agent.node.setting_values import (
     DEFAULT_PORT,
+    EXACT_NUMBER,
+    EXACT_TRUTH,
     NO_CREDENTIALS,
     NODE_PATH,
     OLDEST_READING_SECONDS,
@@ -29,6 +31,7 @@ from gpu_agent.node.setting_values import (
     Group,
     Hours,
     Labels,
+    Lanes,
     Names,
     Pins,
     Span,
@@ -132,7 +135,7 @@ class PublicJobsSettings(BaseModel):
     ] = 60.0
 
 
-CheckSpan = Annotated[Span, Field(le=86_400)]
+CheckSpan = Annotated[Span, Field(le=86_400), EXACT_NUMBER]
 """A check's deadline: a day is longer than any diagnosis takes."""
 
 
@@ -143,6 +146,7 @@ class ChecksSettings(BaseModel):
 
     gpu_count: Annotated[
         Annotated[int, Field(ge=1, le=MAX_GPUS)] | None,
+        EXACT_NUMBER,
         Setting("how many GPUs this machine has; MIG devices do not count", kind="number", example="8"),
     ] = None
     gpu_model: Annotated[
@@ -150,9 +154,10 @@ class ChecksSettings(BaseModel):
         Setting("a part of the name of each GPU", kind="text", example='"H100"'),
     ] = None
     pcie_width: Annotated[
-        Annotated[int, Field(ge=1, le=32)] | None,
+        Lanes | None,
+        EXACT_NUMBER,
         Setting(
-            "lanes of each GPU's PCIe link",
+            "lanes of each GPU's PCIe link: 1, 2, 4, 8, 12, 16 or 32",
             kind="lanes",
             unset="the most that the card can",
             example="16",
@@ -160,6 +165,7 @@ class ChecksSettings(BaseModel):
     ] = None
     pcie_speed_gts: Annotated[
         Annotated[float, Field(gt=0, le=256, allow_inf_nan=False)] | None,
+        EXACT_NUMBER,
         Setting(
             "speed of each GPU's PCIe link; judged only while memory is copied, because an idle link slows "
             "down",
@@ -170,6 +176,7 @@ class ChecksSettings(BaseModel):
     ] = None
     min_bandwidth_gb_s: Annotated[
         Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None,
+        EXACT_NUMBER,
         Setting(
             "the least speed at which memory must be copied to each GPU and back. With it memory is copied "
             "whenever checks run. Without it the speed is only reported, and memory is copied on a GPU once "
@@ -190,7 +197,9 @@ class ChecksSettings(BaseModel):
     ] = ()
     hook_seconds: Annotated[CheckSpan, Setting("the longest time for the hook")] = 300.0
     hook_while_in_use: Annotated[
-        bool, Setting("whether the hook may run while a GPU is in use, as it may if it touches none")
+        bool,
+        EXACT_TRUTH,
+        Setting("whether the hook may run while a GPU is in use, as it may if it touches none"),
     ] = False
 
     @property
