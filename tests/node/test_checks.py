@@ -52,6 +52,10 @@ class Machine:
     def why(self, name: str, scope: str = "node") -> str:
         return next((one.detail for one in self.checks.states if (one.name, one.scope) == (name, scope)), "")
 
+    def waits(self) -> dict[str, str]:
+        """Return why checks that have a result were not run again."""
+        return {one.name: one.not_repeated for one in self.checks.states if one.not_repeated is not None}
+
     async def check_again(self) -> None:
         """Request all checks, and wait for the hook, which is the last of them."""
         before = [one for one in self.checks.states if one.name == "hook"]
@@ -141,7 +145,7 @@ async def test_while_a_job_is_in_flight_no_gpu_is_checked_and_no_hook_runs(
         machine.checks.observe(report(gpu(0)))
         await machine.until(lambda: machine.why("hook"))
         assert {one.name for one in machine.checks.results} == {"gpu_count"}
-        assert machine.why("hook") == "waits: 1 jobs are in flight on this machine"
+        assert machine.why("hook") == "waits: 1 job is in flight on this machine"
         assert not ran.exists()
         machine.jobs.clear()
         machine.checks.observe(report(gpu(0)))
@@ -174,6 +178,20 @@ async def test_a_gpu_whose_fault_has_cleared_has_failed_until_it_has_passed_agai
         assert "to be repeated" in machine.why("memory_bandwidth", "GPU-0")
         assert machine.result("memory_bandwidth", "GPU-1")
         await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
+
+
+async def test_what_a_lost_gpu_does_not_say_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = (HealthReason(code="gpu_lost", detail="no answer"),)
+    async with checking(tmp_path, monkeypatch) as machine:
+        machine.checks.observe(
+            report(gpu(0, health=Health.LOST, reasons=fault, recovery_action=None), gpu(1))
+        )
+        await machine.until(lambda: machine.result("pcie_link", "GPU-0") is False)
+        assert machine.result("recovery_action", "GPU-0") is None
+        assert machine.why("recovery_action", "GPU-0") == "the GPU is lost"
+        assert machine.result("recovery_action", "GPU-1")
 
 
 async def test_a_gpu_in_use_keeps_its_results_when_its_fault_clears(
@@ -263,7 +281,7 @@ async def test_the_gpus_are_counted_in_each_reading_whatever_the_hook_waits_for(
             machine.checks.observe(report(*gpus))
             found.append(machine.why("gpu_count"))
             await machine.until(lambda: machine.result("hook"))
-        assert found == ["2 GPUs, as expected", "1 GPUs, expected 2", "2 GPUs, as expected"]
+        assert found == ["2 GPUs, as expected", "1 GPU, expected 2", "2 GPUs, as expected"]
 
 
 async def test_gpus_that_are_not_offered_are_neither_counted_nor_checked_and_keep_no_hook_waiting(
@@ -284,6 +302,40 @@ async def test_the_hook_that_waits_names_the_gpu_that_is_in_use(
         machine.checks.observe(report(gpu(0), gpu(1, processes=BUSY)))
         await machine.until(lambda: machine.why("hook"))
         assert machine.why("hook") == "waits: GPU 1 is in use: 1 process uses it"
+
+
+async def test_a_check_with_a_result_that_waits_to_run_again_says_for_what_until_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with checking(tmp_path, monkeypatch, hook=("true",), min_bandwidth_gb_s=0.001) as machine:
+        machine.checks.observe(report(gpu(0)))
+        await machine.until(lambda: machine.result("hook"))
+        machine.checks.observe(report(gpu(0, processes=BUSY)))
+        assert machine.waits() == {}
+        machine.checks.request()
+        await machine.until(lambda: "hook" in machine.waits())
+        assert machine.waits() == {
+            "memory_bandwidth": "1 process uses it",
+            "hook": "GPU 0 is in use: 1 process uses it",
+        }
+        assert machine.result("hook")
+        assert machine.result("memory_bandwidth", "GPU-0")
+        machine.checks.observe(report(gpu(0)))
+        await machine.until(lambda: machine.waits() == {})
+
+
+async def test_a_check_that_gives_no_result_when_it_runs_again_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with checking(tmp_path, monkeypatch) as machine:
+        machine.checks.observe(report(gpu(0)))
+        machine.checks.request()
+        await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
+        machine.checks.observe(report(gpu(0, processes=None)))
+        machine.checks.request()
+        await machine.until(machine.waits)
+        assert machine.waits() == {"memory_bandwidth": "it is not known whether a process uses it"}
+        assert machine.result("memory_bandwidth", "GPU-0")
 
 
 async def test_a_gpu_that_sleeps_keeps_no_hook_waiting_is_woken_on_request_and_checked_once_awake(

@@ -55,6 +55,25 @@ def test_a_token_of_the_settings_that_is_none_is_never_logged(
     assert "lines" not in str(record.__dict__["fields"])
 
 
+def test_a_join_token_that_cannot_be_read_is_named_with_the_next_step_until_it_can(tmp_path: Path) -> None:
+    credentials = _credentials(tmp_path, node_token=None, join_token=None)
+    assert credentials.token_for(Credential.BEST) is None
+    assert f"{tmp_path}/join: No such file or directory. Put the token there" in str(credentials.problem)
+    (tmp_path / "join").write_text(" \n")
+    credentials.token_for(Credential.BEST)
+    assert "it holds no token" in str(credentials.problem)
+    (tmp_path / "join").write_text("s3cret\n")
+    (tmp_path / "join").chmod(0o600)
+    assert credentials.token_for(Credential.BEST) == "s3cret"
+    assert credentials.problem is None
+
+
+def test_a_node_token_needs_no_join_token(tmp_path: Path) -> None:
+    credentials = _credentials(tmp_path, node_token="node-s3cret", join_token=None)
+    assert credentials.token_for(Credential.BEST) == "node-s3cret"
+    assert credentials.problem is None
+
+
 def test_a_replaced_join_token_counts_at_the_next_handshake(tmp_path: Path) -> None:
     credentials = _credentials(tmp_path, node_token=None, join_token=b"old")
     assert credentials.token_for(Credential.BEST) == "old"

@@ -153,6 +153,7 @@ class Agent:
             owner=self._public_jobs.owner,
             public_jobs=self._public_jobs.state,
             checks=self._checks.states,
+            token_problem=self._credentials.problem,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,
             state_since=self._times.state_since,

@@ -41,6 +41,7 @@ from gpu_agent.wire.messages import MAX_CHECK_DETAIL, MAX_CHECKS, NodeCheck
 
 HOOK = "hook"
 COPIES = "memory_bandwidth"
+_NOT_WANTED = "it runs on request, or where a least bandwidth is expected"
 _LOG = Logger("node.checks")
 
 Key = tuple[str, str]
@@ -57,6 +58,8 @@ class CheckState:
     detail: str
     at: float
     """Unix time."""
+    not_repeated: str | None = None
+    """Why it has a result and was due again, and has not run since."""
 
 
 class Checks:
@@ -183,9 +186,7 @@ class Checks:
                 gpu,
                 run=self._child(),
                 expected=self._expected,
-                why_no_copies=None
-                if wanted
-                else "it runs on request, or where a least bandwidth is expected",
+                why_no_copies=None if wanted else _NOT_WANTED,
                 stop=self._stop,
             )
             found[uuid] = await in_thread("check-gpu", run, deadline_seconds=None)
@@ -244,7 +245,8 @@ class Checks:
 
     def _jobs_in_words(self) -> str | None:
         count = self._jobs_in_flight()
-        return f"{count} jobs are in flight on this machine" if count else None
+        number = "1 job is" if count == 1 else f"{count} jobs are"
+        return f"{number} in flight on this machine" if count else None
 
     def _check_awake(self, gpu: Gpu) -> None:
         """Check what could not be read while a GPU slept, but no link again that was read under load."""
@@ -274,7 +276,10 @@ class Checks:
     def _put(self, one: Result) -> None:
         """Take a result in, and log it where it differs; where there is none, the last one stays."""
         before = self._states.get((one.name, one.scope))
-        if (one.ok is None or one.detail == ASLEEP) and (one.name, one.scope) in self._results:
+        if before is not None and before.ok is not None and (one.ok is None or one.detail == ASLEEP):
+            was_due = one.ok is None and _NOT_WANTED not in one.detail
+            why = one.detail[:MAX_CHECK_DETAIL] if was_due else None
+            self._states[one.name, one.scope] = replace(before, not_repeated=why)
             return
         state = CheckState(
             name=one.name,
@@ -288,12 +293,13 @@ class Checks:
             _log(state)
 
     def _note(self, name: str, scope: str, why: str) -> None:
-        """Show why a check did not run, unless it has a result that still counts."""
+        """Show why a check did not run, beside its last result if it has one."""
         known = self._states.get((name, scope))
-        if known is None or known.ok is None:
-            self._states[name, scope] = CheckState(
-                name=name, scope=scope, ok=None, detail=f"waits: {why}", at=round(time.time(), 3)
-            )
+        self._states[name, scope] = (
+            replace(known, not_repeated=why)
+            if known is not None and known.ok is not None
+            else CheckState(name=name, scope=scope, ok=None, detail=f"waits: {why}", at=round(time.time(), 3))
+        )
 
 
 def _log(state: CheckState) -> None:

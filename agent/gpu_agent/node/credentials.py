@@ -26,29 +26,41 @@ _NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
 _LOG = Logger("node")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credentials:
     """The agent's tokens; a join token's file takes precedence over the token itself."""
 
     identity: IdentityFile
     join_token_file: Path | None = None
     join_token: str | None = field(default=None, repr=False)
+    problem: str | None = field(default=None, init=False)
+    """Why the last handshake carried no join token, with the next step."""
 
     def token_for(self, credential: Credential) -> str | None:
         """Return the token to send, None to send none."""
         node_token = self.identity.identity.node_token
+        self.problem = None
         if credential is Credential.BEST and node_token is not None:
             return node_token
         return self._join_token()
 
     def _join_token(self) -> str | None:
         if self.join_token_file is not None:
-            return _join_token_of(self.join_token_file)
+            found = read_token_file(self.join_token_file)
+            if found.exposed_mode is not None:
+                _LOG.warning("join_token_exposed", file=str(self.join_token_file), mode=found.exposed_mode)
+            return self._readable(found.token, str(self.join_token_file), found.problem)
         if self.join_token is None:
             return None
-        token = parse_token(self.join_token)
+        return self._readable(parse_token(self.join_token), "the settings", _NO_TOKEN)
+
+    def _readable(self, token: str | None, source: str, reason: str) -> str | None:
         if token is None:
-            _warn_unreadable("the settings", _NO_TOKEN)
+            _LOG.warning("join_token_unreadable", file=source, reason=reason)
+            self.problem = (
+                f"no join token was sent: {source}: {reason}. Put the token there, readable by the agent's "
+                "user; the agent reads it at its next attempt"
+            )
         return token
 
 
@@ -86,16 +98,3 @@ def parse_token(text: str) -> str | None:
     """Return the token in a text; None where it holds none."""
     token = text.strip()
     return token if token and token.isascii() and token.isprintable() else None
-
-
-def _join_token_of(file: Path) -> str | None:
-    found = read_token_file(file)
-    if found.exposed_mode is not None:
-        _LOG.warning("join_token_exposed", file=str(file), mode=found.exposed_mode)
-    if found.token is None:
-        _warn_unreadable(str(file), found.problem)
-    return found.token
-
-
-def _warn_unreadable(source: str, reason: str) -> None:
-    _LOG.warning("join_token_unreadable", file=source, reason=reason)

@@ -27,6 +27,8 @@ class Snapshot:
     """Whether the owner's limits allow jobs of the public pool now."""
     checks: tuple[CheckState, ...] = ()
     """The admission checks of this machine."""
+    token_problem: str | None = None
+    """Why the last handshake carried no join token; None where it had one, or the node's own."""
     inventory: Inventory | None
     """None before the first probe has ended."""
     probe_age_seconds: float | None

@@ -129,6 +129,10 @@ class SessionInfo(Document):
     why: str | None = Field(
         description="why the last attempt failed, or there is no next one; null once registered"
     )
+    token_problem: str | None = Field(
+        None,
+        description="why the last attempt could send no join token, with the next step; else null",
+    )
     last_heartbeat_at: float | None = Field(description="null before the first")
     last_heartbeat_age_seconds: float | None = Field(description="null before the first")
     heartbeats: int = Field(description="sequence number of the last one in this session")
@@ -153,6 +157,9 @@ class AdmissionCheckInfo(Document):
     ok: bool | None = Field(description="null where it could not be run: `detail` says why")
     detail: str
     at: float = Field(description="when it ended")
+    not_repeated: str | None = Field(
+        None, description="why it was due again and has not run since; null where it has, or was not due"
+    )
 
 
 class StatusInfo(Document):

@@ -7,6 +7,7 @@ import pytest
 
 from gpu_agent.cli.agent.status_page import activity_in_words, machine_inventory, status_facts, status_page
 from gpu_agent.cli.output.text import ASCII_GLYPHS, UNICODE_GLYPHS, line_width, plain_text
+from gpu_agent.node.checks import CheckState
 from gpu_agent.node.control.status import Instant
 from gpu_agent.node.jobs import AnnouncedJob, Jobs, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
@@ -65,6 +66,24 @@ def page(columns: int | None = None, **more: Any) -> list[str]:  # noqa: ANN401 
 
 def test_the_status_comes_first_with_its_reason() -> None:
     assert page()[:2] == ["node-A  ready  (health_checks_passed)", "3 healthy heartbeats in a row"]
+
+
+def test_a_join_token_that_cannot_be_read_is_shown() -> None:
+    assert not [one for one in page() if one.startswith("token")]
+    problem = "no join token was sent: /etc/gpu-agent/join-token: Permission denied. Put the token there"
+    (shown,) = [one for one in page(token_problem=problem) if one.startswith("token")]
+    assert shown.endswith(problem)
+
+
+def test_a_check_that_waits_to_run_again_says_for_what_beside_its_result() -> None:
+    passed = CheckState(name="memory_bandwidth", scope="GPU-1", ok=True, detail="54 GB/s", at=NOW)
+    waiting = replace(passed, not_repeated="1 process uses it")
+    assert shown_checks(passed)[0].endswith("GPU 0: 54 GB/s")
+    assert shown_checks(waiting)[0].endswith("GPU 0: 54 GB/s; not run again: 1 process uses it")
+
+
+def shown_checks(*checks: CheckState) -> list[str]:
+    return [one for one in page(checks=checks) if one.startswith("memory_bandwidth")]
 
 
 def test_a_degraded_machine_says_what_would_change_it_and_which_check_fails() -> None:

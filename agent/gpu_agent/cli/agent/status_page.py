@@ -117,7 +117,7 @@ def admission_table(
     names = {gpu.uuid: f"GPU {gpu.index}" for gpu in ([] if machine is None else machine.gpus)}
     rows: dict[tuple[str, str], list[AdmissionCheckInfo]] = {}
     for check in checks:
-        alone = check.scope if check.ok is not True else ""
+        alone = check.scope if check.ok is not True or check.not_repeated else ""
         rows.setdefault((check.name, alone), []).append(check)
     return render_table(
         Table(_ADMISSION_COLUMNS, [_admission_row(one, names) for one in rows.values()]), columns
@@ -129,7 +129,8 @@ def _admission_row(checks: list[AdmissionCheckInfo], names: Mapping[str, str]) -
     mark = {True: Piece("ok", "green"), False: Piece("FAILS", "bold red"), None: Piece("not run", "yellow")}
     where = f"{len(checks)} GPUs" if len(checks) > 1 else names.get(check.scope, check.scope)
     detail = check.detail if check.scope == NODE_SCOPE else f"{where}: {check.detail}"
-    return Row((line(check.name), line(mark[check.ok]), line(detail)))
+    waits = Piece(f"; not run again: {check.not_repeated}", "yellow") if check.not_repeated else ""
+    return Row((line(check.name), line(mark[check.ok]), line(detail, waits)))
 
 
 def _machine_blocks(
@@ -153,6 +154,7 @@ def status_facts(answer: StatusDocument, *, now: float) -> Iterator[Fact]:
     for name, words in (
         ("registry", _link(answer, now)),
         ("next", _next(answer.session, now)),
+        ("token", _token(answer.session)),
         ("status", _status(answer, now)),
         ("drain", _drain(answer.drain)),
         ("jobs", _jobs(answer)),
@@ -185,6 +187,10 @@ def _next(session: SessionInfo, now: float) -> Line:
     if left is None or at is None:
         return ()
     return line(f"tries again in {duration_in_words(left)}, at {clock(at, now)}")
+
+
+def _token(session: SessionInfo) -> Line:
+    return line(Piece(session.token_problem, "yellow")) if session.token_problem else ()
 
 
 def _status(answer: StatusDocument, now: float) -> Line:

@@ -82,7 +82,14 @@ def status_document(snapshot: Snapshot, jobs: Jobs, *, started_at: float, instan
         labels=dict(snapshot.owner.labels),
         jobs=JobsInfo(announced=jobs.ids is not None, in_flight=tuple(map(job_info, jobs.in_flight))),
         checks=tuple(
-            AdmissionCheckInfo(name=one.name, scope=one.scope, ok=one.ok, detail=one.detail, at=one.at)
+            AdmissionCheckInfo(
+                name=one.name,
+                scope=one.scope,
+                ok=one.ok,
+                detail=one.detail,
+                at=one.at,
+                not_repeated=one.not_repeated,
+            )
             for one in snapshot.checks
         ),
         machine=_machine(snapshot),
@@ -114,6 +121,7 @@ def _session(snapshot: Snapshot, instant: Instant) -> SessionInfo:
         since=instant.wall_of(snapshot.state_since),
         link_since=instant.wall_of(snapshot.link_since),
         why=None if session.state is State.REGISTERED else session.last_refusal,
+        token_problem=snapshot.token_problem,
         last_heartbeat_at=instant.wall_of(snapshot.last_heartbeat_at),
         last_heartbeat_age_seconds=instant.since(snapshot.last_heartbeat_at),
         heartbeats=session.sequence,

@@ -71,12 +71,10 @@ def judge_count(report: GpuReport, expected: Expected) -> Iterator[Result]:
     if expected.gpu_count is None:
         return
     found = len(report.checked)
-    detail = (
-        f"{found} GPUs, as expected"
-        if found == expected.gpu_count
-        else (f"{found} GPUs, expected {expected.gpu_count}")
-    )
-    yield Result(name="gpu_count", ok=found == expected.gpu_count, detail=detail)
+    is_right = found == expected.gpu_count
+    number = "1 GPU" if found == 1 else f"{found} GPUs"
+    detail = f"{number}, {'as expected' if is_right else f'expected {expected.gpu_count}'}"
+    yield Result(name="gpu_count", ok=is_right, detail=detail)
 
 
 def judge_reading(gpu: Gpu, expected: Expected) -> Iterator[Result]:
@@ -144,6 +142,8 @@ def _judge_unread(gpu: Gpu, name: str, field: str) -> Result:
     """Judge a check whose reading is lacking."""
     if gpu.asleep:
         return Result(name=name, scope=gpu.uuid, ok=True, detail=ASLEEP)
+    if not gpu.health.usable:
+        return Result(name=name, scope=gpu.uuid, ok=None, detail=f"the GPU is {gpu.health}")
     why = gpu.unknowns.get(field, "it has no such reading")
     if will_never_be_read(gpu, field):
         return Result(name=name, scope=gpu.uuid, ok=True, detail=_short(f"{DOES_NOT_APPLY}: {why}"))
