@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_without_a_driver_it_says_so_with_the_exit_code_of_probe(
     assert main(["check"]) == 2
     said = capsys.readouterr()
     assert (said.out, "No NVIDIA driver was found" in said.err) == ("", True)
+    assert main(["check", "--json"]) == 2
+    found = document(capsys)
+    assert (found["ok"], found["outcome"], found["checks"]) == (False, "no_driver", [])
+    assert "No NVIDIA driver was found" in found["detail"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_document_of_a_sound_machine_is_ok(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json"]) == 0
+    found = document(capsys)
+    assert (found["ok"], found["outcome"], found["detail"]) == (True, "ok", None)
+
+
+def test_a_driver_without_any_gpu_is_not_ok(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.nvml.set("count", 0)
+    assert main(["check", "--json"]) == 2
+    found = document(capsys)
+    assert (found["ok"], found["outcome"]) == (False, "ok")
+    assert "found no GPU" in found["detail"]
 
 
 def test_a_simulated_machine_fails_where_its_schedule_has_a_fault(
@@ -101,6 +121,33 @@ def test_a_simulated_machine_fails_where_its_schedule_has_a_fault(
     assert "Nothing fails" in capsys.readouterr().out
     assert main(["check", "--simulate", "2xH100-80GB:lost#1@0s"]) == 1
     assert "FAIL  memory_bandwidth  GPU 0   the GPU is lost: gpu_lost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "spec", ["8xH100-80GB", "1xT4-16GB", "1xRTX4090-24GB", "1xGB10-128GB", "1xA100-80GB/7x1g.10gb"]
+)
+def test_the_checks_of_the_documented_example_pass_on_a_sound_machine_without_settings(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/return-to-service.md").read_text()
+    (required,) = re.findall(r"^admission.required_checks = (\[.*\])$", page, re.MULTILINE)
+    assert main(["check", "--json", "--simulate", spec]) == 0
+    passed = {one["name"] for one in document(capsys)["checks"] if one["ok"]}
+    assert set(json.loads(required)) <= passed
+
+
+def test_the_same_simulated_machine_is_checked_and_probed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uuids(command: str) -> tuple[set[str], set[str]]:
+        main([command, "--json", "--simulate", "2xH100-80GB"])
+        found = json.loads(capsys.readouterr().out)
+        checked = {one["scope"] for one in found.get("checks", ())} - {"node"}
+        return checked, {gpu["uuid"] for gpu in found.get("gpus", ())}
+
+    assert uuids("check")[0] == uuids("probe")[1]
+    monkeypatch.setenv("GPU_AGENT_STATE_DIR", str(tmp_path))
+    assert uuids("check")[0] == uuids("probe")[1]
 
 
 @pytest.mark.usefixtures("machine")

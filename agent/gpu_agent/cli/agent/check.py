@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gpu_agent.cli.agent.reading import is_configured
+from gpu_agent.cli.agent.reading import ProbeRequest, is_configured
 from gpu_agent.cli.agent.settings import load_settings
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.output.streams import print_stderr
@@ -30,15 +30,15 @@ from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, st
 from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.probe.simulation.gpus import read_simulated_once
-from gpu_agent.probe.snapshot import ProbeOptions
 from gpu_agent.wire.codes import NODE_SCOPE
 from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from gpu_agent.wire.probe_document import Document, json_schema
 
 DESCRIPTION = """\
 Run all admission checks of this machine now, and print a line for each: OK, FAIL, or SKIP with what
-kept it from running. It needs no agent and no registry. Memory is copied on every GPU that no process
-uses, which wakes a GPU that sleeps; what is expected comes from [checks] of the agent's settings."""
+kept it from running. gpu_count, gpu_model and hook run only if set in [checks] of the agent's settings,
+and have no line else. It needs no agent and no registry. Memory is copied on every GPU that no process
+uses, which wakes a GPU that sleeps."""
 
 SCHEMA: Literal["gpu-agent.check/1"] = "gpu-agent.check/1"
 _MARKS = {True: Piece("OK  ", "green"), False: Piece("FAIL", "bold red"), None: Piece("SKIP", "dim")}
@@ -59,7 +59,9 @@ class CheckDocument(Document):
     """What `gpu-agent check --json` prints."""
 
     schema_id: Literal["gpu-agent.check/1"] = Field(alias="schema")
-    ok: bool = Field(description="true when no check has failed, as the exit code 0 says")
+    outcome: Outcome
+    detail: str | None = Field(description="the next step where no GPU was found")
+    ok: bool = Field(description="whether the exit code is 0: there is a GPU, and no check has failed")
     checks: tuple[CheckOfMachine, ...] = Field(description="GPU by GPU, then the node")
     took_seconds: float
 
@@ -93,37 +95,51 @@ def main(arguments: argparse.Namespace) -> int:
     """Run them one after another, and print each result once it is there."""
     began = time.monotonic()
     arguments.state_dir = None
-    expected, options, simulate = Expected(), ProbeOptions(), arguments.simulate
+    expected, request = Expected(), ProbeRequest(simulate=arguments.simulate)
     if is_configured(arguments, os.environ):
         settings = load_settings(arguments)
-        expected, options, simulate = settings.checks.expected, settings.probe_options, settings.simulate
-    report = _read(options, simulate)
+        expected = settings.checks.expected
+        request = ProbeRequest(
+            options=settings.probe_options, simulate=settings.simulate, state_dir=settings.state_dir
+        )
+    report = _read(request)
     indices = {gpu.uuid: f"GPU {gpu.index}" for gpu in report.gpus}
     results = []
     with Interruption():  # what runs in a session of its own would outlive this command
-        for result in _run(report, expected, options, simulated=simulate is not None):
+        for result in _run(report, expected, request):
             results.append(result)
             if not arguments.json:
                 print_lines(result_lines(result, indices.get(result.scope, NODE_SCOPE), terminal_columns()))
-    failed = any(result.ok is False for result in results)
+    code = _exit_code(report, results)
     if arguments.json:
-        print_json(
-            document(results, took_seconds=time.monotonic() - began).model_dump(mode="json", by_alias=True)
-        )
+        found = document(report, results, took_seconds=time.monotonic() - began)
+        print_json(found.model_dump(mode="json", by_alias=True))
     elif report.gpus:
         print_lines([summary(results)])
+    if code in (ExitCode.NO_GPU, ExitCode.DRIVER_BROKEN):
+        print_stderr(_detail(report) or "")
+    return code
+
+
+def _exit_code(report: GpuReport, results: Sequence[Result]) -> ExitCode:
+    if report.outcome is Outcome.DRIVER_BROKEN:
+        return ExitCode.DRIVER_BROKEN
     if report.outcome is not Outcome.OK or not report.gpus:
-        print_stderr(report.detail or "no GPU was found")
-        return ExitCode.NO_GPU if report.outcome is not Outcome.DRIVER_BROKEN else ExitCode.DRIVER_BROKEN
-    return ExitCode.FAILED if failed else ExitCode.OK
+        return ExitCode.NO_GPU
+    return ExitCode.FAILED if any(result.ok is False for result in results) else ExitCode.OK
 
 
-def _read(options: ProbeOptions, simulate: str | None) -> GpuReport:
-    if simulate is not None:
+def _detail(report: GpuReport) -> str | None:
+    return report.detail or (None if report.gpus else "no GPU was found")
+
+
+def _read(request: ProbeRequest) -> GpuReport:
+    options = request.options
+    if request.simulate is not None:
         from gpu_agent.probe.simulation.gpu_models import SimulationError
 
         try:
-            return read_simulated_once(simulate, seed="check", now=time.time())
+            return read_simulated_once(request.simulate, seed=request.seed, now=time.time())
         except SimulationError as error:
             raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
     child = start_child()
@@ -131,15 +147,13 @@ def _read(options: ProbeOptions, simulate: str | None) -> GpuReport:
     return merge_reports(read_once(child, DEADLINE_SECONDS), collect_reports(others))
 
 
-def _run(
-    report: GpuReport, expected: Expected, options: ProbeOptions, *, simulated: bool
-) -> Iterator[Result]:
+def _run(report: GpuReport, expected: Expected, request: ProbeRequest) -> Iterator[Result]:
     stop = threading.Event()
     processes = CheckProcesses(os.environ)
     run = (
         simulated_child
-        if simulated
-        else real_child(processes, seconds=expected.gpu_seconds, sys_dir=options.surroundings.sys_dir)
+        if request.simulate is not None
+        else real_child(processes, seconds=expected.gpu_seconds, sys_dir=request.options.surroundings.sys_dir)
     )
     for gpu in report.checked:
         why = why_not_checked(gpu, report)
@@ -159,11 +173,13 @@ def _skipped(name: str, gpu: Gpu, why: str) -> Result:
     return Result(name=name, scope=gpu.uuid, ok=None, detail=f"the GPU is not checked: {why}")
 
 
-def document(results: Sequence[Result], *, took_seconds: float) -> CheckDocument:
+def document(report: GpuReport, results: Sequence[Result], *, took_seconds: float) -> CheckDocument:
     """Return all results as one document."""
     return CheckDocument(
         schema_id=SCHEMA,
-        ok=all(result.ok is not False for result in results),
+        outcome=report.outcome,
+        detail=_detail(report),
+        ok=_exit_code(report, results) is ExitCode.OK,
         checks=tuple(
             CheckOfMachine(name=one.name, scope=one.scope, ok=one.ok, detail=one.detail) for one in results
         ),
@@ -191,7 +207,8 @@ def summary(results: Sequence[Result]) -> Line:
     skipped = f", {counted[None]} could not be run" if counted[None] else ""
     if counted[False]:
         failing = ", ".join(dict.fromkeys(one.name for one in results if one.ok is False))
-        return line(Piece(f"{counted[False]} of {len(results)} fail: {failing}", "bold red"), skipped)
+        fail = "fails" if counted[False] == 1 else "fail"
+        return line(Piece(f"{counted[False]} of {len(results)} {fail}: {failing}", "bold red"), skipped)
     return line(Piece(f"Nothing fails: {counted[True]} passed", "green"), skipped)
 
 
