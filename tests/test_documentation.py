@@ -155,7 +155,7 @@ def test_every_part_of_a_simulation_is_named() -> None:
 def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
     written = (DOCS / "simulation.md").read_text(encoding="utf-8")
     shown = [shlex.split(line)[-1] for line in written.splitlines() if " --simulate " in line]
-    assert len(shown) == 4
+    assert len(shown) == 5
     for line in shown:
         simulation.parse_spec(line)
 

@@ -130,7 +130,6 @@ class SessionInfo(Document):
         description="why the last attempt failed, or there is no next one; null once registered"
     )
     token_problem: str | None = Field(
-        None,
         description="why the last attempt could send no join token, with the next step; else null",
     )
     last_heartbeat_at: float | None = Field(description="null before the first")
@@ -158,7 +157,7 @@ class AdmissionCheckInfo(Document):
     detail: str
     at: float = Field(description="when it ended")
     not_repeated: str | None = Field(
-        None, description="why it was due again and has not run since; null where it has, or was not due"
+        description="why it was due again and has not run since; null where it has, or was not due"
     )
 
 
