@@ -6,14 +6,17 @@ The caller holds the lock, so that no registry uses either file.
 
 import os
 import sqlite3
+import tempfile
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.registry.actions import DocumentKind
-from gpu_agent.store.base import StoreError
+from gpu_agent.store.base import Batch, Loaded, StoreError
 from gpu_agent.store.sqlite import (
+    SqliteStore,
     bad_backup,
     check_schema,
     connect,
@@ -23,6 +26,7 @@ from gpu_agent.store.sqlite import (
     find_damage,
     sync,
 )
+from gpu_agent.wire.api import RegistryEvent
 
 _COUNT = "SELECT count(*) FROM documents WHERE kind = ?"
 
@@ -75,6 +79,45 @@ def replace_database(backup: Path, path: Path) -> Path | None:
     finally:
         fresh.unlink(missing_ok=True)
     return before
+
+
+def write_backup(loaded: Loaded, target: Path, *, overwrite: bool) -> None:
+    """Write what another store has loaded to a database; raises `StoreError`.
+
+    It is complete or not there, and only its owner may read it.
+    """
+    recent = [one for one in loaded.recent if not _in_history(one, loaded)]
+    histories = sorted(
+        (one for history in loaded.histories.values() for one in history), key=lambda one: one.id or 0
+    )
+    with _scratch_folder(target) as folder:
+        with closing(SqliteStore(folder / target.name)) as store:
+            # Events that are stored before any document join no history.
+            store.save([Batch((), recent), Batch(loaded.changes, histories)])
+        copy_database(folder / target.name, target, overwrite=overwrite)
+
+
+def read_backup(path: Path) -> Loaded:
+    """Read all that a backup holds, of this release's version or an older one; raises `StoreError`."""
+    with _scratch_folder(path) as folder:
+        copy_database(path, folder / path.name)
+        with closing(SqliteStore(folder / path.name)) as store:
+            return store.load()
+
+
+def _in_history(event: RegistryEvent, loaded: Loaded) -> bool:
+    history = loaded.histories.get(event.node_id or "", ())
+    return bool(history) and (event.id or 0) >= (history[0].id or 0)
+
+
+@contextmanager
+def _scratch_folder(beside: Path) -> Iterator[Path]:
+    """Make a directory for this user alone, on the same disk where that can be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{beside.name[:100]}.", dir=beside.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise database_error(beside, error) from error
 
 
 def _set_aside(path: Path) -> Path:

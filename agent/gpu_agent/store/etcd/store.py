@@ -1,0 +1,465 @@
+"""The store in etcd: documents and events under one prefix, written by one registry at a time.
+
+    PREFIX/version            of what lies here
+    PREFIX/leader             who may write; exists for as long as its lease
+    PREFIX/commit             number and token of the last commit
+    PREFIX/doc/KIND/KEY       a document as JSON
+    PREFIX/events/NUMBER      the events of a commit
+    PREFIX/redo/TOKEN/PART    operations of a commit that is too large for one transaction
+
+Each transaction compares who may write and the last commit. So it is applied once, in order, by the present
+writer, or never; one without an answer is sent again as it is, and the commit that is stored by then shows
+whether it was applied. A large commit is staged in parts. The transaction that stores its number makes it
+valid; then each part is applied and deleted. A writer that finds parts of the last commit applies them, and
+deletes those of any other. One writer may load and save; a backup may run beside it.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store.backup import write_backup
+from gpu_agent.store.base import (
+    RECENT_EVENTS,
+    Batch,
+    Loaded,
+    StoreError,
+    UnusableError,
+    document_text,
+    parse_text,
+)
+from gpu_agent.store.etcd.client import (
+    Access,
+    Delete,
+    EtcdClient,
+    EtcdError,
+    Get,
+    IsValue,
+    Outcome,
+    OutcomeUnknownError,
+    Put,
+    RefusedError,
+    UnreachableError,
+)
+from gpu_agent.store.etcd.events import EventIndex, EventPlan, EventReader, History, event_values
+from gpu_agent.store.etcd.lease import TTL_SECONDS, Lease, LeaseHeldError
+from gpu_agent.store.etcd.redo import (
+    Part,
+    Write,
+    apply_part,
+    decode_part,
+    encode_part,
+    parts_of,
+    stages_of,
+)
+from gpu_agent.wire.api import RegistryEvent
+
+VERSION = 1
+
+_SEND_SECONDS = 5.0
+"""How long one transaction is sent again."""
+_PAUSE_SECONDS = 0.05
+_OPEN_SECONDS = TTL_SECONDS + 2.0
+"""How long a registry that was killed may still seem to be the writer."""
+_COMPACT_SECONDS = 300.0
+"""How long etcd holds values that were replaced: for a backup that runs, and for those who follow."""
+_COMPACTED = 11
+"""The code of a read as of a moment whose values are gone."""
+
+_KINDS = frozenset(kind.value for kind in DocumentKind)
+_AFTER, _DOCUMENT = "history_after", "document"
+"""A node's document has an envelope."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A commit that is to be stored."""
+
+    value: bytes
+    """What the key `commit` holds once it is."""
+    parts: Sequence[tuple[bytes, Part]]
+    """Under their keys in `redo`."""
+    plan: EventPlan | None
+    unanswered: bool = False
+    """Whether it was sent without an answer: it may be stored, or be stored later, or never."""
+
+
+class EtcdStore:
+    """Holds everything under `prefix`; only one registry at a time can open it."""
+
+    def __init__(self, access: Access, prefix: str) -> None:
+        """Take the right to write, and finish what the writer before has begun; raises `StoreError`."""
+        self._client = EtcdClient(access)
+        self._prefix = prefix
+        self._lease = Lease(self._client, self._key("leader"))
+        self._last: bytes | None = None
+        """What the key `commit` holds, as far as is known."""
+        self._index: EventIndex | None = None
+        """None until all was read."""
+        self._open: _Attempt | None = None
+        """Was sent and has no answer; no other commit is sent before it has one."""
+        self._unapplied: list[tuple[bytes, Part]] = []
+        """Parts of the last commit."""
+        self._staged = False
+        """Whether parts of a commit that was given up may lie in `redo`."""
+        self._superseded = self._closed = False
+        self._revision = self._compact_to = 0
+        """Of the last transaction, and the one up to which etcd is compacted next."""
+        self._compact_at = 0.0
+        try:
+            self._take_over()
+        except (EtcdError, StoreError) as error:
+            self.close()
+            raise self._error(error) from error
+
+    def __str__(self) -> str:
+        return f"etcd://{self._client}/{self._prefix}"
+
+    def load(self) -> Loaded:
+        """Return all that is stored; documents of kinds that this release does not know stay there."""
+        self._refuse_when_closed()
+        try:
+            self._finish()
+            self._index, loaded = self._read()
+        except EtcdError as error:
+            raise self._error(error) from error
+        return loaded
+
+    def save(self, batches: Sequence[Batch]) -> None:
+        """Store all of these in one commit; raises `StoreError`."""
+        self._refuse_when_closed()
+        try:
+            self._finish()
+            if self._index is None:
+                self._index, _ = self._read()
+            writes, plan = self._plan(batches, self._index)
+            if writes:
+                self._commit(parts_of(writes), plan)
+        except EtcdError as error:
+            raise self._error(error) from error
+
+    def replace(self, loaded: Loaded) -> None:
+        """Store this instead of all that is stored, in one commit; raises `StoreError`."""
+        self._refuse_when_closed()
+        clear = [Delete(*self._range(name)) for name in ("doc", "events")]
+        try:
+            self._finish()
+            self._index = None
+            self._commit([clear, *parts_of(list(self._puts(loaded)))], None)
+        except EtcdError as error:
+            raise self._error(error) from error
+
+    def backup(self, target: Path, *, overwrite: bool = False) -> None:
+        """Write all that is stored now to an SQLite database; raises `StoreError`."""
+        self._refuse_when_closed()
+        try:
+            _, loaded = self._read()
+        except EtcdError as error:
+            raise self._error(error) from error
+        write_backup(loaded, target, overwrite=overwrite)
+
+    def close(self) -> None:
+        """Give back the right to write; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._lease.release()
+            self._client.close()
+
+    def _take_over(self) -> None:
+        self._check_version()
+        self._lease.acquire(wait_seconds=_OPEN_SECONDS)
+        self._check_version()  # while this one waited, a newer release may have written
+        last = self._client.get(self._key("commit"))
+        if last is not None:
+            self._last = last.value
+            staged = self._client.read(*self._range("redo", self._token))
+            self._unapplied = [(one.key, decode_part(one.value)) for one in staged]
+        self._apply()
+        # From this commit on what the writer before may still send is refused, whatever it compares.
+        version = Put(self._key("version"), str(VERSION).encode())
+        self._commit([[version, Delete(*self._range("redo"))]], None)
+
+    def _check_version(self) -> None:
+        stored = self._client.get(self._key("version"))
+        if stored is None:
+            leader = self._lease.key
+            if any(one.key != leader for one in self._client.read(*self._range())):
+                raise UnusableError(
+                    f"{self} holds keys of another program; nothing was changed there: name another prefix, "
+                    f"such as etcd://{self._client}/{self._prefix}-registry"
+                )
+        elif not stored.value.isdigit() or int(stored.value) > VERSION:
+            raise UnusableError(
+                f"{self} was written by a newer release (its version is "
+                f"{stored.value.decode(errors='replace')}, this release knows up to {VERSION}); nothing was "
+                "changed there: use the newer release"
+            )
+
+    # Commits
+
+    @property
+    def _number(self) -> int:
+        return 0 if self._last is None else int(json.loads(self._last)["number"])
+
+    @property
+    def _token(self) -> str:
+        return "" if self._last is None else str(json.loads(self._last)["token"])
+
+    def _commit(self, parts: Sequence[Part], plan: EventPlan | None) -> None:
+        token = secrets.token_hex(8)
+        value = json.dumps({"number": self._number + 1, "token": token}).encode()
+        keys = [self._key("redo", token, f"{number:06x}") for number in range(len(parts))]
+        self._drive(_Attempt(value, list(zip(keys, parts, strict=True)), plan))
+        self._apply()
+        self._compact_now_and_then()
+
+    def _finish(self) -> None:
+        """Bring to its end what an earlier save has left open; raises `StoreError`, `EtcdError`."""
+        if self._superseded:
+            raise self._superseded_error()
+        if self._lease.lost:
+            self._lease.acquire()  # where another has written meanwhile, the last commit is not ours
+        if self._open is not None:
+            self._drive(self._open)
+        self._apply()
+
+    def _drive(self, attempt: _Attempt) -> None:
+        """Bring a commit into etcd, once, however often it is called with the same attempt."""
+        if self._staged and self._open is None:
+            self._send([Delete(*self._range("redo"))])
+            self._staged = False
+        if len(attempt.parts) == 1:
+            writes: Part = attempt.parts[0][1]
+        else:
+            self._staged = True
+            *stages, writes = stages_of([Put(key, encode_part(part)) for key, part in attempt.parts])
+            if not all(map(self._send, stages)):
+                self._adopt(attempt)
+                return
+        self._open = attempt
+        try:
+            self._send([*writes, Put(self._key("commit"), attempt.value)])
+        except (EtcdError, StoreError):
+            if not attempt.unanswered:
+                self._open = None
+            raise
+        self._adopt(attempt)
+
+    def _adopt(self, attempt: _Attempt) -> None:
+        """Go on from a commit that is stored."""
+        self._open, self._last, self._staged = None, attempt.value, False
+        if len(attempt.parts) > 1:
+            self._unapplied = list(attempt.parts)
+        if attempt.plan is not None:
+            attempt.plan.adopt()
+
+    def _apply(self) -> None:
+        """Do what the parts of the last commit say, and delete them."""
+        while self._unapplied:
+            key, part = self._unapplied[0]
+            self._send([*part, Delete(key)])
+            del self._unapplied[0]
+
+    def _send(self, writes: Part) -> bool:
+        """Write these in one transaction upon the last commit; raises `StoreError`, `EtcdError`.
+
+        Returns False where it was not applied because the commit that had no answer is the last one.
+        """
+        outcome = self._transact(writes)
+        if outcome.succeeded:
+            self._revision = outcome.revision
+            return True
+        there, last = (outcome.found.get(key) for key in (self._lease.key, self._key("commit")))
+        if there is None or there.create_revision != self._lease.created_at:
+            self._lease.lost = True
+            raise StoreError(
+                f"{self} cannot be written: etcd has ended this registry's lease; it asks for another one"
+            )
+        if self._open is not None and last is not None and last.value == self._open.value:
+            return False
+        self._superseded = True
+        self._lease.release()
+        raise self._superseded_error()
+
+    def _transact(self, writes: Part) -> Outcome:
+        """Send a transaction, and send it again until it has an answer; raises `StoreError`, `EtcdError`."""
+        leader, commit = self._lease.key, self._key("commit")
+        deadline = time.monotonic() + _SEND_SECONDS
+        while self._lease.valid:
+            compares = (self._lease.fence, IsValue(commit, self._last))
+            try:
+                return self._client.transact(compares, writes, [Get(leader), Get(commit)])
+            except (OutcomeUnknownError, UnreachableError) as error:
+                if self._open is not None and isinstance(error, OutcomeUnknownError):
+                    self._open.unanswered = True
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+        raise StoreError(
+            f"{self} cannot be written: this registry's lease was not renewed in time; it goes on by itself "
+            "once etcd answers again"
+        )
+
+    def _compact_now_and_then(self) -> None:
+        """Let etcd delete what was replaced a while ago: its database would grow until its quota."""
+        now = time.monotonic()
+        if now >= self._compact_at:
+            before, self._compact_to = self._compact_to, self._revision
+            self._compact_at = now + _COMPACT_SECONDS
+            if before:
+                with suppress(EtcdError):  # it is done at the next time
+                    self._client.compact(before)
+
+    def _plan(self, batches: Sequence[Batch], index: EventIndex) -> tuple[list[Write], EventPlan]:
+        """Say what a commit of these writes; raises `UnstorableError`."""
+        plan = EventPlan(index, next((one.id for batch in batches for one in batch.events), None))
+        documents: dict[bytes, str | None] = {}
+        for batch in batches:
+            for change in batch.changes:
+                text = document_text(change)
+                if change.kind is DocumentKind.NODE:
+                    if text is None:
+                        plan.delete_node(change.key)
+                    else:
+                        text = _node_text(plan.store_node(change.key), text)
+                documents[self._key("doc", change.kind.value, change.key)] = text
+            for event in batch.events:
+                plan.add(event)
+        writes: list[Write] = [
+            Delete(key) if text is None else Put(key, text.encode()) for key, text in documents.items()
+        ]
+        writes += plan.writes(self._event_key, self._client.read)
+        return writes, plan
+
+    # What is stored
+
+    def _puts(self, loaded: Loaded) -> Iterator[Put]:
+        """Store all of it where nothing is."""
+        events = {one.id or 0: one for history in loaded.histories.values() for one in history}
+        events |= {one.id or 0: one for one in loaded.recent}
+        newest = max(events, default=0)
+        for change in loaded.changes:
+            text = document_text(change) or ""
+            if change.kind is DocumentKind.NODE:
+                history = loaded.histories.get(change.key)
+                text = _node_text((history[0].id or 0) - 1 if history else newest, text)
+            yield Put(self._key("doc", change.kind.value, change.key), text.encode())
+        for number, value in enumerate(event_values(events[one] for one in sorted(events))):
+            yield Put(self._event_key(number), value)
+
+    def _read(self) -> tuple[EventIndex, Loaded]:
+        """Read all that is stored, as of one moment; raises `UnusableError`, `EtcdError`."""
+        try:
+            try:
+                rows = self._rows()
+            except RefusedError as error:
+                if error.code != _COMPACTED:
+                    raise
+                rows = self._rows()
+            return self._parse(rows)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnusableError(
+                f"{self} cannot be used: it is damaged ({error}); nothing was changed there: put back a "
+                "backup with `gpu-agent registry restore FILE --force`"
+            ) from error
+
+    def _rows(self) -> dict[bytes, bytes]:
+        """Read all keys and values; parts of the last commit that are not applied yet count as applied."""
+        rows = {one.key: one.value for one in self._client.read(*self._range())}
+        commit = rows.get(self._key("commit"))
+        if commit is not None:
+            start, end = self._range("redo", str(json.loads(commit)["token"]))
+            for value in [value for key, value in rows.items() if start <= key < end]:
+                apply_part(decode_part(value), rows)
+        return rows
+
+    def _parse(self, rows: dict[bytes, bytes]) -> tuple[EventIndex, Loaded]:
+        index, changes = EventIndex(), []
+        start = self._range("doc")[0]
+        for key, value in rows.items():
+            if key.startswith(start):
+                kind, _, name = key[len(start) :].decode().partition("/")
+                if kind in _KINDS:
+                    document = parse_text(value.decode())
+                    if kind == DocumentKind.NODE:
+                        index.histories[name] = History(int(document[_AFTER]))
+                        document = document[_DOCUMENT]
+                    changes.append(Change(DocumentKind(kind), name, document))
+        recent: list[RegistryEvent] = []
+        histories: dict[str, list[RegistryEvent]] = {}
+        reader, start = EventReader(), self._range("events")[0]
+        for key in sorted(key for key in rows if key.startswith(start)):
+            events = reader.read(rows[key])
+            index.add(key, len(rows[key]), events)
+            recent += events
+        for event in recent:
+            history = index.histories.get(event.node_id or "")
+            if history is not None and history.ids and (event.id or 0) >= history.ids[0]:
+                histories.setdefault(event.node_id or "", []).append(event)
+        oldest = index.newest - RECENT_EVENTS
+        return index, Loaded(changes, [one for one in recent if (one.id or 0) > oldest], histories)
+
+    def _key(self, *names: str) -> bytes:
+        return "/".join((self._prefix, *names)).encode()
+
+    def _range(self, *names: str) -> tuple[bytes, bytes]:
+        """Return the first key below a name, and what follows the last one."""
+        key = self._key(*names)
+        return key + b"/", key + b"0"
+
+    def _event_key(self, number: int) -> bytes:
+        return self._key("events", f"{self._number + 1:016x}{number:04x}")
+
+    # Errors
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self} is closed; start the registry again to open it")
+
+    def _superseded_error(self) -> StoreError:
+        return StoreError(
+            f"another registry has written to {self} since this one lost its lease: nothing more can be "
+            "stored until this registry is started again"
+        )
+
+    def _error(self, error: EtcdError | StoreError) -> StoreError:
+        """Say what is wrong with etcd, and the next step."""
+        match error:
+            case LeaseHeldError():
+                return StoreError(
+                    f"the registry's database {self} is in use by {error}: only one registry may use it; "
+                    "stop that one, or name another prefix"
+                )
+            case StoreError():
+                return error
+            case RefusedError(is_full=True):
+                problem = f"the disk is full ({error})"
+                fix = (
+                    "free some space: `etcdctl defrag --cluster`, then `etcdctl alarm disarm`; the registry "
+                    "goes on by itself"
+                )
+            case RefusedError(is_denied=True):
+                problem = f"etcd refuses this registry ({error})"
+                fix = (
+                    "check etcd_user and etcd_password_file, and that the user's role may read and write the "
+                    f"keys that begin with {self._prefix}/"
+                )
+            case RefusedError():
+                problem, fix = f"etcd refused it: {error}", "read etcd's log"
+            case OutcomeUnknownError():
+                problem, fix = f"etcd has not answered ({error})", "see `etcdctl endpoint health --cluster`"
+            case _:
+                problem, fix = (
+                    f"no member of etcd is reached ({error})",
+                    "check that etcd runs there, and that this machine reaches it",
+                )
+        return StoreError(f"the registry's database {self} cannot be used: {problem}; {fix}")
+
+
+def _node_text(after: int, document: str) -> str:
+    return f'{{"{_AFTER}":{after},"{_DOCUMENT}":{document}}}'
