@@ -1,12 +1,32 @@
-from collections.abc import Iterator
+"""The store in a real etcd: the contract, lost answers, lost leases, large commits, members that die."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.store.base import Store
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store import memory as memory_store
+from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
+from gpu_agent.store.etcd import events as etcd_events
+from gpu_agent.store.etcd import redo
+from gpu_agent.store.etcd import store as etcd_store
+from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put
+from gpu_agent.store.etcd.lease import TTL_SECONDS
 from gpu_agent.store.etcd.store import EtcdStore
-from tests.store.contract import StoreContract
-from tests.store.etcd_cluster import Cluster, cluster
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.store.sqlite import SqliteStore
+from tests.store.contract import DOCUMENT, StoreContract, event, save, stored
+from tests.store.etcd_cluster import Cluster, Proxy, cluster
+from tests.waiting import patience
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +57,425 @@ class TestEtcdStoreWithThreeMembers(StoreContract):
 
     def open(self, folder: Path) -> Store:
         return EtcdStore(self.access, folder.name)
+
+
+@pytest.fixture
+def access(one_member: Cluster) -> Access:
+    return one_member.access
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    return tmp_path.name
+
+
+@pytest.fixture
+def store(access: Access, prefix: str) -> Iterator[EtcdStore]:
+    with closing(EtcdStore(access, prefix)) as store:
+        yield store
+
+
+@pytest.fixture
+def client(access: Access) -> Iterator[EtcdClient]:
+    with closing(EtcdClient(access)) as client:
+        yield client
+
+
+def claims(*keys: str, document: object = None) -> Batch:
+    return Batch([Change(DocumentKind.CLAIM, key, {"document": document}) for key in keys])
+
+
+def keys(store: Store) -> list[str]:
+    return sorted(change.key for change in store.load().changes)
+
+
+def below(client: EtcdClient, *names: str) -> list[bytes]:
+    key = "/".join(names).encode()
+    return [one.key for one in client.read(key + b"/", key + b"0")]
+
+
+def commit_number(client: EtcdClient, prefix: str) -> int:
+    stored_commit = client.get(f"{prefix}/commit".encode())
+    return 0 if stored_commit is None else int(json.loads(stored_commit.value)["number"])
+
+
+# What is there
+
+
+def test_what_was_saved_is_there_when_another_registry_opens_it(access: Access, prefix: str) -> None:
+    with closing(EtcdStore(access, prefix)) as first:
+        save(first, [Change(DocumentKind.NODE, "node-1", DOCUMENT)], [event(1), event(2, None)])
+        before = first.load()
+    with closing(EtcdStore(access, prefix)) as second:
+        assert second.load() == before
+
+
+def test_one_prefix_holds_nothing_of_another_one(access: Access, prefix: str) -> None:
+    with closing(EtcdStore(access, f"{prefix}0")) as other, closing(EtcdStore(access, prefix)) as store:
+        other.save([claims("other")])
+        store.save([claims("job-1")])
+        assert (keys(store), keys(other)) == (["job-1"], ["other"])
+
+
+def test_a_newer_version_is_refused_untouched(access: Access, client: EtcdClient, prefix: str) -> None:
+    EtcdStore(access, prefix).close()
+    client.transact([], [Put(f"{prefix}/version".encode(), b"2")])
+    before = list(client.read(prefix.encode(), b"\xff"))
+    with pytest.raises(UnusableError, match="newer release"):
+        EtcdStore(access, prefix)
+    assert list(client.read(prefix.encode(), b"\xff")) == before
+
+
+def test_keys_of_another_program_are_refused_untouched(
+    access: Access, client: EtcdClient, prefix: str
+) -> None:
+    client.transact([], [Put(f"{prefix}/pods/one".encode(), b"{}")])
+    with pytest.raises(UnusableError, match="another program"):
+        EtcdStore(access, prefix)
+    assert below(client, prefix) == [f"{prefix}/pods/one".encode()]
+
+
+def test_damage_is_reported_with_the_next_step(store: EtcdStore, client: EtcdClient, prefix: str) -> None:
+    client.transact([], [Put(f"{prefix}/doc/claim/job-1".encode(), b"{")])
+    with pytest.raises(UnusableError, match=r"damaged .* registry restore"):
+        store.load()
+
+
+def test_documents_of_an_unknown_kind_stay(store: EtcdStore, client: EtcdClient, prefix: str) -> None:
+    client.transact([], [Put(f"{prefix}/doc/future/x".encode(), b"?")])
+    store.save([claims("job-1")])
+    assert keys(store) == ["job-1"]
+    assert len(below(client, prefix, "doc", "future")) == 1
+
+
+# One writer
+
+
+def test_a_second_registry_is_refused_and_the_first_one_named(
+    store: EtcdStore, access: Access, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_store, "_OPEN_SECONDS", 0.3)
+    with pytest.raises(StoreError, match=f"in use by process {os.getpid()} on .*: only one registry"):
+        EtcdStore(access, prefix)
+    store.save([claims("job-1")])
+
+
+def test_a_writer_whose_lease_was_lost_to_another_writes_nothing_more(
+    store: EtcdStore, access: Access, client: EtcdClient, prefix: str
+) -> None:
+    store.save([claims("job-1")])
+    client.transact([], [Delete(f"{prefix}/leader".encode())])
+    with closing(EtcdStore(access, prefix)) as other:
+        other.save([claims("job-2")])
+        with pytest.raises(StoreError, match="ended this registry's lease"):
+            store.save([claims("job-3")])
+        with pytest.raises(StoreError, match="in use by"):
+            store.save([claims("job-3")])
+        other.save([claims("job-4")])
+        assert keys(other) == ["job-1", "job-2", "job-4"]
+    for _ in range(2):
+        with pytest.raises(StoreError, match="started again"):
+            store.save([claims("job-3")])
+    with closing(EtcdStore(access, prefix)) as third:
+        assert keys(third) == ["job-1", "job-2", "job-4"]
+
+
+def test_a_writer_that_lost_its_lease_to_no_one_goes_on(
+    store: EtcdStore, client: EtcdClient, prefix: str
+) -> None:
+    store.save([claims("job-1")])
+    client.transact([], [Delete(f"{prefix}/leader".encode())])
+    with pytest.raises(StoreError, match="lease"):
+        store.save([claims("job-2")])
+    store.save([claims("job-2")])
+    assert keys(store) == ["job-1", "job-2"]
+
+
+WRITER = """if True:
+    import sys
+    from gpu_agent.registry.actions import Change, DocumentKind
+    from gpu_agent.store.base import Batch, StoreError
+    from gpu_agent.store.etcd.client import Access
+    from gpu_agent.store.etcd.store import EtcdStore
+    store = EtcdStore(Access((("127.0.0.1", int(sys.argv[1])),)), sys.argv[2])
+    for line in sys.stdin:
+        try:
+            store.save([Batch([Change(DocumentKind.CLAIM, line.strip(), {})])])
+            print("stored", flush=True)
+        except StoreError as error:
+            print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def writer(access: Access, prefix: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that saves a claim for each line that it is sent."""
+    command = [sys.executable, "-c", WRITER, str(access.endpoints[0][1]), prefix]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def ask(writer: "subprocess.Popen[str]", claim: str) -> str:
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdin.write(f"{claim}\n")
+    writer.stdin.flush()
+    return writer.stdout.readline()
+
+
+def test_a_writer_that_was_frozen_while_another_wrote_awakes_and_writes_nothing(
+    writer: "subprocess.Popen[str]", access: Access, prefix: str
+) -> None:
+    assert ask(writer, "job-1") == "stored\n"
+    writer.send_signal(signal.SIGSTOP)
+    with closing(EtcdStore(access, prefix)) as other:
+        other.save([claims("job-2")])
+        writer.send_signal(signal.SIGCONT)
+        for claim in ("job-3", "job-4"):
+            assert "stored" not in ask(writer, claim).split()[:1]
+        assert keys(other) == ["job-1", "job-2"]
+
+
+def test_a_registry_that_was_killed_is_followed_by_the_next_one_within_the_lease(
+    writer: "subprocess.Popen[str]", access: Access, prefix: str
+) -> None:
+    assert ask(writer, "job-1") == "stored\n"
+    writer.kill()
+    began = time.monotonic()
+    with closing(EtcdStore(access, prefix)) as store:
+        assert keys(store) == ["job-1"]
+    assert time.monotonic() - began < patience(TTL_SECONDS + 2)
+
+
+# Answers that are lost
+
+
+@pytest.fixture
+def proxy(access: Access) -> Iterator[Proxy]:
+    with closing(Proxy(access.endpoints[0])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def cut_off(proxy: Proxy, prefix: str) -> Iterator[EtcdStore]:
+    """A store behind the proxy, without patience: each lost answer is reported."""
+    with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
+        yield store
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_store, "_SEND_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_commit_whose_answer_is_lost_is_sent_again_and_applied_once(
+    cut: str, cut_off: EtcdStore, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    before = commit_number(client, prefix)
+    proxy.plan({0: cut})
+    cut_off.save([claims("job-1")])
+    assert commit_number(client, prefix) == before + 1
+    assert proxy.transactions == 2
+    assert keys(cut_off) == ["job-1"]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("cut", ["before", "after", "delay"])
+def test_a_commit_of_unknown_outcome_is_reported_and_its_retry_repeats_its_number(
+    cut: str, cut_off: EtcdStore, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    cut_off.save([claims("job-1", document=1)])
+    before = commit_number(client, prefix)
+    proxy.plan({0: cut})
+    with pytest.raises(StoreError, match="has not answered"):
+        cut_off.save([claims("job-1", "job-2", document=2)])
+    cut_off.save([claims("job-1", "job-2", document=3)])
+    assert commit_number(client, prefix) == before + 2
+    proxy.deliver()  # it comes after its retry: it must not be applied any more
+    assert commit_number(client, prefix) == before + 2
+    assert stored(cut_off) == {(DocumentKind.CLAIM, f"job-{one}"): {"document": 3} for one in (1, 2)}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_commit_that_arrives_after_the_lease_went_to_another_is_not_applied(
+    cut_off: EtcdStore, proxy: Proxy, access: Access, client: EtcdClient, prefix: str
+) -> None:
+    proxy.plan({0: "delay"})
+    with pytest.raises(StoreError):
+        cut_off.save([claims("job-1")])
+    client.transact([], [Delete(f"{prefix}/leader".encode())])
+    with closing(EtcdStore(access, prefix)) as other:
+        (answer,) = proxy.deliver()
+        assert b'"succeeded":true' not in answer
+        assert keys(other) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_random_cuts_lose_nothing_acknowledged_and_apply_nothing_twice(
+    cut_off: EtcdStore, proxy: Proxy
+) -> None:
+    dice = random.Random(7)  # noqa: S311 - dice that must fall alike
+    expected: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    for number in range(150):
+        waiting[f"job-{dice.randrange(20)}"] = number
+        proxy.plan({at: dice.choice(["before", "after", "delay"]) for at in range(3) if dice.random() < 0.3})
+        try:
+            cut_off.save([claims(key, document=value) for key, value in waiting.items()])
+        except StoreError:
+            pass
+        else:
+            expected |= waiting
+            waiting = {}
+        if dice.random() < 0.3:
+            proxy.deliver()
+    proxy.plan({})
+    proxy.deliver()
+    cut_off.save([claims(key, document=value) for key, value in waiting.items()])
+    expected |= waiting
+    assert stored(cut_off) == {
+        (DocumentKind.CLAIM, key): {"document": value} for key, value in expected.items()
+    }
+
+
+# Commits that are too large for one transaction
+
+
+def large(version: int, *, count: int = 40, size: int = 100) -> Batch:
+    names = [f"node-{one}" for one in range(count)]
+    nodes = [Change(DocumentKind.NODE, name, {"v": version, "x": "x" * size}) for name in names]
+    return Batch(nodes, [event(count * version + at, name) for at, name in enumerate(names)])
+
+
+def is_whole(loaded: Loaded, version: int, *, count: int = 40) -> bool:
+    found = {change.document["v"] for change in loaded.changes if change.document is not None}
+    newest = [one.id for one in loaded.recent[-count:]]
+    expected = list(range(count * version, count * version + count))
+    return (len(loaded.changes), found, newest) == (count, {version}, expected)
+
+
+@pytest.fixture
+def small_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redo, "MOST_OPERATIONS", 12)
+    monkeypatch.setattr(redo, "MOST_BYTES", 2000)
+    monkeypatch.setattr(redo, "_PART_BYTES", 1000)
+
+
+def test_a_large_commit_is_stored_whole_and_leaves_no_parts(
+    store: EtcdStore, client: EtcdClient, prefix: str
+) -> None:
+    before = commit_number(client, prefix)
+    store.save([large(1, count=250, size=9000)])
+    assert is_whole(store.load(), 1, count=250)
+    assert below(client, prefix, "redo") == []
+    assert commit_number(client, prefix) == before + 1
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+@pytest.mark.parametrize("cut", ["before", "after", "delay"])
+def test_a_large_commit_that_is_cut_at_any_transaction_is_stored_whole_or_not_at_all(
+    cut: str, access: Access, proxy: Proxy, client: EtcdClient, prefix: str, tmp_path: Path
+) -> None:
+    seen = set()
+    for at in range(40):
+        place = f"{prefix}-{at}"
+        with closing(EtcdStore(Access((proxy.endpoint,)), place)) as store:
+            store.save([large(1)])
+            proxy.plan({at: cut})
+            try:
+                store.save([large(2)])
+            except StoreError:
+                store.backup(tmp_path / f"{at}.db")  # a backup sees it whole as well, before it is finished
+            else:
+                assert is_whole(store.load(), 2)
+                break
+            proxy.plan({})
+        if at % 2:
+            proxy.deliver()
+        with closing(EtcdStore(access, place)) as following:
+            loaded = following.load()
+            version = 2 if is_whole(loaded, 2) else 1
+            assert is_whole(loaded, version)
+            with closing(SqliteStore(tmp_path / f"{at}.db")) as copy:
+                assert is_whole(copy.load(), 1) or is_whole(copy.load(), 2)
+            seen.add(version)
+            following.save([large(3)])
+            assert is_whole(following.load(), 3)
+            assert below(client, place, "redo") == []
+    else:
+        raise AssertionError("the commit has more transactions than were cut")
+    assert seen == {1, 2}
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+@pytest.mark.parametrize("cut", ["before", "after", "delay"])
+def test_a_large_commit_that_was_cut_is_finished_by_the_next_save(
+    cut: str, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
+        store.save([large(1)])
+        for version in range(2, 14):
+            proxy.plan({version - 2: cut})
+            with suppress(StoreError):
+                store.save([large(version)])
+            proxy.plan({})
+            store.save([large(version), claims("job-1", document=version)])
+            proxy.deliver()
+            loaded = store.load()
+            assert len(loaded.recent) == 40 * version
+            assert {c.document["v"] for c in loaded.changes if c.document and "v" in c.document} == {version}
+        assert below(client, prefix, "redo") == []
+
+
+# Events and histories against the store in memory
+
+
+def random_batches(dice: random.Random, first_id: int, nodes: Sequence[str]) -> tuple[list[Batch], int]:
+    number, batches = first_id, []
+    for _ in range(dice.randrange(1, 4)):
+        changes = [
+            Change(DocumentKind.NODE, dice.choice(nodes), None if dice.random() < 0.2 else {"n": number})
+            for _ in range(dice.randrange(3))
+        ]
+        names = [dice.choice([*nodes, None]) for _ in range(dice.randrange(12))]
+        batches.append(Batch(changes, [event(number + at, name) for at, name in enumerate(names)]))
+        number += len(names) + (dice.randrange(100) if dice.random() < 0.1 else 0)
+    return batches, number
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_saves_are_loaded_as_from_memory(
+    seed: int, access: Access, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that is repeated changes nothing, the store is opened again, and old events go."""
+    dice = random.Random(seed)  # noqa: S311 - dice that must fall alike for the same seed
+    for module in (memory_store, etcd_events, etcd_store):
+        monkeypatch.setattr(module, "RECENT_EVENTS", 200)
+    for name, value in (("_TRIM_EVENTS", 20), ("_RUN_BYTES", 3000), ("_COMPACTED_BYTES", 1000)):
+        monkeypatch.setattr(etcd_events, name, value)
+    nodes = [f"node-{number}" for number in range(8)]
+    memory, number, before = MemoryStore(), 1, list[Batch]()
+    store = EtcdStore(access, prefix)
+    try:
+        for step in range(150):
+            batches, number = random_batches(dice, number, nodes)
+            memory.save(batches)
+            store.save([*before, *batches] if dice.random() < 0.2 else batches)
+            before = batches
+            if dice.random() < 0.1:
+                store.close()
+                store = EtcdStore(access, prefix)
+            if step % 10 == 9:
+                assert comparable(store.load()) == comparable(memory.load())
+        index = store._index
+        assert index is not None
+        old = [one for one in index.groups.values() if one.newest <= index.newest - 200]
+        assert len(old) < 40  # of 8 histories with at most 50 events of 80 bytes
+    finally:
+        store.close()
+
+
+def comparable(loaded: Loaded) -> object:
+    return sorted(map(repr, loaded.changes)), loaded.recent, dict(loaded.histories)

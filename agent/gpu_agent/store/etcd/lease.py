@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import suppress
 
-from gpu_agent.store.base import StoreError
 from gpu_agent.store.etcd.client import (
     EtcdClient,
     EtcdError,
@@ -36,8 +35,8 @@ _REVOKE_SECONDS = 1.0
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
-class LeaseHeldError(StoreError):
-    """Another writer holds the key."""
+class LeaseHeldError(EtcdError):
+    """Another writer holds the key; its text says which one."""
 
 
 class Lease:
