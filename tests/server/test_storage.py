@@ -227,7 +227,7 @@ def place_of(path: Path) -> str:
 
 def test_restore_puts_a_backup_where_a_registry_looks(backup: Path, tmp_path: Path) -> None:
     done = restore(backup, "sqlite", tmp_path / "state", replace=False)
-    assert (done.path, done.holds.nodes, done.before) == (tmp_path / "state" / "registry.db", 1, None)
+    assert (done.place, done.holds.nodes, done.before) == (str(tmp_path / "state" / "registry.db"), 1, None)
     with closing(open_store("sqlite", tmp_path / "state")) as store:
         assert [change.key for change in store.load().changes] == ["node-1"]
 

@@ -12,7 +12,7 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings, caused_by
-from gpu_agent.server.storage import open_store
+from gpu_agent.server.storage import EtcdSecurity, open_store
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.store.base import StoreError
 from gpu_agent.wire.api import (
@@ -30,6 +30,7 @@ from gpu_agent.wire.codes import ExclusionReason
 __all__ = [
     "Address",
     "ClaimView",
+    "EtcdSecurity",
     "Excluded",
     "ExclusionReason",
     "ExclusionsView",

@@ -307,7 +307,7 @@ def _open(settings: RegistrySettings) -> tuple[Encryption | None, Store]:
     if settings.auth_on:
         prepare_state_dir(settings.state_folder)
         refuse_foreign_state_dir(settings.state_folder, settings.store)
-    return encryption, open_store(settings.store, settings.state_folder)
+    return encryption, open_store(settings.store, settings.state_folder, etcd=settings.etcd_security)
 
 
 def _exit_code(error: OSError | StoreError | StateDirectoryError | TlsFileError) -> int:

@@ -18,7 +18,16 @@ from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
-from gpu_agent.server.storage import SQLITE, STORE_FORMS, STORE_MEANINGS, check_location
+from gpu_agent.server.storage import (
+    ETCD_FORM,
+    SQLITE,
+    STORE_FORMS,
+    STORE_MEANINGS,
+    EtcdLocation,
+    EtcdSecurity,
+    check_location,
+    parse_location,
+)
 from gpu_agent.server.tls import TlsFiles
 from gpu_agent.wire.settings import Setting
 
@@ -75,6 +84,53 @@ class _Serving:
             example='"/var/lib/gpu-registry"',
             option="--state-dir",
             metavar="DIR",
+        ),
+    ] = None
+    etcd_ca_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "authorities that issued the certificates of etcd's members; without it and `etcd_cert_file` "
+            "nothing to etcd is encrypted",
+            example='"/etc/gpu-agent/etcd-ca.pem"',
+            option="--etcd-ca-file",
+            metavar="FILE",
+        ),
+    ] = None
+    etcd_cert_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the certificate in PEM by which etcd's members know this registry",
+            example='"/etc/gpu-agent/etcd.pem"',
+            option="--etcd-cert-file",
+            metavar="FILE",
+        ),
+    ] = None
+    etcd_key_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the key of that certificate, which no other user may read; else the key is in the "
+            "certificate's file",
+            example='"/etc/gpu-agent/etcd.key"',
+            option="--etcd-key-file",
+            metavar="FILE",
+        ),
+    ] = None
+    etcd_user: Annotated[
+        str | None,
+        Setting(
+            "the user of etcd; its role must allow it to read and write the keys below the prefix",
+            example='"gpu-registry"',
+            option="--etcd-user",
+            metavar="NAME",
+        ),
+    ] = None
+    etcd_password_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "holds that user's password; no other user may read it",
+            example='"/etc/gpu-agent/etcd.password"',
+            option="--etcd-password-file",
+            metavar="FILE",
         ),
     ] = None
     allow_simulated: Annotated[
@@ -135,7 +191,8 @@ class _Serving:
     insecure_plaintext: Annotated[
         bool,
         Setting(
-            "danger: listen beyond loopback without TLS: everybody on the network path can read every token",
+            "danger: listen beyond loopback, and use etcd there, without TLS: everybody on the network path "
+            "can read every token",
             option="--insecure-plaintext",
         ),
     ] = False
@@ -182,7 +239,7 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
                 "trust every machine, use --insecure-no-auth"
             )
-        problem = self._tls_problem()
+        problem = self._tls_problem() or self._etcd_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -206,6 +263,40 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 "--insecure-plaintext"
             )
         return ""
+
+    def _etcd_problem(self) -> str:
+        """Return what is wrong with the settings for etcd, and the next step; empty where they agree."""
+        location = parse_location(self.store, Path())
+        if not isinstance(location, EtcdLocation):
+            names = ("ca_file", "cert_file", "key_file", "user", "password_file")
+            for name in (f"etcd_{one}" for one in names):
+                if getattr(self, name) is not None:
+                    return f"{name} is named and the store is not etcd: name it with --store {ETCD_FORM}"
+            return ""
+        if self.etcd_key_file is not None and self.etcd_cert_file is None:
+            return "etcd_key_file is named and etcd_cert_file is not: name the certificate too"
+        if (self.etcd_user is None) != (self.etcd_password_file is None):
+            return "of etcd_user and etcd_password_file one is named: name both, or none"
+        open_members = [str(one) for one in location.members if not one.is_loopback]
+        if open_members and not self.etcd_security.encrypted and not self.insecure_plaintext:
+            return (
+                f"etcd's member {open_members[0]} is on another machine, and without TLS everybody on the "
+                "network path can read and change all that is stored. Name the authority of its certificate "
+                "with --etcd-ca-file, or, on a network where you trust every machine, use "
+                "--insecure-plaintext"
+            )
+        return ""
+
+    @property
+    def etcd_security(self) -> EtcdSecurity:
+        """How the registry and etcd prove themselves to each other."""
+        cert = self.etcd_cert_file
+        return EtcdSecurity(
+            ca_file=self.etcd_ca_file,
+            own=None if cert is None else OwnCertificate(cert, self.etcd_key_file),
+            user=self.etcd_user,
+            password_file=self.etcd_password_file,
+        )
 
     @property
     def auth_on(self) -> bool:

@@ -1,6 +1,7 @@
 """Opens the registry's database by its `--store` URL, alone and safely, and restores a backup of it.
 
-`memory`, `sqlite` (the file `registry.db` in the state directory), or `sqlite:///PATH` with an absolute path.
+`memory`, `sqlite` (the file `registry.db` in the state directory), `sqlite:///PATH` with an absolute path, or
+`etcd://HOST:PORT,HOST:PORT/PREFIX`.
 
 Who can write a registry's database can make himself an admin, because the digests of all tokens are in it. So
 a database file or directory that other users can write is refused, not corrected: what it holds may be theirs
@@ -9,30 +10,46 @@ private.
 """
 
 import os
+import re
 import stat
+import time
 import urllib.parse
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
 from gpu_agent.runtime import state_dir
 from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link
-from gpu_agent.store.backup import Contents, inspect_backup, replace_database
+from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
+from gpu_agent.server.address import Address
+from gpu_agent.store.backup import Contents, inspect_backup, read_backup, replace_database
 from gpu_agent.store.base import Store, StoreError, UnusableError
+from gpu_agent.store.etcd.client import Access
+from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore, database_error
 
 MEMORY, SQLITE = "memory", "sqlite"
 FILE = "registry.db"
 
-STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{MEMORY}`"
+_SQLITE_URL, _ETCD_URL = f"{SQLITE}://", "etcd://"
+ETCD_FORM = f"{_ETCD_URL}HOST:PORT,HOST:PORT/PREFIX"
+DEFAULT_PREFIX = "gpu-registry"
+"""Below it lie the keys in etcd where the URL names no prefix."""
+_PREFIX = re.compile(r"[\w.~-]+(/[\w.~-]+)*", re.ASCII)
+
+STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{ETCD_FORM}`, `{MEMORY}`"
 """How the setting `store` may be written."""
 STORE_MEANINGS = (
-    f"the file `{FILE}` in the state directory, another file, or memory, which loses it at a restart"
+    f"the file `{FILE}` in the state directory, another file, an etcd cluster (its members, and the prefix of "
+    f"the keys there, else `{DEFAULT_PREFIX}`), or memory, which loses it at a restart"
 )
 """What these mean, in the same order."""
-_FORMS = f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, or {MEMORY}"
-_PREFIX = f"{SQLITE}://"
+_FORMS = (
+    f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, {ETCD_FORM}, or "
+    f"{MEMORY}"
+)
 _FILE_MODE = 0o600
 _OTHERS_WRITE, _OTHERS_READ = 0o022, 0o044
 
@@ -41,11 +58,11 @@ _OTHERS_WRITE, _OTHERS_READ = 0o022, 0o044
 class RestoreResult:
     """What `restore` did."""
 
-    path: Path
-    """Where the restored database is."""
+    place: str
+    """Where the restored database is: a file, or a URL of etcd."""
     holds: Contents
     before: Path | None
-    """Where the database that it replaced is now; None where there was none."""
+    """The file where what it replaced is now; None where there was nothing."""
 
 
 class DatabaseExistsError(StoreError):
@@ -71,7 +88,37 @@ class SqliteLocation:
         return self.named.resolve() if self.named.is_symlink() else self.named
 
 
-Location = MemoryLocation | SqliteLocation
+@dataclass(frozen=True, slots=True)
+class EtcdLocation:
+    """`--store etcd://…`: keys in a cluster."""
+
+    members: tuple[Address, ...]
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{_ETCD_URL}{','.join(map(str, self.members))}/{self.prefix}"
+
+
+Location = MemoryLocation | SqliteLocation | EtcdLocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdSecurity:
+    """How the registry and etcd prove themselves to each other; nothing of it stands in a URL."""
+
+    ca_file: Path | None = None
+    """Issues the certificates of etcd's members; None with `own`: the system's authorities do."""
+    own: OwnCertificate | None = None
+    user: str | None = None
+    password_file: Path | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is used."""
+        return self.ca_file is not None or self.own is not None
+
+
+_NO_SECURITY = EtcdSecurity()
 
 
 def check_location(location: str) -> str:
@@ -84,12 +131,14 @@ def parse_location(location: str, folder: Path) -> Location:
     """Parse a `--store` value; `folder` is the state directory. Raises `ValueError`."""
     if location == MEMORY:
         return MemoryLocation()
+    if location.startswith(_ETCD_URL):
+        return _etcd_location(location)
     in_state_dir = location == SQLITE
     named = folder / FILE if in_state_dir else _path_in_url(location)
     return SqliteLocation(named.absolute(), in_state_dir=in_state_dir)
 
 
-def open_store(location: str, folder: Path) -> Store:
+def open_store(location: str, folder: Path, *, etcd: EtcdSecurity = _NO_SECURITY) -> Store:
     """Open the store at a location; `folder` is the state directory.
 
     Raises `StoreError`, or `StateDirectoryError` where the state directory is needed and not safe.
@@ -101,6 +150,8 @@ def open_store(location: str, folder: Path) -> Store:
             if found.in_state_dir:
                 state_dir.prepare_state_dir(folder)
             return _open_sqlite(found.path)
+        case EtcdLocation() as found:
+            return _open_etcd(found, etcd)
         case _ as unreachable:
             assert_never(unreachable)
 
@@ -147,11 +198,14 @@ def secure_location(path: Path) -> None:
             path.chmod(_FILE_MODE)  # it was restored from a backup, say
 
 
-def restore(backup: Path, location: str, folder: Path, *, replace: bool) -> RestoreResult:
-    """Put a copy of `backup` where a registry with this `--store` looks for it; raises `StoreError`.
+def restore(
+    backup: Path, location: str, folder: Path, *, replace: bool, etcd: EtcdSecurity = _NO_SECURITY
+) -> RestoreResult:
+    """Put what `backup` holds where a registry with this `--store` looks for it; raises `StoreError`.
 
-    With `replace` a database that is there already is renamed; without, nothing changes. A link that another
-    user made is not followed. No registry may use the database meanwhile.
+    With `replace` a database that is there already is renamed, or for etcd written to a file in the state
+    directory `folder`; without, nothing changes. A link that another user made is not followed. No registry
+    may use the database meanwhile.
     """
     match parse_location(location, folder):
         case MemoryLocation():
@@ -161,6 +215,9 @@ def restore(backup: Path, location: str, folder: Path, *, replace: bool) -> Rest
             )
         case SqliteLocation() as found:
             return _restore_sqlite(backup, found, replace=replace)
+        case EtcdLocation() as found:
+            with closing(_open_etcd(found, etcd)) as store:
+                return _restore_etcd(backup, store, folder, replace=replace)
         case _ as unreachable:
             assert_never(unreachable)
 
@@ -178,10 +235,55 @@ def _open_sqlite(path: Path) -> SqliteStore:
         raise
 
 
+def _open_etcd(location: EtcdLocation, security: EtcdSecurity) -> EtcdStore:
+    try:
+        tls = client_context(ca_file=security.ca_file, own=security.own) if security.encrypted else None
+    except TlsFileError as error:
+        raise UnusableError(str(error)) from None
+    if security.password_file is not None:
+        _check_password_file(security.password_file)
+    access = Access(
+        endpoints=tuple((one.host, one.port) for one in location.members),
+        tls=tls,
+        user=security.user,
+        password_file=security.password_file,
+    )
+    return EtcdStore(access, location.prefix)
+
+
+def _check_password_file(path: Path) -> None:
+    """Raise `UnusableError` where others may read it, or no one."""
+    try:
+        mode = path.stat().st_mode
+        path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnusableError(f"etcd_password_file {path} cannot be read ({error}): name another one") from None
+    if os.name == "posix" and mode & _OTHERS_READ & ~stat.S_IRGRP:
+        raise UnusableError(
+            f"everybody on this machine may read the password in {path}: run `chmod 600 {path}`, and give "
+            "that user of etcd another one if others use this machine"
+        )
+
+
+def _restore_etcd(backup: Path, store: EtcdStore, folder: Path, *, replace: bool) -> RestoreResult:
+    if not backup.is_file():
+        raise StoreError(f"there is no file {backup}")
+    holds, before = inspect_backup(backup), None
+    there = store.load()
+    if there.changes or there.recent:
+        if not replace:
+            raise DatabaseExistsError(f"there is a database at {store} already; it was not changed")
+        state_dir.prepare_state_dir(folder)
+        before = folder / f"etcd.replaced-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.db"
+        store.backup(before)
+    store.replace(read_backup(backup))
+    return RestoreResult(place=str(store), holds=holds, before=before)
+
+
 def _is_at(location: Location, file: Path) -> bool:
     """Say whether a location is this file, which exists."""
     match location:
-        case MemoryLocation():
+        case MemoryLocation() | EtcdLocation():
             return False
         case SqliteLocation() as found:
             return found.path.exists() and found.path.samefile(file)
@@ -202,7 +304,7 @@ def _restore_sqlite(backup: Path, location: SqliteLocation, *, replace: bool) ->
         holds = inspect_backup(backup)
         if path.exists() and not replace:
             raise DatabaseExistsError(f"there is a database at {path} already; it was not changed")
-        return RestoreResult(path=path, holds=holds, before=replace_database(backup, path))
+        return RestoreResult(place=str(path), holds=holds, before=replace_database(backup, path))
     finally:
         lock.release()
 
@@ -215,10 +317,30 @@ def _planted_link(path: Path) -> str | None:
         raise database_error(path, error) from error
 
 
+def _etcd_location(url: str) -> EtcdLocation:
+    members, _, prefix = url.removeprefix(_ETCD_URL).partition("/")
+    if "@" in members:
+        raise ValueError(
+            "a user or password in a URL can be read in the list of processes; name them with etcd_user and "
+            f"etcd_password_file, and write {ETCD_FORM}"
+        )
+    try:
+        addresses = [Address.parse(one) for one in members.split(",")]
+    except ValueError as error:
+        raise ValueError(f"it names no members of etcd ({error}); write {ETCD_FORM}") from None
+    if any(one.port == 0 for one in addresses):
+        raise ValueError(f"a member of etcd has no port 0; write {ETCD_FORM}, such as etcd://10.0.0.1:2379")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"{prefix!r} is no prefix of keys; write {ETCD_FORM}, the prefix in letters, digits and ._~-/"
+        )
+    return EtcdLocation(tuple(dict.fromkeys(addresses)), prefix or DEFAULT_PREFIX)
+
+
 def _path_in_url(url: str) -> Path:
-    if not url.startswith(_PREFIX):
+    if not url.startswith(_SQLITE_URL):
         raise ValueError(f"no such store; {_FORMS}")
-    host, slash, rest = url.removeprefix(_PREFIX).partition("/")
+    host, slash, rest = url.removeprefix(_SQLITE_URL).partition("/")
     if host or not rest:
         raise ValueError(f"it names no whole path; {_FORMS}")
     if "?" in rest or "#" in rest:

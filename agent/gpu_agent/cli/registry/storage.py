@@ -112,7 +112,7 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
         parser,
         "Restore a backup as the database of this machine's registry. The registry\n"
         "must be stopped. The backup is checked first; a database that is there already is\n"
-        "renamed and stays beside it.\n\n"
+        "renamed and stays beside it, and what is in etcd is written to the state directory.\n\n"
         "What happened after the backup is lost: nodes come back by themselves,\n"
         "with the drains and cordons of then, but those that were given another token since;\n"
         "a token that was revoked since is valid again. docs/durability.md says what to do.",
@@ -134,7 +134,7 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
         help="print the database's name, how many things it holds, what it replaced",
     )
     where = parser.add_argument_group("where the database is, as for `registry serve`")
-    where.add_argument("--store", metavar="STORE", help="sqlite (default), or sqlite:///PATH")
+    where.add_argument("--store", metavar="STORE", help="sqlite (default), sqlite:///PATH, or etcd://…")
     where.add_argument(
         "--state-dir", metavar="DIR", help="where registry.db lies (default: the platform's place)"
     )
@@ -151,17 +151,23 @@ def run_restore(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
     try:
-        done = restore(arguments.file, settings.store, settings.state_folder, replace=arguments.force)
+        done = restore(
+            arguments.file,
+            settings.store,
+            settings.state_folder,
+            replace=arguments.force,
+            etcd=settings.etcd_security,
+        )
     except DatabaseExistsError as error:
         raise Failure(
-            f"{error}: add --force to put the backup there; the database that is there now stays beside it",
+            f"{error}: add --force to put the backup there; what is there now is saved first",
             code=ExitCode.CONFIGURATION,
         ) from None
     except StoreError as error:
         raise Failure(str(error)) from None
     if arguments.json:
         before = None if done.before is None else str(done.before)
-        print_json({"file": str(done.path), **asdict(done.holds), "replaced": before})
+        print_json({"file": done.place, **asdict(done.holds), "replaced": before})
     else:
         print("\n".join(_restored_lines(done)))
     return ExitCode.OK
@@ -170,7 +176,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
 def _restored_lines(done: RestoreResult) -> list[str]:
     renamed = [] if done.before is None else [f"The former database is now {done.before}."]
     return [
-        f"{done.path}: {contents_in_words(done.holds)}",
+        f"{done.place}: {contents_in_words(done.holds)}",
         *renamed,
         "Start the registry; nodes come back by themselves, but those that were given another token since.",
         "A token that was revoked since the backup is valid again: check `gpu-agent registry token list`.",
