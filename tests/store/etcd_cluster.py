@@ -1,18 +1,19 @@
 """Members of etcd on loopback, as an unprivileged user, and a proxy that cuts connections to them."""
 
+import json
 import os
 import shutil
-import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -27,8 +28,9 @@ START_SECONDS = 20.0
 class Member:
     """One process of etcd; it can be killed and started again on the same data."""
 
-    def __init__(self, command: list[str], endpoint: Endpoint, log: Path) -> None:
+    def __init__(self, command: list[str], endpoint: Endpoint, log: Path, tls: ssl.SSLContext | None) -> None:
         self.endpoint = endpoint
+        self._tls = tls
         self._command = command
         self._log = log
         self.process = self._start()
@@ -40,17 +42,20 @@ class Member:
     def restart(self) -> None:
         self.process = self._start()
 
-    def suspended(self, *, stopped: bool) -> None:
-        self.process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
-
-    def answers(self) -> bool:
-        """Whether it serves and its cluster has a leader."""
-        with closing(HTTPConnection(*self.endpoint, timeout=1)) as connection:
+    def status(self) -> dict[str, Any] | None:
+        """What it says of itself and of its cluster's leader; None while it does not serve."""
+        with closing(self._connect()) as connection:
             try:
-                connection.request("GET", "/health")
-                return b'"true"' in connection.getresponse().read()
+                connection.request("POST", "/v3/maintenance/status", b"{}")
+                answer = json.loads(connection.getresponse().read())
             except (OSError, HTTPException):
-                return False
+                return None
+        return answer if answer.get("leader", "0") != "0" else None
+
+    def _connect(self) -> HTTPConnection:
+        if self._tls is None:
+            return HTTPConnection(*self.endpoint, timeout=1)
+        return HTTPSConnection(*self.endpoint, timeout=1, context=self._tls)
 
     def problem(self) -> str:
         return self._log.read_text()[-2000:]
@@ -67,15 +72,16 @@ class Member:
 class Cluster:
     """Its members, ended by `stop`."""
 
-    def __init__(self, folder: Path, size: int, *options: str, scheme: str = "http") -> None:
+    def __init__(self, folder: Path, size: int, *options: str, tls: ssl.SSLContext | None = None) -> None:
         etcd = shutil.which("etcd")
         if etcd is None:
             pytest.skip(NO_ETCD)
         names = [f"member-{number}" for number in range(size)]
         peers = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, free_ports(size), strict=True)}
         self.members: list[Member] = []
+        self._tls = tls
         for name, port in zip(names, free_ports(size), strict=True):
-            url = f"{scheme}://127.0.0.1:{port}"
+            url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
             command = [
                 *(etcd, "--name", name, "--data-dir", str(folder / name), "--log-level", "error"),
                 *("--listen-client-urls", url, "--advertise-client-urls", url),
@@ -83,16 +89,23 @@ class Cluster:
                 *("--initial-cluster", ",".join(f"{one}={peer}" for one, peer in peers.items())),
                 *options,
             ]
-            self.members.append(Member(command, ("127.0.0.1", port), folder / f"{name}.log"))
+            self.members.append(Member(command, ("127.0.0.1", port), folder / f"{name}.log", tls))
 
     @property
     def access(self) -> Access:
-        return Access(tuple(one.endpoint for one in self.members))
+        return Access(tuple(one.endpoint for one in self.members), tls=self._tls)
+
+    def leader(self) -> Member:
+        for one in self.members:
+            status = one.status()
+            if status is not None and status["header"]["member_id"] == status["leader"]:
+                return one
+        raise AssertionError("no member leads")
 
     def wait(self) -> None:
         """Until every member serves."""
         deadline = time.monotonic() + patience(START_SECONDS)
-        while not all(one.answers() for one in self.members):
+        while any(one.status() is None for one in self.members):
             if time.monotonic() > deadline:
                 raise AssertionError("\n".join(one.problem() for one in self.members))
             time.sleep(0.05)
@@ -103,18 +116,30 @@ class Cluster:
 
 
 @contextmanager
-def cluster(size: int, *options: str, scheme: str = "http") -> Iterator[Cluster]:
-    """A cluster that serves, in a directory that its user can reach."""
-    with tempfile.TemporaryDirectory(prefix="etcd-") as name:
-        if os.geteuid() == 0:
-            os.chown(name, _NOT_ROOT, _NOT_ROOT)
-        running = Cluster(Path(name), size, *options, scheme=scheme)
+def cluster(size: int, *options: str, tls: ssl.SSLContext | None = None) -> Iterator[Cluster]:
+    """A cluster that serves; `tls` is a client's context for one with certificates among its options."""
+    with shared_folder() as folder:
+        running = Cluster(folder, size, *options, tls=tls)
         try:
-            if scheme == "http":
-                running.wait()
+            running.wait()
             yield running
         finally:
             running.stop()
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A directory that the members' user can reach."""
+    with tempfile.TemporaryDirectory(prefix="etcd-") as name:
+        hand_over(Path(name))
+        yield Path(name)
+
+
+def hand_over(folder: Path) -> None:
+    """Give a directory and what is in it to the members' user."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, _NOT_ROOT, _NOT_ROOT)
 
 
 def free_ports(count: int) -> list[int]:

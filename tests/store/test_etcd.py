@@ -1,31 +1,38 @@
 """The store in a real etcd: the contract, lost answers, lost leases, large commits, members that die."""
 
+import dataclasses
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store import memory as memory_store
+from gpu_agent.store.backup import read_backup
 from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
+from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import redo
 from gpu_agent.store.etcd import store as etcd_store
-from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put
+from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put, RefusedError
 from gpu_agent.store.etcd.lease import TTL_SECONDS
 from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
-from tests.store.contract import DOCUMENT, StoreContract, event, save, stored
-from tests.store.etcd_cluster import Cluster, Proxy, cluster
+from tests.authority import Authority
+from tests.store.contract import DOCUMENT, StoreContract, event, numbers, save, stored
+from tests.store.etcd_cluster import Cluster, Proxy, cluster, free_ports, hand_over, shared_folder
 from tests.waiting import patience
 
 
@@ -343,13 +350,13 @@ def test_random_cuts_lose_nothing_acknowledged_and_apply_nothing_twice(
 # Commits that are too large for one transaction
 
 
-def large(version: int, *, count: int = 40, size: int = 100) -> Batch:
+def large(version: int, *, count: int = 24, size: int = 100) -> Batch:
     names = [f"node-{one}" for one in range(count)]
     nodes = [Change(DocumentKind.NODE, name, {"v": version, "x": "x" * size}) for name in names]
     return Batch(nodes, [event(count * version + at, name) for at, name in enumerate(names)])
 
 
-def is_whole(loaded: Loaded, version: int, *, count: int = 40) -> bool:
+def is_whole(loaded: Loaded, version: int, *, count: int = 24) -> bool:
     found = {change.document["v"] for change in loaded.changes if change.document is not None}
     newest = [one.id for one in loaded.recent[-count:]]
     expected = list(range(count * version, count * version + count))
@@ -424,9 +431,213 @@ def test_a_large_commit_that_was_cut_is_finished_by_the_next_save(
             store.save([large(version), claims("job-1", document=version)])
             proxy.deliver()
             loaded = store.load()
-            assert len(loaded.recent) == 40 * version
+            assert len(loaded.recent) == 24 * version
             assert {c.document["v"] for c in loaded.changes if c.document and "v" in c.document} == {version}
         assert below(client, prefix, "redo") == []
+
+
+# Members that die, stand still, are full, or ask who comes
+
+
+@contextmanager
+def saving(store: EtcdStore) -> Iterator[tuple[list[str], list[float]]]:
+    """Save one claim after another; yields the keys whose save returned, and how long each save took."""
+    acknowledged: list[str] = []
+    seconds: list[float] = []
+    ended = threading.Event()
+
+    def save_claims() -> None:
+        for number in count():
+            if ended.is_set():
+                return
+            began = time.monotonic()
+            with suppress(StoreError):
+                store.save([claims(f"job-{number:05}")])
+                acknowledged.append(f"job-{number:05}")
+            seconds.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=save_claims)
+    thread.start()
+    try:
+        yield acknowledged, seconds
+    finally:
+        ended.set()
+        thread.join()
+
+
+def save_until_refused(store: EtcdStore, batch: Batch) -> None:
+    deadline = time.monotonic() + patience(30)
+    while time.monotonic() < deadline:
+        store.save([batch])
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + patience(seconds)
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("which", ["leader", "follower"])
+def test_nothing_acknowledged_is_lost_when_a_member_is_killed(
+    which: str, three_members: Cluster, prefix: str
+) -> None:
+    leader = three_members.leader()
+    killed = leader if which == "leader" else next(one for one in three_members.members if one is not leader)
+    order = (killed, *(one for one in three_members.members if one is not killed))  # it is asked first
+    with closing(EtcdStore(Access(tuple(one.endpoint for one in order)), prefix)) as store:
+        with saving(store) as (acknowledged, seconds):
+            wait_for(lambda: len(acknowledged) > 20, 10)
+            killed.kill()
+            at = len(acknowledged)
+            wait_for(lambda: len(acknowledged) > at + 20, 15)
+        killed.restart()
+        three_members.wait()
+        assert set(acknowledged) <= set(keys(store))
+        assert max(seconds) < patience(5)
+
+
+def test_a_store_whose_quorum_stood_still_goes_on_by_itself(three_members: Cluster, prefix: str) -> None:
+    with closing(EtcdStore(three_members.access, prefix)) as store:
+        store.save([claims("job-1")])
+        for one in three_members.members[:2]:
+            one.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreError, match=r"not answered|not renewed"):
+                store.save([claims("job-2")])
+            with pytest.raises(StoreError, match="not renewed in time"):
+                save_until_refused(store, claims("job-2"))
+        finally:
+            for one in three_members.members[:2]:
+                one.process.send_signal(signal.SIGCONT)
+
+        def saved() -> bool:
+            with suppress(StoreError):
+                store.save([claims("job-2")])
+                return True
+            return False
+
+        wait_for(saved, 20)
+        assert keys(store) == ["job-1", "job-2"]
+
+
+def test_etcds_quota_is_reported_as_a_full_disk_and_the_store_goes_on_after_it(prefix: str) -> None:
+    with (
+        cluster(1, "--quota-backend-bytes", "2000000") as running,
+        closing(EtcdStore(running.access, prefix)) as store,
+        closing(EtcdClient(running.access)) as client,
+    ):
+        with pytest.raises(StoreError, match=r"the disk is full .*; free some space: .* by itself$"):
+            save_until_refused(store, claims("job-1", document="x" * 100_000))
+        with pytest.raises(StoreError, match="the disk is full"):
+            store.save([claims("job-2")])
+        status = client._call("/v3/maintenance/status", {})
+        client.compact(int(status["header"]["revision"]))
+        client._call("/v3/maintenance/defragment", {})
+        client._call(
+            "/v3/maintenance/alarm",
+            {"action": "DEACTIVATE", "memberID": status["header"]["member_id"], "alarm": "NOSPACE"},
+        )
+        store.save([claims("job-2")])
+        assert keys(store) == ["job-1", "job-2"]
+
+
+def test_values_that_were_replaced_are_deleted_after_a_while(
+    access: Access, client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_store, "_COMPACT_SECONDS", 0.0)
+    with closing(EtcdStore(access, prefix)) as store:
+        store.save([claims("job-1")])
+        created = client.get(f"{prefix}/doc/claim/job-1".encode())
+        assert created is not None
+        for _ in range(4):
+            store.save([claims("job-1")])
+        with pytest.raises(RefusedError, match="compacted"):
+            list(client.read(b"a", b"b", revision=created.mod_revision))
+        assert keys(store) == ["job-1"]
+
+
+def test_the_store_proves_itself_by_certificate_and_password(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_client, "CALL_SECONDS", 1.0)
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    with shared_folder() as folder:
+        authority = Authority(folder)
+        server = authority.issue()
+        hand_over(folder)
+        options = (
+            *("--cert-file", str(server.cert_file), "--key-file", str(server.key_file)),
+            *("--client-cert-auth", "--trusted-ca-file", str(authority.file)),
+        )
+        with cluster(1, *options, tls=authority.trusting(authority.issue())) as running:
+            anonymous = dataclasses.replace(running.access, tls=authority.trusting())
+            with pytest.raises(StoreError, match=r"no member of etcd is reached|has not answered"):
+                EtcdStore(anonymous, prefix)
+            with closing(EtcdClient(running.access)) as client:
+                for path, asked in authentication(prefix):
+                    client._call(f"/v3/auth/{path}", asked)
+            with pytest.raises(StoreError, match=r"etcd refuses this registry .* etcd_user"):
+                EtcdStore(running.access, prefix)
+            access = dataclasses.replace(running.access, user="registry", password_file=password)
+            with closing(EtcdStore(access, prefix)) as store:
+                store.save([claims("job-1")])
+                store._client._token = "expired"
+                store.save([claims("job-2")])
+                assert keys(store) == ["job-1", "job-2"]
+            with pytest.raises(StoreError, match=r"etcd refuses this registry .* begin with elsewhere/"):
+                EtcdStore(access, "elsewhere")
+            password.write_text("wrong")
+            with pytest.raises(StoreError, match=r"etcd refuses this registry .* etcd_password_file"):
+                EtcdStore(access, prefix)
+
+
+def authentication(prefix: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """What sets a user up that may use the keys of one registry."""
+    start, end = (b64encode(f"{prefix}{last}".encode()).decode() for last in "/0")
+    permission = {"permType": "READWRITE", "key": start, "range_end": end}
+    for user in ("root", "registry"):
+        yield "user/add", {"name": user, "password": "secret"}
+        yield "role/add", {"name": user}
+        yield "user/grant", {"user": user, "role": user}
+    yield "role/grant", {"name": "registry", "perm": permission}
+    yield "enable", {}
+
+
+def test_a_cluster_that_no_one_reaches_is_named_with_the_next_step(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_client, "CALL_SECONDS", 0.2)
+    (port,) = free_ports(1)
+    with pytest.raises(StoreError, match=rf"no member of etcd is reached \(127.0.0.1:{port}: .*check that"):
+        EtcdStore(Access((("127.0.0.1", port),)), prefix)
+
+
+# Backups
+
+
+def test_a_backup_is_restored_to_sqlite_and_back_with_every_history(
+    store: EtcdStore, tmp_path: Path, access: Access, prefix: str
+) -> None:
+    node, gone = Change(DocumentKind.NODE, "node-1", {"a": 1}), Change(DocumentKind.NODE, "node-1", None)
+    save(store, [node, Change(DocumentKind.TOKEN, "t", DOCUMENT)], [event(1), event(2, None)])
+    save(store, [gone], [event(3)])
+    save(store, [node], [event(4), event(5, "node-2"), event(6)])
+    save(
+        store, [Change(DocumentKind.NODE, "node-2", {}), Change(DocumentKind.NODE, "node-3", {})], [event(7)]
+    )
+    store.backup(tmp_path / "backup.db")
+    assert numbers(store) == {"node-1": [4, 6, 7]}
+    with closing(SqliteStore(tmp_path / "backup.db")) as copy:
+        assert comparable(copy.load()) == comparable(store.load())
+    with closing(EtcdStore(access, f"{prefix}-copy")) as copied:
+        copied.save([large(1), claims("gone")])
+        copied.replace(read_backup(tmp_path / "backup.db"))
+        assert comparable(copied.load()) == comparable(store.load())
+        for one in (store, copied):
+            save(one, [], [event(8), event(9, "node-2")])
+        assert comparable(copied.load()) == comparable(store.load())
 
 
 # Events and histories against the store in memory

@@ -42,7 +42,7 @@ _PREFIX = re.compile(r"[\w.~-]+(/[\w.~-]+)*", re.ASCII)
 STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{ETCD_FORM}`, `{MEMORY}`"
 """How the setting `store` may be written."""
 STORE_MEANINGS = (
-    f"the file `{FILE}` in the state directory, another file, an etcd cluster (its members, and the prefix of "
+    f"the file `{FILE}` in the state directory, another file, an etcd cluster (its members and the prefix of "
     f"the keys there, else `{DEFAULT_PREFIX}`), or memory, which loses it at a restart"
 )
 """What these mean, in the same order."""

@@ -261,14 +261,15 @@ class EtcdClient:
         path: str,
         asked: Mapping[str, object],
         *,
-        seconds: float = CALL_SECONDS,
+        seconds: float | None = None,
         repeatable: bool = True,
     ) -> dict[str, Any]:
-        """Ask the members in turn until one answers; raises `EtcdError`.
+        """Ask the members in turn until one answers, for so long, or `CALL_SECONDS`; raises `EtcdError`.
 
         A call that may not be repeated goes to the next one only where it was not sent to the one before.
         """
-        request = _Request(path, json.dumps(asked).encode(), time.monotonic() + seconds)
+        deadline = time.monotonic() + (CALL_SECONDS if seconds is None else seconds)
+        request = _Request(path, json.dumps(asked).encode(), deadline)
         while True:
             problems: list[str] = []
             unknown = False
