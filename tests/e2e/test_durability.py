@@ -23,6 +23,7 @@ from gpu_agent.wire.api import ClaimList, ClaimView, NodeDetail, NodeList, Probl
 from tests.programs import Agent, Registry, eventually
 from tests.server.harness import node, running
 from tests.small_disk import Ballast, mounted
+from tests.store.etcd_cluster import cluster
 
 pytestmark = pytest.mark.e2e
 
@@ -259,6 +260,37 @@ def test_a_restored_backup_brings_back_its_fleet(tmp_path: Path, capsys: pytest.
         restarted.registry.await_ready(2, within_seconds=30)
         assert restarted.api.get(f"/v1/nodes/{first}", NodeDetail).model.cordoned == "then"
         assert restarted.api.get(f"/v1/nodes/{second}", NodeDetail).model.cordoned is None
+
+
+@pytest.mark.timeout(180)
+def test_a_registry_on_etcd_survives_a_kill_and_moves_to_sqlite_and_back(tmp_path: Path) -> None:
+    (backup, other), moved = (tmp_path / "backup.db", tmp_path / "other.db"), f"sqlite://{tmp_path / 'r.db'}"
+    with cluster(1) as etcd:
+        place = f"etcd://127.0.0.1:{etcd.members[0].endpoint[1]}/fleet"
+        with fleet(place, tmp_path, 2) as restarted:
+            first = restarted.registry.nodes()[0]["node_id"]
+            restarted.api.request("POST", f"/v1/nodes/{first}/cordon", {"reason": "dust"})
+            restarted.api.request("POST", "/v1/claims", {"job_id": "job-1"})
+            before = histories(restarted.api)
+            restarted.killed()
+            restarted.started()
+            for node_id, events in histories(restarted.api).items():
+                assert events[: len(before[node_id])] == before[node_id]
+            assert main(["registry", "backup", str(backup), "--api", restarted.registry.api]) == 0
+            restarted.registry.send(signal.SIGTERM)
+            assert restarted.registry.wait(6) == 0
+            assert main(["registry", "restore", str(backup), "--store", moved]) == 0
+            with Registry("--store", moved) as on_sqlite:
+                assert main(["registry", "backup", str(other), "--api", on_sqlite.api]) == 0
+            words = ["registry", "restore", str(other), "--store", place, "--state-dir", str(tmp_path / "s")]
+            assert main(words) == 4
+            assert main([*words, "--force"]) == 0
+            restarted.started()
+            restarted.registry.await_ready(2, within_seconds=COMING_BACK_SECONDS)
+            assert restarted.api.get(f"/v1/nodes/{first}", NodeDetail).model.cordoned == "dust"
+            claims = restarted.api.get("/v1/claims", ClaimList).model.claims
+            assert [claim.job_id for claim in claims] == ["job-1"]
+        assert len(list((tmp_path / "s").glob("etcd.replaced-*.db"))) == 1
 
 
 async def kept_fleet(path: Path, count: int) -> None:

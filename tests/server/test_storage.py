@@ -13,6 +13,8 @@ from gpu_agent.runtime.state_dir import StateDirectoryError
 from gpu_agent.server.storage import (
     FILE,
     DatabaseExistsError,
+    EtcdLocation,
+    EtcdSecurity,
     MemoryLocation,
     SqliteLocation,
     check_location,
@@ -41,6 +43,54 @@ from gpu_agent.store.sqlite import SqliteStore
 def test_a_location_names_an_absolute_path(place: str, path: str) -> None:
     location = parse_location(check_location(place), Path("/state"))
     assert location == SqliteLocation(Path(path), in_state_dir=place == "sqlite")
+
+
+@pytest.mark.parametrize(
+    ("place", "members", "prefix"),
+    [
+        ("etcd://a:2379", "a:2379", "gpu-registry"),
+        ("etcd://a:2379/", "a:2379", "gpu-registry"),
+        ("etcd://a:2379,b:2380,[::1]:2381/fleet/one", "a:2379,b:2380,[::1]:2381", "fleet/one"),
+        ("etcd://a:2379,a:2379/x", "a:2379", "x"),
+    ],
+)
+def test_a_location_in_etcd_names_members_and_a_prefix(place: str, members: str, prefix: str) -> None:
+    location = parse_location(check_location(place), Path("/state"))
+    assert isinstance(location, EtcdLocation)
+    assert (",".join(map(str, location.members)), location.prefix) == (members, prefix)
+    assert str(location) == f"etcd://{members}/{prefix}"
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("etcd://", "is not HOST:PORT"),
+        ("etcd:///prefix", "is not HOST:PORT"),
+        ("etcd://a", "'a' is not HOST:PORT"),
+        ("etcd://a:2379,,b:2379", "is not HOST:PORT"),
+        ("etcd://::1:2379", "IPv6 address in brackets"),
+        ("etcd://a:0", "no port 0"),
+        ("etcd://a:70000", "at most 65535"),
+        ("etcd://user:secret@a:2379", "etcd_password_file"),
+        ("etcd://a:2379//", "no prefix"),
+        ("etcd://a:2379/x?tls=on", "no prefix"),
+    ],
+)
+def test_a_location_in_etcd_that_is_none_is_refused_with_its_form(place: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"{problem}.*write etcd://HOST:PORT") as refused:
+        check_location(place)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows separates users by what a folder grants")
+def test_a_password_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    with pytest.raises(UnusableError, match="cannot be read"):
+        open_store("etcd://127.0.0.1:1", tmp_path, etcd=EtcdSecurity(user="u", password_file=password))
+    password.write_text("secret")
+    password.chmod(0o644)
+    with pytest.raises(UnusableError, match="chmod 600"):
+        open_store("etcd://127.0.0.1:1", tmp_path, etcd=EtcdSecurity(user="u", password_file=password))
 
 
 def test_memory_has_no_path() -> None:

@@ -19,7 +19,6 @@ from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.server.address import Address
 from gpu_agent.server.storage import (
-    ETCD_FORM,
     SQLITE,
     STORE_FORMS,
     STORE_MEANINGS,
@@ -268,10 +267,6 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
         """Return what is wrong with the settings for etcd, and the next step; empty where they agree."""
         location = parse_location(self.store, Path())
         if not isinstance(location, EtcdLocation):
-            names = ("ca_file", "cert_file", "key_file", "user", "password_file")
-            for name in (f"etcd_{one}" for one in names):
-                if getattr(self, name) is not None:
-                    return f"{name} is named and the store is not etcd: name it with --store {ETCD_FORM}"
             return ""
         if self.etcd_key_file is not None and self.etcd_cert_file is None:
             return "etcd_key_file is named and etcd_cert_file is not: name the certificate too"

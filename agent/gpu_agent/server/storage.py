@@ -34,12 +34,12 @@ MEMORY, SQLITE = "memory", "sqlite"
 FILE = "registry.db"
 
 _SQLITE_URL, _ETCD_URL = f"{SQLITE}://", "etcd://"
-ETCD_FORM = f"{_ETCD_URL}HOST:PORT,HOST:PORT/PREFIX"
+_ETCD_FORM = f"{_ETCD_URL}HOST:PORT,HOST:PORT/PREFIX"
 DEFAULT_PREFIX = "gpu-registry"
 """Below it lie the keys in etcd where the URL names no prefix."""
 _PREFIX = re.compile(r"[\w.~-]+(/[\w.~-]+)*", re.ASCII)
 
-STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{ETCD_FORM}`, `{MEMORY}`"
+STORE_FORMS = f"`{SQLITE}`, `{SQLITE}:///PATH`, `{_ETCD_FORM}`, `{MEMORY}`"
 """How the setting `store` may be written."""
 STORE_MEANINGS = (
     f"the file `{FILE}` in the state directory, another file, an etcd cluster (its members and the prefix of "
@@ -47,7 +47,7 @@ STORE_MEANINGS = (
 )
 """What these mean, in the same order."""
 _FORMS = (
-    f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, {ETCD_FORM}, or "
+    f"write {SQLITE} (a file in the state directory), {SQLITE}:///PATH with a whole path, {_ETCD_FORM}, or "
     f"{MEMORY}"
 )
 _FILE_MODE = 0o600
@@ -322,17 +322,17 @@ def _etcd_location(url: str) -> EtcdLocation:
     if "@" in members:
         raise ValueError(
             "a user or password in a URL can be read in the list of processes; name them with etcd_user and "
-            f"etcd_password_file, and write {ETCD_FORM}"
+            f"etcd_password_file, and write {_ETCD_FORM}"
         )
     try:
         addresses = [Address.parse(one) for one in members.split(",")]
     except ValueError as error:
-        raise ValueError(f"it names no members of etcd ({error}); write {ETCD_FORM}") from None
+        raise ValueError(f"it names no members of etcd ({error}); write {_ETCD_FORM}") from None
     if any(one.port == 0 for one in addresses):
-        raise ValueError(f"a member of etcd has no port 0; write {ETCD_FORM}, such as etcd://10.0.0.1:2379")
+        raise ValueError(f"a member of etcd has no port 0; write {_ETCD_FORM}, such as etcd://10.0.0.1:2379")
     if prefix and not _PREFIX.fullmatch(prefix):
         raise ValueError(
-            f"{prefix!r} is no prefix of keys; write {ETCD_FORM}, the prefix in letters, digits and ._~-/"
+            f"{prefix!r} is no prefix of keys; write {_ETCD_FORM}, the prefix in letters, digits and ._~-/"
         )
     return EtcdLocation(tuple(dict.fromkeys(addresses)), prefix or DEFAULT_PREFIX)
 
