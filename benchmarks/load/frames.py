@@ -1,14 +1,31 @@
-"""Frames of a node with eight GPUs, written once: its registration, and heartbeats that differ."""
+"""Frames of nodes, written once: registrations, and heartbeats that differ.
+
+A node of ours has eight GPUs and reports the figures of each. An older node reports none, and repeats its
+models and their states in each heartbeat.
+"""
 
 import json
 import random
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 
 GPUS = 8
 VARIANTS = 3
 """Different heartbeats that each node sends in turn."""
 
 MASK = b"\x1f\x2e\x3d\x4c"
+
+_OLDER_MODELS = ("asr-large-v3", "nmt-zh-en-600m", "tts-multilingual")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind of node: what each registers with, and the heartbeats that it sends in turn."""
+
+    name: str
+    registration_of: Callable[[int], bytes]
+    heartbeats_of: Callable[[int], list[bytes]]
 
 
 def frame(payload: bytes) -> bytes:
@@ -17,7 +34,7 @@ def frame(payload: bytes) -> bytes:
     return struct.pack("!BBH", 0x81, 0xFE, len(payload)) + MASK + masked
 
 
-def registration_of(node: int) -> bytes:
+def _registration_of(node: int) -> bytes:
     """Write what a machine with eight GPUs registers with."""
     gpus = [
         {"name": "NVIDIA H100 80GB HBM3", "memory_gb": 80, "uuid": _uuid(node, gpu), "memory_mb": 81559}
@@ -37,12 +54,18 @@ def registration_of(node: int) -> bytes:
     return json.dumps(registration).encode()
 
 
-def heartbeats_of(node: int, memory_moves_mb: int) -> list[bytes]:
-    """Write the heartbeats that a node sends in turn; each GPU's memory moves by so much at most."""
-    dice = random.Random(node)
-    load, loaded_mb = dice.uniform(5, 85), dice.randrange(81_000 - memory_moves_mb)
-    memory = range(loaded_mb, loaded_mb + memory_moves_mb)
-    return [frame(_heartbeat(node, sequence, dice, load=load, memory=memory)) for sequence in range(VARIANTS)]
+def _heartbeats_of(memory_moves_mb: int) -> Callable[[int], list[bytes]]:
+    """Return what writes a node's heartbeats; each GPU's memory moves by so much at most."""
+
+    def of(node: int) -> list[bytes]:
+        dice = random.Random(node)
+        load, loaded_mb = dice.uniform(5, 85), dice.randrange(81_000 - memory_moves_mb)
+        memory = range(loaded_mb, loaded_mb + memory_moves_mb)
+        return [
+            frame(_heartbeat(node, sequence, dice, load=load, memory=memory)) for sequence in range(VARIANTS)
+        ]
+
+    return of
 
 
 def _heartbeat(node: int, sequence: int, dice: random.Random, *, load: float, memory: range) -> bytes:
@@ -79,3 +102,58 @@ def _heartbeat(node: int, sequence: int, dice: random.Random, *, load: float, me
 
 def _uuid(node: int, gpu: int) -> str:
     return f"GPU-{node:08x}-{gpu:04x}-4c5d-9e6f-0123456789ab"
+
+
+def _older_registration_of(node: int) -> bytes:
+    registration = {
+        "type": "node_register",
+        "node_id": f"node-{node:08X}",
+        "version": "2.0.0",
+        "platform": "windows",
+        "hardware": {
+            "cpu_cores": 16,
+            "memory_gb": 32,
+            "gpus": [{"name": "NVIDIA GeForce RTX 4090", "memory_gb": 24}],
+        },
+        "installed_models": _older_models(),
+        "features_supported": {"emotion_detection": False},
+        "accept_public_jobs": True,
+    }
+    return json.dumps(registration).encode()
+
+
+def _older_heartbeats_of(node: int) -> list[bytes]:
+    dice = random.Random(node)
+    load = dice.uniform(5, 85)
+    return [frame(_older_heartbeat(node, sequence, dice, load=load)) for sequence in range(VARIANTS)]
+
+
+def _older_heartbeat(node: int, sequence: int, dice: random.Random, *, load: float) -> bytes:
+    heartbeat = {
+        "type": "node_heartbeat",
+        "node_id": f"node-{node:08X}",
+        "timestamp": 1_790_000_000_000 + sequence,
+        "resource_usage": {
+            "cpu_percent": round(load + dice.uniform(-3, 3), 1),
+            "gpu_percent": round(load + dice.uniform(-3, 3), 1),
+            "gpu_mem_percent": 51.2,
+            "mem_percent": 33.3,
+            "running_jobs": 0,
+        },
+        "installed_models": _older_models(),
+        "capability_state": dict.fromkeys(_OLDER_MODELS, "ready"),
+    }
+    return json.dumps(heartbeat, separators=(",", ":")).encode()
+
+
+def _older_models() -> list[dict[str, object]]:
+    kinds = zip(_OLDER_MODELS, ("asr", "nmt", "tts"), strict=True)
+    return [{"model_id": name, "kind": kind, "version": "1.0.0", "enabled": True} for name, kind in kinds]
+
+
+WORKLOADS = (
+    Workload("older node's shape", _older_registration_of, _older_heartbeats_of),
+    Workload("8 GPUs, settled", _registration_of, _heartbeats_of(64)),
+    Workload("8 GPUs, jumping", _registration_of, _heartbeats_of(70_000)),
+)
+"""How far each GPU's memory use moves between heartbeats: up to 64 MiB around a loaded model, or anywhere."""
