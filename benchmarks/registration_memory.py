@@ -22,6 +22,7 @@ from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived, S
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codec import decode_from_node
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 
 _Message = TypeVar("_Message", NodeHeartbeat, NodeRegister)
@@ -68,7 +69,7 @@ def register(fleet: Fleet, node: int, models: int, *, shared: bool) -> int:
     usage = {"cpu_percent": 1, "mem_percent": 1}
     heartbeat = {"type": "node_heartbeat", "node_id": f"node-{node}", "timestamp": 0, "resource_usage": usage}
     message = read(json.dumps(heartbeat).encode(), NodeHeartbeat)
-    fleet.handle(HeartbeatReceived(node, message), float(node))
+    fleet.handle(HeartbeatReceived(node, Heartbeat.of(message)), float(node))
     return len(written)
 
 

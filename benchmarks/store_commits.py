@@ -31,13 +31,12 @@ from benchmarks.load.quantile import quantile
 from benchmarks.load.registry_with_store import Registry
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
+from gpu_agent.wire.heartbeat import Heartbeat, Usage
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     Hardware,
     InstalledModel,
-    NodeHeartbeat,
     NodeRegister,
-    ResourceUsage,
 )
 
 TOGETHER = 64
@@ -95,14 +94,10 @@ async def registrations(registry: Registry, nodes: int) -> tuple[float, Lag]:
 
 async def become_ready(registry: Registry, nodes: int) -> None:
     """Let all nodes send heartbeats until they are ready."""
-    usage = ResourceUsage(cpu_percent=5.0, mem_percent=5.0)
+    usage = Usage(cpu_percent=5.0, mem_percent=5.0)
     for _ in range(3):
         for number in range(1, nodes + 1):
-            registry.do(
-                HeartbeatReceived(
-                    number, NodeHeartbeat(node_id=f"node-{number:05}", timestamp=0, resource_usage=usage)
-                )
-            )
+            registry.do(HeartbeatReceived(number, Heartbeat(f"node-{number:05}", usage)))
             await asyncio.sleep(0)
     while not await registry.loop.settled():
         pass

@@ -7,7 +7,8 @@ from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.node import Declared, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import Hardware, NodeRegister, ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
+from gpu_agent.wire.messages import Hardware, NodeRegister
 
 PRODUCTS = (  # name, MiB, GPUs per node, share of the fleet
     ("NVIDIA H100 80GB HBM3", 81559, (8,), 8),
@@ -55,7 +56,7 @@ class Fleet:
         use = dice.random() ** 2
         for gpu in record.gpus.values():
             gpu.memory_used_mb = int((gpu.memory_mb or 0) * min(max(dice.gauss(use, 0.1), 0.01), 0.99))
-        record.liveness.usage = ResourceUsage(
+        record.liveness.usage = Usage(
             cpu_percent=min(dice.expovariate(1 / 25), 100),
             mem_percent=dice.uniform(10, 88),
             gpu_percent=min(100, dice.expovariate(1 / 30)),

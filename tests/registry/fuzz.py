@@ -21,6 +21,7 @@ from gpu_agent.registry.events import (
     UnregistrationReceived,
 )
 from gpu_agent.registry.job import Job
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     GpuFigures,
@@ -132,7 +133,7 @@ class Fuzzer:
             fresh_token=fresh_token(node_id),
         )
 
-    def heartbeat(self, node_id: str) -> NodeHeartbeat:
+    def heartbeat(self, node_id: str) -> Heartbeat:
         """Draw a heartbeat; most of them bring figures only."""
         parts = {
             "gpus": self._one((None, self.figures())),
@@ -146,8 +147,10 @@ class Fuzzer:
             "accept_public_jobs": True,
         }
         chosen = {name: part for name, part in parts.items() if self.dice.random() < 1 / 3}
-        return NodeHeartbeat.model_validate(
-            {"node_id": node_id, "timestamp": 0, "resource_usage": self.usage(), **chosen}
+        return Heartbeat.of(
+            NodeHeartbeat.model_validate(
+                {"node_id": node_id, "timestamp": 0, "resource_usage": self.usage(), **chosen}
+            )
         )
 
     def heartbeat_arrived(self, connection: int, node_id: str) -> HeartbeatReceived:

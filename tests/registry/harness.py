@@ -32,6 +32,7 @@ from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     GpuFigures,
@@ -95,7 +96,7 @@ def proof(node_id: str) -> Credential:
     return Credential(CredentialKind.NODE, f"key-{node_id}", node_id)
 
 
-def heartbeat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
+def heartbeat(node_id: str = "node-1", **parts: Any) -> Heartbeat:
     defaults: dict[str, Any] = {
         "timestamp": 0,
         "resource_usage": ResourceUsage(cpu_percent=5.0, mem_percent=10.0, gpu_percent=5.0),
@@ -103,7 +104,7 @@ def heartbeat(node_id: str = "node-1", **parts: Any) -> NodeHeartbeat:
         "probe_age_seconds": 1.0,
         "running_jobs": (),
     }
-    return NodeHeartbeat(node_id=node_id, **(defaults | parts))
+    return Heartbeat.of(NodeHeartbeat(node_id=node_id, **(defaults | parts)))
 
 
 def unregistration(connection: int = 1, **parts: Any) -> UnregistrationReceived:

@@ -1,13 +1,20 @@
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given, strategies
 
 from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
+from gpu_agent.wire.heartbeat import GpuColumns
 from gpu_agent.wire.messages import GpuFigures
 from tests.registry.harness import figures
 
 
 def gpus(count: int, *, memory_mb: int | None = 81920) -> Gpus:
     return Gpus(GpuState(uuid=f"GPU-{place}", name="H100", memory_mb=memory_mb) for place in range(count))
+
+
+def write(subject: Gpus, reported: Iterable[GpuFigures] | None, *, exactly: bool) -> bool:
+    return subject.write(None if reported is None else GpuColumns.of(reported), exactly=exactly)
 
 
 def test_figures_reach_the_gpu_of_their_uuid() -> None:
@@ -21,7 +28,7 @@ def test_figures_reach_the_gpu_of_their_uuid() -> None:
         health="degraded",
         reasons=("ecc_pending",),
     )
-    assert subject.write((*figures(1), reported), exactly=False)
+    assert write(subject, (*figures(1), reported), exactly=False)
     gpu = subject["GPU-1"]
     assert (gpu.health, gpu.reasons, gpu.memory_used_mb) == ("degraded", ("ecc_pending",), 2000)
     assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w) == (40.0, 55.0, 300.5)
@@ -30,12 +37,12 @@ def test_figures_reach_the_gpu_of_their_uuid() -> None:
 
 def test_only_the_first_of_several_heartbeats_without_figures_concerns_dispatch() -> None:
     subject = gpus(2)
-    assert [subject.write(None, exactly=False) for _ in range(3)] == [True, False, False]
-    assert subject.write(figures(2, memory_used_mb=2000), exactly=False)
-    assert [subject.write(None, exactly=False) for _ in range(2)] == [True, False]
+    assert [write(subject, None, exactly=False) for _ in range(3)] == [True, False, False]
+    assert write(subject, figures(2, memory_used_mb=2000), exactly=False)
+    assert [write(subject, None, exactly=False) for _ in range(2)] == [True, False]
     assert subject["GPU-1"].memory_used_mb is None
     subject.set_failed_checks({"GPU-1": ("ecc",)})
-    assert [subject.write(None, exactly=False) for _ in range(2)] == [True, False]
+    assert [write(subject, None, exactly=False) for _ in range(2)] == [True, False]
     assert subject.usable == 1
 
 
@@ -61,7 +68,7 @@ def test_whatever_receives_a_gpu_is_what_is_known_of_it(reported: list[GpuFigure
         named = tuple(
             one.model_copy(update={"uuid": f"GPU-{place}"}) for place, one in enumerate(reported[at : at + 3])
         )
-        subject.write(named, exactly=False)
+        write(subject, named, exactly=False)
         for one in named:
             gpu = subject[one.uuid]
             assert (gpu.health, gpu.reasons, gpu.memory_used_mb) == (
@@ -84,20 +91,20 @@ def test_before_any_figures_nothing_is_known_of_a_gpu() -> None:
 
 def test_a_difference_within_one_step_is_none() -> None:
     subject = gpus(2)
-    assert subject.write(figures(2, memory_used_mb=1000), exactly=False)
-    assert not subject.write(figures(2, memory_used_mb=1000), exactly=False)
-    assert not subject.write(figures(2, memory_used_mb=1010, utilization_percent=70.0), exactly=False)
+    assert write(subject, figures(2, memory_used_mb=1000), exactly=False)
+    assert not write(subject, figures(2, memory_used_mb=1000), exactly=False)
+    assert not write(subject, figures(2, memory_used_mb=1010, utilization_percent=70.0), exactly=False)
     assert subject["GPU-0"].memory_used_mb == 1010
-    assert subject.write(figures(2, memory_used_mb=5000), exactly=False)
-    assert subject.write(figures(2, memory_used_mb=5000, health="lost"), exactly=False)
-    assert subject.write(figures(2, memory_used_mb=5000), exactly=False)
+    assert write(subject, figures(2, memory_used_mb=5000), exactly=False)
+    assert write(subject, figures(2, memory_used_mb=5000, health="lost"), exactly=False)
+    assert write(subject, figures(2, memory_used_mb=5000), exactly=False)
 
 
 def test_exactly_means_that_every_difference_in_memory_counts() -> None:
     subject = gpus(1)
-    subject.write(figures(memory_used_mb=1000), exactly=True)
-    assert subject.write(figures(memory_used_mb=1001), exactly=True)
-    assert not subject.write(figures(memory_used_mb=1001), exactly=True)
+    write(subject, figures(memory_used_mb=1000), exactly=True)
+    assert write(subject, figures(memory_used_mb=1001), exactly=True)
+    assert not write(subject, figures(memory_used_mb=1001), exactly=True)
 
 
 @given(
@@ -107,42 +114,42 @@ def test_exactly_means_that_every_difference_in_memory_counts() -> None:
 )
 def test_a_difference_counts_when_free_memory_is_in_another_step(size: int, before: int, after: int) -> None:
     subject = gpus(1, memory_mb=size)
-    subject.write(figures(memory_used_mb=before), exactly=False)
+    write(subject, figures(memory_used_mb=before), exactly=False)
     differs = (size - before) // STEP_MB != (size - after) // STEP_MB
-    assert subject.write(figures(memory_used_mb=after), exactly=False) == differs
+    assert write(subject, figures(memory_used_mb=after), exactly=False) == differs
 
 
 def test_where_memory_is_not_known_every_heartbeat_counts() -> None:
     subject = gpus(1)
-    subject.write(figures(memory_used_mb=None), exactly=False)
-    assert subject.write(figures(memory_used_mb=None), exactly=False)
+    write(subject, figures(memory_used_mb=None), exactly=False)
+    assert write(subject, figures(memory_used_mb=None), exactly=False)
     unknown_size = gpus(1, memory_mb=None)
-    unknown_size.write(figures(memory_used_mb=5), exactly=False)
-    assert unknown_size.write(figures(memory_used_mb=6), exactly=False)
+    write(unknown_size, figures(memory_used_mb=5), exactly=False)
+    assert write(unknown_size, figures(memory_used_mb=6), exactly=False)
 
 
 def test_a_node_that_reports_no_figures_counts_as_usable() -> None:
     subject = gpus(2)
-    subject.write(figures(2, health="lost", memory_used_mb=500), exactly=False)
+    write(subject, figures(2, health="lost", memory_used_mb=500), exactly=False)
     assert subject.usable == 0
-    assert subject.write(None, exactly=False)
+    assert write(subject, None, exactly=False)
     assert subject.usable == 2
     assert subject["GPU-0"].memory_used_mb is None
 
 
 def test_a_gpu_that_the_list_leaves_out_is_not_there_to_be_used() -> None:
     subject = gpus(2)
-    subject.write(figures(1), exactly=False)
+    write(subject, figures(1), exactly=False)
     assert subject.usable == 1
     assert (subject["GPU-1"].health, subject["GPU-1"].reasons) == ("unknown", ("not_reported",))
-    subject.write(figures(2), exactly=False)
+    write(subject, figures(2), exactly=False)
     assert subject.usable == 2
     assert (subject["GPU-1"].health, subject["GPU-1"].reasons) == ("ok", ())
 
 
 def test_a_line_break_in_a_uuid_makes_two_gpus_of_none() -> None:
     subject = Gpus([GpuState(uuid="a\nb", name="A", memory_mb=24576)])
-    subject.write((GpuFigures(uuid="a", memory_used_mb=1), GpuFigures(uuid="b")), exactly=False)
+    write(subject, (GpuFigures(uuid="a", memory_used_mb=1), GpuFigures(uuid="b")), exactly=False)
     assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("unknown", None)]
     assert (subject.usable, subject.healths, subject.free_steps) == (0, ("unknown",), None)
 
@@ -155,27 +162,27 @@ def test_no_gpu_gets_the_figures_of_another_whatever_line_breaks_are_in_their_na
     declared: tuple[str, ...], reported: tuple[str, ...]
 ) -> None:
     subject = Gpus(GpuState(uuid=uuid, name="A", memory_mb=24576) for uuid in declared)
-    subject.write(tuple(GpuFigures(uuid=uuid, memory_used_mb=7) for uuid in reported), exactly=False)
+    write(subject, tuple(GpuFigures(uuid=uuid, memory_used_mb=7) for uuid in reported), exactly=False)
     shown = {uuid for uuid, gpu in subject.items() if gpu.memory_used_mb == 7}
     assert shown == set(declared) & set(reported)
 
 
 def test_an_empty_list_leaves_no_gpu_to_be_used() -> None:
     subject = gpus(2)
-    subject.write((), exactly=False)
+    write(subject, (), exactly=False)
     assert subject.usable == 0
 
 
 def test_a_gpu_that_was_never_declared_is_not_invented() -> None:
     subject = gpus(1)
-    subject.write(figures(3), exactly=False)
+    write(subject, figures(3), exactly=False)
     assert list(subject) == ["GPU-0"]
     assert (len(subject), subject.usable) == (1, 1)
 
 
 def test_gpus_declared_without_a_uuid_are_matched_by_their_position() -> None:
     subject = Gpus(GpuState(uuid=f"#{place}", name="A", memory_mb=24576) for place in range(2))
-    subject.write((*figures(1, health="lost"), figures(2, memory_used_mb=700)[1]), exactly=False)
+    write(subject, (*figures(1, health="lost"), figures(2, memory_used_mb=700)[1]), exactly=False)
     assert [(gpu.health, gpu.memory_used_mb) for gpu in subject.values()] == [("lost", 1000), ("ok", 700)]
     assert subject.usable == 1
 
@@ -185,9 +192,9 @@ def test_the_parent_of_mig_slices_is_never_counted_as_usable() -> None:
     a_slice = GpuState(uuid="MIG-1", name="1g.10gb", memory_mb=10240, parent_uuid="GPU-0")
     subject = Gpus((parent, a_slice))
     assert subject.usable == 1
-    subject.write((*figures(1), GpuFigures(uuid="MIG-1")), exactly=False)
+    write(subject, (*figures(1), GpuFigures(uuid="MIG-1")), exactly=False)
     assert subject.usable == 1
-    subject.write((*figures(1, health="degraded"), GpuFigures(uuid="MIG-1")), exactly=False)
+    write(subject, (*figures(1, health="degraded"), GpuFigures(uuid="MIG-1")), exactly=False)
     assert subject.usable == 1
 
 

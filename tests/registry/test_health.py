@@ -5,21 +5,22 @@ from gpu_agent.registry import health
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ReasonCode
-from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, ResourceUsage
+from gpu_agent.wire.heartbeat import Heartbeat
+from gpu_agent.wire.messages import NodeRegister, ResourceUsage
 from tests.registry.harness import declaration, figures, hardware, heartbeat, model, node_record
 
 DEFAULTS = Thresholds()
 
 
 def node(
-    message: NodeHeartbeat | None, registration: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
+    message: Heartbeat | None, registration: NodeRegister | None = None, thresholds: Thresholds = DEFAULTS
 ) -> NodeRecord:
     registration = registration or declaration(hardware=hardware(2))
     record = node_record(registration)
     declared.write_declaration(record, registration, thresholds)
     if message is not None:
         record.liveness.usage, record.liveness.probe_age_seconds = (
-            message.resource_usage,
+            message.usage,
             message.probe_age_seconds,
         )
         record.gpus.write(message.gpus, exactly=False)
@@ -47,7 +48,7 @@ HEALTHY = [
 
 
 @pytest.mark.parametrize("message", HEALTHY)
-def test_a_heartbeat_with_one_usable_gpu_and_sane_figures_is_healthy(message: NodeHeartbeat) -> None:
+def test_a_heartbeat_with_one_usable_gpu_and_sane_figures_is_healthy(message: Heartbeat) -> None:
     record = node(message)
     assert health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is None

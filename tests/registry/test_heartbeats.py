@@ -257,4 +257,4 @@ def test_a_heartbeat_that_declares_two_gpus_under_one_uuid_is_refused_and_counts
 
 def test_a_heartbeat_before_any_registration_is_from_an_unknown_node() -> None:
     registry = Registry()
-    assert codes(registry.heartbeat(1, "node-9", gpus=heartbeat().gpus)) == ["UNKNOWN_NODE"]
+    assert codes(registry.heartbeat(1, "node-9")) == ["UNKNOWN_NODE"]

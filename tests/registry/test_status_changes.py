@@ -23,6 +23,7 @@ from gpu_agent.registry.persistence import StoredDocument, UnstoredChanges
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions, current_status
 from gpu_agent.wire.codes import CloseCode, NodeStatus, ReasonCode
+from gpu_agent.wire.messages import ResourceUsage
 from tests.registry.harness import (
     Registry,
     closed,
@@ -167,8 +168,7 @@ def test_a7_a_draining_node_finishes_the_jobs_it_reports_and_ends_offline() -> N
 def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
     registry = Registry()
     record = registry.ready()
-    assert record.liveness.usage is not None
-    guess = record.liveness.usage.model_copy(update={"running_jobs": 3})
+    guess = ResourceUsage(cpu_percent=5.0, mem_percent=10.0, running_jobs=3)
     registry.heartbeat(running_jobs=None, resource_usage=guess, gpus=figures(processes=3))
     assert record.in_flight_jobs == 0
     registry.drain()
@@ -179,8 +179,7 @@ def test_a_count_that_is_only_guessed_never_delays_a_drain() -> None:
 def test_an_older_nodes_count_is_its_word_and_delays_a_drain(schema: str | None) -> None:
     registry = Registry()
     record = registry.ready(capability_schema_version=schema)
-    assert record.liveness.usage is not None
-    counted = record.liveness.usage.model_copy(update={"running_jobs": 1})
+    counted = ResourceUsage(cpu_percent=5.0, mem_percent=10.0, running_jobs=1)
     registry.heartbeat(running_jobs=None, resource_usage=counted)
     registry.drain()
     assert record.status == "draining"
@@ -337,10 +336,9 @@ def test_an_offline_node_receives_who_can_bring_it_back() -> None:
 
 def test_a_draining_node_waits_for_what_delays_it_and_not_for_what_is_only_guessed() -> None:
     registry = Registry()
-    record = registry.ready()
+    registry.ready()
     registry.claim("job-1")
-    assert record.liveness.usage is not None
-    guess = record.liveness.usage.model_copy(update={"running_jobs": 7})
+    guess = ResourceUsage(cpu_percent=5.0, mem_percent=10.0, running_jobs=7)
     registry.heartbeat(running_jobs=None, resource_usage=guess, gpus=figures(processes=7))
     registry.drain()
     assert clears(registry) == "its last job ends or the deadline passes: then it goes offline"

@@ -37,6 +37,7 @@ from gpu_agent.server.effects import status_message
 from gpu_agent.server.views import Clock
 from gpu_agent.wire.codec import FrameError, decode_from_node, encode
 from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     FromNode,
     FromRegistry,
@@ -185,7 +186,7 @@ class ScenarioRegistry:
     def _event(self, connection: int, message: FromNode) -> Event:
         match message:
             case NodeHeartbeat():
-                return HeartbeatReceived(connection, message)
+                return HeartbeatReceived(connection, Heartbeat.of(message))
             case NodeRegister():
                 self._tokens_drawn += 1
                 text = f"token-{self._tokens_drawn}"

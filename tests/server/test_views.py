@@ -37,6 +37,7 @@ from gpu_agent.wire.api import (
 )
 from gpu_agent.wire.codec import decode_from_node
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.server.harness import Node, heartbeat, registration
 
@@ -58,7 +59,7 @@ def record(*, alive: bool = True, **fields: object) -> NodeRecord:
             json.dumps(heartbeat("node-1", gpus=[FIGURES], probe_age_seconds=1.5))
         )
         assert isinstance(first_heartbeat, NodeHeartbeat)
-        fleet.handle(HeartbeatReceived(1, first_heartbeat), 97.5)
+        fleet.handle(HeartbeatReceived(1, Heartbeat.of(first_heartbeat)), 97.5)
     found = fleet.node("node-1")
     assert found is not None
     return found

@@ -49,6 +49,7 @@ from gpu_agent.server.writer import Writer
 from gpu_agent.session.types import ConnectFailed
 from gpu_agent.store.base import Batch
 from gpu_agent.wire.codec import decode_from_node, encode
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     FromNode,
     FromRegistry,
@@ -234,7 +235,7 @@ class RegistryProcess:
         number = connection.number
         match message:
             case NodeHeartbeat():
-                return HeartbeatReceived(number, message)
+                return HeartbeatReceived(number, Heartbeat.of(message))
             case NodeRegister():
                 return RegistrationReceived(
                     number,

@@ -18,13 +18,13 @@ from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ErrorCode
+from gpu_agent.wire.heartbeat import Heartbeat, models_of
 from gpu_agent.wire.inventory import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.messages import (
     GpuDeclaration,
     Hardware,
     InstalledModel,
     NodeError,
-    NodeHeartbeat,
     NodeRegister,
 )
 
@@ -42,18 +42,8 @@ LONGEST_ESCAPE = 3
 _ADDED_BYTES = 1024
 """More than what the defaults of one part, and its numbers in full, take beyond what the node wrote."""
 
-REPLACEABLE = frozenset(
-    {
-        "accept_public_jobs",
-        "labels",
-        "max_concurrent_jobs",
-        "hardware",
-        "installed_models",
-        "capability_state",
-    }
-)
-"""The parts of a declaration that a heartbeat may replace (§3.4)."""
-_MODEL_PARTS = frozenset({"installed_models", "capability_state"})
+_PLAIN_PARTS = ("accept_public_jobs", "labels", "max_concurrent_jobs", "hardware")
+"""What a heartbeat may replace besides models and their states (§3.4)."""
 
 
 def refusal_of(
@@ -100,40 +90,36 @@ def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thr
     record.gpus = gpus_of(message.hardware)
 
 
-def replace_parts(record: NodeRecord, heartbeat: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
+def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Thresholds) -> NodeError | None:
     """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none.
 
     Where they are as they were the declaration stays: older nodes repeat their models in each heartbeat.
     """
+    declared = record.declared
     parts: dict[str, Any] = {
-        name: value for name in REPLACEABLE if (value := getattr(heartbeat, name)) is not None
+        name: value
+        for name in _PLAIN_PARTS
+        if (value := getattr(heartbeat, name)) is not None and value != getattr(declared.registration, name)
     }
-    if "installed_models" in parts:
+    models, states = heartbeat.installed_models, heartbeat.capability_state
+    if models is not None:
         # A state that was reported for older models must not speak for new ones.
-        parts["capability_state"] = heartbeat.capability_state
-    if not _differs(record.declared, parts):
+        if not declared.models.lists(models, states):
+            parts |= {"installed_models": models_of(models), "capability_state": states}
+    elif states is not None and not declared.models.has_states(states):
+        parts["capability_state"] = states
+    if not parts:
         return None
-    registration = record.declared.whole().model_copy(update=parts)
+    registration = declared.whole().model_copy(update=parts)
     refusal = _too_large(registration, node_id=heartbeat.node_id)
-    if heartbeat.hardware is not None:
-        refusal = _ambiguous_gpus(heartbeat.hardware, node_id=heartbeat.node_id) or refusal
+    if "hardware" in parts:
+        refusal = _ambiguous_gpus(registration.hardware, node_id=heartbeat.node_id) or refusal
     if refusal is not None:
         return refusal
     record.declared = derive(registration, record.granted_labels, thresholds)
-    if heartbeat.hardware is not None:
-        record.gpus = gpus_of(heartbeat.hardware)
+    if "hardware" in parts:
+        record.gpus = gpus_of(registration.hardware)
     return None
-
-
-def _differs(declared: Declared, parts: Mapping[str, Any]) -> bool:
-    """Whether a part is not as declared."""
-    if "installed_models" in parts:
-        if ModelList(parts["installed_models"], parts["capability_state"]) != declared.models:
-            return True
-    elif "capability_state" in parts and not declared.models.has_states(parts["capability_state"]):
-        return True
-    registration = declared.registration
-    return any(getattr(registration, name) != parts[name] for name in parts.keys() - _MODEL_PARTS)
 
 
 def derive(registration: NodeRegister, granted_labels: Mapping[str, str], thresholds: Thresholds) -> Declared:

@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Credential, FreshToken, Role
-from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
+from gpu_agent.wire.heartbeat import Heartbeat
+from gpu_agent.wire.messages import NodeError, NodeRegister, NodeUnregister
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class HeartbeatReceived:
     """A heartbeat arrived. Not frozen: made once per heartbeat, on the hottest path."""
 
     connection: int
-    message: NodeHeartbeat
+    message: Heartbeat
     round_trip_seconds: float | None = None
     """Of the connection's network, where it was measured since the last heartbeat."""
 

@@ -9,16 +9,14 @@ from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Val
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from hashlib import sha256
-from itertools import chain
 from math import isnan, nan
-from operator import itemgetter
 from struct import Struct, error
 from typing import Any
 
 from gpu_agent.registry.job import GpuKind, names_mig, parse_capability
 from gpu_agent.wire.codes import ReasonCode
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
-from gpu_agent.wire.messages import GpuFigures
+from gpu_agent.wire.heartbeat import GpuColumns
 
 STEP_MB = 256
 """Dispatch knows free memory in steps of this size."""
@@ -32,14 +30,12 @@ CHECK_FAILED = ReasonCode.CHECK_FAILED.value
 _NO_DEVICES: Mapping[str, tuple[str, ...]] = {}
 _USABLE = frozenset({"ok", "degraded"})
 
-_COLUMNS = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w", "processes")
-"""The figures of a row, by their names in `GpuFigures` and `GpuState`: one column each, in this order."""
+_ROW = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w")
+"""The figures of a row, by their names in `GpuColumns` and `GpuState`: one column each, in this order."""
 
-_MEMORY = _COLUMNS.index("memory_used_mb")
-_UTILIZATION = _COLUMNS.index("utilization_percent")
-_PROCESSES = _COLUMNS.index("processes")
-_WHOLE = ("memory_used_mb", "processes")
-_read_columns = itemgetter("uuid", "health", "reasons", *_COLUMNS)
+_MEMORY = _ROW.index("memory_used_mb")
+_UTILIZATION = _ROW.index("utilization_percent")
+_UNKNOWN: dict[str, float | None] = dict.fromkeys((*_ROW, "processes"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,7 +131,6 @@ class Gpus(Mapping[str, GpuState]):
         "_sizes",
         "_states",
         "_steps",
-        "_utilizations",
         "devices",
         "kinds",
         "list_id",
@@ -167,7 +162,6 @@ class Gpus(Mapping[str, GpuState]):
         self._ok_healths = ("ok",) * len(self._states)
         self._row_is_newer = False
         """True while the row is newer than the states."""
-        self._utilizations: tuple[float | None, ...] = ()
         self._processes: tuple[int | None, ...] = ()
         """The last heartbeat's, in order, where all were ok."""
         self._failed_checks: Mapping[str, tuple[str, ...]] = {}
@@ -179,7 +173,7 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = sum(state.usable for state in self._states.values())
         """How many can take a job, by the last heartbeat."""
 
-    def write(self, figures: tuple[GpuFigures, ...] | None, *, exactly: bool) -> bool:
+    def write(self, figures: GpuColumns | None, *, exactly: bool) -> bool:
         """Write the figures of one heartbeat; returns True when dispatch must update the node.
 
         Dispatch holds free memory in steps, so a change within one step returns False; so does another
@@ -189,30 +183,23 @@ class Gpus(Mapping[str, GpuState]):
         figures; then every GPU is usable (§4), and only the first such heartbeat returns True.
         """
         if figures is None:
-            return self._assume_usable()
+            return not self._is_unreported and self._assume_usable()
         self._is_unreported = False
-        if not figures or len(figures) != len(self._states):
-            self._write_each(figures)
-            return True
-        # Column by column, and from the models' own dictionaries: reading each figure by its name costs ten
-        # times as much, and all of them a sixth of what a heartbeat may cost.
-        uuids, healths, reasons, *columns = zip(*map(_read_columns, map(vars, figures)), strict=True)
+        uuids, utilizations, used, _, temperatures, powers, processes, healths, reasons = figures
         in_order = "\n".join(uuids) == self._order and self._in_one_row
-        if healths != self._ok_healths or any(reasons) or not in_order or self._failed_checks:
+        if not in_order or healths != self._ok_healths or any(reasons) or self._failed_checks:
             self._write_each(figures)
             return True
-        used = columns[_MEMORY]
-        row = _row(columns)
+        row = _row((*used, *utilizations, *temperatures, *powers))
         steps = _steps(self._sizes, used)
         if exactly or steps is None:
             memory = _bytes_of(_MEMORY, len(used))
             differs = row[memory] != self._row[memory] or None in used
         else:
             differs = steps != self._steps
-        if columns[_PROCESSES] != self._processes:
-            differs = differs or _busy(columns[_PROCESSES]) != _busy(self._processes)
-            self._processes = columns[_PROCESSES]
-        self._utilizations = columns[_UTILIZATION]
+        if processes != self._processes:
+            differs = differs or _busy(processes) != _busy(self._processes)
+            self._processes = processes
         differs = differs or not self._all_ok
         self._row, self._steps = row, steps
         self._row_is_newer = self._all_ok = True
@@ -255,7 +242,8 @@ class Gpus(Mapping[str, GpuState]):
     def utilizations(self) -> Sequence[float | None]:
         """The utilization of each, in order; percent, None where it is unknown."""
         if self._all_ok:
-            return self._utilizations
+            column = self._row[_bytes_of(_UTILIZATION, len(self._states))]
+            return [_known(figure) for figure in _layout(len(self._states)).unpack(column)]
         return [state.utilization_percent for state in self._states.values()]
 
     def places_of(self, uuids: Iterable[str]) -> tuple[int | None, ...]:
@@ -291,44 +279,35 @@ class Gpus(Mapping[str, GpuState]):
         if self._row_is_newer:
             self._row_is_newer = False
             size = len(self._states)
-            figures = [_known(figure) for figure in _layout(len(_COLUMNS) * size).unpack(self._row)]
+            figures = [_known(figure) for figure in _layout(len(_ROW) * size).unpack(self._row)]
             for place, state in enumerate(self._states.values()):
-                state.set_health("ok", ())
-                for column, name in enumerate(_COLUMNS):
-                    setattr(state, name, figures[column * size + place])
-                for name in _WHOLE:  # a row holds floats
-                    figure = getattr(state, name)
-                    setattr(state, name, None if figure is None else int(figure))
+                values = {name: figures[column * size + place] for column, name in enumerate(_ROW)}
+                _write_one(state, {**values, "processes": self._processes[place]})
         return self._states
 
-    def _write_each(self, figures: tuple[GpuFigures, ...]) -> None:
+    def _write_each(self, figures: GpuColumns) -> None:
         """Write figures of which not all are ok, or which do not list the GPUs as declared."""
         self._row_is_newer = self._all_ok = False
         missing = dict(self._states)
-        for one in self._matched(figures):
-            state = missing.pop(one.uuid, None)
+        for place, uuid in enumerate(self._matched(figures.uuid)):
+            state = missing.pop(uuid, None)
             if state is not None:
-                _write_one(state, one)
+                values = {name: getattr(figures, name)[place] for name in _UNKNOWN}
+                _write_one(state, values, health=figures.health[place], reasons=figures.reasons[place])
         for state in missing.values():
-            _write_one(state, GpuFigures(uuid=state.uuid, health="unknown", reasons=(NOT_REPORTED,)))
+            _write_one(state, _UNKNOWN, health="unknown", reasons=(NOT_REPORTED,))
         self.usable = sum(state.usable for state in self._states.values())
 
-    def _matched(self, figures: tuple[GpuFigures, ...]) -> Iterable[GpuFigures]:
-        """Give GPUs declared without a UUID the figures of their position."""
+    def _matched(self, uuids: Sequence[str]) -> Iterable[str]:
+        """Return whose figures these are: GPUs declared without a UUID get those of their position."""
         nameless = all(uuid.startswith("#") for uuid in self._states)
-        if not nameless or len(figures) != len(self._states):
-            return figures
-        return [
-            one.model_copy(update={"uuid": uuid}) for one, uuid in zip(figures, self._states, strict=True)
-        ]
+        return self._states if nameless and len(uuids) == len(self._states) else uuids
 
     def _assume_usable(self) -> bool:
-        """Write that nothing is reported; returns whether something was before."""
-        if self._is_unreported:
-            return False
+        """Write that nothing is reported."""
         self._row_is_newer = self._all_ok = False
         for state in self._states.values():
-            _write_one(state, GpuFigures(uuid=state.uuid))
+            _write_one(state, _UNKNOWN)
         self.usable = sum(state.usable for state in self._states.values())
         self._is_unreported = True
         return True
@@ -368,8 +347,7 @@ def _busy(processes: Sequence[int | None]) -> tuple[bool, ...]:
     return tuple(map(bool, processes))
 
 
-def _row(columns: Iterable[Sequence[float | None]]) -> bytes:
-    figures = tuple(chain.from_iterable(columns))
+def _row(figures: tuple[float | None, ...]) -> bytes:
     layout = _layout(len(figures))
     try:
         return layout.pack(*figures)
@@ -393,7 +371,17 @@ def _known(figure: float) -> float | None:
     return None if isnan(figure) else figure
 
 
-def _write_one(state: GpuState, one: GpuFigures) -> None:
-    state.set_health(one.health, one.reasons)
-    for name in _COLUMNS:
-        setattr(state, name, getattr(one, name))
+def _write_one(
+    state: GpuState,
+    figures: Mapping[str, float | None],
+    *,
+    health: str = "ok",
+    reasons: tuple[str, ...] = (),
+) -> None:
+    """Write the figures of a GPU; a row holds whole ones as floats."""
+    state.set_health(health, reasons)
+    used = figures["memory_used_mb"]
+    state.memory_used_mb = None if used is None else int(used)
+    state.utilization_percent, state.temperature_c = figures["utilization_percent"], figures["temperature_c"]
+    processes = figures["processes"]
+    state.power_w, state.processes = figures["power_w"], None if processes is None else int(processes)

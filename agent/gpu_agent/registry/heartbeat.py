@@ -18,10 +18,8 @@ from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.token_issuing import consume_join_use
 from gpu_agent.registry.tokens import TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
-from gpu_agent.wire.messages import NodeError, NodeHeartbeat, ResourceUsage
-
-_PARTS = declaration.REPLACEABLE | {"checks"}
-"""What a heartbeat replaces in full where it brings it (§3.4)."""
+from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat, Usage
+from gpu_agent.wire.messages import NodeError
 
 
 class Heartbeats:
@@ -48,33 +46,33 @@ class Heartbeats:
     def handle(self, event: HeartbeatReceived, record: NodeRecord | None, now: float) -> Step | None:
         """Apply a heartbeat to the node that its connection registered; returns None when nothing follows."""
         message = event.message
-        fields = message.__dict__  # reading an entry costs a tenth of reading the model's field
-        if record is None or record.node_id != fields["node_id"]:
+        if record is None or record.node_id != message.node_id:
             return _send(event, unknown_node(message.node_id), now)
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
-        usage: ResourceUsage = fields["resource_usage"]
+        usage, gpus = message.usage, message.gpus
         checks_before, declared_before = record.checks, record.declared
-        if not _PARTS.isdisjoint(message.__pydantic_fields_set__):
+        if message[FIRST_PART:] != NO_PARTS:
             refusal = _replace_parts(record, message, thresholds)
             if refusal is not None:
                 return _send(event, refusal, now)
-        replaced = record.declared is not declared_before or fields["checks"] is not None
-        gpus_differ = record.gpus.write(
-            fields["gpus"], exactly=bool(record.claims or self._claims.queue.memory_jobs)
-        ) or _mean_memory_differs(fields["gpus"], usage, liveness.usage)
+        replaced = record.declared is not declared_before or message.checks is not None
+        exactly = bool(record.claims or self._claims.queue.memory_jobs)
+        gpus_differ = record.gpus.write(gpus, exactly=exactly) or (
+            gpus is None and _mean_memory_differs(usage, liveness.usage)
+        )
         jobs = record.jobs
         jobs_differ = (
-            fields["running_jobs"] != jobs.in_order
+            message.running_jobs != jobs.in_order
             or usage.running_jobs != jobs.count
             or liveness.last_heartbeat_at is None
         )
         passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
-        liveness.usage, liveness.probe_age_seconds = usage, fields["probe_age_seconds"]
+        liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
         liveness.last_seen_at = liveness.last_heartbeat_at = now
         load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
         if replaced or jobs_differ or was_suspected:
-            guess = any(one.processes is not None for one in message.gpus or ())
+            guess = gpus is not None and any(count is not None for count in gpus.processes)
             record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs, is_guess=guess)
             liveness.suspected_until = None
             self._dispatch.update(record)
@@ -192,7 +190,7 @@ def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     return step
 
 
-def _replace_parts(record: NodeRecord, message: NodeHeartbeat, thresholds: Thresholds) -> NodeError | None:
+def _replace_parts(record: NodeRecord, message: Heartbeat, thresholds: Thresholds) -> NodeError | None:
     """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none."""
     refusal = declaration.replace_parts(record, message, thresholds)
     if refusal is None:
@@ -203,13 +201,13 @@ def _replace_parts(record: NodeRecord, message: NodeHeartbeat, thresholds: Thres
     return refusal
 
 
-def _mean_memory_differs(gpus: object, usage: ResourceUsage, before: ResourceUsage | None) -> bool:
+def _mean_memory_differs(usage: Usage, before: Usage | None) -> bool:
     """Whether a node without figures uses another share of its GPUs' memory: then that stands for each."""
-    return gpus is None and (before is None or usage.gpu_mem_percent != before.gpu_mem_percent)
+    return before is None or usage.gpu_mem_percent != before.gpu_mem_percent
 
 
 def _write_load(
-    liveness: Liveness, usage: ResourceUsage, round_trip: float | None, *, thresholds: Thresholds
+    liveness: Liveness, usage: Usage, round_trip: float | None, *, thresholds: Thresholds
 ) -> bool:
     """Write a node's load, and its round trip where one was measured; True where dispatch must know."""
     load, liveness.load = liveness.load, load_of(usage, thresholds)

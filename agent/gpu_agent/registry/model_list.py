@@ -1,29 +1,36 @@
 """The models of one node, stored compactly: thousands of nodes may declare thousands each (§3.1).
 
 As objects a model takes some 5 KB. As the JSON text that it came in it takes some 100 bytes, and only a
-person's question reads it. What dispatch reads is derived once, with one string for each id.
+person's question reads it. What dispatch reads is derived once, with one string for each id. Older nodes
+repeat their models in each heartbeat: a digest shows that they are the same.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
+from gpu_agent.wire.heartbeat import ModelRow, model_rows
 from gpu_agent.wire.messages import InstalledModel
+
+_DIGEST_BYTES = 16
 
 
 class ModelList:
     """Installed models and the states reported for them."""
 
-    __slots__ = ("_models", "_states", "count")
+    __slots__ = ("_digest", "_models", "_states", "count")
 
     def __init__(
         self, models: Sequence[InstalledModel] = (), states: Mapping[str, str] | None = None
     ) -> None:
         self._models = to_json([model.as_json() for model in models])
         self._states = None if states is None else to_json(dict(states))
+        self._digest: bytes | None = None
+        """Of the models, once a heartbeat repeated them."""
         self.count = len(models)
 
     def __eq__(self, other: object) -> bool:
@@ -32,6 +39,16 @@ class ModelList:
         return self._models == other._models and self._states == other._states
 
     __hash__ = None  # type: ignore[assignment]  # compared by its content, never a key
+
+    def lists(self, rows: Sequence[ModelRow], states: Mapping[str, str] | None) -> bool:
+        """Whether these are the models, in this order, and their states."""
+        if (states is None) is not (self._states is None) or (
+            states is not None and not self.has_states(states)
+        ):
+            return False
+        if self._digest is None:
+            self._digest = _digest_of(model_rows(self.models()))
+        return self._digest == _digest_of(rows)
 
     def models(self) -> tuple[InstalledModel, ...]:
         """Read the models."""
@@ -54,6 +71,10 @@ class ModelList:
     def size_bytes(self) -> int:
         """How much it takes."""
         return len(self._models) + len(self._states or b"")
+
+
+def _digest_of(rows: Sequence[ModelRow]) -> bytes:
+    return blake2b(to_json(rows), digest_size=_DIGEST_BYTES).digest()
 
 
 @cache

@@ -15,7 +15,8 @@ from gpu_agent.registry.job import Claim, HeldGrant
 from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
-from gpu_agent.wire.messages import NodeCheck, NodeRegister, ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
+from gpu_agent.wire.messages import NodeCheck, NodeRegister
 
 LONGEST_DRAIN_SECONDS = 30 * 86_400.0
 """The longest deadline of a drain, whatever was requested."""
@@ -77,7 +78,7 @@ class Liveness:
     """Consecutive; a healthy heartbeat sets it to 0."""
     recent: tuple[bool, ...] = ()
     """Whether each of the last heartbeats was healthy, newest last, at most `failure_window`."""
-    usage: ResourceUsage | None = None
+    usage: Usage | None = None
     """The last heartbeat's; None before the first of this registration."""
     probe_age_seconds: float | None = None
     """The last heartbeat's: the age of its GPU reading."""

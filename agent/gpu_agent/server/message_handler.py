@@ -23,7 +23,20 @@ from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.tokens import generate_node_token
 from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node
 from gpu_agent.wire.codes import CloseCode, ErrorCode
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
+
+read_ordinary_heartbeat: Callable[[bytes], Heartbeat | None]
+try:
+    from gpu_agent.server.heartbeat_reader import read_heartbeat as read_ordinary_heartbeat
+except ModuleNotFoundError as missing:
+    if missing.name != "msgspec":
+        raise
+
+    def read_ordinary_heartbeat(frame: bytes) -> Heartbeat | None:  # noqa: ARG001 - the reader's signature
+        """Leave every frame to `wire.codec`: the extra `registry` is not installed."""
+        return None
+
 
 MALFORMED_IN_A_ROW = 20
 """A peer that sends this many unreadable frames without a readable one is disconnected."""
@@ -61,6 +74,18 @@ class MessageHandler:
 
     def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
         """Read one frame; the hottest path of the registry."""
+        heartbeat = read_ordinary_heartbeat(payload)
+        if heartbeat is None:
+            self._read(connection, payload)
+        else:
+            self._handle_heartbeat(connection, heartbeat)
+
+    def connection_lost(self, connection: NodeConnection) -> None:
+        """Report to the fleet that a connection is closed."""
+        self._handle(ConnectionLost(connection.number))
+
+    def _read(self, connection: NodeConnection, payload: bytes) -> None:
+        """Read any frame."""
         try:
             message = decode_from_node(payload)
         except FrameError as error:
@@ -69,20 +94,21 @@ class MessageHandler:
             else:  # only here, since every readable frame is text
                 connection.fail(CloseCode.INVALID_PAYLOAD, "a text frame that is no UTF-8")
             return
-        connection.malformed_in_a_row = 0
         if isinstance(message, NodeHeartbeat):
-            self.heartbeats += 1
-            if message.node_id != connection.node_id:
-                connection.log_violation("foreign_heartbeat", heartbeat_of=message.node_id)
-            heartbeats = connection.heartbeats = connection.heartbeats + 1
-            measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
-            self._handle(HeartbeatReceived(connection.number, message, measured))
-        elif self._within_quota(connection):
+            self._handle_heartbeat(connection, Heartbeat.of(message))
+            return
+        connection.malformed_in_a_row = 0
+        if self._within_quota(connection):
             self._handle(self._event(connection, message, frame_bytes=len(payload)))
 
-    def connection_lost(self, connection: NodeConnection) -> None:
-        """Report to the fleet that a connection is closed."""
-        self._handle(ConnectionLost(connection.number))
+    def _handle_heartbeat(self, connection: NodeConnection, message: Heartbeat) -> None:
+        connection.malformed_in_a_row = 0
+        self.heartbeats += 1
+        if message.node_id != connection.node_id:
+            connection.log_violation("foreign_heartbeat", heartbeat_of=message.node_id)
+        heartbeats = connection.heartbeats = connection.heartbeats + 1
+        measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
+        self._handle(HeartbeatReceived(connection.number, message, measured))
 
     def _event(
         self,

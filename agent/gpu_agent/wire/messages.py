@@ -31,6 +31,8 @@ MAX_MAGNITUDE = 1e15
 """Beyond any figure of a machine; sums and products of such numbers stay finite."""
 MAX_GPUS, MAX_MODELS = 256, 4096
 """Of one node (§3.1), MIG devices included."""
+MAX_NAME = 1024
+"""Characters of a name."""
 MAX_REASONS, MAX_FEATURES, MAX_JOBS = 64, 1024, 20_000
 """More than a frame of 1 MiB can sensibly hold; lists end being read at their first fault."""
 MAX_CHECKS, MAX_CHECK_DETAIL, MAX_CHECKS_TEXT = 2048, 256, 128 * 1024
@@ -133,7 +135,7 @@ Finite = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_n
 """A number that can be reckoned with: finite, and so is its product with any other figure."""
 Seconds = Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 """A span in seconds; fractions allowed."""
-Name = Annotated[str, StringConstraints(max_length=1024)]
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
 """A word, name or id that the reader will keep, compare and print."""
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 """Words for a person."""

@@ -15,7 +15,8 @@ from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, Liveness, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
-from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister, ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
+from gpu_agent.wire.messages import Hardware, InstalledModel, NodeRegister
 
 HARDWARE = Hardware(cpu_cores=8, memory_gb=32)
 
@@ -87,11 +88,9 @@ def model(model_id: str, *, enabled: bool = True, status: str = "ready") -> Inst
 
 def usage(
     *, cpu: float = 5, memory: float = 20, gpu_percent: float | None = 0, gpu_memory: float | None = 0
-) -> ResourceUsage:
+) -> Usage:
     """Build the usage that a heartbeat reports, with these loads in percent."""
-    return ResourceUsage(
-        cpu_percent=cpu, mem_percent=memory, gpu_percent=gpu_percent, gpu_mem_percent=gpu_memory
-    )
+    return Usage(cpu_percent=cpu, mem_percent=memory, gpu_percent=gpu_percent, gpu_mem_percent=gpu_memory)
 
 
 def job(job_id: str = "job-1", **demands: object) -> Job:

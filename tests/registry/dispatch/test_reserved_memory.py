@@ -8,7 +8,7 @@ from gpu_agent.registry.dispatch.candidate import ReservedMemory
 from gpu_agent.registry.dispatch.gpu_allocation import free_mb, gpu_set, usable_gpus, used_mb
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.wire.codes import ExclusionReason
-from gpu_agent.wire.messages import ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
 from tests.registry.dispatch.nodes import (
     chosen,
     claimed,
@@ -32,7 +32,7 @@ def test_memory_in_use_is_the_nodes_mean_where_it_reports_nothing_of_one_gpu() -
 
 @pytest.mark.parametrize("percent", [1e308, -1e308, 100.5, -0.5])
 def test_a_mean_that_is_no_percentage_is_no_mean(percent: float) -> None:
-    reported = ResourceUsage.model_construct(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
+    reported = Usage(cpu_percent=5.0, mem_percent=5.0, gpu_mem_percent=percent)
     assert used_mb(node(usage=reported), gpu("GPU-0", memory_mb=10_000, used_mb=None)) == 0
 
 

@@ -12,7 +12,7 @@ from gpu_agent.registry.dispatch.filters import unschedulable_reason
 from gpu_agent.registry.node import Liveness, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.messages import ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
 from tests.registry.dispatch.nodes import node as dispatch_node
 from tests.registry.dispatch.nodes import usage
 from tests.registry.harness import node_record
@@ -155,7 +155,7 @@ percents = strategies.floats(min_value=-20.0, max_value=120.0, allow_nan=False)
 near_limits = strategies.sampled_from([0.0, 9.9, 10.0, 85.4, 85.5, 85.6, 90.0, 90.1, 100.0, 110.0])
 figures = percents | near_limits
 usages = strategies.builds(
-    ResourceUsage,
+    Usage,
     cpu_percent=figures,
     mem_percent=figures,
     gpu_percent=figures | strategies.none(),
@@ -163,14 +163,12 @@ usages = strategies.builds(
 )
 
 
-def node(usage: ResourceUsage) -> NodeRecord:
+def node(usage: Usage) -> NodeRecord:
     return node_record(status=NodeStatus.READY, connection=1, liveness=Liveness(usage=usage))
 
 
 @given(usages, usages)
-def test_heartbeats_of_the_same_load_are_the_same_to_dispatch(
-    one: ResourceUsage, other: ResourceUsage
-) -> None:
+def test_heartbeats_of_the_same_load_are_the_same_to_dispatch(one: Usage, other: Usage) -> None:
     if load_of(one, SETTINGS) == load_of(other, SETTINGS):
         assert scoring.score(node(one), 0, SETTINGS) == scoring.score(node(other), 0, SETTINGS)
         assert unschedulable_reason(node(one), SETTINGS) == unschedulable_reason(node(other), SETTINGS)

@@ -15,7 +15,7 @@ from gpu_agent.registry.job import GpuDemand, GpuSet
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason
-from gpu_agent.wire.messages import ResourceUsage
+from gpu_agent.wire.heartbeat import Usage
 
 Load = tuple[bool, bool, bool, float | None, float | None]
 """CPU, memory and GPU over their limits; tenths of GPU use; tenths of GPU memory use."""
@@ -174,14 +174,12 @@ def score(record: NodeRecord, in_flight: int, weights: Thresholds) -> int:
     )
 
 
-def load_of(usage: ResourceUsage, limits: Thresholds) -> Load:
+def load_of(usage: Usage, limits: Thresholds) -> Load:
     """Return all that dispatch reads from a node's usage."""
-    # For each heartbeat: `known_percent` without a call, and figures from the model's own dictionary.
-    figures = usage.__dict__
-    gpu, gpu_memory = figures["gpu_percent"], figures["gpu_mem_percent"]
-    return (
-        figures["cpu_percent"] > limits.max_cpu_percent,
-        figures["mem_percent"] > limits.max_memory_percent,
+    cpu, memory, gpu, gpu_memory, _ = usage
+    return (  # for each heartbeat: `known_percent` without a call
+        cpu > limits.max_cpu_percent,
+        memory > limits.max_memory_percent,
         gpu is not None and gpu > limits.max_gpu_percent,
         gpu // _TENTHS if gpu is not None and 0 <= gpu <= _ALL else None,
         gpu_memory // _TENTHS if gpu_memory is not None and 0 <= gpu_memory <= _ALL else None,
