@@ -342,6 +342,12 @@ ROOT = Group(
 
 _LIKE = 0.75
 """The least similarity of a mistyped option: all begin alike."""
+_NO_THREAD = "can't start new thread"
+"""How Python reports it; a class of its own for it there is none."""
+_NO_THREAD_SENTENCE = (
+    "no thread or process can be started: this user, service or container has as many as it may. End some, "
+    "or raise the limit: `ulimit -u`, TasksMax of the unit, or pids.max of the container"
+)
 _OWN_OPTIONS = ("-h", "--help", "--version")
 
 
@@ -361,6 +367,9 @@ def main(argv: Sequence[str] | None = None, *, child: ForkedChild | None = None)
     except Exception as fault:
         if os.environ.get("GPU_AGENT_DEBUG"):
             raise
+        if _NO_THREAD in str(fault):
+            print_stderr(_NO_THREAD_SENTENCE)
+            return ExitCode.FAILED
         print_stderr(
             f"unexpected fault: {type(fault).__name__}: {fault}\n"
             "This is a bug. Run again with GPU_AGENT_DEBUG=1 and report what it prints."

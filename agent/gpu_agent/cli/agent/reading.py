@@ -90,10 +90,14 @@ def read_inventory(request: ProbeRequest, child: StartedChild | ForkedChild | No
 def read_host_and_models(sources: Sources, *, within_seconds: float = DEADLINE_SECONDS) -> Inventory:
     """Read both in a thread, which a dead disk may block: then the host alone, and why."""
     found: list[Inventory] = []
+    failed: list[RuntimeError] = []
     patience = within_seconds * _SHARE_OF_THE_SCAN
 
     def read() -> None:
-        found.append(take(_UNREAD, sources, answers_within_seconds=patience))
+        try:
+            found.append(take(_UNREAD, sources, answers_within_seconds=patience))
+        except RuntimeError as error:  # it may start no thread of its own
+            failed.append(error)
 
     reading = threading.Thread(target=read, daemon=True)
     reading.start()
@@ -101,6 +105,8 @@ def read_host_and_models(sources: Sources, *, within_seconds: float = DEADLINE_S
     alive = reading.is_alive()  # before `found` is read: a thread that ends in between has found something
     if found:
         return found[0]
+    if failed:
+        raise failed[0]
     if not alive:
         raise RuntimeError("the host and the models could not be read")  # the thread's traceback is on stderr
     host = _host_alone()

@@ -93,6 +93,9 @@ class CheckProcesses:
         deadline = time.monotonic() + deadline_seconds
         try:
             output = _Output(process.stdout)
+        except RuntimeError as error:  # no thread can be started
+            return self._without_output(process, str(error))
+        try:
             while process.poll() is None and time.monotonic() < deadline and not stop.is_set():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
@@ -102,6 +105,12 @@ class CheckProcesses:
         if process.poll() is not None:
             return Ended(returncode=process.returncode, output=output.text())
         return self._end(process, deadline_seconds, stopped=stop.is_set())
+
+    def _without_output(self, process: subprocess.Popen[bytes], why: str) -> Unfinished:
+        """Ask a process to end whose output nobody can read."""
+        _terminate(process)
+        self._left_behind = process
+        return Unfinished(f"its output could not be read ({why}): see `ulimit -u`, and TasksMax of the unit")
 
     def _end(self, process: subprocess.Popen[bytes], deadline_seconds: float, *, stopped: bool) -> Unfinished:
         _terminate(process)
