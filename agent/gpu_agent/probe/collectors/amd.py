@@ -76,6 +76,8 @@ class AmdGpus:
         self._nodes: tuple[ComputeNode, ...] = ()
         self._generation: int | None = None
         self._bus = PciBus(surroundings.sys_dir, VENDOR)
+        self._driver_ids: dict[str, int] = {}
+        """PCI address → the driver's id of the card, as last read: at a reset its file may be away."""
 
     def read(self, deadline_seconds: float) -> GpuReport:  # noqa: ARG002 - sysfs answers or hangs
         """Read all cards, in the order of their PCI addresses."""
@@ -105,7 +107,7 @@ class AmdGpus:
             )
             for index, folder in enumerate(folder for folder in folders if folder in nodes_of)
         ]
-        _identify(cards)
+        _identify(cards, self._driver_ids)
         gpus = tuple(gpu for card in cards for gpu in card.read())
         version = read_text(self._sys_dir / "module" / DRIVER / "version")
         return GpuReport(
@@ -152,8 +154,15 @@ def _by_card(nodes: Iterable[ComputeNode], folders: Sequence[Path]) -> dict[Path
     return dict(found)
 
 
-def _identify(cards: Sequence["Card"]) -> None:
-    """Name by their PCI addresses what has no id of its own, or shares one with another."""
+def _identify(cards: Sequence["Card"], driver_ids: dict[str, int]) -> None:
+    """Name by their PCI addresses what has no id of its own, or shares one with another.
+
+    `driver_ids`: those of earlier readings, by address; those of this one are added.
+    """
+    for card in cards:
+        if card.driver_id is not None:
+            driver_ids[card.address] = card.driver_id
+        card.uuid = _rocm_id(card.own_id or driver_ids.get(card.address, 0)) or card.uuid_by_address
     count = Counter(card.uuid for card in cards)
     for card in cards:
         if count[card.uuid] > 1:
@@ -202,9 +211,10 @@ class Card:
         self.nodes = nodes
         self.uuid_by_address = uuid_by_address("AMD", folder.name, surroundings)
         self._offers_integrated = surroundings.offer_integrated_gpus
-        own = nodes[0].unique_id if len(nodes) == 1 else 0
-        driver_id = read_number(folder / "unique_id", base=16) or 0
-        self.uuid = _rocm_id(own or driver_id) or self.uuid_by_address
+        self.address = folder.name
+        self.own_id = nodes[0].unique_id if len(nodes) == 1 else 0
+        self.driver_id = read_number(folder / "unique_id", base=16)
+        self.uuid = self.uuid_by_address
         """As ROCm has it, which follows the card from slot to slot; else its slot."""
         self.part_uuids: list[str] = []
         self._index = index
