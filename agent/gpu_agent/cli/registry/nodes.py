@@ -301,7 +301,7 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
         "a repair. It checks no GPU that is in use; cordon it first where a claim could come\n"
         "in between.",
         example="gpu-agent registry check node-7",
-        exits={ExitCode.OK: "requested; `registry node` shows the results once the node has them"},
+        exits={ExitCode.OK: "requested; `registry node` shows the age of each result"},
     )
     _add_node_id(parser)
     add_request_options(parser, json_is="what POST /v1/nodes/ID/check answers")
@@ -309,7 +309,9 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Request it and print."""
-    return _control(arguments, "check", "was asked to run its checks; `registry node` shows their results")
+    return _control(
+        arguments, "check", "was asked to run its checks; `registry node` shows the age of each result"
+    )
 
 
 def configure_reregister(parser: argparse.ArgumentParser) -> None:
