@@ -45,6 +45,8 @@ class RegistryLog:
         self.silent_seconds: dict[str, float] = {}
         """By node: how long it had been silent when its timeout was noticed."""
         self.offences: list[dict[str, Any]] = []
+        self.first_registered_at = self.last_registered_at = 0.0
+        """When the first and the last `node_registered` since the start was read; monotonic seconds."""
         self._figures: list[dict[str, Any]] = []
         self._old_period = False
         self._last_words: list[str] = []
@@ -103,6 +105,9 @@ class RegistryLog:
             self._listening.set()
         elif event == "node_status_changed":
             self.changes.append(StatusChange(said["node_id"], said["to"], said["reason_code"]))
+        elif event == "node_registered":
+            self.last_registered_at = time.monotonic()
+            self.first_registered_at = self.first_registered_at or self.last_registered_at
         elif event == "heartbeat_timeout":
             self.silent_seconds[said["node_id"]] = said["last_seen_ms"] / 1000
         elif event == "performance" and self._old_period:

@@ -4,6 +4,10 @@ import http
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.websocket import (
@@ -250,3 +254,74 @@ async def test_compression_is_not_negotiated(service: RegistryService) -> None:
     async with connect(url(service), proxy=None) as socket:
         assert socket.response is not None
         assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+
+def answered(pieces: list[bytes], refusal: HandshakeRefusal | None) -> tuple[object, ...]:
+    """What comes of a request in these pieces: what was read, the answer without its date, and the state."""
+    socket, events, statuses = websocket(max_handshake_bytes=4096), list[object](), list[int]()
+    for piece in pieces:
+        for event in socket.receive(piece):
+            events.append(event)
+            if isinstance(event, Handshake):
+                events += [event.host, event.authorizations, event.token]
+                statuses.append(socket.answer(refusal))
+    lines = [line for line in said(socket).split(b"\r\n") if not line.startswith(b"Date: ")]
+    return events, statuses, lines, socket.violation(), socket.open, socket.closing, socket.connecting
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (b"", b""),
+        (b"Host: x", b"Host: x\r\nAuthorization: Bearer gpuj_1\r\nOrigin: http://x\r\nX-Trace:1"),
+        (b"Host: x", b"Authorization: Bearer a\r\nAuthorization: Bearer b"),
+        (b"Host: x", b"Host:   x  \r\nUser-Agent: \xc3\xa9"),
+        (b"Host: x", b"Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: chat"),
+        (b"Host: x", b"Content-Length: 3"),
+        (b"Host: x", b"Transfer-Encoding: chunked"),
+        (b"Host: x", b"Host : x"),
+        (b"Host: x", b"Host: x\r\n folded"),
+        (b"Host: x", b": x"),
+        (b"Host: x\r\n", b""),
+        (b"GET /ws/node HTTP", b"GET /ws/node?token=gpuj_2 HTTP"),
+        (b"GET", b"POST"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"/ws/node", b"/ws/\xc3\xa9"),
+        (b"\r\nHost", b"\nHost"),
+        (b"Upgrade: websocket", b"upgrade: WebSocket"),
+        (b"Upgrade: websocket", b"Upgrade: h2c"),
+        (b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
+        (b"Connection: Upgrade", b"Connection: close"),
+        (b"Version: 13", b"Version: 8"),
+        (b"Sec-WebSocket-Version: 13\r\n", b""),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25jZR=="),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhlIHNhbXBsZSBub25jZ==="),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ="),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b""),
+    ],
+)
+@pytest.mark.parametrize("status", [None, http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.SERVICE_UNAVAILABLE])
+def test_a_handshake_that_comes_whole_is_answered_as_one_that_comes_in_parts(
+    changed: tuple[bytes, bytes], status: http.HTTPStatus | None
+) -> None:
+    refusal = None if status is None else HandshakeRefusal(status, "No.", 5)
+    request = REQUEST.replace(*changed, 1) if changed[0] else REQUEST
+    assert answered([request], refusal) == answered([request[:7], request[7:]], refusal)
+
+
+@pytest.mark.parametrize("length", [2, 125, 126, 127, 1023, 1024, 1025, 65535, 65536])
+def test_a_whole_frame_is_received_as_one_in_parts(length: int) -> None:
+    frame = masked(b"x" * length)
+    whole, parts = opened(), opened()
+    assert heard(whole, frame) == [*heard(parts, frame[:3]), *heard(parts, frame[3:])]
+    assert (said(whole), whole.violation(), whole.open) == (said(parts), parts.violation(), parts.open)
+
+
+@pytest.mark.parametrize("length", [2, 125, 126, 65535, 65536])
+def test_texts_of_any_length_are_framed_as_the_library_reads_them(length: int) -> None:
+    socket, client = opened(), ClientProtocol(parse_uri("ws://x"), state=State.OPEN)
+    socket.send_text("é" * (length // 2) + "x" * (length % 2))
+    client.receive_data(said(socket))
+    (frame,) = client.events_received()
+    assert isinstance(frame, Frame)
+    assert (frame.opcode, len(frame.data)) == (Opcode.TEXT, length)
