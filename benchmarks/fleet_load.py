@@ -157,8 +157,11 @@ def _the_registry_is_lost(
     table.check(what, took <= READY_AGAIN_SECONDS, f"{took:.1f} s after the kill")
     log = registry.log
     table.fact("it listened after", f"{listening:.1f} s")
-    table.fact("nodes registered", f"{log.first_registered_at - began:.1f}–{log.last_registered_at - began:.1f} s after")
-    table.fact("its CPU time", f"{cpu:.1f} s until it listened, {registry.cpu_seconds - cpu:.1f} s from then on")
+    first, last = log.first_registered_at - began, log.last_registered_at - began
+    table.fact("the nodes registered", f"{first:.1f} s to {last:.1f} s after the kill")
+    table.fact(
+        "its CPU time", f"{cpu:.1f} s until it listened, {registry.cpu_seconds - cpu:.1f} s after that"
+    )
     table.fact("the registry's memory", f"{registry.resident_mb:.0f} MiB, {registry.peak_mb:.0f} at most")
     _lag(registry, table)
 

@@ -145,17 +145,17 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.node_id = node_id
 
     def send(self, text: str) -> None:
-        """Send one text frame; on a connection that is closing it is dropped."""
+        """Send one text frame, with all others of this turn; a connection that is closing drops it."""
         if self._socket.open:
             self._socket.send_text(text)
-            self._flush()
+            self._connections.flush_soon(self)
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer has the close timeout to answer."""
         if self._socket.open:
             self._ignores_input = True
             self._socket.send_close(code, reason)
-            self._flush()
+            self.flush()
         elif self._socket.connecting:
             self._transport.abort()
 
@@ -165,7 +165,7 @@ class NodeConnection(asyncio.BufferedProtocol):
             self.log_violation("connection_failed", kind=code, code=code, reason=reason)
             self._ignores_input = True
             self._socket.fail(code, reason)
-            self._flush()
+            self.flush()
         elif self._socket.connecting:
             self._transport.abort()
 
@@ -232,7 +232,7 @@ class NodeConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         """The peer sends no more; asyncio closes the socket."""
         self._socket.receive_eof()
-        self._flush()
+        self.flush()
 
     def pause_writing(self) -> None:
         """Disconnect a peer that does not read what it is sent."""
@@ -264,7 +264,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         if violation := self._socket.violation():
             event = "handshake_refused" if violation.code is None else "connection_failed"
             self.log_violation(event, kind=violation.code, code=violation.code, reason=violation.reason)
-        self._flush()
+        self.flush()
         self._between_frames = self.node_id is not None and self._socket.between_frames
 
     def _answer(self, handshake: Handshake) -> None:
@@ -297,7 +297,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._frames_empty_until, self._prepaid_frames = paid
         return True
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is to be sent to the socket."""
         write_pieces(self._transport, self._socket.outgoing())
         self._record_held()
         if self._socket.closing and not self._closing:
@@ -351,6 +352,8 @@ class NodeConnections:
         self.retries = RetrySchedule()
         self._by_number: dict[int, NodeConnection] = {}
         self._numbers = itertools.count(1)
+        self._unflushed: dict[int, None] = {}
+        """The numbers of those with texts that are not written yet."""
         self._evicting = self._stopped = False
         self._shared_buffer = memoryview(bytearray(_READ_BYTES))
         self._shared_small_buffer = self._shared_buffer[:_UNREGISTERED_READ_BYTES]
@@ -435,6 +438,12 @@ class NodeConnections:
         self.pending.remove(connection.number)
         self.retries.registered(self.monotonic())
 
+    def flush_soon(self, connection: NodeConnection) -> None:
+        """Flush a connection at the end of this turn: an ack and the status behind it are one write."""
+        if not self._unflushed:
+            asyncio.get_running_loop().call_soon(self._flush_all)
+        self._unflushed[connection.number] = None
+
     def record_held(self, connection: NodeConnection, held_bytes: int) -> None:
         """Record how many bytes are held for a connection; beyond the budget the largest are closed."""
         self.memory.record(connection.number, held_bytes)
@@ -450,6 +459,12 @@ class NodeConnections:
         self.pending.remove(connection.number)
         if not self._by_number:
             self._empty.set()
+
+    def _flush_all(self) -> None:
+        unflushed, self._unflushed = self._unflushed, {}
+        for number in unflushed:
+            if (connection := self._by_number.get(number)) is not None:
+                connection.flush()
 
     def _evict(self) -> None:
         connections = self._by_number
