@@ -36,15 +36,15 @@ def busiest(heartbeats: Iterable[float], *, after: float = 0.0) -> int:
 
 def test_a_small_fleet_sends_heartbeats_as_configured_whatever_was_drawn() -> None:
     assert interval_for(1, SETTINGS, share=0.9) == 15.0
-    assert interval_for(3000, SETTINGS, share=0.9) == 15.0
+    assert interval_for(6000, SETTINGS, share=0.9) == 15.0
 
 
 def test_a_large_fleet_is_spread() -> None:
-    assert interval_for(5000, SETTINGS, share=0.0) == 15.0
-    assert interval_for(5000, SETTINGS, share=0.5) == pytest.approx(15.0 * (1 + SPREAD / 2))
+    assert interval_for(10_000, SETTINGS, share=0.0) == 15.0
+    assert interval_for(10_000, SETTINGS, share=0.5) == pytest.approx(15.0 * (1 + SPREAD / 2))
 
 
-@pytest.mark.parametrize("nodes", [1, 100, 30_000, 30_001, 100_000, 1_000_000])
+@pytest.mark.parametrize("nodes", [1, 100, 60_000, 60_001, 100_000, 1_000_000])
 def test_the_fleet_never_sends_heartbeats_faster_than_the_rate_allows(nodes: int) -> None:
     interval = interval_for(nodes, SETTINGS)
     assert nodes / interval <= RATE
@@ -62,10 +62,10 @@ def test_a_longer_interval_is_sent_at_once_and_a_shorter_one_when_it_matters() -
     assert worth_sending(30.0, 15.0)
 
 
-def test_fifty_thousand_settled_nodes_send_heartbeats_under_the_rate_and_evenly() -> None:
+def test_a_hundred_thousand_settled_nodes_send_heartbeats_under_the_rate_and_evenly() -> None:
     dice, heartbeats = Random(7), list[float]()  # noqa: S311
-    for _ in range(50_000):
-        interval = interval_for(50_000, SETTINGS, share=dice.random())
+    for _ in range(100_000):
+        interval = interval_for(100_000, SETTINGS, share=dice.random())
         at = dice.random() * interval
         while at < 120.0:
             heartbeats.append(at)
@@ -76,10 +76,10 @@ def test_fifty_thousand_settled_nodes_send_heartbeats_under_the_rate_and_evenly(
 
 def test_a_few_nodes_warm_up_as_configured() -> None:
     assert warmup_interval_for(1, SETTINGS, share=0.9) == 2.0
-    assert warmup_interval_for(400, SETTINGS, share=0.9) == 2.0
+    assert warmup_interval_for(800, SETTINGS, share=0.9) == 2.0
 
 
-@pytest.mark.parametrize("nodes", [1_000, 5_000, 10_000, 17_000])
+@pytest.mark.parametrize("nodes", [1_000, 5_000, 10_000, 17_000, 34_000])
 def test_when_all_come_back_in_the_same_second_their_heartbeats_after_the_first_stay_under_the_rate(
     nodes: int,
 ) -> None:
@@ -95,7 +95,7 @@ def test_when_all_come_back_in_the_same_second_their_heartbeats_after_the_first_
     assert settled_at <= SETTINGS.warmup_timeout_seconds / 2 + 1
 
 
-@pytest.mark.parametrize("nodes", [17_000, 50_000, 1_000_000])
+@pytest.mark.parametrize("nodes", [34_000, 100_000, 1_000_000])
 def test_however_many_come_back_the_healthy_heartbeats_fit_into_the_warmup_with_one_to_spare(
     nodes: int,
 ) -> None:
@@ -104,12 +104,12 @@ def test_however_many_come_back_the_healthy_heartbeats_fit_into_the_warmup_with_
     assert longest * 3 <= SETTINGS.heartbeat_timeout_seconds
 
 
-def test_fifty_thousand_that_come_back_at_once_exceed_the_rate_for_less_than_a_warmup() -> None:
+def test_a_hundred_thousand_that_come_back_at_once_exceed_the_rate_for_less_than_a_warmup() -> None:
     """There the warm-up binds: what the rate would need does not fit into a minute."""
     dice, heartbeats = Random(7), list[float]()  # noqa: S311
-    for _ in range(50_000):
-        warmup = warmup_interval_for(50_000, SETTINGS, share=dice.random())
-        interval = interval_for(50_000, SETTINGS, share=dice.random())
+    for _ in range(100_000):
+        warmup = warmup_interval_for(100_000, SETTINGS, share=dice.random())
+        interval = interval_for(100_000, SETTINGS, share=dice.random())
         heartbeats += [warmup, 2 * warmup, *(2 * warmup + count * interval for count in range(1, 5))]
     assert busiest(heartbeats) <= 3 * RATE
     over = [second for second, count in Counter(map(int, heartbeats)).items() if count > RATE * UNEVENNESS]
@@ -117,9 +117,9 @@ def test_fifty_thousand_that_come_back_at_once_exceed_the_rate_for_less_than_a_w
 
 
 def test_nodes_that_warm_up_leave_room_for_those_that_have_settled() -> None:
-    alone = warmup_interval_for(4_000, SETTINGS, share=1.0)
-    beside = warmup_interval_for(4_000, SETTINGS, settled=15_000, share=1.0)
-    crowded = warmup_interval_for(4_000, SETTINGS, settled=1_000_000, share=1.0)
+    alone = warmup_interval_for(8_000, SETTINGS, share=1.0)
+    beside = warmup_interval_for(8_000, SETTINGS, settled=30_000, share=1.0)
+    crowded = warmup_interval_for(8_000, SETTINGS, settled=1_000_000, share=1.0)
     assert alone < beside < crowded <= 15.0
 
 

@@ -122,7 +122,7 @@ class Thresholds:
             kind="heartbeats per second",
             advanced=True,
         ),
-    ] = 2000.0
+    ] = 4000.0
     """Far below what one core can take, so that a burst after an outage finds room."""
     scan_interval_seconds: Annotated[Span, Setting("how late a timeout may be noticed", advanced=True)] = 1.0
     node_status_interval_seconds: Annotated[
