@@ -236,13 +236,13 @@ async def _pairs(port: int, seconds: float) -> float:
 
     async def one(number: int) -> None:
         nonlocal done
-        _, client = await loop.create_connection(_Client, "127.0.0.1", port)
+        _, client = await loop.create_connection(Client, "127.0.0.1", port)
         turn = 0
         while time.monotonic() < end:
             turn += 1
             job_id = f"bench-{number}-{turn}"
-            await client.ask(_claim_request(job_id))
-            await client.ask(_release_request(job_id))
+            await client.ask(claim_request(job_id))
+            await client.ask(release_request(job_id))
             done += 1
         client.close()
 
@@ -253,16 +253,22 @@ async def _pairs(port: int, seconds: float) -> float:
     return done / (time.monotonic() - began)
 
 
-class _Client(asyncio.Protocol):
+class NoSuccessError(Exception):
+    """An answer whose status is neither 200 nor 204."""
+
+
+class Client(asyncio.Protocol):
     """As little client as possible: the same for both servers."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send small requests at once."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP connection
         self._transport, self._read = transport, b""
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        """Read one answer."""
         self._read += data
         head, found, body = self._read.partition(b"\r\n\r\n")
         if not found:
@@ -275,18 +281,21 @@ class _Client(asyncio.Protocol):
             if head[9:12] in (b"200", b"204"):
                 self._answered.set_result(None)
             else:
-                self._answered.set_exception(SystemExit(f"{head!r} {body[:400]!r}"))
+                self._answered.set_exception(NoSuccessError(f"{head!r} {body[:400]!r}"))
 
     async def ask(self, request: bytes) -> None:
+        """Wait for the answer to a request; raises `NoSuccessError`."""
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         await self._answered
 
     def close(self) -> None:
+        """Close the connection."""
         self._transport.close()
 
 
-def _claim_request(job_id: str) -> bytes:
+def claim_request(job_id: str) -> bytes:
+    """Write a claim of one GPU."""
     body = b'{"job_id": "' + job_id.encode() + b'", "gpu_count": 1}'
     return (
         b"POST /v1/claims HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -294,7 +303,8 @@ def _claim_request(job_id: str) -> bytes:
     )
 
 
-def _release_request(job_id: str) -> bytes:
+def release_request(job_id: str) -> bytes:
+    """Write the release of a claim."""
     return f"DELETE /v1/claims/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 

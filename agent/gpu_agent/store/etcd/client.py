@@ -16,7 +16,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,7 +160,7 @@ class EtcdClient:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._order = list(access.endpoints)
-        self._idle: dict[Endpoint, list[HTTPConnection]] = {one: [] for one in access.endpoints}
+        self._idle: dict[Endpoint, list[socket.socket]] = {one: [] for one in access.endpoints}
         self._token: str | None = None
         self._lock = threading.Lock()
         """For the three above."""
@@ -317,47 +317,52 @@ class EtcdClient:
         """Send one request to one member and read its answer; raises `EtcdError`."""
         ends = min(request.deadline, time.monotonic() + TRY_SECONDS)
         connection = self._connection(endpoint, ends)
-        headers = {"Content-Type": "application/json"}
-        if token is not None:
-            headers["Authorization"] = token
+        head = [
+            f"POST {request.path} HTTP/1.1",
+            f"Host: {endpoint_text(endpoint)}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(request.body)}",
+            *([] if token is None else [f"Authorization: {token}"]),
+            *("", ""),
+        ]
         usable = False
         try:
             _limit(connection, ends)
-            connection.request("POST", request.path, request.body, headers)
+            connection.sendall("\r\n".join(head).encode() + request.body)  # `HTTPConnection` sends twice
             _limit(connection, ends)
-            response = connection.getresponse()
-            _limit(connection, time.monotonic() + _BODY_SECONDS)  # it has answered: the rest is on its way
-            answer = json.loads(response.read())
-            usable = not response.will_close
+            with HTTPResponse(connection, method="POST") as response:
+                response.begin()
+                _limit(
+                    connection, time.monotonic() + _BODY_SECONDS
+                )  # it has answered: the rest is on its way
+                answer = json.loads(response.read())
+                usable = not response.will_close
         except (OSError, HTTPException, ValueError) as error:
             raise OutcomeUnknownError(_network_words(error)) from error
         finally:
             self._put_back(endpoint, connection, usable=usable)
         return _answer(response.status, answer)
 
-    def _connection(self, endpoint: Endpoint, deadline: float) -> HTTPConnection:
+    def _connection(self, endpoint: Endpoint, deadline: float) -> socket.socket:
         with self._lock:
             if self._closed:
                 raise UnreachableError("the client is closed")
             if self._idle[endpoint]:
                 return self._idle[endpoint].pop()
         seconds = max(0.01, min(_CONNECT_SECONDS, deadline - time.monotonic()))
-        host, port = endpoint
         tls = self._access.tls
-        connection = (
-            HTTPConnection(host, port, timeout=seconds)
-            if tls is None
-            else HTTPSConnection(host, port, timeout=seconds, context=tls)
-        )
         try:
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, HTTPException) as error:
-            connection.close()
+            plain = socket.create_connection(endpoint, timeout=seconds)
+            try:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return plain if tls is None else tls.wrap_socket(plain, server_hostname=endpoint[0])
+            except OSError:
+                plain.close()
+                raise
+        except OSError as error:
             raise UnreachableError(_network_words(error)) from error
-        return connection
 
-    def _put_back(self, endpoint: Endpoint, connection: HTTPConnection, *, usable: bool) -> None:
+    def _put_back(self, endpoint: Endpoint, connection: socket.socket, *, usable: bool) -> None:
         with self._lock:
             if usable and not self._closed:
                 self._idle[endpoint].append(connection)
@@ -380,9 +385,8 @@ def endpoint_text(endpoint: Endpoint) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _limit(connection: HTTPConnection, deadline: float) -> None:
-    if connection.sock is not None:
-        connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+def _limit(connection: socket.socket, deadline: float) -> None:
+    connection.settimeout(max(0.001, deadline - time.monotonic()))
 
 
 def _answer(status: int, answer: object) -> dict[str, Any]:
