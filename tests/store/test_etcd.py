@@ -26,7 +26,7 @@ from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import redo
 from gpu_agent.store.etcd import store as etcd_store
 from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put, RefusedError
-from gpu_agent.store.etcd.lease import TTL_SECONDS
+from gpu_agent.store.etcd.lease import TTL_SECONDS, Lease
 from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
@@ -196,6 +196,25 @@ def test_a_writer_that_lost_its_lease_to_no_one_goes_on(
         store.save([claims("job-2")])
     store.save([claims("job-2")])
     assert keys(store) == ["job-1", "job-2"]
+
+
+def test_a_lease_that_is_handed_in_fences_the_store_and_stays_its_owners(
+    access: Access, client: EtcdClient, prefix: str
+) -> None:
+    lease = Lease(client, f"{prefix}/leader".encode())
+    with pytest.raises(StoreError, match="lease"):
+        EtcdStore(access, prefix, lease=lease)
+    lease.acquire()
+    with closing(EtcdStore(access, prefix, lease=lease)) as store:
+        store.save([claims("job-1")])
+    assert lease.valid
+    with closing(EtcdStore(access, prefix, lease=lease)) as store:
+        lease.release()
+        for _ in range(2):
+            with pytest.raises(StoreError, match="lease"):
+                store.save([claims("job-2")])
+        with closing(EtcdStore(access, prefix)) as following:
+            assert keys(following) == ["job-1"]
 
 
 WRITER = """if True:

@@ -128,12 +128,15 @@ class Lease:
 
     def _renew(self, lease: int, interval_seconds: float) -> None:
         """Renew the lease until `release`, or until etcd says that it has ended."""
-        while not self._ended.wait(interval_seconds):
+        pause = interval_seconds
+        while not self._ended.wait(pause):
             sent_at = boot_time()
             try:
                 seconds = self._client.keep_alive(lease, seconds=_RENEWAL_SECONDS)
             except EtcdError:
+                pause = _LOOK_SECONDS
                 continue
+            pause = interval_seconds
             if seconds <= 0:
                 self.lost = True
                 return

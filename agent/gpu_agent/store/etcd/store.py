@@ -90,13 +90,18 @@ class _Attempt:
 
 
 class EtcdStore:
-    """Holds everything under `prefix`; only one registry at a time can open it."""
+    """Holds everything under `prefix`; only one registry at a time can open it.
 
-    def __init__(self, access: Access, prefix: str) -> None:
+    A lease that is handed in is the caller's: who acquires it before, releases it after, and opens another
+    store where it was lost. Without one the store holds a lease of its own and asks for another by itself.
+    """
+
+    def __init__(self, access: Access, prefix: str, *, lease: Lease | None = None) -> None:
         """Take the right to write, and finish what the writer before has begun; raises `StoreError`."""
         self._client = EtcdClient(access)
         self._prefix = prefix
-        self._lease = Lease(self._client, self._key("leader"))
+        self._own_lease = lease is None
+        self._lease = Lease(self._client, self._key("leader")) if lease is None else lease
         self._last: bytes | None = None
         """What the key `commit` holds, as far as is known."""
         self._index: EventIndex | None = None
@@ -167,12 +172,13 @@ class EtcdStore:
         """Give back the right to write; a second time does nothing."""
         if not self._closed:
             self._closed = True
-            self._lease.release()
+            self._release()
             self._client.close()
 
     def _take_over(self) -> None:
         self._check_version()
-        self._lease.acquire(wait_seconds=_OPEN_SECONDS)
+        if self._own_lease:
+            self._lease.acquire(wait_seconds=_OPEN_SECONDS)
         self._check_version()  # while this one waited, a newer release may have written
         last = self._client.get(self._key("commit"))
         if last is not None:
@@ -183,6 +189,10 @@ class EtcdStore:
         # From this commit on what the writer before may still send is refused, whatever it compares.
         version = Put(self._key("version"), str(VERSION).encode())
         self._commit([[version, Delete(*self._range("redo"))]], None)
+
+    def _release(self) -> None:
+        if self._own_lease:
+            self._lease.release()
 
     def _check_version(self) -> None:
         stored = self._client.get(self._key("version"))
@@ -222,7 +232,7 @@ class EtcdStore:
         """Bring to its end what an earlier save has left open; raises `StoreError`, `EtcdError`."""
         if self._superseded:
             raise self._superseded_error()
-        if self._lease.lost:
+        if self._lease.lost and self._own_lease:
             self._lease.acquire()  # where another has written meanwhile, the last commit is not ours
         if self._open is not None:
             self._drive(self._open)
@@ -283,7 +293,7 @@ class EtcdStore:
         if self._open is not None and last is not None and last.value == self._open.value:
             return False
         self._superseded = True
-        self._lease.release()
+        self._release()
         raise self._superseded_error()
 
     def _transact(self, writes: Part) -> Outcome:
