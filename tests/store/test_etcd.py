@@ -25,7 +25,15 @@ from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import redo
 from gpu_agent.store.etcd import store as etcd_store
-from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put, RefusedError
+from gpu_agent.store.etcd.client import (
+    Access,
+    Delete,
+    EtcdClient,
+    Put,
+    RefusedError,
+    UnreachableError,
+    Watched,
+)
 from gpu_agent.store.etcd.lease import TTL_SECONDS, Lease
 from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.memory import MemoryStore
@@ -631,6 +639,39 @@ def test_a_cluster_that_no_one_reaches_is_named_with_the_next_step(
     (port,) = free_ports(1)
     with pytest.raises(StoreError, match=rf"no member of etcd is reached \(127.0.0.1:{port}: .*check that"):
         EtcdStore(Access((("127.0.0.1", port),)), prefix)
+
+
+# Those who follow
+
+
+def test_what_a_commit_changes_is_followed_whole_and_in_order(
+    store: EtcdStore, client: EtcdClient, prefix: str
+) -> None:
+    store.save([claims("job-1"), claims("job-2")])
+    created = client.get(f"{prefix}/doc/claim/job-1".encode())
+    assert created is not None
+    store.save([Batch([Change(DocumentKind.CLAIM, "job-1", None)]), claims("job-3")])
+    start, end = (f"{prefix}/doc{last}".encode() for last in "/0")
+    seen: list[Watched] = []
+    with closing(
+        client.watch(start, end, revision=created.mod_revision, idle_seconds=patience(5))
+    ) as changes:
+        while len(seen) < 4:
+            seen += next(changes)
+    named = [(one.key.decode().rpartition("/")[2], one.value is not None) for one in seen]
+    assert named == [("job-1", True), ("job-2", True), ("job-1", False), ("job-3", True)]
+    assert seen[0].revision == seen[1].revision < seen[2].revision == seen[3].revision
+
+
+def test_a_watch_without_changes_ends_and_one_that_is_too_old_is_refused(
+    store: EtcdStore, client: EtcdClient
+) -> None:
+    store.save([claims("job-1")])
+    with pytest.raises(UnreachableError, match="the watch has ended"):
+        next(client.watch(b"none", b"nonf", revision=0, idle_seconds=0.2))
+    client.compact(store._revision)
+    with pytest.raises(RefusedError, match="compacted"):
+        next(client.watch(b"none", b"nonf", revision=1, idle_seconds=5.0))
 
 
 # Backups

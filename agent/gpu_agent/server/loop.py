@@ -293,9 +293,7 @@ class FleetLoop:
         elif now < self._unstored[0].put_at + ANSWER_SECONDS:
             self._watch_oldest()
         else:
-            self._fail(
-                f"the store has not answered for {ANSWER_SECONDS:g} s; look at the disk that it lies on"
-            )
+            self._fail(f"the store has not answered for {ANSWER_SECONDS:g} s; look at its disk, or at etcd")
 
     def _fail(self, problem: str) -> None:
         """Refuse every waiting request, once in an outage, and let the fleet know."""

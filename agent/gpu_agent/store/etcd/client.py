@@ -14,11 +14,12 @@ import ssl
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 TRY_SECONDS = 1.5
 """How long one member may take for one call."""
@@ -94,6 +95,15 @@ class KeyValue(NamedTuple):
     lease: int
 
 
+class Watched(NamedTuple):
+    """A change of a key."""
+
+    key: bytes
+    value: bytes | None
+    """None where it was deleted."""
+    revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Put:
     """Store a value under a key; with a lease, for as long as that lives."""
@@ -152,6 +162,10 @@ class _Request(NamedTuple):
     body: bytes
     deadline: float
     """By the monotonic clock."""
+
+
+_T = TypeVar("_T")
+_Send = Callable[[Endpoint, _Request, str | None], _T]
 
 
 class EtcdClient:
@@ -222,6 +236,32 @@ class EtcdClient:
             if rows:
                 start = rows[-1].key + b"\0"
 
+    def watch(
+        self, start: bytes, end: bytes, *, revision: int, idle_seconds: float
+    ) -> Generator[Sequence[Watched], None, None]:
+        """Yield what changes from `start` to before `end`, from a revision on, in order.
+
+        A transaction is yielded whole, alone or with those after it.
+        Ends with `EtcdError`, also after a time without changes: go on with the revision after the last one.
+        `RefusedError` says that this one is compacted: read all again.
+        """
+        wanted = {"key": _text(start), "range_end": _text(end), "start_revision": revision}
+        body = json.dumps({"create_request": wanted}).encode()
+        request = _Request("/v3/watch", body, time.monotonic() + CALL_SECONDS)
+        connection, response = self._in_turn(request, self._stream)
+        with connection, response:
+            while True:
+                connection.settimeout(idle_seconds)
+                try:
+                    answer = json.loads(response.readline())
+                except (OSError, HTTPException, ValueError) as error:
+                    raise UnreachableError(f"the watch has ended ({_network_words(error)})") from error
+                result = _answer(response.status, answer).get("result", {})
+                if result.get("canceled"):
+                    raise RefusedError(str(result.get("cancel_reason") or "compacted"), _OUT_OF_RANGE)
+                if result.get("events"):
+                    yield [_watched(one) for one in result["events"]]
+
     def grant(self, seconds: int) -> tuple[int, float]:
         """Make a lease; returns its id and how long it lives, which may be longer. Raises `EtcdError`."""
         answer = self._call("/v3/lease/grant", {"TTL": seconds})
@@ -270,12 +310,15 @@ class EtcdClient:
         """
         deadline = time.monotonic() + (CALL_SECONDS if seconds is None else seconds)
         request = _Request(path, json.dumps(asked).encode(), deadline)
+        return self._in_turn(request, self._post, repeatable=repeatable)
+
+    def _in_turn(self, request: _Request, send: _Send[_T], *, repeatable: bool = True) -> _T:
         while True:
             problems: list[str] = []
             unknown = False
             for endpoint in tuple(self._order):
                 try:
-                    return self._ask(endpoint, request)
+                    return self._authenticated(endpoint, request, send)
                 except (UnreachableError, OutcomeUnknownError) as error:
                     problems.append(f"{endpoint_text(endpoint)}: {error}")
                     unknown |= isinstance(error, OutcomeUnknownError)
@@ -286,17 +329,17 @@ class EtcdClient:
                 raise (OutcomeUnknownError if unknown else UnreachableError)("; ".join(problems))
             time.sleep(_PAUSE_SECONDS)
 
-    def _ask(self, endpoint: Endpoint, request: _Request) -> dict[str, Any]:
+    def _authenticated(self, endpoint: Endpoint, request: _Request, send: _Send[_T]) -> _T:
         token = self._token
         if self._access.user is not None and token is None:
             token = self._authenticate(endpoint, request.deadline)
         try:
-            return self._post(endpoint, request, token)
+            return send(endpoint, request, token)
         except RefusedError as error:
             stale = error.code == _UNAUTHENTICATED or _OLD_AUTH in str(error)
             if token is None or not stale:
                 raise
-        return self._post(endpoint, request, self._authenticate(endpoint, request.deadline))
+        return send(endpoint, request, self._authenticate(endpoint, request.deadline))
 
     def _authenticate(self, endpoint: Endpoint, deadline: float) -> str:
         """Show user and password for a token; raises `EtcdError`."""
@@ -315,26 +358,11 @@ class EtcdClient:
 
     def _post(self, endpoint: Endpoint, request: _Request, token: str | None) -> dict[str, Any]:
         """Send one request to one member and read its answer; raises `EtcdError`."""
-        ends = min(request.deadline, time.monotonic() + TRY_SECONDS)
-        connection = self._connection(endpoint, ends)
-        head = [
-            f"POST {request.path} HTTP/1.1",
-            f"Host: {endpoint_text(endpoint)}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(request.body)}",
-            *([] if token is None else [f"Authorization: {token}"]),
-            *("", ""),
-        ]
+        connection = self._connection(endpoint, request.deadline)
         usable = False
         try:
-            _limit(connection, ends)
-            connection.sendall("\r\n".join(head).encode() + request.body)  # `HTTPConnection` sends twice
-            _limit(connection, ends)
-            with HTTPResponse(connection, method="POST") as response:
-                response.begin()
-                _limit(
-                    connection, time.monotonic() + _BODY_SECONDS
-                )  # it has answered: the rest is on its way
+            with _response(connection, endpoint, request, token=token) as response:
+                _limit(connection, time.monotonic() + _BODY_SECONDS)  # the rest is on its way
                 answer = json.loads(response.read())
                 usable = not response.will_close
         except (OSError, HTTPException, ValueError) as error:
@@ -342,6 +370,21 @@ class EtcdClient:
         finally:
             self._put_back(endpoint, connection, usable=usable)
         return _answer(response.status, answer)
+
+    def _stream(
+        self, endpoint: Endpoint, request: _Request, token: str | None
+    ) -> tuple[socket.socket, HTTPResponse]:
+        """Send one request to one member, and read the first line of its answer; raises `EtcdError`."""
+        connection = self._connection(endpoint, request.deadline)
+        with ExitStack() as on_error:
+            on_error.callback(connection.close)
+            try:
+                response = on_error.enter_context(_response(connection, endpoint, request, token=token))
+                _answer(response.status, json.loads(response.readline()))
+            except (OSError, HTTPException, ValueError) as error:
+                raise OutcomeUnknownError(_network_words(error)) from error
+            on_error.pop_all()
+        return connection, response
 
     def _connection(self, endpoint: Endpoint, deadline: float) -> socket.socket:
         with self._lock:
@@ -377,6 +420,27 @@ class EtcdClient:
             idle, self._idle[endpoint] = self._idle[endpoint], []
         for one in idle:
             one.close()
+
+
+def _response(
+    connection: socket.socket, endpoint: Endpoint, request: _Request, *, token: str | None
+) -> HTTPResponse:
+    """Send a request and read the head of its answer; raises `OSError`, `HTTPException`."""
+    ends = min(request.deadline, time.monotonic() + TRY_SECONDS)
+    head = [
+        f"POST {request.path} HTTP/1.1",
+        f"Host: {endpoint_text(endpoint)}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(request.body)}",
+        *([] if token is None else [f"Authorization: {token}"]),
+        *("", ""),
+    ]
+    _limit(connection, ends)
+    connection.sendall("\r\n".join(head).encode() + request.body)  # at once; `HTTPConnection` sends twice
+    _limit(connection, ends)
+    response = HTTPResponse(connection, method="POST")
+    response.begin()
+    return response
 
 
 def endpoint_text(endpoint: Endpoint) -> str:
@@ -444,6 +508,12 @@ def _key_value(row: Mapping[str, str]) -> KeyValue:
         int(row["mod_revision"]),
         int(row.get("lease", 0)),
     )
+
+
+def _watched(event: Mapping[str, Any]) -> Watched:
+    changed = event["kv"]
+    value = None if event.get("type") == "DELETE" else b64decode(changed.get("value", ""))
+    return Watched(b64decode(changed["key"]), value, int(changed["mod_revision"]))
 
 
 def _revision(answer: Mapping[str, Any]) -> int:
