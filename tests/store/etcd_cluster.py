@@ -158,10 +158,14 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint: Endpoint = ("127.0.0.1", int(self._listener.getsockname()[1]))
         self.cuts: dict[int, str] = {}
-        """By the number of a transaction from now on, beginning with 0: `before`, `after` or `delay`."""
+        """By the number of a transaction from now on, beginning with 0.
+
+        `before` and `after` cut the connection before the request is forwarded, or before its answer is;
+        `delay` cuts it and holds the request; `deliver` forwards what is held first.
+        """
         self.transactions = 0
         self.delayed: list[bytes] = []
-        """Requests that were taken in, whose connections were cut, and which `deliver` forwards."""
+        """What is held."""
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -170,7 +174,7 @@ class Proxy:
             self.cuts, self.transactions = cuts, 0
 
     def deliver(self) -> list[bytes]:
-        """Forward what was delayed; returns the answers."""
+        """Forward what is held; returns the answers."""
         requests, self.delayed = self.delayed, []
         return [self._forward(one) for one in requests]
 
@@ -189,6 +193,8 @@ class Proxy:
                 cut = self._cut(request)
                 if cut == "delay":
                     self.delayed.append(request)
+                if cut == "deliver":
+                    self.deliver()
                 if cut in {"before", "delay"}:
                     return
                 answer = self._forward(request)

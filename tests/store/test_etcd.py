@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import count
@@ -461,6 +461,40 @@ def test_a_large_commit_that_was_cut_is_finished_by_the_next_save(
             assert len(loaded.recent) == 24 * version
             assert {c.document["v"] for c in loaded.changes if c.document and "v" in c.document} == {version}
         assert below(client, prefix, "redo") == []
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+@pytest.mark.parametrize("moment", range(5))
+def test_a_large_commit_that_counts_late_finds_all_its_parts(
+    moment: int, access: Access, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    """Its last request arrives while it is sent again, and then the registry dies."""
+    place = prefix
+    for at in range(40):
+        place = f"{prefix}-{at}"
+        with closing(EtcdStore(Access((proxy.endpoint,)), place)) as store:
+            store.save([large(1)])
+            before = commit_number(client, place)
+            proxy.plan({at: "delay"})
+            with pytest.raises(StoreError):
+                store.save([large(2)])
+            held = proxy.delayed[0]
+            if f"{place}/commit".encode() in writes_in(held):
+                proxy.plan({moment: "deliver", **dict.fromkeys(range(moment + 1, 80), "before")})
+                with pytest.raises(StoreError):
+                    store.save([large(2)])
+                assert commit_number(client, place) == before + 1
+                proxy.plan({})
+                break
+            proxy.plan({})
+            proxy.delayed.clear()
+    with closing(EtcdStore(access, place)) as following:
+        assert is_whole(following.load(), 2)
+
+
+def writes_in(request: bytes) -> list[bytes]:
+    body = json.loads(request.partition(b"\r\n\r\n")[2])
+    return [b64decode(one["requestPut"]["key"]) for one in body["success"] if "requestPut" in one]
 
 
 # Members that die, stand still, are full, or ask who comes
