@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from gpu_agent.store.etcd.client import Access, Endpoint
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.store.base import Batch, Store
+from gpu_agent.store.etcd.client import Access, Endpoint, EtcdClient
 from tests.waiting import patience
 
 NO_ETCD = "the program etcd is missing: apt-get install -y etcd-server"
@@ -148,6 +150,27 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+# What lies in etcd
+
+
+def claims(*keys: str, document: object = None) -> Batch:
+    return Batch([Change(DocumentKind.CLAIM, key, {"document": document}) for key in keys])
+
+
+def keys(store: Store) -> list[str]:
+    return sorted(change.key for change in store.load().changes)
+
+
+def below(client: EtcdClient, *names: str) -> list[bytes]:
+    key = "/".join(names).encode()
+    return [one.key for one in client.read(key + b"/", key + b"0")]
+
+
+def commit_number(client: EtcdClient, prefix: str) -> int:
+    stored_commit = client.get(f"{prefix}/commit".encode())
+    return 0 if stored_commit is None else int(json.loads(stored_commit.value)["number"])
 
 
 class Proxy:
