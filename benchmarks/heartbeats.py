@@ -46,7 +46,7 @@ from websockets.asyncio.server import ServerConnection, serve
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
 from benchmarks.load.frames import MASK, WORKLOADS, Workload, frame
-from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
+from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 
 MOST_OF_BARE = 0.8
 """Of the bare server's CPU time; the jumping fleet has no target."""

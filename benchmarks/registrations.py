@@ -46,7 +46,7 @@ from websockets.asyncio.server import ServerConnection, serve
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
 from benchmarks.load.node_frames import frame, handshake, registration
-from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
+from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 
 TARGET_PER_CORE_SECOND = 2000
 TARGET_ALONE_PER_SECOND = 600

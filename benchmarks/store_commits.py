@@ -30,7 +30,7 @@ from benchmarks.load.lag import TICK_SECONDS, Lag
 from benchmarks.load.quantile import quantile
 from benchmarks.load.registry_with_store import Registry
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
-from gpu_agent.server.serve import COLLECTOR_THRESHOLDS
+from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 from gpu_agent.wire.heartbeat import Heartbeat, Usage
 from gpu_agent.wire.messages import (
     GpuDeclaration,

@@ -33,6 +33,7 @@ BOUNDARIES: Mapping[str, str] = {
     "gpu_agent.version": "the build reads it",
     "gpu_agent.__main__": "`python -m gpu_agent`",
     "gpu_agent.cli.__main__": "the entry point",
+    "gpu_agent.server.gateway.__main__": "the entry point of a gateway process",
     "gpu_agent.probe.nvml.binding": "the one door to pynvml",
     "gpu_agent.probe.nvml.child": "a program of its own",
     "gpu_agent.wire.schema": "the door to all JSON Schemas",

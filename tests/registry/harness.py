@@ -16,9 +16,11 @@ from gpu_agent.registry.actions import (
 )
 from gpu_agent.registry.events import (
     ClaimRequested,
+    ConnectionLost,
     DrainRequested,
     Event,
     HeartbeatReceived,
+    HeartbeatRepeated,
     JoinTokenRequested,
     RegistrationReceived,
     ReleaseRequested,
@@ -32,6 +34,7 @@ from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken
+from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
 from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     GpuDeclaration,
@@ -45,6 +48,7 @@ from gpu_agent.wire.messages import (
     ResourceUsage,
 )
 from tests.fleet_shell import FleetShell
+from tests.gateways import GATEWAYS
 
 _Kind = TypeVar("_Kind")
 
@@ -116,6 +120,37 @@ def model(model_id: str, **parts: Any) -> InstalledModel:
     return InstalledModel(model_id=model_id, version="1", **parts)
 
 
+class Relay:
+    """What a gateway makes of events: a heartbeat that says nothing new is only counted."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._relay = HeartbeatRelay(fleet.thresholds)
+        self._exact: dict[int, bool] = {}
+
+    def passes(self, event: Event) -> Event:
+        """What reaches the fleet."""
+        if isinstance(event, ConnectionLost):
+            self._relay.forget(event.connection)
+        if isinstance(event, RegistrationReceived):
+            self._relay.declared(event.connection, event.message.hardware)
+        if not isinstance(event, HeartbeatReceived) or event.round_trip_seconds is not None:
+            return event
+        news = self._relay.is_news(event.connection, event.message, None)
+        return event if news else HeartbeatRepeated(event.connection, 0.0)
+
+    def follow(self, event: Event, done: Sequence[Effect]) -> None:
+        """Do what follows for the gateway."""
+        for one in of(Send, done):
+            if isinstance(one.message, NodeRegisterAck):
+                self._relay.registered(one.connection)
+        if isinstance(event, HeartbeatReceived):
+            exact = self._fleet.wants_exact_figures(event.connection)
+            if exact is not self._exact.get(event.connection, False):
+                self._exact[event.connection] = exact
+                self._relay.set_exact(event.connection, exact=exact)
+
+
 class Registry:
     """A fleet with a clock, and a store that can fail."""
 
@@ -142,6 +177,7 @@ class Registry:
         self._shell = FleetShell(self.fleet, now=lambda: self.now, execute=self.done.append)
         self.documents = self._shell.documents
         self.stored = self._shell.stored
+        self._relay = Relay(self.fleet) if GATEWAYS else None
         self._refs = iter(range(1, 1_000_000))
         if not auth_off:
             self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
@@ -154,7 +190,11 @@ class Registry:
 
     def do(self, event: Event) -> list[Effect]:
         """Let something happen; returns what was carried out because of it."""
-        return self.carry_out(self.fleet.handle(event, self.now))
+        if self._relay is None:
+            return self.carry_out(self.fleet.handle(event, self.now))
+        done = self.carry_out(self.fleet.handle(self._relay.passes(event), self.now))
+        self._relay.follow(event, done)
+        return done
 
     def restore(self, stored: list[StoredDocument]) -> list[Effect]:
         return self.carry_out(*self.fleet.restore(stored, self.now))

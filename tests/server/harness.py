@@ -19,6 +19,7 @@ from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import ClaimView, NodeDetail
+from tests.gateways import GATEWAYS
 from tests.waiting import patience
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ async def running(
             allow_simulated=allow_simulated,
             auth_on=auth_on,
             tls=tls,
+            gateways=GATEWAYS,
         ),
         store or MemoryStore(),
     )

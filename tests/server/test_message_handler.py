@@ -51,7 +51,12 @@ async def received(
         send=lambda connection, refusal: connections.send(connection, encode(refusal)),
         auth_on=auth_on,
     )
-    listener = NodeListener(connections, handler, authenticate=authenticate)
+    listener = NodeListener(
+        connections,
+        on_frame=handler.frame_arrived,
+        on_lost=handler.connection_lost,
+        authenticate=authenticate,
+    )
     address = await listener.listen(LOOPBACK)
     await listener.admit()
     async with connect(f"ws://{address}/ws/node", proxy=None) as socket:

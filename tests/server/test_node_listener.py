@@ -27,7 +27,12 @@ def _ignore(*_: object) -> None:
 def listening(limits: Limits) -> tuple[NodeListener, NodeConnections]:
     connections = NodeConnections(limits)
     messages = MessageHandler(_ignore, send=_ignore, auth_on=False)
-    return NodeListener(connections, messages, authenticate=admit_all), connections
+    return NodeListener(
+        connections,
+        on_frame=messages.frame_arrived,
+        on_lost=messages.connection_lost,
+        authenticate=admit_all,
+    ), connections
 
 
 async def refused(address: str) -> InvalidStatus:

@@ -43,6 +43,23 @@ class HeartbeatReceived:
     """Of the connection's network, where it was measured since the last heartbeat."""
 
 
+@dataclass(slots=True)
+class HeartbeatRepeated:
+    """A heartbeat arrived that says what the node's last one said. Not frozen, as `HeartbeatReceived`."""
+
+    connection: int
+    age_seconds: float
+    """How long ago it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class FiguresFetched:
+    """The exact figures of a heartbeat that was counted before."""
+
+    connection: int
+    message: Heartbeat
+
+
 @dataclass(frozen=True, slots=True)
 class FaultReported:
     """A node reported an internal fault that belongs to no job."""
@@ -277,4 +294,4 @@ class Traced:
 NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
 StoreEvent = StoreFailed | StoreRecovered
 RareEvent = NodeEvent | OperatorRequest | ClaimWaitEnded | StoreEvent
-Event = HeartbeatReceived | Stored | RareEvent | Traced
+Event = HeartbeatReceived | HeartbeatRepeated | FiguresFetched | Stored | RareEvent | Traced

@@ -25,7 +25,9 @@ from gpu_agent.registry.events import (
     ClaimWaitEnded,
     ConnectionLost,
     Event,
+    FiguresFetched,
     HeartbeatReceived,
+    HeartbeatRepeated,
     NodeEvent,
     NodeRequest,
     RareEvent,
@@ -161,6 +163,15 @@ class Fleet:
                 return NOTHING
             consequences = self._heartbeats.handle(event, record, now)
             return NOTHING if consequences is None else self._finish(consequences)
+        if isinstance(event, HeartbeatRepeated):
+            record = self._by_connection.get(event.connection)
+            consequences = None if record is None else self._heartbeats.repeat(event, record, now)
+            return NOTHING if consequences is None else self._finish(consequences)
+        if isinstance(event, FiguresFetched):
+            record = self._by_connection.get(event.connection)
+            if record is not None:
+                self._heartbeats.refresh(event.message, record)
+            return NOTHING
         if isinstance(event, Stored):
             self._unstored.confirm(event.number)
             return NOTHING
@@ -220,6 +231,11 @@ class Fleet:
     def node(self, node_id: str) -> NodeRecord | None:
         """Return one node's record, the fleet's own: read it at once; None when the id is not known."""
         return self._nodes.records.get(node_id)
+
+    def wants_exact_figures(self, connection: int) -> bool:
+        """Whether dispatch needs the free memory of the node on this connection to the MiB."""
+        record = self._by_connection.get(connection)
+        return record is not None and self._heartbeats.wants_exact_figures(record)
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Explain a job: which nodes could take it, and what excludes each other one (A-3)."""

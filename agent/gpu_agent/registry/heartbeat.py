@@ -11,7 +11,7 @@ from gpu_agent.registry.actions import Level, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.candidate import load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.events import HeartbeatReceived
+from gpu_agent.registry.events import HeartbeatReceived, HeartbeatRepeated
 from gpu_agent.registry.node import Liveness, NodeRecord, ReportedChecks, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
@@ -57,7 +57,7 @@ class Heartbeats:
             if refusal is not None:
                 return _send(event, refusal, now)
         replaced = record.declared is not declared_before or message.checks is not None
-        exactly = bool(record.claims or self._claims.queue.memory_jobs)
+        exactly = self.wants_exact_figures(record)
         gpus_differ = record.gpus.write(gpus, exactly=exactly) or (
             gpus is None and _mean_memory_differs(usage, liveness.usage)
         )
@@ -79,6 +79,63 @@ class Heartbeats:
         elif gpus_differ or load_differs or record.recheck_gpus:
             gpus_differ = gpus_differ or record.recheck_gpus
             self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
+        return self._conclude(
+            record,
+            now,
+            passed_seconds=passed,
+            jobs_differ=jobs_differ,
+            was_suspected=was_suspected,
+            checks_before=checks_before,
+        )
+
+    def repeat(self, event: HeartbeatRepeated, record: NodeRecord, now: float) -> Step | None:
+        """Apply a heartbeat that says what the node's last one said; returns None when nothing follows."""
+        liveness = record.liveness
+        before = liveness.last_heartbeat_at
+        if before is None:  # it belongs to a registration that another has replaced meanwhile
+            return None
+        was_suspected = liveness.suspected_until is not None
+        liveness.last_seen_at = liveness.last_heartbeat_at = max(before, now - event.age_seconds)
+        if was_suspected:
+            liveness.suspected_until = None
+            self._dispatch.update(record)
+        elif record.recheck_gpus:
+            self._dispatch.update_figures(record, gpus=True, load=False)
+        return self._conclude(
+            record,
+            now,
+            passed_seconds=now - before,
+            jobs_differ=False,
+            was_suspected=was_suspected,
+            checks_before=record.checks,
+        )
+
+    def refresh(self, message: Heartbeat, record: NodeRecord) -> None:
+        """Take in the figures of a heartbeat that was counted before."""
+        liveness, usage = record.liveness, message.usage
+        if record.node_id != message.node_id or liveness.last_heartbeat_at is None:
+            return
+        gpus_differ = record.gpus.write(message.gpus, exactly=self.wants_exact_figures(record))
+        load_differs = _write_load(liveness, usage, None, thresholds=self._thresholds)
+        liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
+        self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
+
+    def wants_exact_figures(self, record: NodeRecord) -> bool:
+        """Whether every change of a node's memory matters: it has claims, or a job waits for memory."""
+        return bool(record.claims or self._claims.queue.memory_jobs)
+
+    def _conclude(
+        self,
+        record: NodeRecord,
+        now: float,
+        *,
+        passed_seconds: float,
+        jobs_differ: bool,
+        was_suspected: bool,
+        checks_before: ReportedChecks | None,
+    ) -> Step | None:
+        """Judge a heartbeat that is applied."""
+        liveness, thresholds = record.liveness, self._thresholds
         idle = self._claims.telemetry.observe(record, now) if record.claims else None
         healthy = health.is_healthy(record, thresholds)
         ordinary = healthy and record.status is NodeStatus.READY and liveness.recent is self._all_healthy
@@ -88,7 +145,7 @@ class Heartbeats:
             return None
         step = Step(now)
         self._count(record, step, healthy=healthy, was_suspected=was_suspected)
-        self._claims.review(record, step, passed_seconds=passed)
+        self._claims.review(record, step, passed_seconds=passed_seconds)
         self._claims.telemetry.log(record, step, idle=idle or ())
         _follow_checks(record, checks_before, step)
         self._change_status(record, step, healthy=healthy)

@@ -74,6 +74,11 @@ class Tasks:
             task.cancel()
 
 
+def start_alone(name: str, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    """Start a named task outside of any group; its caller holds it. A crash is logged."""
+    return asyncio.get_running_loop().create_task(_guarded(name, work), name=name)
+
+
 class Worker:
     """One named daemon thread that does what blocks, one thing after another.
 

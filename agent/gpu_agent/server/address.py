@@ -47,16 +47,27 @@ class Address:
         except ValueError:
             return self.host.lower() == LOCALHOST
 
-    def bind(self) -> socket.socket:
+    def bind(self, *, shared: bool = False) -> socket.socket:
         """Open a listening socket; raises `OSError`. What counts as loopback is bound to it.
+
+        Others of this user may bind a `shared` address too; the kernel spreads connections over them.
 
         Its connections inherit the protocol number, and asyncio turns Nagle's algorithm off only where it is
         TCP's: without that each answer in two parts waits 40 ms for the other side's delayed ACK.
         """
-        host = LOOPBACK if self.host.lower() == LOCALHOST else self.host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, self.port), family=family, backlog=BACKLOG)
+        at, family = (self.bound_host, self.port), self.family
+        listener = socket.create_server(at, family=family, backlog=BACKLOG, reuse_port=shared)
         return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
+
+    @property
+    def bound_host(self) -> str:
+        """The host that is bound."""
+        return LOOPBACK if self.host.lower() == LOCALHOST else self.host
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The family of its sockets."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
 
 def bound_address(listener: socket.socket) -> Address:

@@ -26,6 +26,7 @@ from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
+from gpu_agent.server.gateway.connection import GatewayConnections
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.views import Clock
@@ -77,7 +78,7 @@ class EffectsExecutor:
     def __init__(
         self,
         event_log: RegistryEventLog,
-        connections: NodeConnections,
+        connections: NodeConnections | GatewayConnections,
         *,
         clock: Clock,
         counters: EventCounters,

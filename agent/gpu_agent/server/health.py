@@ -14,6 +14,7 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.sdnotify import SystemdNotifier, notify_liveness
 from gpu_agent.server.counters import EventCounters, PerformanceMeter
 from gpu_agent.server.event_log import RegistryEventLog
+from gpu_agent.server.gateway.gateways import Gateways
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_listener import NodeListener
@@ -43,7 +44,7 @@ class RegistryHealth:
 
     fleet: Fleet
     loop: FleetLoop
-    listener: NodeListener
+    listener: NodeListener | Gateways
     messages: MessageHandler
     event_log: RegistryEventLog
     meter: PerformanceMeter

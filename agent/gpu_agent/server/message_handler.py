@@ -8,18 +8,21 @@ and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decid
 import secrets
 import time
 from collections.abc import Callable
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from gpu_agent.registry.declaration import schema_not_supported
 from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
     FaultReported,
+    FiguresFetched,
     HeartbeatReceived,
+    HeartbeatRepeated,
     RegistrationReceived,
     UnregistrationReceived,
 )
-from gpu_agent.server.node_connection import NodeConnection
+from gpu_agent.registry.tokens import Credential
+from gpu_agent.server.limits import TokenBucket
 from gpu_agent.server.tokens import generate_node_token
 from gpu_agent.wire.codec import FrameError, UnsupportedSchemaError, decode_from_node
 from gpu_agent.wire.codes import CloseCode, ErrorCode
@@ -50,6 +53,30 @@ HEARTBEATS_PER_MEASUREMENT = 16
 _NODE_ID_BYTES = 4
 
 
+class Peer(Protocol):
+    """A node's connection, in this process or at a gateway."""
+
+    number: int
+    node_id: str | None
+    credential: Credential | None
+    address: str
+    quota: TokenBucket
+    """How many messages other than heartbeats it may send."""
+    heartbeats: int
+    malformed_in_a_row: int
+    refused_in_a_row: int
+
+    @property
+    def round_trip_seconds(self) -> float | None:
+        """The network's round trip; None where it is unknown."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """End it, since its peer broke a rule."""
+
+    def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
+        """Log a violation of its peer."""
+
+
 class MessageHandler:
     """Turns the frames of all connections into the fleet's events.
 
@@ -72,7 +99,7 @@ class MessageHandler:
         self._auth_on = auth_on
         self._now = monotonic
 
-    def frame_arrived(self, connection: NodeConnection, payload: bytes) -> None:
+    def frame_arrived(self, connection: Peer, payload: bytes) -> None:
         """Read one frame; the hottest path of the registry."""
         heartbeat = read_ordinary_heartbeat(payload)
         if heartbeat is None:
@@ -80,11 +107,11 @@ class MessageHandler:
         else:
             self._handle_heartbeat(connection, heartbeat)
 
-    def connection_lost(self, connection: NodeConnection) -> None:
+    def connection_lost(self, connection: Peer) -> None:
         """Report to the fleet that a connection is closed."""
         self._handle(ConnectionLost(connection.number))
 
-    def _read(self, connection: NodeConnection, payload: bytes) -> None:
+    def _read(self, connection: Peer, payload: bytes) -> None:
         """Read any frame."""
         try:
             message = decode_from_node(payload)
@@ -101,7 +128,7 @@ class MessageHandler:
         if self._within_quota(connection):
             self._handle(self._event(connection, message, frame_bytes=len(payload)))
 
-    def _handle_heartbeat(self, connection: NodeConnection, message: Heartbeat) -> None:
+    def _handle_heartbeat(self, connection: Peer, message: Heartbeat) -> None:
         connection.malformed_in_a_row = 0
         self.heartbeats += 1
         if message.node_id != connection.node_id:
@@ -110,9 +137,26 @@ class MessageHandler:
         measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
         self._handle(HeartbeatReceived(connection.number, message, measured))
 
+    def heartbeats_repeated(self, connection: Peer, count: int, age_seconds: float) -> None:
+        """Count heartbeats that say what the last one said; the last of them came so long ago."""
+        self.heartbeats += count
+        connection.heartbeats += count
+        connection.malformed_in_a_row = 0
+        for _ in range(count):
+            self._handle(HeartbeatRepeated(connection.number, age_seconds))
+
+    def figures_fetched(self, connection: Peer, payload: bytes) -> None:
+        """Read a heartbeat that was counted before, for its figures."""
+        heartbeat = read_ordinary_heartbeat(payload)
+        if heartbeat is None:
+            message = decode_from_node(payload)
+            heartbeat = Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
+        if heartbeat is not None:
+            self._handle(FiguresFetched(connection.number, heartbeat))
+
     def _event(
         self,
-        connection: NodeConnection,
+        connection: Peer,
         message: NodeRegister | NodeUnregister | NodeError,
         *,
         frame_bytes: int,
@@ -136,7 +180,7 @@ class MessageHandler:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    def _within_quota(self, connection: NodeConnection) -> bool:
+    def _within_quota(self, connection: Peer) -> bool:
         """Whether the connection may send this message; one beyond its quota gets `RATE_LIMITED`."""
         now = self._now()
         if connection.quota.consume(now):
@@ -150,7 +194,7 @@ class MessageHandler:
             connection.fail(CloseCode.POLICY_VIOLATION, "too many messages in spite of RATE_LIMITED")
         return False
 
-    def _refuse(self, connection: NodeConnection, error: FrameError) -> None:
+    def _refuse(self, connection: Peer, error: FrameError) -> None:
         if not self._within_quota(connection):
             return
         connection.malformed_in_a_row += 1
@@ -171,7 +215,7 @@ def _is_text(payload: bytes) -> bool:
     return True
 
 
-def _rate_limited(connection: NodeConnection, *, retry_after_seconds: float) -> NodeError:
+def _rate_limited(connection: Peer, *, retry_after_seconds: float) -> NodeError:
     return NodeError(
         node_id=connection.node_id,
         code=ErrorCode.RATE_LIMITED,
@@ -180,7 +224,7 @@ def _rate_limited(connection: NodeConnection, *, retry_after_seconds: float) -> 
     )
 
 
-def _refusal(connection: NodeConnection, error: FrameError) -> NodeError:
+def _refusal(connection: Peer, error: FrameError) -> NodeError:
     if isinstance(error, UnsupportedSchemaError):
         return schema_not_supported(error.version, node_id=connection.node_id)
     return NodeError(

@@ -5,12 +5,14 @@ Every refusal names the next step and repeats nothing of what was presented.
 
 import http
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from gpu_agent.registry.tokens import CredentialKind
 from gpu_agent.server.http_headers import is_same_origin, names_this_host
 from gpu_agent.server.limits import Limits, MessageQuotas
+from gpu_agent.server.message_handler import Peer
 from gpu_agent.server.node_connection import NodeConnection
-from gpu_agent.server.tokens import TokenService
+from gpu_agent.server.tokens import TokenService, presented_digest
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 
 _NO_TOKEN = HandshakeRefusal(
@@ -36,6 +38,25 @@ _WEB_PAGE = HandshakeRefusal(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a handshake presents; a token only as its digest, so that it may cross a link."""
+
+    token_digest: str | None
+    """None without a token; empty for what cannot be one."""
+    origins: tuple[str, ...] = ()
+    """The values of all `Origin` headers."""
+    host: str = ""
+    """The `Host` header."""
+
+    @classmethod
+    def by(cls, handshake: Handshake) -> "Presented":
+        """Read a handshake."""
+        token = handshake.token
+        digest = None if token is None else presented_digest(token)
+        return cls(digest, handshake.origins, handshake.host)
+
+
 class NodeAuth:
     """Authenticates handshakes. Without tokens, as with auth off, it accepts every peer but a web page.
 
@@ -56,26 +77,28 @@ class NodeAuth:
 
     def authenticate(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
         """Return why a handshake is refused; None where the connection now has its credential and quota."""
+        return self.check(connection, Presented.by(handshake))
+
+    def check(self, peer: Peer, presented: "Presented") -> HandshakeRefusal | None:
+        """Do as `authenticate` does, by what a handshake presents."""
         if self._tokens is None:
-            return _WEB_PAGE if self._is_foreign_page(handshake) else None
-        token = handshake.token
-        if token is None:
+            return _WEB_PAGE if self._is_foreign_page(presented) else None
+        if presented.token_digest is None:
             return _NO_TOKEN
-        credential = self._tokens.authenticate(token)
+        credential = self._tokens.credential(presented.token_digest)
         if credential is None:
             return _UNKNOWN_TOKEN
         if credential.kind is CredentialKind.OPERATOR:
             return _OPERATOR_TOKEN
         if self._tokens.is_used_up(credential):
             return _USED_UP
-        connection.credential = credential
-        quota = self._quotas.bucket(credential, uses=self._tokens.max_uses(credential))
-        connection.quota = quota or connection.quota
+        peer.credential = credential
+        peer.quota = self._quotas.bucket(credential, uses=self._tokens.max_uses(credential)) or peer.quota
         return None
 
-    def _is_foreign_page(self, handshake: Handshake) -> bool:
-        host = handshake.host
-        return bool(handshake.origins) and not (
+    def _is_foreign_page(self, presented: "Presented") -> bool:
+        host = presented.host
+        return bool(presented.origins) and not (
             names_this_host(host, self._host_names)
-            and all(is_same_origin(origin, host) for origin in handshake.origins)
+            and all(is_same_origin(origin, host) for origin in presented.origins)
         )

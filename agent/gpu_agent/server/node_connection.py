@@ -14,7 +14,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
 from functools import partial
 
 from gpu_agent.registry.tokens import Credential
@@ -29,6 +30,7 @@ from gpu_agent.server.websocket import (
     Handshake,
     HandshakeRefusal,
     OtherFrame,
+    Received,
     WebSocket,
     unmask,
 )
@@ -47,6 +49,16 @@ _GOODBYE = "the registry stops; connect again"
 _TCP_INFO = struct.Struct("=68xI")
 """Linux's `struct tcp_info` up to `tcpi_rtt`, in microseconds."""
 _MICROSECOND = 1e-6
+
+
+class Undecided(Enum):
+    """Whether a handshake is accepted is not known yet: `NodeConnection.answer_handshake` will say."""
+
+    UNDECIDED = auto()
+
+
+Verdict = HandshakeRefusal | Undecided | None
+"""Of a handshake; None accepts it."""
 
 
 class NodeConnection(asyncio.BufferedProtocol):
@@ -69,6 +81,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         "_socket",
         "_timer",
         "_transport",
+        "_unanswered",
         "_waiting",
         "_waits_since",
         "address",
@@ -90,7 +103,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         *,
         on_frame: Callable[["NodeConnection", bytes], None],
         on_lost: Callable[["NodeConnection"], None],
-        refuse: Callable[["NodeConnection", Handshake], HandshakeRefusal | None],
+        refuse: Callable[["NodeConnection", Handshake], Verdict],
     ) -> None:
         limits = connections.limits
         self.number = number
@@ -114,6 +127,8 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames = False
         """True when a registered node's next byte begins a frame."""
         self._waiting, self._waits_since, self._held_bytes = b"", 0.0, 0
+        self._unanswered: Iterator[Received] | None = None
+        """What follows a handshake whose answer is not known yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._closing = self._ignores_input = False
         """Input is ignored once we end the connection."""
@@ -143,6 +158,14 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._buffer = self._connections.lend_buffer(registered=True)
             self._connections.registered(self)
         self.node_id = node_id
+
+    def answer_handshake(self, refusal: HandshakeRefusal | None) -> None:
+        """Answer a handshake that was `Undecided`, and go on with what followed it."""
+        rest, self._unanswered = self._unanswered, None
+        if rest is not None and self._socket.connecting:
+            self._transport.resume_reading()
+            self._answer(refusal)
+            self._go_on(rest)
 
     def send(self, text: str) -> None:
         """Send one text frame, with all others of this turn; a connection that is closing drops it."""
@@ -243,7 +266,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         """Clean up, whatever the cause was."""
         self._cancel_timer()
         self._closing = self._ignores_input = True
-        self._between_frames, self._waiting = False, b""
+        self._between_frames, self._waiting, self._unanswered = False, b"", None
         self._socket.release()
         self._connections.lost(self)
         self._connections.fair_queue.run(partial(self._on_lost, self), urgent=True)
@@ -256,9 +279,17 @@ class NodeConnection(asyncio.BufferedProtocol):
             self._receive(data)
 
     def _receive(self, data: bytes) -> None:
-        for received in self._socket.receive(data):
+        self._go_on(self._socket.receive(data))
+
+    def _go_on(self, rest: Iterator[Received]) -> None:
+        for received in rest:
             if isinstance(received, Handshake):
-                self._answer(received)
+                verdict = self._refuse(self, received)
+                if verdict is Undecided.UNDECIDED:
+                    self._unanswered = rest
+                    self._transport.pause_reading()
+                    return
+                self._answer(verdict)
             elif not self._ignores_input:  # we may have closed the connection in the same read
                 self._handle(received)
         if violation := self._socket.violation():
@@ -267,8 +298,7 @@ class NodeConnection(asyncio.BufferedProtocol):
         self.flush()
         self._between_frames = self.node_id is not None and self._socket.between_frames
 
-    def _answer(self, handshake: Handshake) -> None:
-        refusal = self._refuse(self, handshake)
+    def _answer(self, refusal: HandshakeRefusal | None) -> None:
         status = self._socket.answer(refusal)
         if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._connections.handshake_succeeded(self)
@@ -370,7 +400,7 @@ class NodeConnections:
         *,
         on_frame: Callable[[NodeConnection, bytes], None],
         on_lost: Callable[[NodeConnection], None],
-        refuse: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
+        refuse: Callable[[NodeConnection, Handshake], Verdict],
     ) -> NodeConnection:
         """Return the protocol for a new socket; `refuse` returns None to accept its handshake."""
         number = next(self._numbers)
@@ -381,6 +411,12 @@ class NodeConnections:
         connection = self._by_number.get(number)
         if connection is not None:
             connection.send(text)
+
+    def answer_handshake(self, number: int, refusal: HandshakeRefusal | None) -> None:
+        """Answer a handshake that was `Undecided`."""
+        connection = self._by_number.get(number)
+        if connection is not None:
+            connection.answer_handshake(refusal)
 
     def identify(self, number: int, node_id: str) -> None:
         """A node registered on a connection: it may stay."""
@@ -393,6 +429,12 @@ class NodeConnections:
         connection = self._by_number.get(number)
         if connection is not None:
             connection.close(code, reason)
+
+    def fail(self, number: int, code: int, reason: str) -> None:
+        """End a connection whose peer broke a rule."""
+        connection = self._by_number.get(number)
+        if connection is not None:
+            connection.fail(code, reason)
 
     async def close_all(self) -> None:
         """Close all connections; those without an answer are aborted after the close timeout."""

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
-from gpu_agent.server.message_handler import MessageHandler
-from gpu_agent.server.node_connection import NodeConnection, NodeConnections
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections, Verdict
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 
@@ -29,17 +28,18 @@ class NodeListener:
     def __init__(
         self,
         connections: NodeConnections,
-        messages: MessageHandler,
         *,
-        authenticate: Callable[[NodeConnection, Handshake], HandshakeRefusal | None],
+        on_frame: Callable[[NodeConnection, bytes], None],
+        on_lost: Callable[[NodeConnection], None],
+        authenticate: Callable[[NodeConnection, Handshake], Verdict],
         tls: Encryption | None = None,
     ) -> None:
         self.connections = connections
         self._limits = connections.limits
         self._create_connection = partial(
             connections.create,
-            on_frame=messages.frame_arrived,
-            on_lost=messages.connection_lost,
+            on_frame=on_frame,
+            on_lost=on_lost,
             refuse=self._refuse,
         )
         self._authenticate = authenticate
@@ -55,10 +55,13 @@ class NodeListener:
             return "is starting or stopping"
         return "is full" if self.connections.size > self._limits.max_connections else None
 
-    async def listen(self, address: Address) -> Address:
-        """Open the port and return its address; peers wait in the kernel until `admit`. Raises `OSError`."""
+    async def listen(self, address: Address, *, shared: bool = False) -> Address:
+        """Open the port and return its address; peers wait in the kernel until `admit`. Raises `OSError`.
+
+        Several processes may listen on a `shared` port: each connection goes to one of them.
+        """
         loop = asyncio.get_running_loop()
-        self._listener = listener = address.bind()
+        self._listener = listener = address.bind(shared=shared)
         try:
             self._server = await loop.create_server(
                 self._accepted, sock=listener, backlog=ACCEPTED_AT_ONCE, start_serving=False
@@ -92,7 +95,7 @@ class NodeListener:
             lambda reason: connection.log_violation("tls_handshake_failed", kind=reason, reason=reason),
         )
 
-    def _refuse(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
+    def _refuse(self, connection: NodeConnection, handshake: Handshake) -> Verdict:
         """Return why a handshake is refused; None to accept it. A full registry checks no credential."""
         if handshake.path != NODE_PATH:
             return HandshakeRefusal(http.HTTPStatus.NOT_FOUND, f"Nodes connect at {NODE_PATH}.")

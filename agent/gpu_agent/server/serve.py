@@ -29,6 +29,7 @@ from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.server.address import LOOPBACK, Address, bound_address
 from gpu_agent.server.api.app import ApiServer
+from gpu_agent.server.collector import tune_the_collector
 from gpu_agent.server.health import report_to_systemd
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -50,15 +51,6 @@ WRITE_SECONDS = 5.0
 
 RESERVED_FILES = 512
 """Open files for the store, operators, and peers that are refused because the registry is full."""
-
-COLLECTOR_THRESHOLDS = (5_000, 10, 5_000)
-"""When the garbage collector runs. A heartbeat creates some sixty objects, none of them in a cycle, and frees
-as many of the heartbeat before it. Python's defaults answer that with more than a hundred collections a
-second, and about once a second with a full one, which visits every object of every node: measured at 5 000
-nodes, a fifth of the core, in pauses of up to 350 ms. What this program frees is in no cycle (the tests of
-node connections check that), so it loses little by collecting seldom. What a whole fleet leaves behind when
-it registers is visited twice while it is young, in parts of 5 000 and of 50 000 objects: parts of a million
-took 150 ms each."""
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - what is listened on, not what we choose
 _LOG = Logger("registry")
@@ -88,7 +80,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         started = await _start(settings)
         if isinstance(started, int):
             return started
-        live.encryption = started.encryption
+        live.encryption, live.service = started.encryption, started.service
         background = {
             "performance": _log_performance_at_intervals(started.service, live),
             "reloads": reloads.run(),
@@ -108,6 +100,8 @@ class LiveSettings:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self.performance_interval_seconds = settings.performance_interval_seconds
+        self.service: RegistryService | None = None
+        """Set once it runs."""
         self.encryption: Encryption | None = None
         """Set once it is opened, where both ports are encrypted."""
 
@@ -118,6 +112,8 @@ class LiveSettings:
             set_level(reloaded.settings.log_level)
         if self.encryption is not None:
             await self.encryption.reload()
+        if self.service is not None:
+            self.service.reload_gateways(reloaded.settings.log_level)
 
 
 class PublishedEndpoint:
@@ -184,8 +180,8 @@ def log_performance(service: RegistryService) -> None:
         )
 
 
-def connections_allowed(wanted: int) -> int:
-    """Raise the limit of open files as far as possible; returns how many connections it allows.
+def connections_allowed(wanted: int, *, processes: int = 1) -> int:
+    """Raise the limit of open files as far as possible; returns how many connections so many processes hold.
 
     Every node is a socket, and a registry without free files can open neither its store nor its log. The
     usual soft limit is 1 024; the hard limit is higher.
@@ -194,7 +190,8 @@ def connections_allowed(wanted: int) -> int:
         return wanted
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return wanted if hard == resource.RLIM_INFINITY else max(1, min(wanted, hard - RESERVED_FILES))
+    room = max(1, hard - RESERVED_FILES) * processes
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +231,7 @@ async def _start(settings: RegistrySettings) -> _Started | int:
         await service.stop()
         return _exit_code(error)
     api = ApiServer(service, listener, address=settings.operator_listen, tls=encryption)
-    _tune_the_collector()
+    tune_the_collector()
     folder = settings.state_folder if settings.auth_on else None
     endpoint = PublishedEndpoint(folder, bound_address(listener), encryption)
     await endpoint.write()
@@ -284,7 +281,7 @@ async def _run(
 
 def _service_settings(settings: RegistrySettings, encryption: Encryption | None) -> ServiceSettings:
     wanted = settings.max_connections
-    room = connections_allowed(wanted)
+    room = connections_allowed(wanted, processes=max(1, settings.gateways))
     if room < wanted:
         _LOG.warning("connections_limited", max_connections=room, wanted=wanted)
     return ServiceSettings(
@@ -298,6 +295,8 @@ def _service_settings(settings: RegistrySettings, encryption: Encryption | None)
         auth_on=settings.auth_on,
         tls=encryption,
         plaintext=bool(settings.plaintext_listeners),
+        gateways=settings.gateways,
+        log_level=settings.log_level,
     )
 
 
@@ -336,8 +335,3 @@ def _collector_paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _tune_the_collector() -> None:
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.registry.actions import Refusal, Result, as_refusal
@@ -45,6 +45,9 @@ from gpu_agent.server.counters import EventCounters, LagSampler, Performance, Pe
 from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.fair_queue import collect_in_slices
+from gpu_agent.server.gateway.connection import GatewayConnections
+from gpu_agent.server.gateway.gateways import Gateways
+from gpu_agent.server.gateway.process import GatewaySettings
 from gpu_agent.server.health import RegistryHealth, Size
 from gpu_agent.server.http_headers import host_names, is_trace_id
 from gpu_agent.server.limits import Limits
@@ -88,6 +91,21 @@ class ServiceSettings:
     """Encrypts the nodes' port; None leaves its traffic readable on the network."""
     plaintext: bool = False
     """Whether other machines reach a port that is not encrypted; every list of nodes says so."""
+    gateways: int = 0
+    """How many processes besides this one hold the node connections; 0: this one does."""
+    log_level: str = "info"
+    """Of the gateways."""
+
+    def for_gateways(self) -> GatewaySettings:
+        """Return what each gateway must know; one holds its share of the connections."""
+        share = -(-self.limits.max_connections // self.gateways)
+        return GatewaySettings(
+            node_listen=self.node_listen,
+            limits=replace(self.limits, max_connections=share),
+            thresholds=self.thresholds,
+            tls=None if self.tls is None else self.tls.files,
+            log_level=self.log_level,
+        )
 
 
 _CLAIM_ID_BYTES = 16
@@ -142,10 +160,11 @@ class RegistryService:
         self.tokens = TokenService(self._fleet, self._send, refs=self._refs, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
         self._connections = NodeConnections(settings.limits, monotonic=self._clock.monotonic)
+        self._at_gateways = at_gateways = GatewayConnections()
         self._events = EventCounters()
         self._effects = EffectsExecutor(
             self.event_log,
-            self._connections,
+            at_gateways if settings.gateways else self._connections,
             clock=self._clock,
             counters=self._events,
         )
@@ -169,9 +188,24 @@ class RegistryService:
             host_names=host_names(settings.node_listen),
             limits=settings.limits,
         )
-        self._listener = NodeListener(
-            self._connections, self._messages, authenticate=node_auth.authenticate, tls=settings.tls
-        )
+        self._listener: NodeListener | Gateways
+        if settings.gateways:
+            self._listener = Gateways(
+                at_gateways,
+                settings.for_gateways(),
+                settings.gateways,
+                messages=self._messages,
+                authenticate=node_auth.check,
+                wants_exact_figures=self._fleet.wants_exact_figures,
+            )
+        else:
+            self._listener = NodeListener(
+                self._connections,
+                on_frame=self._messages.frame_arrived,
+                on_lost=self._messages.connection_lost,
+                authenticate=node_auth.authenticate,
+                tls=settings.tls,
+            )
         self._node_address: Address | None = None
         self._stopping = False
         self.health = RegistryHealth(
@@ -265,6 +299,17 @@ class RegistryService:
             events=self.event_log.history_of(node_id),
             stored=self._is_stored(node_id),
         )
+
+    async def fetch_figures(self, node_id: str) -> None:
+        """Wait for a node's newest figures, where a gateway has them; without gateways they are here."""
+        record = self._fleet.node(node_id)
+        if record is not None and record.connection is not None:
+            await self._at_gateways.fetch_figures(record.connection)
+
+    def reload_gateways(self, log_level: str) -> None:
+        """Have the gateways read the certificate's files again, and log from this level on."""
+        if isinstance(self._listener, Gateways):
+            self._listener.reload(log_level)
 
     def claims(
         self,

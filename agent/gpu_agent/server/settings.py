@@ -3,12 +3,13 @@
 Thresholds have the names of §4 of the node protocol, in the file as in the environment and the flags.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.registry.settings import Count, Span, Thresholds
@@ -31,6 +32,7 @@ from gpu_agent.server.tls import TlsFiles
 from gpu_agent.wire.settings import Setting
 
 DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
+MOST_GATEWAYS = 64
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
 _NODE_LISTEN, _OPERATOR_LISTEN = Address("127.0.0.1", 8080), Address("127.0.0.1", 8081)
 
@@ -75,6 +77,17 @@ class _Serving:
             metavar="STORE",
         ),
     ] = SQLITE
+    gateways: Annotated[
+        int,
+        Field(ge=0, le=MOST_GATEWAYS),
+        Setting(
+            "how many processes besides this one hold the node connections, so that these spread over cores; "
+            "with 0 this one holds them (`docs/scale.md`)",
+            kind="processes",
+            option="--gateways",
+            metavar="N",
+        ),
+    ] = 0
     state_dir: Annotated[
         ConfigPath | None,
         Setting(
@@ -229,6 +242,8 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 f"failures_in_window ({self.failures_in_window}) can never be reached in a failure_window of "
                 f"{self.failure_window}; make the window larger"
             )
+        if self.gateways and sys.platform == "win32":
+            raise ValueError("gateways need a system that shares ports, which Windows does not: leave it out")
         if self.insecure_no_auth and self.auth == "on" and "auth" in self.model_fields_set:
             raise ValueError("auth is on and insecure_no_auth turns it off: leave one of the two out")
         if self.auth == "off" and not self.insecure_no_auth and self.open_listeners:

@@ -88,6 +88,11 @@ class Encryption:
         """Called when another certificate is in use."""
 
     @property
+    def files(self) -> TlsFiles:
+        """The files that are read."""
+        return self._files
+
+    @property
     def pin(self) -> str:
         """The pin of the key in use: it identifies the registry, whatever authority issued it."""
         return self._loaded.pin

@@ -134,9 +134,11 @@ class TokenService:
 
     def authenticate(self, text: str) -> Credential | None:
         """Return the credential of a presented token; None where it is not valid."""
-        if not text or len(text) > MAX_TOKEN_LENGTH or not text.isascii():
-            return None
-        return self._fleet.credential(digest_of(text), self._clock.monotonic())
+        return self.credential(presented_digest(text))
+
+    def credential(self, digest: str) -> Credential | None:
+        """Return the credential whose token has this digest; None where it is not valid."""
+        return self._fleet.credential(digest, self._clock.monotonic())
 
     def is_used_up(self, credential: Credential) -> bool:
         """Whether as many nodes have joined with this token as may."""
@@ -220,6 +222,11 @@ def generate_node_token() -> FreshToken:
 def digest_of(text: str) -> str:
     """Return the digest that is stored for a token."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def presented_digest(text: str) -> str:
+    """Return the digest of what a peer presents as a token; empty, no token's, where it cannot be one."""
+    return digest_of(text) if text.isascii() and 0 < len(text) <= MAX_TOKEN_LENGTH else ""
 
 
 async def write_admin_token(tokens: TokenService, folder: Path) -> None:

@@ -128,6 +128,7 @@ async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) 
 )
 async def show_node(node_id: NodeId, registry: RegistryRead) -> NodeDetail:
     """Show all that the registry knows of a node."""
+    await registry.fetch_figures(node_id)
     return _node(registry, node_id)
 
 

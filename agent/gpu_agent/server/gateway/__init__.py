@@ -1,0 +1,1 @@
+"""Gateways: processes that hold the node connections of one leader, so that these spread over cores."""

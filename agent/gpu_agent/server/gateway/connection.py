@@ -1,0 +1,145 @@
+"""The node connections that gateways hold, as the leader knows them."""
+
+import asyncio
+import itertools
+
+from gpu_agent.registry.tokens import Credential
+from gpu_agent.server.address import Address
+from gpu_agent.server.gateway.link import Kind, Link
+from gpu_agent.server.limits import TokenBucket
+from gpu_agent.server.log_limit import LogLimit, origin_of
+
+FETCH_SECONDS = 1.0
+"""The longest wait for a node's exact figures."""
+
+
+class GatewayConnection:
+    """One node connection that a gateway holds, as the leader knows it."""
+
+    __slots__ = (
+        "_fetched",
+        "_link",
+        "_log_limit",
+        "address",
+        "credential",
+        "heartbeats",
+        "is_exact",
+        "local",
+        "malformed_in_a_row",
+        "node_id",
+        "number",
+        "origin",
+        "quota",
+        "refused_in_a_row",
+        "round_trip_seconds",
+    )
+
+    def __init__(
+        self,
+        connections: "GatewayConnections",
+        local: int,
+        *,
+        link: Link,
+        address: str,
+        quota: TokenBucket,
+    ) -> None:
+        self.number = connections.next_number()
+        self.local = local
+        """Its number at the gateway."""
+        self._link, self._log_limit = link, connections.log_limit
+        self.address = address
+        self.origin = origin_of(Address.parse(address).host) if address else ""
+        self.node_id: str | None = None
+        self.credential: Credential | None = None
+        self.quota = quota
+        self.malformed_in_a_row = self.refused_in_a_row = self.heartbeats = 0
+        self.round_trip_seconds: float | None = None
+        self.is_exact = False
+        """Whether the gateway hands on every change of memory."""
+        self._fetched: asyncio.Future[None] | None = None
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Send the gateway a frame about it."""
+        self._link.send(kind, self.local, payload)
+
+    def end(self, kind: Kind, code: int, reason: str) -> None:
+        """Have the gateway end it."""
+        self._link.send_document(kind, self.local, {"code": code, "reason": reason})
+
+    def set_exact(self, *, exact: bool) -> None:
+        """Have the gateway hand on every change of memory, or only those between the steps of dispatch."""
+        if exact is not self.is_exact:
+            self.is_exact = exact
+            self.send(Kind.EXACT, bytes([exact]))
+
+    def fetch_figures(self) -> asyncio.Future[None]:
+        """Ask for the newest heartbeat; the future is done once it has come, or the connection is closed."""
+        if self._fetched is None:
+            self._fetched = asyncio.get_running_loop().create_future()
+            self.send(Kind.FIGURES)
+        return self._fetched
+
+    def figures_fetched(self) -> None:
+        """The newest heartbeat has come, or will not come any more."""
+        fetched, self._fetched = self._fetched, None
+        if fetched is not None and not fetched.done():
+            fetched.set_result(None)
+
+    def fail(self, code: int, reason: str) -> None:
+        """End it, since its peer broke a rule."""
+        self.log_violation("connection_failed", kind=code, code=code, reason=reason)
+        self.end(Kind.FAIL, code, reason)
+
+    def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
+        """Log a violation of this peer, with its node id and address."""
+        self._log_limit.violation(
+            event, self.origin, kind=kind, node_id=self.node_id, address=self.address, **fields
+        )
+
+
+class GatewayConnections:
+    """The node connections that all gateways hold, by number."""
+
+    def __init__(self) -> None:
+        self.log_limit = LogLimit()
+        self._numbers = itertools.count(1)
+        self._by_number: dict[int, GatewayConnection] = {}
+
+    @property
+    def size(self) -> int:
+        """How many are open."""
+        return len(self._by_number)
+
+    def next_number(self) -> int:
+        """Draw the number of the next one."""
+        return next(self._numbers)
+
+    def add(self, connection: GatewayConnection) -> None:
+        """Its handshake is accepted."""
+        self._by_number[connection.number] = connection
+
+    def remove(self, connection: GatewayConnection) -> None:
+        """It is closed."""
+        del self._by_number[connection.number]
+        connection.figures_fetched()
+
+    async def fetch_figures(self, number: int) -> None:
+        """Wait for the newest figures of a node, not for long: those that are known stand until then."""
+        if (connection := self._by_number.get(number)) is not None:
+            await asyncio.wait([connection.fetch_figures()], timeout=FETCH_SECONDS)
+
+    def send(self, number: int, text: str) -> None:
+        """Send a text frame; a connection that is gone is ignored."""
+        if (connection := self._by_number.get(number)) is not None:
+            connection.send(Kind.SEND, text.encode())
+
+    def identify(self, number: int, node_id: str) -> None:
+        """A node registered on a connection: it may stay."""
+        if (connection := self._by_number.get(number)) is not None:
+            connection.node_id = node_id
+            connection.send(Kind.REGISTERED, node_id.encode())
+
+    def close(self, number: int, code: int, reason: str) -> None:
+        """Send a close frame on a connection."""
+        if (connection := self._by_number.get(number)) is not None:
+            connection.end(Kind.CLOSE, code, reason)

@@ -1,0 +1,271 @@
+"""The leader's gateways: it starts their processes, and reaches the node connections that they hold.
+
+To the rest of the registry this is the nodes' port with its connections. Connection numbers are the leader's,
+so that of two connections of one node the newer has the higher number. When a gateway ends, its connections
+are lost, as if their sockets had closed, and another one is started.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.tasks import in_thread, start_alone
+from gpu_agent.server.address import Address, bound_address
+from gpu_agent.server.gateway.connection import GatewayConnection, GatewayConnections
+from gpu_agent.server.gateway.link import Kind, Link, read_document, unpack_frame, unpack_rows
+from gpu_agent.server.gateway.process import SETTINGS, GatewaySettings
+from gpu_agent.server.limits import TokenBucket
+from gpu_agent.server.message_handler import MessageHandler
+from gpu_agent.server.node_auth import Presented
+from gpu_agent.server.websocket import HandshakeRefusal
+
+START_SECONDS = 20.0
+"""A gateway that does not listen by then is ended."""
+RESTART_SECONDS = 1.0
+"""Between the end of a gateway and the start of the next one."""
+_END_SECONDS = 3.0
+
+_LOG = Logger("server.gateway")
+
+
+@dataclass(eq=False)
+class _Gateway:
+    """One gateway process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    link: Link = field(init=False)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it listens, or has ended."""
+    problem: str = ""
+    """Why it has ended."""
+    connections: dict[int, GatewayConnection] = field(default_factory=dict)
+    """By their numbers at the gateway."""
+
+
+class Gateways:
+    """The nodes' port, served by `count` processes."""
+
+    def __init__(
+        self,
+        connections: GatewayConnections,
+        settings: GatewaySettings,
+        count: int,
+        *,
+        messages: MessageHandler,
+        authenticate: Callable[[GatewayConnection, Presented], HandshakeRefusal | None],
+        wants_exact_figures: Callable[[int], bool],
+    ) -> None:
+        self.connections = connections
+        self._settings, self._count = settings, count
+        self._messages = messages
+        self._authenticate, self._wants_exact_figures = authenticate, wants_exact_figures
+        self._gateways: list[_Gateway] = []
+        self._port: socket.socket | None = None
+        """Bound and never served: it reserves the address between two gateways."""
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._admitting = self._stopping = False
+
+    @property
+    def closed_reason(self) -> str | None:
+        """Why a new node is refused, as the end of a sentence; None while nodes may connect."""
+        if not self._admitting:
+            return "is starting or stopping"
+        return None if any(one.settled.is_set() for one in self._gateways) else "waits for its gateways"
+
+    async def listen(self, address: Address) -> Address:
+        """Reserve the port, and start the gateways; raises `OSError`."""
+        address.bind().close()  # fails where another registry, which may share its port too, has it
+        self._port = _reserved(address)
+        at = bound_address(self._port)
+        self._settings = replace(self._settings, node_listen=at)
+        try:
+            for place in range(1, self._count + 1):
+                await self._start(f"gateway-{place}")
+            async with asyncio.timeout(START_SECONDS):
+                for gateway in self._gateways:
+                    await gateway.settled.wait()
+        except TimeoutError:
+            await self.stop()
+            raise OSError(f"no gateway listens after {START_SECONDS:g} s") from None
+        except OSError:
+            await self.stop()
+            raise
+        failed = next((one for one in self._gateways if one.problem), None)
+        if failed is not None:
+            await self.stop()
+            raise OSError(f"{failed.name}: {failed.problem}")
+        return at
+
+    async def admit(self) -> None:
+        """Accept node connections from now on."""
+        self._admitting = True
+        for gateway in self._gateways:
+            gateway.link.send(Kind.ADMIT)
+
+    async def stop(self) -> None:
+        """Have the gateways close their connections and end; those that do not are killed."""
+        self._admitting, self._stopping = False, True
+        for task in self._restarts:
+            task.cancel()
+        gateways = list(self._gateways)
+        for gateway in gateways:
+            gateway.link.close()
+        await in_thread(
+            "gateways", lambda: _await_all([one.process for one in gateways]), deadline_seconds=None
+        )
+        if self._port is not None:
+            self._port.close()
+        self.connections.log_limit.stop()
+
+    def reload(self, log_level: str) -> None:
+        """Have the gateways read the certificate's files again, and log from this level on."""
+        self._settings = replace(self._settings, log_level=log_level)
+        for gateway in self._gateways:
+            gateway.link.send_document(Kind.RELOAD, 0, {"log_level": log_level})
+
+    # One gateway.
+
+    async def _start(self, name: str) -> None:
+        ours, process = _start_process()
+        gateway = _Gateway(name, process)
+        gateway.link = Link(partial(self._received, gateway), partial(self._link_lost, gateway))
+        await asyncio.get_running_loop().create_connection(lambda: gateway.link, sock=ours)
+        self._gateways.append(gateway)
+        gateway.link.send(Kind.SETTINGS, 0, SETTINGS.dump_json(self._settings))
+
+    def _link_lost(self, gateway: _Gateway, problem: str) -> None:
+        """Take its connections as lost, and start another one."""
+        gateway.problem = gateway.problem or problem
+        gateway.settled.set()
+        self._gateways.remove(gateway)
+        for connection in tuple(gateway.connections.values()):
+            self._lost(gateway, connection)
+        if self._stopping:
+            return
+        gateway.process.kill()
+        _LOG.error("gateway_lost", gateway=gateway.name, pid=gateway.process.pid, problem=problem)
+        task = start_alone(f"restart-{gateway.name}", self._restart(gateway))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, gateway: _Gateway) -> None:
+        await in_thread("gateway", gateway.process.wait, deadline_seconds=None)
+        while True:
+            await asyncio.sleep(RESTART_SECONDS)
+            try:
+                await self._start(gateway.name)
+            except OSError as error:
+                _LOG.error("gateway_not_started", gateway=gateway.name, problem=error.strerror or str(error))
+            else:
+                return
+
+    def _received(self, gateway: _Gateway, kind: Kind, local: int, payload: memoryview) -> None:  # noqa: PLR0917 - as a link calls it
+        match kind:
+            case Kind.ROWS:
+                for number, count, age in unpack_rows(payload):
+                    repeating = gateway.connections[number]
+                    self._messages.heartbeats_repeated(repeating, count, age)
+                    self._tell_exactness(repeating)
+            case Kind.FRAME:
+                connection = gateway.connections[local]
+                connection.round_trip_seconds, frame = unpack_frame(payload)
+                self._messages.frame_arrived(connection, frame)
+                self._tell_exactness(connection)
+            case Kind.NEWEST:
+                self._figures_fetched(gateway.connections.get(local), bytes(payload))
+            case Kind.HANDSHAKE:
+                self._answer_handshake(gateway, local, read_document(payload))
+            case Kind.LOST:
+                if (lost := gateway.connections.get(local)) is not None:
+                    self._lost(gateway, lost)
+            case Kind.LISTENING:
+                gateway.settled.set()
+                if self._admitting:
+                    gateway.link.send(Kind.ADMIT)
+                _LOG.info("gateway_listening", gateway=gateway.name, pid=gateway.process.pid)
+            case _:
+                gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
+
+    def _tell_exactness(self, connection: GatewayConnection) -> None:
+        connection.set_exact(exact=self._wants_exact_figures(connection.number))
+
+    def _figures_fetched(self, connection: GatewayConnection | None, heartbeat: bytes) -> None:
+        if connection is not None:
+            if heartbeat:
+                self._messages.figures_fetched(connection, heartbeat)
+            connection.figures_fetched()
+
+    def _answer_handshake(self, gateway: _Gateway, local: int, document: dict[str, Any]) -> None:
+        connection = GatewayConnection(
+            self.connections,
+            local,
+            link=gateway.link,
+            address=document["address"],
+            quota=TokenBucket(self._settings.limits.message_rate),
+        )
+        presented = Presented(document["token_digest"], tuple(document["origins"]), document["host"])
+        refusal = self._authenticate(connection, presented)
+        if refusal is None:
+            gateway.connections[local] = connection
+            self.connections.add(connection)
+            gateway.link.send(Kind.ACCEPT, local)
+            return
+        connection.log_violation(
+            "handshake_refused", kind=refusal.status, status=refusal.status, reason=refusal.sentence
+        )
+        gateway.link.send_document(
+            Kind.REFUSE,
+            local,
+            {
+                "status": refusal.status,
+                "sentence": refusal.sentence,
+                "retry_after_seconds": refusal.retry_after_seconds,
+            },
+        )
+
+    def _lost(self, gateway: _Gateway, connection: GatewayConnection) -> None:
+        del gateway.connections[connection.local]
+        self.connections.remove(connection)
+        self._messages.connection_lost(connection)
+
+
+def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a gateway process; returns our end of its link."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = (sys.executable, "-m", "gpu_agent.server.gateway", str(theirs.fileno()))
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+        )
+    return ours, process
+
+
+def _reserved(address: Address) -> socket.socket:
+    """Bind an address that the gateways share, without serving it."""
+    reserved = socket.socket(address.family)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((address.bound_host, address.port))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
+
+
+def _await_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _END_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,119 @@
+"""Which heartbeats a gateway hands to the leader: those that say something new, by what it last handed on.
+
+The leader counts any other heartbeat as if the last whole one had come again. So a heartbeat is news where
+the leader could decide or log something else by it: health, jobs, processes, models, declared parts, load as
+dispatch knows it, free memory in the steps of dispatch, the use of claimed GPUs, how old its reading is.
+Figures vary within these bounds all the time; the exact ones are fetched when somebody asks for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpu_agent.registry.claim_telemetry import IDLE_PERCENT, OLDEST_FIGURES_SECONDS
+from gpu_agent.registry.dispatch.candidate import load_of, nearness
+from gpu_agent.registry.gpus import STEP_MB
+from gpu_agent.registry.health import MAX_PERCENT
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.wire.heartbeat import FIRST_PART, GpuColumns, Heartbeat
+from gpu_agent.wire.messages import Hardware
+
+HEARTBEATS_PER_MEASUREMENT = 16
+"""A round trip is looked at with every 16th heartbeat."""
+
+_NO_SIZES: Mapping[str, int | None] = {}
+
+
+@dataclass(slots=True)
+class _Sender:
+    """What is known of the node on one connection."""
+
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
+    """The memory of each GPU by UUID, in MiB, as declared."""
+    registered: bool = False
+    last: object = None
+    """What the last heartbeat that was handed on said; None before the first one of a registration."""
+    near: int | None = None
+    exact: bool = False
+    """Whether it has claims: then dispatch knows its free memory to the MiB, and each claim how busy its GPUs
+    are, in tenths."""
+    heartbeats: int = 0
+
+
+class HeartbeatRelay:
+    """Tells what is news on each connection of one gateway."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self._thresholds = thresholds
+        self._probe_age_limit_seconds = thresholds.probe_age_limit_seconds
+        self._senders: dict[int, _Sender] = {}
+
+    def declared(self, connection: int, hardware: Hardware) -> None:
+        """A node declares its GPUs on a connection."""
+        self._senders.setdefault(connection, _Sender()).sizes = _sizes(hardware)
+
+    def is_news(self, connection: int, heartbeat: Heartbeat, round_trip_seconds: float | None) -> bool:
+        """Say whether a heartbeat must reach the leader."""
+        sender = self._senders.setdefault(connection, _Sender())
+        if heartbeat.hardware is not None:
+            sender.sizes = _sizes(heartbeat.hardware)
+        said = self._said(heartbeat, sender)
+        sender.heartbeats += 1
+        near = sender.near
+        if sender.heartbeats % HEARTBEATS_PER_MEASUREMENT == 0:
+            near = nearness(round_trip_seconds)
+        if sender.registered and said == sender.last and near == sender.near:
+            return False
+        sender.last, sender.near = said, near
+        return True
+
+    def registered(self, connection: int) -> None:
+        """A node has registered on a connection: its next heartbeat is news."""
+        sender = self._senders.setdefault(connection, _Sender())
+        sender.registered, sender.last = True, None
+
+    def set_exact(self, connection: int, *, exact: bool) -> None:
+        """Hand on every change of a node's memory from now on, and its GPUs' use; or memory in steps."""
+        sender = self._senders.get(connection)
+        if sender is not None:
+            sender.exact, sender.last = exact, None
+
+    def forget(self, connection: int) -> None:
+        """A connection is closed."""
+        self._senders.pop(connection, None)
+
+    def _said(self, heartbeat: Heartbeat, sender: _Sender) -> tuple[object, ...]:
+        """Return all that the leader can tell apart, as one value that is equal where it is the same."""
+        usage, gpus, age = heartbeat.usage, heartbeat.gpus, heartbeat.probe_age_seconds
+        percent = usage.gpu_percent
+        return (
+            heartbeat.node_id,
+            heartbeat.running_jobs,
+            usage.running_jobs,
+            load_of(usage, self._thresholds),
+            percent is None or 0 <= percent <= MAX_PERCENT,
+            usage.gpu_mem_percent if gpus is None else None,
+            age is not None and (age > self._probe_age_limit_seconds, age > OLDEST_FIGURES_SECONDS),
+            None if gpus is None else self._figures(gpus, sender),
+            heartbeat[FIRST_PART:],
+        )
+
+    @staticmethod
+    def _figures(gpus: GpuColumns, sender: _Sender) -> tuple[object, ...]:
+        memory: list[object] = list(gpus.memory_used_mb)
+        use: list[object] = []
+        if sender.exact:
+            use = [
+                None if one is None else (one <= IDLE_PERCENT, one // 10) for one in gpus.utilization_percent
+            ]
+        else:
+            sizes = sender.sizes
+            memory = [
+                used if used is None or (size := sizes.get(uuid)) is None else (size - used) // STEP_MB
+                for uuid, used in zip(gpus.uuid, gpus.memory_used_mb, strict=True)
+            ]
+        return gpus.uuid, gpus.health, gpus.reasons, gpus.processes, memory, use
+
+
+def _sizes(hardware: Hardware) -> Mapping[str, int | None]:
+    gpus = hardware.gpus or ()
+    return {one.uuid: one.memory_mb for one in gpus if one.uuid} if gpus else _NO_SIZES

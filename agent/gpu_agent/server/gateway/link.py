@@ -1,0 +1,201 @@
+"""The link between the leader and one gateway: frames on a socket, in order, in both directions.
+
+A frame is its length, its kind, the number of a node connection at the gateway, and a payload. What is
+written in one turn of the loop leaves in one system call. A side that reads nothing for `BACKLOG_SECONDS`, or
+lets `MOST_BACKLOG_BYTES` wait, loses the link: no frame is ever dropped alone.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from struct import Struct
+from typing import Any
+
+BACKLOG_SECONDS = 10.0
+"""How long the other side may read nothing while frames wait for it."""
+
+MOST_BACKLOG_BYTES = 64 * 1024 * 1024
+
+_HEAD = Struct("!IBQ")
+_KIND_BYTES = _HEAD.size - 4
+"""The part of the head that its length counts."""
+_READ_BYTES = 256 * 1024
+_ROW = Struct("!QHf")
+_ROUND_TRIP = Struct("!d")
+
+
+class Kind(IntEnum):
+    """What a frame is. The first ones go to the gateway, those from `LISTENING` on to the leader."""
+
+    SETTINGS = 1
+    """JSON: by what the gateway listens, limits and judges. The first frame."""
+    ADMIT = 2
+    """Accept node connections from now on."""
+    ACCEPT = 3
+    """Of a handshake."""
+    REFUSE = 4
+    """Of a handshake; JSON: status, sentence, retry_after_seconds."""
+    SEND = 5
+    """A text frame for the node."""
+    REGISTERED = 6
+    """The id of the node that has registered."""
+    CLOSE = 7
+    """JSON: code, reason."""
+    FAIL = 8
+    """As CLOSE, for a peer that broke a rule: what it still sends is ignored."""
+    EXACT = 9
+    """One byte, whether every change of this node's figures matters."""
+    FIGURES = 10
+    """Send the newest heartbeat of this node, as NEWEST."""
+    RELOAD = 11
+    """Read the certificate's files again, and JSON: log_level."""
+
+    LISTENING = 64
+    """The port is open."""
+    HANDSHAKE = 65
+    """JSON: address, token_digest, origins, host."""
+    FRAME = 66
+    """The round trip in seconds (NaN where unknown), then a frame of the node as it came."""
+    ROWS = 67
+    """Heartbeats that say nothing new: see `pack_rows`."""
+    NEWEST = 68
+    """The answer to FIGURES: a heartbeat that was counted already; empty where there is none."""
+    LOST = 69
+    """A node connection is closed."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One end of a link."""
+
+    def __init__(
+        self, on_frame: Callable[[Kind, int, memoryview], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """`on_lost` receives why the link has ended, once."""
+        self._on_frame, self._on_lost = on_frame, on_lost
+        self._buffer = bytearray(_READ_BYTES)
+        self._filled = 0
+        self._outgoing: list[bytes] = []
+        self._backlog: asyncio.TimerHandle | None = None
+        self._written_bytes = 0
+        self._problem = "the other side has closed it"
+        self._transport: asyncio.Transport
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames still leave."""
+        return not self._transport.is_closing()
+
+    def send(self, kind: Kind, connection: int = 0, payload: bytes = b"") -> None:
+        """Send a frame; on a link that has ended it is dropped, with all else of its connections."""
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(_HEAD.pack(_KIND_BYTES + len(payload), kind, connection))
+        self._outgoing.append(payload)
+
+    def send_document(self, kind: Kind, connection: int, document: Mapping[str, Any]) -> None:
+        """Send a frame whose payload is JSON."""
+        self.send(kind, connection, json.dumps(document).encode())
+
+    def end(self, problem: str) -> None:
+        """End the link now, for this reason."""
+        self._problem = problem
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End the link once all is sent."""
+        self._flush()
+        self._transport.close()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - those of stream sockets are
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the next bytes are read into."""
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on each whole frame."""
+        self._filled += nbytes
+        view, at = memoryview(self._buffer), 0
+        while self._filled - at >= _HEAD.size:
+            length, kind, connection = _HEAD.unpack_from(view, at)
+            ends = at + 4 + length
+            if ends > self._filled:
+                if ends - at > len(self._buffer):
+                    self._buffer = bytearray(ends - at) + bytearray(_READ_BYTES)
+                break
+            self._on_frame(Kind(kind), connection, view[at + _HEAD.size : ends])
+            at = ends
+        rest = view[at : self._filled]
+        self._buffer[: len(rest)] = bytes(rest)
+        self._filled = len(rest)
+
+    def pause_writing(self) -> None:
+        """Frames wait for the other side."""
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        """Nearly all is sent."""
+        if self._backlog is not None:
+            self._backlog.cancel()
+            self._backlog = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end."""
+        self.resume_writing()
+        self._on_lost(self._problem if exc is None else str(exc))
+
+    def _flush(self) -> None:
+        data, self._outgoing = b"".join(self._outgoing), []
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+            self._written_bytes += len(data)
+            if self._transport.get_write_buffer_size() > MOST_BACKLOG_BYTES:
+                self.end(f"over {MOST_BACKLOG_BYTES >> 20} MiB wait for the other side")
+
+    @property
+    def _sent_bytes(self) -> int:
+        return self._written_bytes - self._transport.get_write_buffer_size()
+
+    def _await_reading(self) -> None:
+        self._backlog = asyncio.get_running_loop().call_later(
+            BACKLOG_SECONDS, self._check_reading, self._sent_bytes
+        )
+
+    def _check_reading(self, before: int) -> None:
+        if self._sent_bytes == before:
+            self.end(f"the other side has read nothing for {BACKLOG_SECONDS:g} s")
+        else:
+            self._await_reading()
+
+
+def read_document(payload: memoryview) -> dict[str, Any]:
+    """Read a payload that is JSON."""
+    document: dict[str, Any] = json.loads(bytes(payload))
+    return document
+
+
+def pack_frame(round_trip_seconds: float | None, frame: bytes) -> bytes:
+    """Write the payload of a FRAME."""
+    return _ROUND_TRIP.pack(float("nan") if round_trip_seconds is None else round_trip_seconds) + frame
+
+
+def unpack_frame(payload: memoryview) -> tuple[float | None, bytes]:
+    """Read the payload of a FRAME."""
+    (seconds,) = _ROUND_TRIP.unpack_from(payload)
+    return seconds if seconds == seconds else None, bytes(payload[_ROUND_TRIP.size :])  # noqa: PLR0124 - NaN
+
+
+def pack_rows(rows: Mapping[int, tuple[int, float]], now: float) -> bytes:
+    """Write rows: by connection, how many heartbeats, and when the last of them came (monotonic seconds)."""
+    return b"".join([_ROW.pack(number, count, now - at) for number, (count, at) in rows.items()])
+
+
+def unpack_rows(payload: memoryview) -> list[tuple[int, int, float]]:
+    """Read rows: the connection, how many heartbeats, and the age of the last in seconds."""
+    return list(_ROW.iter_unpack(payload))

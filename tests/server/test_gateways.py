@@ -1,0 +1,221 @@
+"""Gateways: real processes that hold the node connections of one registry."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from gpu_agent.registry.job import Job
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.server.address import Address
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.store.memory import MemoryStore
+from gpu_agent.wire.api import ClaimView, NewToken
+from tests.server.harness import LOOPBACK, QUICK, Node, known, node, until
+from tests.waiting import patience
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows shares no port")
+
+UUID = "GPU-1"
+SETTLED = Thresholds(
+    heartbeat_interval_seconds=30.0,
+    warmup_heartbeat_interval_seconds=0.05,
+    scan_interval_seconds=0.05,
+)
+
+
+@asynccontextmanager
+async def gateways(
+    count: int = 1,
+    *,
+    node_listen: Address = LOOPBACK,
+    auth_on: bool = False,
+    thresholds: Thresholds = QUICK,
+) -> AsyncIterator[RegistryService]:
+    settings = ServiceSettings(
+        node_listen=node_listen,
+        thresholds=thresholds,
+        limits=Limits(close_timeout_seconds=0.3),
+        auth_on=auth_on,
+        gateways=count,
+    )
+    service = RegistryService(settings, MemoryStore())
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+def processes() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "gpu_agent.server.gateway" in one.cmdline()]
+
+
+def figures(uuid: str = UUID, *, used: int = 1000, temperature: float = 40.0) -> list[dict[str, object]]:
+    return [{"uuid": uuid, "memory_used_mb": used, "temperature_c": temperature}]
+
+
+def hardware(uuid: str = UUID) -> dict[str, object]:
+    gpu = {"name": "NVIDIA L4", "memory_gb": 24, "memory_mb": 23034, "uuid": uuid}
+    return {"cpu_cores": 8, "memory_gb": 32, "gpus": [gpu]}
+
+
+async def settled(service: RegistryService, peer: Node, uuid: str = UUID) -> None:
+    """Bring a node up to ready, with three heartbeats that say the same."""
+    await peer.register(hardware=hardware(uuid), capability_schema_version="1.1")
+    for _ in range(3):
+        await peer.heartbeat(gpus=figures(uuid))
+    await until(lambda: known(service, peer.node_id).status == "ready", what="the node is ready")
+
+
+def messages(service: RegistryService) -> int:
+    return service.health.messages.heartbeats
+
+
+def is_counted(service: RegistryService, heartbeats: int) -> bool:
+    return messages(service) == heartbeats
+
+
+def is_ready(service: RegistryService) -> bool:
+    return service.health.ready
+
+
+async def test_nodes_of_several_gateways_are_one_fleet_and_its_end_ends_them() -> None:
+    async with gateways(2, thresholds=SETTLED) as service:
+        before = processes()
+        assert len(before) == 2
+        async with node(service) as first, node(service) as second, node(service) as third:
+            for place, peer in enumerate((first, second, third)):
+                await settled(service, peer, f"GPU-{place}")
+            assert service.size.connections == 3
+            claim = await service.claim(Job(job_id="job", nodes=3, gpu_count=1))
+            assert isinstance(claim, ClaimView)
+            assert len(claim.nodes) == 3
+    assert not [one for one in before if one.is_running()]
+
+
+async def test_figures_that_say_nothing_new_stay_at_the_gateway_until_somebody_asks() -> None:
+    async with gateways(thresholds=SETTLED) as service, node(service) as peer:
+        await settled(service, peer)
+        received = messages(service)
+        await peer.heartbeat(gpus=figures(used=1001, temperature=77.0))
+        await until(partial(is_counted, service, received + 1), what="the heartbeat is counted")
+        (gpu,) = known(service, peer.node_id).gpus
+        assert (gpu.memory_used_mb, gpu.temperature_c) == (1000, 40.0)
+        await service.fetch_figures(peer.node_id)
+        (gpu,) = known(service, peer.node_id).gpus
+        assert (gpu.memory_used_mb, gpu.temperature_c) == (1001, 77.0)
+        assert messages(service) == received + 1
+
+
+async def test_memory_that_changes_a_step_of_dispatch_is_known_at_once() -> None:
+    async with gateways(thresholds=SETTLED) as service, node(service) as peer:
+        await settled(service, peer)
+        await peer.heartbeat(gpus=figures(used=9000))
+        await until(lambda: known(service, peer.node_id).gpus[0].memory_used_mb == 9000, what="its memory")
+
+
+async def test_a_node_with_a_claim_reports_its_memory_to_the_mebibyte() -> None:
+    async with gateways(thresholds=SETTLED) as service, node(service) as peer:
+        await settled(service, peer)
+        assert isinstance(await service.claim(Job(job_id="job", min_gpu_memory_mb=2048)), ClaimView)
+        for used in (1001, 1002):  # the first of them is the occasion to tell the gateway
+            received = messages(service)
+            await peer.heartbeat(gpus=figures(used=used))
+            await until(partial(is_counted, service, received + 1), what="the heartbeat is counted")
+        assert known(service, peer.node_id).gpus[0].memory_used_mb == 1002
+
+
+async def test_a_silent_node_of_a_gateway_times_out() -> None:
+    quick = Thresholds(
+        heartbeat_interval_seconds=0.3,
+        warmup_heartbeat_interval_seconds=0.05,
+        heartbeat_timeout_seconds=1.0,
+        scan_interval_seconds=0.05,
+    )
+    async with gateways(thresholds=quick) as service, node(service) as peer:
+        await settled(service, peer)
+        await until(lambda: known(service, peer.node_id).status == "offline", what="the node is offline")
+
+
+async def test_nodes_of_a_gateway_that_is_killed_are_disconnected_and_another_one_starts() -> None:
+    async with gateways(thresholds=SETTLED) as service:
+        async with node(service) as peer:
+            await settled(service, peer)
+            (gateway,) = processes()
+            gateway.send_signal(signal.SIGKILL)
+            with pytest.raises(ConnectionClosed):
+                await peer.receive_type("never")
+        await until(lambda: not known(service, peer.node_id).connected, what="the node is disconnected")
+        assert known(service, peer.node_id).status == "ready"
+        assert not is_ready(service)
+        async with asyncio.timeout(patience(30)):
+            while not is_ready(service):  # noqa: ASYNC110 - as in `until`
+                await asyncio.sleep(0.05)
+        async with node(service) as peer_again:
+            await peer_again.register(node_id=peer.node_id, hardware=hardware())
+            assert peer_again.node_id == peer.node_id
+        assert processes() != [gateway]
+
+
+async def test_the_end_of_the_leader_ends_its_gateways() -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from tests.server.test_gateways import gateways\n"
+        "async def main():\n"
+        "    async with gateways(2):\n"
+        "        print('started', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    leader = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert leader.stdout is not None
+    assert await asyncio.wait_for(leader.stdout.readline(), 60) == b"started\n"
+    children = psutil.Process(leader.pid).children()
+    assert len(children) == 2
+    leader.kill()
+    await leader.wait()
+    await until(lambda: not any(one.is_running() for one in children), what="the gateways have ended")
+
+
+async def test_a_token_is_judged_by_the_leader() -> None:
+    async with gateways(auth_on=True) as service:
+        with pytest.raises(InvalidStatus) as refusal:
+            async with node(service):
+                pass
+        assert refusal.value.response.status_code == HTTPStatus.UNAUTHORIZED
+        assert b"join token" in (refusal.value.response.body or b"")
+        token = await service.tokens.create_join()
+        assert isinstance(token, NewToken)
+        async with node(service, token=token.token) as peer:
+            ack = await peer.register()
+            assert ack["node_token"]
+            await service.remove(peer.node_id)
+            with pytest.raises(ConnectionClosed):
+                await peer.receive_type("never")
+
+
+async def test_two_registries_share_no_port() -> None:
+    async with gateways() as service:
+        with pytest.raises(OSError, match="in use"):
+            async with gateways(node_listen=service.node_address):
+                pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            async with gateways(node_listen=Address(*taken.getsockname())):
+                pass
