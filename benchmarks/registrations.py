@@ -51,7 +51,7 @@ from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 TARGET_PER_CORE_SECOND = 2000
 TARGET_ALONE_PER_SECOND = 600
 GPUS = 8
-AT_ONCE = 500
+AT_ONCE = 200
 """Nodes that register together: a registry that restarts finds more of them, waiting in the kernel."""
 
 WARM_UP_NODES = 200
