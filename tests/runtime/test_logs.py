@@ -275,3 +275,17 @@ def stream_of_a_closed_loop() -> CountingStream:
     configure(stream=made, call_soon=loop.call_soon)
     loop.close()
     return made
+
+
+async def test_a_line_of_a_loop_is_the_same_where_another_handler_wants_its_record() -> None:
+    lines = []
+    for handler in (None, logging.NullHandler()):
+        stream = io.StringIO()
+        configure(stream=stream, human=False, call_soon=asyncio.get_running_loop().call_soon)
+        if handler is not None:
+            logging.getLogger().addHandler(handler)
+        Logger("node").warning("seen", node_id="é\n", event="own", node_token="hunter2", figures=(1.5, None))
+        await asyncio.sleep(0)
+        lines.append({**_line(stream), "timestamp": ""})
+    assert lines[0] == lines[1]
+    assert (lines[0]["level"], lines[0]["event_"], lines[0]["node_token"]) == ("warning", "own", REDACTED)
