@@ -30,6 +30,7 @@ ROUTES: Mapping[str, type[BaseModel]] = {
     r"GET /v1/exclusions": api.ExclusionsList,
     r"GET /v1/tokens(\?.*)?": api.TokenList,
     r"POST /v1/tokens": api.NewToken,
+    r"GET /v1/members": api.MemberList,
     r"GET /v1/thresholds": api.ThresholdList,
 }
 

@@ -99,6 +99,10 @@ async def test_nodes_of_several_gateways_are_one_fleet_and_its_end_ends_them() -
             for place, peer in enumerate((first, second, third)):
                 await settled(service, peer, f"GPU-{place}")
             assert service.size.connections == 3
+            leader, *others = service.members()
+            assert (leader.role, leader.nodes) == ("leader", 0)
+            assert [one.name for one in others] == ["gateway-1", "gateway-2"]
+            assert sum(one.nodes for one in others) == 3
             claim = await service.claim(Job(job_id="job", nodes=3, gpu_count=1))
             assert isinstance(claim, ClaimView)
             assert len(claim.nodes) == 3

@@ -66,6 +66,12 @@ def _load_serve() -> Commands:
     return COMMANDS
 
 
+def _load_members() -> Commands:
+    from gpu_agent.cli.registry.members import COMMANDS
+
+    return COMMANDS
+
+
 def _load_thresholds() -> Commands:
     from gpu_agent.cli.registry.thresholds import COMMANDS
 
@@ -226,6 +232,7 @@ REGISTRY = Group(
     subjects={
         "the registry itself": {
             "serve": Command(_load_serve, "run the registry"),
+            "members": Command(_load_members, "show the processes of the registry, and which one leads"),
             "thresholds": Command(_load_thresholds, "show the thresholds in force"),
             "backup": Command(_load_storage, "write its database to a file"),
             "restore": Command(_load_storage, "restore its database from a backup"),

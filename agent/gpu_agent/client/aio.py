@@ -37,6 +37,7 @@ from gpu_agent.wire.api import (
     ExclusionsView,
     ExplanationView,
     JobRequest,
+    MemberView,
     NodeDetail,
     NodeExplanation,
     NodeSummary,
@@ -351,6 +352,10 @@ class RegistryClient:
     async def exclusions(self) -> tuple[ExclusionsView, ...]:
         """Return why jobs found no node in the last hour, by minute."""
         return (await self._transport.send(routes.show_exclusions())).windows
+
+    async def members(self) -> tuple[MemberView, ...]:
+        """Return the processes that are the registry, the leader first."""
+        return (await self._transport.send(routes.show_members())).members
 
     async def thresholds(self) -> tuple[ThresholdView, ...]:
         """Return the thresholds by which the registry judges nodes and jobs."""

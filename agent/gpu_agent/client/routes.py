@@ -21,6 +21,7 @@ from gpu_agent.wire.api import (
     ExclusionsList,
     ExplanationView,
     JobRequest,
+    MemberList,
     NodeDetail,
     NodeExplanation,
     NodeList,
@@ -102,6 +103,11 @@ def explain(job: JobRequest) -> Route[ExplanationView]:
 def show_exclusions() -> Route[ExclusionsList]:
     """Count why jobs found no node in the last hour."""
     return Route("GET", "/v1/exclusions", ExclusionsList)
+
+
+def show_members() -> Route[MemberList]:
+    """Show the registry's processes."""
+    return Route("GET", "/v1/members", MemberList)
 
 
 def show_thresholds() -> Route[ThresholdList]:

@@ -25,6 +25,7 @@ from gpu_agent.wire.api import (
     ExclusionsView,
     ExplanationView,
     JobRequest,
+    MemberView,
     NodeDetail,
     NodeExplanation,
     NodeSummary,
@@ -200,6 +201,10 @@ class RegistryClient:
     def exclusions(self) -> tuple[ExclusionsView, ...]:
         """Return why jobs found no node in the last hour, by minute."""
         return self._loop.call(self._client.exclusions())
+
+    def members(self) -> tuple[MemberView, ...]:
+        """Return the processes that are the registry, the leader first."""
+        return self._loop.call(self._client.members())
 
     def thresholds(self) -> tuple[ThresholdView, ...]:
         """Return the thresholds by which the registry judges nodes and jobs."""

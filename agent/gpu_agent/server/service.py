@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import random
 import secrets
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,6 +67,8 @@ from gpu_agent.wire.api import (
     ClaimName,
     ClaimView,
     ExclusionsView,
+    MemberRole,
+    MemberView,
     NodeDetail,
     NodeExplanation,
     NodeSummary,
@@ -207,6 +210,7 @@ class RegistryService:
                 tls=settings.tls,
             )
         self._node_address: Address | None = None
+        self._started_at = self._clock.monotonic()
         self._stopping = False
         self.health = RegistryHealth(
             fleet=self._fleet,
@@ -305,6 +309,17 @@ class RegistryService:
         record = self._fleet.node(node_id)
         if record is not None and record.connection is not None:
             await self._at_gateways.fetch_figures(record.connection)
+
+    def members(self) -> tuple[MemberView, ...]:
+        """Return the processes that are this registry, the leader first."""
+        gateways = self._listener.members(self._clock) if isinstance(self._listener, Gateways) else ()
+        leader = MemberView(
+            name=socket.gethostname(),
+            role=MemberRole.LEADER,
+            since=self._clock.wall_at(self._started_at),
+            nodes=0 if gateways else self._connections.size,
+        )
+        return (leader, *gateways)
 
     def reload_gateways(self, log_level: str) -> None:
         """Have the gateways read the certificate's files again, and log from this level on."""

@@ -11,6 +11,7 @@ are Unix time in seconds unless a name says otherwise.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -93,6 +94,9 @@ __all__ = [
     "HealthAnswer",
     "JobRequest",
     "JoinTokenRequest",
+    "MemberList",
+    "MemberRole",
+    "MemberView",
     "ModelState",
     "ModelVersion",
     "ModelView",
@@ -556,6 +560,43 @@ class ThresholdList(ApiAnswer):
     """The thresholds by which the registry judges nodes and jobs."""
 
     thresholds: tuple[ThresholdView, ...] = Field(description="The thresholds.")
+
+
+class MemberRole(StrEnum):
+    """What an instance of the registry does."""
+
+    LEADER = "leader"
+    """It decides."""
+    STANDBY = "standby"
+    """It follows, and may lead one day."""
+    GATEWAY = "gateway"
+    """It holds node connections."""
+
+
+class MemberView(ApiAnswer):
+    """One process of the registry."""
+
+    name: str = Field(description="Its name: the machine's, or the gateway's with its number.")
+    role: Annotated[str, open_words(*MemberRole)] = Field(
+        description="`leader` decides, `standby` follows and may lead, `gateway` holds node connections."
+    )
+    url: str | None = Field(
+        None, description="Where its API answers; null for a gateway, and where that is not known."
+    )
+    term: int | None = Field(
+        None, description="The leader's term; null without etcd, where there is one leader."
+    )
+    since: float = Field(description="Since when it does that, in Unix seconds.")
+    nodes: int = Field(description="How many node connections it holds.")
+    lag_seconds: float | None = Field(
+        None, description="Seconds behind the leader; null for the leader, and where it is not known."
+    )
+
+
+class MemberList(ApiAnswer):
+    """The processes that are this registry, the leader first."""
+
+    members: tuple[MemberView, ...] = Field(description="The processes.")
 
 
 class FieldError(ApiAnswer):

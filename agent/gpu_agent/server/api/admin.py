@@ -17,7 +17,7 @@ from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.settings import THRESHOLD_UNITS, threshold_meaning
 from gpu_agent.store.base import NothingToBackUpError, StoreError
 from gpu_agent.version import __version__
-from gpu_agent.wire.api import EmptyRequest, HealthAnswer, Readiness, ThresholdList, ThresholdView
+from gpu_agent.wire.api import EmptyRequest, HealthAnswer, MemberList, Readiness, ThresholdList, ThresholdView
 
 BACKUP_MEDIA_TYPE = "application/vnd.sqlite3"
 READ_SECONDS = 30.0
@@ -70,6 +70,12 @@ async def show_metrics(request: Request, registry: Registry) -> Response:
     """Show the registry's metrics in Prometheus' text format."""
     text = await metrics.exposition(registry.health, request.app.state.metrics)
     return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@router.get("/v1/members", summary="Show the registry's processes", openapi_extra=needs("read"))
+async def show_members(registry: Registry) -> MemberList:
+    """Show the processes that are this registry: which leads, and how many node connections each holds."""
+    return MemberList(members=registry.members())
 
 
 @router.get("/v1/thresholds", summary="Show the thresholds", openapi_extra=needs("read"))

@@ -24,7 +24,9 @@ from gpu_agent.server.gateway.process import SETTINGS, GatewaySettings
 from gpu_agent.server.limits import TokenBucket
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import Presented
+from gpu_agent.server.views import Clock
 from gpu_agent.server.websocket import HandshakeRefusal
+from gpu_agent.wire.api import MemberRole, MemberView
 
 START_SECONDS = 20.0
 """A gateway that does not listen by then is ended."""
@@ -44,6 +46,8 @@ class _Gateway:
     link: Link = field(init=False)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it listens, or has ended."""
+    listening_since: float | None = None
+    """In monotonic seconds."""
     problem: str = ""
     """Why it has ended."""
     connections: dict[int, GatewayConnection] = field(default_factory=dict)
@@ -125,6 +129,21 @@ class Gateways:
             self._port.close()
         self.connections.log_limit.stop()
 
+    def members(self, clock: Clock) -> tuple[MemberView, ...]:
+        """Return the gateways that listen, by name."""
+        listening = sorted(
+            (one for one in self._gateways if one.listening_since is not None), key=lambda one: one.name
+        )
+        return tuple(
+            MemberView(
+                name=one.name,
+                role=MemberRole.GATEWAY,
+                since=clock.wall_at(one.listening_since or 0.0),
+                nodes=len(one.connections),
+            )
+            for one in listening
+        )
+
     def reload(self, log_level: str) -> None:
         """Have the gateways read the certificate's files again, and log from this level on."""
         self._settings = replace(self._settings, log_level=log_level)
@@ -187,6 +206,7 @@ class Gateways:
                 if (lost := gateway.connections.get(local)) is not None:
                     self._lost(gateway, lost)
             case Kind.LISTENING:
+                gateway.listening_since = time.monotonic()
                 gateway.settled.set()
                 if self._admitting:
                     gateway.link.send(Kind.ADMIT)

@@ -1,0 +1,53 @@
+"""`gpu-agent registry members`: the processes that are the registry, and which of them leads."""
+
+import argparse
+import time
+
+from gpu_agent.cli.client.http import Api, add_request_options
+from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.output.table import Column, Row, Table, render_table
+from gpu_agent.cli.output.text import line, print_json, print_lines, terminal_columns
+from gpu_agent.cli.output.units import duration_in_words
+from gpu_agent.wire.api import MemberList, MemberView
+
+_COLUMNS = (
+    Column(head="MEMBER"),
+    Column(head="ROLE"),
+    Column(head="FOR", right=True),
+    Column(head="NODES", right=True),
+    Column(head="LAG", right=True),
+)
+
+
+def configure_members(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Show the processes that are this registry: which one leads, for how long each does what\n"
+        "it does, and how many node connections it holds.",
+        example="gpu-agent registry members",
+        exits={ExitCode.OK: "shown"},
+    )
+    add_request_options(parser, json_is="what GET /v1/members answers")
+
+
+def run_members(arguments: argparse.Namespace) -> int:
+    """Read them and print."""
+    answer = Api.of(arguments).get("/v1/members", MemberList)
+    if arguments.json:
+        print_json(answer.document)
+    else:
+        rows = [_row(one) for one in answer.model.members]
+        print_lines(render_table(Table(_COLUMNS, rows), terminal_columns()))
+    return ExitCode.OK
+
+
+def _row(one: MemberView) -> Row:
+    lag = "-" if one.lag_seconds is None else duration_in_words(one.lag_seconds)
+    since = duration_in_words(max(0.0, time.time() - one.since))
+    return Row((line(one.name), line(one.role), line(since), line(str(one.nodes)), line(lag)))
+
+
+COMMANDS: Commands = {
+    "members": (configure_members, run_members),
+}
