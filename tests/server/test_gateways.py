@@ -223,3 +223,15 @@ async def test_two_registries_share_no_port() -> None:
         with pytest.raises(OSError, match="in use"):
             async with gateways(node_listen=Address(*taken.getsockname())):
                 pass
+
+
+async def test_a_gateway_runs_nothing_from_the_folder_in_which_the_registry_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / "gpu_agent"
+    planted.mkdir()
+    (planted / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    async with gateways() as service:
+        assert is_ready(service)
+    assert not (tmp_path / "ran").exists()

@@ -261,7 +261,7 @@ def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a gateway process; returns our end of its link."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = (sys.executable, "-m", "gpu_agent.server.gateway", str(theirs.fileno()))
+        command = (sys.executable, "-P", "-m", "gpu_agent.server.gateway", str(theirs.fileno()))
         process = subprocess.Popen(  # noqa: S603 - our own program
             command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
         )
