@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,14 @@ from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store import memory as memory_store
 from gpu_agent.store.backup import read_backup
 from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
+from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import store as etcd_store
 from gpu_agent.store.etcd.client import (
     Access,
     Delete,
     EtcdClient,
+    OutcomeUnknownError,
     Put,
 )
 from gpu_agent.store.etcd.lease import TTL_SECONDS, Lease
@@ -105,6 +108,45 @@ def test_documents_of_an_unknown_kind_stay(store: EtcdStore, client: EtcdClient,
     assert len(below(client, prefix, "doc", "future")) == 1
 
 
+def test_large_documents_among_small_ones_are_read_in_pages_that_a_member_can_answer(
+    access: Access, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes_read: list[int] = []
+
+    class SlowClient(EtcdClient):
+        """Has no answer in time where it is large."""
+
+        def _call(
+            self,
+            path: str,
+            asked: Mapping[str, object],
+            *,
+            seconds: float | None = None,
+            repeatable: bool = True,
+        ) -> dict[str, Any]:
+            answer = super()._call(path, asked, seconds=seconds, repeatable=repeatable)
+            sizes_read.append(sum(len(row["value"]) for row in answer.get("kvs", ())))
+            if sizes_read[-1] > 500_000:
+                raise OutcomeUnknownError("no answer in time")
+            return answer
+
+    monkeypatch.setattr(etcd_client, "_PAGE_BYTES", 100_000)
+    sizes = [*([10] * 300), *([30_000] * 60), *([10] * 300)]
+    with closing(EtcdStore(access, prefix)) as store, closing(SlowClient(access)) as slow:
+        for first in range(0, 660, 60):
+            numbered = [(f"{at:05}", sizes[at]) for at in range(first, first + 60)]
+            save(store, [Change(DocumentKind.CLAIM, key, {"x": "x" * size}) for key, size in numbered])
+        quick, store._client = store._client, slow
+        loaded = [change.document for change in store.load().changes]
+        store._client = quick
+    assert loaded == [{"x": "x" * size} for size in sizes]
+    too_large = [size for size in sizes_read if size > 500_000]
+    assert 1 <= len(too_large) <= 3
+    assert len(sizes_read) < 60
+
+
+# One writer
+# One writer
 # One writer
 
 

@@ -30,8 +30,10 @@ _BODY_SECONDS = 30.0
 """How long an answer that has begun may pause."""
 _PAUSE_SECONDS = 0.05
 """Between two rounds over all members."""
-_PAGE = 1000
-"""Keys in one answer to a range, fewer where they are large."""
+_FIRST_PAGE, _MOST_IN_PAGE = 16, 250
+"""Keys in one answer to a range."""
+_PAGE_BYTES = 4 << 20
+"""Of the values in one answer, as far as those before let expect; a member needs time to write it."""
 
 _RESOURCE_EXHAUSTED, _UNAUTHENTICATED, _OUT_OF_RANGE = 8, 16, 11
 _UNDECIDED = frozenset({1, 2, 4, 10, 13, 14})
@@ -219,15 +221,16 @@ class EtcdClient:
 
         The moment is a revision, or the first page's where none is named.
         """
-        limit, more = _PAGE, True
+        limit, more = _FIRST_PAGE, True
         while more:
             asked = {"key": _text(start), "range_end": _text(end), "limit": limit, "revision": revision}
             try:
                 answer = self._call("/v3/kv/range", asked)
-            except RefusedError as error:
-                if error.code != _RESOURCE_EXHAUSTED or limit == 1:
+            except (OutcomeUnknownError, RefusedError) as error:
+                too_large = isinstance(error, OutcomeUnknownError) or error.code == _RESOURCE_EXHAUSTED
+                if limit == 1 or not too_large:
                     raise
-                limit = max(1, limit // 8)  # the page is too large for one answer
+                limit = max(1, limit // 8)
                 continue
             revision = revision or _revision(answer)
             rows = [_key_value(row) for row in answer.get("kvs", ())]
@@ -235,6 +238,8 @@ class EtcdClient:
             more = bool(answer.get("more"))
             if rows:
                 start = rows[-1].key + b"\0"
+                size = sum(len(one.value) for one in rows) // len(rows) + 1
+                limit = max(1, min(_PAGE_BYTES // size, 2 * limit, _MOST_IN_PAGE))
 
     def watch(
         self, start: bytes, end: bytes, *, revision: int, idle_seconds: float
