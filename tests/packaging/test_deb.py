@@ -93,7 +93,10 @@ def test_what_is_compiled_is_there_for_every_python(packages: Path, python: str)
         assert any(f"/{library}/" in name and f"cpython-{python}-" in name for name in compiled), library
     assert any("/psutil/" in name and ".abi3." in name for name in compiled)
     of_the_registry = files_of_deb(deb(packages, "gpu-registry"))
-    assert any("/httptools/" in name and f"cpython-{python}-" in name for name in of_the_registry)
+    for library in ("httptools", "msgspec", "uvloop"):
+        assert any(f"/{library}/" in name and f"cpython-{python}-" in name for name in of_the_registry), (
+            library
+        )
 
 
 def test_what_is_compiled_runs_on_the_c_library_that_the_package_asks_for(component: Path) -> None:

@@ -1,13 +1,35 @@
 """A registry that runs, its operator API, and a node that is ready."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx
 import pytest
 
+from gpu_agent.server.event_loop import loop_factory
 from gpu_agent.server.service import RegistryService
 from tests.server.api_harness import serving
 from tests.server.harness import Node, node, running
+
+ON_BOTH_LOOPS = {
+    "test_connection_limits.py",
+    "test_limits.py",
+    "test_node_connection.py",
+    "test_node_listener.py",
+    "test_tls.py",
+}
+"""What touches transports: a registry that is embedded runs on its program's loop, mostly asyncio's own."""
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test on the loop of `registry serve`, and those of connections on asyncio's own too."""
+    served = loop_factory()
+    if served is None or item.path.name == "test_gateways.py":
+        return {"asyncio": asyncio.new_event_loop}
+    both = {"uvloop": served, "asyncio": asyncio.new_event_loop}
+    return both if item.path.name in ON_BOTH_LOOPS else {"uvloop": served}
 
 
 @pytest.fixture

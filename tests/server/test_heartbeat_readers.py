@@ -315,12 +315,21 @@ def test_each_field_of_a_heartbeat_has_its_place_in_the_record() -> None:
     assert sorted(Heartbeat.__annotations__["usage"]._fields) == sorted(ResourceUsage.model_fields)
 
 
-def test_without_msgspec_the_models_read_every_heartbeat() -> None:
-    program = (
-        "import sys\n"
-        "sys.modules['msgspec'] = None\n"
-        "from gpu_agent.server import message_handler\n"
-        f"print(message_handler.read_ordinary_heartbeat({json.dumps(ORDINARY).encode()!r}))\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "None\n", "")
+EMBEDDED = """
+import asyncio, sys
+for name in ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client", "msgspec", "uvloop"):
+    sys.modules[name] = None
+from gpu_agent.server.message_handler import read_ordinary_heartbeat
+from tests.server.harness import node, running
+async def main():
+    async with running() as service, node(service) as peer:
+        await peer.become_ready()
+        print(read_ordinary_heartbeat(b""), [one.status for one in service.nodes()])
+asyncio.run(main())
+"""
+
+
+def test_a_registry_without_its_extra_reads_heartbeats_by_the_models() -> None:
+    ended = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "None ['ready']\n"

@@ -19,6 +19,9 @@ from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS
 from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
 from tests.waiting import patience
 
+LEAST_AT_ONCE = 16
+"""A busy registry, whose turns take long, must accept a fleet that comes back."""
+
 
 def _ignore(*_: object) -> None:
     """No fleet, and no answer."""
@@ -236,7 +239,7 @@ async def test_one_turn_of_the_loop_accepts_a_limited_number_of_connections() ->
         await asyncio.sleep(0)
         sizes.append(connections.size)
     steps = [after - before for before, after in pairwise([0, *sizes])]
-    assert max(steps) <= ACCEPTED_AT_ONCE
+    assert LEAST_AT_ONCE <= max(steps) <= ACCEPTED_AT_ONCE
     for one in queued:
         one.close()
     await listener.stop()

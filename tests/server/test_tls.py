@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import socket
 import ssl
 import threading
 import weakref
@@ -340,8 +341,8 @@ async def test_a_socket_that_ends_without_close_notify_is_an_ordinary_end(
     async with encrypted(authority) as service, node(service, authority.trusting()) as peer:
         await peer.become_ready()
         if how == "fin":
-            raw = peer.socket.transport.get_extra_info("socket")
-            raw.shutdown(1)
+            with peer.socket.transport.get_extra_info("socket").dup() as raw:
+                raw.shutdown(socket.SHUT_WR)
         else:
             peer.socket.transport.abort()
         await until(lambda: service.size.connections == 0, what="no connection")

@@ -42,7 +42,7 @@ from gpu_agent.version import __version__
 
 _ROOT = Path("/")
 _OF_BOTH = ("gpu_agent", "pydantic", "websockets", "psutil", "pynvml")
-_OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "prometheus_client", "msgspec")
+_OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "prometheus_client", "msgspec", "uvloop")
 
 
 def add_component(parser: argparse.ArgumentParser) -> None:

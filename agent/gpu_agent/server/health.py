@@ -5,8 +5,7 @@ minutes: what is known is still served meanwhile, and changes that cannot be sto
 only a restart shows whether the disk hangs or the thread.
 """
 
-import asyncio
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 
 from gpu_agent.registry.fleet import Fleet
@@ -110,11 +109,10 @@ async def report_to_systemd(systemd: SystemdNotifier, health: RegistryHealth, *,
         else:
             _LOG.error("registry_stalled", problem=problem, restarted=systemd.watchdog_seconds is not None)
 
-    now: Callable[[], float] = asyncio.get_running_loop().time
     await notify_liveness(
         systemd,
         status_line=lambda: status_line(health, addresses),
-        find_problem=lambda: health.liveness_problem(now()),
+        find_problem=lambda: health.liveness_problem(time.monotonic()),
         on_change=changed,
     )
 

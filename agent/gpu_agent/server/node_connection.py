@@ -20,6 +20,7 @@ from functools import partial
 
 from gpu_agent.registry.tokens import Credential
 from gpu_agent.server.address import Address
+from gpu_agent.server.event_loop import reads_overlap
 from gpu_agent.server.fair_queue import FairQueue
 from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, RetrySchedule, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of
@@ -212,9 +213,8 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     # What asyncio calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's is both
         """Record the peer's address, and start the handshake's timeout."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
         self._transport = transport
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -454,9 +454,9 @@ class NodeConnections:
 
     def lend_buffer(self, *, registered: bool) -> memoryview:
         """Return a buffer to read into: one for all where reads never overlap, else one for each."""
-        if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-            return self._shared_buffer if registered else self._shared_small_buffer
-        return memoryview(bytearray(_READ_BYTES if registered else _UNREGISTERED_READ_BYTES))
+        if reads_overlap():
+            return memoryview(bytearray(_READ_BYTES if registered else _UNREGISTERED_READ_BYTES))
+        return self._shared_buffer if registered else self._shared_small_buffer
 
     def connected(self, connection: NodeConnection) -> None:
         """A socket was accepted; where there are too many, the oldest handshake ends."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gpu_agent.server.address import BACKLOG, Address, bound_address
+from gpu_agent.server.event_loop import handles_of
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections, Verdict
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
@@ -45,7 +46,7 @@ class NodeListener:
         self._authenticate = authenticate
         self._tls = None if tls is None else TlsPort(tls, fair_queue=self.connections.fair_queue)
         self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._admitting = False
 
     @property
@@ -63,9 +64,11 @@ class NodeListener:
         loop = asyncio.get_running_loop()
         self._listener = listener = address.bind(shared=shared)
         try:
-            self._server = await loop.create_server(
-                self._accepted, sock=listener, backlog=ACCEPTED_AT_ONCE, start_serving=False
-            )
+            for handle in handles_of(listener):
+                server = await loop.create_server(
+                    self._accepted, sock=handle, backlog=ACCEPTED_AT_ONCE, start_serving=False
+                )
+                self._servers.append(server)
         except OSError:
             listener.close()
             raise
@@ -73,17 +76,18 @@ class NodeListener:
 
     async def admit(self) -> None:
         """Accept connections from now on, those first that wait in the kernel."""
-        if self._server is None or self._listener is None:
+        if self._listener is None:
             raise RuntimeError("there is no port: await listen() first")
         self._admitting = True
-        await self._server.start_serving()
+        for server in self._servers:
+            await server.start_serving()
         self._listener.listen(BACKLOG)  # asyncio has one figure for the queue and for one turn
 
     async def stop(self) -> None:
         """Close the port and all connections, at the latest when the close timeout is over."""
         self._admitting = False
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         await self.connections.close_all()
 
     def _accepted(self) -> NodeConnection | TlsConnection:

@@ -30,6 +30,7 @@ from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.server.address import LOOPBACK, Address, bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.collector import tune_the_collector
+from gpu_agent.server.event_loop import loop_factory
 from gpu_agent.server.health import report_to_systemd
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -54,6 +55,15 @@ RESERVED_FILES = 512
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - what is listened on, not what we choose
 _LOG = Logger("registry")
+
+
+def run(settings: RegistrySettings, read: Callable[[], RegistrySettings]) -> int:
+    """Serve on an event loop of its own; returns the exit code.
+
+    It is uvloop's where that is installed. A registry with gateways stays on asyncio's, as they do.
+    """
+    with asyncio.Runner(loop_factory=None if settings.gateways else loop_factory()) as runner:
+        return runner.run(serve(settings, read))
 
 
 async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]) -> int:

@@ -20,6 +20,7 @@ from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, server_context
 from gpu_agent.runtime.tls.errors import openssl_reason
+from gpu_agent.server.event_loop import reads_overlap
 from gpu_agent.server.fair_queue import FairQueue
 
 CHECK_SECONDS = 30.0
@@ -171,9 +172,7 @@ class TlsPort:
 
     def lend_buffer(self) -> memoryview:
         """Return a buffer to read into: one for all where reads never overlap, else one for each."""
-        if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-            return self._shared
-        return memoryview(bytearray(READ_BYTES))
+        return memoryview(bytearray(READ_BYTES)) if reads_overlap() else self._shared
 
 
 class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
@@ -194,9 +193,8 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
 
     # What asyncio calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's is both
         """Report the connection to the inner protocol at once, before the handshake."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP transports are both
         self._raw = transport
         self._inner.connection_made(self)
 

@@ -4,6 +4,7 @@ The loop decides what goes into a commit, and retries what failed. Knows nothing
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,17 +50,16 @@ class Writer:
 
     @property
     def busy_since(self) -> float | None:
-        """When the commit that runs began, by the loop's clock; None while none runs."""
+        """When the commit that runs began, in monotonic seconds; None while none runs."""
         return self._busy_since
 
     def commit(self, batches: Sequence[Batch], committed: Committed) -> None:
         """Store these batches in one transaction; not while another commit runs."""
-        now = asyncio.get_running_loop().time
-        began = self._busy_since = now()
+        began = self._busy_since = time.monotonic()
         self._idle.clear()
 
         def ended(bugs: Sequence[str] | None, error: BaseException | None) -> None:
-            self.commits.add(now() - began)
+            self.commits.add(time.monotonic() - began)
             self._busy_since = None
             self._idle.set()
             for bug in bugs or ():

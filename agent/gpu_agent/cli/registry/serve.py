@@ -1,7 +1,6 @@
 """`gpu-agent registry serve`: run the registry until SIGTERM or Ctrl-C."""
 
 import argparse
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -46,14 +45,14 @@ def run_serve(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
     try:
-        from gpu_agent.server.serve import serve
+        from gpu_agent.server.serve import run
     except ModuleNotFoundError as missing:
         raise Failure(
             f"the registry needs the package {missing.name}, which the base install leaves out: "
             "pip install 'gpu-agent[registry]'",
             code=ExitCode.CONFIGURATION,
         ) from None
-    return run_as_first_process(lambda: int(asyncio.run(serve(settings, read))))
+    return run_as_first_process(lambda: run(settings, read))
 
 
 COMMANDS: Commands = {

@@ -26,6 +26,7 @@ from gpu_agent.server.api.errors import add_error_handlers
 from gpu_agent.server.api.hot_routes import with_hot_routes
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
+from gpu_agent.server.event_loop import handles_of
 from gpu_agent.server.http_headers import host_names
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.metrics import RequestMetrics
@@ -101,7 +102,7 @@ class ApiServer:
 
     async def serve(self) -> None:
         """Answer requests until `stop`."""
-        await self._server.serve(sockets=[self._listener])
+        await self._server.serve(sockets=handles_of(self._listener))
 
     def stop(self) -> None:
         """Accept no new requests, end the endless ones now, and the others soon."""
