@@ -18,7 +18,7 @@ from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ErrorCode
-from gpu_agent.wire.heartbeat import Heartbeat, models_of
+from gpu_agent.wire.heartbeat import NO_PARTS, SECOND_PART, Heartbeat, models_of
 from gpu_agent.wire.inventory import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.messages import (
     GpuDeclaration,
@@ -95,13 +95,18 @@ def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Threshol
 
     Where they are as they were the declaration stays: older nodes repeat their models in each heartbeat.
     """
-    declared = record.declared
+    declared, models, states = record.declared, heartbeat.installed_models, heartbeat.capability_state
+    if (
+        models is not None
+        and heartbeat[SECOND_PART:] == NO_PARTS[2:]
+        and declared.models.lists(models, states)
+    ):
+        return None
     parts: dict[str, Any] = {
         name: value
         for name in _PLAIN_PARTS
         if (value := getattr(heartbeat, name)) is not None and value != getattr(declared.registration, name)
     }
-    models, states = heartbeat.installed_models, heartbeat.capability_state
     if models is not None:
         # A state that was reported for older models must not speak for new ones.
         if not declared.models.lists(models, states):

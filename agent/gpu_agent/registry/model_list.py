@@ -2,12 +2,11 @@
 
 As objects a model takes some 5 KB. As the JSON text that it came in it takes some 100 bytes, and only a
 person's question reads it. What dispatch reads is derived once, with one string for each id. Older nodes
-repeat their models in each heartbeat: a digest shows that they are the same.
+repeat their models in each heartbeat: a hash shows that they are the same.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from hashlib import blake2b
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,21 +15,19 @@ from pydantic_core import from_json, to_json
 from gpu_agent.wire.heartbeat import ModelRow, model_rows
 from gpu_agent.wire.messages import InstalledModel
 
-_DIGEST_BYTES = 16
-
 
 class ModelList:
     """Installed models and the states reported for them."""
 
-    __slots__ = ("_digest", "_models", "_states", "count")
+    __slots__ = ("_key", "_models", "_states", "count")
 
     def __init__(
         self, models: Sequence[InstalledModel] = (), states: Mapping[str, str] | None = None
     ) -> None:
         self._models = to_json([model.as_json() for model in models])
         self._states = None if states is None else to_json(dict(states))
-        self._digest: bytes | None = None
-        """Of the models, once a heartbeat repeated them."""
+        self._key: int | None = None
+        """Of both, once a heartbeat repeated them."""
         self.count = len(models)
 
     def __eq__(self, other: object) -> bool:
@@ -40,15 +37,11 @@ class ModelList:
 
     __hash__ = None  # type: ignore[assignment]  # compared by its content, never a key
 
-    def lists(self, rows: Sequence[ModelRow], states: Mapping[str, str] | None) -> bool:
+    def lists(self, rows: tuple[ModelRow, ...], states: Mapping[str, str] | None) -> bool:
         """Whether these are the models, in this order, and their states."""
-        if (states is None) is not (self._states is None) or (
-            states is not None and not self.has_states(states)
-        ):
-            return False
-        if self._digest is None:
-            self._digest = _digest_of(model_rows(self.models()))
-        return self._digest == _digest_of(rows)
+        if self._key is None:
+            self._key = _key_of(model_rows(self.models()), self.states())
+        return self._key == _key_of(rows, states)
 
     def models(self) -> tuple[InstalledModel, ...]:
         """Read the models."""
@@ -73,8 +66,9 @@ class ModelList:
         return len(self._models) + len(self._states or b"")
 
 
-def _digest_of(rows: Sequence[ModelRow]) -> bytes:
-    return blake2b(to_json(rows), digest_size=_DIGEST_BYTES).digest()
+def _key_of(rows: tuple[ModelRow, ...], states: Mapping[str, str] | None) -> int:
+    """Return a hash of 64 bits, of which no peer knows the seed."""
+    return hash((rows, None if states is None else tuple(states.items())))
 
 
 @cache

@@ -86,6 +86,8 @@ FIRST_PART = Heartbeat._fields.index("installed_models")
 """From here on the fields of a heartbeat are full replacements."""
 NO_PARTS: tuple[object, ...] = (None,) * (len(Heartbeat._fields) - FIRST_PART)
 """Those of a heartbeat that replaces nothing."""
+SECOND_PART = FIRST_PART + 2
+"""From here on those besides models and their states."""
 
 
 def model_rows(models: Iterable[InstalledModel]) -> tuple[ModelRow, ...]:
