@@ -239,6 +239,22 @@ def test_a_large_commit_that_counts_late_finds_all_its_parts(
         assert is_whole(following.load(), 2)
 
 
+@pytest.mark.usefixtures("small_transactions")
+def test_what_a_restore_stored_survives_a_late_copy_of_any_of_its_requests(
+    proxy: Proxy, prefix: str
+) -> None:
+    restored = Loaded([Change(DocumentKind.CLAIM, f"job-{n}", {"n": "x" * 400}) for n in range(60)])
+    with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
+        transactions, at = 1, 0
+        while at < transactions:
+            proxy.plan({at: "delay"})
+            store.replace(restored)
+            transactions, at = proxy.transactions, at + 1
+            proxy.deliver()
+            assert len(store.load().changes) == 60
+        assert transactions > 4
+
+
 def writes_in(request: bytes) -> list[bytes]:
     body = json.loads(request.partition(b"\r\n\r\n")[2])
     return [b64decode(one["requestPut"]["key"]) for one in body["success"] if "requestPut" in one]

@@ -150,6 +150,16 @@ class IsCreatedAt:
 
 
 @dataclass(frozen=True, slots=True)
+class Exists:
+    """True where a key exists."""
+
+    key: bytes
+
+
+Compare = IsValue | IsCreatedAt | Exists
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a transaction did."""
 
@@ -187,7 +197,7 @@ class EtcdClient:
 
     def transact(
         self,
-        compares: Sequence[IsValue | IsCreatedAt],
+        compares: Sequence[Compare],
         then: Sequence[Operation],
         otherwise: Sequence[Operation] = (),
         *,
@@ -486,7 +496,9 @@ def _text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def _compare(one: IsValue | IsCreatedAt) -> dict[str, object]:
+def _compare(one: Compare) -> dict[str, object]:
+    if isinstance(one, Exists):
+        return {"key": _text(one.key), "target": "CREATE", "result": "GREATER", "createRevision": 0}
     compare: dict[str, object] = {"key": _text(one.key), "result": "EQUAL"}
     if isinstance(one, IsCreatedAt):
         return compare | {"target": "CREATE", "createRevision": one.revision}

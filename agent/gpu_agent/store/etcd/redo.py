@@ -1,6 +1,6 @@
 """How a commit is cut for etcd's transactions, and the form of its parts that are stored before they count.
 
-A part is applied in one transaction, so it may be applied again: its keys are in no other part of its commit.
+A part is applied in one transaction that deletes it, and only while it exists: each once, and in order.
 """
 
 import json

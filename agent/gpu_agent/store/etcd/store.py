@@ -38,6 +38,7 @@ from gpu_agent.store.etcd.client import (
     Delete,
     EtcdClient,
     EtcdError,
+    Exists,
     Get,
     IsValue,
     Outcome,
@@ -121,6 +122,9 @@ class EtcdStore:
         except (EtcdError, StoreError) as error:
             self.close()
             raise self._error(error) from error
+        except (ValueError, TypeError, KeyError) as error:
+            self.close()
+            raise self._damaged(error) from error
 
     def __str__(self) -> str:
         return f"etcd://{self._client}/{self._prefix}"
@@ -269,18 +273,23 @@ class EtcdStore:
             attempt.plan.adopt()
 
     def _apply(self) -> None:
-        """Do what the parts of the last commit say, and delete them."""
+        """Do what the parts of the last commit say, each once, and delete them.
+
+        A part that is sent again may arrive twice, the second time after later parts: only one that still
+        exists is applied.
+        """
         while self._unapplied:
             key, part = self._unapplied[0]
-            self._send([*part, Delete(key)])
+            self._send([*part, Delete(key)], part=key)
             del self._unapplied[0]
 
-    def _send(self, writes: Part) -> bool:
+    def _send(self, writes: Part, *, part: bytes | None = None) -> bool:
         """Write these in one transaction upon the last commit; raises `StoreError`, `EtcdError`.
 
-        Returns False where it was not applied because the commit that had no answer is the last one.
+        Returns False where it was not applied because the commit that had no answer is the last one, or
+        because the part under this key was applied already.
         """
-        outcome = self._transact(writes)
+        outcome = self._transact(writes, part)
         if outcome.succeeded:
             self._revision = outcome.revision
             return True
@@ -292,16 +301,19 @@ class EtcdStore:
             )
         if self._open is not None and last is not None and last.value == self._open.value:
             return False
+        if part is not None and last is not None and last.value == self._last:
+            return False
         self._superseded = True
         self._release()
         raise self._superseded_error()
 
-    def _transact(self, writes: Part) -> Outcome:
+    def _transact(self, writes: Part, part: bytes | None) -> Outcome:
         """Send a transaction, and send it again until it has an answer; raises `StoreError`, `EtcdError`."""
         leader, commit = self._lease.key, self._key("commit")
+        exists = () if part is None else (Exists(part),)
         deadline = time.monotonic() + _SEND_SECONDS
         while self._lease.valid:
-            compares = (self._lease.fence, IsValue(commit, self._last))
+            compares = (self._lease.fence, IsValue(commit, self._last), *exists)
             try:
                 return self._client.transact(compares, writes, [Get(leader), Get(commit)])
             except (OutcomeUnknownError, UnreachableError) as error:
@@ -373,10 +385,7 @@ class EtcdStore:
                 rows = self._rows()
             return self._parse(rows)
         except (ValueError, TypeError, KeyError) as error:
-            raise UnusableError(
-                f"{self} cannot be used: it is damaged ({error}); nothing was changed there: put back a "
-                "backup with `gpu-agent registry restore FILE --force`"
-            ) from error
+            raise self._damaged(error) from error
 
     def _rows(self) -> dict[bytes, bytes]:
         """Read all keys and values; parts of the last commit that are not applied yet count as applied."""
@@ -435,6 +444,12 @@ class EtcdStore:
         return StoreError(
             f"another registry has written to {self} since this one lost its lease: nothing more can be "
             "stored until this registry is started again"
+        )
+
+    def _damaged(self, error: Exception) -> UnusableError:
+        return UnusableError(
+            f"{self} cannot be used: it is damaged ({error}); nothing was changed there: put back a "
+            "backup with `gpu-agent registry restore FILE --force`"
         )
 
     def _error(self, error: EtcdError | StoreError) -> StoreError:
