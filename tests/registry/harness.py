@@ -41,6 +41,7 @@ from gpu_agent.wire.messages import (
     GpuFigures,
     Hardware,
     InstalledModel,
+    NodeError,
     NodeHeartbeat,
     NodeRegister,
     NodeRegisterAck,
@@ -127,23 +128,31 @@ class Relay:
         self._fleet = fleet
         self._relay = HeartbeatRelay(fleet.thresholds)
         self._exact: dict[int, bool] = {}
+        self._registered: set[int] = set()
 
-    def passes(self, event: Event) -> Event:
+    def passes(self, event: Event, now: float) -> Event:
         """What reaches the fleet."""
         if isinstance(event, ConnectionLost):
             self._relay.forget(event.connection)
+            self._registered.discard(event.connection)
         if isinstance(event, RegistrationReceived):
             self._relay.declared(event.connection, event.message.hardware)
         if not isinstance(event, HeartbeatReceived) or event.round_trip_seconds is not None:
             return event
-        news = self._relay.is_news(event.connection, event.message, None)
-        return event if news else HeartbeatRepeated(event.connection, 0.0)
+        heartbeat = event.message
+        news = self._relay.is_news(event.connection, heartbeat, now)
+        if news or event.connection not in self._registered:
+            return event
+        return HeartbeatRepeated(event.connection, 0.0, heartbeat.probe_age_seconds)
 
     def follow(self, event: Event, done: Sequence[Effect]) -> None:
         """Do what follows for the gateway."""
         for one in of(Send, done):
             if isinstance(one.message, NodeRegisterAck):
-                self._relay.registered(one.connection)
+                self._relay.registered(one.connection, one.message.node_id)
+                self._registered.add(one.connection)
+            elif isinstance(one.message, NodeError):
+                self._relay.refused(one.connection)
         if isinstance(event, HeartbeatReceived):
             exact = self._fleet.wants_exact_figures(event.connection)
             if exact is not self._exact.get(event.connection, False):
@@ -160,6 +169,7 @@ class Registry:
         allow_simulated: bool = False,
         auth_off: bool = False,
         debug: bool = False,
+        gateways: bool = GATEWAYS > 0,
         **thresholds: Any,
     ) -> None:
         self.thresholds = Thresholds(**thresholds)
@@ -177,7 +187,7 @@ class Registry:
         self._shell = FleetShell(self.fleet, now=lambda: self.now, execute=self.done.append)
         self.documents = self._shell.documents
         self.stored = self._shell.stored
-        self._relay = Relay(self.fleet) if GATEWAYS else None
+        self._relay = Relay(self.fleet) if gateways else None
         self._refs = iter(range(1, 1_000_000))
         if not auth_off:
             self.do(JoinTokenRequested(ref=0, token_id=JOIN.token_id, digest="digest of join", uses=None))
@@ -192,7 +202,7 @@ class Registry:
         """Let something happen; returns what was carried out because of it."""
         if self._relay is None:
             return self.carry_out(self.fleet.handle(event, self.now))
-        done = self.carry_out(self.fleet.handle(self._relay.passes(event), self.now))
+        done = self.carry_out(self.fleet.handle(self._relay.passes(event, self.now), self.now))
         self._relay.follow(event, done)
         return done
 

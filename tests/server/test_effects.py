@@ -56,7 +56,7 @@ class RecordingConnections(NodeConnections):
         super().__init__(Limits())
         self.calls: list[tuple[object, ...]] = []
 
-    def send(self, number: int, text: str) -> None:
+    def send(self, number: int, text: str, *, is_refusal: bool = False) -> None:  # noqa: ARG002
         self.calls.append(("send", number, text))
 
     def identify(self, number: int, node_id: str) -> None:

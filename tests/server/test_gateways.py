@@ -18,11 +18,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.address import Address
+from gpu_agent.server.gateway import gateways as gateways_module
 from gpu_agent.server.limits import Limits
+from gpu_agent.server.message_handler import MessageHandler, Peer
 from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.server.tls import Encryption, TlsFiles
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import ClaimView, NewToken
-from tests.server.harness import LOOPBACK, QUICK, Node, known, node, until
+from tests.authority import Authority
+from tests.server import encrypted_ports
+from tests.server.harness import LOOPBACK, QUICK, Node, heartbeat, known, node, until
 from tests.waiting import patience
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows shares no port")
@@ -42,6 +47,7 @@ async def gateways(
     node_listen: Address = LOOPBACK,
     auth_on: bool = False,
     thresholds: Thresholds = QUICK,
+    tls: Encryption | None = None,
 ) -> AsyncIterator[RegistryService]:
     settings = ServiceSettings(
         node_listen=node_listen,
@@ -49,6 +55,7 @@ async def gateways(
         limits=Limits(close_timeout_seconds=0.3),
         auth_on=auth_on,
         gateways=count,
+        tls=tls,
     )
     service = RegistryService(settings, MemoryStore())
     await service.start()
@@ -60,6 +67,11 @@ async def gateways(
 
 def processes() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if "gpu_agent.server.gateway" in one.cmdline()]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 def figures(uuid: str = UUID, *, used: int = 1000, temperature: float = 40.0) -> list[dict[str, object]]:
@@ -212,11 +224,78 @@ async def test_a_token_is_judged_by_the_leader() -> None:
                 await peer.receive_type("never")
 
 
+async def test_each_heartbeat_of_another_node_is_refused() -> None:
+    async with gateways(thresholds=SETTLED) as service, node(service) as peer:
+        await settled(service, peer)
+        for _ in range(3):
+            await peer.send(heartbeat("node-of-others"))
+            assert (await peer.receive_type("node_error"))["code"] == "UNKNOWN_NODE"
+
+
+async def test_nodes_reach_a_gateway_over_tls(authority: Authority) -> None:
+    encryption = Encryption(TlsFiles(own=authority.issue()))
+    async with (
+        gateways(tls=encryption) as service,
+        encrypted_ports.node(service, authority.trusting()) as peer,
+    ):
+        await settled(service, peer)
+
+
+async def test_a_gateway_that_cannot_listen_ends_the_start_with_its_reason(authority: Authority) -> None:
+    files = TlsFiles(own=authority.issue())
+    encryption = Encryption(files)
+    files.own.cert_file.unlink()
+    with pytest.raises(OSError, match=r"gateway-1 does not listen: .*[Nn]o such file"):
+        async with gateways(2, tls=encryption):
+            pass
+    assert processes() == []
+
+
+async def test_a_gateway_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways_module, "SILENT_SECONDS", 2.5)
+    async with gateways(thresholds=SETTLED) as service:
+        (gateway,) = processes()
+        gateway.suspend()
+        async with asyncio.timeout(patience(40)):
+            while not is_ready(service) or processes() == [gateway]:  # noqa: ASYNC110 - as in `until`
+                await asyncio.sleep(0.05)
+        assert not gateway.is_running()
+        async with node(service) as peer:
+            await settled(service, peer)
+
+
+async def test_a_crash_over_what_one_node_says_ends_its_connection_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with gateways(thresholds=SETTLED) as service, node(service) as peer, node(service) as bad:
+        await settled(service, peer)
+        taken = MessageHandler.frame_arrived
+
+        def crash(self: MessageHandler, connection: Peer, payload: bytes) -> None:
+            if b"boom" in payload:
+                raise RuntimeError("a bug")
+            taken(self, connection, payload)
+
+        monkeypatch.setattr(MessageHandler, "frame_arrived", crash)
+        await bad.send({"type": "node_error", "code": "boom"})
+        assert (await bad.closed())[0] == 1011
+        await peer.heartbeat(gpus=figures(used=9000))
+        await until(lambda: known(service, peer.node_id).gpus[0].memory_used_mb == 9000, what="its memory")
+        assert len(service.members()) == 2
+
+
 async def test_two_registries_share_no_port() -> None:
     async with gateways() as service:
         with pytest.raises(OSError, match="in use"):
             async with gateways(node_listen=service.node_address):
                 pass
+        with socket.socket() as other:  # as other programs bind, while no gateway listens
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            (gateway,) = processes()
+            gateway.kill()
+            await until(lambda: not is_ready(service), what="its end")
+            with pytest.raises(OSError, match="in use"):
+                other.bind((service.node_address.host, service.node_address.port))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

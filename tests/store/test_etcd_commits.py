@@ -240,9 +240,7 @@ def test_a_large_commit_that_counts_late_finds_all_its_parts(
 
 
 @pytest.mark.usefixtures("small_transactions")
-def test_what_a_restore_stored_survives_a_late_copy_of_any_of_its_requests(
-    proxy: Proxy, prefix: str
-) -> None:
+def test_what_a_restore_stored_survives_a_late_copy_of_any_of_its_requests(proxy: Proxy, prefix: str) -> None:
     restored = Loaded([Change(DocumentKind.CLAIM, f"job-{n}", {"n": "x" * 400}) for n in range(60)])
     with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
         transactions, at = 1, 0

@@ -78,12 +78,18 @@ class ClaimTelemetry:
         age = record.liveness.probe_age_seconds
         known = age is None or age <= OLDEST_FIGURES_SECONDS
         percents = record.gpus.utilizations if known else ()
+        figures_at = record.liveness.figures_at
         oldest = now - max(OLDEST_FIGURES_SECONDS, record.schedule.timeout_seconds)
         for one in watches:
             if one.seen_at < oldest:  # nothing was known meanwhile
                 one.idle_since = None
             one.seen_at = now
-        idle = [one for one in watches if self._is_newly_idle(one, record.gpus, percents, now=now)]
+        idle = [
+            one
+            for one in watches
+            if figures_at >= one.record.claim.granted_at  # older ones show what was there before the claim
+            and self._is_newly_idle(one, record.gpus, percents, now=now)
+        ]
         return idle or None
 
     def log(self, record: NodeRecord, step: Step, *, idle: Sequence[ClaimWatch]) -> None:

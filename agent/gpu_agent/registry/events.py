@@ -50,6 +50,8 @@ class HeartbeatRepeated:
     connection: int
     age_seconds: float
     """How long ago it came."""
+    probe_age_seconds: float | None
+    """Its own: how old its GPU reading was when it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class Fleet:
         if isinstance(event, FiguresFetched):
             record = self._by_connection.get(event.connection)
             if record is not None:
-                self._heartbeats.refresh(event.message, record)
+                self._heartbeats.refresh(event.message, record, now)
             return NOTHING
         if isinstance(event, Stored):
             self._unstored.confirm(event.number)

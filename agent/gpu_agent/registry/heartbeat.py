@@ -47,6 +47,8 @@ class Heartbeats:
         """Apply a heartbeat to the node that its connection registered; returns None when nothing follows."""
         message = event.message
         if record is None or record.node_id != message.node_id:
+            if record is not None:
+                record.liveness.last_refused = True
             return _send(event, unknown_node(message.node_id), now)
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
@@ -55,6 +57,7 @@ class Heartbeats:
         if message[FIRST_PART:] != NO_PARTS:
             refusal = _replace_parts(record, message, thresholds)
             if refusal is not None:
+                liveness.last_refused = True
                 return _send(event, refusal, now)
         replaced = record.declared is not declared_before or message.checks is not None
         exactly = self.wants_exact_figures(record)
@@ -69,7 +72,8 @@ class Heartbeats:
         )
         passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
-        liveness.last_seen_at = liveness.last_heartbeat_at = now
+        liveness.last_seen_at = liveness.last_heartbeat_at = liveness.figures_at = now
+        liveness.last_refused = False
         load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
         if replaced or jobs_differ or was_suspected:
             guess = gpus is not None and any(count is not None for count in gpus.processes)
@@ -92,10 +96,12 @@ class Heartbeats:
         """Apply a heartbeat that says what the node's last one said; returns None when nothing follows."""
         liveness = record.liveness
         before = liveness.last_heartbeat_at
-        if before is None:  # it belongs to a registration that another has replaced meanwhile
+        if before is None or liveness.last_refused:  # of a registration that was replaced, or refused as well
             return None
         was_suspected = liveness.suspected_until is not None
-        liveness.last_seen_at = liveness.last_heartbeat_at = max(before, now - event.age_seconds)
+        at = max(before, now - event.age_seconds)
+        liveness.last_seen_at = liveness.last_heartbeat_at = at
+        liveness.probe_age_seconds = event.probe_age_seconds
         if was_suspected:
             liveness.suspected_until = None
             self._dispatch.update(record)
@@ -104,20 +110,21 @@ class Heartbeats:
         return self._conclude(
             record,
             now,
-            passed_seconds=now - before,
+            passed_seconds=at - before,
             jobs_differ=False,
             was_suspected=was_suspected,
             checks_before=record.checks,
         )
 
-    def refresh(self, message: Heartbeat, record: NodeRecord) -> None:
+    def refresh(self, message: Heartbeat, record: NodeRecord, now: float) -> None:
         """Take in the figures of a heartbeat that was counted before."""
         liveness, usage = record.liveness, message.usage
-        if record.node_id != message.node_id or liveness.last_heartbeat_at is None:
+        if record.node_id != message.node_id or liveness.last_heartbeat_at is None or liveness.last_refused:
             return
         gpus_differ = record.gpus.write(message.gpus, exactly=self.wants_exact_figures(record))
         load_differs = _write_load(liveness, usage, None, thresholds=self._thresholds)
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
+        liveness.figures_at = now
         self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
 
     def wants_exact_figures(self, record: NodeRecord) -> bool:

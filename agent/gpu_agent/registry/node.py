@@ -82,6 +82,10 @@ class Liveness:
     """The last heartbeat's; None before the first of this registration."""
     probe_age_seconds: float | None = None
     """The last heartbeat's: the age of its GPU reading."""
+    figures_at: float = 0.0
+    """When figures came last; a heartbeat that repeats the last one brings none."""
+    last_refused: bool = False
+    """Whether the last heartbeat on its connection was refused: so are those that repeat it."""
     load: tuple[object, ...] = ()
     """The usage as dispatch last received it."""
     round_trip_seconds: float | None = None
@@ -92,6 +96,7 @@ class Liveness:
         self.last_seen_at = self.session_began_at = now
         self.round_trip_seconds = round_trip_seconds
         self.last_heartbeat_at = self.usage = self.probe_age_seconds = self.suspected_until = None
+        self.last_refused = False
 
     def restart_warmup(self, until: float) -> None:
         """Reset the counts of heartbeats and the warm-up clock (§4)."""

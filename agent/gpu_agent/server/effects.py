@@ -140,7 +140,7 @@ class EffectsExecutor:
             problem = "the registry could not write its message"
             self._connections.close(connection, CloseCode.INTERNAL_ERROR, problem)
         else:
-            self._connections.send(connection, text)
+            self._connections.send(connection, text, is_refusal=isinstance(message, NodeError))
         if isinstance(message, NodeRegisterAck):
             self._connections.identify(connection, message.node_id)
         elif isinstance(message, NodeError):

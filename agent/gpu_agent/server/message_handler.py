@@ -137,13 +137,15 @@ class MessageHandler:
         measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
         self._handle(HeartbeatReceived(connection.number, message, measured))
 
-    def heartbeats_repeated(self, connection: Peer, count: int, age_seconds: float) -> None:
+    def heartbeats_repeated(
+        self, connection: Peer, count: int, *, age_seconds: float, probe_age_seconds: float | None
+    ) -> None:
         """Count heartbeats that say what the last one said; the last of them came so long ago."""
         self.heartbeats += count
         connection.heartbeats += count
         connection.malformed_in_a_row = 0
         for _ in range(count):
-            self._handle(HeartbeatRepeated(connection.number, age_seconds))
+            self._handle(HeartbeatRepeated(connection.number, age_seconds, probe_age_seconds))
 
     def figures_fetched(self, connection: Peer, payload: bytes) -> None:
         """Read a heartbeat that was counted before, for its figures."""

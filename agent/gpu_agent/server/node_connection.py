@@ -205,6 +205,14 @@ class NodeConnection(asyncio.BufferedProtocol):
         """Drop the connection without a close frame."""
         self._transport.abort()
 
+    def pause_reading(self) -> None:
+        """Leave what the peer sends in the kernel for now."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
     def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
         """Log a violation of this peer, with its node id and address."""
         self._connections.log_limit.violation(
@@ -406,7 +414,7 @@ class NodeConnections:
         number = next(self._numbers)
         return NodeConnection(self, number, on_frame=on_frame, on_lost=on_lost, refuse=refuse)
 
-    def send(self, number: int, text: str) -> None:
+    def send(self, number: int, text: str, *, is_refusal: bool = False) -> None:  # noqa: ARG002 - a gateway's
         """Send a text frame; a connection that is gone is ignored."""
         connection = self._by_number.get(number)
         if connection is not None:

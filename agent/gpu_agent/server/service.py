@@ -100,11 +100,22 @@ class ServiceSettings:
     """Of the gateways."""
 
     def for_gateways(self) -> GatewaySettings:
-        """Return what each gateway must know; one holds its share of the connections."""
-        share = -(-self.limits.max_connections // self.gateways)
+        """Return what each gateway must know; of each limit of all connections together it has its share."""
+
+        def share(total: int) -> int:
+            return -(-total // self.gateways)
+
+        limits = self.limits
         return GatewaySettings(
             node_listen=self.node_listen,
-            limits=replace(self.limits, max_connections=share),
+            limits=replace(
+                limits,
+                max_connections=share(limits.max_connections),
+                max_handshakes=share(limits.max_handshakes),
+                max_unregistered=share(limits.max_unregistered),
+                max_unregistered_per_origin=share(limits.max_unregistered_per_origin),
+                max_held_bytes=share(limits.max_held_bytes),
+            ),
             thresholds=self.thresholds,
             tls=None if self.tls is None else self.tls.files,
             log_level=self.log_level,

@@ -86,8 +86,7 @@ class GatewayConnection:
             fetched.set_result(None)
 
     def fail(self, code: int, reason: str) -> None:
-        """End it, since its peer broke a rule."""
-        self.log_violation("connection_failed", kind=code, code=code, reason=reason)
+        """End it, since its peer broke a rule: its gateway logs that."""
         self.end(Kind.FAIL, code, reason)
 
     def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
@@ -128,10 +127,10 @@ class GatewayConnections:
         if (connection := self._by_number.get(number)) is not None:
             await asyncio.wait([connection.fetch_figures()], timeout=FETCH_SECONDS)
 
-    def send(self, number: int, text: str) -> None:
+    def send(self, number: int, text: str, *, is_refusal: bool = False) -> None:
         """Send a text frame; a connection that is gone is ignored."""
         if (connection := self._by_number.get(number)) is not None:
-            connection.send(Kind.SEND, text.encode())
+            connection.send(Kind.REFUSAL if is_refusal else Kind.SEND, text.encode())
 
     def identify(self, number: int, node_id: str) -> None:
         """A node registered on a connection: it may stay."""

@@ -6,6 +6,7 @@ are lost, as if their sockets had closed, and another one is started.
 """
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
@@ -19,7 +20,14 @@ from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread, start_alone
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.gateway.connection import GatewayConnection, GatewayConnections
-from gpu_agent.server.gateway.link import Kind, Link, read_document, unpack_frame, unpack_rows
+from gpu_agent.server.gateway.link import (
+    HeartbeatRow,
+    Kind,
+    Link,
+    read_document,
+    unpack_frame,
+    unpack_rows,
+)
 from gpu_agent.server.gateway.process import SETTINGS, GatewaySettings
 from gpu_agent.server.limits import TokenBucket
 from gpu_agent.server.message_handler import MessageHandler
@@ -27,12 +35,16 @@ from gpu_agent.server.node_auth import Presented
 from gpu_agent.server.views import Clock
 from gpu_agent.server.websocket import HandshakeRefusal
 from gpu_agent.wire.api import MemberRole, MemberView
+from gpu_agent.wire.codes import CloseCode
 
 START_SECONDS = 20.0
 """A gateway that does not listen by then is ended."""
 RESTART_SECONDS = 1.0
 """Between the end of a gateway and the start of the next one."""
-_END_SECONDS = 3.0
+SILENT_SECONDS = 10.0
+"""A gateway says something every second; one that is silent for so long hangs."""
+WATCH_SECONDS = 1.0
+_END_SECONDS = 2.0
 
 _LOG = Logger("server.gateway")
 
@@ -43,11 +55,12 @@ class _Gateway:
 
     name: str
     process: subprocess.Popen[bytes]
+    heard_at: float
+    """When it said something last, or was started; monotonic seconds, as below."""
     link: Link = field(init=False)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it listens, or has ended."""
     listening_since: float | None = None
-    """In monotonic seconds."""
     problem: str = ""
     """Why it has ended."""
     connections: dict[int, GatewayConnection] = field(default_factory=dict)
@@ -72,17 +85,21 @@ class Gateways:
         self._messages = messages
         self._authenticate, self._wants_exact_figures = authenticate, wants_exact_figures
         self._gateways: list[_Gateway] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        """All that were started and not waited for."""
         self._port: socket.socket | None = None
         """Bound and never served: it reserves the address between two gateways."""
         self._restarts: set[asyncio.Task[None]] = set()
-        self._admitting = self._stopping = False
+        self._admitting = self._running = False
+        self._watching: asyncio.TimerHandle | None = None
 
     @property
     def closed_reason(self) -> str | None:
         """Why a new node is refused, as the end of a sentence; None while nodes may connect."""
         if not self._admitting:
             return "is starting or stopping"
-        return None if any(one.settled.is_set() for one in self._gateways) else "waits for its gateways"
+        listens = any(one.listening_since is not None for one in self._gateways)
+        return None if listens else "waits for its gateways"
 
     async def listen(self, address: Address) -> Address:
         """Reserve the port, and start the gateways; raises `OSError`."""
@@ -93,38 +110,38 @@ class Gateways:
         try:
             for place in range(1, self._count + 1):
                 await self._start(f"gateway-{place}")
+            started = tuple(self._gateways)
             async with asyncio.timeout(START_SECONDS):
-                for gateway in self._gateways:
+                for gateway in started:
                     await gateway.settled.wait()
-        except TimeoutError:
-            await self.stop()
-            raise OSError(f"no gateway listens after {START_SECONDS:g} s") from None
-        except OSError:
+        except OSError:  # a timeout is one too
             await self.stop()
             raise
-        failed = next((one for one in self._gateways if one.problem), None)
+        failed = next((one for one in started if one.problem), None)
         if failed is not None:
             await self.stop()
-            raise OSError(f"{failed.name}: {failed.problem}")
+            raise OSError(errno.EIO, f"{failed.name} does not listen: {failed.problem}")
+        self._running = True
+        self._watch(time.monotonic())
         return at
 
     async def admit(self) -> None:
         """Accept node connections from now on."""
         self._admitting = True
         for gateway in self._gateways:
-            gateway.link.send(Kind.ADMIT)
+            if gateway.listening_since is not None:  # any other is told once it listens
+                gateway.link.send(Kind.ADMIT)
 
     async def stop(self) -> None:
         """Have the gateways close their connections and end; those that do not are killed."""
-        self._admitting, self._stopping = False, True
+        self._admitting = self._running = False
+        if self._watching is not None:
+            self._watching.cancel()
         for task in self._restarts:
             task.cancel()
-        gateways = list(self._gateways)
-        for gateway in gateways:
+        for gateway in tuple(self._gateways):
             gateway.link.close()
-        await in_thread(
-            "gateways", lambda: _await_all([one.process for one in gateways]), deadline_seconds=None
-        )
+        await in_thread("gateways", lambda: _await_all(self._processes), deadline_seconds=None)
         if self._port is not None:
             self._port.close()
         self.connections.log_limit.stop()
@@ -154,7 +171,8 @@ class Gateways:
 
     async def _start(self, name: str) -> None:
         ours, process = _start_process()
-        gateway = _Gateway(name, process)
+        self._processes.append(process)
+        gateway = _Gateway(name, process, heard_at=time.monotonic())
         gateway.link = Link(partial(self._received, gateway), partial(self._link_lost, gateway))
         await asyncio.get_running_loop().create_connection(lambda: gateway.link, sock=ours)
         self._gateways.append(gateway)
@@ -167,16 +185,30 @@ class Gateways:
         self._gateways.remove(gateway)
         for connection in tuple(gateway.connections.values()):
             self._lost(gateway, connection)
-        if self._stopping:
-            return
         gateway.process.kill()
-        _LOG.error("gateway_lost", gateway=gateway.name, pid=gateway.process.pid, problem=problem)
-        task = start_alone(f"restart-{gateway.name}", self._restart(gateway))
-        self._restarts.add(task)
-        task.add_done_callback(self._restarts.discard)
+        if self._running:
+            _LOG.error("gateway_lost", gateway=gateway.name, pid=gateway.process.pid, problem=gateway.problem)
+            task = start_alone(f"restart-{gateway.name}", self._restart(gateway))
+            self._restarts.add(task)
+            task.add_done_callback(self._restarts.discard)
+
+    def _watch(self, planned_at: float) -> None:
+        """End a gateway that says nothing any more: it hangs, with its nodes' connections."""
+        now = time.monotonic()
+        for gateway in tuple(self._gateways):
+            if now - planned_at > WATCH_SECONDS:  # we stood still ourselves: what they said waits
+                gateway.heard_at = now
+            limit = START_SECONDS if gateway.listening_since is None else SILENT_SECONDS
+            if now - gateway.heard_at > limit:
+                gateway.problem = f"it has said nothing for {limit:g} s"
+                gateway.link.end(gateway.problem)
+        self._watching = asyncio.get_running_loop().call_later(
+            WATCH_SECONDS, self._watch, now + WATCH_SECONDS
+        )
 
     async def _restart(self, gateway: _Gateway) -> None:
         await in_thread("gateway", gateway.process.wait, deadline_seconds=None)
+        self._processes.remove(gateway.process)
         while True:
             await asyncio.sleep(RESTART_SECONDS)
             try:
@@ -186,42 +218,66 @@ class Gateways:
             else:
                 return
 
-    def _received(self, gateway: _Gateway, kind: Kind, local: int, payload: memoryview) -> None:  # noqa: PLR0917 - as a link calls it
+    def _received(  # noqa: PLR0917 - as a link calls it
+        self, gateway: _Gateway, kind: Kind, local: int, payload: memoryview
+    ) -> None:
+        gateway.heard_at = now = time.monotonic()
         match kind:
             case Kind.ROWS:
-                for number, count, age in unpack_rows(payload):
+                for number, row in unpack_rows(payload, now):
                     repeating = gateway.connections[number]
-                    self._messages.heartbeats_repeated(repeating, count, age)
-                    self._tell_exactness(repeating)
+                    self._contain(repeating, partial(self._repeat, repeating, row, now))
             case Kind.FRAME:
                 connection = gateway.connections[local]
                 connection.round_trip_seconds, frame = unpack_frame(payload)
-                self._messages.frame_arrived(connection, frame)
-                self._tell_exactness(connection)
+                self._contain(connection, partial(self._take_frame, connection, frame))
             case Kind.NEWEST:
-                self._figures_fetched(gateway.connections.get(local), bytes(payload))
+                if (asked := gateway.connections.get(local)) is not None:
+                    self._contain(asked, partial(self._take_figures, asked, bytes(payload)))
             case Kind.HANDSHAKE:
                 self._answer_handshake(gateway, local, read_document(payload))
             case Kind.LOST:
                 if (lost := gateway.connections.get(local)) is not None:
                     self._lost(gateway, lost)
-            case Kind.LISTENING:
-                gateway.listening_since = time.monotonic()
-                gateway.settled.set()
-                if self._admitting:
-                    gateway.link.send(Kind.ADMIT)
-                _LOG.info("gateway_listening", gateway=gateway.name, pid=gateway.process.pid)
             case _:
-                gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
+                self._gateway_changed(gateway, kind, payload)
 
-    def _tell_exactness(self, connection: GatewayConnection) -> None:
+    def _gateway_changed(self, gateway: _Gateway, kind: Kind, payload: memoryview) -> None:
+        if kind is Kind.LISTENING:
+            gateway.listening_since = time.monotonic()
+            gateway.settled.set()
+            if self._admitting:
+                gateway.link.send(Kind.ADMIT)
+            _LOG.info("gateway_listening", gateway=gateway.name, pid=gateway.process.pid)
+        elif kind is Kind.PROBLEM:
+            gateway.problem = str(payload, "utf-8")
+        else:
+            gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
+
+    def _contain(self, connection: GatewayConnection, work: Callable[[], None]) -> None:
+        """Do what a node has said; where that crashes its connection ends, as a socket's of our own does."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - a task guard, of what no task runs
+            _LOG.crash(
+                "task_crashed", error, task="gateway frame", problem=f"{type(error).__name__}: {error}"
+            )
+            connection.end(Kind.FAIL, CloseCode.INTERNAL_ERROR, "the registry failed; this is a bug of it")
+
+    def _repeat(self, connection: GatewayConnection, row: HeartbeatRow, now: float) -> None:
+        self._messages.heartbeats_repeated(
+            connection, row.heartbeats, age_seconds=now - row.at, probe_age_seconds=row.probe_age_seconds
+        )
         connection.set_exact(exact=self._wants_exact_figures(connection.number))
 
-    def _figures_fetched(self, connection: GatewayConnection | None, heartbeat: bytes) -> None:
-        if connection is not None:
-            if heartbeat:
-                self._messages.figures_fetched(connection, heartbeat)
-            connection.figures_fetched()
+    def _take_frame(self, connection: GatewayConnection, frame: bytes) -> None:
+        self._messages.frame_arrived(connection, frame)
+        connection.set_exact(exact=self._wants_exact_figures(connection.number))
+
+    def _take_figures(self, connection: GatewayConnection, heartbeat: bytes) -> None:
+        if heartbeat:
+            self._messages.figures_fetched(connection, heartbeat)
+        connection.figures_fetched()
 
     def _answer_handshake(self, gateway: _Gateway, local: int, document: dict[str, Any]) -> None:
         connection = GatewayConnection(
@@ -272,9 +328,10 @@ def _reserved(address: Address) -> socket.socket:
     """Bind an address that the gateways share, without serving it."""
     reserved = socket.socket(address.family)
     try:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((address.bound_host, address.port))
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # else any program may bind it too
     except OSError:
         reserved.close()
         raise

@@ -6,7 +6,7 @@ dispatch knows it, free memory in the steps of dispatch, the use of claimed GPUs
 Figures vary within these bounds all the time; the exact ones are fetched when somebody asks for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gpu_agent.registry.claim_telemetry import IDLE_PERCENT, OLDEST_FIGURES_SECONDS
@@ -20,6 +20,9 @@ from gpu_agent.wire.messages import Hardware
 HEARTBEATS_PER_MEASUREMENT = 16
 """A round trip is looked at with every 16th heartbeat."""
 
+OLDEST_SECONDS = 60.0
+"""A heartbeat is news after this time at the latest: figures that somebody lists are no older."""
+
 _NO_SIZES: Mapping[str, int | None] = {}
 
 
@@ -29,9 +32,11 @@ class _Sender:
 
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     """The memory of each GPU by UUID, in MiB, as declared."""
-    registered: bool = False
+    node_id: str | None = None
+    """Of the node that registered here last."""
     last: object = None
     """What the last heartbeat that was handed on said; None before the first one of a registration."""
+    handed_on_at: float = 0.0
     near: int | None = None
     exact: bool = False
     """Whether it has claims: then dispatch knows its free memory to the MiB, and each claim how busy its GPUs
@@ -51,8 +56,15 @@ class HeartbeatRelay:
         """A node declares its GPUs on a connection."""
         self._senders.setdefault(connection, _Sender()).sizes = _sizes(hardware)
 
-    def is_news(self, connection: int, heartbeat: Heartbeat, round_trip_seconds: float | None) -> bool:
-        """Say whether a heartbeat must reach the leader."""
+    def is_news(
+        self,
+        connection: int,
+        heartbeat: Heartbeat,
+        now: float,
+        *,
+        round_trip: Callable[[], float | None] = lambda: None,
+    ) -> bool:
+        """Say whether a heartbeat must reach the leader; `round_trip` measures that of the connection."""
         sender = self._senders.setdefault(connection, _Sender())
         if heartbeat.hardware is not None:
             sender.sizes = _sizes(heartbeat.hardware)
@@ -60,16 +72,24 @@ class HeartbeatRelay:
         sender.heartbeats += 1
         near = sender.near
         if sender.heartbeats % HEARTBEATS_PER_MEASUREMENT == 0:
-            near = nearness(round_trip_seconds)
-        if sender.registered and said == sender.last and near == sender.near:
+            near = nearness(round_trip())
+        is_new = said != sender.last or near != sender.near or heartbeat.node_id != sender.node_id
+        if not is_new and now - sender.handed_on_at < OLDEST_SECONDS:
             return False
-        sender.last, sender.near = said, near
+        sender.last, sender.near, sender.handed_on_at = said, near, now
         return True
 
-    def registered(self, connection: int) -> None:
+    def registered(self, connection: int, node_id: str) -> None:
         """A node has registered on a connection: its next heartbeat is news."""
-        sender = self._senders.setdefault(connection, _Sender())
-        sender.registered, sender.last = True, None
+        sender = self._senders.get(connection)
+        if sender is not None:
+            sender.node_id, sender.last = node_id, None
+
+    def refused(self, connection: int) -> None:
+        """The leader has refused something: the next heartbeat is news, and so is refused too."""
+        sender = self._senders.get(connection)
+        if sender is not None:
+            sender.last = None
 
     def set_exact(self, connection: int, *, exact: bool) -> None:
         """Hand on every change of a node's memory from now on, and its GPUs' use; or memory in steps."""
@@ -86,7 +106,6 @@ class HeartbeatRelay:
         usage, gpus, age = heartbeat.usage, heartbeat.gpus, heartbeat.probe_age_seconds
         percent = usage.gpu_percent
         return (
-            heartbeat.node_id,
             heartbeat.running_jobs,
             usage.running_jobs,
             load_of(usage, self._thresholds),

@@ -7,10 +7,11 @@ lets `MOST_BACKLOG_BYTES` wait, loses the link: no frame is ever dropped alone.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
+from math import isnan, nan
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 BACKLOG_SECONDS = 10.0
 """How long the other side may read nothing while frames wait for it."""
@@ -20,8 +21,10 @@ MOST_BACKLOG_BYTES = 64 * 1024 * 1024
 _HEAD = Struct("!IBQ")
 _KIND_BYTES = _HEAD.size - 4
 """The part of the head that its length counts."""
-_READ_BYTES = 256 * 1024
-_ROW = Struct("!QHf")
+_READ_BYTES = 64 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
+"""A gateway reads no more of nodes while more than this waits for the leader."""
+_ROW = Struct("!QHff")
 _ROUND_TRIP = Struct("!d")
 
 
@@ -38,6 +41,8 @@ class Kind(IntEnum):
     """Of a handshake; JSON: status, sentence, retry_after_seconds."""
     SEND = 5
     """A text frame for the node."""
+    REFUSAL = 12
+    """As SEND: a refusal, so that the node's next heartbeat is handed on whole."""
     REGISTERED = 6
     """The id of the node that has registered."""
     CLOSE = 7
@@ -58,21 +63,27 @@ class Kind(IntEnum):
     FRAME = 66
     """The round trip in seconds (NaN where unknown), then a frame of the node as it came."""
     ROWS = 67
-    """Heartbeats that say nothing new: see `pack_rows`."""
+    """Heartbeats that say nothing new: see `pack_rows`. Sent every second, even without any."""
     NEWEST = 68
     """The answer to FIGURES: a heartbeat that was counted already; empty where there is none."""
     LOST = 69
     """A node connection is closed."""
+    PROBLEM = 70
+    """Why the gateway ends, as text."""
 
 
 class Link(asyncio.BufferedProtocol):
     """One end of a link."""
 
     def __init__(
-        self, on_frame: Callable[[Kind, int, memoryview], None], on_lost: Callable[[str], None]
+        self,
+        on_frame: Callable[[Kind, int, memoryview], None],
+        on_lost: Callable[[str], None],
+        *,
+        on_drained: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_lost` receives why the link has ended, once."""
-        self._on_frame, self._on_lost = on_frame, on_lost
+        """`on_lost` receives why the link has ended; `on_drained` is called when `is_backed_up` ends."""
+        self._on_frame, self._on_lost, self._on_drained = on_frame, on_lost, on_drained
         self._buffer = bytearray(_READ_BYTES)
         self._filled = 0
         self._outgoing: list[bytes] = []
@@ -82,9 +93,9 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
 
     @property
-    def is_open(self) -> bool:
-        """Whether frames still leave."""
-        return not self._transport.is_closing()
+    def is_backed_up(self) -> bool:
+        """Whether too much waits for the other side."""
+        return self._backlog is not None
 
     def send(self, kind: Kind, connection: int = 0, payload: bytes = b"") -> None:
         """Send a frame; on a link that has ended it is dropped, with all else of its connections."""
@@ -113,6 +124,7 @@ class Link(asyncio.BufferedProtocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - those of stream sockets are
         self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the next bytes are read into."""
@@ -144,6 +156,7 @@ class Link(asyncio.BufferedProtocol):
         if self._backlog is not None:
             self._backlog.cancel()
             self._backlog = None
+            self._on_drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end."""
@@ -182,20 +195,36 @@ def read_document(payload: memoryview) -> dict[str, Any]:
 
 def pack_frame(round_trip_seconds: float | None, frame: bytes) -> bytes:
     """Write the payload of a FRAME."""
-    return _ROUND_TRIP.pack(float("nan") if round_trip_seconds is None else round_trip_seconds) + frame
+    return _ROUND_TRIP.pack(nan if round_trip_seconds is None else round_trip_seconds) + frame
 
 
 def unpack_frame(payload: memoryview) -> tuple[float | None, bytes]:
     """Read the payload of a FRAME."""
     (seconds,) = _ROUND_TRIP.unpack_from(payload)
-    return seconds if seconds == seconds else None, bytes(payload[_ROUND_TRIP.size :])  # noqa: PLR0124 - NaN
+    return None if isnan(seconds) else seconds, bytes(payload[_ROUND_TRIP.size :])
 
 
-def pack_rows(rows: Mapping[int, tuple[int, float]], now: float) -> bytes:
-    """Write rows: by connection, how many heartbeats, and when the last of them came (monotonic seconds)."""
-    return b"".join([_ROW.pack(number, count, now - at) for number, (count, at) in rows.items()])
+class HeartbeatRow(NamedTuple):
+    """Heartbeats of one node that say nothing new."""
+
+    heartbeats: int
+    at: float
+    """When the last of them came, in monotonic seconds."""
+    probe_age_seconds: float | None
+    """Of the last of them."""
 
 
-def unpack_rows(payload: memoryview) -> list[tuple[int, int, float]]:
-    """Read rows: the connection, how many heartbeats, and the age of the last in seconds."""
-    return list(_ROW.iter_unpack(payload))
+def pack_rows(rows: Mapping[int, HeartbeatRow], now: float) -> bytes:
+    """Write rows by connection."""
+    return b"".join([_packed(number, row, now) for number, row in rows.items()])
+
+
+def unpack_rows(payload: memoryview, now: float) -> Iterator[tuple[int, HeartbeatRow]]:
+    """Read rows by connection; the other side's clock may be another."""
+    for number, count, age, probe_age in _ROW.iter_unpack(payload):
+        yield number, HeartbeatRow(count, now - age, None if isnan(probe_age) else probe_age)
+
+
+def _packed(number: int, row: HeartbeatRow, now: float) -> bytes:
+    age = row.probe_age_seconds
+    return _ROW.pack(number, row.heartbeats, now - row.at, nan if age is None else age)

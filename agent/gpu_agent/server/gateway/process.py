@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -23,7 +24,7 @@ from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.server.address import Address
 from gpu_agent.server.collector import tune_the_collector
 from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
-from gpu_agent.server.gateway.link import Kind, Link, pack_frame, pack_rows, read_document
+from gpu_agent.server.gateway.link import HeartbeatRow, Kind, Link, pack_frame, pack_rows, read_document
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import read_ordinary_heartbeat
 from gpu_agent.server.node_auth import Presented
@@ -34,6 +35,9 @@ from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+
+MOST_NEWEST_BYTES = 16 * 1024
+"""A longer heartbeat is always handed on; what a shorter one says is held for those who ask."""
 
 ROWS_SECONDS = 1.0
 """How often the heartbeats that say nothing new are counted to the leader."""
@@ -59,7 +63,7 @@ class Gateway:
     """The node connections of one process, and its link to the leader."""
 
     def __init__(self) -> None:
-        self.link = Link(self._received, self._link_lost)
+        self.link = Link(self._received, self._link_lost, on_drained=self._go_on_reading)
         self.ended = asyncio.Event()
         """Set once the link has ended."""
         self._tasks: Tasks | None = None
@@ -67,7 +71,9 @@ class Gateway:
         self._listener: NodeListener
         self._relay: HeartbeatRelay
         self._encryption: Encryption | None = None
-        self._rows: dict[int, tuple[int, float]] = {}
+        self._rows: dict[int, HeartbeatRow] = {}
+        self._paused: set[NodeConnection] = set()
+        """Those that are not read because too much waits for the leader."""
         self._newest: dict[int, bytes] = {}
         """The newest heartbeat of each connection, as it came."""
 
@@ -88,8 +94,12 @@ class Gateway:
             case Kind.SEND:
                 self._connections.send(connection, str(payload, "utf-8"))
             case Kind.REGISTERED:
-                self._relay.registered(connection)
-                self._connections.identify(connection, str(payload, "utf-8"))
+                node_id = str(payload, "utf-8")
+                self._relay.registered(connection, node_id)
+                self._connections.identify(connection, node_id)
+            case Kind.REFUSAL:
+                self._relay.refused(connection)
+                self._connections.send(connection, str(payload, "utf-8"))
             case Kind.ACCEPT:
                 self._connections.answer_handshake(connection, None)
             case Kind.REFUSE:
@@ -122,7 +132,7 @@ class Gateway:
         try:
             self._encryption = None if settings.tls is None else Encryption(settings.tls)
         except TlsFileError as error:
-            self.link.end(str(error))
+            self._give_up(str(error))
             return
         self._relay = HeartbeatRelay(settings.thresholds)
         self._connections = NodeConnections(settings.limits)
@@ -136,7 +146,7 @@ class Gateway:
         try:
             await self._listener.listen(settings.node_listen, shared=True)
         except OSError as error:
-            self.link.end(str(error))
+            self._give_up(error.strerror or str(error))
             return
         tune_the_collector()
         self.link.send(Kind.LISTENING)
@@ -144,6 +154,10 @@ class Gateway:
             self._tasks.start("gateway-rows", self._send_rows())
             if self._encryption is not None:
                 self._tasks.start("certificate", self._encryption.watch())
+
+    def _give_up(self, problem: str) -> None:
+        self.link.send(Kind.PROBLEM, 0, problem.encode())
+        self.link.close()
 
     @staticmethod
     async def _reload(encryption: Encryption) -> None:
@@ -168,15 +182,26 @@ class Gateway:
 
     def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
         number = connection.number
+        now = asyncio.get_running_loop().time()
         heartbeat = self._heartbeat_in(number, frame)
-        if heartbeat is not None:
+        if heartbeat is not None and connection.is_registered and len(frame) <= MOST_NEWEST_BYTES:
             self._newest[number] = frame
-        if heartbeat is None or self._relay.is_news(number, heartbeat, connection.round_trip_seconds):
-            self._send_row(number)
-            self.link.send(Kind.FRAME, number, pack_frame(connection.round_trip_seconds, frame))
-        else:
-            count, _ = self._rows.get(number, (0, 0.0))
-            self._rows[number] = count + 1, asyncio.get_running_loop().time()
+            if not self._relay.is_news(number, heartbeat, now, round_trip=partial(_round_trip, connection)):
+                before = self._rows.get(number)
+                count = 1 if before is None else before.heartbeats + 1
+                self._rows[number] = HeartbeatRow(count, now, heartbeat.probe_age_seconds)
+                return
+        self._send_row(number)
+        self.link.send(Kind.FRAME, number, pack_frame(connection.round_trip_seconds, frame))
+        if self.link.is_backed_up:
+            self._paused.add(connection)
+            connection.pause_reading()
+
+    def _go_on_reading(self) -> None:
+        """The leader has read what waited."""
+        paused, self._paused = self._paused, set()
+        for connection in paused:
+            connection.resume_reading()
 
     def _heartbeat_in(self, number: int, frame: bytes) -> Heartbeat | None:
         """Read a heartbeat; None for any other frame, and for a malformed one: the leader refuses it."""
@@ -192,6 +217,7 @@ class Gateway:
         return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
 
     def _connection_lost(self, connection: NodeConnection) -> None:
+        self._paused.discard(connection)
         self._newest.pop(connection.number, None)
         self._send_row(connection.number)
         self._relay.forget(connection.number)
@@ -207,8 +233,11 @@ class Gateway:
         while True:
             await asyncio.sleep(ROWS_SECONDS)
             rows, self._rows = self._rows, {}
-            if rows:
-                self.link.send(Kind.ROWS, 0, pack_rows(rows, asyncio.get_running_loop().time()))
+            self.link.send(Kind.ROWS, 0, pack_rows(rows, asyncio.get_running_loop().time()))
+
+
+def _round_trip(connection: NodeConnection) -> float | None:
+    return connection.round_trip_seconds
 
 
 def _refusal(document: dict[str, Any]) -> HandshakeRefusal:
