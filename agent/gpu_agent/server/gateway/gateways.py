@@ -259,9 +259,8 @@ class Gateways:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - a task guard, of what no task runs
-            _LOG.crash(
-                "task_crashed", error, task="gateway frame", problem=f"{type(error).__name__}: {error}"
-            )
+            problem = f"{type(error).__name__}: {error}"
+            _LOG.crash("node_message_crashed", error, node_id=connection.node_id, problem=problem)
             connection.end(Kind.FAIL, CloseCode.INTERNAL_ERROR, "the registry failed; this is a bug of it")
 
     def _repeat(self, connection: GatewayConnection, row: HeartbeatRow, now: float) -> None:
