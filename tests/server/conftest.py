@@ -26,7 +26,7 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run each test on the loop of `registry serve`, and those of connections on asyncio's own too."""
     served = loop_factory()
-    if served is None or item.path.name == "test_gateways.py":
+    if served is None:
         return {"asyncio": asyncio.new_event_loop}
     both = {"uvloop": served, "asyncio": asyncio.new_event_loop}
     return both if item.path.name in ON_BOTH_LOOPS else {"uvloop": served}

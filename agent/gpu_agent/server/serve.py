@@ -58,11 +58,8 @@ _LOG = Logger("registry")
 
 
 def run(settings: RegistrySettings, read: Callable[[], RegistrySettings]) -> int:
-    """Serve on an event loop of its own; returns the exit code.
-
-    It is uvloop's where that is installed. A registry with gateways stays on asyncio's, as they do.
-    """
-    with asyncio.Runner(loop_factory=None if settings.gateways else loop_factory()) as runner:
+    """Serve on an event loop of its own, uvloop's where that is installed; returns the exit code."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(settings, read))
 
 

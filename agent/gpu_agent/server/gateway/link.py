@@ -120,9 +120,8 @@ class Link(asyncio.BufferedProtocol):
 
     # What asyncio calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - those of stream sockets are
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 

@@ -23,6 +23,7 @@ from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.server.address import Address
 from gpu_agent.server.collector import tune_the_collector
+from gpu_agent.server.event_loop import loop_factory
 from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
 from gpu_agent.server.gateway.link import HeartbeatRow, Kind, Link, pack_frame, pack_rows, read_document
 from gpu_agent.server.limits import Limits
@@ -79,9 +80,9 @@ class Gateway:
 
     async def run(self, own: socket.socket) -> None:
         """Serve until the link ends, then close all connections."""
-        await asyncio.get_running_loop().create_connection(lambda: self.link, sock=own)
         async with Tasks() as tasks:
-            self._tasks = tasks
+            self._tasks = tasks  # before the first frame, which may arrive at once
+            await asyncio.get_running_loop().create_connection(lambda: self.link, sock=own)
             await self.ended.wait()
             if hasattr(self, "_listener"):
                 await self._listener.stop()
@@ -259,4 +260,5 @@ def main() -> None:
         logs.configure(call_soon=asyncio.get_running_loop().call_soon)
         await Gateway().run(own)
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve())
