@@ -15,6 +15,10 @@ median of the rounds counts. Figures are of the *server's* CPU time; the wall ti
 
 Then the registry idles: empty, and with 1 000 of our nodes, each of which sends a heartbeat every 15 s.
 
+With `--gateways N` only a registry with N gateways is measured, in turns with one of one process, both on all
+cores, of which the sender takes one: CPU time of all its processes, of the leader alone, and heartbeats a
+second of wall time.
+
 Other work on the machine makes all figures worse: watch the load.
 
 `--check` ends with 1 when a target is missed. Linux only.
@@ -50,10 +54,13 @@ from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 
 MOST_OF_BARE = 0.8
 """Of the bare server's CPU time; the jumping fleet has no target."""
+MOST_OF_ONE_PROCESS, MOST_OF_THE_LEADER, LEAST_WALL = 1.3, 15.0, 1.5
+"""With gateways: CPU time and heartbeats a second, of one process; microseconds of the leader alone."""
 MOST_IDLE, MOST_EMPTY = 0.02, 0.003
 """Of a core."""
 IDLE_NODES, IDLE_INTERVAL_SECONDS = 1000, 15.0
 
+VOICES = 8
 CHUNKS = 10
 """The fleet is sent to in so many parts, so that the server always has one to work on."""
 
@@ -73,6 +80,8 @@ class Measured:
     heartbeats: int
     wall_seconds: float
     cpu_seconds: float
+    own_cpu_seconds: float
+    """Of its first process alone."""
 
     @property
     def microseconds(self) -> float:
@@ -87,6 +96,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=5, help="of each server in turns; the median counts")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="0 leaves out the idle registry")
+    parser.add_argument("--gateways", type=int, default=0, help="compare so many with one process")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--bare-server", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -100,6 +110,8 @@ def main() -> int:
     _allow_sockets(2 * arguments.nodes)
     signal.alarm(LONGEST_RUN_SECONDS)
     os.sched_setaffinity(0, {cores[1]})
+    if arguments.gateways:
+        return 0 if _compare_gateways(arguments) or not arguments.check else 1
     reached = True
     for workload in WORKLOADS:
         ratio = _compare(workload, arguments, core=cores[0])
@@ -131,6 +143,43 @@ def _compare(workload: Workload, arguments: argparse.Namespace, *, core: int) ->
         flush=True,
     )
     return ratio
+
+
+def _compare_gateways(arguments: argparse.Namespace) -> bool:
+    """Measure a registry with gateways and one of one process in turns."""
+    workload = WORKLOADS[1]
+    frames = [workload.heartbeats_of(node) for node in range(arguments.nodes)]
+    spread, alone = [], []
+    with (
+        _running(_registry(), None) as one,
+        _running([*_registry(), "--gateways", str(arguments.gateways)], None) as many,
+    ):
+        fleets = [
+            Fleet(server, _registered(workload, arguments.nodes, server.node_port), frames, voices=VOICES)
+            for server in (one, many)
+        ]
+        for fleet in fleets:
+            fleet.measure(waves=WARM_UP_WAVES)
+        for _ in range(arguments.rounds):
+            alone.append(fleets[0].measure(seconds=arguments.seconds))
+            spread.append(fleets[1].measure(seconds=arguments.seconds))
+        for server in (one, many):
+            _check_statuses(server, arguments.nodes)
+    cost = _median(spread) / _median(alone)
+    leader = median(round_.own_cpu_seconds / round_.heartbeats * 1e6 for round_ in spread)
+    walls = [
+        median(round_.heartbeats / round_.wall_seconds for round_ in rounds) for rounds in (alone, spread)
+    ]
+    wall = walls[1] / walls[0]
+    print(
+        f"{workload.name}: {arguments.nodes} nodes, {arguments.gateways} gateways, "
+        f"load {os.getloadavg()[0]:.1f}\n"
+        f"  one process  {_in_words(alone)}\n  gateways     {_in_words(spread)}\n"
+        f"  CPU time {cost:.2f} of one process's (target {MOST_OF_ONE_PROCESS}), the leader alone "
+        f"{leader:.1f} µs (target {MOST_OF_THE_LEADER:g}); {wall:.2f} of its heartbeats a second "
+        f"(target {LEAST_WALL})"
+    )
+    return cost <= MOST_OF_ONE_PROCESS and leader <= MOST_OF_THE_LEADER and wall >= LEAST_WALL
 
 
 def _idle(seconds: float, *, core: int) -> bool:
@@ -190,23 +239,28 @@ def _check_statuses(registry: "Server", nodes: int) -> None:
 class Fleet:
     """The sending side: connected nodes, in chunks, each with the heartbeats it sends in turn."""
 
-    def __init__(self, server: "Server", sockets: list[socket.socket], frames: Frames) -> None:
+    def __init__(
+        self, server: "Server", sockets: list[socket.socket], frames: Frames, *, voices: int = 1
+    ) -> None:
+        """The last sockets of a chunk, so many, speak for all: one where one process serves them."""
         size = max(1, len(sockets) // CHUNKS)
         self._nodes = [(one, cycle(heartbeats)) for one, heartbeats in zip(sockets, frames, strict=True)]
-        self._server = server
+        self._server, self._voices = server, voices
         self._chunks = [self._nodes[at : at + size] for at in range(0, len(self._nodes), size)]
         self._flying: set[int] = set()
 
     def measure(self, *, seconds: float = 0.0, waves: int = 1) -> Measured:
         """Send wave after wave; the measured time begins and ends when everything sent was taken in."""
         self._settle()
+        own_before = self._server.own_cpu_seconds
         began, cpu_before, sent = time.monotonic(), self._server.cpu_seconds, 0
         while sent < waves or time.monotonic() - began < seconds:
             self._wave()
             sent += 1
         self._settle()
         wall, cpu = time.monotonic() - began, self._server.cpu_seconds - cpu_before
-        return Measured(sent * len(self._nodes), wall, cpu)
+        own = self._server.own_cpu_seconds - own_before
+        return Measured(sent * len(self._nodes), wall, cpu, own)
 
     def trickle(self, seconds: float) -> None:
         """Let each node send a heartbeat at its interval, evenly spread, for so long."""
@@ -224,7 +278,8 @@ class Fleet:
             self._land(number)
             for one, heartbeats in chunk:
                 one.sendall(next(heartbeats))
-            chunk[-1][0].sendall(PING)
+            for one, _ in chunk[-self._voices :]:
+                one.sendall(PING)
             self._flying.add(number)
 
     def _settle(self) -> None:
@@ -233,10 +288,11 @@ class Fleet:
             self._land(number)
 
     def _land(self, number: int) -> None:
-        """Sockets are taken in the order in which they had data: the last one's pong speaks for all."""
+        """Sockets are taken in the order in which they had data: a process's last pong speaks for all."""
         if number in self._flying:
             self._flying.discard(number)
-            _await_bytes(self._chunks[number][-1][0], PONG)
+            for one, _ in self._chunks[number][-self._voices :]:
+                _await_bytes(one, PONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +310,19 @@ class Server:
 
     @property
     def cpu_seconds(self) -> float:
-        """Its CPU time so far, its threads included."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        """The CPU time so far of all its processes, threads included."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return self.own_cpu_seconds + sum(map(_cpu_seconds, map(int, children)))
+
+    @property
+    def own_cpu_seconds(self) -> float:
+        """That of the process that was started."""
+        return _cpu_seconds(self.pid)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 _BARE = [sys.executable, __file__, "--bare-server"]
@@ -277,11 +343,12 @@ def _registry() -> list[str]:
 
 
 @contextmanager
-def _running(command: list[str], core: int) -> Iterator[Server]:
-    """Run a server on one core until the block ends; it says where it listens as `registry_listening`."""
+def _running(command: list[str], core: int | None) -> Iterator[Server]:
+    """Run a server, on one core if that is given, until the block ends; it says where it listens."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        os.sched_setaffinity(process.pid, {core})
+        cores = set(range(os.cpu_count() or 1)) if core is None else {core}
+        os.sched_setaffinity(process.pid, cores)
         assert process.stderr is not None  # noqa: S101 - it was asked for
         for line in process.stderr:
             said = json.loads(line) if line.startswith("{") else {}
