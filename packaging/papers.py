@@ -5,6 +5,7 @@ It takes licences from the bundled packages' own descriptions, and refuses one t
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.message import Message
@@ -13,7 +14,7 @@ from pathlib import Path
 
 MAINTAINER = "gpu-agent maintainers <maintainers@gpu-agent.example.org>"
 
-_APACHE = "Apache License"
+_APACHE = re.compile(r"(?m)^\s*Apache License\s*\n\s*Version 2\.0, January 2004")
 _APACHE_ON_DEBIAN = "The text is in /usr/share/common-licenses/Apache-2.0 on Debian."
 _PROGRAM = """\
 gpu-agent: the agent on a GPU machine, and the registry beside the scheduler.
@@ -75,10 +76,18 @@ def _texts(dist_info: Path) -> Iterator[str]:
     """Find the licence's texts: files beside the description, else the head of the package's one module."""
     files = sorted(path for path in dist_info.rglob("*") if _tells_of_a_licence(path))
     for path in files:
-        text = path.read_text(encoding="utf-8")
-        yield f"{_APACHE_ON_DEBIAN}\n" if text.lstrip().startswith(_APACHE) else text
+        yield _without_apache(path.read_text(encoding="utf-8"))
     if not files and dist_info.name.startswith("nvidia_ml_py-"):
         yield _head((dist_info.parent / "pynvml.py").read_text(encoding="utf-8"))
+
+
+def _without_apache(text: str) -> str:
+    """Name the place of Apache's licence instead of its text; what stands before it stays."""
+    found = _APACHE.search(text)
+    if found is None:
+        return text
+    before = text[: found.start()].strip()
+    return f"{before}\n{_APACHE_ON_DEBIAN}\n" if before else f"{_APACHE_ON_DEBIAN}\n"
 
 
 def _tells_of_a_licence(path: Path) -> bool:
