@@ -79,6 +79,15 @@ def start_alone(name: str, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     return asyncio.get_running_loop().create_task(_guarded(name, work), name=name)
 
 
+def crash_of(work: Callable[[], None]) -> Exception | None:
+    """Do one piece of work whose crash must not end the others; returns the crash, for the caller to log."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - the guard: nothing is swallowed, the caller has it
+        return error
+    return None
+
+
 class Worker:
     """One named daemon thread that does what blocks, one thing after another.
 

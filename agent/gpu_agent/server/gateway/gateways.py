@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.runtime.tasks import in_thread, start_alone
+from gpu_agent.runtime.tasks import crash_of, in_thread, start_alone
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.gateway.connection import GatewayConnection, GatewayConnections
 from gpu_agent.server.gateway.link import (
@@ -256,9 +256,8 @@ class Gateways:
 
     def _contain(self, connection: GatewayConnection, work: Callable[[], None]) -> None:
         """Do what a node has said; where that crashes its connection ends, as a socket's of our own does."""
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - a task guard, of what no task runs
+        error = crash_of(work)
+        if error is not None:
             problem = f"{type(error).__name__}: {error}"
             _LOG.crash("node_message_crashed", error, node_id=connection.node_id, problem=problem)
             connection.end(Kind.FAIL, CloseCode.INTERNAL_ERROR, "the registry failed; this is a bug of it")
