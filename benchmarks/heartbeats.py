@@ -29,7 +29,6 @@ import asyncio
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -50,6 +49,7 @@ from websockets.asyncio.server import ServerConnection, serve
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
 from benchmarks.load.frames import MASK, WORKLOADS, Workload, frame
+from benchmarks.load.sockets import allow_sockets, await_bytes
 from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 
 MOST_OF_BARE = 0.8
@@ -107,7 +107,7 @@ def main() -> int:
     if len(cores) < 2:  # noqa: PLR2004 - one for each side
         print("two cores are needed: one for the registry, one for the sender")
         return 1
-    _allow_sockets(2 * arguments.nodes)
+    allow_sockets(2 * arguments.nodes)
     signal.alarm(LONGEST_RUN_SECONDS)
     os.sched_setaffinity(0, {cores[1]})
     if arguments.gateways:
@@ -224,7 +224,7 @@ def _registered(workload: Workload, nodes: int, port: int) -> list[socket.socket
         for node, one in enumerate(part, start=len(sockets)):
             one.sendall(frame(workload.registration_of(node)))
         for one in part:
-            _await_bytes(one, b"node_register_ack")
+            await_bytes(one, b"node_register_ack")
         sockets += part
     return sockets
 
@@ -292,7 +292,7 @@ class Fleet:
         if number in self._flying:
             self._flying.discard(number)
             for one, _ in self._chunks[number][-self._voices :]:
-                _await_bytes(one, PONG)
+                await_bytes(one, PONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,30 +397,9 @@ def _connected(count: int, port: int) -> list[socket.socket]:
         one.sendall(handshake)
         sockets.append(one)
     for one in sockets:
-        _await_bytes(one, b"\r\n\r\n")
+        await_bytes(one, b"\r\n\r\n")
         one.settimeout(None)  # a timeout would cost a system call for each frame: `main` bounds the run
     return sockets
-
-
-def _await_bytes(one: socket.socket, wanted: bytes) -> None:
-    buffer = b""
-    while wanted not in buffer:
-        received = one.recv(65536)
-        if not received:
-            raise SystemExit(f"the server closed a connection after {buffer[-200:]!r}")
-        buffer += received
-
-
-def _allow_sockets(nodes: int) -> None:
-    """The sender needs a file for each connection to either server; they inherit the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = nodes + 200
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise SystemExit(
-            f"{wanted} open files are needed, {hard} are allowed: raise `ulimit -n` or use --nodes"
-        )
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

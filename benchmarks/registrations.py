@@ -25,7 +25,6 @@ import gc
 import itertools
 import json
 import os
-import resource
 import signal
 import socket
 import sqlite3
@@ -46,6 +45,7 @@ from websockets.asyncio.server import ServerConnection, serve
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
 from benchmarks.load.node_frames import frame, handshake, registration
+from benchmarks.load.sockets import allow_sockets, await_bytes
 from gpu_agent.server.collector import COLLECTOR_THRESHOLDS
 
 TARGET_PER_CORE_SECOND = 2000
@@ -112,7 +112,7 @@ def main() -> int:
     if len(cores) < 2:  # noqa: PLR2004 - one for each side
         print("two cores are needed: one for the registry, one for the nodes")
         return 1
-    _allow_sockets(arguments.nodes)
+    allow_sockets(arguments.nodes)
     signal.alarm(LONGEST_RUN_SECONDS)
     os.sched_setaffinity(0, {cores[1]})
     load = " ".join(f"{one:.1f}" for one in os.getloadavg())
@@ -179,10 +179,10 @@ def _register_all(server: Server, nodes: range, *, at_once: int) -> Measured:
             one.sendall(request)
             sockets.append(one)
         for one, registered in zip(sockets, part, strict=True):
-            _await_bytes(one, HEAD_END)
+            await_bytes(one, HEAD_END)
             one.sendall(registered)
         for one in sockets:
-            _await_bytes(one, ACK)
+            await_bytes(one, ACK)
         held += sockets
     measured = Measured(len(frames), time.monotonic() - began, server.cpu_seconds - cpu)
     for one in held:
@@ -274,27 +274,6 @@ async def _bare_server() -> None:
         listening = {"event": "registry_listening", "node_listen": f"127.0.0.1:{port}"}
         print(json.dumps(listening), file=sys.stderr, flush=True)
         await asyncio.sleep(LONGEST_RUN_SECONDS)
-
-
-def _await_bytes(one: socket.socket, wanted: bytes) -> None:
-    buffer = b""
-    while wanted not in buffer:
-        received = one.recv(65536)
-        if not received:
-            raise SystemExit(f"the server closed a connection after {buffer[-200:]!r}")
-        buffer += received
-
-
-def _allow_sockets(nodes: int) -> None:
-    """Both sides need one file a node; the servers inherit the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = nodes + 200
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise SystemExit(
-            f"{wanted} open files are needed, {hard} are allowed: raise `ulimit -n` or use --nodes"
-        )
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":
