@@ -123,6 +123,8 @@ def _look(operator: Operator, node_id: str) -> None:
     assert operator.ask("why", node_id, "--model", "m")["model"]["ready"] is True
     assert "takes jobs" in operator.run("why", node_id)
     assert operator.ask("events", node_id)["events"]
+    assert "leader" in operator.run("members")
+    assert [member["nodes"] for member in operator.ask("members")["members"]] == [1]
     assert f"{node_id}  registering → ready" in operator.run("events")
     assert operator.ask("thresholds")["thresholds"]
     assert "claim_ttl_seconds" in operator.run("thresholds")

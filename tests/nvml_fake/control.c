@@ -203,9 +203,9 @@ static void hang(const char *call, nvmlDevice_t device) {
     if (fault("hang", call, device) == NULL) {
         return;
     }
-    go_by(HELD, name);
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
+    go_by(HELD, name); /* who sees this name may send signals */
     while (fault("hang", call, device) != NULL) {
         if (getppid() != first_parent) {
             _exit(1); /* the test is gone: leave nothing behind */

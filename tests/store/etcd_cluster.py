@@ -173,6 +173,10 @@ def commit_number(client: EtcdClient, prefix: str) -> int:
     return 0 if stored_commit is None else int(json.loads(stored_commit.value)["number"])
 
 
+_FULL_BODY = b'{"error":"etcdserver: mvcc: database space exceeded","code":8}'
+_FULL = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: %d\r\n\r\n%s" % (len(_FULL_BODY), _FULL_BODY)
+
+
 class Proxy:
     """Stands before one member; cuts chosen transactions before they are forwarded, or before the answer."""
 
@@ -184,7 +188,8 @@ class Proxy:
         """By the number of a transaction from now on, beginning with 0.
 
         `before` and `after` cut the connection before the request is forwarded, or before its answer is;
-        `delay` cuts it and holds the request; `deliver` forwards what is held first.
+        `delay` cuts it and holds the request; `deliver` forwards what is held first; `full` forwards the
+        request and answers what etcd does where that has reached its quota.
         """
         self.transactions = 0
         self.delayed: list[bytes] = []
@@ -223,7 +228,7 @@ class Proxy:
                 answer = self._forward(request)
                 if cut == "after":
                     return
-                connection.sendall(answer)
+                connection.sendall(_FULL if cut == "full" else answer)
 
     def _cut(self, request: bytes) -> str | None:
         if b"/kv/txn" not in request.partition(b"\r\n")[0]:

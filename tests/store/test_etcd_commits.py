@@ -79,6 +79,19 @@ def test_a_commit_of_unknown_outcome_is_reported_and_its_retry_repeats_its_numbe
     assert stored(cut_off) == {(DocumentKind.CLAIM, f"job-{one}"): {"document": 3} for one in (1, 2)}
 
 
+def test_a_commit_that_etcd_stores_while_it_reports_its_quota_is_no_commit_of_another(
+    cut_off: EtcdStore, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    """Etcd applies a transaction, and only then finds that it went over its quota."""
+    before = commit_number(client, prefix)
+    proxy.plan({0: "full"})
+    with pytest.raises(StoreError, match="the disk is full"):
+        cut_off.save([claims("job-1")])
+    assert commit_number(client, prefix) == before + 1
+    cut_off.save([claims("job-2")])
+    assert keys(cut_off) == ["job-1", "job-2"]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_commit_that_arrives_after_the_lease_went_to_another_is_not_applied(
     cut_off: EtcdStore, proxy: Proxy, access: Access, client: EtcdClient, prefix: str

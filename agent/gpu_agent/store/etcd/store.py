@@ -317,15 +317,23 @@ class EtcdStore:
             try:
                 return self._client.transact(compares, writes, [Get(leader), Get(commit)])
             except (OutcomeUnknownError, UnreachableError) as error:
-                if self._open is not None and isinstance(error, OutcomeUnknownError):
-                    self._open.unanswered = True
+                self._leave_open(error)
                 if time.monotonic() >= deadline:
                     raise
+            except RefusedError as error:
+                self._leave_open(error)
+                raise
             time.sleep(_PAUSE_SECONDS)
         raise StoreError(
             f"{self} cannot be written: this registry's lease was not renewed in time; it goes on by itself "
             "once etcd answers again"
         )
+
+    def _leave_open(self, error: EtcdError) -> None:
+        """Note that the commit may be stored; a member whose quota is reached says so and stores it."""
+        is_full = isinstance(error, RefusedError) and error.is_full
+        if self._open is not None and (is_full or isinstance(error, OutcomeUnknownError)):
+            self._open.unanswered = True
 
     def _compact_now_and_then(self) -> None:
         """Let etcd delete what was replaced a while ago: its database would grow until its quota."""
