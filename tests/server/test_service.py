@@ -93,6 +93,19 @@ async def test_a_released_slot_is_free_again_and_a_second_release_is_refused(
     assert again.code == "CLAIM_NOT_FOUND"
 
 
+async def test_a_claim_that_is_released_before_its_answer_is_sent_is_listed_no_more(
+    service: RegistryService, ready: Node
+) -> None:
+    job = Job(job_id="job")
+    claim, refusal = await asyncio.gather(service.claim(job), service.release("job"))
+    assert isinstance(claim, ClaimView)
+    assert refusal is None
+    assert service.claims() == []
+    detail = service.claim_of("job")
+    assert detail is not None
+    assert detail.state == "released"
+
+
 async def test_a_renewed_claim_lives_one_more_ttl() -> None:
     thresholds = Thresholds(claim_ttl_seconds=0.5, scan_interval_seconds=0.05)
     async with running(thresholds) as service, node(service) as ready:

@@ -530,9 +530,9 @@ class RegistryService:
         return any(one.claim.claim_id == record.claim.claim_id for one in held)
 
     def _claim_answer(self, result: Result) -> ClaimView | NoAvailableNode | Refusal:
-        """Return a job's claim, or why it has none."""
+        """Return the claim that was granted, which may have ended since, or why there is none."""
         if isinstance(result, Claim):
-            return views.claim_view(self._fleet.claim_history.record_of(result), self._clock)
+            return views.claim_view(ClaimRecord(result), self._clock)
         if isinstance(result, NoAvailableNode | Refusal):
             return result
         raise TypeError(f"the fleet answered a claim with {result!r}; this is a bug")
