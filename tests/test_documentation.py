@@ -115,7 +115,7 @@ def test_the_gpus_of_a_heartbeat_are_bounded_as_stated(name: str, listed: object
 
 def test_the_close_codes_are_listed_with_the_true_limits() -> None:
     why = {row[0]: row[1] for row in rows("protocol.md", "Limits", table=1)}
-    assert list(why) == ["1001", "1003", "1002, 1007", "1008", "1009", "1011", "1013"]
+    assert list(why) == ["1001", "1003", "1002, 1007", "1008", "1009", "1011", "1012", "1013"]
     assert f"within {Limits().registration_timeout_seconds:g} s" in why["1008"]
     assert f"{MALFORMED_IN_A_ROW} unreadable frames in a row" in why["1008"]
     assert f"over {Limits().frames_per_second:g} frames a second" in why["1008"]

@@ -31,6 +31,33 @@ class RegistrationReceived:
     """Of the connection's network; None where it is not measured."""
     frame_bytes: int | None = None
     """The length of the frame that it came in; None where that is not known."""
+    is_inherited: bool = False
+    """An earlier leader numbered the connection: it may have stored a registration there and not answered it,
+    which the gateway then repeats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionReported:
+    """A gateway holds the connection of a session that it reports to a leader which does not know of it.
+
+    Behind the report the gateway hands on the node's last heartbeat, as `HeartbeatReceived` with its age and
+    with the checks that the node reported last; then it repeats a registration that was not answered.
+    """
+
+    connection: int
+    """As an earlier leader, or this one before the link ended, numbered it: over all leaders the number of a
+    newer connection is higher."""
+    node_id: str
+    session_epoch: int
+    """Of the newest acknowledgement that went to the node."""
+    credential: Credential | None
+    """What the connection presented at its handshake; None with auth off."""
+    address: str | None
+    heartbeat_age_seconds: float | None
+    """None before the first heartbeat of the session."""
+    is_complete: bool
+    """False where the node has declared something since it registered: an earlier leader may not have stored
+    that."""
 
 
 @dataclass(slots=True)
@@ -41,6 +68,8 @@ class HeartbeatReceived:
     message: Heartbeat
     round_trip_seconds: float | None = None
     """Of the connection's network, where it was measured since the last heartbeat."""
+    age_seconds: float = 0.0
+    """How long ago it came, where a gateway hands it on once more."""
 
 
 @dataclass(slots=True)
@@ -83,6 +112,9 @@ class ConnectionLost:
     """A connection is gone; this alone changes no status."""
 
     connection: int
+    link_ended: bool = False
+    """The link to its gateway has ended without notice: the node may still hold the connection, and say
+    something that the registry does not receive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +325,7 @@ class Traced:
     trace_id: str
 
 
-NodeEvent = RegistrationReceived | FaultReported | UnregistrationReceived | ConnectionLost
+NodeEvent = RegistrationReceived | SessionReported | FaultReported | UnregistrationReceived | ConnectionLost
 StoreEvent = StoreFailed | StoreRecovered
 RareEvent = NodeEvent | OperatorRequest | ClaimWaitEnded | StoreEvent
 Event = HeartbeatReceived | HeartbeatRepeated | FiguresFetched | Stored | RareEvent | Traced

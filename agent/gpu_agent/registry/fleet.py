@@ -34,6 +34,7 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     ReleaseRequested,
     RenewalRequested,
+    SessionReported,
     Stored,
     StoreEvent,
     StoreFailed,
@@ -61,6 +62,7 @@ from gpu_agent.registry.registration import Admission, Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
+from gpu_agent.registry.takeover import ReportedSessions
 from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.registry.tokens import Credential, Token, TokenTable
@@ -119,6 +121,7 @@ class Fleet:
         self._sessions = Sessions(
             self._nodes, self._transitions, dispatch=self._dispatch, removal=self._removal
         )
+        self._reported_sessions = ReportedSessions(policy, self._nodes, pacer)
         self._operations = Operations(
             self._nodes, self._transitions, dispatch=self._dispatch, removal=self._removal
         )
@@ -383,11 +386,14 @@ class Fleet:
 
     def _handle_node(self, event: NodeEvent, step: Step) -> None:
         if isinstance(event, ConnectionLost):
-            self._sessions.connection_lost(event.connection, step)
+            self._sessions.connection_lost(event, step)
         elif self._nodes.is_dismissed(event.connection):
             return
         elif isinstance(event, RegistrationReceived):
+            self._reported_sessions.bind_repeated(event, step)
             self._registrations.register(event, step)
+        elif isinstance(event, SessionReported):
+            self._reported_sessions.report(event, step)
         elif isinstance(event, UnregistrationReceived):
             self._sessions.unregister(event, step)
         else:

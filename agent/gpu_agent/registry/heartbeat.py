@@ -52,6 +52,7 @@ class Heartbeats:
             return _send(event, unknown_node(message.node_id), now)
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
+        before, at = liveness.last_heartbeat_at, now - event.age_seconds
         usage, gpus = message.usage, message.gpus
         checks_before, declared_before = record.checks, record.declared
         if message[FIRST_PART:] != NO_PARTS:
@@ -66,13 +67,12 @@ class Heartbeats:
         )
         jobs = record.jobs
         jobs_differ = (
-            message.running_jobs != jobs.in_order
-            or usage.running_jobs != jobs.count
-            or liveness.last_heartbeat_at is None
+            message.running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
         )
-        passed = 0.0 if liveness.last_heartbeat_at is None else now - liveness.last_heartbeat_at
+        passed = 0.0 if before is None else max(0.0, at - before)
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
-        liveness.last_seen_at = liveness.last_heartbeat_at = liveness.figures_at = now
+        liveness.last_heartbeat_at = liveness.figures_at = at
+        liveness.last_seen_at = now if before is None else at  # under another leader: one full timeout
         liveness.last_refused = False
         load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
         if replaced or jobs_differ or was_suspected:

@@ -98,6 +98,15 @@ class Liveness:
         self.last_heartbeat_at = self.usage = self.probe_age_seconds = self.suspected_until = None
         self.last_refused = False
 
+    def resume_session(
+        self, now: float, heartbeat_age_seconds: float | None, *, timeout_seconds: float
+    ) -> None:
+        """Go on with a session of which this leader has had no sign: suspected, with one full timeout."""
+        self.session_began_at = now
+        self.suspected_until = now + timeout_seconds
+        if heartbeat_age_seconds is not None:
+            self.last_seen_at = now - heartbeat_age_seconds
+
     def restart_warmup(self, until: float) -> None:
         """Reset the counts of heartbeats and the warm-up clock (§4)."""
         self.healthy_heartbeats = self.unhealthy_heartbeats = 0
@@ -233,6 +242,8 @@ class NodeRecord:
     address: str | None = None
     connection: int | None = None
     """The connection that stands for the node; written by `NodeTable`."""
+    registered_on: int | None = None
+    """The connection on which it registered last. With gateways its number is of use to later leaders."""
 
     # Written by `token_issuing`.
     tokens: NodeTokens = field(default_factory=NodeTokens)
@@ -323,11 +334,25 @@ class NodeTable:
         self.records: dict[str, NodeRecord] = {}
         self.by_connection: dict[int, NodeRecord] = {}
         """Only the connection that registered a node is here."""
+        self._registered_on: dict[int, NodeRecord] = {}
+        """By the connection on which a stored node registered last, under an earlier leader."""
         self._dismissed: set[int] = set()
 
     def add(self, record: NodeRecord) -> None:
         """Add a node."""
         self.records[record.node_id] = record
+
+    def add_stored(self, record: NodeRecord) -> None:
+        """Add a node that was stored."""
+        self.add(record)
+        if record.registered_on is not None:
+            self._registered_on[record.registered_on] = record
+
+    def registered_on(self, connection: int) -> NodeRecord | None:
+        """Return the stored node that registered last on a connection of an earlier leader."""
+        record = self._registered_on.get(connection)
+        known = record is not None and self.records.get(record.node_id) is record
+        return record if known and record is not None and record.registered_on == connection else None
 
     def remove(self, record: NodeRecord) -> None:
         """Remove a node."""

@@ -49,8 +49,20 @@ class Pacer:
             settled=counters.live - counters.warming,
             share=self._draw(),
         )
-        spread = _FIRST_STATUS_SHARE + (1 - _FIRST_STATUS_SHARE) * self._draw()
-        schedule.next_status_at = now + thresholds.node_status_interval_seconds * spread
+        self._plan_first_status(record, now)
+
+    def resume(self, record: NodeRecord, now: float) -> None:
+        """Pace a node whose session goes on under another leader.
+
+        The node may have received a longer interval than the one that was stored when it registered: one for
+        a fleet as large as it is now.
+        """
+        thresholds, schedule = self._thresholds, record.schedule
+        schedule.share = self._draw()
+        longest = interval_for(self._counters.live, thresholds, share=1.0)
+        schedule.interval_seconds = max(schedule.interval_seconds, longest)
+        schedule.timeout_seconds = thresholds.node_timeout_seconds(schedule.interval_seconds)
+        self._plan_first_status(record, now)
 
     def adjust(self, record: NodeRecord, now: float) -> None:
         """Pace a node whose periodic status is due, by the size of the fleet now."""
@@ -62,6 +74,10 @@ class Pacer:
         # Until the node receives the new interval, it may still use the one before.
         schedule.timeout_seconds = thresholds.node_timeout_seconds(max(given, schedule.interval_seconds))
         schedule.next_status_at = now + thresholds.node_status_interval_seconds
+
+    def _plan_first_status(self, record: NodeRecord, now: float) -> None:
+        spread = _FIRST_STATUS_SHARE + (1 - _FIRST_STATUS_SHARE) * self._draw()
+        record.schedule.next_status_at = now + self._thresholds.node_status_interval_seconds * spread
 
 
 def interval_for(nodes: int, thresholds: Thresholds, *, share: float = 0.0) -> float:

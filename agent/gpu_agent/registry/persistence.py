@@ -119,7 +119,7 @@ class Documents:
         match stored.kind:
             case DocumentKind.NODE:
                 record = load_node(stored, self._thresholds, step.now, step=step)
-                self._nodes.add(record)
+                self._nodes.add_stored(record)
                 self._tokens.put_node(record.node_id, record.tokens)
                 self._dispatch.update(record)
                 step.touched[record.node_id] = None
@@ -318,6 +318,7 @@ class _NodeDocument(_Document):
     since_ago_seconds: float
     registered_ago_seconds: float
     epoch: int
+    registered_on: int | None = None
     address: str | None = None
     interval_seconds: float
     cordoned: str | None = None
@@ -375,6 +376,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
         "since_ago_seconds": now - record.since,
         "registered_ago_seconds": now - record.registered_at,
         "epoch": record.epoch,
+        "registered_on": record.registered_on,
         "address": record.address,
         "interval_seconds": record.schedule.interval_seconds,
         "cordoned": record.desired.cordoned,
@@ -475,6 +477,7 @@ def load_node(
         history=(last,),
         exits=tuple(written - ago for ago in document.exits_ago_seconds),
         epoch=document.epoch,
+        registered_on=document.registered_on,
         address=document.address,
         liveness=Liveness(
             last_seen_at=now, session_began_at=now, warmup_until=now + thresholds.warmup_timeout_seconds

@@ -10,7 +10,7 @@ from typing import assert_never
 from gpu_agent.registry import declaration
 from gpu_agent.registry.actions import CloseConnection, Level, Send, Step
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.events import RegistrationReceived, UnregistrationReceived
+from gpu_agent.registry.events import ConnectionLost, RegistrationReceived, UnregistrationReceived
 from gpu_agent.registry.heartbeat import unknown_node
 from gpu_agent.registry.lifecycle import missed_at
 from gpu_agent.registry.node import Declared, NodeRecord, NodeTable, ReportedJobs
@@ -19,6 +19,7 @@ from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
+from gpu_agent.registry.timers import extend_timeout
 from gpu_agent.registry.token_issuing import issue_node_token
 from gpu_agent.registry.tokens import Credential, CredentialKind, Token, TokenState, TokenTable
 from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus, ReasonCode
@@ -60,7 +61,7 @@ class Registrations:
             self._refuse(event, granted, step)
             return
         record = self._nodes.records.get(granted)
-        if record is not None and event.connection < (record.connection or 0):
+        if record is not None and event.connection < _newest_connection(record, event):
             self._refuse_older(event, record, step)
             return
         self._admission.take_reservation(event, granted, step)
@@ -89,7 +90,7 @@ class Registrations:
         on an older connection arrives later.
         """
         step.log("node_register_refused", _refused(event, ErrorCode.SESSION_SUPERSEDED), Level.WARNING)
-        step.effects.append(Send(event.connection, _superseded(record.node_id, record.address)))
+        step.effects.append(Send(event.connection, superseded(record.node_id, record.address)))
         self._close(event.connection, ErrorCode.SESSION_SUPERSEDED, step)
 
     def _supersede(self, record: NodeRecord, event: RegistrationReceived, step: Step) -> None:
@@ -105,7 +106,7 @@ class Registrations:
                 "newer_address": event.address,
             }
             step.log("session_superseded", fields, Level.WARNING)
-            step.effects.append(Send(before, _superseded(record.node_id, event.address)))
+            step.effects.append(Send(before, superseded(record.node_id, event.address)))
             self._close(before, ErrorCode.SESSION_SUPERSEDED, step)
         self._nodes.bind(record, event.connection)
 
@@ -121,6 +122,7 @@ class Registrations:
         declaration.write_declaration(record, message, thresholds)
         record.registered_at, record.address = step.now, event.address
         record.epoch += 1
+        record.registered_on = event.connection
         record.jobs = ReportedJobs.of(message.running_jobs, None)
         record.liveness.begin_session(step.now, event.round_trip_seconds)
         record.checks = None
@@ -177,11 +179,13 @@ class Sessions:
         else:
             self._drain(record, event, step)
 
-    def connection_lost(self, connection: int, step: Step) -> None:
+    def connection_lost(self, event: ConnectionLost, step: Step) -> None:
         """Exclude a node whose connection is gone from dispatch; its status stays."""
-        record = self._nodes.connection_ended(connection)
+        record = self._nodes.connection_ended(event.connection)
         if record is None:
             return
+        if event.link_ended:
+            extend_timeout(record)
         self._dispatch.update(record)
         step.log("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
         step.touched[record.node_id] = None
@@ -335,7 +339,16 @@ def _refused(event: RegistrationReceived, code: str) -> dict[str, object]:
     return {"node_id": event.message.node_id, "code": code, "address": event.address}
 
 
-def _superseded(node_id: str, address: str | None) -> NodeError:
+def _newest_connection(record: NodeRecord, event: RegistrationReceived) -> int:
+    """Return the connection that a registration must not be older than.
+
+    A registration that an earlier leader did not answer may be older than the one that it stored last.
+    """
+    stored = record.registered_on if event.is_inherited else None
+    return max(record.connection or 0, stored or 0)
+
+
+def superseded(node_id: str, address: str | None) -> NodeError:
     """Say that a session is over, and where the newer one is: that may be a copy of this machine."""
     return NodeError(
         node_id=node_id,

@@ -167,7 +167,7 @@ class StatusTransitions:
         if target is NodeStatus.OFFLINE:
             self._lose_claims(record, step)
         self.send(record, step)
-        if target is NodeStatus.OFFLINE and not _may_stay(record):
+        if target is NodeStatus.OFFLINE and not may_stay(record):
             self.close(record, record.reason, step)
 
     def _lose_claims(self, record: NodeRecord, step: Step) -> None:
@@ -219,8 +219,8 @@ def _drain_reason(drain: Drain) -> str:
     return f"{requester} requested a drain" + (f": {drain.reason}" if drain.reason else "")
 
 
-def _may_stay(record: NodeRecord) -> bool:
-    """After an operator's drain the session stays open until `resume` (§4)."""
+def may_stay(record: NodeRecord) -> bool:
+    """Say whether the session of an offline node stays open: it does after an operator's drain (§4)."""
     drained = record.reason_code in (ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE)
     drain = record.desired.drain
     return drained and drain is not None and drain.by_operator

@@ -150,14 +150,19 @@ def suspect_silent_nodes(records: Iterable[NodeRecord], step: Step) -> list[Node
     if not waited_for:
         return []
     for record in waited_for:
-        liveness = record.liveness
-        liveness.suspected_until = liveness.last_seen_at + 2 * record.schedule.timeout_seconds
+        extend_timeout(record)
     step.log(
         "mass_disconnect_suspected",
         {"live": live, "silent": len(silent), "waited_for": len(waited_for)},
         Level.WARNING,
     )
     return waited_for
+
+
+def extend_timeout(record: NodeRecord) -> None:
+    """Move a node's deadline to its last heartbeat + 2 timeouts, and suspect it until then; only once."""
+    if not _got_more_time(record):
+        record.liveness.suspected_until = record.liveness.last_seen_at + 2 * record.schedule.timeout_seconds
 
 
 def exclude_silent_nodes(

@@ -95,6 +95,8 @@ class CloseCode(IntEnum):
     """A rule was broken, a newer session has the node's id, or its token opens nothing any more."""
     INTERNAL_ERROR = 1011
     """A fault of ours."""
+    SERVICE_RESTART = 1012
+    """The leader has changed, and does not know this session: the node comes back by registering."""
     TRY_AGAIN_LATER = 1013
 
 
