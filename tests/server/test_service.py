@@ -93,13 +93,15 @@ async def test_a_released_slot_is_free_again_and_a_second_release_is_refused(
     assert again.code == "CLAIM_NOT_FOUND"
 
 
+@pytest.mark.usefixtures("ready")
 async def test_a_claim_that_is_released_before_its_answer_is_sent_is_listed_no_more(
-    service: RegistryService, ready: Node
+    service: RegistryService,
 ) -> None:
-    job = Job(job_id="job")
-    claim, refusal = await asyncio.gather(service.claim(job), service.release("job"))
-    assert isinstance(claim, ClaimView)
-    assert refusal is None
+    async with asyncio.TaskGroup() as requests:
+        claim = requests.create_task(service.claim(Job(job_id="job")))
+        release = requests.create_task(service.release("job"))
+    assert isinstance(claim.result(), ClaimView)
+    assert release.result() is None
     assert service.claims() == []
     detail = service.claim_of("job")
     assert detail is not None
