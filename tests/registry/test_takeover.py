@@ -479,3 +479,41 @@ def test_while_the_store_fails_a_reported_session_goes_on() -> None:
     assert report(registry) == []
     hand_on(registry)
     assert registry.node().connected
+
+
+def rotate(registry: Registry) -> None:
+    registry.do(RotationRequested(8, "node-1"))
+
+
+def test_a_rotation_goes_on_and_gives_the_node_its_token_once() -> None:
+    first = Registry()
+    first.ready()
+    rotate(first)
+    for registry in (take_over(first), take_over(first)):
+        (sent,) = of(Send, report(registry))
+        assert isinstance(sent.message, NodeControl)
+        assert sent.message.command == "reregister"
+        assert ack(repeat(registry, node_id="node-1")).node_token == "secret of another"
+        again = take_over(registry)
+        assert report(again, session_epoch=2) == []
+        assert ack(repeat(again, node_id="node-1")).node_token is None
+
+
+def test_a_rotated_token_whose_acknowledgement_never_left_is_replaced_by_another() -> None:
+    first = Registry()
+    first.ready()
+    rotate(first)
+    repeat(first, node_id="node-1")
+    registry = take_over(first)
+    report(registry)
+    answered = ack(repeat(registry, node_id="node-1"))
+    assert (answered.session_epoch, answered.node_token) == (3, "secret of another")
+
+
+def test_the_last_heartbeat_brings_the_parts_that_earlier_ones_replaced() -> None:
+    first = heartbeat(labels={"zone": "a"}, max_concurrent_jobs=1)
+    second = heartbeat(labels={"zone": "b"}, running_jobs=("job-1",))
+    last = heartbeat(running_jobs=())
+    assert last.with_parts_of(second.with_parts_of(first)) == heartbeat(
+        labels={"zone": "b"}, max_concurrent_jobs=1, running_jobs=()
+    )

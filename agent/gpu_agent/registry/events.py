@@ -40,8 +40,9 @@ class RegistrationReceived:
 class SessionReported:
     """A gateway holds the connection of a session that it reports to a leader which does not know of it.
 
-    Behind the report the gateway hands on the node's last heartbeat, as `HeartbeatReceived` with its age and
-    with the checks that the node reported last; then it repeats a registration that was not answered.
+    Behind the report the gateway hands on the node's last heartbeat, once: as `HeartbeatReceived`, with its
+    age, and with all parts that the node replaced since it registered (`Heartbeat.with_parts_of`). Then it
+    repeats what was not answered: a `node_register`, and a `node_unregister` behind which no status came.
     """
 
     connection: int
@@ -56,8 +57,8 @@ class SessionReported:
     heartbeat_age_seconds: float | None
     """None before the first heartbeat of the session."""
     is_complete: bool
-    """False where the node has declared something since it registered: an earlier leader may not have stored
-    that."""
+    """False where the gateway cannot hand on all that the node declared since it registered, and an earlier
+    leader may not have stored."""
 
 
 @dataclass(slots=True)

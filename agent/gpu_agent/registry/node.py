@@ -250,6 +250,8 @@ class NodeRecord:
     """What proves the node's identity."""
     issued_on: int | None = None
     """The connection that received the newest of its tokens; None once an operator rotates it."""
+    issued_in: int | None = None
+    """The epoch of the session whose acknowledgement brought it; None once an operator rotates it."""
     granted_labels: Mapping[str, str] = field(default_factory=dict)
     """Granted by the join token that let it in."""
 

@@ -326,6 +326,7 @@ class _NodeDocument(_Document):
     gpu_cordons: dict[str, _GpuCordonDocument] = {}
     exits_ago_seconds: tuple[float, ...] = ()
     keys: _KeysDocument = _KeysDocument()
+    issued_in: int | None = None
     granted_labels: dict[str, str] = {}
 
 
@@ -389,6 +390,7 @@ def serialize_node(record: NodeRecord, now: float) -> dict[str, Any]:
             "reason": drain.reason,
         },
         "keys": _serialize_keys(record.tokens),
+        "issued_in": record.issued_in,
         "granted_labels": dict(record.granted_labels),
     }
 
@@ -495,6 +497,7 @@ def load_node(
             },
         ),
         tokens=_node_tokens(document.keys),
+        issued_in=document.issued_in,
         granted_labels=document.granted_labels,
     )
 

@@ -17,9 +17,15 @@ from gpu_agent.registry.pacing import Pacer
 from gpu_agent.registry.registration import superseded
 from gpu_agent.registry.settings import Policy
 from gpu_agent.registry.status import may_stay
+from gpu_agent.registry.token_issuing import REGISTER_FOR_TOKEN
 from gpu_agent.registry.tokens import Credential, CredentialKind
 from gpu_agent.wire.codes import CloseCode, ErrorCode, NodeStatus
 from gpu_agent.wire.messages import NodeControl, NodeError
+
+_DECLARE_AGAIN = NodeControl(
+    command=Command.REREGISTER,
+    reason="the registry's leader has changed, and does not know all that this node declared",
+)
 
 
 class ReportedSessions:
@@ -70,7 +76,9 @@ class ReportedSessions:
             )
         self._bind(record, event.connection, step)
         if not event.is_complete:
-            self._ask_again(record, event.connection, step)
+            self._ask(record, event.connection, _DECLARE_AGAIN, step=step)
+        elif record.tokens.rotating:
+            self._go_on_rotating(record, event, step)
 
     def _bind(self, record: NodeRecord, connection: int, step: Step) -> None:
         """Let the connection stand for the node, which is suspected until it says something."""
@@ -78,11 +86,17 @@ class ReportedSessions:
         record.liveness.suspected_until = silent_until(record)
         step.touched[record.node_id] = None
 
-    def _ask_again(self, record: NodeRecord, connection: int, step: Step) -> None:
-        """Have a node declare itself again, since not all that it declared may be stored."""
-        reason = "the registry's leader has changed, and does not know all that this node declared"
-        step.effects.append(Send(connection, NodeControl(command=Command.REREGISTER, reason=reason)))
-        step.log("node_control_sent", {"node_id": record.node_id, "command": Command.REREGISTER.value})
+    def _go_on_rotating(self, record: NodeRecord, event: SessionReported, step: Step) -> None:
+        """Have a node register for the token that a rotation gives it, unless it has received one here."""
+        if record.issued_in is not None and record.issued_in <= event.session_epoch:
+            record.issued_on = event.connection
+        else:
+            record.issued_on = None
+            self._ask(record, event.connection, REGISTER_FOR_TOKEN, step=step)
+
+    def _ask(self, record: NodeRecord, connection: int, command: NodeControl, *, step: Step) -> None:
+        step.effects.append(Send(connection, command))
+        step.log("node_control_sent", {"node_id": record.node_id, "command": command.command})
 
     def _is_proven(self, record: NodeRecord, credential: Credential | None) -> bool:
         """Say whether a credential has let this node in, and still proves it."""

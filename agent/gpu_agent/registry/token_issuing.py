@@ -31,6 +31,9 @@ from gpu_agent.wire.messages import NodeControl, NodeError
 UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
 NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
 
+REGISTER_FOR_TOKEN = NodeControl(command="reregister", reason="an operator rotates its token")
+"""By it a node whose token is rotated gets the new one on its open connection."""
+
 
 class TokenRequests:
     """Handles operators' requests for tokens."""
@@ -124,10 +127,9 @@ class TokenRequests:
             self._end_node_tokens(record, step)
         else:
             _set_node_tokens(record, record.tokens.with_rotation(), self._tokens)
-            record.issued_on = None
+            record.issued_on = record.issued_in = None
             if record.connection is not None:
-                again = NodeControl(command="reregister", reason="an operator rotates its token")
-                step.effects.append(Send(record.connection, again))
+                step.effects.append(Send(record.connection, REGISTER_FOR_TOKEN))
         step.answer(event.ref)
 
     def delete_unsent(self, unsent: Step, step: Step) -> None:
@@ -137,7 +139,7 @@ class TokenRequests:
             step.change_token(token_id)
             step.log("token_purged", {"token_id": token_id, "reason": "its text was sent to no one"})
         for record, token_id in unsent.node_tokens_issued:
-            record.issued_on = None  # the same connection gets another token
+            record.issued_on = record.issued_in = None  # the same connection gets another token
             if self._nodes.records.get(record.node_id) is record:
                 _set_node_tokens(record, record.tokens.without_following(token_id), self._tokens)
                 step.change_node(record)
@@ -195,7 +197,7 @@ def issue_node_token(
         if not record.tokens.rotating or record.issued_on == event.connection:
             return None
         _set_node_tokens(record, record.tokens.followed_by(fresh), tokens)
-    record.issued_on = event.connection
+    record.issued_on, record.issued_in = event.connection, record.epoch + 1
     step.node_tokens_issued.append((record, fresh.token_id))
     step.log("node_token_issued", {"node_id": record.node_id, "token_id": fresh.token_id})
     return fresh.text

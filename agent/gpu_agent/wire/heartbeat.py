@@ -81,6 +81,11 @@ class Heartbeat(NamedTuple):
             checks=message.checks,
         )
 
+    def with_parts_of(self, earlier: "Heartbeat") -> "Heartbeat":
+        """Return this heartbeat with the parts that an earlier one replaced and this one does not."""
+        parts = zip(self[FIRST_PART:], earlier[FIRST_PART:], strict=True)
+        return Heartbeat(*self[:FIRST_PART], *(old if new is None else new for new, old in parts))
+
 
 FIRST_PART = Heartbeat._fields.index("installed_models")
 """From here on the fields of a heartbeat are full replacements."""
