@@ -8,7 +8,7 @@ part is an absent one, as everywhere on the wire.
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpu_agent.wire.messages import GpuFigures, Hardware, InstalledModel, NodeCheck, NodeHeartbeat
 
@@ -83,8 +83,10 @@ class Heartbeat(NamedTuple):
 
     def with_parts_of(self, earlier: "Heartbeat") -> "Heartbeat":
         """Return this heartbeat with the parts that an earlier one replaced and this one does not."""
-        parts = zip(self[FIRST_PART:], earlier[FIRST_PART:], strict=True)
-        return Heartbeat(*self[:FIRST_PART], *(old if new is None else new for new, old in parts))
+        absent: dict[str, Any] = {
+            part: getattr(earlier, part) for part in self._fields[FIRST_PART:] if getattr(self, part) is None
+        }
+        return self._replace(**absent)
 
 
 FIRST_PART = Heartbeat._fields.index("installed_models")
