@@ -19,6 +19,8 @@ class Setting:
 
     meaning: str
     """Markdown that begins in lower case and ends without a full stop."""
+    other_name: str | None = None
+    """Another name of its key and its variable: an owner writes one of both."""
     kind: str | None = None
     """Type and unit, where the annotation does not show them: `URL`, `list of pins`. Bounds stand there."""
     example: str | None = None

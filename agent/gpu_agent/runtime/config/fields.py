@@ -48,6 +48,22 @@ def without_advanced_table(kind: type[BaseModel], values: Mapping[str, Any]) -> 
     return {**{key: value for key, value in values.items() if key != ADVANCED}, **advanced}
 
 
+def other_names(kind: type[BaseModel]) -> dict[str, str]:
+    """Map the other names of settings to the first ones."""
+    return {
+        one.other_name: name
+        for name, field in kind.model_fields.items()
+        for one in field.metadata
+        if isinstance(one, Setting) and one.other_name is not None
+    }
+
+
+def by_first_name(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Move what stands below another name of a setting to its first one."""
+    first = other_names(kind)
+    return {first.get(name, name): value for name, value in values.items()}
+
+
 def _names_where(kind: type[BaseModel], holds: Callable[[Setting], bool]) -> frozenset[str]:
     return frozenset(
         name

@@ -15,8 +15,20 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as UnreadableError
 
-from gpu_agent.runtime.config.fields import ADVANCED, advanced_names, without_advanced_table
-from gpu_agent.runtime.config.sources import DEFAULT, SettingSources, unknown_variables
+from gpu_agent.runtime.config.fields import (
+    ADVANCED,
+    advanced_names,
+    by_first_name,
+    other_names,
+    without_advanced_table,
+)
+from gpu_agent.runtime.config.sources import (
+    DEFAULT,
+    SettingSources,
+    other_variables,
+    unknown_variables,
+    variable_name,
+)
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 _MAX_SHOWN = 60
@@ -55,10 +67,10 @@ def load_settings(
     except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
         raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
     sources = SettingSources(kind, given, path)
-    faults = list(_misplaced(kind, written, sources))
+    faults = [*_named_twice(kind, written, path), *_misplaced(kind, written, sources)]
     lacking: tuple[str, ...] = ()
     try:
-        settings = _with_file(kind, without_advanced_table(kind, written))(**given)
+        settings = _with_file(kind, by_first_name(kind, without_advanced_table(kind, written)))(**given)
     except UnreadableError as error:  # a variable that should hold JSON
         raise SettingsError(f"{error}: write it as JSON") from None
     except ValidationError as error:
@@ -146,6 +158,17 @@ def _perhaps_meant(kind: type[BaseSettings], lacking: tuple[str, ...]) -> list[s
     return [str(variable) for variable in unknown_variables(kind, os.environ)] if lacking else []
 
 
+def _named_twice(kind: type[BaseSettings], written: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """Say which settings one layer states by both of their names."""
+    prefix, there = str(kind.model_config.get("env_prefix", "")), {name.upper() for name in os.environ}
+    for other, first in other_names(kind).items():
+        variables = [variable_name(prefix, (name,)) for name in (first, other)]
+        if {first, other} <= written.keys():
+            yield f"{file}: {first} and {other} are names of one setting, and both are set; leave one out"
+        if there.issuperset(variables):
+            yield f"the variables {' and '.join(variables)} set the same; unset one of them"
+
+
 def _misplaced(kind: type[BaseModel], written: Mapping[str, Any], sources: SettingSources) -> Iterator[str]:
     """Say which settings stand above the tables and belong below `[advanced]`, or the other way round."""
     advanced, table = advanced_names(kind), written.get(ADVANCED)
@@ -183,6 +206,8 @@ def _with_file(kind: type[_Settings], written: Mapping[str, Any]) -> type[_Setti
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             """Options before environment before file."""
-            return init_settings, env_settings, InitSettingsSource(settings_cls, dict(written))
+            variables = {first: os.environ[name] for first, name in other_variables(kind).items()}
+            renamed = InitSettingsSource(settings_cls, variables)
+            return init_settings, env_settings, renamed, InitSettingsSource(settings_cls, dict(written))
 
     return WithFile

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings, NoDecode
 
 from gpu_agent.records import dataclass
-from gpu_agent.runtime.config.fields import ADVANCED, without_advanced_table
+from gpu_agent.runtime.config.fields import ADVANCED, by_first_name, other_names, without_advanced_table
 from gpu_agent.runtime.logs import Logger
 
 KeyPath = tuple[str | int, ...]
@@ -96,10 +96,13 @@ class SettingSources:
         self._options = frozenset(options)
         self._prefix = kind.model_config.get("env_prefix", "")
         self._variables = {name.lower(): name for name in os.environ}
+        for first, variable in other_variables(kind).items():
+            self._variables.setdefault(variable_name(self._prefix, (first,)).lower(), variable)
         self._file = file
-        text = _text_of(file)
-        self._written: Mapping[str, Any] = without_advanced_table(kind, _tables_of(text))
-        lines = key_lines(text) if self._written else {}
+        text, first_names = _text_of(file), other_names(kind)
+        self._written: Mapping[str, Any] = by_first_name(kind, without_advanced_table(kind, _tables_of(text)))
+        found = key_lines(text) if self._written else {}
+        lines = {(first_names.get(str(path[0]), path[0]), *path[1:]): n for path, n in found.items()}
         self._lines = {path[1:] if path[0] == ADVANCED and path[1:] else path: n for path, n in lines.items()}
 
     def of(self, path: KeyPath) -> SettingSource:
@@ -132,6 +135,13 @@ def variable_name(prefix: str, path: KeyPath) -> str:
     return f"{prefix}{NESTED.join(str(step) for step in path)}".upper()
 
 
+def other_variables(kind: type[BaseSettings]) -> dict[str, str]:
+    """Find the variables that state a setting by its other name, and map its first name to them."""
+    prefix, there = str(kind.model_config.get("env_prefix", "")), {name.upper(): name for name in os.environ}
+    variables = {first: variable_name(prefix, (other,)) for other, first in other_names(kind).items()}
+    return {first: there[variable] for first, variable in variables.items() if variable in there}
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownVariable:
     """A variable with our prefix that names no setting."""
@@ -149,7 +159,8 @@ class UnknownVariable:
 def unknown_variables(kind: type[BaseSettings], environ: Iterable[str]) -> list[UnknownVariable]:
     """Find them among the names of all variables, in alphabetical order. No value is read."""
     prefix = str(kind.model_config.get("env_prefix", "")).upper()
-    known = frozenset(_variables_of(kind, prefix))
+    others = (variable_name(prefix, (name,)) for name in other_names(kind))
+    known = frozenset((*_variables_of(kind, prefix), *others))
     free = tuple(_free_table_prefixes(kind, prefix))
     return [
         UnknownVariable(name, _nearest_variable(name.upper(), prefix, known))
