@@ -80,7 +80,7 @@ def test_the_settings_that_are_shown_can_be_used(tmp_path: Path) -> None:
     assert registry_settings.load({}, config=file).tls_files is not None
     for shown in (agent, pinned):
         file.write_text(shown, encoding="utf-8")
-        assert agent_settings.load({}, config=file).registry_url.startswith("wss://")
+        assert agent_settings.load({}, config=file).registry_urls[0].startswith("wss://")
     (client,) = blocks("toml", "Nodes and operators with certificates of their own (mTLS)")
     assert set(tomllib.loads(client)) == {"tls_client_ca_file", "tls_cert_file", "tls_key_file"}
 

@@ -222,6 +222,25 @@ def test_every_setting_is_shown_with_where_it_comes_from(
     assert rows["max_concurrent_jobs"].split() == ["max_concurrent_jobs", "none", "default"]
 
 
+def test_addresses_are_shown_with_the_line_or_the_variable_that_states_them_by_either_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(tmp_path, 'log_level = "info"\nregistry_urls = ["wss://a", "wss://b"]\n')
+    shown = ["config", "show", "agent", "--config", config]
+    assert main(shown) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["registry_url"].split(maxsplit=1)[1] == (
+        f'["wss://a/ws/node", "wss://b/ws/node"]  {config}:2'
+    )
+    monkeypatch.setenv("GPU_AGENT_REGISTRY_URLS", "wss://c,http://d")
+    assert main(shown) == 4
+    assert "variable GPU_AGENT_REGISTRY_URLS: registry_url: " in capsys.readouterr().err
+    monkeypatch.setenv("GPU_AGENT_REGISTRY_URLS", "wss://c")
+    assert main(shown) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["registry_url"].endswith('"wss://c/ws/node"  variable GPU_AGENT_REGISTRY_URLS')
+
+
 def test_only_what_is_set_is_shown_on_request(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "agent", "--config", config, "--changed"]) == 0
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]

@@ -50,6 +50,7 @@ READY = NodeStatusMessage(
 )
 VIEW = SessionSnapshot(
     state=State.REGISTERED,
+    address="ws://r:8080/ws/node",
     node_id="node-A",
     registry_status=READY,
     next_attempt_at=None,
@@ -65,7 +66,7 @@ def snapshot(**fields: object) -> Snapshot:
     of_snapshot = {name: value for name, value in fields.items() if name not in of_session}
     ready = Snapshot(
         session=replace(VIEW, **of_session),  # type: ignore[arg-type]  # a test's own fields
-        registry_url="ws://r:8080/ws/node",
+        registry_urls=("ws://r:8080/ws/node",),
         owner=Owner(accept_public_jobs=True),
         public_jobs=PublicJobsState(wanted=True),
         inventory=INVENTORY,

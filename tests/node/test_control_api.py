@@ -21,7 +21,7 @@ async def test_the_snapshot_shows_the_machine_and_the_session_with_its_times(tmp
         snapshot = running.agent.snapshot()
         now = asyncio.get_running_loop().time()
         assert (snapshot.session.state, snapshot.session.node_id) == (State.REGISTERED, "node-A")
-        assert snapshot.registry_url == registry.url
+        assert (snapshot.session.address, snapshot.registry_urls) == (registry.url, (registry.url,))
         assert snapshot.inventory is not None
         assert len(snapshot.inventory.gpu.gpus) == 2
         for instant in (

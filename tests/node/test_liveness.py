@@ -73,6 +73,7 @@ def test_a_stall_does_not_end_by_waiting(name: str, later: float) -> None:
 
 SESSION = SessionSnapshot(
     state=State.BACKING_OFF,
+    address="ws://r",
     node_id="node-1",
     registry_status=None,
     next_attempt_at=1.0,

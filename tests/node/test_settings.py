@@ -310,6 +310,79 @@ def test_a_path_of_the_operator_s_own_stays() -> None:
     assert load({"registry_url": "wss://host/farm/ws"}).registry_url == "wss://host/farm/ws"
 
 
+TWO = ("wss://a:8080/ws/node", "wss://b/ws/node")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'registry_urls = ["wss://a:8080", "wss://b"]',
+        'registry_url = ["wss://a:8080/", "wss://b/ws/node"]',
+        'registry_urls = "wss://a:8080, wss://b"',
+    ],
+)
+def test_a_registry_may_have_several_addresses(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    assert load({}, config=path).registry_urls == TWO
+
+
+@pytest.mark.parametrize("variable", ["GPU_AGENT_REGISTRY_URL", "GPU_AGENT_REGISTRY_URLS"])
+def test_a_variable_or_an_option_replaces_the_addresses_of_the_file_by_either_name(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text('registry_urls = ["ws://c", "ws://d"]')
+    monkeypatch.setenv(variable, "wss://a:8080,wss://b")
+    assert load({}, config=path).registry_urls == TWO
+    assert load({"registry_url": URL}, config=path).registry_urls == (URL,)
+    monkeypatch.setenv(variable, "wss://b")
+    assert load({}, config=path).registry_url == TWO[1]
+
+
+def test_one_layer_states_the_addresses_by_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text('registry_url = "wss://a"\nregistry_urls = ["wss://b"]\n')
+    with pytest.raises(
+        SettingsError, match=f"{path}: registry_url and registry_urls are names of one setting"
+    ):
+        load({}, config=path)
+    path.write_text("")
+    monkeypatch.setenv("GPU_AGENT_REGISTRY_URL", "wss://a")
+    monkeypatch.setenv("GPU_AGENT_REGISTRY_URLS", "wss://b")
+    with pytest.raises(SettingsError, match="GPU_AGENT_REGISTRY_URLS set the same; unset one"):
+        load({}, config=path)
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        (["wss://a", "http://b:1"], "write ws://b:1/ws/node, got"),
+        (["http://a", "wss://user:secret@b"], "no credentials go into a URL"),
+        ("http://a,wss://b/?token=secret", "no credentials go into a URL"),
+        (["wss://a", "wss://a/"], "wss://a/ws/node is there twice"),
+        (["wss://a", "ws://b"], "write wss:// in all of them"),
+        ("wss://a,b", "write each of several addresses whole, as in wss://A,wss://B"),
+        ([], "the list is empty"),
+        (["wss://a", 5], "or a list of its addresses"),
+        (5, "or a list of its addresses"),
+    ],
+)
+def test_a_fault_of_one_of_several_addresses_is_named(written: object, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint) as refused:
+        load({"registry_url": written})
+    assert "secret" not in str(refused.value)
+
+
+def test_settings_for_tls_ask_for_wss_in_all_addresses() -> None:
+    with pytest.raises(SettingsError, match="tls_ca_file is set and registry_url begins with ws://"):
+        load({"registry_url": ["ws://a", "ws://b"], "tls_ca_file": "/ca.pem"})
+
+
+def test_a_comma_in_the_path_of_one_address_stays() -> None:
+    assert load({"registry_url": "wss://host/a,b"}).registry_urls == ("wss://host/a,b",)
+
+
 def test_a_simulation_that_names_no_product_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"simulate: .*H100"):
         load({"registry_url": URL, "simulate": "8xNothing"})

@@ -208,7 +208,11 @@ class Agent:
     def start(self, now: float) -> list[Outward]:
         """Begin a process that remembers what the one before it has stored."""
         self._machine = SessionMachine(
-            SessionSettings(), node_id=self.node_id, has_token=self.token is not None, draw=lambda: 0.5
+            SessionSettings(),
+            addresses=("registry",),
+            node_id=self.node_id,
+            has_token=self.token is not None,
+            draw=lambda: 0.5,
         )
         self._checked = None if self.host.checks is None else ()
         return [*self.probe(now), *self._handle(Started(), now)]

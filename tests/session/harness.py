@@ -1,10 +1,12 @@
 """What the tests of the session share: a declaration, and a machine brought to a state."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from gpu_agent.session.machine import SessionMachine
 from gpu_agent.session.types import (
+    Connect,
     Connected,
     Declared,
     Event,
@@ -39,6 +41,8 @@ OTHER_GPU = replace(
     hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=(GPU.model_copy(update={"uuid": "GPU-2"}),)),
 )
 WITHOUT_GPU = replace(WITH_GPU, hardware=Hardware(cpu_cores=8, memory_gb=64))
+ADDRESS = "wss://registry.example:8080/ws/node"
+CONNECT = Connect(address=ADDRESS)
 NO_JITTER = SessionSettings(startup_jitter_seconds=0)
 ACK = NodeRegisterAck(
     node_id="node-A", heartbeat_interval_seconds=15, warmup_heartbeat_interval_seconds=2, session_epoch=1
@@ -54,9 +58,12 @@ def play(
     node_id: str | None = None,
     has_token: bool = False,
     dice: float = 0.5,
+    addresses: Sequence[str] = (ADDRESS,),
 ) -> Play:
     """A machine before its start; whatever it draws is `dice`."""
-    machine = SessionMachine(settings, node_id=node_id, has_token=has_token, draw=lambda: dice)
+    machine = SessionMachine(
+        settings, addresses=addresses, node_id=node_id, has_token=has_token, draw=lambda: dice
+    )
     return Playbook(machine, optional=(LogEvent,))
 
 

@@ -118,12 +118,21 @@ def _check_deadline(machine: SessionMachine, now: float) -> None:
 
 
 @given(
-    st.lists(_HAPPENINGS, max_size=40), st.sampled_from([0.0, 0.5, 0.999]), st.sampled_from([None, "node-A"])
+    st.lists(_HAPPENINGS, max_size=40),
+    st.sampled_from([0.0, 0.5, 0.999]),
+    st.sampled_from([None, "node-A"]),
+    st.sampled_from([("a",), ("a", "b"), ("a", "b", "c")]),
 )
 def test_whatever_happens_nothing_raises_and_no_two_sockets_are_open(
-    happenings: list[Event | float], dice: float, node_id: str | None
+    happenings: list[Event | float], dice: float, node_id: str | None, addresses: tuple[str, ...]
 ) -> None:
-    machine = SessionMachine(NO_JITTER, node_id=node_id, has_token=node_id is not None, draw=lambda: dice)
+    machine = SessionMachine(
+        NO_JITTER,
+        addresses=addresses,
+        node_id=node_id,
+        has_token=node_id is not None,
+        draw=lambda: dice,
+    )
     socket, now = _Socket(), 0.0
     socket.carry_out(machine.handle(Started(), now))
     for happening in happenings:
@@ -168,7 +177,9 @@ def test_every_transition_of_the_table_happens_and_no_other() -> None:
     dice = random.Random(7)  # noqa: S311 - the same walk each time, not a secret
     seen: set[tuple[str, str]] = set()
     for _ in range(3000):
-        machine = SessionMachine(NO_JITTER, node_id="node-A", has_token=True, draw=dice.random)
+        machine = SessionMachine(
+            NO_JITTER, addresses=("a", "b"), node_id="node-A", has_token=True, draw=dice.random
+        )
         socket, now = _Socket(), 0.0
         for event in (*dice.choices(_EVENTS, k=dice.randrange(50)), dice.choice(_LAST_EVENTS), 700.0):
             if isinstance(event, float):

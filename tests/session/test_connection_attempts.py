@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.session.backoff import Backoff, ConnectionAttempts
+from gpu_agent.session.errors import Outcome, SessionEnd
 from gpu_agent.session.types import (
     Connect,
     Connected,
@@ -25,6 +26,8 @@ from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeError
 from tests.playbook import After
 from tests.session.harness import (
     ACK,
+    ADDRESS,
+    CONNECT,
     WITH_GPU,
     WITHOUT_GPU,
     Play,
@@ -42,7 +45,7 @@ REFUSED = ConnectFailed("connection refused")
 
 def test_a_fleet_does_not_arrive_as_one_the_start_is_jittered() -> None:
     started = play(SessionSettings(startup_jitter_seconds=4), dice=0.5)
-    assert started >> Declared(WITH_GPU) >> Started() >> After(1.9) >> After(0.1) << Connect()
+    assert started >> Declared(WITH_GPU) >> Started() >> After(1.9) >> After(0.1) << CONNECT
 
 
 def test_a1_without_a_gpu_nothing_connects() -> None:
@@ -58,7 +61,7 @@ def test_a1_without_a_gpu_nothing_connects() -> None:
 def test_a1_a_gpu_that_appears_later_registers_then() -> None:
     started = play()
     assert started >> Declared(WITHOUT_GPU) >> Started() >> After(3600)
-    assert started >> Declared(WITH_GPU) << Connect()
+    assert started >> Declared(WITH_GPU) << CONNECT
     assert started >> Connected() << Send
 
 
@@ -78,7 +81,7 @@ def test_other_gpus_declared_meanwhile_are_tried_at_once_after_a_refusal() -> No
     asked = awaiting()
     other = Hardware(cpu_cores=8, memory_gb=64, gpus=(GpuDeclaration(name="H100", memory_gb=80),))
     assert asked >> Declared(replace(WITH_GPU, hardware=other))
-    assert asked >> received(NodeError(code="GPU_REQUIRED")) << Disconnect << Connect()
+    assert asked >> received(NodeError(code="GPU_REQUIRED")) << Disconnect << CONNECT
 
 
 def test_failures_back_off_by_doubling_to_the_ceiling() -> None:
@@ -87,13 +90,13 @@ def test_failures_back_off_by_doubling_to_the_ceiling() -> None:
         assert failing >> REFUSED
         assert failing.machine.deadline is not None
         delays.append(failing.machine.deadline - failing.now)
-        assert failing >> After(delays[-1]) << Connect()
+        assert failing >> After(delays[-1]) << CONNECT
     assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_a_lost_connection_backs_off_and_attaches_again_with_its_id() -> None:
     lost = ready()
-    assert lost >> Disconnected(1006, "reset by peer") >> After(0.5) << Connect()
+    assert lost >> Disconnected(1006, "reset by peer") >> After(0.5) << CONNECT
     assert lost >> Connected() << (lambda action: action.message.node_id == "node-A")
     assert lost.machine.snapshot.last_refusal == "connection closed (1006): reset by peer"
 
@@ -101,7 +104,7 @@ def test_a_lost_connection_backs_off_and_attaches_again_with_its_id() -> None:
 def test_a_session_that_lasted_resets_the_backoff_and_a_short_one_does_not() -> None:
     for lasting, delay in ((121.0, 0.5), (30.0, 1.0)):
         session = connecting()
-        assert session >> REFUSED >> After(0.5) << Connect() >> Connected() << Send
+        assert session >> REFUSED >> After(0.5) << CONNECT >> Connected() << Send
         session >> received(ACK)
         session.pending.clear()
         session >> After(lasting)
@@ -113,16 +116,16 @@ def test_a_session_that_lasted_resets_the_backoff_and_a_short_one_does_not() -> 
 def test_401_for_a_node_token_tries_the_join_token_once_then_waits_at_the_ceiling() -> None:
     refused = connecting(node_id="node-A", has_token=True)
     answer = ConnectFailed("HTTP 401", http_status=401)
-    assert refused >> answer << Connect(Credential.JOIN)
+    assert refused >> answer << Connect(Credential.JOIN, address=ADDRESS)
     assert refused >> answer
     assert refused.machine.deadline == refused.now + 60
     assert "join token" in (refused.machine.snapshot.last_refusal or "")
-    assert refused >> After(60) << Connect(Credential.BEST)
+    assert refused >> After(60) << CONNECT
 
 
 def test_a_join_token_that_is_let_in_suggests_the_known_id() -> None:
     refused = connecting(node_id="node-A", has_token=True)
-    assert refused >> ConnectFailed("HTTP 401", http_status=401) << Connect(Credential.JOIN)
+    assert refused >> ConnectFailed("HTTP 401", http_status=401) << Connect(Credential.JOIN, address=ADDRESS)
     assert refused >> Connected() << (lambda action: action.message.node_id == "node-A")
 
 
@@ -190,10 +193,11 @@ def test_an_illegal_event_shows_the_last_transitions() -> None:
 
 
 _REFUSED = ConnectFailed("HTTP 401", http_status=401)
+_FAILED = SessionEnd(Outcome.RETRY, "no")
 
 
 def _attempts(*, has_token: bool = False) -> ConnectionAttempts:
-    return ConnectionAttempts(SessionSettings(), has_token=has_token, draw=lambda: 1.0)
+    return ConnectionAttempts(SessionSettings(), addresses=(ADDRESS,), has_token=has_token, draw=lambda: 1.0)
 
 
 def test_the_startup_delay_is_a_random_part_of_its_bound() -> None:
@@ -212,7 +216,7 @@ def test_only_a_refused_node_token_falls_back_to_the_join_token() -> None:
 def test_after_a_wait_the_best_credential_is_tried_again() -> None:
     attempts = _attempts(has_token=True)
     attempts.fall_back_to_join_token(_REFUSED)
-    attempts.next_delay(0.0)
+    attempts.next_delay(_FAILED, 0.0)
     assert attempts.credential is Credential.BEST
 
 
@@ -226,19 +230,19 @@ def test_a_refused_credential_is_explained_with_the_next_step() -> None:
 
 def test_only_two_minutes_of_being_registered_reset_the_delays() -> None:
     attempts = _attempts()
-    attempts.next_delay(0)
+    attempts.next_delay(_FAILED, 0)
     attempts.registered(0, new_token=False)
-    assert attempts.next_delay(119.9) == 2
+    assert attempts.next_delay(_FAILED, 119.9) == 2
     attempts.registered(200, new_token=False)
-    assert attempts.next_delay(320) == 1
+    assert attempts.next_delay(_FAILED, 320) == 1
 
 
 def test_an_open_socket_that_was_never_acknowledged_proves_nothing() -> None:
     attempts = _attempts()
     attempts.registered(0, new_token=False)
     attempts.connected()
-    attempts.next_delay(500)
-    assert attempts.next_delay(1000) == 2
+    attempts.next_delay(_FAILED, 500)
+    assert attempts.next_delay(_FAILED, 1000) == 2
 
 
 def test_a_new_token_can_fall_back_later() -> None:
@@ -248,7 +252,7 @@ def test_a_new_token_can_fall_back_later() -> None:
 
 
 def test_an_absurd_retry_after_is_clamped_to_an_hour() -> None:
-    assert _attempts().next_delay(0, retry_after=1e300) == 3601
+    assert _attempts().next_delay(SessionEnd(Outcome.RETRY, "", 1e300), 0) == 3601
 
 
 def _backoff(dice: float) -> Backoff:

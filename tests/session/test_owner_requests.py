@@ -8,7 +8,6 @@ import pytest
 
 from gpu_agent.session.drain import OwnerDrain
 from gpu_agent.session.types import (
-    Connect,
     Connected,
     ConnectFailed,
     Declared,
@@ -33,6 +32,7 @@ from gpu_agent.wire.messages import NodeControl, NodeStatusMessage, NodeUnregist
 from tests.playbook import After
 from tests.session.harness import (
     ACK,
+    CONNECT,
     WITH_GPU,
     WITHOUT_GPU,
     Play,
@@ -83,7 +83,7 @@ def test_a_drain_goes_on_with_heartbeats_and_ends_disconnected_without_an_exit()
 
 def test_a_resume_of_a_drained_machine_connects_and_registers() -> None:
     session = drained()
-    assert session >> ResumeRequested() << Connect() >> Connected() << registers(node_id="node-A")
+    assert session >> ResumeRequested() << CONNECT >> Connected() << registers(node_id="node-A")
     assert session >> received(ACK) << StoreIdentity << SendHeartbeat
     assert session.machine.snapshot.drain_reason is None
 
@@ -104,7 +104,7 @@ def test_a_node_never_lifts_an_operators_drain() -> None:
 
 def test_a_drain_outlives_a_lost_connection_and_is_sent_again_after_the_ack() -> None:
     session = draining()
-    assert session >> Disconnected(1006, "gone") >> After(0.5) << Connect() >> Connected() << Send
+    assert session >> Disconnected(1006, "gone") >> After(0.5) << CONNECT >> Connected() << Send
     assert session >> received(ACK) << StoreIdentity << SendHeartbeat << asks_to_drain(59.5)
     assert session >> status("registering", reason_code="resumed", details={})
     assert session.machine.snapshot.drain_reason == "new fans"
@@ -112,7 +112,7 @@ def test_a_drain_outlives_a_lost_connection_and_is_sent_again_after_the_ack() ->
 
 def test_a_drain_requested_while_no_registry_is_reached_is_sent_to_the_first_that_is() -> None:
     session = connecting()
-    assert session >> REFUSED >> FANS >> After(0.5) << Connect() >> Connected() << Send
+    assert session >> REFUSED >> FANS >> After(0.5) << CONNECT >> Connected() << Send
     assert session >> received(ACK) << StoreIdentity << SendHeartbeat << asks_to_drain(59.5)
 
 
@@ -166,12 +166,12 @@ def test_a_resume_is_the_word_that_a_session_which_yielded_waits_for() -> None:
     session = ready()
     assert session >> error("SESSION_SUPERSEDED") << Disconnect
     assert session.machine.state is State.YIELDED
-    assert session >> ResumeRequested() << Connect()
+    assert session >> ResumeRequested() << CONNECT
 
 
 def test_a_resume_ends_the_waiting_for_the_next_attempt() -> None:
     session = connecting()
-    assert session >> REFUSED >> ResumeRequested() << Connect()
+    assert session >> REFUSED >> ResumeRequested() << CONNECT
 
 
 @pytest.mark.parametrize("session", [play(), connecting(), awaiting(), ready()])
@@ -201,7 +201,7 @@ def test_a_refresh_without_a_session_only_probes(session: Play) -> None:
 
 def test_an_order_before_the_start_is_remembered() -> None:
     session = play()
-    assert session >> Declared(WITH_GPU) >> FANS >> Started() << Connect() >> Connected() << Send
+    assert session >> Declared(WITH_GPU) >> FANS >> Started() << CONNECT >> Connected() << Send
     assert session >> received(ACK) << StoreIdentity << SendHeartbeat << asks_to_drain(60)
 
 

@@ -124,6 +124,7 @@ class Agent:
         self._say(f"starts as {self.disk.node_id} {'with' if self.disk.node_token else 'without'} a token")
         self.machine = SessionMachine(
             SessionSettings(),
+            addresses=("registry",),
             node_id=self.disk.node_id,
             has_token=self.disk.node_token is not None,
             draw=self._world.dice.random,

@@ -80,10 +80,12 @@ class Agent:
         self.jobs = Jobs()
         """What workers announce; the control socket's handler updates it."""
         self._settings = settings
+        self._registry_urls = settings.registry_urls
         self._identity = identity
         self._credentials = _credentials_of(settings, identity)
         self._machine = SessionMachine(
             session or SessionSettings(),
+            addresses=self._registry_urls,
             node_id=identity.identity.node_id,
             has_token=identity.identity.node_token is not None,
             draw=random.SystemRandom().random,
@@ -149,7 +151,7 @@ class Agent:
         """All that the agent knows at this moment."""
         return Snapshot(
             session=self._machine.snapshot,
-            registry_url=self._settings.registry_url,
+            registry_urls=self._registry_urls,
             owner=self._public_jobs.owner,
             public_jobs=self._public_jobs.state,
             checks=self._checks.states,
@@ -293,7 +295,7 @@ class Agent:
         token = await with_disk_deadline("credential", lambda: self._credentials.token_for(action.credential))
         settings = self._settings
         self._link = Link(
-            settings.registry_url,
+            action.address,
             token=token,
             report=self._on_link_event,
             proxy=settings.proxy,
@@ -332,8 +334,9 @@ class Agent:
 
     def _log(self, event: LogEvent) -> None:
         """Log it, unless the registry makes the session repeat it again and again."""
-        # Another reason to back off is no repeat, and comes no oftener than the session backs off.
-        about = event.fields.get("why") if event.event == "session_backing_off" else None
+        # Another reason or address is no repeat, and comes no oftener than the session backs off.
+        backs_off = event.event == "session_backing_off"
+        about = (event.fields.get("why"), event.fields.get("registry")) if backs_off else None
         suppressed = self._log_limit.admit(event.event, now=_now(), about=about)
         if suppressed is not None:
             log = _LOG.warning if event.problem else _LOG.info

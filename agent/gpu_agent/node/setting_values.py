@@ -36,6 +36,8 @@ OLDEST_READING_SECONDS = 60.0
 _JOIN_PREFIX = "gpuj_"
 _SECRETS = re.compile(r"(?i)[?&#][^=&#?]*(?:token|key|secret|passw|auth)[^=&#?]*=")
 """Parts of a URL that are named as only secrets are."""
+_NEXT_URL = re.compile(r",(?=\s*\w+://)")
+"""A comma elsewhere may be a part of a path."""
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,255}\$?")
 NO_CREDENTIALS = "no credentials go into a URL"
 """The beginning of a fault whose value must not be shown: it may hold the secret."""
@@ -43,18 +45,45 @@ NO_CREDENTIALS = "no credentials go into a URL"
 
 def check_registry_url(value: str) -> str:
     """Check where the registry is; the path may be left out."""
-    if "@" in value or _SECRETS.search(value):  # first: no other fault may show it
-        raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
+    _refuse_credentials(value)  # first: no other fault may show it
     corrected = _corrected(value)
     parts = urlsplit(value)
     if parts.scheme not in ("ws", "wss"):
         raise ValueError(f"the registry is reached at ws:// or wss://; write {corrected}")
     if not parts.hostname:
         raise ValueError("it names no host; write wss://HOST:8080/ws/node")
+    if "," in parts.netloc:
+        raise ValueError(
+            f"write each of several addresses whole, as in {parts.scheme}://A,{parts.scheme}://B"
+        )
     if parts.fragment:
         raise ValueError(f"a registry's URL has no fragment (#…); write {value.partition('#')[0]}")
     _ = parts.port  # raises ValueError for what is no port
     return corrected if parts.path in ("", "/") else value
+
+
+def _check_registry(value: object) -> str | tuple[str, ...]:
+    """Check the registry's address, or all of them: a list, or with commas between them."""
+    if isinstance(value, str):
+        urls = [part.strip() for part in _NEXT_URL.split(value)]
+    elif isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        urls = [*value]
+    else:
+        raise ValueError("write the registry's address, or a list of its addresses")
+    for url in urls:
+        _refuse_credentials(url)
+    checked = tuple(map(check_registry_url, urls))
+    if not checked:
+        raise ValueError("the list is empty; write the registry's address into it")
+    twice = [url for url in checked if checked.count(url) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is there twice; leave one out")
+    if len({urlsplit(url).scheme for url in checked}) > 1:
+        raise ValueError(
+            "some addresses begin with wss:// and others with ws://, which is not encrypted: write wss:// in "
+            "all of them, since an attacker who blocks those would get the tokens over ws://"
+        )
+    return checked[0] if len(checked) == 1 else checked
 
 
 def _corrected(value: str) -> str:
@@ -67,6 +96,11 @@ def _corrected(value: str) -> str:
     port = "" if has_port or separator else f":{DEFAULT_PORT}"
     written = f"/{path}" if slash and path else NODE_PATH
     return f"{'wss' if secure else 'ws'}://{host or 'HOST'}{port}{written}"
+
+
+def _refuse_credentials(url: str) -> None:
+    if "@" in url or _SECRETS.search(url):
+        raise ValueError(f"{NO_CREDENTIALS}; put the join token into a file and name it")
 
 
 def check_simulation(value: str | None) -> str | None:
@@ -206,6 +240,7 @@ EXACT_NUMBER, EXACT_TRUTH = BeforeValidator(_check_number), BeforeValidator(_che
 _LINK_LANES = (1, 2, 4, 8, 12, 16, 32)
 """The widths that PCIe defines, as `enum pcie_link_width` of Linux lists them."""
 Lanes = Annotated[int, AfterValidator(_check_lanes)]
+RegistryUrl = Annotated[str | tuple[str, ...], BeforeValidator(_check_registry), NoDecode]
 Folders = Annotated[tuple[ConfigPath, ...], BeforeValidator(_paths), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_names), NoDecode]
 Pins = Annotated[tuple[Annotated[str, AfterValidator(parse_pin)], ...], BeforeValidator(_pins), NoDecode]

@@ -34,9 +34,9 @@ from gpu_agent.node.setting_values import (
     Lanes,
     Names,
     Pins,
+    RegistryUrl,
     Span,
     TimeZone,
-    check_registry_url,
     check_simulation,
     token_file,
 )
@@ -232,11 +232,13 @@ class AgentSettings(BaseSettings):
     )
 
     registry_url: Annotated[
-        str,
-        AfterValidator(check_registry_url),
+        RegistryUrl,
         Setting(
-            "the registry's address: `ws://` or `wss://`; without a path it is `/ws/node`",
-            kind="URL",
+            "the registry's address: `ws://` or `wss://`; without a path it is `/ws/node`. Of a registry on "
+            "several machines, name each one's address: in a list, or with commas between them "
+            "(`docs/scale.md`). `registry_urls` is another name of this setting",
+            other_name="registry_urls",
+            kind="URL, or list of URLs",
             example='"wss://registry.example:8080/ws/node"',
             option="--registry",
             metavar="URL",
@@ -537,12 +539,17 @@ class AgentSettings(BaseSettings):
         if self.tls_key_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_key_file is named and tls_cert_file is not: name the certificate too")
         tls = [name for name in ("tls_ca_file", "tls_pin", "tls_cert_file") if getattr(self, name)]
-        if tls and urlsplit(self.registry_url).scheme != "wss":
+        if tls and urlsplit(self.registry_urls[0]).scheme != "wss":
             raise ValueError(
                 f"{tls[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
                 "there, or leave the settings for TLS out"
             )
         return self
+
+    @property
+    def registry_urls(self) -> tuple[str, ...]:
+        """All addresses of the registry; their scheme is the same."""
+        return (self.registry_url,) if isinstance(self.registry_url, str) else self.registry_url
 
     @property
     def security(self) -> Security:

@@ -20,7 +20,8 @@ class Snapshot:
     """All that the agent knows, without its tokens."""
 
     session: SessionSnapshot
-    registry_url: str
+    registry_urls: tuple[str, ...]
+    """All addresses of the registry, as in the settings."""
     owner: Owner
     """What the owner states in the settings."""
     public_jobs: PublicJobsState

@@ -1,11 +1,17 @@
-"""Connection attempts: with which credential, after which delay, and why the last one failed.
+"""Connection attempts: to which address, with which credential, after which delay, and why the last failed.
 
 Delays double up to a ceiling, with full jitter; a registration that lasts resets them. Chance is handed in.
+
+A registry may have several addresses. Each agent has them in an order of its own, so that a fleet spreads
+over them, and spreads again over the others when one is gone. A failure that may be the address's alone
+leads to the next address soon; the delay grows once all have failed. One that works is never left. A refusal
+that the whole registry stands by delays the next attempt as it would with one address.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-from gpu_agent.session.errors import clipped
+from gpu_agent.session.errors import Outcome, SessionEnd, clipped
 from gpu_agent.session.types import ConnectFailed, Credential, SessionSettings
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
@@ -30,9 +36,23 @@ _CREDENTIAL_REFUSED = {
 class ConnectionAttempts:
     """The attempts to get a session that lasts, one after the other."""
 
-    def __init__(self, settings: SessionSettings, *, has_token: bool, draw: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        addresses: Sequence[str],
+        has_token: bool,
+        draw: Callable[[], float],
+    ) -> None:
         self._settings = settings
         self._draw = draw
+        self._addresses = _shuffled(addresses, draw)
+        self.address = self._addresses[0]
+        """The one in use, or tried next."""
+        self._failed: set[str] = set()
+        """The addresses tried in vain since the last delay that grows."""
+        self._free_at: dict[str, float] = {}
+        """When an address may be tried that asked for time."""
         self._has_token = has_token
         self._registered_since: float | None = None
         self._backoff = Backoff(
@@ -42,6 +62,11 @@ class ConnectionAttempts:
         )
         self.credential = Credential.BEST
         self.last_refusal: str | None = None
+
+    @property
+    def where(self) -> Mapping[str, object]:
+        """The address as a field for the log; empty where there is only one."""
+        return {"registry": self.address} if len(self._addresses) > 1 else {}
 
     def startup_delay(self) -> float:
         """Draw the wait before the first attempt."""
@@ -72,16 +97,42 @@ class ConnectionAttempts:
         if self._registered_since is None:
             self._registered_since = now
 
-    def next_delay(self, now: float, *, at_ceiling: bool = False, retry_after: float | None = None) -> float:
-        """Draw the wait before the next attempt, which uses the best credential again."""
+    def next_delay(self, end: SessionEnd, now: float) -> float:
+        """Draw the wait before the next attempt: at the next address, with the best credential again."""
         since, self._registered_since = self._registered_since, None
         if since is not None and now - since >= self._settings.stability_seconds:
             self._backoff.reset()
+            self._failed.clear()
         self.credential = Credential.BEST
-        at_least = min(retry_after or 0.0, self._settings.longest_retry_after_seconds)
-        if at_ceiling:
+        at_least = min(end.retry_after_seconds or 0.0, self._settings.longest_retry_after_seconds)
+        if end.outcome is Outcome.RETRY_ELSEWHERE:
+            return self._delay_to_another(now, at_least)
+        self._failed.clear()
+        self.address = next(iter(self._others), self.address)
+        if end.outcome is Outcome.RETRY_AT_CEILING:
             return self._backoff.delay_at_ceiling(at_least=at_least)
         return self._backoff.next_delay(at_least=at_least)
+
+    @property
+    def _others(self) -> list[str]:
+        """The other addresses, the next one first."""
+        place = self._addresses.index(self.address)
+        return [*self._addresses[place + 1 :], *self._addresses[:place]]
+
+    def _delay_to_another(self, now: float, at_least: float) -> float:
+        """Turn to an address that has not failed yet, soon; when all have failed, to the first one free."""
+        failed = self.address
+        self._failed.add(failed)
+        self._free_at[failed] = now + at_least
+        waits = {one: max(0.0, self._free_at.get(one, -math.inf) - now) for one in self._others}
+        untried = [one for one, wait in waits.items() if one not in self._failed and not wait]
+        if untried:
+            self.address = untried[0]
+            return self._backoff.first_delay()
+        self._failed.clear()
+        waits[failed] = at_least  # the last entry: of several that are free the others come first
+        self.address = min(waits, key=lambda one: waits[one])
+        return self._backoff.next_delay(at_least=waits[self.address])
 
 
 class Backoff:
@@ -92,6 +143,10 @@ class Backoff:
         self._ceiling = ceiling_seconds
         self._draw = draw
         self._bound = min(first_seconds, ceiling_seconds)
+
+    def first_delay(self) -> float:
+        """Draw a delay as short as the first, without a doubling."""
+        return self._draw() * min(self._first, self._ceiling)
 
     def next_delay(self, *, at_least: float = 0.0) -> float:
         """Draw the next delay; jitter comes on top of the minimum that a peer asked for."""
@@ -107,3 +162,9 @@ class Backoff:
     def reset(self) -> None:
         """Start from the first delay again: the session has proven stable."""
         self._bound = min(self._first, self._ceiling)
+
+
+def _shuffled(addresses: Sequence[str], draw: Callable[[], float]) -> list[str]:
+    if len(addresses) == 1:
+        return [*addresses]
+    return sorted(addresses, key=lambda _: draw())

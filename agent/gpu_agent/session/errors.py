@@ -18,6 +18,8 @@ class Outcome(StrEnum):
     """What follows the end of a connection."""
 
     RETRY = "retry"
+    RETRY_ELSEWHERE = "retry_elsewhere"
+    """Only what is behind this address may be at fault: another of the registry's is tried first."""
     RETRY_AT_CEILING = "retry_at_ceiling"
     AWAIT_GPU = "await_gpu"
     YIELD = "yield"

@@ -15,7 +15,7 @@ code asks (§3.3). `retry_after_seconds` never delays a heartbeat; it counts onc
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from gpu_agent.session.backoff import ConnectionAttempts
@@ -163,14 +163,21 @@ class SessionMachine:
     """One session for the life of a process. `draw` returns a random number in [0, 1)."""
 
     def __init__(
-        self, settings: SessionSettings, *, node_id: str | None, has_token: bool, draw: Callable[[], float]
+        self,
+        settings: SessionSettings,
+        *,
+        addresses: Sequence[str],
+        node_id: str | None,
+        has_token: bool,
+        draw: Callable[[], float],
     ) -> None:
+        """`addresses` are those of one registry: it has the same identity and credentials at each."""
         self._settings = settings
         self._state = State.IDLE
         self._transitions: deque[str] = deque(maxlen=_MAX_TRANSITIONS)
         self._until = math.inf
         """When the state ends by itself: the next attempt, the ack's deadline, or the end of leaving."""
-        self._attempts = ConnectionAttempts(settings, has_token=has_token, draw=draw)
+        self._attempts = ConnectionAttempts(settings, addresses=addresses, has_token=has_token, draw=draw)
         self._registration = Registration(node_id=node_id)
         self._heartbeats = Heartbeats(settings)
         self._drain = OwnerDrain(settings)
@@ -203,6 +210,7 @@ class SessionMachine:
         heartbeats = self._heartbeats
         return SessionSnapshot(
             state=self._state,
+            address=self._attempts.address,
             node_id=self._registration.node_id,
             registry_status=self._registry_status,
             next_attempt_at=self._until if self._state is State.BACKING_OFF else None,
@@ -251,7 +259,8 @@ class SessionMachine:
             case State.AWAITING_ACK:
                 self._registration.unanswered()
                 patience = self._settings.ack_timeout_seconds
-                return self._end(Outcome.RETRY, now, f"no answer to node_register within {patience:g} s")
+                why = f"no answer to node_register within {patience:g} s"
+                return self._end(Outcome.RETRY_ELSEWHERE, now, why)
             case _:
                 return self._send_what_is_due(now)
 
@@ -265,7 +274,7 @@ class SessionMachine:
                 return self._connect_failed(event, now)
             case Disconnected(code, detail):
                 why = f"connection closed ({code}): {clipped(detail) or 'no reason given'}"
-                outcome = Outcome.LEAVE if self._state is State.LEAVING else Outcome.RETRY
+                outcome = Outcome.LEAVE if self._state is State.LEAVING else Outcome.RETRY_ELSEWHERE
                 return self._after(SessionEnd(outcome, why), now)
             case _ as unreachable:
                 assert_never(unreachable)
@@ -282,7 +291,7 @@ class SessionMachine:
             refused = LogEvent("node_credential_refused", {"next": "the join token"}, problem=True)
             return [refused, *self._connect(now, "the node token was refused")]
         why, lasting = self._attempts.explain(event)
-        outcome = Outcome.RETRY_AT_CEILING if lasting else Outcome.RETRY
+        outcome = Outcome.RETRY_AT_CEILING if lasting else Outcome.RETRY_ELSEWHERE
         return self._after(SessionEnd(outcome, why, event.retry_after_seconds), now)
 
     def _connect(self, now: float, cause: str) -> list[Action]:
@@ -292,7 +301,7 @@ class SessionMachine:
             probed = self._registration.declaration is not None
             return self._wait_for_gpu(now, _NO_GPU if probed else "not probed yet")
         self._move(State.CONNECTING, now, cause)
-        return [Connect(self._attempts.credential)]
+        return [Connect(self._attempts.credential, address=self._attempts.address)]
 
     # What the probe and the owner's configuration say
 
@@ -388,7 +397,7 @@ class SessionMachine:
         self._heartbeats.begin(ack, sent, now)
         self._errors.registered()
         self._move(State.REGISTERED, now, f"acknowledged as {node_id}")
-        facts = {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch}
+        facts = {"node_id": node_id, "schema": schema, "epoch": ack.session_epoch, **self._attempts.where}
         actions: list[Action] = [StoreIdentity(node_id, ack.node_token), LogEvent("node_registered", facts)]
         if names_schema and self._registration.raise_schema():
             return [*actions, *self._register(now, "the registry knows schemas")]
@@ -565,7 +574,7 @@ class SessionMachine:
 
     def _after(self, end: SessionEnd, now: float) -> list[Action]:
         match end.outcome:
-            case Outcome.RETRY | Outcome.RETRY_AT_CEILING:
+            case Outcome.RETRY | Outcome.RETRY_ELSEWHERE | Outcome.RETRY_AT_CEILING:
                 return self._back_off(end, now)
             case Outcome.AWAIT_GPU if self._registration.possible:
                 return self._connect(now, "other GPUs are declared than those refused")
@@ -583,11 +592,12 @@ class SessionMachine:
                 assert_never(unreachable)
 
     def _back_off(self, end: SessionEnd, now: float) -> list[Action]:
-        at_ceiling = end.outcome is Outcome.RETRY_AT_CEILING
-        delay = self._attempts.next_delay(now, at_ceiling=at_ceiling, retry_after=end.retry_after_seconds)
+        where = self._attempts.where
+        delay = self._attempts.next_delay(end, now)
         self._attempts.last_refusal = end.why
         self._move(State.BACKING_OFF, now, end.why, until=now + delay)
-        return [LogEvent("session_backing_off", {"delay_seconds": delay, "why": end.why}, problem=True)]
+        fields = {"delay_seconds": delay, "why": end.why, **where}
+        return [LogEvent("session_backing_off", fields, problem=True)]
 
     def _wait_for_gpu(self, now: float, why: str) -> list[Action]:
         self._move(State.WAITING_GPU, now, why)

@@ -218,6 +218,8 @@ class Connect:
     """Open the WebSocket; the outcome comes back as `Connected` or `ConnectFailed`."""
 
     credential: Credential = Credential.BEST
+    address: str = field(kw_only=True)
+    """Which of the registry's addresses to connect to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,8 @@ class SessionSnapshot:
     """A session at one moment, for `status`."""
 
     state: State
+    address: str
+    """The registry's address of this connection, or of the next attempt."""
     node_id: str | None
     registry_status: NodeStatusMessage | None
     """The last status that the registry gave this node, with its reason; None before the first ack."""

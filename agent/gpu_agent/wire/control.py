@@ -118,7 +118,8 @@ class AgentInfo(Document):
 class SessionInfo(Document):
     """The agent's session with its registry."""
 
-    registry: str = Field(description="its URL")
+    registry: str = Field(description="its URL; of several the one in use, or tried next")
+    other_addresses: tuple[str, ...] = Field(description="its other URLs, where it has several")
     state: str = Field(
         description="docs/local.md explains each", json_schema_extra={"enum": [*SESSION_STATES]}
     )

@@ -75,6 +75,16 @@ def test_a_join_token_that_cannot_be_read_is_shown() -> None:
     assert shown.endswith(problem)
 
 
+def test_the_other_addresses_of_the_registry_are_named_where_it_has_some() -> None:
+    used = "ws://r:8080/ws/node"
+    assert not [one for one in page() if one.startswith("others")]
+    said = page(registry_urls=("ws://a", used, "ws://b"))
+    (shown,) = [one for one in said if one.startswith("others")]
+    assert shown.split(maxsplit=1)[1] == "ws://a, ws://b"
+    (connected,) = [one for one in said if one.startswith("registry")]
+    assert f"{used} connected" in connected
+
+
 def test_a_check_that_waits_to_run_again_says_for_what_beside_its_result() -> None:
     passed = CheckState(name="memory_bandwidth", scope="GPU-1", ok=True, detail="54 GB/s", at=NOW)
     waiting = replace(passed, not_repeated="1 process uses it")

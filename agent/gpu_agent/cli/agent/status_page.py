@@ -153,6 +153,7 @@ def status_facts(answer: StatusDocument, *, now: float) -> Iterator[Fact]:
     labels = ", ".join(f"{name}={value}" for name, value in sorted(answer.labels.items()))
     for name, words in (
         ("registry", _link(answer, now)),
+        ("others", line(", ".join(answer.session.other_addresses))),
         ("next", _next(answer.session, now)),
         ("token", _token(answer.session)),
         ("status", _status(answer, now)),

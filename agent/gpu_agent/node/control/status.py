@@ -116,7 +116,8 @@ def job_info(job: AnnouncedJob) -> JobInfo:
 def _session(snapshot: Snapshot, instant: Instant) -> SessionInfo:
     session = snapshot.session
     return SessionInfo(
-        registry=snapshot.registry_url,
+        registry=session.address,
+        other_addresses=tuple(url for url in snapshot.registry_urls if url != session.address),
         state=session.state.value,
         since=instant.wall_of(snapshot.state_since),
         link_since=instant.wall_of(snapshot.link_since),
