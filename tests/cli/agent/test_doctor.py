@@ -100,6 +100,27 @@ def test_a_registry_that_is_not_there_fails_at_its_step(tmp_path: Path) -> None:
     assert (code, found["TCP"]["verdict"], found["WebSocket"]["verdict"]) == (1, "fail", "skipped")
 
 
+def test_of_several_addresses_each_is_checked_and_one_that_fails_is_a_warning_beside_one_that_works(
+    place: Place,
+) -> None:
+    registry = place.registry()
+    place.agent(registry, "a", join_token=made_by_command(place, registry, "token", "create"))
+    place.await_ready(registry)
+    dead = f"ws://127.0.0.1:{free_port()}/ws/node"
+    words = ("--state-dir", place.folder / "a", "--simulate", "1xT4-16GB")
+    code, _, said = examined("--registry", f"{dead},{registry.node_url}", *words)
+    checks = json.loads(said)["checks"]
+    (first, second) = [place for place, one in enumerate(checks) if one["check"] == "registry"]
+    of_dead = {one["check"]: one["verdict"] for one in checks[first:second]}
+    of_true = {one["check"]: one["verdict"] for one in checks[second:]}
+    assert (code, checks[first]["detail"], checks[second]["detail"]) == (0, dead, registry.node_url)
+    assert (of_dead["TCP"], of_dead["credential"]) == ("warn", "skipped")
+    assert (of_true["TCP"], of_true["credential"]) == ("ok", "ok")
+    other = f"ws://127.0.0.1:{free_port()}/ws/node"
+    code, found, _ = examined("--registry", f"{dead},{other}", *words)
+    assert (code, found["TCP"]["verdict"]) == (1, "fail")
+
+
 def test_without_a_registry_the_machine_is_examined_all_the_same(tmp_path: Path) -> None:
     code, found, _ = examined("--state-dir", tmp_path / "s", "--simulate", "1xT4-16GB")
     assert (code, found["registry"]["verdict"], found["state directory"]["verdict"]) == (1, "fail", "ok")

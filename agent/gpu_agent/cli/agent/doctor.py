@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -226,9 +226,37 @@ async def _registry_checks(configured: _Configured, settings: AgentSettings) -> 
         for name in STEPS:
             yield skipped(name, "not tried, since no registry is named")
         return
-    yield ok("registry", settings.registry_url)
-    url, proxy, security = settings.registry_url, settings.proxy, settings.security
-    async for result in check_connection(url, await _tokens(settings), proxy, security=security):
+    tokens = await _tokens(settings)
+    if len(settings.registry_urls) == 1:
+        async for result in _address_checks(settings.registry_urls[0], settings, tokens):
+            yield result
+        return
+    for result in await _checks_of_all(settings, tokens):
+        yield result
+
+
+async def _checks_of_all(settings: AgentSettings, tokens: Tokens) -> list[CheckResult]:
+    """Check all addresses side by side. A fault of one is a warning while the agent can use another."""
+
+    async def check(url: str) -> list[CheckResult]:
+        return [result async for result in _address_checks(url, settings, tokens)]
+
+    async with asyncio.TaskGroup() as tasks:
+        checking = [tasks.create_task(check(url)) for url in settings.registry_urls]
+    each = [task.result() for task in checking]
+    one_works = any(all(result.verdict is not CheckStatus.FAIL for result in results) for results in each)
+    return [
+        replace(result, verdict=CheckStatus.WARN)
+        if one_works and result.verdict is CheckStatus.FAIL
+        else result
+        for results in each
+        for result in results
+    ]
+
+
+async def _address_checks(url: str, settings: AgentSettings, tokens: Tokens) -> AsyncIterator[CheckResult]:
+    yield ok("registry", url)
+    async for result in check_connection(url, tokens, settings.proxy, security=settings.security):
         yield result
 
 
