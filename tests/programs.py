@@ -39,13 +39,15 @@ def eventually(look: Callable[[], T | None], *, within_seconds: float, what: str
 class Program:
     """A `gpu-agent` process whose JSON log lines are collected while it runs."""
 
+    command = COMMAND
+
     def __init__(
         self,
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.words = (*COMMAND, *arguments)
+        self.words = (*self.command, *arguments)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self._process = subprocess.Popen(

@@ -1,0 +1,190 @@
+"""Plays histories: clients work while a nemesis kills or freezes one process, then what they saw is checked.
+
+Several histories, one after the other, share one registry; each has job ids of its own. The same number and
+seed draw the same jobs, clients and fault again.
+"""
+
+import random
+import signal
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any
+
+from tests.histories.clients import Api, Caller, Client, NotSentError, Request
+from tests.histories.nodes import Nodes
+from tests.histories.objects import Result, check
+from tests.histories.record import History, JobKind, Machine, Outcome
+from tests.histories.registries import CLAIM_TTL_SECONDS, Registry, Victim
+from tests.programs import eventually
+
+FLEET = tuple(
+    Machine(
+        f"node-{letter}", tuple(f"GPU-{letter}{place}" for place in range(2)), memory_mb=80 << 10, slots=4
+    )
+    for letter in "abc"
+)
+KINDS = (
+    JobKind(gpus=1),
+    JobKind(gpus=2),
+    JobKind(nodes=2, gpus=1),
+    JobKind(gpus=1, memory_mb=30_000),
+    JobKind(),
+    JobKind(gpus=1, wait_seconds=0.2),
+    JobKind(gpus=1, memory_mb=50_000, wait_seconds=0.3),
+    JobKind(gpus=1, ttl_seconds=CLAIM_TTL_SECONDS),
+    JobKind(nodes=2, gpus=2, wait_seconds=0.5),
+)
+CLIENTS = 8
+PAUSE_SECONDS = 0.02
+BEFORE_SECONDS = (0.2, 0.8)
+AFTER_SECONDS = 0.6
+"""The clients work so long once the fault is over."""
+TIMEOUTS_SECONDS = (0.4, 1.0, 10.0)
+"""Of clients: a short one makes many outcomes unknown, a long one sees answers that come late."""
+OTHERS_SHARE = 0.6
+"""How often the fault hits another process than the first one, where there are others."""
+BACK_SECONDS = 40.0
+"""Within this time a registry answers, and its nodes are back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the nemesis does once in a history."""
+
+    kind: signal.Signals
+    seconds: float
+    """Of a freeze."""
+
+    def inflict(self, victim: Victim) -> str:
+        """Do it; returns what was done, for people."""
+        victim.send(self.kind)
+        if self.kind is signal.SIGKILL:
+            victim.restart()
+            return f"kill -9 {victim.name}"
+        time.sleep(self.seconds)
+        victim.send(signal.SIGCONT)
+        return f"freeze {victim.name} for {self.seconds:.1f} s"
+
+
+def draw_fault(dice: random.Random, longest_freeze_seconds: float) -> Fault:
+    if dice.random() < 0.5:
+        return Fault(signal.SIGKILL, 0.0)
+    return Fault(signal.SIGSTOP, dice.uniform(1.0, longest_freeze_seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One history, what the nemesis did, and how it was judged."""
+
+    history: History
+    fault: str
+    seconds: float
+    result: Result
+
+    def __str__(self) -> str:
+        count, result = self.history.count, self.result
+        unknown, refused = count(Outcome.UNKNOWN), count(Outcome.NONE, Outcome.OTHER)
+        done = len(self.history.operations) - unknown - refused
+        verdict = "linearizable"
+        if result.violations:
+            verdict = f"{len(result.violations)} violations"
+        elif result.undecided:
+            verdict = f"undecided: {', '.join(result.undecided)}"
+        return (
+            f"{self.fault}, {self.seconds:.1f} s, {done} done, {refused} refused, {unknown} unknown; "
+            f"{result.partitions} objects in {result.steps} steps: {verdict}"
+        )
+
+
+class Stage:
+    """One registry and its nodes, for several histories."""
+
+    def __init__(self, registry: Registry, running: ExitStack, *, seed: int) -> None:
+        self._registry = registry
+        self._api = Api(timeout_seconds=10)
+        nodes = Nodes(FLEET, registry.node_urls, seed=seed)
+        nodes.start()
+        running.callback(nodes.stop)
+        running.callback(self._api.close)
+        self._world = nodes.world
+
+    def play(self, number: int, *, seed: int, longest_freeze_seconds: float) -> Played:
+        """Play the history of this number and judge it."""
+        dice = random.Random(f"{seed}:{number}")
+        self._free_fleet()
+        kinds = (*KINDS, *dice.choices(KINDS, k=3))
+        history = History({f"h{number}-{place}": kind for place, kind in enumerate(kinds)}, FLEET)
+        clients = [
+            Client(self._caller(f"client-{place}", history, dice), self._world, pause_seconds=PAUSE_SECONDS)
+            for place in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        time.sleep(dice.uniform(*BEFORE_SECONDS))
+        first, *others = self._registry.victims()
+        victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
+        fault = draw_fault(dice, longest_freeze_seconds).inflict(victim)
+        self._await_nodes()
+        time.sleep(AFTER_SECONDS)
+        for client in clients:
+            client.stop()
+        for client in clients:
+            client.join()
+        self._look_last(history, dice)
+        return Played(history, fault, time.monotonic() - history.began, check(history))
+
+    def _caller(self, name: str, history: History, dice: random.Random) -> Caller:
+        own = random.Random(dice.random())
+        return Caller(name, history, self._registry.api, own, timeout_seconds=dice.choice(TIMEOUTS_SECONDS))
+
+    def _look_last(self, history: History, dice: random.Random) -> None:
+        """Read everything once more from each address, when all clients have ended."""
+        caller = self._caller("last", history, dice)
+        for address in self._registry.api:
+            caller.list(address)
+            for job in history.jobs:
+                caller.show(job, address)
+        caller.api.close()
+
+    def _free_fleet(self) -> None:
+        """Release what earlier histories left behind, until nothing is left and every node is ready."""
+        self._world.clear()
+        eventually(self._is_free, within_seconds=BACK_SECONDS, what="a fleet without claims")
+        self._await_nodes()
+
+    def _is_free(self) -> bool:
+        """Release each claim that reserves or holds something; True where there was none."""
+        is_free = True
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(Request("GET", f"/v1/claims?ended=true{after and f'&after={after}'}"))
+            if page is None:
+                return False
+            for one in page["claims"]:
+                if one["state"] in ("active", "held"):
+                    is_free = False
+                    self._ask(Request("DELETE", f"/v1/claims/{one['job_id']}?claim_id={one['claim_id']}"))
+            after = page["next"]
+        return is_free
+
+    def _await_nodes(self) -> None:
+        eventually(self._has_nodes, within_seconds=BACK_SECONDS, what="every node is ready")
+
+    def _has_nodes(self) -> bool:
+        page = self._ask(Request("GET", "/v1/nodes"))
+        ready = (
+            [one for one in page["nodes"] if one["status"] == "ready" and one["connected"]] if page else []
+        )
+        return len(ready) == len(FLEET)
+
+    def _ask(self, request: Request) -> dict[str, Any] | None:
+        """Ask the first address that answers; None where none does."""
+        for address in self._registry.api:
+            with suppress(NotSentError, OSError, HTTPException, ValueError):
+                answer = self._api.ask(address, request)
+                if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    return answer.document
+        return None

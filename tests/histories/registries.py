@@ -1,0 +1,175 @@
+"""The registries under test: real processes in three forms, with what may be killed or frozen in each."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from tests.histories.clients import Address
+from tests.programs import Registry as Program
+from tests.programs import free_port
+from tests.store.etcd_cluster import Cluster, cluster, free_ports
+from tests.waiting import patience
+
+CLAIM_TTL_SECONDS = 2.0
+"""Of jobs that state none."""
+OPTIONS = (
+    "--warmup-heartbeat-interval-seconds=0.4",
+    "--heartbeat-timeout-seconds=300",
+    f"--claim-ttl-seconds={CLAIM_TTL_SECONDS}",
+)
+ENVIRONMENT = {
+    "GPU_REGISTRY_HEALTHY_HEARTBEATS_NEEDED": "1",
+    "GPU_REGISTRY_QUEUE_RESERVE_AFTER_SECONDS": "1",
+    "GPU_REGISTRY_FLAP_LIMIT": "1000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A process that the nemesis may kill or freeze."""
+
+    name: str
+    pid: int
+    restart: Callable[[], None]
+    """Waits for the end of the killed process, and starts the next one where no one else does."""
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+class Registry(Protocol):
+    """A registry of one or several processes."""
+
+    @property
+    def api(self) -> Sequence[Address]: ...
+
+    @property
+    def node_urls(self) -> Sequence[str]: ...
+
+    def victims(self) -> Sequence[Victim]: ...
+
+
+class OneProcess:
+    """`registry serve` on SQLite; with `gateways`, that many processes hold the node connections."""
+
+    def __init__(
+        self,
+        folder: Path,
+        running: ExitStack,
+        *,
+        gateways: int = 0,
+        program: Callable[..., Program] = Program,
+    ) -> None:
+        self._folder, self._running, self._gateways, self._program = folder, running, gateways, program
+        self._node_port, self._operator_port = free_port(), free_port()
+        self._process = self._serve()
+
+    @property
+    def api(self) -> Sequence[Address]:
+        return (("127.0.0.1", self._operator_port),)
+
+    @property
+    def node_urls(self) -> Sequence[str]:
+        return (f"ws://127.0.0.1:{self._node_port}/ws/node",)
+
+    def victims(self) -> Sequence[Victim]:
+        leader = Victim("leader" if self._gateways else "registry", self._process.pid, self._restart)
+        return (leader, *self._gateway_victims())
+
+    def _gateway_victims(self) -> list[Victim]:
+        with suppress(psutil.NoSuchProcess):
+            return [
+                Victim(f"gateway {child.pid}", child.pid, lambda: None)  # the leader starts the next one
+                for child in psutil.Process(self._process.pid).children()
+                if "gpu_agent.server.gateway" in child.cmdline()
+            ]
+        return []
+
+    def _restart(self) -> None:
+        await_killed(self._process)
+        self._process = self._serve()
+
+    def _serve(self) -> Program:
+        program = self._program(
+            *("--store", f"sqlite://{self._folder / 'state' / 'registry.db'}"),
+            *("--state-dir", str(self._folder / "state")),
+            *("--gateways", str(self._gateways)),
+            *OPTIONS,
+            environment=ENVIRONMENT,
+            node_port=self._node_port,
+            operator_port=self._operator_port,
+        )
+        self._running.enter_context(program)
+        return program
+
+
+class ThreeInstances:
+    """Three instances of `registry serve` on an etcd cluster of three members."""
+
+    def __init__(self, folder: Path, running: ExitStack) -> None:
+        self._folder, self._running = folder, running
+        self._etcd: Cluster = running.enter_context(cluster(3))
+        members = ",".join(f"{host}:{port}" for host, port in self._etcd.access.endpoints)
+        self._store = f"etcd://{members}/histories"
+        self._ports = [free_ports(3) for _ in range(3)]
+        self._processes = [self._serve(place) for place in range(3)]
+
+    @property
+    def api(self) -> Sequence[Address]:
+        return tuple(("127.0.0.1", operator) for _, operator, _ in self._ports)
+
+    @property
+    def node_urls(self) -> Sequence[str]:
+        return tuple(f"ws://127.0.0.1:{node}/ws/node" for node, _, _ in self._ports)
+
+    def victims(self) -> Sequence[Victim]:
+        instances = [
+            Victim(f"instance {place}", one.pid, lambda place=place: self._restart(place))  # type: ignore[misc]
+            for place, one in enumerate(self._processes)
+        ]
+        members = [
+            Victim(f"etcd {place}", one.process.pid, one.restart)
+            for place, one in enumerate(self._etcd.members)
+        ]
+        return (*instances, *members)
+
+    def _restart(self, place: int) -> None:
+        await_killed(self._processes[place])
+        self._processes[place] = self._serve(place)
+
+    def _serve(self, place: int) -> Program:
+        node, operator, instance = self._ports[place]
+        program = Program(
+            *("--store", self._store),
+            *("--state-dir", str(self._folder / f"instance-{place}")),
+            *("--instance-listen", f"127.0.0.1:{instance}"),
+            *OPTIONS,
+            environment=ENVIRONMENT,
+            node_port=node,
+            operator_port=operator,
+        )
+        self._running.enter_context(program)
+        return program
+
+
+def await_killed(process: Program) -> None:
+    """Wait for the end of a killed process; raises `AssertionError` where it ended by itself before."""
+    code = process.wait(patience(10))
+    assert code == -signal.SIGKILL, f"ended with {code} by itself: {process.output()}"
+
+
+FORMS: dict[str, Callable[[Path, ExitStack], Registry]] = {
+    "one": OneProcess,
+    "gateways": lambda folder, running: OneProcess(folder, running, gateways=2),
+    "etcd": ThreeInstances,
+}

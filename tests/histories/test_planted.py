@@ -1,0 +1,77 @@
+"""The checker finds what is planted in real registries, and finds nothing in those that are right."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.histories import planted
+from tests.histories.campaign import FLEET, Stage
+from tests.histories.clients import Address
+from tests.histories.nodes import Nodes
+from tests.histories.objects import Result
+from tests.histories.registries import FORMS, OneProcess, Registry, Victim
+from tests.programs import Registry as Program
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+MOST_HISTORIES = 8
+
+
+def play(registry: Registry, running: ExitStack, *, histories: int = MOST_HISTORIES) -> list[Result]:
+    """Play histories until one shows a violation."""
+    stage = Stage(registry, running, seed=0)
+    results: list[Result] = []
+    while len(results) < histories and not any(one.violations for one in results):
+        results.append(stage.play(len(results), seed=0, longest_freeze_seconds=1.0).result)
+    return results
+
+
+def program(bug: str) -> type[Program]:
+    class Planted(Program):
+        command = (sys.executable, "-P", planted.__file__, bug)
+
+    return Planted
+
+
+@pytest.mark.parametrize("bug", planted.BUGS)
+def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
+    with ExitStack() as running:
+        results = play(OneProcess(tmp_path, running, program=program(bug)), running)
+    assert any("is not linearizable" in one.what for one in results[-1].violations)
+
+
+class TwoLeaders:
+    """Two registries and databases; every node is connected to both, and none knows the other's claims."""
+
+    def __init__(self, folder: Path, running: ExitStack) -> None:
+        self._first, self._second = OneProcess(folder / "1", running), OneProcess(folder / "2", running)
+        nodes = Nodes(FLEET, self._second.node_urls, seed=0)
+        nodes.start()
+        running.callback(nodes.stop)
+
+    @property
+    def api(self) -> tuple[Address, ...]:
+        return (*self._first.api, *self._second.api)
+
+    @property
+    def node_urls(self) -> tuple[str, ...]:
+        return tuple(self._first.node_urls)
+
+    def victims(self) -> tuple[Victim, ...]:
+        return (*self._first.victims(), *self._second.victims())
+
+
+def test_a_gpu_that_two_leaders_give_out_is_found(tmp_path: Path) -> None:
+    with ExitStack() as running:
+        results = play(TwoLeaders(tmp_path, running), running)
+    assert any(one.what.startswith("GPU-") for one in results[-1].violations)
+    assert any(one.what.startswith("h") for one in results[-1].violations)
+
+
+@pytest.mark.parametrize("form", ["one", "gateways"])
+def test_a_registry_that_is_right_shows_no_violation(form: str, tmp_path: Path) -> None:
+    with ExitStack() as running:
+        results = play(FORMS[form](tmp_path, running), running, histories=3)
+    assert [violation for one in results for violation in one.violations] == []
+    assert not any(one.undecided for one in results)
