@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help claim-history histories setup demo test test-fast test-gateways simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help histories setup demo test test-fast test-gateways simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -63,9 +63,6 @@ faults: $(READY) ## the table of every fault of a GPU: seen after how long, said
 
 trees: $(READY) ## the model scan against random trees of files: TREES of them, from SEED on
 	$(BIN)/python -m tests.probe.models.random_trees --trees $(or $(TREES),1000) --seed $(or $(SEED),0)
-
-claim-history: $(READY) ## clients claim few GPUs of a registry that is killed RUNS times, and every claim is checked
-	$(BIN)/python -m tests.e2e.claim_history.campaign --runs $(or $(RUNS),200)
 
 histories: $(READY) ## clients on every address of registries that are killed and frozen; is what they saw linearizable? RUNS, FROM, SEED, FORMS, FREEZE, SECONDS
 	$(BIN)/python -m tests.histories $(if $(RUNS),--runs $(RUNS)) $(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED)) \

@@ -114,7 +114,7 @@ class Stage:
     def play(self, number: int, *, seed: int, longest_freeze_seconds: float) -> Played:
         """Play the history of this number and judge it."""
         dice = random.Random(f"{seed}:{number}")
-        self._free_fleet()
+        self.free_fleet()
         kinds = (*KINDS, *dice.choices(KINDS, k=3))
         history = History({f"h{number}-{place}": kind for place, kind in enumerate(kinds)}, FLEET)
         clients = [
@@ -149,7 +149,7 @@ class Stage:
                 caller.show(job, address)
         caller.api.close()
 
-    def _free_fleet(self) -> None:
+    def free_fleet(self) -> None:
         """Release what earlier histories left behind, until nothing is left and every node is ready."""
         self._world.clear()
         eventually(self._is_free, within_seconds=BACK_SECONDS, what="a fleet without claims")

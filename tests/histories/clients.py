@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.histories.linearizability import NEVER
 from tests.histories.nodes import World
-from tests.histories.record import OPEN, History, JobKind, Kind, Outcome, Recorded, Shown
+from tests.histories.record import OPEN, History, JobKind, Kind, Outcome, Recorded, Run, Shown
 
 Address = tuple[str, int]
 
@@ -227,7 +227,10 @@ class Client(threading.Thread):
         done = self._caller.claim(job, kind)
         if done is not None and done.shown and kind.expires:
             now = time.monotonic()
-            self._world.run(done.shown[0], until=now + self._dice.uniform(0.2, 2) * kind.ttl_seconds)
+            until = now + self._dice.uniform(0.2, 2.5) * kind.ttl_seconds
+            self._world.run(done.shown[0], until=until)
+            history = self._caller.history
+            history.add_run(Run(done.shown[0].claim, now - history.began, until - history.began))
         return done
 
     def _learn(self, done: Recorded | None) -> Recorded | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tests.histories.linearizability import NEVER, Judgement, Operation, Partition, Verdict
-from tests.histories.record import OPEN, History, JobKind, Kind, Machine, Outcome, Recorded, Shown
+from tests.histories.record import OPEN, History, JobKind, Kind, Machine, Outcome, Recorded, Run, Shown
 
+REPORTED_SECONDS = 1.0
+"""A node reports a job that runs within this time."""
 UNNAMED = "?"
 """A claim whose id no one has seen: it was granted to a request whose answer was lost."""
 
@@ -168,7 +170,7 @@ def _release(state: JobState, named: str | None) -> Iterator[JobState]:
 # GPUs and slots
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClaimFacts:
     """What all answers together say about one claim."""
 
@@ -178,8 +180,9 @@ class ClaimFacts:
     nodes: Mapping[str, tuple[str, ...]]
     granted: tuple[float, float]
     """It was granted between these moments."""
-    ends: tuple[tuple[float, float], ...]
-    """Each what may have ended it, or the one that did."""
+    leaves_gpus: tuple[float, float] | None = None
+    """The same for its end; None where nothing can have ended it."""
+    leaves_slots: tuple[float, float] | None = None
 
 
 class Does(StrEnum):
@@ -207,17 +210,12 @@ Holders = frozenset[str]
 
 
 def _claims(history: History, violations: list[Violation]) -> dict[str, ClaimFacts]:
-    seen: dict[str, list[tuple[Recorded, Shown]]] = defaultdict(list)
-    for op in history.operations:
-        for one in op.shown:
-            if one.job in history.jobs:
-                seen[one.claim].append((op, one))
     requests: dict[str, list[Recorded]] = defaultdict(list)
     for op in history.operations:
         if op.kind in _CHANGES:
             requests[op.job].append(op)
     facts = {}
-    for claim, sightings in seen.items():
+    for claim, sightings in _sightings(history).items():
         op, first = sightings[0]
         kind = history.jobs[first.job]
         differing = next((other for other, one in sightings if one != first), None)
@@ -231,14 +229,24 @@ def _claims(history: History, violations: list[Violation]) -> dict[str, ClaimFac
             for one in requests[first.job]
             if one.kind is Kind.CLAIM and (one.outcome in OPEN or first in one.shown)
         ]
-        seen_at = min(one.returned for one, _ in sightings)
-        granted = (min(grants, default=NEVER), seen_at)
-        if granted[0] > seen_at:
+        granted = (min(grants, default=NEVER), min(one.returned for one, _ in sightings))
+        if granted[0] > granted[1]:
             violations.append(Violation(f"no request was granted claim {claim}", (op,)))
-            continue
-        ends = tuple(_ends(claim, kind, granted[0], requests[first.job]))
-        facts[claim] = ClaimFacts(claim, first.job, kind, dict(first.nodes), granted, ends)
+        else:
+            facts[claim] = ClaimFacts(claim, first.job, kind, dict(first.nodes), granted)
+    for one in facts.values():
+        one.leaves_gpus = _ends(one, facts.values(), requests[one.job], history.runs)
+        one.leaves_slots = _ends(one, facts.values(), requests[one.job], ())
     return facts
+
+
+def _sightings(history: History) -> dict[str, list[tuple[Recorded, Shown]]]:
+    seen: dict[str, list[tuple[Recorded, Shown]]] = defaultdict(list)
+    for op in history.operations:
+        for one in op.shown:
+            if one.job in history.jobs:  # not one of an earlier history
+                seen[one.claim].append((op, one))
+    return seen
 
 
 def _wrong_shape(shown: Shown, kind: JobKind) -> str | None:
@@ -252,29 +260,43 @@ def _wrong_shape(shown: Shown, kind: JobKind) -> str | None:
 
 
 def _ends(
-    claim: str, kind: JobKind, granted: float, requests: Iterable[Recorded]
-) -> Iterator[tuple[float, float]]:
+    one: ClaimFacts, claims: Iterable[ClaimFacts], requests: Iterable[Recorded], runs: Iterable[Run]
+) -> tuple[float, float] | None:
+    """Return when a claim gave up its GPUs, at the earliest and latest; with `NEVER` it may have done so.
+
+    Where a job goes on after its claim expired, its GPUs stay held until its node reports it no more, unless
+    the claim is released by its name, or the job claims that node again (§5.3).
+    """
     possible = []
     for op in requests:
-        if op.kind is Kind.RELEASE and op.named in (None, claim):
-            if op.named == claim and op.outcome is Outcome.RELEASED and not kind.expires:
-                yield (op.invoked, op.returned)
-                return
+        if op.kind is Kind.RELEASE and op.named in (None, one.claim):
+            if op.named == one.claim and op.outcome is Outcome.RELEASED and not one.kind.expires:
+                return (op.invoked, op.returned)
             if op.outcome in (Outcome.RELEASED, *OPEN):
-                possible.append((op.invoked, NEVER))
-    if kind.expires:
-        possible.append((granted + kind.ttl_seconds, NEVER))
-    if possible:
-        yield min(possible)
+                possible.append(op.invoked)
+    if one.kind.expires:
+        expires = one.granted[0] + one.kind.ttl_seconds
+        seen = [
+            run.until for run in runs if run.claim == one.claim and run.began + REPORTED_SECONDS < expires
+        ]
+        possible.append(max([expires, *seen]))
+        possible += [
+            other.granted[0]
+            for other in claims
+            if other.job == one.job and other.claim != one.claim and other.nodes.keys() & one.nodes.keys()
+        ]
+    return (min(possible), NEVER) if possible else None
 
 
 def _resources(history: History, claims: Mapping[str, ClaimFacts]) -> Iterator[Partition[Holders, Use]]:
     for machine in history.fleet:
         on_node = {one.claim: one for one in claims.values() if machine.node_id in one.nodes}
-        yield _resource(f"slots of {machine.node_id}", on_node, history, fits=_slots_fit(machine))
+        ends = {name: one.leaves_slots for name, one in on_node.items()}
+        yield _resource(f"slots of {machine.node_id}", on_node, ends, history, fits=_slots_fit(machine))
         for gpu in machine.gpus:
             on_gpu = {name: one for name, one in on_node.items() if gpu in one.nodes[machine.node_id]}
-            yield _resource(f"{gpu} of {machine.node_id}", on_gpu, history, fits=_gpu_fits(machine))
+            ends = {name: one.leaves_gpus for name, one in on_gpu.items()}
+            yield _resource(f"{gpu} of {machine.node_id}", on_gpu, ends, history, fits=_gpu_fits(machine))
 
 
 Fits = Callable[[Sequence[ClaimFacts]], bool]
@@ -301,7 +323,12 @@ def _slots_fit(machine: Machine) -> Fits:
 
 
 def _resource(
-    name: str, claims: Mapping[str, ClaimFacts], history: History, *, fits: Fits
+    name: str,
+    claims: Mapping[str, ClaimFacts],
+    ends: Mapping[str, tuple[float, float] | None],
+    history: History,
+    *,
+    fits: Fits,
 ) -> Partition[Holders, Use]:
     uses = [
         Use(
@@ -310,9 +337,9 @@ def _resource(
         for one in claims.values()
     ]
     uses += [
-        Use(invoked=begin, returned=end, does=Does.RELEASE, claims=frozenset((one.claim,)))
-        for one in claims.values()
-        for begin, end in one.ends
+        Use(invoked=end[0], returned=end[1], does=Does.RELEASE, claims=frozenset((claim,)))
+        for claim, end in ends.items()
+        if end is not None
     ]
     for op in history.operations:
         held = frozenset(one.claim for one in op.shown if one.claim in claims)

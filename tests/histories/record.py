@@ -110,6 +110,15 @@ class Machine:
     slots: int
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job that ran on its claim's nodes, which reported it, whether its claim expired or not."""
+
+    claim: str
+    began: float
+    until: float
+
+
 @dataclass(slots=True)
 class History:
     """The operations of all clients on one fleet that no claim held before. Thread-safe."""
@@ -117,6 +126,7 @@ class History:
     jobs: Mapping[str, JobKind]
     fleet: tuple[Machine, ...]
     operations: list[Recorded] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     """All times count from then."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -124,6 +134,10 @@ class History:
     def add(self, operation: Recorded) -> None:
         with self._lock:
             self.operations.append(operation)
+
+    def add_run(self, run: Run) -> None:
+        with self._lock:
+            self.runs.append(run)
 
     def count(self, *outcomes: Outcome) -> int:
         return sum(one.outcome in outcomes for one in self.operations)
@@ -135,6 +149,7 @@ def write(path: Path, history: History, *, about: Iterable[str]) -> None:
         "about": list(about),
         "jobs": {name: asdict(kind) for name, kind in history.jobs.items()},
         "fleet": [asdict(one) for one in history.fleet],
+        "runs": [asdict(one) for one in history.runs],
         "operations": [asdict(one) for one in sorted(history.operations, key=lambda op: op.invoked)],
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
@@ -146,6 +161,7 @@ def read(path: Path) -> History:
         {name: JobKind(**kind) for name, kind in document["jobs"].items()},
         tuple(Machine(**{**one, "gpus": tuple(one["gpus"])}) for one in document["fleet"]),
         [_operation(one) for one in document["operations"]],
+        [Run(**one) for one in document["runs"]],
     )
 
 

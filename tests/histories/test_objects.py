@@ -7,7 +7,7 @@ import pytest
 
 from tests.histories.linearizability import NEVER
 from tests.histories.objects import check
-from tests.histories.record import History, JobKind, Kind, Machine, Outcome, Recorded, Shown, read, write
+from tests.histories.record import History, JobKind, Kind, Machine, Outcome, Recorded, Run, Shown, read, write
 
 MACHINE = Machine("node-a", ("GPU-a0", "GPU-a1"), memory_mb=80_000, slots=2)
 ALONE, SHARED, SLOT = JobKind(gpus=1), JobKind(gpus=1, memory_mb=50_000), JobKind()
@@ -195,6 +195,27 @@ def test_the_gpu_of_an_expired_claim_is_released_by_its_name_once() -> None:
     assert clients.problems() == ["a is not linearizable"]
 
 
+@pytest.mark.parametrize(("at", "is_right"), [(6.0, False), (8.5, True)])
+def test_the_gpu_of_an_expired_claim_is_free_once_its_job_is_gone(at: float, *, is_right: bool) -> None:
+    clients = Clients(a=EXPIRING, b=ALONE)
+    clients.claim("a", "c1", "GPU-a0")
+    clients.history.add_run(Run("c1", 0.1, 8.0))
+    clients.now = 4
+    clients.add(Kind.READ, "a", Outcome.NONE)
+    clients.now = at
+    clients.claim("b", "c2", "GPU-a0")
+    assert clients.problems() == ([] if is_right else ["GPU-a0 of node-a is not linearizable"])
+
+
+def test_a_job_gets_its_own_held_gpu_again() -> None:
+    clients = Clients(a=EXPIRING)
+    clients.claim("a", "c1", "GPU-a0")
+    clients.history.add_run(Run("c1", 0.1, 8.0))
+    clients.now = 4
+    clients.claim("a", "c2", "GPU-a0")
+    assert clients.problems() == []
+
+
 @pytest.mark.parametrize(
     ("nodes", "kind", "problem"),
     [
@@ -229,13 +250,11 @@ def test_a_history_is_judged_alike_after_it_was_written_and_read(tmp_path: Path)
     clients.claim("a", "c1", "GPU-a0")
     clients.release("a", "c1", Outcome.UNKNOWN)
     clients.claim("b", "c2", "GPU-a0")
+    clients.history.add_run(Run("c2", 2.1, 3.0))
     write(tmp_path / "history.json", clients.history, about=[])
     again = read(tmp_path / "history.json")
-    assert (again.jobs, again.fleet, again.operations) == (
-        clients.history.jobs,
-        clients.history.fleet,
-        clients.history.operations,
-    )
+    for one in ("jobs", "fleet", "operations", "runs"):
+        assert getattr(again, one) == getattr(clients.history, one)
 
 
 class Model:
