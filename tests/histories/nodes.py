@@ -99,12 +99,12 @@ class Nodes(threading.Thread):
             while (answer := json.loads(await socket.recv()))["type"] != "node_register_ack":
                 if answer["type"] == "node_error":
                     return
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(_read(socket))
-            while not self._stopped.is_set() and not reading.done():
-                await socket.send(json.dumps(self._heartbeat(machine)))
-                await asyncio.wait([reading], timeout=HEARTBEAT_SECONDS)
-            reading.cancel()
+        while not self._stopped.is_set():
+            await socket.send(json.dumps(self._heartbeat(machine)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    async for _ in socket:  # so that nothing stays in the registry's buffers
+                        pass
 
     def _registration(self, machine: Machine) -> dict[str, object]:
         jobs, _ = self.world.report(machine)
@@ -142,10 +142,3 @@ class Nodes(threading.Thread):
             "probe_age_seconds": 0.0,
             "running_jobs": jobs,
         }
-
-
-async def _read(socket: ClientConnection) -> None:
-    """Read until the registry closes the connection, so that nothing stays in its buffers."""
-    with suppress(WebSocketException, OSError):
-        async for _ in socket:
-            pass
