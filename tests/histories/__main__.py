@@ -4,6 +4,7 @@ Run it as `make histories RUNS=1000 FROM=17`.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("dist"), help="where a violation is written")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a written history again")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the registries too
     if asked.check:
         result = check(read(asked.check))
         _print(result)

@@ -17,7 +17,7 @@ from tests.histories.clients import Api, Caller, Client, NotSentError, Request
 from tests.histories.nodes import Nodes
 from tests.histories.objects import Result, check
 from tests.histories.record import History, JobKind, Machine, Outcome
-from tests.histories.registries import CLAIM_TTL_SECONDS, Registry, Victim
+from tests.histories.registries import CLAIM_TTL_SECONDS, Registry, Victim, WallClock
 from tests.programs import eventually
 
 FLEET = tuple(
@@ -46,33 +46,41 @@ TIMEOUTS_SECONDS = (0.4, 1.0, 10.0)
 """Of clients: a short one makes many outcomes unknown, a long one sees answers that come late."""
 OTHERS_SHARE = 0.6
 """How often the fault hits another process than the first one, where there are others."""
+CLOCK_SHARE = 0.15
+"""How often a clock is set, by up to twelve days."""
 BACK_SECONDS = 40.0
 """Within this time a registry answers, and its nodes are back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What the nemesis does once in a history."""
-
-    kind: signal.Signals
-    seconds: float
-    """Of a freeze."""
-
-    def inflict(self, victim: Victim) -> str:
-        """Do it; returns what was done, for people."""
-        victim.send(self.kind)
-        if self.kind is signal.SIGKILL:
-            victim.restart()
-            return f"kill -9 {victim.name}"
-        time.sleep(self.seconds)
-        victim.send(signal.SIGCONT)
-        return f"freeze {victim.name} for {self.seconds:.1f} s"
+def kill(victim: Victim) -> str:
+    """Kill with -9 and start again; returns what was done, for people."""
+    victim.send(signal.SIGKILL)
+    victim.restart()
+    return f"kill -9 {victim.name}"
 
 
-def draw_fault(dice: random.Random, longest_freeze_seconds: float) -> Fault:
-    if dice.random() < 0.5:
-        return Fault(signal.SIGKILL, 0.0)
-    return Fault(signal.SIGSTOP, dice.uniform(1.0, longest_freeze_seconds))
+def freeze(victim: Victim, seconds: float) -> str:
+    victim.send(signal.SIGSTOP)
+    time.sleep(seconds)
+    victim.send(signal.SIGCONT)
+    return f"freeze {victim.name} for {seconds:.1f} s"
+
+
+def set_clock(victim: Victim, clock: WallClock, seconds: float) -> str:
+    clock.set_ahead(seconds)
+    time.sleep(AFTER_SECONDS)
+    clock.set_ahead(0)
+    return f"set the clock of {victim.name} by {seconds:+.0f} s"
+
+
+def inflict(victim: Victim, dice: random.Random, longest_freeze_seconds: float) -> str:
+    """Do to a process what the dice say."""
+    draw = dice.random()
+    if victim.clock is not None and draw < CLOCK_SHARE:
+        return set_clock(victim, victim.clock, dice.choice((-1, 1)) * 10 ** dice.uniform(0, 6))
+    if draw < (1 + CLOCK_SHARE) / 2:
+        return kill(victim)
+    return freeze(victim, dice.uniform(1.0, longest_freeze_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ class Stage:
         time.sleep(dice.uniform(*BEFORE_SECONDS))
         first, *others = self._registry.victims()
         victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
-        fault = draw_fault(dice, longest_freeze_seconds).inflict(victim)
+        fault = inflict(victim, dice, longest_freeze_seconds)
         self._await_nodes()
         time.sleep(AFTER_SECONDS)
         for client in clients:

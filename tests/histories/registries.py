@@ -1,21 +1,26 @@
 """The registries under test: real processes in three forms, with what may be killed or frozen in each."""
 
+import mmap
 import os
 import signal
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
+from tests.c_compiler import shared_library
 from tests.histories.clients import Address
 from tests.programs import Registry as Program
 from tests.programs import free_port
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
 from tests.waiting import patience
 
+_SHIFT = struct.Struct("q")
 CLAIM_TTL_SECONDS = 2.0
 """Of jobs that state none."""
 OPTIONS = (
@@ -30,17 +35,30 @@ ENVIRONMENT = {
 }
 
 
+class WallClock:
+    """The wall clock of the processes that are started with `environment`."""
+
+    def __init__(self, folder: Path) -> None:
+        library, shift = folder / "wall_clock.so", folder / "wall_clock"
+        shared_library([Path(__file__).with_name("wall_clock.c")], library, "-ldl")
+        shift.write_bytes(_SHIFT.pack(0))
+        with shift.open("r+b") as file:
+            self._shift = mmap.mmap(file.fileno(), _SHIFT.size)
+        self.environment = {"LD_PRELOAD": str(library), "WALL_CLOCK": str(shift)}
+
+    def set_ahead(self, seconds: float) -> None:
+        self._shift[:] = _SHIFT.pack(round(seconds * 1e9))
+
+
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A process that the nemesis may kill or freeze."""
+    """A process that the nemesis may kill or freeze, and whose clock it may set."""
 
     name: str
     pid: int
     restart: Callable[[], None]
     """Waits for the end of the killed process, and starts the next one where no one else does."""
-
-    def kill(self) -> None:
-        self.send(signal.SIGKILL)
+    clock: WallClock | None = None
 
     def send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -72,6 +90,8 @@ class OneProcess:
     ) -> None:
         self._folder, self._running, self._gateways, self._program = folder, running, gateways, program
         self._node_port, self._operator_port = free_port(), free_port()
+        folder.mkdir(exist_ok=True)
+        self._clock = WallClock(folder)
         self._process = self._serve()
 
     @property
@@ -83,7 +103,8 @@ class OneProcess:
         return (f"ws://127.0.0.1:{self._node_port}/ws/node",)
 
     def victims(self) -> Sequence[Victim]:
-        leader = Victim("leader" if self._gateways else "registry", self._process.pid, self._restart)
+        name = "leader" if self._gateways else "registry"
+        leader = Victim(name, self._process.pid, self._restart, self._clock)
         return (leader, *self._gateway_victims())
 
     def _gateway_victims(self) -> list[Victim]:
@@ -105,7 +126,7 @@ class OneProcess:
             *("--state-dir", str(self._folder / "state")),
             *("--gateways", str(self._gateways)),
             *OPTIONS,
-            environment=ENVIRONMENT,
+            environment={**ENVIRONMENT, **self._clock.environment},
             node_port=self._node_port,
             operator_port=self._operator_port,
         )
@@ -117,11 +138,15 @@ class ThreeInstances:
     """Three instances of `registry serve` on an etcd cluster of three members."""
 
     def __init__(self, folder: Path, running: ExitStack) -> None:
-        self._folder, self._running = folder, running
+        self._running = running
         self._etcd: Cluster = running.enter_context(cluster(3))
         members = ",".join(f"{host}:{port}" for host, port in self._etcd.access.endpoints)
         self._store = f"etcd://{members}/histories"
         self._ports = [free_ports(3) for _ in range(3)]
+        self._folders = [folder / f"instance-{place}" for place in range(3)]
+        for one in self._folders:
+            one.mkdir()
+        self._clocks = [WallClock(one) for one in self._folders]
         self._processes = [self._serve(place) for place in range(3)]
 
     @property
@@ -134,7 +159,7 @@ class ThreeInstances:
 
     def victims(self) -> Sequence[Victim]:
         instances = [
-            Victim(f"instance {place}", one.pid, lambda place=place: self._restart(place))  # type: ignore[misc]
+            Victim(f"instance {place}", one.pid, partial(self._restart, place), self._clocks[place])
             for place, one in enumerate(self._processes)
         ]
         members = [
@@ -151,10 +176,11 @@ class ThreeInstances:
         node, operator, instance = self._ports[place]
         program = Program(
             *("--store", self._store),
-            *("--state-dir", str(self._folder / f"instance-{place}")),
+            *("--state-dir", str(self._folders[place] / "state")),
+            *("--instance-name", f"instance-{place}"),
             *("--instance-listen", f"127.0.0.1:{instance}"),
             *OPTIONS,
-            environment=ENVIRONMENT,
+            environment={**ENVIRONMENT, **self._clocks[place].environment},
             node_port=node,
             operator_port=operator,
         )
