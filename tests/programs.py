@@ -46,8 +46,10 @@ class Program:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        within: Sequence[str] = (),
     ) -> None:
-        self.words = (*self.command, *arguments)
+        """`within`: a command that runs another one in its own place, such as `ip netns exec NAME`."""
+        self.words = (*within, *self.command, *arguments)
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []
         self._process = subprocess.Popen(

@@ -14,8 +14,9 @@ from tests.authority import Authority
 from tests.e2e.doors import Door
 from tests.e2e.encrypted import Encrypted, EncryptedRegistry
 from tests.e2e.impostors import Impostor
+from tests.e2e.networks import TwoCables, needs_networks
 from tests.e2e.place import Place
-from tests.programs import COMMAND, Agent, free_port
+from tests.programs import COMMAND, Agent, Program, eventually, free_port
 from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -121,3 +122,43 @@ def test_an_impostor_among_the_addresses_gets_no_token_and_the_node_returns_to_t
     assert {node["node_id"] for node in place.await_ready(2)} == ids
     assert impostor.visits
     assert [secret for secret in secrets if secret.encode() in impostor.heard] == []
+
+
+@needs_networks
+def test_an_address_that_falls_silent_is_left_before_the_registry_takes_the_node_for_lost(
+    tmp_path: Path, running: ExitStack
+) -> None:
+    """A machine that loses power or its cable closes no connection: the kernel has to give it up."""
+    cables = running.enter_context(TwoCables())
+    hosts = {f"ws://{cables.far_host(cable)}:8080/ws/node": cable for cable in (1, 2)}
+    listens = ("--node-listen", "0.0.0.0:8080", "--insecure-plaintext", "--insecure-no-auth")
+    registry = running.enter_context(
+        Program(
+            *("registry", "serve", "--auth", "off", "--store", "memory", "--allow-simulated", *listens),
+            *("--operator-listen", "127.0.0.1:0", "--state-dir", str(tmp_path / "registry")),
+            within=cables.far,
+        )
+    )
+    registry.await_event("registry_listening", within_seconds=20)
+    agent = running.enter_context(
+        Program(
+            *("run", "--registry", ",".join(hosts), "--state-dir", str(tmp_path / "a")),
+            *("--simulate", "1xT4-16GB"),
+            within=cables.near,
+        )
+    )
+    first = agent.await_event("node_registered", within_seconds=20)
+    agent.await_event("node_status_changed", to="ready", within_seconds=20)
+    cables.cut(hosts[first["registry"]])
+    (other,) = (url for url in hosts if url != first["registry"])
+    again = agent.await_event("node_registered", registry=other, within_seconds=60)
+    assert again["node_id"] == first["node_id"]
+    eventually(
+        lambda: (
+            len(agent.events("node_registered")) == 2
+            and agent.events("node_status_changed")[-1]["to"] == "ready"
+        ),
+        within_seconds=20,
+        what="ready again",
+    )
+    assert registry.events("heartbeat_timeout") == []

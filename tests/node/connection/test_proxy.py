@@ -171,7 +171,7 @@ async def test_the_kernel_drops_a_silent_peer() -> None:
         opened = await connect_directly("127.0.0.1", server.sockets[0].getsockname()[1])
         assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
         opened.close()
 
 

@@ -25,8 +25,12 @@ from gpu_agent.version import __version__
 RESOLVE_SECONDS = 5.0
 CONNECT_SECONDS = 4.0
 """For one address, so that a host with a dead IPv6 address is still reached by its IPv4 one."""
-UNACKNOWLEDGED_SECONDS = 30
-"""A peer that has not acknowledged sent bytes for so long is gone."""
+UNACKNOWLEDGED_SECONDS = 20
+"""A peer that has not acknowledged sent bytes for so long is gone.
+
+With the 15 s to the next heartbeat, this leaves 10 of the 45 s after which a registry takes the node for
+lost: enough to register at another address, or at this one once another machine has it.
+"""
 ANSWER_SECONDS = 5.0
 """How long a proxy may take to open the tunnel, beside the time to connect."""
 MAX_ANSWER_BYTES = 16 * 1024
