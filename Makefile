@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help histories setup demo test test-fast test-gateways simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help histories setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -42,6 +42,9 @@ test-fast: $(READY) ## what a change needs, in under a minute: lint, and the tes
 
 test-gateways: $(READY) ## the tests of nodes and of their registry once more, with gateways between
 	TEST_GATEWAYS=1 $(BIN)/python -m pytest -q -n $(or $(JOBS),3) tests/registry tests/server/test_service.py tests/server/api/test_nodes.py $(ARGS)
+
+test-forwarded: $(READY) ## the tests of the operators' API once more, through a standby that forwards to its leader
+	TEST_FORWARDED=1 $(BIN)/python -m pytest -q -n $(or $(JOBS),3) tests/server/api $(ARGS)
 
 simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-499) $(if $(NODES),--nodes $(NODES)) $(if $(TRACE),--trace)

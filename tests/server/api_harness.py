@@ -18,6 +18,7 @@ from gpu_agent.server.api.errors import PROBLEM_JSON
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import NewToken
 from tests.server.harness import LOOPBACK
+from tests.server.instances import FORWARDED, forwarded
 from tests.waiting import patience
 
 ROUTES: dict[tuple[str, str], APIRoute] = {
@@ -31,6 +32,10 @@ ROUTES: dict[tuple[str, str], APIRoute] = {
 
 @asynccontextmanager
 async def serving(service: RegistryService) -> AsyncIterator[httpx.AsyncClient]:
+    if FORWARDED:
+        async with forwarded(service) as client:
+            yield client
+        return
     listener = LOOPBACK.bind()
     server = ApiServer(service, listener, address=LOOPBACK)
     serving = asyncio.ensure_future(server.serve())

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gpu_agent.server import metrics
 from gpu_agent.server.limits import Limits
-from gpu_agent.server.metrics import RequestMetrics, exposition
+from gpu_agent.server.metrics import RequestMetrics, exposition, request_exposition
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
 from tests.server.disks import FailingStore
@@ -16,7 +16,9 @@ from tests.server.harness import Node, heartbeat, node, registration, running
 
 
 async def samples(service: RegistryService, requests: RequestMetrics | None = None) -> dict[str, float]:
-    text = (await exposition(service.health, requests)).decode()
+    text = (await exposition(service.health)).decode()
+    if requests is not None:
+        text += request_exposition(requests).decode()
     return {
         f"{sample.name}{sorted(sample.labels.items())}": sample.value
         for family in text_string_to_metric_families(text)

@@ -15,7 +15,8 @@ INVALID_REQUEST = "INVALID_REQUEST"
 CLOSED = "CLIENT_CLOSED"
 CLAIM_EXPIRED = "CLAIM_EXPIRED"
 
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _UNAVAILABLE = 401, 403, 404, 429, 503
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 401, 403, 404, 429
+_LOST, _UNAVAILABLE = 502, 503
 
 
 class RegistryError(Exception):
@@ -69,7 +70,10 @@ class Busy(RegistryError):  # noqa: N818 - the registry's own word
 
 
 class Unreachable(RegistryError):  # noqa: N818 - an outcome, not a fault of the program
-    """No registry answered: it is down, restarts, or the address is wrong. The outcome is not known."""
+    """No registry answered: it is down, restarts, or the address is wrong. The outcome is not known.
+
+    Or the instance that leads was lost before the answer came through another one (`OUTCOME_UNKNOWN`).
+    """
 
 
 _BY_CODE: Mapping[str, type[RegistryError]] = {
@@ -82,6 +86,7 @@ _BY_STATUS: Mapping[int, type[RegistryError]] = {
     _FORBIDDEN: Forbidden,
     _NOT_FOUND: NotFound,
     _TOO_MANY: Busy,
+    _LOST: Unreachable,
     _UNAVAILABLE: Busy,
 }
 

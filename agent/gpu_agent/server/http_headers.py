@@ -5,8 +5,13 @@ Used by the nodes' port and by the operators' API. Never raises for what a peer 
 A web page of any origin can make a browser connect to 127.0.0.1, and a page whose own name resolves to that
 address (DNS rebinding) has the same origin as the registry. A browser names the page's origin (`Origin`); a
 program need not. So a registry that requires no token checks both headers.
+
+A request that one instance of a registry forwards to another has a mark (`forwarding_mark`), and is never
+forwarded again. The mark names the client's address, which the log shows in place of the instance's. It is
+believed only with the secret that the instances share: any client can send the header.
 """
 
+import hmac
 import re
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
@@ -15,6 +20,9 @@ from gpu_agent.server.address import Address
 
 UNREADABLE = ""
 """Stands for a credential that cannot be read: no token is empty."""
+
+FORWARDING_MARK = b"x-gpu-agent-forwarded"
+"""The header of a forwarded request, in lower case as ASGI has it."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -63,6 +71,19 @@ def trace_id_of(values_of: Callable[[str], Sequence[str]]) -> str | None:
 def is_trace_id(text: str) -> bool:
     """Whether a text can be a trace id: 1 to 128 printable characters of ASCII, no spaces."""
     return _TRACE_ID.fullmatch(text) is not None
+
+
+def forwarding_mark(secret: str, client: str) -> bytes:
+    """Write the value of `FORWARDING_MARK` for a client's address."""
+    return f"{secret} {client}".encode("latin-1", "replace")
+
+
+def forwarded_client(mark: bytes, secret: str) -> str | None:
+    """Return the client's address in a mark; None where its sender does not have the secret."""
+    shown, _, client = mark.partition(b" ")
+    return (
+        client.decode("latin-1") if hmac.compare_digest(shown, secret.encode("latin-1", "replace")) else None
+    )
 
 
 def host_names(address: Address) -> frozenset[str] | None:

@@ -247,11 +247,16 @@ class RequestMetrics:
         """By method, route and status; the route is its template, so that its values are bounded."""
 
 
-async def exposition(health: RegistryHealth, requests: RequestMetrics | None = None) -> bytes:
-    """Write all metrics in Prometheus' text format; counts the fleet in slices."""
+async def exposition(health: RegistryHealth) -> bytes:
+    """Write a registry's metrics in Prometheus' text format; counts the fleet in slices."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(health, await count_fleet(health.fleet.nodes())))
-    return generate_latest(registry) + (b"" if requests is None else generate_latest(requests.registry))
+    return generate_latest(registry)
+
+
+def request_exposition(requests: RequestMetrics) -> bytes:
+    """Write what was measured of requests, in the same format."""
+    return generate_latest(requests.registry)
 
 
 class _Families(Collector):

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -13,6 +13,7 @@ from gpu_agent.registry.settings import Admission, Thresholds
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.server import metrics
 from gpu_agent.server.api.errors import ApiError
+from gpu_agent.server.api.instance import Here
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.settings import THRESHOLD_UNITS, threshold_meaning
 from gpu_agent.store.base import NothingToBackUpError, StoreError
@@ -37,9 +38,9 @@ router = api_router("registry")
 
 @router.head("/healthz", include_in_schema=False, openapi_extra=needs("public"))
 @router.get("/healthz", summary="Check that the registry answers", openapi_extra=needs("public"))
-async def show_health(registry: Registry) -> HealthAnswer:
+async def show_health(request: Request) -> HealthAnswer:
     """Check that the registry answers; for a watchdog that restarts it."""
-    size = registry.size
+    size = _here(request).size
     return HealthAnswer(version=__version__, nodes=size.nodes, connections=size.connections)
 
 
@@ -50,9 +51,9 @@ async def show_health(registry: Registry) -> HealthAnswer:
     openapi_extra=needs("public"),
     responses=refusals(503),
 )
-async def show_readiness(registry: Registry) -> Readiness:
+async def show_readiness(request: Request) -> Readiness:
     """Check that the registry can work; where it cannot, show which check fails, and why."""
-    checks = registry.health.readiness()
+    checks = _here(request).readiness()
     failing = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
     if failing:
         raise ApiError("NOT_READY", f"the registry is not ready: {'; '.join(failing)}", checks=checks)
@@ -66,10 +67,9 @@ async def show_readiness(registry: Registry) -> Readiness:
     response_class=Response,
     responses={200: _METRICS},
 )
-async def show_metrics(request: Request, registry: Registry) -> Response:
+async def show_metrics(request: Request) -> Response:
     """Show the registry's metrics in Prometheus' text format."""
-    text = await metrics.exposition(registry.health, request.app.state.metrics)
-    return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(await _here(request).exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 @router.get("/v1/members", summary="Show the registry's processes", openapi_extra=needs("read"))
@@ -84,6 +84,10 @@ async def show_thresholds(registry: Registry) -> ThresholdList:
     return ThresholdList(
         thresholds=tuple(_threshold(registry.thresholds, one.name) for one in fields(Thresholds))
     )
+
+
+def _here(request: Request) -> Here:
+    return cast("Here", request.app.state.here)
 
 
 def _threshold(thresholds: Thresholds, name: str) -> ThresholdView:

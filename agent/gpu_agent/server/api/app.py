@@ -23,7 +23,8 @@ from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
-from gpu_agent.server.api.hot_routes import with_hot_routes
+from gpu_agent.server.api.hot_routes import HotRoutes, with_errors_answered
+from gpu_agent.server.api.instance import Here, InstanceAnswers, InstanceApi
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.event_loop import handles_of
@@ -65,26 +66,31 @@ class ApiServer:
 
     def __init__(
         self,
-        service: RegistryService,
+        service: RegistryService | None,
         listener: socket.socket,
         *,
         address: Address,
         tls: Encryption | None = None,
         hot: bool = True,
+        instance: InstanceAnswers | None = None,
     ) -> None:
-        """Declare the routes; without `hot` the framework answers the hot ones too, for comparison."""
-        self._streams = EventStreams()
+        """Declare the routes; without `hot` the framework answers the hot ones too, for comparison.
+
+        Of several instances each lives as long as its process, and leads no registry before `attach`.
+        """
         metrics = RequestMetrics()
-        self._checks = RequestChecks(
-            hosts=host_names(address), tokens=service.tokens if service.auth_on else None, metrics=metrics
-        )
+        self._instance = instance
+        self._checks = RequestChecks(hosts=host_names(address), metrics=metrics)
         self._connections = ConnectionLimit(LogLimit(_LOG.info))
-        app = create_app()
-        app.state.registry, app.state.checks = service, self._checks
-        app.state.streams, app.state.metrics = self._streams, metrics
-        app.state.endpoint_lists = discovery.EndpointLists()
+        self._app = create_app()
+        self._here = Here(instance, metrics)
+        self._app.state.checks, self._app.state.here = self._checks, self._here
+        self._hot = HotRoutes(self._app, self._checks)
+        registry = with_errors_answered(self._hot) if hot else self._app
+        self._front = None if instance is None else InstanceApi(registry, instance, self._checks)
+        self._attach(service)
         config = uvicorn.Config(
-            with_hot_routes(app, registry=service, checks=self._checks) if hot else app,
+            self._front or registry,
             log_config=None,
             log_level="error",  # what a client sends wrongly is answered, not logged
             access_log=False,
@@ -100,6 +106,25 @@ class ApiServer:
         self._listener = listener
         self._server = _Server(config)
 
+    def attach(self, service: RegistryService, *, may_answer: Callable[[], bool]) -> None:
+        """Answer from a registry that this instance leads from now on, each time only if `may_answer`.
+
+        It is asked after a request was read, and before each part of the answer is sent.
+        """
+        self._attach(service)
+        if self._front is not None:
+            self._front.begin_term(may_answer)
+
+    def detach(self) -> None:
+        """Lead no registry any more: end its event streams now, and answer its other requests with 503.
+
+        Counts of limits and metrics go on.
+        """
+        if self._front is not None:
+            self._front.end_term()
+        self._streams.close()
+        self._attach(None)
+
     async def serve(self) -> None:
         """Answer requests until `stop`."""
         await self._server.serve(sockets=handles_of(self._listener))
@@ -111,9 +136,18 @@ class ApiServer:
         self._connections.stop()
         self._server.should_exit = True
 
+    def _attach(self, service: RegistryService | None) -> None:
+        state, self._streams = self._app.state, EventStreams()
+        state.registry = self._hot.attached = self._here.service = service
+        state.streams, state.endpoint_lists = self._streams, discovery.EndpointLists()
+        if service is not None:
+            self._checks.authenticate = service.tokens.authenticate if service.auth_on else None
+        elif self._instance is not None:
+            self._checks.authenticate = self._instance.authenticate
+
 
 def create_app() -> FastAPI:
-    """Declare the API. Its `state` needs `registry`, `checks`, `streams` and `metrics` before a request."""
+    """Declare the API. Its `state` is complete once an `ApiServer` has it."""
     app = FastAPI(
         title="gpu-agent registry",
         version=__version__,

@@ -24,12 +24,11 @@ from starlette.types import Message
 
 from gpu_agent.registry.tokens import Credential, Role, allows
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.api.errors import ApiError, refuse_many_fields
+from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, refuse_many_fields, registry_busy
 from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host, trace_id_of
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import caused_by, current_trace_id
-from gpu_agent.server.tokens import TokenService
 
 ROLE = "x-role"
 """Where a route declares its role: in the OpenAPI document, so that checks and readers see the same word."""
@@ -50,6 +49,13 @@ _MAX_LOGGED_PATH = 300
 _LOG = Logger("server.operator")
 
 Handler = Callable[[Request], Awaitable[Response]]
+Authenticate = Callable[[str], Credential | None]
+"""Returns the credential of a presented token; None where it is not valid."""
+
+MAY_ANSWER = "gpu_agent.may_answer"
+"""Where an instance's requests have, in their scope, what says whether it still leads."""
+FORWARDED = "gpu_agent.forwarded"
+"""In the scope of a request whose `Host` another instance has checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +88,14 @@ def needed_role(route: APIRoute) -> Role | None:
 
 
 class RequestChecks:
-    """The checks of one API server. Without tokens, as with auth off, every caller may do everything."""
+    """The checks of one API server."""
 
-    def __init__(
-        self, *, hosts: frozenset[str] | None, tokens: TokenService | None, metrics: RequestMetrics
-    ) -> None:
+    def __init__(self, *, hosts: frozenset[str] | None, metrics: RequestMetrics) -> None:
         self._metrics = metrics
         self._hosts = hosts
         """Names under which this registry may be called; None where they cannot be known."""
-        self._tokens = tokens
+        self.authenticate: Authenticate | None = None
+        """None, as with auth off: every caller may do everything."""
         self._bodies_bytes: Counter[str | None] = Counter()
         """By token id: what its large bodies take."""
         self._log_limit = LogLimit(_LOG.warning)
@@ -129,11 +134,11 @@ class RequestChecks:
 
     def authorize(self, request: Request, needed: Role | None) -> Caller:
         """Return who sends a request; raises `ApiError` where it has no token, or not the role."""
-        tokens = self._tokens
-        if needed is None or tokens is None:
+        authenticate = self.authenticate
+        if needed is None or authenticate is None:
             return Caller(None, lambda: True)
         token = bearer_token(request.headers.getlist("authorization"))
-        credential = None if token is None else tokens.authenticate(token)
+        credential = None if token is None else authenticate(token)
         if token is None or credential is None or credential.role is None:
             self._log_unauthorized(request, presented=token is not None)
             raise _unauthorized(presented=token is not None)
@@ -144,7 +149,7 @@ class RequestChecks:
                 f"this needs the role {needed}, and the token {credential.token_id} has {credential.role}: "
                 "ask an admin to do it, or to make you another token",
             )
-        return Caller(credential, lambda: tokens.authenticate(token) is not None)
+        return Caller(credential, lambda: authenticate(token) is not None)
 
     def stop(self) -> None:
         """Log how many violations were not logged one by one."""
@@ -156,6 +161,7 @@ class RequestChecks:
         if _has_small_body(request):
             try:
                 await request.body()
+                _check_leads(request)
                 return await handler(request)
             except ClientDisconnect:
                 return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -177,6 +183,7 @@ class RequestChecks:
         try:
             bounded = Request(request.scope, receive)
             refuse_many_fields(request, await bounded.body())  # FastAPI finds it read
+            _check_leads(request)
             return await handler(bounded)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -199,14 +206,19 @@ class RequestChecks:
                 "too many large requests arrive at the same time: try again in a moment",
             )
 
-    def _check_headers(self, request: Request) -> None:
-        """Refuse a web page that uses this API through a person's browser, and a body that is not JSON."""
-        headers = request.headers
-        host, origin = headers.get("host", ""), headers.get("origin")
+    def check_host(self, host: str) -> None:
+        """Refuse a request for another host: a web page whose name resolves to this address sends such."""
         if not names_this_host(host, self._hosts):
             raise ApiError(
                 "HOST_NOT_ALLOWED", f"this registry is not called {host!r}: use the address it listens on"
             )
+
+    def _check_headers(self, request: Request) -> None:
+        """Refuse a web page that uses this API through a person's browser, and a body that is not JSON."""
+        headers = request.headers
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if FORWARDED not in request.scope:
+            self.check_host(host)
         if origin is not None and not is_same_origin(origin, host):
             raise ApiError(
                 "ORIGIN_NOT_ALLOWED", f"pages of {origin!r} may not use this API: use it from a program"
@@ -252,6 +264,13 @@ def _has_small_body(request: Request) -> bool:
     headers = request.headers
     length = headers.get("content-length", "0")
     return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= SMALL_BODY_BYTES
+
+
+def _check_leads(request: Request) -> None:
+    """Refuse a request, after it was read, where this instance's lease has ended: it decides nothing then."""
+    may_answer = request.scope.get(MAY_ANSWER)
+    if may_answer is not None and not may_answer():
+        raise registry_busy(LEADS_NO_MORE)
 
 
 def _check_path(request: Request) -> None:

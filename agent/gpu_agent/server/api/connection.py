@@ -18,7 +18,9 @@ needs:
 import array
 import asyncio
 import sys
+from collections.abc import MutableMapping
 from http import HTTPStatus
+from typing import Any
 
 import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
@@ -55,12 +57,21 @@ _UNREAD_CHECKS = 6
 """In that time. A client that has read nothing between two of them yields to a new connection."""
 
 
+_CUT = "gpu_agent.cut"
+"""Where a request has, in its scope, what `cut_answer` calls."""
+
+
 class _UnreadableError(Exception):
     """A request that RFC 9112 does not allow."""
 
     def __init__(self, why: str, status: int = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(why)
         self.status = status
+
+
+def cut_answer(scope: MutableMapping[str, Any]) -> None:
+    """End an answer in its middle, so that its reader takes it for no whole one; logs nothing."""
+    scope[_CUT]()
 
 
 class ConnectionLimit:
@@ -179,6 +190,11 @@ class ApiConnection(HttpToolsProtocol):
         self.transport.abort()
         self._limit.log("operator_connection_dropped", self, reason)
 
+    def cut(self) -> None:
+        """Close the connection, whatever is being answered."""
+        self._disconnect()
+        self.transport.close()
+
     def _read_on(self) -> None:
         """Read up to the end of a request; what is behind it waits for its answer."""
         if self.transport.is_closing():
@@ -244,6 +260,7 @@ class ApiConnection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin to answer a request."""
         self._answered = cycle
+        cycle.scope[_CUT] = self.cut  # type: ignore[literal-required]  # of ours
         super()._start_asgi_task(
             cycle, app if cycle.scope["http_version"] == "1.1" else _without_chunks(cycle, app)
         )
@@ -258,8 +275,7 @@ class ApiConnection(HttpToolsProtocol):
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
             body = bytes(document.body)
             self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[unreadable.status], lines, body))
-        self._disconnect()
-        self.transport.close()
+        self.cut()
 
     def _disconnect(self) -> None:
         """Let the request that is answered end without its answer."""

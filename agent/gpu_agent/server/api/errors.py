@@ -59,6 +59,7 @@ STATUSES: Mapping[str, HTTPStatus] = {
     "NOT_READY": HTTPStatus.SERVICE_UNAVAILABLE,
     "TOO_MANY_STREAMS": HTTPStatus.SERVICE_UNAVAILABLE,
     "BACKUP_FAILED": HTTPStatus.SERVICE_UNAVAILABLE,
+    "OUTCOME_UNKNOWN": HTTPStatus.BAD_GATEWAY,
 }
 """The status of each code; every other code is a conflict (409)."""
 
@@ -90,6 +91,11 @@ _FOR_NOW = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """What a client should try again: the answer says after how many seconds."""
 
 
+LEADS_NO_MORE = (
+    "this instance of the registry does not lead any more: send the same request again in a moment"
+)
+
+
 class ApiError(HTTPException):
     """Ends a request with a problem document; `fields` are what the document holds besides."""
 
@@ -111,6 +117,11 @@ async def refuse_body(request: Request, find: Callable[[], object], *, instead: 
     """
     if await request.body() and find():
         raise ApiError("INVALID_REQUEST", f"a DELETE has no body, and nothing reads one: {instead}")
+
+
+def registry_busy(detail: str) -> ApiError:
+    """The registry cannot do this now, or cannot know yet whether it has: the same request goes again."""
+    return ApiError(ErrorCode.REGISTRY_BUSY.value, detail)
 
 
 def unknown_node(node_id: str) -> ApiError:
@@ -140,7 +151,7 @@ async def once_stored(registry: RegistryService, shown: T) -> T:
     """
     if not await registry.settled():
         problem = registry.store_problem or "the store is slow; ask again in a moment"
-        raise ApiError(ErrorCode.REGISTRY_BUSY.value, f"the answer is not stored yet: {problem}")
+        raise registry_busy(f"the answer is not stored yet: {problem}")
     return shown
 
 

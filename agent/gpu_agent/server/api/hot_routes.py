@@ -22,7 +22,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api import claims
 from gpu_agent.server.api.auth import RequestChecks
-from gpu_agent.server.api.errors import ApiError, on_api_error, on_internal_error, on_invalid
+from gpu_agent.server.api.errors import (
+    LEADS_NO_MORE,
+    ApiError,
+    on_api_error,
+    on_internal_error,
+    on_invalid,
+    registry_busy,
+)
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import DryRunRequest, JobRequest, ReleaseQuery, RenewRequest
 
@@ -47,10 +54,11 @@ class _Hot:
 class HotRoutes:
     """An ASGI application that answers the hot routes itself, and leaves the others to FastAPI's."""
 
-    def __init__(self, app: FastAPI, *, registry: RegistryService, checks: RequestChecks) -> None:
+    def __init__(self, app: FastAPI, checks: RequestChecks) -> None:
         self._app = app
-        self._registry = registry
         self._checks = checks
+        self.attached: RegistryService | None = None
+        """The registry; None while another instance leads."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -69,6 +77,12 @@ class HotRoutes:
         except RequestValidationError as invalid:
             response = await on_invalid(request, invalid)
         await response(scope, receive, send)
+
+    @property
+    def _registry(self) -> RegistryService:
+        if self.attached is None:
+            raise registry_busy(LEADS_NO_MORE)
+        return self.attached
 
     def _hot(self, scope: Scope) -> _Hot | None:
         """Return what answers a request; None where that is FastAPI."""
@@ -118,9 +132,9 @@ class HotRoutes:
         return _Hot(_OF_JOB, Role.OPERATE, release)
 
 
-def with_hot_routes(app: FastAPI, *, registry: RegistryService, checks: RequestChecks) -> ASGIApp:
-    """Put the hot routes before an application; a fault in one is answered and logged as any other."""
-    return ServerErrorMiddleware(HotRoutes(app, registry=registry, checks=checks), on_internal_error)
+def with_errors_answered(hot: HotRoutes) -> ASGIApp:
+    """Answer and log a fault in a hot route as any other."""
+    return ServerErrorMiddleware(hot, on_internal_error)
 
 
 def _read(model: type[_Model], content: bytes) -> _Model:

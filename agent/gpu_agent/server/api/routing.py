@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from gpu_agent.server.api.auth import PUBLIC, ROLE, ApiRoute
-from gpu_agent.server.api.errors import PROBLEM_JSON
+from gpu_agent.server.api.errors import LEADS_NO_MORE, PROBLEM_JSON, registry_busy
 from gpu_agent.server.service import RegistryService
 
 EVENT_ID = "X-Event-Id"
@@ -37,6 +37,7 @@ _MEANINGS = {
     415: "The request does not say that it is JSON",
     429: "Too many at a time: try again later",
     422: "The request has a wrong or unknown field",
+    502: "The instance that leads was lost before its answer: the request may have been carried out",
     503: "The registry cannot do this now: try again in a moment",
 }
 
@@ -61,7 +62,10 @@ TokenId = Annotated[
 
 
 async def _registry(request: Request) -> RegistryService:
-    return cast("RegistryService", request.app.state.registry)
+    registry = cast("RegistryService | None", request.app.state.registry)
+    if registry is None:
+        raise registry_busy(LEADS_NO_MORE)
+    return registry
 
 
 Registry = Annotated[RegistryService, Depends(_registry)]

@@ -1,0 +1,1 @@
+"""Several instances of one registry on etcd: one leads, the others are warm standbys."""
