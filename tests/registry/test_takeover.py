@@ -131,6 +131,17 @@ def test_a_node_has_its_full_timeout_from_the_report_and_from_the_heartbeat_that
         assert lost.fields["node_id"] == "node-1"
 
 
+def test_the_same_heartbeat_handed_on_again_takes_nothing_of_a_full_timeout() -> None:
+    registry = taken_over()
+    report(registry)
+    hand_on(registry, age=14.0)
+    registry.pass_time(10.0)
+    lose_link(registry)
+    report(registry)
+    hand_on(registry, age=24.0)
+    assert logged(registry.pass_time(34.9), "heartbeat_timeout") == []
+
+
 def test_the_heartbeat_that_is_handed_on_is_as_old_as_it_is() -> None:
     registry = taken_over()
     report(registry)

@@ -8,6 +8,7 @@ from gpu_agent.registry.job import Claim
 from gpu_agent.registry.node import NodeRecord
 from tests.simulation.agents import Agent
 from tests.simulation.fault_profile import FaultProfile
+from tests.simulation.gateways import Gateways
 from tests.simulation.network import Network
 from tests.simulation.registry_process import RegistryProcess
 from tests.simulation.world import World
@@ -21,6 +22,7 @@ class Cluster:
     profile: FaultProfile
     network: Network
     registry: RegistryProcess
+    gateways: Gateways | None = None
     agents: list[Agent] = field(default_factory=list)
 
     @property

@@ -65,6 +65,9 @@ class FaultInjector:
             Fault.CONTROL: operators.order,
             Fault.FORGET: operators.forget,
             Fault.TOKENS: administrator.work,
+            Fault.TAKEOVER: self._take_over,
+            Fault.GATEWAY_CRASH: self._gateway_crashes,
+            Fault.CUT_OFF: self._cut_off,
             Fault.OWNER: Owners(cluster).ask,
         }
 
@@ -83,6 +86,8 @@ class FaultInjector:
         trouble.fails_next = trouble.unknown_next = 0
         trouble.hangs_until = 0.0
         registry.crashes_in = None
+        if self._cluster.gateways is not None:
+            self._cluster.gateways.heal()
         if not registry.running:
             registry.start()
         for agent in self._cluster.agents:
@@ -163,6 +168,23 @@ class FaultInjector:
     def _start_registry(self) -> None:
         if not self._cluster.registry.running:
             self._cluster.registry.start()
+
+    def _take_over(self) -> None:
+        self._cluster.registry.crash(agents_learn_within=self._dice.choice((0.1, 3.0)))
+        self._world.after(self._dice.choice((0.1, 1.0, 8.0)), self._start_registry)
+
+    def _gateway_crashes(self) -> None:
+        gateways = self._cluster.gateways
+        running = [] if gateways is None else [one for one in gateways.all if one.runs]
+        if gateways is not None and running:
+            gateway = self._dice.choice(running)
+            gateways.crash(gateway, agents_learn_within=self._dice.choice((0.1, 3.0, 45.0)))
+            self._world.after(self._dice.choice((1.0, 10.0, 60.0)), lambda: gateways.start(gateway))
+
+    def _cut_off(self) -> None:
+        gateways = self._cluster.gateways
+        if gateways is not None:
+            gateways.cut(self._dice.choice(gateways.all), self._dice.choice((0.1, 3.0, 8.0, 40.0)))
 
     def _fill_disk(self) -> None:
         self._world.say("disk", "is full")

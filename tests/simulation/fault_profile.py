@@ -48,6 +48,9 @@ class Fault(StrEnum):
     CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
     TOKENS = "operators rotate, reclaim and revoke"
+    TAKEOVER = "another registry takes over from one that ends"
+    GATEWAY_CRASH = "gateways crash"
+    CUT_OFF = "gateways cannot reach the registry"
     OWNER = "owners drain, resume and probe their machines, and move their workers"
 
 
@@ -64,6 +67,8 @@ class FaultProfile:
     """Whether frames travel as the bytes that the codec writes."""
     commit_seconds: float
     """How long a commit takes, in the mean."""
+    gateways: int = 0
+    """How many processes hold the connections; with none the registry does."""
     sqlite: bool = False
     faults: Mapping[Fault, float]
     """The mean time between two of each kind."""
@@ -76,7 +81,8 @@ _SEEDS_PER_FILE = 20
 
 _EVERYDAY = (Fault.DRAIN, Fault.CORDON)
 _OF_GPUS = (Fault.GPU_CORDON, Fault.MIG)
-_BY_ITSELF = (*_EVERYDAY, Fault.OWNER, Fault.CHECK, *_OF_GPUS)
+_OF_GATEWAYS = (Fault.TAKEOVER, Fault.GATEWAY_CRASH, Fault.CUT_OFF)
+_BY_ITSELF = (*_EVERYDAY, Fault.OWNER, Fault.CHECK, *_OF_GPUS, *_OF_GATEWAYS)
 _ADMISSION = Admission(required_checks=("hook", "pcie_link"))
 _THRESHOLDS = (
     Thresholds(),
@@ -103,7 +109,11 @@ def profile_of(seed: int) -> FaultProfile:
     parted = {one: gpus.uniform(20.0, 240.0) for one in _OF_GPUS if gpus.random() < 1 / 3}
     checks = Random(f"checks of {seed}")
     checked = {Fault.CHECK: checks.uniform(20.0, 240.0)} if checks.random() < 1 / 4 else {}
+    links = Random(f"gateways of {seed}")
+    gateways = links.choice((0, 0, 0, 1, 2, 3))
+    linked = {one: links.uniform(20.0, 240.0) for one in _OF_GATEWAYS if gateways and links.random() < 2 / 3}
     return FaultProfile(
+        gateways=gateways,
         nodes=dice.choice((3, 4, 5, 6, 8, 10, 12)),
         fault_seconds=dice.choice((300.0, 600.0, 900.0, 1500.0)),
         thresholds=_admitting(dice.choice(_THRESHOLDS), checked),
@@ -111,7 +121,11 @@ def profile_of(seed: int) -> FaultProfile:
         wire=dice.random() < 0.5,
         sqlite=seed % _SEEDS_PER_FILE == 0,
         commit_seconds=dice.choice((0.0005, 0.01, 0.2)),
-        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)} | owned | parted | checked,
+        faults={one: dice.uniform(20.0, 240.0) for one in (*_EVERYDAY, *known)}
+        | owned
+        | parted
+        | checked
+        | linked,
         job_every_seconds=dice.choice((5.0, 15.0, 40.0)),
         most_seconds_on_the_way=dice.choice((0.02, 0.3, 2.0)),
     )
@@ -140,6 +154,7 @@ def dense_profile(seed: int, *faults: Fault, nodes: int = 8, auth_off: bool = Fa
     return replace(
         profile_of(seed),
         nodes=nodes,
+        gateways=3 if set(faults) & set(_OF_GATEWAYS) else 0,
         fault_seconds=300.0,
         thresholds=_admitting(Thresholds(), faults),
         auth_off=auth_off,

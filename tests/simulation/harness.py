@@ -15,6 +15,7 @@ from tests.simulation.disk import Medium, MemoryMedium, SimulatedDisk, SqliteMed
 from tests.simulation.event_loop import simulated_threads
 from tests.simulation.fault_injection import FaultInjector
 from tests.simulation.fault_profile import Fault, FaultProfile, profile_for, profile_of
+from tests.simulation.gateways import Gateways
 from tests.simulation.host import SimulatedHost, SimulatedStateDir
 from tests.simulation.invariants.base import Invariant, InvariantError, Observers
 from tests.simulation.invariants.claims import CapacityInvariants, ClaimInvariants, ReasonInvariants
@@ -32,6 +33,7 @@ from tests.simulation.invariants.storage import (
     StoreFirstInvariants,
     StoreInvariants,
 )
+from tests.simulation.invariants.takeovers import TakeoverInvariants
 from tests.simulation.network import Network
 from tests.simulation.registry_process import RegistryProcess
 from tests.simulation.settling import Settling
@@ -91,9 +93,12 @@ class _Stage:
         world = self._world = World(seed, trace=trace)
         network = Network(world, most_seconds_on_the_way=profile.most_seconds_on_the_way)
         disk = SimulatedDisk(world, medium, quick_seconds=profile.commit_seconds)
-        registry = RegistryProcess(world, profile, network=network, disk=disk)
-        network.serve(registry)
-        cluster = self._cluster = Cluster(world, profile, network, registry)
+        gateways = Gateways(world, network, profile) if profile.gateways else None
+        registry = RegistryProcess(world, profile, network=gateways or network, disk=disk)
+        network.serve(gateways or registry)
+        if gateways is not None:
+            gateways.lead_by(registry)
+        cluster = self._cluster = Cluster(world, profile, network, registry, gateways)
         desired, sessions, credentials = (
             DesiredStateInvariants(cluster),
             SessionInvariants(cluster),
@@ -117,6 +122,7 @@ class _Stage:
                 TimeoutInvariants(cluster),
                 ReasonInvariants(cluster),
                 AgentInvariants(),
+                TakeoverInvariants(cluster),
             )
         )
         registry.observer = self._observer

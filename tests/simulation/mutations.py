@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 from unittest.mock import patch
 
-from gpu_agent.registry import declaration, lifecycle, node_checks, token_issuing
+from gpu_agent.registry import declaration, lifecycle, node_checks, registration, takeover, token_issuing
 from gpu_agent.registry import health as flapping
 from gpu_agent.registry import persistence as documents
 from gpu_agent.registry import timers as silence
@@ -18,7 +18,7 @@ from gpu_agent.registry.dispatch.candidate import Candidate, ReservedMemory
 from gpu_agent.registry.dispatch.dispatch import ClaimTable, Dispatch
 from gpu_agent.registry.dispatch.filter_row import Filter, NodeState
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
-from gpu_agent.registry.events import ClaimRequested
+from gpu_agent.registry.events import ClaimRequested, SessionReported
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.heartbeat import Heartbeats
@@ -29,6 +29,7 @@ from gpu_agent.registry.queue import ClaimQueue
 from gpu_agent.registry.registration import Registrations, Sessions
 from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.status import StatusTransitions
+from gpu_agent.registry.takeover import ReportedSessions
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.server import loop as loop_module
 from gpu_agent.server.event_log import RegistryEventLog
@@ -259,12 +260,33 @@ _WITH_RECOVERY = {
     (NodeStatus.REGISTERING, NodeStatus.READY): frozenset({ReasonCode.RECOVERED}),
 }
 CRASHES = (Fault.REGISTRY_CRASH, Fault.CRASH_AT_ACTION)
+OF_TWO_SESSIONS = (Fault.TAKEOVER, Fault.CUT_OFF, Fault.POWER_LOSS, Fault.CUT)
 REQUESTS = (Fault.DRAIN, Fault.CORDON)
 FIGHT = {**codes.CODES, codes.ErrorCode.SESSION_SUPERSEDED: codes.CodeEntry("superseded", Reaction.BACK_OFF)}
 
 
 def half_kept(save: Callable[..., None], store: MemoryStore, batches: Sequence[Batch]) -> None:
     save(store, [replace(batch, changes=batch.changes[:1]) for batch in batches])
+
+
+@contextmanager
+def sessions_of_any_epoch() -> Iterator[None]:
+    """Take a reported session for the last one of its node, whatever the node's document says."""
+    with (
+        patch.object(takeover, "_is_last", lambda *_: True),
+        node_document(registered_on=None)(),
+    ):
+        yield
+
+
+def whatever_stands(
+    report: Callable[..., None], sessions: ReportedSessions, event: SessionReported, step: Step
+) -> None:
+    record = sessions._nodes.records.get(event.node_id)
+    if record is not None and record.connection is not None:
+        sessions._resume(record, event, step)
+    else:
+        report(sessions, event, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,6 +541,48 @@ MUTATIONS = (
         Invariant.ONE_SESSION,
         method(NodeTable, "dismiss", lambda *_: None),
         under(Fault.CLONE, Fault.POWER_LOSS),
+    ),
+    Mutation(
+        "connections are numbered without the leader's term",
+        Invariant.NEWER_SESSION_STANDS,
+        method(registry_process, "number_of", lambda _term, count: count),
+        under(Fault.TAKEOVER, Fault.CUT),
+    ),
+    Mutation(
+        "a session is taken with another epoch",
+        Invariant.NEWER_SESSION_STANDS,
+        sessions_of_any_epoch,
+        under(*OF_TWO_SESSIONS, nodes=12),
+    ),
+    Mutation(
+        "a report overrides a newer session",
+        Invariant.NEWER_SESSION_STANDS,
+        around(ReportedSessions, "report", whatever_stands),
+        under(*OF_TWO_SESSIONS, nodes=12),
+    ),
+    Mutation(
+        "no reported session goes on",
+        Invariant.NO_NEEDLESS_REGISTRATION,
+        method(takeover, "_is_last", lambda *_: False),
+        under(Fault.TAKEOVER),
+    ),
+    Mutation(
+        "a registration that is repeated is taken for a first one",
+        Invariant.NO_SECOND_NODE,
+        method(ReportedSessions, "bind_repeated", lambda *_: None),
+        under(Fault.TAKEOVER, Fault.STATE_LOST),
+    ),
+    Mutation(
+        "the deadline of a node does not move when the link to its gateway ends",
+        Invariant.NO_FALSE_TIMEOUT,
+        method(registration, "extend_timeout", lambda _: None),
+        under(Fault.CUT_OFF, Fault.POWER_LOSS),
+    ),
+    Mutation(
+        "heartbeats that repeat the last one count for nothing",
+        Invariant.NO_FALSE_TIMEOUT,
+        method(Heartbeats, "repeat", lambda *_: None),
+        under(Fault.TAKEOVER),
     ),
     Mutation(
         "epochs start again with each registration",

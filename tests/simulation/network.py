@@ -5,7 +5,7 @@ side learns in its own time or never, and the loss of what was still on its way.
 connection may well arrive after those of a newer one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import Protocol
 
@@ -193,9 +193,9 @@ class Network:
         self.cut(connection, agent_learns=None, registry_learns=None if without_a_word else self._delay())
         self._tidy(connection)
 
-    def registry_is_gone(self, *, agents_learn_within: float) -> None:
-        """The registry's process ended, and with it its end of every connection."""
-        for connection in self.connections:
+    def registry_is_gone(self, *, agents_learn_within: float, of: Iterable[Connection] | None = None) -> None:
+        """A process of the registry ended, and with it its end of these connections, or of every one."""
+        for connection in self.connections if of is None else of:
             if connection.registry_open or not connection.opened:
                 connection.registry_open = False
                 learns = self._world.dice.uniform(0.0, agents_learn_within)

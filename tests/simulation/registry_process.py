@@ -25,6 +25,7 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     OperatorRequest,
     RegistrationReceived,
+    SessionReported,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
@@ -62,11 +63,13 @@ from gpu_agent.wire.messages import (
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.event_loop import ProcessCrashedError, SimulatedLoop
 from tests.simulation.fault_profile import FaultProfile
+from tests.simulation.gateways import Gateways
 from tests.simulation.invariants.base import Observer
 from tests.simulation.network import REGISTER_SECONDS, Connection, Network, UpFrame
 from tests.simulation.world import World
 
 VIOLATION = 1008
+_MOST_IN_A_TERM = 1_000_000
 _POWER_FAILS = 1 / 3
 """So many crashes of the registry are its machine's."""
 
@@ -76,12 +79,16 @@ Reply = Callable[[Result], None]
 class RegistryProcess:
     """One registry, over all of its processes."""
 
-    def __init__(self, world: World, profile: FaultProfile, *, network: Network, disk: SimulatedDisk) -> None:
+    def __init__(
+        self, world: World, profile: FaultProfile, *, network: Network | Gateways, disk: SimulatedDisk
+    ) -> None:
         self.fleet: Fleet
         self.observer: Observer
         self.disk = disk
         self.running = False
         self.busy_until = 0.0
+        self.speaking: Connection | None = None
+        """The connection of the frame that is heard."""
         self.crashes_in: int | None = None
         """After so many things more that it does the process crashes."""
         self._world, self._profile, self._network = world, profile, network
@@ -95,7 +102,9 @@ class RegistryProcess:
         self._connections: dict[int, Connection] = {}
         self._deaf: set[int] = set()
         self._replies: dict[int, Reply] = {}
-        self._numbers = self._refs = 0
+        self._inherited: set[int] = set()
+        """Connections that an earlier process numbered."""
+        self._term = self._numbers = self._refs = 0
         disk.stored = self._stored
 
     def start(self) -> None:
@@ -117,6 +126,7 @@ class RegistryProcess:
             lagged=lambda _: None,
         )
         self.running = True
+        self._term, self._numbers = self._term + 1, 0
         loaded = self.disk.load()
         self._event_log.restore(loaded)
         outputs = self.fleet.restore(stored_documents(loaded.changes, world.wall()), world.now)
@@ -140,6 +150,7 @@ class RegistryProcess:
         self._batches.clear()
         self._connections.clear()
         self._deaf.clear()
+        self._inherited.clear()
         self._replies.clear()
         self._network.registry_is_gone(agents_learn_within=agents_learn_within)
         self.observer.crashed()
@@ -169,25 +180,38 @@ class RegistryProcess:
     def opened(self, connection: Connection) -> None:
         """A connection is open; without a registration it is closed soon."""
         self._numbers += 1
-        connection.number = self._numbers
+        connection.number = number_of(self._term, self._numbers)
         self._connections[connection.number] = connection
-        self._world.after(REGISTER_SECONDS, lambda: self._registration_overdue(connection))
+        if isinstance(self._network, Network):
+            self._world.after(REGISTER_SECONDS, lambda: self._registration_overdue(connection))
+
+    def inherit(self, connection: Connection) -> None:
+        """A gateway holds a connection of an earlier process, or of this one before the link ended."""
+        self._connections[connection.number] = connection
+        self._inherited.add(connection.number)
 
     def hear(self, connection: Connection, frame: UpFrame) -> None:
         """Read a frame, unless the connection is being closed."""
         if connection.number in self._deaf:
             return
+        self.speaking = connection
         message = decode_from_node(frame) if isinstance(frame, str) else frame
         if not isinstance(message, NodeHeartbeat):
             self._say(f"hears {message.type} of {message.node_id} on {connection.number}")
         self.handle(self._event(connection, message))
 
-    def lost(self, connection: Connection) -> None:
+    def take_report(self, connection: Connection, report: SessionReported) -> None:
+        """Go on with a session, or end it."""
+        self.speaking = connection
+        self.handle(report)
+
+    def lost(self, connection: Connection, *, link_ended: bool = False) -> None:
         """A connection is gone."""
         self._say(f"loses {connection.number} of {connection.agent.name}")
         self._connections.pop(connection.number, None)
         self._deaf.discard(connection.number)
-        self.handle(ConnectionLost(connection.number))
+        self._inherited.discard(connection.number)
+        self.handle(ConnectionLost(connection.number, link_ended=link_ended))
 
     # What the loop calls.
 
@@ -244,6 +268,7 @@ class RegistryProcess:
                     credential=connection.credential,
                     address=connection.agent.name,
                     fresh_token=None if self._profile.auth_off else self._fresh_token(),
+                    is_inherited=number in self._inherited,
                 )
             case NodeUnregister():
                 return UnregistrationReceived(number, message)
@@ -292,6 +317,11 @@ class RegistryProcess:
 
     def _say(self, what: str) -> None:
         self._world.say("registry", what)
+
+
+def number_of(term: int, count: int) -> int:
+    """Number a connection: over all processes a newer one has a higher number."""
+    return term * _MOST_IN_A_TERM + count
 
 
 class ObservedFleet:

@@ -72,7 +72,8 @@ class Heartbeats:
         passed = 0.0 if before is None else max(0.0, at - before)
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
         liveness.last_heartbeat_at = liveness.figures_at = at
-        liveness.last_seen_at = now if before is None else at  # under another leader: one full timeout
+        # The first one under another leader gives a full timeout, and the same one again takes none of it.
+        liveness.last_seen_at = now if before is None else max(liveness.last_seen_at, at)
         liveness.last_refused = False
         load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
         if replaced or jobs_differ or was_suspected:

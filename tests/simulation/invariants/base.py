@@ -53,6 +53,9 @@ class Invariant(StrEnum):
     STORE_IS_A_PREFIX = "the store holds a prefix of what was saved"
     NO_CRASH = "no machine raises"
     RESERVATIONS_ADD_UP = "reserved GPU memory is what the claims need"
+    NEWER_SESSION_STANDS = "of two sessions of one node the newer one stands"
+    NO_NEEDLESS_REGISTRATION = "a takeover makes no node register again"
+    NO_SECOND_NODE = "a registration that was stored and is repeated makes no second node"
     NO_BLIND_DECISION = "while the store fails, time decides nothing and no request changes anything"
     NOTHING_UNSENT = "a token or a node record that was never sent is deleted"
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from gpu_agent.registry.actions import NOTHING, Answer, CloseConnection, DocumentKind, Output, Refusal, Send
 from gpu_agent.registry.events import (
+    ConnectionLost,
     Event,
     FaultReported,
     HeartbeatReceived,
@@ -56,6 +57,8 @@ class SessionInvariants(Observer):
         for effect in output.effects:
             if isinstance(effect, CloseConnection):
                 self._closing.add(effect.connection)
+        if isinstance(event, ConnectionLost):
+            self._closing.discard(event.connection)  # its gateway may report it once more
         if not isinstance(event, HeartbeatReceived):
             self._count_sessions()
 
@@ -203,7 +206,8 @@ class CredentialInvariants(Observer):
         self._removed.clear()
         self._consumed.clear()
         self._joined.clear()
-        self._coming.clear()
+        if self._cluster.gateways is None:  # else the connections live on, and with them what they presented
+            self._coming.clear()
 
     def restored(self, loaded: Loaded) -> None:
         self.check_all()

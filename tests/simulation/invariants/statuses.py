@@ -9,7 +9,9 @@ from gpu_agent.registry.events import (
     ConnectionLost,
     Event,
     HeartbeatReceived,
+    HeartbeatRepeated,
     RegistrationReceived,
+    SessionReported,
     StoreFailed,
     StoreRecovered,
 )
@@ -172,6 +174,8 @@ class FlappingInvariants(Observer):
 _SILENCE_SLACK_SECONDS = 1.0
 _SILENT_INTERVALS = 2
 _TIMEOUT_INTERVALS = 3
+_HANDED_ON_WITHIN_SECONDS = 5.0
+"""So long a gateway may take to link and to hand on what it heard."""
 _WAKES_WITHIN_SECONDS = 2.0
 """After an outage of its store the registry may take so long to decide what was due meanwhile."""
 
@@ -184,6 +188,8 @@ class TimeoutInvariants(Observer):
         self._heard: dict[str, float] = {}
         self._speaks: dict[int, str] = {}
         """Which connection registered which node."""
+        self._unlinked: set[str] = set()
+        """Nodes that were not heard since the link to their gateway ended."""
         self._looks_from = 0.0
         """When the registry has decided by time again for long enough; infinity while its store fails."""
 
@@ -193,8 +199,8 @@ class TimeoutInvariants(Observer):
             self._beat(event, effects)
         elif isinstance(event, RegistrationReceived):
             self._registered(event, effects)
-        elif isinstance(event, ConnectionLost):
-            self._speaks.pop(event.connection, None)
+        elif isinstance(event, HeartbeatRepeated | SessionReported | ConnectionLost):
+            self._through_a_gateway(event)
         elif isinstance(event, StoreFailed):
             self._looks_from = inf
         elif isinstance(event, StoreRecovered):
@@ -206,6 +212,7 @@ class TimeoutInvariants(Observer):
         now = self._cluster.world.now
         self._heard = {record.node_id: now for record in self._cluster.records()}
         self._speaks = {}
+        self._unlinked.clear()
         self._looks_from = 0.0
 
     def check_all(self) -> None:
@@ -228,27 +235,52 @@ class TimeoutInvariants(Observer):
         self._looks_from = now + _WAKES_WITHIN_SECONDS
         if event.outage_seconds >= RESTART_SECONDS:
             self._heard = dict.fromkeys(self._heard, now)
+            self._unlinked.clear()
 
     def _beat(self, event: HeartbeatReceived, effects: Sequence[Effect]) -> None:
         """A heartbeat counts, unless the session is being closed because its token has ended."""
         node_id = self._speaks.get(event.connection)
         dismissed = event.connection not in self._cluster.fleet._nodes.by_connection
         if node_id == event.message.node_id and not dismissed and not _refused(effects, event.connection):
-            self._heard[node_id] = self._cluster.world.now
+            self._hear(node_id, self._cluster.world.now - event.age_seconds)
+
+    def _through_a_gateway(self, event: HeartbeatRepeated | SessionReported | ConnectionLost) -> None:
+        if isinstance(event, SessionReported):
+            self._reported(event)
+            return
+        node_id = self._speaks.get(event.connection)
+        if isinstance(event, ConnectionLost):
+            self._speaks.pop(event.connection, None)
+            if node_id is not None and event.link_ended:
+                self._unlinked.add(node_id)
+        elif node_id is not None:
+            self._hear(node_id, self._cluster.world.now - event.age_seconds)
+
+    def _hear(self, node_id: str, at: float) -> None:
+        self._heard[node_id] = max(at, self._heard.get(node_id, at))
+        self._unlinked.discard(node_id)
+
+    def _reported(self, event: SessionReported) -> None:
+        """A session that goes on under a registry that knows of no heartbeat gives its node a timeout."""
+        record = self._cluster.fleet.node(event.node_id)
+        if record is not None and record.connection == event.connection:
+            self._speaks[event.connection] = event.node_id
+            if record.liveness.last_heartbeat_at is None:
+                self._hear(event.node_id, self._cluster.world.now)
 
     def _registered(self, event: RegistrationReceived, effects: Sequence[Effect]) -> None:
         """A registration counts, even if the store has no room for it."""
         now = self._cluster.world.now
         record = self._cluster.fleet.node(event.message.node_id or "")
         if record is not None and record.liveness.last_seen_at == now:
-            self._heard[record.node_id] = now
+            self._hear(record.node_id, now)
         for effect in effects:
             if isinstance(effect, Send) and isinstance(effect.message, NodeRegisterAck):
                 node_id = effect.message.node_id
                 for number in [one for one, holder in self._speaks.items() if holder == node_id]:
                     del self._speaks[number]
                 self._speaks[event.connection] = node_id
-                self._heard[node_id] = now
+                self._hear(node_id, now)
 
     def _check_verdicts(self) -> None:
         """Look at each node that was just called silent."""
@@ -263,9 +295,20 @@ class TimeoutInvariants(Observer):
         patience = 2 if self._most_are_silent(timed_out) else 1
         for node_id, record in timed_out.items():
             silent, timeout = now - self._heard[node_id], self._timeout(record)
-            if silent < patience * timeout - 1e-6:
-                detail = f"{node_id} was heard {silent:.1f} s ago; {patience} x its timeout {timeout:g} s"
+            self._check_gateway(node_id, timeout)
+            times = 2 if node_id in self._unlinked else patience
+            if silent < times * timeout - 1e-6:
+                detail = f"{node_id} was heard {silent:.1f} s ago; {times} x its timeout {timeout:g} s"
                 hold(Invariant.NO_FALSE_TIMEOUT, holds=False, detail=detail)
+
+    def _check_gateway(self, node_id: str, timeout: float) -> None:
+        """No node times out that has sent a heartbeat to a gateway with a link of some seconds."""
+        gateways = self._cluster.gateways
+        for session in () if gateways is None else gateways.linked(for_seconds=_HANDED_ON_WITHIN_SECONDS):
+            silent = self._cluster.world.now - session.last_at
+            if session.node_id == node_id and session.last is not None:
+                in_time = silent >= timeout - _HANDED_ON_WITHIN_SECONDS
+                hold(Invariant.NO_FALSE_TIMEOUT, in_time, f"a gateway heard {node_id} {silent:.1f} s ago")
 
     def _most_are_silent(self, timed_out: Collection[str]) -> bool:
         """Say whether, before these timeouts, the registry had reason to suspect itself (§4)."""

@@ -267,6 +267,8 @@ class EventInvariants(Observer):
     def stored(self, outputs: Sequence[Output], batches: Sequence[Batch]) -> None:
         for event in (event for batch in batches for event in batch.events):
             assert event.id is not None
+            gap = event.id > self._newest_stored + 1
+            hold(Invariant.EVENTS_STORED, not gap, f"{event} was stored after {self._newest_stored}")
             self._stored.add(event.id)
             self._newest_stored = max(self._newest_stored, event.id)
 
