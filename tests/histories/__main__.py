@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.histories.campaign import Played, Stage
+from tests.histories.network import enter
 from tests.histories.objects import Result, check
 from tests.histories.record import read, write
 from tests.histories.registries import FORMS
@@ -29,7 +30,7 @@ def play(asked: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="histories-") as folder, ExitStack() as running:
             stage = Stage(FORMS[form](Path(folder), running), running, seed=asked.seed + block)
             while number < last and number // HISTORIES_PER_REGISTRY == block and not _is_over(asked, began):
-                one = stage.play(number, seed=asked.seed, longest_freeze_seconds=asked.freeze)
+                one = stage.play(number, seed=asked.seed, longest_seconds=asked.freeze)
                 print(f"history {number} on {form}: {one}", flush=True)
                 played += 1
                 undecided += bool(one.result.undecided)
@@ -70,7 +71,9 @@ def main() -> int:
     parser.add_argument(
         "--forms", default="one,gateways", type=lambda text: text.split(","), help=", ".join(FORMS)
     )
-    parser.add_argument("--freeze", type=float, default=3.0, help="the longest SIGSTOP in seconds")
+    parser.add_argument(
+        "--freeze", type=float, default=3.0, help="the longest SIGSTOP and the longest cut, in seconds"
+    )
     parser.add_argument("--seconds", type=float, help="begin no history after so long")
     parser.add_argument("--folder", type=Path, default=Path("dist"), help="where a violation is written")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a written history again")
@@ -80,6 +83,8 @@ def main() -> int:
         result = check(read(asked.check))
         _print(result)
         return int(bool(result.violations))
+    if "network" in asked.forms:
+        enter("tests.histories", sys.argv[1:])
     return play(asked)
 
 

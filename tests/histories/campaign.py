@@ -14,6 +14,7 @@ from http.client import HTTPException
 from typing import Any
 
 from tests.histories.clients import Api, Caller, Client, NotSentError, Request
+from tests.histories.network import Cut
 from tests.histories.nodes import Nodes
 from tests.histories.objects import Result, check
 from tests.histories.record import History, JobKind, Machine, Outcome
@@ -44,8 +45,10 @@ AFTER_SECONDS = 0.6
 """The clients work so long once the fault is over."""
 TIMEOUTS_SECONDS = (0.4, 1.0, 10.0)
 """Of clients: a short one makes many outcomes unknown, a long one sees answers that come late."""
-OTHERS_SHARE = 0.6
-"""How often the fault hits another process than the first one, where there are others."""
+OTHERS_SHARE = 0.5
+"""How often the fault hits another process than the one that decides, where there are others."""
+CUT_SHARE = 0.7
+"""How often the network is cut, where it can be."""
 CLOCK_SHARE = 0.15
 """How often a clock is set, by up to twelve days."""
 BACK_SECONDS = 40.0
@@ -73,14 +76,20 @@ def set_clock(victim: Victim, clock: WallClock, seconds: float) -> str:
     return f"set the clock of {victim.name} by {seconds:+.0f} s"
 
 
-def inflict(victim: Victim, dice: random.Random, longest_freeze_seconds: float) -> str:
+def cut_network(cut: Cut, seconds: float) -> str:
+    with cut.applied():
+        time.sleep(seconds)
+    return f"cut {cut.name} for {seconds:.1f} s"
+
+
+def inflict(victim: Victim, dice: random.Random, longest_seconds: float) -> str:
     """Do to a process what the dice say."""
     draw = dice.random()
     if victim.clock is not None and draw < CLOCK_SHARE:
         return set_clock(victim, victim.clock, dice.choice((-1, 1)) * 10 ** dice.uniform(0, 6))
     if draw < (1 + CLOCK_SHARE) / 2:
         return kill(victim)
-    return freeze(victim, dice.uniform(1.0, longest_freeze_seconds))
+    return freeze(victim, dice.uniform(1.0, longest_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class Stage:
         running.callback(self._api.close)
         self._world = nodes.world
 
-    def play(self, number: int, *, seed: int, longest_freeze_seconds: float) -> Played:
+    def play(self, number: int, *, seed: int, longest_seconds: float) -> Played:
         """Play the history of this number and judge it."""
         dice = random.Random(f"{seed}:{number}")
         self.free_fleet()
@@ -132,9 +141,7 @@ class Stage:
         for client in clients:
             client.start()
         time.sleep(dice.uniform(*BEFORE_SECONDS))
-        first, *others = self._registry.victims()
-        victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
-        fault = inflict(victim, dice, longest_freeze_seconds)
+        fault = self._inflict(dice, longest_seconds)
         self._await_nodes()
         time.sleep(AFTER_SECONDS)
         for client in clients:
@@ -143,6 +150,14 @@ class Stage:
             client.join()
         self._look_last(history, dice)
         return Played(history, fault, time.monotonic() - history.began, check(history))
+
+    def _inflict(self, dice: random.Random, longest_seconds: float) -> str:
+        cuts = self._registry.cuts()
+        if cuts and dice.random() < CUT_SHARE:
+            return cut_network(dice.choice(cuts), dice.uniform(1.0, longest_seconds))
+        first, *others = self._registry.victims()
+        victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
+        return inflict(victim, dice, longest_seconds)
 
     def _caller(self, name: str, history: History, dice: random.Random) -> Caller:
         own = random.Random(dice.random())

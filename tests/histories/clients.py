@@ -18,8 +18,8 @@ from tests.histories.record import OPEN, History, JobKind, Kind, Outcome, Record
 Address = tuple[str, int]
 
 LONG_TTL_SECONDS = 3600
-REFUSED_PAUSE_SECONDS = 0.05
-"""Before the next request where nothing listens."""
+UNSERVED_PAUSE_SECONDS = 0.1
+"""Before the next request where one was not served."""
 _NO_CLAIM = ("CLAIM_NOT_FOUND", "NO_AVAILABLE_NODE")
 
 
@@ -203,7 +203,8 @@ class Client(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set():
             done = self._one()
-            pause = REFUSED_PAUSE_SECONDS if done is None else self._dice.uniform(0, 2 * self._pause_seconds)
+            is_served = done is not None and done.outcome is not Outcome.UNKNOWN
+            pause = self._dice.uniform(0, 2 * self._pause_seconds) if is_served else UNSERVED_PAUSE_SECONDS
             self._stopped.wait(pause)
         self._caller.api.close()
 

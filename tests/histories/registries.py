@@ -5,19 +5,21 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
 from tests.c_compiler import shared_library
-from tests.histories.clients import Address
+from tests.histories.clients import Address, Api, NotSentError, Request
+from tests.histories.network import LOOPBACK, Cut, Host, add_host
+from tests.programs import COMMAND, free_port
 from tests.programs import Registry as Program
-from tests.programs import free_port
-from tests.store.etcd_cluster import Cluster, cluster, free_ports
+from tests.store.etcd_cluster import Cluster, Member, cluster, free_ports
 from tests.waiting import patience
 
 _SHIFT = struct.Struct("q")
@@ -74,7 +76,11 @@ class Registry(Protocol):
     @property
     def node_urls(self) -> Sequence[str]: ...
 
-    def victims(self) -> Sequence[Victim]: ...
+    def victims(self) -> Sequence[Victim]:
+        """Return its processes now, that which decides first."""
+
+    def cuts(self) -> Sequence[Cut]:
+        """Return where its network may be cut."""
 
 
 class OneProcess:
@@ -107,6 +113,9 @@ class OneProcess:
         leader = Victim(name, self._process.pid, self._restart, self._clock)
         return (leader, *self._gateway_victims())
 
+    def cuts(self) -> Sequence[Cut]:
+        return ()
+
     def _gateway_victims(self) -> list[Victim]:
         with suppress(psutil.NoSuchProcess):
             return [
@@ -135,11 +144,14 @@ class OneProcess:
 
 
 class ThreeInstances:
-    """Three instances of `registry serve` on an etcd cluster of three members."""
+    """Three instances of `registry serve` on an etcd cluster of three members.
 
-    def __init__(self, folder: Path, running: ExitStack) -> None:
-        self._running = running
-        self._etcd: Cluster = running.enter_context(cluster(3))
+    All of them are on loopback, or on six `hosts`, the instances first.
+    """
+
+    def __init__(self, folder: Path, running: ExitStack, *, hosts: Sequence[Host] = (LOOPBACK,) * 6) -> None:
+        self._running, self._hosts, self._etcd_hosts = running, hosts[:3], hosts[3:]
+        self._etcd: Cluster = running.enter_context(cluster(3, hosts=self._etcd_hosts))
         members = ",".join(f"{host}:{port}" for host, port in self._etcd.access.endpoints)
         self._store = f"etcd://{members}/histories"
         self._ports = [free_ports(3) for _ in range(3)]
@@ -151,11 +163,16 @@ class ThreeInstances:
 
     @property
     def api(self) -> Sequence[Address]:
-        return tuple(("127.0.0.1", operator) for _, operator, _ in self._ports)
+        return tuple(
+            (host.address, operator) for host, (_, operator, _) in zip(self._hosts, self._ports, strict=True)
+        )
 
     @property
     def node_urls(self) -> Sequence[str]:
-        return tuple(f"ws://127.0.0.1:{node}/ws/node" for node, _, _ in self._ports)
+        return tuple(
+            f"ws://{host.address}:{node}/ws/node"
+            for host, (node, _, _) in zip(self._hosts, self._ports, strict=True)
+        )
 
     def victims(self) -> Sequence[Victim]:
         instances = [
@@ -163,29 +180,72 @@ class ThreeInstances:
             for place, one in enumerate(self._processes)
         ]
         members = [
-            Victim(f"etcd {place}", one.process.pid, one.restart)
+            Victim(f"etcd {place}", one.process.pid, partial(_restart_member, one))
             for place, one in enumerate(self._etcd.members)
         ]
-        return (*instances, *members)
+        leader = instances.pop(self._leader())
+        return (leader, *instances, *members)
+
+    def cuts(self) -> Sequence[Cut]:
+        """Between the leader and the other instances or etcd, and between the members of etcd."""
+        if LOOPBACK in self._hosts:
+            return ()
+        leader = self._leader()
+        host, others = self._hosts[leader], [one for one in self._hosts if one is not self._hosts[leader]]
+        first, *rest = self._etcd_hosts
+        return (
+            Cut(f"the leader {leader} from an instance", [(host, others[0])]),
+            Cut(f"the leader {leader} from the other instances", [(host, one) for one in others]),
+            Cut(f"the leader {leader} from a member of etcd", [(host, first)]),
+            Cut(f"the leader {leader} from etcd", [(host, one) for one in self._etcd_hosts]),
+            Cut(f"the leader {leader} from all", [(host, one) for one in (*others, *self._etcd_hosts)]),
+            Cut("two members of etcd from each other", [(first, rest[0])]),
+            Cut("a member of etcd from the others", [(first, one) for one in rest]),
+            Cut(
+                "the members of etcd from each other",
+                [(first, rest[0]), (first, rest[1]), (rest[0], rest[1])],
+            ),
+        )
+
+    def _leader(self) -> int:
+        """Return which instance leads; the first one where none says so."""
+        with closing(Api(timeout_seconds=2.0)) as api:
+            for address in self.api:
+                with suppress(NotSentError, OSError, HTTPException, ValueError):
+                    document = api.ask(address, Request("GET", "/v1/members")).document
+                    for one in document.get("members", ()):
+                        if one["role"] == "leader":
+                            return int(one["name"].rpartition("-")[2])
+        return 0
 
     def _restart(self, place: int) -> None:
         await_killed(self._processes[place])
         self._processes[place] = self._serve(place)
 
     def _serve(self, place: int) -> Program:
-        node, operator, instance = self._ports[place]
-        program = Program(
+        host, (node, operator, instance) = self._hosts[place], self._ports[place]
+
+        class Instance(Program):
+            command = (*host.words, *COMMAND)
+
+        program = Instance(
             *("--store", self._store),
             *("--state-dir", str(self._folders[place] / "state")),
             *("--instance-name", f"instance-{place}"),
-            *("--instance-listen", f"127.0.0.1:{instance}"),
+            *("--node-listen", f"{host.address}:{node}"),
+            *("--operator-listen", f"{host.address}:{operator}"),
+            *("--instance-listen", f"{host.address}:{instance}"),
+            *(() if host is LOOPBACK else ("--insecure-plaintext", "--insecure-no-auth")),
             *OPTIONS,
             environment={**ENVIRONMENT, **self._clocks[place].environment},
-            node_port=node,
-            operator_port=operator,
         )
         self._running.enter_context(program)
         return program
+
+
+def _restart_member(member: Member) -> None:
+    member.process.wait(patience(10))
+    member.restart()
 
 
 def await_killed(process: Program) -> None:
@@ -198,4 +258,7 @@ FORMS: dict[str, Callable[[Path, ExitStack], Registry]] = {
     "one": OneProcess,
     "gateways": lambda folder, running: OneProcess(folder, running, gateways=2),
     "etcd": ThreeInstances,
+    "network": lambda folder, running: ThreeInstances(
+        folder, running, hosts=[add_host(number, running) for number in range(6)]
+    ),
 }

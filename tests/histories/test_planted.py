@@ -9,6 +9,7 @@ import pytest
 from tests.histories import planted
 from tests.histories.campaign import FLEET, Stage
 from tests.histories.clients import Address
+from tests.histories.network import Cut
 from tests.histories.nodes import Nodes
 from tests.histories.objects import Result
 from tests.histories.registries import FORMS, OneProcess, Registry, Victim
@@ -23,7 +24,7 @@ def play(registry: Registry, running: ExitStack, *, histories: int = MOST_HISTOR
     stage = Stage(registry, running, seed=0)
     results: list[Result] = []
     while len(results) < histories and not any(one.violations for one in results):
-        results.append(stage.play(len(results), seed=0, longest_freeze_seconds=1.0).result)
+        results.append(stage.play(len(results), seed=0, longest_seconds=1.0).result)
     return results
 
 
@@ -60,6 +61,9 @@ class TwoLeaders:
 
     def victims(self) -> tuple[Victim, ...]:
         return (*self._first.victims(), *self._second.victims())
+
+    def cuts(self) -> tuple[Cut, ...]:
+        return ()
 
 
 def test_a_gpu_that_two_leaders_give_out_is_found(tmp_path: Path) -> None:

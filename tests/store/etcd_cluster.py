@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import Batch, Store
 from gpu_agent.store.etcd.client import Access, Endpoint, EtcdClient
+from tests.histories.network import LOOPBACK, Host
 from tests.waiting import patience
 
 NO_ETCD = "the program etcd is missing: apt-get install -y etcd-server"
@@ -64,7 +65,7 @@ class Member:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
-            if os.geteuid() != 0:
+            if os.geteuid() != 0 or self._command[0] == "nsenter":  # which only root may run
                 return subprocess.Popen(self._command, stderr=log, stdout=log)
             return subprocess.Popen(
                 self._command, stderr=log, stdout=log, user=_NOT_ROOT, group=_NOT_ROOT, extra_groups=[]
@@ -74,24 +75,36 @@ class Member:
 class Cluster:
     """Its members, ended by `stop`."""
 
-    def __init__(self, folder: Path, size: int, *options: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        *options: str,
+        tls: ssl.SSLContext | None = None,
+        hosts: Sequence[Host] | None = None,
+    ) -> None:
+        hosts = hosts or [LOOPBACK] * size
         etcd = shutil.which("etcd")
         if etcd is None:
             pytest.skip(NO_ETCD)
         names = [f"member-{number}" for number in range(size)]
-        peers = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, free_ports(size), strict=True)}
+        peers = {
+            name: f"http://{host.address}:{port}"
+            for name, host, port in zip(names, hosts, free_ports(size), strict=True)
+        }
         self.members: list[Member] = []
         self._tls = tls
-        for name, port in zip(names, free_ports(size), strict=True):
-            url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
+        for name, host, port in zip(names, hosts, free_ports(size), strict=True):
+            url = f"{'http' if tls is None else 'https'}://{host.address}:{port}"
             command = [
+                *host.words,
                 *(etcd, "--name", name, "--data-dir", str(folder / name), "--log-level", "error"),
                 *("--listen-client-urls", url, "--advertise-client-urls", url),
                 *("--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name]),
                 *("--initial-cluster", ",".join(f"{one}={peer}" for one, peer in peers.items())),
                 *options,
             ]
-            self.members.append(Member(command, ("127.0.0.1", port), folder / f"{name}.log", tls))
+            self.members.append(Member(command, (host.address, port), folder / f"{name}.log", tls))
 
     @property
     def access(self) -> Access:
@@ -118,10 +131,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(size: int, *options: str, tls: ssl.SSLContext | None = None) -> Iterator[Cluster]:
+def cluster(
+    size: int, *options: str, tls: ssl.SSLContext | None = None, hosts: Sequence[Host] | None = None
+) -> Iterator[Cluster]:
     """A cluster that serves; `tls` is a client's context for one with certificates among its options."""
     with shared_folder() as folder:
-        running = Cluster(folder, size, *options, tls=tls)
+        running = Cluster(folder, size, *options, tls=tls, hosts=hosts)
         try:
             running.wait()
             yield running
