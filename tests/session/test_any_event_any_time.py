@@ -1,5 +1,6 @@
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
@@ -74,7 +75,8 @@ _SOCKET_EVENTS = (Connected, ConnectFailed, Disconnected, MessageReceived)
 class _Socket:
     """The sockets of a shell: at most one, opening or open; and which events can happen then."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
         self.opening = self.open = self.ended = False
 
     @property
@@ -96,6 +98,7 @@ class _Socket:
             assert not self.ended, "nothing follows the exit"
             match action:
                 case Connect():
+                    assert action.address in self._addresses
                     assert not self._held, "never two sockets"
                     self.opening = True
                 case Disconnect():
@@ -133,7 +136,7 @@ def test_whatever_happens_nothing_raises_and_no_two_sockets_are_open(
         has_token=node_id is not None,
         draw=lambda: dice,
     )
-    socket, now = _Socket(), 0.0
+    socket, now = _Socket(addresses), 0.0
     socket.carry_out(machine.handle(Started(), now))
     for happening in happenings:
         if isinstance(happening, float):
@@ -180,7 +183,7 @@ def test_every_transition_of_the_table_happens_and_no_other() -> None:
         machine = SessionMachine(
             NO_JITTER, addresses=("a", "b"), node_id="node-A", has_token=True, draw=dice.random
         )
-        socket, now = _Socket(), 0.0
+        socket, now = _Socket(("a", "b")), 0.0
         for event in (*dice.choices(_EVENTS, k=dice.randrange(50)), dice.choice(_LAST_EVENTS), 700.0):
             if isinstance(event, float):
                 now += event

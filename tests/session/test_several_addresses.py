@@ -78,7 +78,10 @@ def test_a_connection_that_is_closed_is_opened_at_the_next_address_with_the_same
 
 def test_an_address_that_accepts_and_never_answers_is_left_for_the_next() -> None:
     silent = connecting(addresses=ALL)
-    assert silent >> Connected() << Send >> After(10) << Disconnect >> After(0.5) << at(B)
+    for address in (B, C, A, B):
+        assert silent >> Connected() << Send >> After(10) << Disconnect
+        assert delay(silent) == 0.5
+        assert silent >> After(0.5) << at(address)
 
 
 def test_only_a_round_in_which_every_address_failed_lengthens_the_delay() -> None:
@@ -122,7 +125,8 @@ def test_after_a_session_that_lasted_every_address_is_tried_before_the_delay_gro
     assert session >> Disconnected(1012, "service restart") >> After(0.5) << at(A)
     assert session >> REFUSED >> After(0.5) << at(B) >> REFUSED
     assert delay(session) == 0.5
-    assert session >> After(0.5) << at(C)
+    assert session >> After(0.5) << at(C) >> REFUSED
+    assert delay(session) == 0.5
 
 
 def test_an_address_that_asked_for_time_is_passed_over_until_then() -> None:

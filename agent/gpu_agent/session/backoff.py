@@ -50,7 +50,7 @@ class ConnectionAttempts:
         self.address = self._addresses[0]
         """The one in use, or tried next."""
         self._failed: set[str] = set()
-        """The addresses tried in vain since the last delay that grows."""
+        """The addresses tried in vain in this round."""
         self._free_at: dict[str, float] = {}
         """When an address may be tried that asked for time."""
         self._has_token = has_token
@@ -107,7 +107,6 @@ class ConnectionAttempts:
         at_least = min(end.retry_after_seconds or 0.0, self._settings.longest_retry_after_seconds)
         if end.outcome is Outcome.RETRY_ELSEWHERE:
             return self._delay_to_another(now, at_least)
-        self._failed.clear()
         self.address = next(iter(self._others), self.address)
         if end.outcome is Outcome.RETRY_AT_CEILING:
             return self._backoff.delay_at_ceiling(at_least=at_least)
