@@ -21,6 +21,7 @@ from gpu_agent.registry.events import (
     RemovalRequested,
     RenewalRequested,
     ResumeRequested,
+    SessionReported,
     UnregistrationReceived,
 )
 from gpu_agent.registry.job import Job
@@ -58,12 +59,13 @@ RUNNING = strategies.sampled_from([None, (), ("job-1",), ("job-1", "job-2")])
 
 def arrivals() -> SearchStrategy[Event]:
     return strategies.builds(
-        lambda connection, wanted, fresh, proven, count, running: RegistrationReceived(
+        lambda connection, wanted, fresh, proven, count, running, inherited: RegistrationReceived(
             connection,
             declaration(wanted, hardware=hardware(count), running_jobs=running),
             fresh,
             JOIN if proven is None else proof(proven),
             fresh_token=fresh_token(wanted or fresh),
+            is_inherited=inherited,
         ),
         CONNECTIONS,
         NODES | strategies.none(),
@@ -71,6 +73,7 @@ def arrivals() -> SearchStrategy[Event]:
         NODES | strategies.none(),
         strategies.sampled_from([1, 1, 1, 0]),
         RUNNING,
+        strategies.sampled_from([False, False, True]),
     )
 
 
@@ -131,7 +134,19 @@ def requests() -> SearchStrategy[Event]:
     )
 
 
-LOST = strategies.builds(ConnectionLost, CONNECTIONS)
+LOST = strategies.builds(ConnectionLost, CONNECTIONS, link_ended=strategies.booleans())
+
+
+REPORTS = strategies.builds(
+    SessionReported,
+    connection=CONNECTIONS,
+    node_id=NODES,
+    session_epoch=strategies.integers(1, 3),
+    credential=strategies.sampled_from([JOIN, None]) | strategies.builds(proof, NODES),
+    address=strategies.none(),
+    heartbeat_age_seconds=strategies.sampled_from([None, 1.0, 50.0]),
+    is_complete=strategies.booleans(),
+)
 
 
 FAULTS = strategies.builds(FaultReported, CONNECTIONS, strategies.just(NodeError(code="GPU_LOST")))
@@ -154,6 +169,7 @@ EVENTS = (
     | goodbyes()
     | heartbeats()
     | LOST
+    | REPORTS
     | FAULTS
 )
 

@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from gpu_agent.registry.actions import Effect, Send, SendStatus
 from gpu_agent.registry.events import (
     ClaimRequested,
     ConnectionLost,
+    Event,
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
@@ -35,6 +37,8 @@ from tests.registry.harness import (
     proof,
     statuses,
 )
+from tests.registry.invariants import CheckedRegistry
+from tests.registry.random_events import TURNS, Burst
 
 # ruff: noqa: ANN401 - what a report says is passed through as it is
 
@@ -528,3 +532,43 @@ def test_the_last_heartbeat_brings_the_parts_that_earlier_ones_replaced() -> Non
     assert last.with_parts_of(second.with_parts_of(first)) == heartbeat(
         labels={"zone": "b"}, max_concurrent_jobs=1, running_jobs=()
     )
+
+
+@settings(deadline=None, max_examples=100)
+@given(turns=TURNS)
+def test_whatever_happened_before_a_takeover_changes_no_node_and_no_claim(
+    turns: list[tuple[Event | Burst, float, bool]],
+) -> None:
+    first = Registry(auth_off=True, gateways=False)
+    for connection in (1, 2, 3):
+        first.ready(connection)
+    checked = CheckedRegistry(first)
+    for happened, seconds, fails in turns:
+        first.let_store_fail(fails=fails)
+        if isinstance(happened, Burst):
+            checked.heartbeats(happened)
+        else:
+            checked.happens(happened)
+        first.now += seconds
+        checked.wakes()
+    first.let_store_fail(fails=False)
+    registry = take_over(first)
+    done = []
+    for record in first.fleet.nodes():
+        if record.connection is not None:
+            done += report(registry, record.connection, record.node_id, session_epoch=record.epoch)
+    assert done == []
+    assert facts_of(registry) == facts_of(first)
+    assert (
+        logged(registry.pass_time(first.thresholds.heartbeat_timeout_seconds - 0.1), "heartbeat_timeout")
+        == []
+    )
+
+
+def facts_of(registry: Registry) -> object:
+    """What no takeover may change."""
+    nodes = [
+        (one.node_id, one.status, one.epoch, one.connection, one.desired.cordoned)
+        for one in registry.fleet.nodes()
+    ]
+    return nodes, sorted(one.claim_id for one in registry.fleet.claims())

@@ -28,6 +28,7 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     JoinTokenRequested,
     RegistrationReceived,
+    SessionReported,
     UnregistrationReceived,
 )
 from gpu_agent.registry.fleet import Fleet
@@ -80,6 +81,30 @@ class RegistrySetup:
     """An older registry's: it refuses every other schema, and says which it takes."""
 
 
+@dataclass(slots=True)
+class _Session:
+    """What a gateway knows of one connection, for another leader."""
+
+    registered: tuple[str, int] | None = None
+    last: Heartbeat | None = None
+    last_at: float = 0.0
+    unanswered: list[str] = field(default_factory=list)
+
+    def hear(self, message: FromNode, frame: str, now: float) -> None:
+        """Hold what a leader that ends may not have answered."""
+        if isinstance(message, NodeHeartbeat):
+            self.last, self.last_at = Heartbeat.of(message), now
+        elif isinstance(message, NodeRegister) and frame not in self.unanswered:
+            self.unanswered.append(frame)
+
+    def say(self, message: FromRegistry) -> None:
+        """Hold an answered registration no longer."""
+        if isinstance(message, NodeRegisterAck):
+            self.registered, self.last = (message.node_id, message.session_epoch or 0), None
+        if isinstance(message, NodeRegisterAck | NodeError):
+            self.unanswered.clear()
+
+
 class ScenarioRegistry:
     """One registry, over all of its restarts."""
 
@@ -102,6 +127,11 @@ class ScenarioRegistry:
         self._now = now
         self._clock = Clock(monotonic=now, wall=lambda: EPOCH + now())
         self._send_frame, self._close = send, close
+        self._leads = self._answers = True
+        self._sessions: dict[int, _Session] = {}
+        """What a gateway knows of each connection."""
+        self._inherited: set[int] = set()
+        """Connections that an earlier leader accepted."""
         self._names: dict[int, str] = {}
         self._credentials: dict[int, Credential | None] = {}
         self._drawn = count()
@@ -118,7 +148,7 @@ class ScenarioRegistry:
     @property
     def deadline(self) -> float:
         due = self.fleet.deadline
-        return inf if due is None or not self.running else due
+        return inf if due is None or not (self.running and self._leads) else due
 
     @property
     def auth_off(self) -> bool:
@@ -140,6 +170,38 @@ class ScenarioRegistry:
         for output in self.fleet.restore(stored, self._now()):
             self._shell.carry_out(output)
 
+    def end_leader(self, *, answers: bool) -> None:
+        """Let the leader end, or decide and store while nobody hears it any more; its gateway goes on."""
+        self._leads, self._answers = not answers, answers
+
+    def take_over(self) -> None:
+        """Let another leader go on from what is stored, and from what the gateway reports."""
+        self._leads = self._answers = True
+        self._inherited = set(self._sessions)
+        self.start()
+        for connection, session in self._sessions.items():
+            if session.registered is not None:
+                self._report(connection, session)
+            for frame in list(session.unanswered):
+                self.frame_arrived(connection, frame)
+
+    def _report(self, connection: int, session: "_Session") -> None:
+        assert session.registered is not None
+        node_id, epoch = session.registered
+        last = session.last
+        report = SessionReported(
+            connection=connection,
+            node_id=node_id,
+            session_epoch=epoch,
+            credential=self._credentials[connection],
+            address=f"10.0.0.{connection}",
+            heartbeat_age_seconds=None if last is None else self._now() - session.last_at,
+            is_complete=True,
+        )
+        self.handle(report)
+        if last is not None:
+            self.handle(HeartbeatReceived(connection, last, age_seconds=self._now() - session.last_at))
+
     def let_store_fail(self, *, fails: bool) -> None:
         """Let the store fail from now on, or answer again."""
         self._shell.let_store_fail(fails=fails)
@@ -156,9 +218,11 @@ class ScenarioRegistry:
 
     def opened(self, connection: int, name: str, token: str | None) -> None:
         self._names[connection] = name
+        self._sessions[connection] = _Session()
         self._credentials[connection] = None if self._setup.auth_off else self._credential(token)
 
     def lost(self, connection: int) -> None:
+        self._sessions.pop(connection, None)
         self.handle(ConnectionLost(connection))
 
     def frame_arrived(self, connection: int, frame: str) -> None:
@@ -178,9 +242,14 @@ class ScenarioRegistry:
             )
             self._say(connection, refusal)
         else:
+            session = self._sessions.get(connection)
+            if session is not None:  # else its last words: it has hung up
+                session.hear(message, frame, self._now())
             self.handle(self._event(connection, message))
 
     def handle(self, event: Event) -> None:
+        if not self._leads:
+            return
         self._shell.carry_out(self.fleet.handle(event, self._now()))
 
     def _event(self, connection: int, message: FromNode) -> Event:
@@ -198,6 +267,7 @@ class ScenarioRegistry:
                     credential=self._credentials[connection],
                     address=f"10.0.0.{connection}",
                     fresh_token=None if self._setup.auth_off else fresh,
+                    is_inherited=connection in self._inherited,
                 )
             case NodeUnregister():
                 return UnregistrationReceived(connection, message)
@@ -207,6 +277,8 @@ class ScenarioRegistry:
                 assert_never(unreachable)
 
     def _execute(self, effect: Effect) -> None:
+        if not self._answers:
+            return
         match effect:
             case Send(connection, message):
                 self._say(connection, message)
@@ -229,6 +301,9 @@ class ScenarioRegistry:
     def _say(self, connection: int, message: FromRegistry) -> None:
         if isinstance(message, NodeRegisterAck) and message.node_id == self._fresh:
             self._fresh = self._draw()
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.say(message)
         self._write("registry → {}", self._names[connection], said_by_registry(message))
         self._send_frame(connection, encode(message))
 
@@ -364,6 +439,10 @@ class Harness:
         self.registry.stop()
         for number in list(self._connections):
             self._part(number, _ABNORMAL, "the registry is gone")
+        self._deliver()
+
+    def take_over(self) -> None:
+        self.registry.take_over()
         self._deliver()
 
     def start_registry(self) -> None:

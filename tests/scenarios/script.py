@@ -158,6 +158,16 @@ def _older_registry(harness: Harness, said: dict[str, str]) -> None:
     harness.set_up(RegistrySetup(only_schema=said["schema"]))
 
 
+@direction(r"the leader (?P<what>ends|answers nothing more)")
+def _end_leader(harness: Harness, said: dict[str, str]) -> None:
+    harness.registry.end_leader(answers=said["what"] == "ends")
+
+
+@direction(r"another leader takes over")
+def _take_over(harness: Harness, _: dict[str, str]) -> None:
+    harness.take_over()
+
+
 @direction(r"registry (?P<what>stops|starts)")
 def _registry(harness: Harness, said: dict[str, str]) -> None:
     (harness.stop_registry if said["what"] == "stops" else harness.start_registry)()

@@ -96,6 +96,27 @@ def test_it_holds_what_a_store_does_and_ids_go_on_after_a_restart() -> None:
     assert again.next_id() == log.next_id()
 
 
+async def test_over_a_takeover_ids_go_on_without_a_gap_and_none_comes_twice() -> None:
+    """The earlier leader drew ids that it did not store, and published less than it stored."""
+    store, earlier = MemoryStore(), RegistryEventLog()
+    stored = [event(f"event-{number}", number=earlier.next_id()) for number in (1, 2, 3)]
+    store.save([Batch([], stored)])
+    earlier.publish(stored[0])
+    reader = earlier.follow(after=0)
+    received = [(await anext(reader)).id]
+    await reader.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert earlier.next_id() == 4
+    second, later = RegistryEventLog(), RegistryEventLog()
+    for log in (second, later):  # the second leader stores nothing
+        log.restore(store.load())
+        assert log.next_id() == 4
+    later.publish(event("event-4", number=4))
+    following = later.follow(after=received[-1])
+    received += [(await anext(following)).id for _ in range(3)]
+    await following.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert received == [1, 2, 3, 4]
+
+
 async def test_a_subscriber_receives_what_it_missed_and_then_what_follows() -> None:
     log = filled(1, 2, 3, 4)
     following = log.follow(after=2)

@@ -39,6 +39,8 @@ class ReportedSessions:
     def report(self, event: SessionReported, step: Step) -> None:
         """Go on with a session, or close its connection so that the node registers again."""
         record = self._nodes.records.get(event.node_id)
+        if event.connection in self._nodes.by_connection:
+            return  # it goes on
         if record is None:
             self._close(event, CloseCode.SERVICE_RESTART, "this node is not known", step=step)
         elif not self._is_proven(record, event.credential):
@@ -63,8 +65,6 @@ class ReportedSessions:
 
     def _resume(self, record: NodeRecord, event: SessionReported, step: Step) -> None:
         before, liveness = record.connection, record.liveness
-        if before == event.connection:
-            return
         if before is not None:
             step.effects.append(Send(before, superseded(record.node_id, event.address)))
             self._dismiss(before, CloseCode.POLICY_VIOLATION, ErrorCode.SESSION_SUPERSEDED, step=step)
