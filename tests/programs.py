@@ -175,6 +175,20 @@ class Registry(Program):
             document: dict[str, Any] = json.load(response)
             return document
 
+    def answer(self, path: str) -> dict[str, Any] | None:
+        """What it answers; None while it refuses, or does not answer."""
+        try:
+            return self.get(path)
+        except OSError:
+            return None
+
+    def post(self, path: str, body: object) -> dict[str, Any]:
+        data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.api + path, data, headers)  # noqa: S310 - loopback, ours
+        with urllib.request.urlopen(request, timeout=patience(10)) as response:  # noqa: S310 - as above
+            document: dict[str, Any] = json.load(response)
+            return document
+
     def nodes(self) -> list[dict[str, Any]]:
         nodes: list[dict[str, Any]] = self.get("/v1/nodes")["nodes"]
         return nodes
@@ -189,7 +203,8 @@ class Registry(Program):
 
     def await_ready(self, count: int, *, within_seconds: float) -> list[dict[str, Any]]:
         def look() -> list[dict[str, Any]] | None:
-            ready = [node for node in self.nodes() if node["status"] == "ready" and node["connected"]]
+            nodes = (self.answer("/v1/nodes") or {"nodes": []})["nodes"]
+            ready = [node for node in nodes if node["status"] == "ready" and node["connected"]]
             return ready if len(ready) >= count else None
 
         return eventually(look, within_seconds=within_seconds, what=f"{count} nodes ready")

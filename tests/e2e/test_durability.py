@@ -65,6 +65,10 @@ class Restarted:
         self.registry = self._running.enter_context(
             Registry(*self._words, node_port=before.node_port, operator_port=before.operator_port)
         )
+        # On etcd the lease of the one that was killed must end first.
+        eventually(
+            lambda: self.registry.answer("/v1/nodes"), within_seconds=20, what="the registry's answers"
+        )
 
 
 @contextmanager

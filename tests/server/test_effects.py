@@ -59,7 +59,7 @@ class RecordingConnections(NodeConnections):
     def send(self, number: int, text: str, *, is_refusal: bool = False) -> None:  # noqa: ARG002
         self.calls.append(("send", number, text))
 
-    def identify(self, number: int, node_id: str) -> None:
+    def identify(self, number: int, node_id: str, *, session_epoch: int | None = None) -> None:  # noqa: ARG002
         self.calls.append(("identify", number, node_id))
 
     def close(self, number: int, code: int, reason: str) -> None:

@@ -103,11 +103,19 @@ async def test_the_status_line_states_a_failing_check_instead(service: RegistryS
     assert status_line(service.health, ADDRESSES) == "it is starting or stopping"
 
 
+async def reported(systemd: SystemdNotifier, service: RegistryService) -> None:
+    await report_to_systemd(
+        systemd,
+        status_line=lambda: status_line(service.health, ADDRESSES),
+        find_problem=service.health.liveness_problem,
+    )
+
+
 async def test_progress_feeds_the_watchdog(service: RegistryService, tmp_path: Path) -> None:
     with service_manager(tmp_path) as manager:
         systemd = SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "40000"})
         async with Tasks() as tasks:
-            tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
+            tasks.start("supervised", reported(systemd, service))
             await waiting_until(lambda: manager.received_so_far().count("WATCHDOG=1") >= 3)
             tasks.end()
     assert manager.received[0] == f"STATUS=0 nodes, 0 connections; {ADDRESSES}"
@@ -124,7 +132,7 @@ async def test_a_stall_is_logged_and_does_not_feed_the_watchdog(
     with service_manager(tmp_path) as manager:
         systemd = SystemdNotifier({**manager.environment, "WATCHDOG_USEC": "40000"})
         async with Tasks() as tasks:
-            tasks.start("supervised", report_to_systemd(systemd, service.health, addresses=ADDRESSES))
+            tasks.start("supervised", reported(systemd, service))
             await waiting_until(lambda: "registry_stalled" in caplog.messages)
             assert "WATCHDOG=1" not in manager.received_so_far()
             monkeypatch.undo()

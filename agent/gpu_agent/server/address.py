@@ -47,6 +47,14 @@ class Address:
         except ValueError:
             return self.host.lower() == LOCALHOST
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for every address of this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def bind(self, *, shared: bool = False) -> socket.socket:
         """Open a listening socket; raises `OSError`. What counts as loopback is bound to it.
 

@@ -1,6 +1,8 @@
 """When Python's garbage collector runs in a process that holds node connections."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 COLLECTOR_THRESHOLDS = (5_000, 10, 5_000)
 """When the garbage collector runs. A heartbeat creates some sixty objects, none of them in a cycle, and frees
@@ -16,3 +18,16 @@ def tune_the_collector() -> None:
     """Set the thresholds, and never visit again what exists now."""
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the collector while a fleet is loaded: it would visit all objects again and again.
+
+    Measured with 6 000 nodes, collections take two thirds of a start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -142,7 +142,7 @@ class EffectsExecutor:
         else:
             self._connections.send(connection, text, is_refusal=isinstance(message, NodeError))
         if isinstance(message, NodeRegisterAck):
-            self._connections.identify(connection, message.node_id)
+            self._connections.identify(connection, message.node_id, session_epoch=message.session_epoch)
         elif isinstance(message, NodeError):
             self._counters.refusals[message.code] += 1
 

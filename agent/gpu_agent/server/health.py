@@ -6,6 +6,7 @@ only a restart shows whether the disk hangs or the thread.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpu_agent.registry.fleet import Fleet
@@ -14,6 +15,7 @@ from gpu_agent.runtime.sdnotify import SystemdNotifier, notify_liveness
 from gpu_agent.server.counters import EventCounters, PerformanceMeter
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway.gateways import Gateways
+from gpu_agent.server.gateway.instance_links import InstanceLinks
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_listener import NodeListener
@@ -43,7 +45,7 @@ class RegistryHealth:
 
     fleet: Fleet
     loop: FleetLoop
-    listener: NodeListener | Gateways
+    listener: NodeListener | Gateways | InstanceLinks
     messages: MessageHandler
     event_log: RegistryEventLog
     meter: PerformanceMeter
@@ -100,7 +102,12 @@ def liveness_problem(now: float, *, wakes_at: float | None, writing_since: float
     return None
 
 
-async def report_to_systemd(systemd: SystemdNotifier, health: RegistryHealth, *, addresses: str) -> None:
+async def report_to_systemd(
+    systemd: SystemdNotifier,
+    *,
+    status_line: Callable[[], str],
+    find_problem: Callable[[float], str | None],
+) -> None:
     """Send systemd the status line, and its watchdog's pings while there is progress, until cancelled."""
 
     def changed(problem: str | None) -> None:
@@ -111,8 +118,8 @@ async def report_to_systemd(systemd: SystemdNotifier, health: RegistryHealth, *,
 
     await notify_liveness(
         systemd,
-        status_line=lambda: status_line(health, addresses),
-        find_problem=lambda: health.liveness_problem(time.monotonic()),
+        status_line=status_line,
+        find_problem=lambda: find_problem(time.monotonic()),
         on_change=changed,
     )
 

@@ -8,6 +8,7 @@ and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decid
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from gpu_agent.registry.declaration import schema_not_supported
@@ -19,6 +20,7 @@ from gpu_agent.registry.events import (
     HeartbeatReceived,
     HeartbeatRepeated,
     RegistrationReceived,
+    SessionReported,
     UnregistrationReceived,
 )
 from gpu_agent.registry.tokens import Credential
@@ -107,9 +109,23 @@ class MessageHandler:
         else:
             self._handle_heartbeat(connection, heartbeat)
 
-    def connection_lost(self, connection: Peer) -> None:
-        """Report to the fleet that a connection is closed."""
-        self._handle(ConnectionLost(connection.number))
+    def held_frame_arrived(self, connection: Peer, payload: bytes, *, age_seconds: float) -> None:
+        """Read a frame that a gateway held: an earlier leader may not have heard it, or not stored it."""
+        heartbeat = read_ordinary_heartbeat(payload)
+        if heartbeat is None:
+            message = decode_from_node(payload)
+            if not isinstance(message, NodeHeartbeat):
+                event = self._event(connection, message, frame_bytes=len(payload))
+                if isinstance(event, RegistrationReceived):
+                    event = replace(event, is_inherited=True)
+                self._handle(event)
+                return
+            heartbeat = Heartbeat.of(message)
+        self._handle(HeartbeatReceived(connection.number, heartbeat, age_seconds=age_seconds))
+
+    def connection_lost(self, connection: Peer, *, link_ended: bool = False) -> None:
+        """Report to the fleet that a connection is closed, or that its gateway is not reached any more."""
+        self._handle(ConnectionLost(connection.number, link_ended=link_ended))
 
     def _read(self, connection: Peer, payload: bytes) -> None:
         """Read any frame."""
@@ -155,6 +171,23 @@ class MessageHandler:
             heartbeat = Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
         if heartbeat is not None:
             self._handle(FiguresFetched(connection.number, heartbeat))
+
+    def session_reported(
+        self, connection: Peer, *, epoch: int, age_seconds: float | None, is_complete: bool
+    ) -> None:
+        """Report to the fleet a session that began under an earlier leader."""
+        if connection.node_id is not None:
+            self._handle(
+                SessionReported(
+                    connection=connection.number,
+                    node_id=connection.node_id,
+                    session_epoch=epoch,
+                    credential=connection.credential,
+                    address=connection.address,
+                    heartbeat_age_seconds=age_seconds,
+                    is_complete=is_complete,
+                )
+            )
 
     def _event(
         self,

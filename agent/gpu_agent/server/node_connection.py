@@ -403,6 +403,9 @@ class NodeConnections:
         """How many connections are open."""
         return len(self._by_number)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_number
+
     def create(
         self,
         *,
@@ -426,7 +429,7 @@ class NodeConnections:
         if connection is not None:
             connection.answer_handshake(refusal)
 
-    def identify(self, number: int, node_id: str) -> None:
+    def identify(self, number: int, node_id: str, *, session_epoch: int | None = None) -> None:  # noqa: ARG002 - a gateway's
         """A node registered on a connection: it may stay."""
         connection = self._by_number.get(number)
         if connection is not None:

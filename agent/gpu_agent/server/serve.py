@@ -4,13 +4,13 @@ Prints nothing and parses no arguments: everything it has to say is a log event.
 """
 
 import asyncio
-import gc
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.runtime import logs, signals
@@ -26,19 +26,28 @@ from gpu_agent.runtime.state_dir import (
     write_endpoint_file,
 )
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.runtime.tls.contexts import TlsFileError
+from gpu_agent.runtime.tls.contexts import TlsFileError, client_context, server_context
 from gpu_agent.server.address import LOOPBACK, Address, bound_address
 from gpu_agent.server.api.app import ApiServer
-from gpu_agent.server.collector import tune_the_collector
+from gpu_agent.server.collector import collector_paused, tune_the_collector
 from gpu_agent.server.event_loop import loop_factory
-from gpu_agent.server.health import report_to_systemd
+from gpu_agent.server.gateway.instance_links import Instance
+from gpu_agent.server.health import report_to_systemd, status_line
+from gpu_agent.server.leadership.forward import Forwarder
+from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
-from gpu_agent.server.storage import open_store, refuse_foreign_state_dir
+from gpu_agent.server.storage import (
+    EtcdLocation,
+    etcd_access,
+    open_store,
+    parse_location,
+    refuse_foreign_state_dir,
+)
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import write_admin_token
-from gpu_agent.store.base import Store, StoreError, UnusableError
+from gpu_agent.store.base import StoreError, UnusableError
 
 if sys.platform != "win32":
     import resource
@@ -87,17 +96,20 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         started = await _start(settings)
         if isinstance(started, int):
             return started
-        live.encryption, live.service = started.encryption, started.service
+        live.encryption, live.service = started.encryption, started.service()
         background = {
+            **started.tasks,
             "performance": _log_performance_at_intervals(started.service, live),
             "reloads": reloads.run(),
             "endpoint-file": started.endpoint.remove_at_end(),
-            "systemd": report_to_systemd(systemd, started.service.health, addresses=started.addresses),
+            "systemd": report_to_systemd(
+                systemd, status_line=started.status_line, find_problem=started.find_problem
+            ),
         }
         if started.encryption is not None:
             background["certificate"] = started.encryption.watch()
         systemd.ready()
-        await _run(started.service, started.api, stopping, background=background)
+        await _run(started, stopping, background=background)
     _LOG.info("registry_stopped")
     return EXIT_OK
 
@@ -201,57 +213,143 @@ def connections_allowed(wanted: int, *, processes: int = 1) -> int:
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, room)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Started:
-    """A registry whose ports answer."""
+    """A registry whose ports answer, or one instance of several."""
 
-    service: RegistryService
+    service: Callable[[], RegistryService | None]
+    """Returns the registry that this process is; None while it is a standby."""
     api: ApiServer
     encryption: Encryption | None
     endpoint: PublishedEndpoint
-    addresses: str
-    """Of its ports, for people."""
+    status_line: Callable[[], str]
+    stop: Callable[[], Awaitable[None]]
+    tasks: Mapping[str, Coroutine[None, None, None]] = field(default_factory=dict)
+
+    def find_problem(self, now: float) -> str | None:
+        """Return what has stalled, as a sentence; None while there is progress."""
+        service = self.service()
+        return None if service is None else service.health.liveness_problem(now)
 
 
-async def _log_performance_at_intervals(service: RegistryService, live: LiveSettings) -> None:
+async def _log_performance_at_intervals(
+    service: Callable[[], RegistryService | None], live: LiveSettings
+) -> None:
     while True:
         await asyncio.sleep(live.performance_interval_seconds)
-        log_performance(service)
+        if (leading := service()) is not None:
+            log_performance(leading)
 
 
 async def _start(settings: RegistrySettings) -> _Started | int:
     """Open what the registry needs; returns an exit code where that failed, which is logged."""
+    location = parse_location(settings.store, settings.state_folder)
     try:
-        encryption, store = await in_thread("store", lambda: _open(settings), deadline_seconds=None)
-    except (StoreError, StateDirectoryError, TlsFileError) as error:
-        _LOG.error("registry_start_failed", problem=str(error))
+        if isinstance(location, EtcdLocation):
+            return await _start_instance(settings, location)
+        return await _start_alone(settings)
+    except (OSError, StoreError, StateDirectoryError, TlsFileError) as error:
+        _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
         return _exit_code(error)
+
+
+async def _start_alone(settings: RegistrySettings) -> _Started:
+    """Start a registry that is this process, with its gateways; raises what `_start` logs."""
+    encryption = await in_thread("store", lambda: _secured(settings), deadline_seconds=None)
+    folder = settings.state_folder
+    store = await in_thread("store", lambda: open_store(settings.store, folder), deadline_seconds=None)
     service = RegistryService(_service_settings(settings, encryption), store)
     try:
-        with _collector_paused():
+        with collector_paused():
             await service.start()
         if settings.auth_on:
             await write_admin_token(service.tokens, settings.state_folder)
         listener = settings.operator_listen.bind()
-    except (OSError, StoreError, StateDirectoryError) as error:
-        _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
+    except (OSError, StoreError, StateDirectoryError):
         await service.stop()
-        return _exit_code(error)
+        raise
     api = ApiServer(service, listener, address=settings.operator_listen, tls=encryption)
+    endpoint, addresses = await _listening(
+        settings, service.node_address, bound_address(listener), encryption=encryption
+    )
+    return _Started(
+        service=lambda: service,
+        api=api,
+        encryption=encryption,
+        endpoint=endpoint,
+        status_line=lambda: status_line(service.health, addresses),
+        stop=service.stop,
+    )
+
+
+async def _start_instance(settings: RegistrySettings, location: EtcdLocation) -> _Started:
+    """Start one instance of a registry on etcd; raises what `_start` logs."""
+    encryption = await in_thread("store", lambda: _secured(settings), deadline_seconds=None)
+    instance_settings = await in_thread(
+        "store", lambda: _instance_settings(settings, location, encryption), deadline_seconds=None
+    )
+    listener = settings.operator_listen.bind()
+
+    async def began(service: RegistryService, may_answer: Callable[[], bool]) -> None:
+        if settings.auth_on:
+            await write_admin_token(service.tokens, settings.state_folder)
+        api.attach(service, may_answer=may_answer)
+
+    instance = RegistryInstance(
+        instance_settings,
+        _service_settings(settings, encryption),
+        began=began,
+        ended=lambda: api.detach(),  # noqa: PLW0108 - it is made below
+    )
+    forwarder = Forwarder(instance.leader_api)
+    api = ApiServer(
+        None,
+        listener,
+        address=settings.operator_listen,
+        tls=encryption,
+        instance=instance.answers(forwarder, auth_on=settings.auth_on),
+    )
+    try:
+        node_address = await instance.start()
+    except (OSError, StoreError):
+        listener.close()
+        raise
+    endpoint, addresses = await _listening(
+        settings, node_address, bound_address(listener), encryption=encryption
+    )
+
+    async def stop() -> None:
+        await instance.stop()
+        await forwarder.close()
+
+    return _Started(
+        service=lambda: instance.service,
+        api=api,
+        encryption=encryption,
+        endpoint=endpoint,
+        status_line=lambda: f"{instance.state_words()}; {addresses}",
+        stop=stop,
+        tasks=instance.tasks(),
+    )
+
+
+async def _listening(
+    settings: RegistrySettings, node_address: Address, operators: Address, *, encryption: Encryption | None
+) -> tuple[PublishedEndpoint, str]:
+    """Publish where both ports answer; returns that also for people."""
     tune_the_collector()
     folder = settings.state_folder if settings.auth_on else None
-    endpoint = PublishedEndpoint(folder, bound_address(listener), encryption)
+    endpoint = PublishedEndpoint(folder, operators, encryption)
     await endpoint.write()
-    nodes, operators = str(service.node_address), str(bound_address(listener))
     _LOG.info(
         "registry_listening",
-        node_listen=nodes,
-        operator_listen=operators,
+        node_listen=str(node_address),
+        operator_listen=str(operators),
         encrypted=encryption is not None,
         pin=None if encryption is None else encryption.pin,
     )
     _warn(settings)
-    return _Started(service, api, encryption, endpoint, f"nodes at {nodes}, operators at {operators}")
+    return endpoint, f"nodes at {node_address}, operators at {operators}"
 
 
 def _warn(settings: RegistrySettings) -> None:
@@ -268,20 +366,16 @@ def _warn(settings: RegistrySettings) -> None:
 
 
 async def _run(
-    service: RegistryService,
-    api: ApiServer,
-    stopping: asyncio.Event,
-    *,
-    background: Mapping[str, Coroutine[None, None, None]],
+    started: _Started, stopping: asyncio.Event, *, background: Mapping[str, Coroutine[None, None, None]]
 ) -> None:
     async with Tasks() as tasks:
-        serving = tasks.start("operator-api", api.serve())
+        serving = tasks.start("operator-api", started.api.serve())
         for name, work in background.items():
             tasks.start(name, work)
         await stopping.wait()
-        api.stop()
+        started.api.stop()
         async with asyncio.timeout(STOP_SECONDS):
-            await service.stop()
+            await started.stop()
             await asyncio.wait([serving])
         tasks.end()
 
@@ -307,13 +401,36 @@ def _service_settings(settings: RegistrySettings, encryption: Encryption | None)
     )
 
 
-def _open(settings: RegistrySettings) -> tuple[Encryption | None, Store]:
-    """Read the certificate and open the store; the state directory must be safe where it is needed."""
+def _secured(settings: RegistrySettings) -> Encryption | None:
+    """Read the certificate; the state directory must be safe where it is needed."""
     encryption = None if settings.tls_files is None else Encryption(settings.tls_files)
     if settings.auth_on:
         prepare_state_dir(settings.state_folder)
         refuse_foreign_state_dir(settings.state_folder, settings.store)
-    return encryption, open_store(settings.store, settings.state_folder, etcd=settings.etcd_security)
+    return encryption
+
+
+def _instance_settings(
+    settings: RegistrySettings, location: EtcdLocation, encryption: Encryption | None
+) -> InstanceSettings:
+    """Say what this instance is, and read the certificate that it shows to the others."""
+    api, own = settings.operator_listen, settings.instance_certificate
+    if api.is_loopback or api.is_wildcard:
+        api = replace(api, host=settings.instance_listen.host)
+    authority = settings.instance_ca_file
+    return InstanceSettings(
+        own=Instance(
+            name=settings.instance_name or socket.gethostname(),
+            since=time.time(),
+            link=settings.instance_listen,
+            api=f"{'http' if encryption is None else 'https'}://{api}",
+            pin=None if encryption is None else encryption.pin,
+        ),
+        access=etcd_access(location, settings.etcd_security),
+        prefix=location.prefix,
+        link_server_tls=None if own is None else server_context(own, client_ca_file=authority),
+        link_client_tls=None if own is None else client_context(ca_file=authority, own=own),
+    )
 
 
 def _exit_code(error: OSError | StoreError | StateDirectoryError | TlsFileError) -> int:
@@ -321,24 +438,13 @@ def _exit_code(error: OSError | StoreError | StateDirectoryError | TlsFileError)
     return EXIT_UNUSABLE_STATE if isinstance(error, unusable) else EXIT_FAILED
 
 
-def _start_problem(settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError) -> str:
-    if isinstance(error, StoreError | StateDirectoryError):
+def _start_problem(
+    settings: RegistrySettings, error: OSError | StoreError | StateDirectoryError | TlsFileError
+) -> str:
+    if not isinstance(error, OSError):
         return str(error)
     wanted: tuple[Address, ...] = (settings.node_listen, settings.operator_listen)
     return (
         f"cannot listen on {' and '.join(map(str, wanted))}: {error.strerror or error}; "
         "is another registry running? Choose other ports with --node-listen and --operator-listen"
     )
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the garbage collector while the fleet is loaded: it would visit all objects again and again.
-
-    Measured with 6 000 nodes, collections take two thirds of a start.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

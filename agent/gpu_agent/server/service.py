@@ -47,8 +47,10 @@ from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.fair_queue import collect_in_slices
 from gpu_agent.server.gateway.connection import GatewayConnections
+from gpu_agent.server.gateway.gateway import GatewaySettings
 from gpu_agent.server.gateway.gateways import Gateways
-from gpu_agent.server.gateway.process import GatewaySettings
+from gpu_agent.server.gateway.instance_links import InstanceLinks, Lead
+from gpu_agent.server.gateway.links import GatewayLinks
 from gpu_agent.server.health import RegistryHealth, Size
 from gpu_agent.server.http_headers import host_names, is_trace_id
 from gpu_agent.server.limits import Limits
@@ -103,7 +105,7 @@ class ServiceSettings:
         """Return what each gateway must know; of each limit of all connections together it has its share."""
 
         def share(total: int) -> int:
-            return -(-total // self.gateways)
+            return -(-total // max(1, self.gateways))
 
         limits = self.limits
         return GatewaySettings(
@@ -156,7 +158,15 @@ def caused_by(trace_id: str | None) -> Iterator[None]:
 class RegistryService:
     """One registry, from `start` to `stop`."""
 
-    def __init__(self, settings: ServiceSettings, store: Store, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        lead: Lead | None = None,
+    ) -> None:
+        """With `lead` it leads several instances: they hold the node connections, and report them to it."""
         self._settings, self._clock = settings, clock or Clock()
         self.event_log = RegistryEventLog()
         """Every event, for subscribers and histories."""
@@ -174,11 +184,12 @@ class RegistryService:
         self.tokens = TokenService(self._fleet, self._send, refs=self._refs, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
         self._connections = NodeConnections(settings.limits, monotonic=self._clock.monotonic)
-        self._at_gateways = at_gateways = GatewayConnections()
+        at_gateways = GatewayConnections(settings.limits, term=0 if lead is None else lead.term)
+        self._at_gateways = at_gateways
         self._events = EventCounters()
         self._effects = EffectsExecutor(
             self.event_log,
-            at_gateways if settings.gateways else self._connections,
+            at_gateways if settings.gateways or lead is not None else self._connections,
             clock=self._clock,
             counters=self._events,
         )
@@ -202,16 +213,17 @@ class RegistryService:
             host_names=host_names(settings.node_listen),
             limits=settings.limits,
         )
-        self._listener: NodeListener | Gateways
-        if settings.gateways:
-            self._listener = Gateways(
-                at_gateways,
-                settings.for_gateways(),
-                settings.gateways,
-                messages=self._messages,
-                authenticate=node_auth.check,
-                wants_exact_figures=self._fleet.wants_exact_figures,
-            )
+        links = GatewayLinks(
+            at_gateways,
+            messages=self._messages,
+            authenticate=node_auth.check,
+            wants_exact_figures=self._fleet.wants_exact_figures,
+        )
+        self._listener: NodeListener | Gateways | InstanceLinks
+        if lead is not None:
+            self._listener = InstanceLinks(links, settings.for_gateways(), lead)
+        elif settings.gateways:
+            self._listener = Gateways(links, settings.for_gateways(), settings.gateways)
         else:
             self._listener = NodeListener(
                 self._connections,
@@ -323,6 +335,8 @@ class RegistryService:
 
     def members(self) -> tuple[MemberView, ...]:
         """Return the processes that are this registry, the leader first."""
+        if isinstance(self._listener, InstanceLinks):
+            return self._listener.members(self._clock)
         gateways = self._listener.members(self._clock) if isinstance(self._listener, Gateways) else ()
         leader = MemberView(
             name=socket.gethostname(),

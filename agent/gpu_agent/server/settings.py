@@ -35,6 +35,7 @@ DEFAULT_CONFIG = Path("/etc/gpu-agent/registry.toml")
 MOST_GATEWAYS = 64
 ENVIRONMENT_PREFIX = "GPU_REGISTRY_"
 _NODE_LISTEN, _OPERATOR_LISTEN = Address("127.0.0.1", 8080), Address("127.0.0.1", 8081)
+_INSTANCE_LISTEN = Address("127.0.0.1", 8082)
 
 
 def _address(value: object) -> object:
@@ -142,6 +143,54 @@ class _Serving:
             "holds that user's password; no other user may read it",
             example='"/etc/gpu-agent/etcd.password"',
             option="--etcd-password-file",
+            metavar="FILE",
+        ),
+    ] = None
+    instance_name: Annotated[
+        str,
+        Setting(
+            "what this instance is called among those on the same etcd; else the machine's name",
+            kind="name",
+            example='"registry-1"',
+            option="--instance-name",
+            metavar="NAME",
+        ),
+    ] = ""
+    instance_listen: Annotated[
+        Listen,
+        Setting(
+            "where this instance, while it leads, accepts the links of the others on the same etcd "
+            "(`docs/scale.md`): an address that they reach",
+            kind="host:port",
+            option="--instance-listen",
+            metavar="HOST:PORT",
+        ),
+    ] = _INSTANCE_LISTEN
+    instance_ca_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the authority of the instances' own certificates: each must show one of it to the others",
+            example='"/etc/gpu-agent/instances-ca.pem"',
+            option="--instance-ca-file",
+            metavar="FILE",
+        ),
+    ] = None
+    instance_cert_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the certificate in PEM by which the other instances know this one, also as a client",
+            example='"/etc/gpu-agent/instance.pem"',
+            option="--instance-cert-file",
+            metavar="FILE",
+        ),
+    ] = None
+    instance_key_file: Annotated[
+        ConfigPath | None,
+        Setting(
+            "the key of that certificate, which no other user may read; else the key is in the "
+            "certificate's file",
+            example='"/etc/gpu-agent/instance.key"',
+            option="--instance-key-file",
             metavar="FILE",
         ),
     ] = None
@@ -253,7 +302,7 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
                 "trust every machine, use --insecure-no-auth"
             )
-        problem = self._tls_problem() or self._etcd_problem()
+        problem = self._tls_problem() or self._etcd_problem() or self._instance_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -297,6 +346,38 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
             )
         return ""
 
+    def _instance_problem(self) -> str:
+        """Return what is wrong with an instance's settings, and the next step; empty where they agree."""
+        if not isinstance(parse_location(self.store, Path()), EtcdLocation):
+            return ""
+        if self.gateways:
+            return (
+                "gateways is for a registry on one machine: on etcd each instance is a gateway itself; leave "
+                "it out, and start an instance more"
+            )
+        if self.instance_listen.is_wildcard:
+            return (
+                f"instance_listen {self.instance_listen} is every address of this machine: name the one that "
+                "the other instances reach"
+            )
+        if self.operator_listen.is_loopback and not self.instance_listen.is_loopback:
+            return (
+                f"operator_listen {self.operator_listen} is reached from this machine alone, and the other "
+                "instances forward requests to it while this one leads: name an address that they reach"
+            )
+        if (self.instance_ca_file is None) != (self.instance_cert_file is None):
+            return "of instance_ca_file and instance_cert_file one is named: name both, or none"
+        if self.instance_ca_file is None and not (
+            self.instance_listen.is_loopback or self.insecure_plaintext
+        ):
+            return (
+                f"instance_listen {self.instance_listen} is reached from other machines, and without TLS "
+                "everybody on the network path can act as an instance. Name the instances' own authority and "
+                "certificate with --instance-ca-file and --instance-cert-file, or, on a network where you "
+                "trust every machine, use --insecure-plaintext"
+            )
+        return ""
+
     @property
     def etcd_security(self) -> EtcdSecurity:
         """How the registry and etcd prove themselves to each other."""
@@ -307,6 +388,12 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
             user=self.etcd_user,
             password_file=self.etcd_password_file,
         )
+
+    @property
+    def instance_certificate(self) -> OwnCertificate | None:
+        """What this instance shows to the others; None without TLS between them."""
+        cert = self.instance_cert_file
+        return None if cert is None else OwnCertificate(cert, self.instance_key_file)
 
     @property
     def auth_on(self) -> bool:

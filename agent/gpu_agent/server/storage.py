@@ -236,19 +236,23 @@ def _open_sqlite(path: Path) -> SqliteStore:
 
 
 def _open_etcd(location: EtcdLocation, security: EtcdSecurity) -> EtcdStore:
+    return EtcdStore(etcd_access(location, security), location.prefix)
+
+
+def etcd_access(location: EtcdLocation, security: EtcdSecurity) -> Access:
+    """Return how a cluster is reached; raises `UnusableError`."""
     try:
         tls = client_context(ca_file=security.ca_file, own=security.own) if security.encrypted else None
     except TlsFileError as error:
         raise UnusableError(str(error)) from None
     if security.password_file is not None:
         _check_password_file(security.password_file)
-    access = Access(
+    return Access(
         endpoints=tuple((one.host, one.port) for one in location.members),
         tls=tls,
         user=security.user,
         password_file=security.password_file,
     )
-    return EtcdStore(access, location.prefix)
 
 
 def _check_password_file(path: Path) -> None:

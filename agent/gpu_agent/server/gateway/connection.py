@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 
 from gpu_agent.registry.tokens import Credential
 from gpu_agent.server.address import Address
 from gpu_agent.server.gateway.link import Kind, Link
-from gpu_agent.server.limits import TokenBucket
+from gpu_agent.server.limits import Limits, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
+TERM_SHIFT = 32
+"""A leader's term stands in these high bits of the numbers that it draws."""
 FETCH_SECONDS = 1.0
 """The longest wait for a node's exact figures."""
 
@@ -35,18 +38,12 @@ class GatewayConnection:
     )
 
     def __init__(
-        self,
-        connections: "GatewayConnections",
-        local: int,
-        *,
-        link: Link,
-        address: str,
-        quota: TokenBucket,
+        self, local: int, *, number: int, link: Link, log_limit: LogLimit, address: str, quota: TokenBucket
     ) -> None:
-        self.number = connections.next_number()
+        self.number = number
         self.local = local
         """Its number at the gateway."""
-        self._link, self._log_limit = link, connections.log_limit
+        self._link, self._log_limit = link, log_limit
         self.address = address
         self.origin = origin_of(Address.parse(address).host) if address else ""
         self.node_id: str | None = None
@@ -62,9 +59,13 @@ class GatewayConnection:
         """Send the gateway a frame about it."""
         self._link.send(kind, self.local, payload)
 
+    def send_document(self, kind: Kind, document: Mapping[str, object]) -> None:
+        """Send the gateway a frame about it whose payload is JSON."""
+        self._link.send_document(kind, self.local, document)
+
     def end(self, kind: Kind, code: int, reason: str) -> None:
         """Have the gateway end it."""
-        self._link.send_document(kind, self.local, {"code": code, "reason": reason})
+        self.send_document(kind, {"code": code, "reason": reason})
 
     def set_exact(self, *, exact: bool) -> None:
         """Have the gateway hand on every change of memory, or only those between the steps of dispatch."""
@@ -99,9 +100,10 @@ class GatewayConnection:
 class GatewayConnections:
     """The node connections that all gateways hold, by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits, *, term: int = 0) -> None:
+        self.limits = limits
         self.log_limit = LogLimit()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count((term << TERM_SHIFT) + 1)
         self._by_number: dict[int, GatewayConnection] = {}
 
     @property
@@ -132,11 +134,11 @@ class GatewayConnections:
         if (connection := self._by_number.get(number)) is not None:
             connection.send(Kind.REFUSAL if is_refusal else Kind.SEND, text.encode())
 
-    def identify(self, number: int, node_id: str) -> None:
+    def identify(self, number: int, node_id: str, *, session_epoch: int | None) -> None:
         """A node registered on a connection: it may stay."""
         if (connection := self._by_number.get(number)) is not None:
             connection.node_id = node_id
-            connection.send(Kind.REGISTERED, node_id.encode())
+            connection.send_document(Kind.REGISTERED, {"node_id": node_id, "session_epoch": session_epoch})
 
     def close(self, number: int, code: int, reason: str) -> None:
         """Send a close frame on a connection."""

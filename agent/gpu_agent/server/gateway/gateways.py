@@ -1,8 +1,6 @@
-"""The leader's gateways: it starts their processes, and reaches the node connections that they hold.
+"""The gateway processes that a leader starts on its own machine.
 
-To the rest of the registry this is the nodes' port with its connections. Connection numbers are the leader's,
-so that of two connections of one node the newer has the higher number. When a gateway ends, its connections
-are lost, as if their sockets had closed, and another one is started.
+When one ends, its connections are lost, as if their sockets had closed, and another one is started.
 """
 
 import asyncio
@@ -11,79 +9,45 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.runtime.tasks import crash_of, in_thread, start_alone
+from gpu_agent.runtime.tasks import in_thread, start_alone
 from gpu_agent.server.address import Address, bound_address
-from gpu_agent.server.gateway.connection import GatewayConnection, GatewayConnections
-from gpu_agent.server.gateway.link import (
-    HeartbeatRow,
-    Kind,
-    Link,
-    read_document,
-    unpack_frame,
-    unpack_rows,
-)
-from gpu_agent.server.gateway.process import SETTINGS, GatewaySettings
-from gpu_agent.server.limits import TokenBucket
-from gpu_agent.server.message_handler import MessageHandler
-from gpu_agent.server.node_auth import Presented
+from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
+from gpu_agent.server.gateway.link import Kind, Link
+from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway
 from gpu_agent.server.views import Clock
-from gpu_agent.server.websocket import HandshakeRefusal
 from gpu_agent.wire.api import MemberRole, MemberView
-from gpu_agent.wire.codes import CloseCode
 
 START_SECONDS = 20.0
 """A gateway that does not listen by then is ended."""
 RESTART_SECONDS = 1.0
 """Between the end of a gateway and the start of the next one."""
-SILENT_SECONDS = 10.0
-"""A gateway says something every second; one that is silent for so long hangs."""
-WATCH_SECONDS = 1.0
 _END_SECONDS = 2.0
 
 _LOG = Logger("server.gateway")
 
 
-@dataclass(eq=False)
-class _Gateway:
+@dataclass(eq=False, kw_only=True)
+class _Gateway(LinkedGateway):
     """One gateway process."""
 
-    name: str
     process: subprocess.Popen[bytes]
-    heard_at: float
-    """When it said something last, or was started; monotonic seconds, as below."""
-    link: Link = field(init=False)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it listens, or has ended."""
-    listening_since: float | None = None
     problem: str = ""
     """Why it has ended."""
-    connections: dict[int, GatewayConnection] = field(default_factory=dict)
-    """By their numbers at the gateway."""
 
 
 class Gateways:
     """The nodes' port, served by `count` processes."""
 
-    def __init__(
-        self,
-        connections: GatewayConnections,
-        settings: GatewaySettings,
-        count: int,
-        *,
-        messages: MessageHandler,
-        authenticate: Callable[[GatewayConnection, Presented], HandshakeRefusal | None],
-        wants_exact_figures: Callable[[int], bool],
-    ) -> None:
-        self.connections = connections
-        self._settings, self._count = settings, count
-        self._messages = messages
-        self._authenticate, self._wants_exact_figures = authenticate, wants_exact_figures
+    def __init__(self, links: GatewayLinks, settings: GatewaySettings, count: int) -> None:
+        self.connections = links.connections
+        self._links, self._settings, self._count = links, settings, count
         self._gateways: list[_Gateway] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         """All that were started and not waited for."""
@@ -172,7 +136,7 @@ class Gateways:
     async def _start(self, name: str) -> None:
         ours, process = _start_process()
         self._processes.append(process)
-        gateway = _Gateway(name, process, heard_at=time.monotonic())
+        gateway = _Gateway(name=name, process=process, heard_at=time.monotonic())
         gateway.link = Link(partial(self._received, gateway), partial(self._link_lost, gateway))
         await asyncio.get_running_loop().create_connection(lambda: gateway.link, sock=ours)
         self._gateways.append(gateway)
@@ -183,8 +147,7 @@ class Gateways:
         gateway.problem = gateway.problem or problem
         gateway.settled.set()
         self._gateways.remove(gateway)
-        for connection in tuple(gateway.connections.values()):
-            self._lost(gateway, connection)
+        self._links.drop(gateway)
         gateway.process.kill()
         if self._running:
             _LOG.error("gateway_lost", gateway=gateway.name, pid=gateway.process.pid, problem=gateway.problem)
@@ -221,28 +184,8 @@ class Gateways:
     def _received(  # noqa: PLR0917 - as a link calls it
         self, gateway: _Gateway, kind: Kind, local: int, payload: memoryview
     ) -> None:
-        gateway.heard_at = now = time.monotonic()
-        match kind:
-            case Kind.ROWS:
-                for number, row in unpack_rows(payload, now):
-                    repeating = gateway.connections[number]
-                    self._contain(repeating, partial(self._repeat, repeating, row, now))
-            case Kind.FRAME:
-                connection = gateway.connections[local]
-                connection.round_trip_seconds, frame = unpack_frame(payload)
-                self._contain(connection, partial(self._take_frame, connection, frame))
-            case Kind.NEWEST:
-                if (asked := gateway.connections.get(local)) is not None:
-                    self._contain(asked, partial(self._take_figures, asked, bytes(payload)))
-            case Kind.HANDSHAKE:
-                self._answer_handshake(gateway, local, read_document(payload))
-            case Kind.LOST:
-                if (lost := gateway.connections.get(local)) is not None:
-                    self._lost(gateway, lost)
-            case _:
-                self._gateway_changed(gateway, kind, payload)
-
-    def _gateway_changed(self, gateway: _Gateway, kind: Kind, payload: memoryview) -> None:
+        if self._links.received(gateway, kind, local, payload):
+            return
         if kind is Kind.LISTENING:
             gateway.listening_since = time.monotonic()
             gateway.settled.set()
@@ -253,62 +196,6 @@ class Gateways:
             gateway.problem = str(payload, "utf-8")
         else:
             gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
-
-    def _contain(self, connection: GatewayConnection, work: Callable[[], None]) -> None:
-        """Do what a node has said; where that crashes its connection ends, as a socket's of our own does."""
-        error = crash_of(work)
-        if error is not None:
-            problem = f"{type(error).__name__}: {error}"
-            _LOG.crash("node_message_crashed", error, node_id=connection.node_id, problem=problem)
-            connection.end(Kind.FAIL, CloseCode.INTERNAL_ERROR, "the registry failed; this is a bug of it")
-
-    def _repeat(self, connection: GatewayConnection, row: HeartbeatRow, now: float) -> None:
-        self._messages.heartbeats_repeated(
-            connection, row.heartbeats, age_seconds=now - row.at, probe_age_seconds=row.probe_age_seconds
-        )
-        connection.set_exact(exact=self._wants_exact_figures(connection.number))
-
-    def _take_frame(self, connection: GatewayConnection, frame: bytes) -> None:
-        self._messages.frame_arrived(connection, frame)
-        connection.set_exact(exact=self._wants_exact_figures(connection.number))
-
-    def _take_figures(self, connection: GatewayConnection, heartbeat: bytes) -> None:
-        if heartbeat:
-            self._messages.figures_fetched(connection, heartbeat)
-        connection.figures_fetched()
-
-    def _answer_handshake(self, gateway: _Gateway, local: int, document: dict[str, Any]) -> None:
-        connection = GatewayConnection(
-            self.connections,
-            local,
-            link=gateway.link,
-            address=document["address"],
-            quota=TokenBucket(self._settings.limits.message_rate),
-        )
-        presented = Presented(document["token_digest"], tuple(document["origins"]), document["host"])
-        refusal = self._authenticate(connection, presented)
-        if refusal is None:
-            gateway.connections[local] = connection
-            self.connections.add(connection)
-            gateway.link.send(Kind.ACCEPT, local)
-            return
-        connection.log_violation(
-            "handshake_refused", kind=refusal.status, status=refusal.status, reason=refusal.sentence
-        )
-        gateway.link.send_document(
-            Kind.REFUSE,
-            local,
-            {
-                "status": refusal.status,
-                "sentence": refusal.sentence,
-                "retry_after_seconds": refusal.retry_after_seconds,
-            },
-        )
-
-    def _lost(self, gateway: _Gateway, connection: GatewayConnection) -> None:
-        del gateway.connections[connection.local]
-        self.connections.remove(connection)
-        self._messages.connection_lost(connection)
 
 
 def _start_process() -> tuple[socket.socket, subprocess.Popen[bytes]]:

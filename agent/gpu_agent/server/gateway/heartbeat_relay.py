@@ -48,9 +48,13 @@ class HeartbeatRelay:
     """Tells what is news on each connection of one gateway."""
 
     def __init__(self, thresholds: Thresholds) -> None:
+        self._senders: dict[int, _Sender] = {}
+        self.judge_by(thresholds)
+
+    def judge_by(self, thresholds: Thresholds) -> None:
+        """Judge by the leader's thresholds."""
         self._thresholds = thresholds
         self._probe_age_limit_seconds = thresholds.probe_age_limit_seconds
-        self._senders: dict[int, _Sender] = {}
 
     def declared(self, connection: int, hardware: Hardware) -> None:
         """A node declares its GPUs on a connection."""
@@ -96,6 +100,11 @@ class HeartbeatRelay:
         sender = self._senders.get(connection)
         if sender is not None:
             sender.exact, sender.last = exact, None
+
+    def leader_lost(self) -> None:
+        """The next leader knows of no heartbeat: the next one of each node is news."""
+        for sender in self._senders.values():
+            sender.last, sender.exact = None, False
 
     def forget(self, connection: int) -> None:
         """A connection is closed."""

@@ -25,7 +25,7 @@ _READ_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 """A gateway reads no more of nodes while more than this waits for the leader."""
 _ROW = Struct("!QHff")
-_ROUND_TRIP = Struct("!d")
+_SECONDS = Struct("!d")
 
 
 class Kind(IntEnum):
@@ -36,7 +36,7 @@ class Kind(IntEnum):
     ADMIT = 2
     """Accept node connections from now on."""
     ACCEPT = 3
-    """Of a handshake."""
+    """Of a handshake; JSON: number, credential. The gateway shows them to the next leader."""
     REFUSE = 4
     """Of a handshake; JSON: status, sentence, retry_after_seconds."""
     SEND = 5
@@ -44,7 +44,7 @@ class Kind(IntEnum):
     REFUSAL = 12
     """As SEND: a refusal, so that the node's next heartbeat is handed on whole."""
     REGISTERED = 6
-    """The id of the node that has registered."""
+    """JSON: node_id, session_epoch of the node that has registered."""
     CLOSE = 7
     """JSON: code, reason."""
     FAIL = 8
@@ -55,6 +55,8 @@ class Kind(IntEnum):
     """Send the newest heartbeat of this node, as NEWEST."""
     RELOAD = 11
     """Read the certificate's files again, and JSON: log_level."""
+    ALIVE = 13
+    """The leader's wall clock: the leader of several machines sends it every second."""
 
     LISTENING = 64
     """The port is open."""
@@ -70,6 +72,13 @@ class Kind(IntEnum):
     """A node connection is closed."""
     PROBLEM = 70
     """Why the gateway ends, as text."""
+    HELLO = 71
+    """JSON: who links, and the newest form of links that it speaks. The first frame of another machine's."""
+    SESSION = 72
+    """JSON: a connection that an earlier leader accepted, and who registered on it; before LISTENING."""
+    HELD = 73
+    """Behind a SESSION: its age in seconds, then a frame of the node that an earlier leader may not have
+    heard, or not stored."""
 
 
 class Link(asyncio.BufferedProtocol):
@@ -91,6 +100,12 @@ class Link(asyncio.BufferedProtocol):
         self._written_bytes = 0
         self._problem = "the other side has closed it"
         self._transport: asyncio.Transport
+
+    def hand_over(
+        self, on_frame: Callable[[Kind, int, memoryview], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """Call these from now on."""
+        self._on_frame, self._on_lost = on_frame, on_lost
 
     @property
     def is_backed_up(self) -> bool:
@@ -194,13 +209,35 @@ def read_document(payload: memoryview) -> dict[str, Any]:
 
 def pack_frame(round_trip_seconds: float | None, frame: bytes) -> bytes:
     """Write the payload of a FRAME."""
-    return _ROUND_TRIP.pack(nan if round_trip_seconds is None else round_trip_seconds) + frame
+    return _SECONDS.pack(nan if round_trip_seconds is None else round_trip_seconds) + frame
 
 
 def unpack_frame(payload: memoryview) -> tuple[float | None, bytes]:
     """Read the payload of a FRAME."""
-    (seconds,) = _ROUND_TRIP.unpack_from(payload)
-    return None if isnan(seconds) else seconds, bytes(payload[_ROUND_TRIP.size :])
+    (seconds,) = _SECONDS.unpack_from(payload)
+    return None if isnan(seconds) else seconds, bytes(payload[_SECONDS.size :])
+
+
+def pack_held(age_seconds: float, frame: bytes) -> bytes:
+    """Write the payload of a HELD."""
+    return _SECONDS.pack(age_seconds) + frame
+
+
+def unpack_held(payload: memoryview) -> tuple[float, bytes]:
+    """Read the payload of a HELD."""
+    (seconds,) = _SECONDS.unpack_from(payload)
+    return float(seconds), bytes(payload[_SECONDS.size :])
+
+
+def pack_wall_time(unix_seconds: float) -> bytes:
+    """Write the payload of an ALIVE."""
+    return _SECONDS.pack(unix_seconds)
+
+
+def read_wall_time(payload: memoryview) -> float:
+    """Read the payload of an ALIVE."""
+    (seconds,) = _SECONDS.unpack(payload)
+    return float(seconds)
 
 
 class HeartbeatRow(NamedTuple):

@@ -104,6 +104,8 @@ class Watched(NamedTuple):
     value: bytes | None
     """None where it was deleted."""
     revision: int
+    created_at: int
+    """The revision that created the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,10 @@ class EtcdClient:
         """Read one key as of now; raises `EtcdError`."""
         rows = self._call("/v3/kv/range", {"key": _text(key)}).get("kvs", ())
         return _key_value(rows[0]) if rows else None
+
+    def revision(self, key: bytes) -> int:
+        """Return the newest revision of the whole cluster; raises `EtcdError`."""
+        return _revision(self._call("/v3/kv/range", {"key": _text(key), "count_only": True}))
 
     def read(self, start: bytes, end: bytes, *, revision: int = 0) -> Iterator[KeyValue]:
         """Read the keys from `start` to before `end`, all as of one moment; raises `EtcdError`.
@@ -447,6 +453,7 @@ def _response(
         f"Host: {endpoint_text(endpoint)}",
         "Content-Type: application/json",
         f"Content-Length: {len(request.body)}",
+        "Grpc-Metadata-Hasleader: true",  # a member that is cut off from the others ends a watch
         *([] if token is None else [f"Authorization: {token}"]),
         *("", ""),
     ]
@@ -530,7 +537,8 @@ def _key_value(row: Mapping[str, str]) -> KeyValue:
 def _watched(event: Mapping[str, Any]) -> Watched:
     changed = event["kv"]
     value = None if event.get("type") == "DELETE" else b64decode(changed.get("value", ""))
-    return Watched(b64decode(changed["key"]), value, int(changed["mod_revision"]))
+    created_at = int(changed.get("create_revision", 0))
+    return Watched(b64decode(changed["key"]), value, int(changed["mod_revision"]), created_at)
 
 
 def _revision(answer: Mapping[str, Any]) -> int:

@@ -10,7 +10,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from gpu_agent.store.etcd.client import (
     EtcdClient,
@@ -42,8 +44,17 @@ class LeaseHeldError(EtcdError):
 class Lease:
     """Holds the key `key` while it can; a thread renews its lease from `acquire` to `release`."""
 
-    def __init__(self, client: EtcdClient, key: bytes, *, ttl_seconds: int = TTL_SECONDS) -> None:
+    def __init__(
+        self,
+        client: EtcdClient,
+        key: bytes,
+        *,
+        ttl_seconds: int = TTL_SECONDS,
+        holder: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`holder` is what the key's value says besides host, process and time."""
         self.key = key
+        self._holder = holder
         self.lost = True
         """Whether etcd has deleted the key, or never made it: `acquire` makes another."""
         self.created_at = 0
@@ -91,7 +102,7 @@ class Lease:
         """Return who holds the key, None where it is ours now."""
         sent_at = boot_time()
         lease, seconds = self._client.grant(self._ttl_seconds)
-        put = Put(self.key, _holder().encode(), lease)
+        put = Put(self.key, json.dumps({**_process(), **self._holder}).encode(), lease)
         created_at, holder = self._create(put)
         if created_at is None:
             with suppress(EtcdError):
@@ -148,9 +159,9 @@ def boot_time() -> float:
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
-def _holder() -> str:
+def _process() -> dict[str, object]:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
 
 
 def _holder_words(value: bytes) -> str:

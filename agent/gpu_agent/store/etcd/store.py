@@ -2,6 +2,9 @@
 
     PREFIX/version            of what lies here
     PREFIX/leader             who may write; exists for as long as its lease
+    PREFIX/members/NAME       an instance that runs; as long as its lease
+    PREFIX/term               how many writers there were
+    PREFIX/secret             drawn for each term: by it an instance proves to another that it is one
     PREFIX/commit             number and token of the last commit
     PREFIX/doc/KIND/KEY       a document as JSON
     PREFIX/events/NUMBER      the events of a commit
@@ -62,6 +65,7 @@ from gpu_agent.wire.api import RegistryEvent
 
 VERSION = 1
 
+_SECRET_BYTES = 32
 _SEND_SECONDS = 5.0
 """How long one transaction is sent again."""
 _PAUSE_SECONDS = 0.05
@@ -107,10 +111,13 @@ class EtcdStore:
         """What the key `commit` holds, as far as is known."""
         self._index: EventIndex | None = None
         """None until all was read."""
+        self.term = 0
+        """Of this writer: greater than that of each one before."""
         self._open: _Attempt | None = None
         """Was sent and has no answer; no other commit is sent before it has one."""
         self._unapplied: list[tuple[bytes, Part]] = []
         """Parts of the last commit."""
+        self._copy: dict[bytes, bytes] | None = None
         self._staged = False
         """Whether parts of a commit that was given up may lie in `redo`."""
         self._superseded = self._closed = False
@@ -126,18 +133,28 @@ class EtcdStore:
             self.close()
             raise self._damaged(error) from error
 
+    @property
+    def revision(self) -> int:
+        """Of etcd, after this store's last transaction."""
+        return self._revision
+
     def __str__(self) -> str:
         return f"etcd://{self._client}/{self._prefix}"
 
     def load(self) -> Loaded:
         """Return all that is stored; documents of kinds that this release does not know stay there."""
         self._refuse_when_closed()
+        copy, self._copy = self._copy, None
         try:
             self._finish()
-            self._index, loaded = self._read()
+            self._index, loaded = self._read() if copy is None else self._parsed(copy)
         except EtcdError as error:
             raise self._error(error) from error
         return loaded
+
+    def load_from(self, copy: dict[bytes, bytes]) -> None:
+        """Have the next `load` parse these keys and values, which are all below the prefix as of now."""
+        self._copy = copy
 
     def save(self, batches: Sequence[Batch]) -> None:
         """Store all of these in one commit; raises `StoreError`."""
@@ -190,9 +207,13 @@ class EtcdStore:
             staged = self._client.read(*self._range("redo", self._token))
             self._unapplied = [(one.key, decode_part(one.value)) for one in staged]
         self._apply()
+        term = self._client.get(self._key("term"))
+        self.term = 1 + (0 if term is None else int(term.value))
         # From this commit on what the writer before may still send is refused, whatever it compares.
         version = Put(self._key("version"), str(VERSION).encode())
-        self._commit([[version, Delete(*self._range("redo"))]], None)
+        own_term = Put(self._key("term"), str(self.term).encode())
+        secret = Put(self._key("secret"), secrets.token_urlsafe(_SECRET_BYTES).encode())
+        self._commit([[version, own_term, secret, Delete(*self._range("redo"))]], None)
 
     def _release(self) -> None:
         if self._own_lease:
@@ -201,8 +222,13 @@ class EtcdStore:
     def _check_version(self) -> None:
         stored = self._client.get(self._key("version"))
         if stored is None:
-            leader = self._lease.key
-            if any(one.key != leader for one in self._client.read(*self._range())):
+            members = self._range("members")[0]
+            others = (
+                one.key
+                for one in self._client.read(*self._range())
+                if one.key != self._lease.key and not one.key.startswith(members)
+            )
+            if any(others):
                 raise UnusableError(
                     f"{self} holds keys of another program; nothing was changed there: name another prefix, "
                     f"such as etcd://{self._client}/{self._prefix}-registry"
@@ -385,19 +411,25 @@ class EtcdStore:
     def _read(self) -> tuple[EventIndex, Loaded]:
         """Read all that is stored, as of one moment; raises `UnusableError`, `EtcdError`."""
         try:
-            try:
-                rows = self._rows()
-            except RefusedError as error:
-                if error.code != _COMPACTED:
-                    raise
-                rows = self._rows()
-            return self._parse(rows)
+            rows = self._rows()
+        except RefusedError as error:
+            if error.code != _COMPACTED:
+                raise
+            rows = self._rows()
+        return self._parsed(rows)
+
+    def _rows(self) -> dict[bytes, bytes]:
+        return {one.key: one.value for one in self._client.read(*self._range())}
+
+    def _parsed(self, rows: dict[bytes, bytes]) -> tuple[EventIndex, Loaded]:
+        """Parse all keys and values; raises `UnusableError`."""
+        try:
+            return self._parse(self._applied(rows))
         except (ValueError, TypeError, KeyError) as error:
             raise self._damaged(error) from error
 
-    def _rows(self) -> dict[bytes, bytes]:
-        """Read all keys and values; parts of the last commit that are not applied yet count as applied."""
-        rows = {one.key: one.value for one in self._client.read(*self._range())}
+    def _applied(self, rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Do what parts of the last commit say that are not applied yet."""
         commit = rows.get(self._key("commit"))
         if commit is not None:
             start, end = self._range("redo", str(json.loads(commit)["token"]))

@@ -1,0 +1,338 @@
+"""A gateway: it holds node connections, and relays what nodes and leader say to each other.
+
+It knows no token and no status. It enforces the limits of a connection, asks the leader whether a handshake
+is accepted, and hands on each message; of heartbeats only those that say something new (`HeartbeatRelay`),
+and once a second how many others there were.
+
+It may lose its leader and get another. Without one it keeps its connections, refuses handshakes, and holds
+what must not get lost: the newest heartbeat of each node, those that declared something last, and messages
+that have no answer. The next leader hears of each connection what the earlier one made of it, and then these.
+"""
+
+import asyncio
+import http
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.server.address import Address
+from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
+from gpu_agent.server.gateway.link import (
+    HeartbeatRow,
+    Kind,
+    Link,
+    pack_frame,
+    pack_held,
+    pack_rows,
+    read_document,
+)
+from gpu_agent.server.limits import Limits
+from gpu_agent.server.message_handler import read_ordinary_heartbeat
+from gpu_agent.server.node_auth import Presented
+from gpu_agent.server.node_connection import NodeConnection, NodeConnections, Undecided, Verdict
+from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.tls import Encryption, TlsFiles
+from gpu_agent.server.websocket import Handshake, HandshakeRefusal
+from gpu_agent.wire.codec import FrameError, decode_from_node
+from gpu_agent.wire.codes import CloseCode
+from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+
+MOST_NEWEST_BYTES = 16 * 1024
+"""A longer heartbeat is always handed on; what a shorter one says is held for those who ask."""
+
+MOST_HELD_BYTES = 512 * 1024
+"""Of one connection's messages that wait for a leader; with more its node must connect again."""
+
+ROWS_SECONDS = 1.0
+"""How often the heartbeats that say nothing new are counted to the leader."""
+
+_NO_LEADER = HandshakeRefusal(
+    http.HTTPStatus.SERVICE_UNAVAILABLE, "The registry has no leader at the moment; try later.", 2
+)
+
+_LOG = Logger("server.gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What the leader tells a gateway first."""
+
+    node_listen: Address
+    limits: Limits
+    thresholds: Thresholds
+    tls: TlsFiles | None
+    log_level: str
+
+
+SETTINGS = TypeAdapter(GatewaySettings)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What the leaders made of one connection, and what is held of it for the next one."""
+
+    accepted: Mapping[str, Any] | None = None
+    """The number that the leader gave it, and as whom; None before."""
+    registered: Mapping[str, Any] | None = None
+    """The node's id and epoch; None before."""
+    newest: bytes = b""
+    """The newest heartbeat, as it came, where it is no longer than `MOST_NEWEST_BYTES`."""
+    newest_at: float | None = None
+    """When any heartbeat came last, in monotonic seconds."""
+    parts: dict[int, bytes] = field(default_factory=dict)
+    """By declared part: the heartbeat that replaced it last, since the node registered; in their order."""
+    is_complete: bool = True
+    """Whether these say all that a leader may not have stored."""
+    unanswered: deque[bytes] = field(default_factory=deque)
+    """A `node_register` without an answer, and what came without a leader."""
+
+
+class Gateway:
+    """The node connections of one process, and its link to the leader where there is one."""
+
+    def __init__(
+        self, limits: Limits, thresholds: Thresholds, *, encryption: Encryption | None = None
+    ) -> None:
+        self.connections = NodeConnections(limits)
+        self.listener = NodeListener(
+            self.connections,
+            on_frame=self._frame_arrived,
+            on_lost=self._connection_lost,
+            authenticate=self._ask,
+            tls=encryption,
+        )
+        self._relay = HeartbeatRelay(thresholds)
+        self._link: Link | None = None
+        self._rows: dict[int, HeartbeatRow] = {}
+        self._paused: set[NodeConnection] = set()
+        """Those that are not read because too much waits for the leader."""
+        self._sessions: dict[int, _Session] = {}
+        """By the numbers of their connections here."""
+        self._asked: dict[int, Mapping[str, Any]] = {}
+        """Handshakes that the leader has not answered."""
+
+    def attach(self, link: Link) -> None:
+        """Speak to this leader from now on, and report all connections to it."""
+        self._link = link
+        for number, session in self._sessions.items():
+            self._report(link, number, session)
+
+    def detach(self) -> None:
+        """There is no leader any more."""
+        self._link = None
+        self._rows.clear()
+        self._relay.leader_lost()
+        self.go_on_reading()
+        asked, self._asked = self._asked, {}
+        for number in asked:
+            self.connections.answer_handshake(number, _NO_LEADER)
+
+    def judge_by(self, thresholds: Thresholds) -> None:
+        """Take over the leader's thresholds."""
+        self._relay.judge_by(thresholds)
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Close all node connections: their nodes may find the leader elsewhere."""
+        for number in tuple(self._sessions):
+            self.connections.close(number, code, reason)
+
+    def go_on_reading(self) -> None:
+        """The leader has read what waited."""
+        paused, self._paused = self._paused, set()
+        for connection in paused:
+            connection.resume_reading()
+
+    async def send_rows(self) -> None:
+        """Count to the leader, every second, the heartbeats that said nothing new; until cancelled."""
+        while True:
+            await asyncio.sleep(ROWS_SECONDS)
+            if self._link is not None:
+                rows, self._rows = self._rows, {}
+                self._link.send(Kind.ROWS, 0, pack_rows(rows, asyncio.get_running_loop().time()))
+
+    # From the leader.
+
+    def received(self, kind: Kind, number: int, payload: memoryview) -> bool:
+        """Take a frame in; returns False for one that is about no node connection."""
+        match kind:
+            case Kind.SEND:
+                self.connections.send(number, str(payload, "utf-8"))
+            case Kind.REGISTERED:
+                self._registered(number, read_document(payload))
+            case Kind.REFUSAL:
+                self._refused(number, str(payload, "utf-8"))
+            case Kind.ACCEPT:
+                self._accepted(number, read_document(payload))
+            case Kind.REFUSE:
+                self._asked.pop(number, None)
+                self.connections.answer_handshake(number, _refusal(read_document(payload)))
+            case Kind.CLOSE:
+                self.connections.close(number, **read_document(payload))
+            case Kind.FAIL:
+                self.connections.fail(number, **read_document(payload))
+            case Kind.EXACT:
+                self._relay.set_exact(number, exact=payload[0] == 1)
+            case Kind.FIGURES:
+                session = self._sessions.get(number)
+                self._send(Kind.NEWEST, number, b"" if session is None else session.newest)
+            case _:
+                return False
+        return True
+
+    def _accepted(self, number: int, accepted: Mapping[str, Any]) -> None:
+        address = self._asked.pop(number, {}).get("address", "")
+        if number in self.connections:
+            self._sessions[number] = _Session({**accepted, "address": address})
+            self.connections.answer_handshake(number, None)
+        # Else it is closed, which the leader hears behind this.
+
+    def _registered(self, number: int, registered: Mapping[str, Any]) -> None:
+        session = self._sessions.get(number)
+        if session is not None:
+            session.registered = registered
+            session.newest, session.is_complete = b"", True
+            session.parts.clear()
+            session.unanswered.clear()
+        self._relay.registered(number, registered["node_id"])
+        self.connections.identify(number, registered["node_id"])
+
+    def _refused(self, number: int, text: str) -> None:
+        session = self._sessions.get(number)
+        if session is not None:
+            session.unanswered.clear()
+        self._relay.refused(number)
+        self.connections.send(number, text)
+
+    # From the nodes.
+
+    def _ask(self, connection: NodeConnection, handshake: Handshake) -> Verdict:
+        if self._link is None:
+            return _NO_LEADER
+        presented = Presented.by(handshake)
+        document = {
+            "address": connection.address,
+            "token_digest": presented.token_digest,
+            "origins": presented.origins,
+            "host": presented.host,
+        }
+        self._asked[connection.number] = document
+        self._link.send_document(Kind.HANDSHAKE, connection.number, document)
+        return Undecided.UNDECIDED
+
+    def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
+        number, session = connection.number, self._sessions[connection.number]
+        heartbeat = self._heartbeat_in(number, frame, session)
+        if heartbeat is not None and connection.is_registered:
+            now = asyncio.get_running_loop().time()
+            is_held = self._hold_heartbeat(session, heartbeat, frame, now=now)
+            if self._link is None:
+                return
+            if is_held and not self._relay.is_news(
+                number, heartbeat, now, round_trip=partial(_round_trip, connection)
+            ):
+                before = self._rows.get(number)
+                count = 1 if before is None else before.heartbeats + 1
+                self._rows[number] = HeartbeatRow(count, now, heartbeat.probe_age_seconds)
+                return
+        elif self._link is None:
+            self._hold(connection, session, frame)
+            return
+        self._send_row(number)
+        self._link.send(Kind.FRAME, number, pack_frame(connection.round_trip_seconds, frame))
+        if self._link.is_backed_up:
+            self._paused.add(connection)
+            connection.pause_reading()
+
+    @staticmethod
+    def _hold_heartbeat(session: _Session, heartbeat: Heartbeat, frame: bytes, *, now: float) -> bool:
+        """Hold it for a leader that asks, or the next one; returns False where it is too long for that."""
+        is_short = len(frame) <= MOST_NEWEST_BYTES
+        session.newest, session.newest_at = frame if is_short else b"", now
+        parts = heartbeat[FIRST_PART:]
+        if parts != NO_PARTS:
+            for part in [at for at, value in enumerate(parts) if value is not None]:
+                session.parts.pop(part, None)
+                session.parts[part] = session.newest
+            session.is_complete &= is_short
+        return is_short
+
+    def _hold(self, connection: NodeConnection, session: _Session, frame: bytes) -> None:
+        session.unanswered.append(frame)
+        if sum(map(len, session.unanswered)) > MOST_HELD_BYTES:
+            session.unanswered.clear()
+            connection.close(CloseCode.TRY_AGAIN_LATER, "the registry has no leader at the moment")
+
+    def _heartbeat_in(self, number: int, frame: bytes, session: _Session) -> Heartbeat | None:
+        """Read a heartbeat; None for any other frame, and for a malformed one: the leader refuses it."""
+        heartbeat = read_ordinary_heartbeat(frame)
+        if heartbeat is not None:
+            return heartbeat
+        try:
+            message = decode_from_node(frame)
+        except FrameError:
+            return None
+        if isinstance(message, NodeRegister):
+            self._relay.declared(number, message.hardware)
+            if self._link is not None:
+                session.unanswered.append(frame)
+        return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
+
+    def _connection_lost(self, connection: NodeConnection) -> None:
+        number = connection.number
+        self._paused.discard(connection)
+        self._asked.pop(number, None)
+        self._sessions.pop(number, None)
+        self._send_row(number)
+        self._relay.forget(number)
+        self._send(Kind.LOST, number)
+
+    def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+        if self._link is not None:
+            self._link.send(kind, number, payload)
+
+    def _send_row(self, number: int) -> None:
+        """Count what came before, since all of one node stays in order."""
+        row = self._rows.pop(number, None)
+        if row is not None:
+            self._send(Kind.ROWS, 0, pack_rows({number: row}, asyncio.get_running_loop().time()))
+
+    def _report(self, link: Link, number: int, session: _Session) -> None:
+        """Say what an earlier leader made of a connection, and what it may not have heard or stored."""
+        at = session.newest_at
+        age = None if at is None else asyncio.get_running_loop().time() - at
+        link.send_document(
+            Kind.SESSION,
+            number,
+            {
+                **(session.accepted or {}),
+                **(session.registered or {"node_id": None, "session_epoch": None}),
+                "heartbeat_age_seconds": age,
+                "is_complete": session.is_complete,
+            },
+        )
+        for frame in _held_frames(session):
+            link.send(Kind.HELD, number, pack_held(age or 0.0, frame))
+
+
+def _held_frames(session: _Session) -> Iterator[bytes]:
+    heartbeats = {id(frame): frame for frame in (*session.parts.values(), session.newest) if frame}
+    yield from heartbeats.values()
+    yield from session.unanswered
+
+
+def _round_trip(connection: NodeConnection) -> float | None:
+    return connection.round_trip_seconds
+
+
+def _refusal(document: dict[str, Any]) -> HandshakeRefusal:
+    return HandshakeRefusal(
+        HTTPStatus(document["status"]), document["sentence"], document["retry_after_seconds"]
+    )

@@ -1,0 +1,191 @@
+"""The links between instances: a leader accepts them, every instance has one to the leader, itself included.
+
+A link is a TCP connection, with TLS both sides show a certificate of the instances' own authority. It belongs
+to one term: when a gateway hears of another leader it ends the link, and what the earlier leader still sends
+is lost with it.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.server.address import BACKLOG, Address, bound_address
+from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
+from gpu_agent.server.gateway.link import Kind, Link, pack_wall_time, read_document
+from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway
+from gpu_agent.server.views import Clock
+from gpu_agent.wire.api import MemberRole, MemberView
+
+LINK_VERSION = 1
+"""The newest form of links that this release speaks; it speaks the one before, too."""
+_HELLO_SECONDS = 5.0
+
+_LOG = Logger("server.gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """What an instance says of itself in etcd."""
+
+    name: str
+    since: float
+    """Unix seconds."""
+    link: Address
+    """Where it accepts links while it leads."""
+    api: str
+    """The URL of its operators' API."""
+    pin: str | None = None
+    """Of the API's key; None without TLS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """One term of leading."""
+
+    name: str
+    term: int
+    since: float
+    """Unix seconds."""
+    link_listen: Address
+    tls: ssl.SSLContext | None
+    """Of the port for links."""
+    instances: Callable[[], Sequence[Instance]]
+    """Returns those that etcd names, this one included."""
+
+
+class InstanceLinks:
+    """The nodes' port of a leader: the gateways of all instances, as they link to it."""
+
+    def __init__(self, links: GatewayLinks, settings: GatewaySettings, lead: Lead) -> None:
+        self.connections = links.connections
+        self._links, self._settings, self._lead = links, settings, lead
+        self._gateways: dict[str, LinkedGateway] = {}
+        self._unnamed: dict[Link, asyncio.TimerHandle] = {}
+        """Links whose other end has not said who it is."""
+        self._server: asyncio.Server | None = None
+        self._admitting = False
+        self._watching: asyncio.TimerHandle | None = None
+
+    @property
+    def closed_reason(self) -> str | None:
+        """Why no node may register, as the end of a sentence; None while they may."""
+        if not self._admitting:
+            return "is starting or stopping"
+        return None if self._gateways else "waits for its gateways"
+
+    async def listen(self, _node_listen: Address) -> Address:
+        """Open the port for links, which nothing serves before `admit`; raises `OSError`."""
+        listener = self._lead.link_listen.bind()
+        self._server = await asyncio.get_running_loop().create_server(
+            self._linked, sock=listener, ssl=self._lead.tls, backlog=BACKLOG, start_serving=False
+        )
+        return bound_address(listener)
+
+    async def admit(self) -> None:
+        """Accept links from now on."""
+        if self._server is None:
+            raise RuntimeError("there is no port: await listen() first")
+        self._admitting = True
+        await self._server.start_serving()
+        self._watch(time.monotonic())
+
+    async def stop(self) -> None:
+        """End all links; the gateways hold their node connections for the next leader."""
+        self._admitting = False
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._server is not None:
+            self._server.close()
+        for link in (*self._unnamed, *(one.link for one in self._gateways.values())):
+            link.close()
+        await asyncio.sleep(0)
+        self.connections.log_limit.stop()
+
+    def members(self, clock: Clock) -> tuple[MemberView, ...]:
+        """Return all instances, the leader first, then by name."""
+        lead, now = self._lead, clock.monotonic()
+        views = []
+        for one in self._lead.instances():
+            leads, gateway = one.name == lead.name, self._gateways.get(one.name)
+            views.append(
+                MemberView(
+                    name=one.name,
+                    role=MemberRole.LEADER if leads else MemberRole.STANDBY,
+                    url=one.api,
+                    term=lead.term if leads else None,
+                    since=lead.since if leads else one.since,
+                    nodes=0 if gateway is None else len(gateway.connections),
+                    lag_seconds=None if leads or gateway is None else round(now - gateway.heard_at, 3),
+                )
+            )
+        return tuple(sorted(views, key=lambda one: (one.role != MemberRole.LEADER, one.name)))
+
+    def _linked(self) -> Link:
+        """Make the end of a link that another instance opens."""
+        link = Link(lambda *frame: self._unnamed_received(link, *frame), lambda _: self._forget(link))
+        self._unnamed[link] = asyncio.get_running_loop().call_later(
+            _HELLO_SECONDS, link.end, "it does not say who it is"
+        )
+        return link
+
+    def _forget(self, link: Link) -> None:
+        timer = self._unnamed.pop(link, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _unnamed_received(self, link: Link, kind: Kind, _number: int, payload: memoryview) -> None:
+        hello = read_document(payload) if kind is Kind.HELLO else {}
+        if hello.get("version") not in {LINK_VERSION, LINK_VERSION - 1}:
+            link.send(Kind.PROBLEM, 0, b"this leader does not speak that form of links: upgrade one by one")
+            link.close()
+            return
+        self._forget(link)
+        name = str(hello["name"])
+        if (before := self._gateways.get(name)) is not None:
+            before.link.end("the same instance has linked again")
+            self._link_lost(before, "the same instance has linked again")
+        gateway = LinkedGateway(name, heard_at=time.monotonic())
+        gateway.link = link
+        link.hand_over(partial(self._received, gateway), partial(self._link_lost, gateway))
+        self._gateways[name] = gateway
+        link.send(Kind.SETTINGS, 0, SETTINGS.dump_json(self._settings))
+        _LOG.info("gateway_linked", gateway=name)
+
+    def _received(  # noqa: PLR0917 - as a link calls it
+        self, gateway: LinkedGateway, kind: Kind, local: int, payload: memoryview
+    ) -> None:
+        if self._links.received(gateway, kind, local, payload):
+            return
+        if kind is Kind.LISTENING:
+            gateway.listening_since = time.monotonic()
+        else:
+            gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
+
+    def _link_lost(self, gateway: LinkedGateway, problem: str) -> None:
+        """Take its connections as cut off: they may still be open."""
+        if self._gateways.get(gateway.name) is not gateway:
+            return
+        del self._gateways[gateway.name]
+        if self._admitting:
+            _LOG.warning(
+                "gateway_cut_off", gateway=gateway.name, nodes=len(gateway.connections), problem=problem
+            )
+            self._links.cut_off(gateway)
+
+    def _watch(self, planned_at: float) -> None:
+        """Let each gateway hear that this leader lives, and end the links that are silent."""
+        now = time.monotonic()
+        for gateway in tuple(self._gateways.values()):
+            if now - planned_at > WATCH_SECONDS:  # we stood still ourselves: what they said waits
+                gateway.heard_at = now
+            if now - gateway.heard_at > SILENT_SECONDS:
+                gateway.link.end(f"it has said nothing for {SILENT_SECONDS:g} s")
+            else:
+                gateway.link.send(Kind.ALIVE, 0, pack_wall_time(time.time()))
+        self._watching = asyncio.get_running_loop().call_later(
+            WATCH_SECONDS, self._watch, now + WATCH_SECONDS
+        )

@@ -1,0 +1,193 @@
+"""An instance's own copy of what etcd stores, by a watch: who leads, who the instances are, all documents.
+
+One thread reads everything and then what changes; the copy itself belongs to the event loop. The watch alone
+cannot be trusted to end: who decides by the leader's key asks etcd again (`campaign`).
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.registry.persistence import load_token
+from gpu_agent.registry.tokens import Credential, TokenState
+from gpu_agent.server.address import Address
+from gpu_agent.server.effects import stored_documents
+from gpu_agent.server.gateway.instance_links import Instance
+from gpu_agent.server.tokens import presented_digest
+from gpu_agent.store.base import parse_text
+from gpu_agent.store.etcd.client import EtcdClient, EtcdError, RefusedError, Watched
+
+IDLE_SECONDS = 10.0
+"""A watch without a change for so long is made again: its member may be gone."""
+_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads now, as etcd names it."""
+
+    created_at: int
+    """The revision that created the leader's key: grows from leader to leader."""
+    instance: Instance
+
+
+class Follower:
+    """Follows etcd from `start` to `stop`."""
+
+    def __init__(self, client: EtcdClient, prefix: str, *, changed: Callable[[], None]) -> None:
+        """`changed` is called when the leader or an instance has changed."""
+        self._client, self._prefix, self._changed = client, f"{prefix}/", changed
+        self._leader_key = f"{prefix}/leader".encode()
+        self._members = f"{prefix}/members/".encode()
+        self.rows: dict[bytes, bytes] = {}
+        """All keys and values below the prefix, as of `revision`."""
+        self.revision = 0
+        self.leader: Leader | None = None
+        self._ended = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._seen = 0
+        """The thread's: the last revision that it handed on."""
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, name="etcd-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Follow no more; the thread ends by itself."""
+        self._ended.set()
+
+    def instances(self) -> list[Instance]:
+        """Return the instances that run, by name."""
+        found = (parse_instance(value) for key, value in self.rows.items() if key.startswith(self._members))
+        return sorted((one for one in found if one is not None), key=lambda one: one.name)
+
+    @property
+    def secret(self) -> str | None:
+        """What instances prove themselves with to each other."""
+        value = self.rows.get(f"{self._prefix}secret".encode())
+        return None if value is None else value.decode()
+
+    @property
+    def term(self) -> int:
+        """Of the leader, or of the last one; 0 before the first."""
+        return int(self.rows.get(f"{self._prefix}term".encode(), b"0"))
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes are stored."""
+        start = f"{self._prefix}doc/{DocumentKind.NODE.value}/".encode()
+        return sum(key.startswith(start) for key in self.rows)
+
+    def operator(self, token: str) -> Credential | None:
+        """Return as whom an operator's token lets in, by this copy; None where it does not."""
+        digest, wall = presented_digest(token), time.time()
+        start = f"{self._prefix}doc/{DocumentKind.TOKEN.value}/".encode()
+        for key, value in self.rows.items():
+            if key.startswith(start):
+                change = Change(DocumentKind.TOKEN, key[len(start) :].decode(), parse_text(value.decode()))
+                for stored in stored_documents([change], wall):
+                    found = load_token(stored, 0.0)
+                    if found.digest == digest and found.state(0.0) is TokenState.LIVE:
+                        return found.credential
+        return None
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._read()
+                self._watch()
+            except EtcdError:
+                self._ended.wait(_PAUSE_SECONDS)
+
+    def _read(self) -> None:
+        start = self._prefix.encode()
+        end = start[:-1] + b"0"
+        revision = self._client.revision(start)
+        rows, leader_created_at = {}, 0
+        for one in self._client.read(start, end, revision=revision):
+            rows[one.key] = one.value
+            if one.key == self._leader_key:
+                leader_created_at = one.create_revision
+        self._seen = revision
+        self._post(self._replace, rows, revision, leader_created_at)
+
+    def _watch(self) -> None:
+        """Follow until a revision is compacted that was not seen: then all is read again."""
+        start = self._prefix.encode()
+        end = start[:-1] + b"0"
+        while not self._ended.is_set():
+            watch = self._client.watch(start, end, revision=self._seen + 1, idle_seconds=IDLE_SECONDS)
+            try:
+                for changes in watch:
+                    self._seen = changes[-1].revision
+                    self._post(self._apply, changes)
+            except RefusedError:
+                return
+            except EtcdError:
+                self._ended.wait(_PAUSE_SECONDS)
+
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - handed on
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop has ended
+            self._ended.set()
+
+    # The loop.
+
+    def _replace(self, rows: dict[bytes, bytes], revision: int, leader_created_at: int) -> None:
+        self.rows, self.revision = rows, revision
+        self._lead(rows.get(self._leader_key), leader_created_at)
+        self._changed()
+
+    def _apply(self, changes: Sequence[Watched]) -> None:
+        notable = False
+        for one in changes:
+            if one.value is None:
+                self.rows.pop(one.key, None)
+            else:
+                self.rows[one.key] = one.value
+            if one.key == self._leader_key:
+                self._lead(one.value, one.created_at)
+                notable = True
+            notable |= one.key.startswith(self._members)
+        self.revision = changes[-1].revision
+        if notable:
+            self._changed()
+
+    def _lead(self, value: bytes | None, created_at: int) -> None:
+        instance = None if value is None else parse_instance(value)
+        self.leader = None if instance is None else Leader(created_at, instance)
+
+
+def instance_document(instance: Instance) -> dict[str, object]:
+    """Write what an instance says of itself."""
+    return {
+        "name": instance.name,
+        "running_since": instance.since,
+        "link": str(instance.link),
+        "api": instance.api,
+        "pin": instance.pin,
+    }
+
+
+def parse_instance(value: bytes) -> Instance | None:
+    """Read it; None for what is none, as the leader's key of a registry without instances."""
+    try:
+        document = json.loads(value)
+        return Instance(
+            name=document["name"],
+            since=float(document["running_since"]),
+            link=Address.parse(document["link"]),
+            api=document["api"],
+            pin=document["pin"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,350 @@
+"""One of several instances of a registry on etcd: a gateway and a standby, and at times the leader.
+
+Who leads is a key in etcd. An instance that finds none takes it, opens the store under that lease, restores
+the fleet from its own copy, and accepts the links of all gateways, its own among them. It leads no longer
+than it is certain of its lease; then it drops the fleet and is a standby again. No node connection moves:
+they belong to the gateways.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.state_dir import StateDirectoryError
+from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.server.address import Address
+from gpu_agent.server.api.instance import InstanceAnswers
+from gpu_agent.server.collector import collector_paused
+from gpu_agent.server.gateway.gateway import Gateway
+from gpu_agent.server.gateway.instance_links import Instance, Lead
+from gpu_agent.server.health import Size
+from gpu_agent.server.leadership.follower import Follower, Leader, instance_document
+from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
+from gpu_agent.server.leadership.leader_link import LeaderLink
+from gpu_agent.server.service import RegistryService, ServiceSettings
+from gpu_agent.store.base import StoreError
+from gpu_agent.store.etcd.client import Access, EtcdClient, EtcdError, KeyValue
+from gpu_agent.store.etcd.lease import Lease, LeaseHeldError
+from gpu_agent.store.etcd.store import EtcdStore
+from gpu_agent.wire.api import CheckView
+from gpu_agent.wire.codes import CloseCode
+
+LOOK_SECONDS = 0.5
+"""How often etcd is asked who leads, besides the watch."""
+LEASE_LOOK_SECONDS = 0.1
+"""How often a leader looks whether it still leads; each request looks itself."""
+ALONE_SECONDS = 10.0
+"""A gateway that does not reach a leader which etcd names closes its node connections after this time."""
+MOST_APART_SECONDS = 30.0
+"""An instance whose wall clock differs more from the leader's is no candidate."""
+_NAME_SECONDS = 7.0
+"""How long an instance that was killed may still seem to have its name."""
+_PAUSE_SECONDS = 0.2
+_COPY_SECONDS = 2.0
+"""How long a new leader waits for its own copy; then it reads all from etcd."""
+
+_LOG = Logger("server.leadership")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSettings:
+    """What one instance is, besides a registry."""
+
+    own: Instance
+    access: Access
+    prefix: str
+    link_server_tls: ssl.SSLContext | None
+    link_client_tls: ssl.SSLContext | None
+
+
+class RegistryInstance:
+    """One instance, from `start` to `stop`; between them its `tasks` run."""
+
+    def __init__(
+        self,
+        settings: InstanceSettings,
+        service_settings: ServiceSettings,
+        *,
+        began: Callable[[RegistryService, Callable[[], bool]], Awaitable[None]],
+        ended: Callable[[], None],
+    ) -> None:
+        """`began` is awaited once it leads, with what says whether it still does; `ended` called after."""
+        self._settings, self._service_settings = settings, service_settings
+        self._began, self._led_to_end = began, ended
+        self.service: RegistryService | None = None
+        """While it leads."""
+        self._client = EtcdClient(settings.access)
+        prefix = settings.prefix
+        holder = instance_document(settings.own)
+        self._name = Lease(self._client, f"{prefix}/members/{settings.own.name}".encode(), holder=holder)
+        self._leader_key = f"{prefix}/leader".encode()
+        self._changes = asyncio.Event()
+        self._link_changes = asyncio.Event()
+        self._follower = Follower(self._client, prefix, changed=self._changed)
+        self._gateway = Gateway(
+            service_settings.limits, service_settings.thresholds, encryption=service_settings.tls
+        )
+        self._link: LeaderLink | None = None
+        self._etcd_problem: str | None = None
+        self._stopping = False
+        self._at_rest = asyncio.Event()
+        """Set while it neither leads nor tries to."""
+        self._at_rest.set()
+
+    def leader_api(self) -> LeaderApi | None:
+        """Return where the API of the instance that leads is; None where that is not known, or this one."""
+        leader, secret = self._follower.leader, self._follower.secret
+        if leader is None or secret is None or leader.instance.name == self._settings.own.name:
+            return None
+        return LeaderApi(leader.instance.api, leader.instance.pin, secret)
+
+    def answers(self, elsewhere: Forwarder, *, auth_on: bool) -> InstanceAnswers:
+        """Return what this instance's API answers itself; `elsewhere` answers the rest while it follows."""
+        return InstanceAnswers(
+            elsewhere=elsewhere,
+            size=lambda: Size(nodes=self._follower.nodes, connections=self._gateway.connections.size),
+            readiness=self.readiness,
+            metrics=self._metrics,
+            authenticate=self._follower.operator if auth_on else None,
+            secret=lambda: self._follower.secret,
+        )
+
+    def state_words(self) -> str:
+        """Say in a few words what this instance does, for its status line."""
+        failing = [check.detail for check in self.readiness() if not check.ok]
+        if failing:
+            return failing[0]
+        held = self._gateway.connections.size
+        if self.service is not None:
+            return f"leads {self.service.size.nodes} nodes, {held} connected here"
+        leader = self._follower.leader
+        return (
+            f"standby of {'nobody' if leader is None else leader.instance.name}, {held} nodes connected here"
+        )
+
+    def readiness(self) -> tuple[CheckView, ...]:
+        """Check whether a node may connect here."""
+        linked = self._link is not None and self._link.is_linked
+        detail = "the leader is linked" if linked else self._link_problem()
+        closed = self._gateway.listener.closed_reason
+        return (
+            CheckView(name="leader", ok=linked, detail=detail),
+            CheckView(
+                name="nodes",
+                ok=closed is None,
+                detail="nodes may register" if closed is None else f"the registry {closed}",
+            ),
+        )
+
+    async def start(self) -> Address:
+        """Open the nodes' port and take the name; raises `OSError`, `StoreError`."""
+        at = await self._gateway.listener.listen(self._service_settings.node_listen)
+        try:
+            await in_thread(
+                "name", lambda: self._name.acquire(wait_seconds=_NAME_SECONDS), deadline_seconds=None
+            )
+        except LeaseHeldError as error:
+            await self.stop()
+            raise StoreError(
+                f"an instance of this registry is called {self._settings.own.name} already ({error}): name "
+                "this one otherwise with --instance-name"
+            ) from error
+        except EtcdError as error:
+            await self.stop()
+            raise StoreError(
+                f"no member of etcd is reached ({error}); check that etcd runs there, and that this machine "
+                "reaches it"
+            ) from error
+        self._follower.start()
+        await self._gateway.listener.admit()
+        return at
+
+    def tasks(self) -> Mapping[str, Coroutine[None, None, None]]:
+        """Return what runs until `stop`."""
+        return {
+            "campaign": self._campaign(),
+            "name": self._hold_name(),
+            "leader-link": self._stay_linked(),
+            "gateway-rows": self._gateway.send_rows(),
+        }
+
+    async def stop(self) -> None:
+        """Lead no more, close all node connections, and give the name back."""
+        self._stopping = True
+        self._changes.set()
+        await self._at_rest.wait()
+        self._follower.stop()
+        await self._gateway.listener.stop()
+        await in_thread("name", self._name.release, deadline_seconds=None)
+        self._client.close()
+
+    def _metrics(self) -> bytes:
+        leads, linked = self.service is not None, self._link is not None and self._link.is_linked
+        rows = (
+            ("gpu_registry_instance_leads", "Whether this instance leads.", int(leads)),
+            ("gpu_registry_instance_linked", "Whether this instance has a link to the leader.", int(linked)),
+            (
+                "gpu_registry_instance_term",
+                "The term of the leader, as this instance knows it.",
+                self._follower.term,
+            ),
+            (
+                "gpu_registry_instance_node_connections",
+                "Node connections that this instance holds.",
+                self._gateway.connections.size,
+            ),
+        )
+        return "".join(
+            f"# HELP {name} {meaning}\n# TYPE {name} gauge\n{name} {value}\n" for name, meaning, value in rows
+        ).encode()
+
+    def _changed(self) -> None:
+        self._changes.set()
+        self._link_changes.set()
+
+    # The name.
+
+    async def _hold_name(self) -> None:
+        """Take the name again where etcd was gone for longer than its lease."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._name.lost and not self._stopping:
+                try:
+                    await in_thread("name", self._name.acquire, deadline_seconds=None)
+                except EtcdError as error:
+                    self._etcd_problem = str(error)
+
+    # Leading.
+
+    async def _campaign(self) -> None:
+        """Lead whenever nobody does."""
+        while not self._stopping:
+            self._changes.clear()
+            if await self._is_vacant():
+                self._at_rest.clear()
+                try:
+                    await self._try_to_lead()
+                finally:
+                    self._at_rest.set()
+            if not self._stopping:
+                await _wait(self._changes, LOOK_SECONDS)
+
+    async def _is_vacant(self) -> bool:
+        """Ask etcd itself whether nobody leads; False where it does not say."""
+        if self._link is not None and self._link.clocks_apart_seconds > MOST_APART_SECONDS:
+            return False
+        try:
+            found: KeyValue | None = await in_thread(
+                "leader", lambda: self._client.get(self._leader_key), deadline_seconds=None
+            )
+        except EtcdError as error:
+            self._etcd_problem = str(error)
+            return False
+        self._etcd_problem = None
+        return found is None
+
+    async def _try_to_lead(self) -> None:
+        lease = Lease(self._client, self._leader_key, holder=instance_document(self._settings.own))
+        try:
+            await in_thread("lease", lease.acquire, deadline_seconds=None)
+        except EtcdError:  # another was first, or etcd is gone
+            return
+        try:
+            await self._lead(lease)
+        finally:
+            await in_thread("lease", lease.release, deadline_seconds=None)
+
+    async def _lead(self, lease: Lease) -> None:
+        """Lead until the lease is not certain any more, or this instance stops."""
+        settings = self._settings
+        try:
+            store = await in_thread(
+                "store",
+                lambda: EtcdStore(settings.access, settings.prefix, lease=lease),
+                deadline_seconds=None,
+            )
+        except StoreError as error:
+            _LOG.error("leading_failed", problem=str(error))
+            return
+        lead = Lead(
+            name=settings.own.name,
+            term=store.term,
+            since=time.time(),
+            link_listen=settings.own.link,
+            tls=settings.link_server_tls,
+            instances=self._follower.instances,
+        )
+        service = RegistryService(self._service_settings, store, lead=lead)
+        try:
+            await self._warm(store)
+            with collector_paused():
+                await service.start()
+            await self._began(service, lambda: lease.valid)
+        except (OSError, StoreError, StateDirectoryError) as error:
+            _LOG.error("leading_failed", problem=getattr(error, "strerror", None) or str(error))
+        else:
+            self.service = service
+            _LOG.info("leading_began", term=store.term, nodes=service.size.nodes)
+            while lease.valid and not self._stopping:
+                await _wait(self._changes, LEASE_LOOK_SECONDS)
+                self._changes.clear()
+            _LOG.info("leading_ended", term=store.term, lease_lost=not self._stopping)
+        finally:
+            self.service = None
+            self._led_to_end()
+            await service.stop()
+
+    async def _warm(self, store: EtcdStore) -> None:
+        """Hand the store this instance's own copy, once that has what the store has written."""
+        deadline = time.monotonic() + _COPY_SECONDS
+        while self._follower.revision < store.revision:
+            if time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(0.01)
+        store.load_from(dict(self._follower.rows))
+
+    # The link to the leader.
+
+    def _link_problem(self) -> str:
+        leader = self._follower.leader
+        if leader is not None:
+            return f"the leader {leader.instance.name} is not reached at {leader.instance.link}"
+        return "there is no leader" + (f": {self._etcd_problem}" if self._etcd_problem else "")
+
+    async def _stay_linked(self) -> None:
+        """Hold a link to the leader."""
+        alone_since = time.monotonic()
+        while True:
+            self._link_changes.clear()
+            leader = self._follower.leader
+            if leader is None:
+                await self._link_changes.wait()
+                alone_since = time.monotonic()
+                continue
+            self._link = LeaderLink(
+                self._gateway,
+                leader.instance,
+                name=self._settings.own.name,
+                tls=self._settings.link_client_tls,
+            )
+            if await self._link.hold(partial(self._leads, leader)):
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > ALONE_SECONDS:
+                _LOG.error("leader_not_reached", leader=leader.instance.name, link=str(leader.instance.link))
+                self._gateway.close_all(CloseCode.SERVICE_RESTART, "the leader is not reached from here")
+                alone_since = time.monotonic()
+            await _wait(self._link_changes, _PAUSE_SECONDS)
+
+    def _leads(self, leader: Leader) -> bool:
+        return self._follower.leader == leader
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
