@@ -1,11 +1,19 @@
 import asyncio
+import inspect
 import json
 import logging
 import threading
 
 import pytest
 
-from gpu_agent.runtime.tasks import MAX_STUCK_THREADS, TaskCrashedError, Tasks, Worker, in_thread
+from gpu_agent.runtime.tasks import (
+    MAX_STUCK_THREADS,
+    TaskCrashedError,
+    Tasks,
+    Worker,
+    in_thread,
+    start_alone,
+)
 from tests.waiting import patience
 
 
@@ -177,3 +185,15 @@ async def test_a_worker_that_was_let_go_ends_once_it_has_done_all() -> None:
     worker.end()
     (await thread).join(patience(5))
     assert not (await thread).is_alive()
+
+
+async def test_a_task_alone_that_is_cancelled_before_its_first_step_leaves_no_coroutine_behind() -> None:
+    async def never() -> None:
+        raise AssertionError
+
+    work = never()
+    task = start_alone("never", work)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED

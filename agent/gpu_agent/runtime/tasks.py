@@ -65,7 +65,7 @@ class Tasks:
         task = self._group.create_task(_guarded(name, work), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda _: work.close())  # cancelled before its first step: never begun
+        _close_at_end(task, work)
         return task
 
     def end(self) -> None:
@@ -76,7 +76,9 @@ class Tasks:
 
 def start_alone(name: str, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     """Start a named task outside of any group; its caller holds it. A crash is logged."""
-    return asyncio.get_running_loop().create_task(_guarded(name, work), name=name)
+    task = asyncio.get_running_loop().create_task(_guarded(name, work), name=name)
+    _close_at_end(task, work)
+    return task
 
 
 def crash_of(work: Callable[[], None]) -> Exception | None:
@@ -172,6 +174,11 @@ def _post(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:
         return  # the loop is closed: the program ended before the answer came
+
+
+def _close_at_end(task: asyncio.Task[_T], work: Coroutine[Any, Any, _T]) -> None:
+    """See to it that work which was cancelled before its first step is no coroutine that nobody awaits."""
+    task.add_done_callback(lambda _: work.close())
 
 
 async def _guarded(name: str, work: Coroutine[Any, Any, _T]) -> _T:
