@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from tests.histories.campaign import Played, Stage
+from tests.histories.campaign import Played, Stage, draw_fault
 from tests.histories.network import enter
 from tests.histories.objects import Result, check
 from tests.histories.record import read, write
@@ -30,7 +31,9 @@ def play(asked: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="histories-") as folder, ExitStack() as running:
             stage = Stage(FORMS[form](Path(folder), running), running, seed=asked.seed + block)
             while number < last and number // HISTORIES_PER_REGISTRY == block and not _is_over(asked, began):
-                one = stage.play(number, seed=asked.seed, longest_seconds=asked.freeze)
+                one = stage.play(
+                    number, seed=asked.seed, fault=partial(draw_fault, longest_seconds=asked.freeze)
+                )
                 print(f"history {number} on {form}: {one}", flush=True)
                 played += 1
                 undecided += bool(one.result.undecided)

@@ -7,13 +7,14 @@ seed draw the same jobs, clients and fault again.
 import random
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 
-from tests.histories.clients import Api, Caller, Client, NotSentError, Request
+from tests.histories.clients import Address, Api, Caller, Client, NotSentError, Request
 from tests.histories.network import Cut
 from tests.histories.nodes import Nodes
 from tests.histories.objects import Result, check
@@ -38,7 +39,8 @@ KINDS = (
     JobKind(gpus=1, ttl_seconds=CLAIM_TTL_SECONDS),
     JobKind(nodes=2, gpus=2, wait_seconds=0.5),
 )
-CLIENTS = 8
+READS = (0.2,) * 7 + (1.0,) * 2
+"""By client: which share of its requests reads. Those that only read see a leader that is none any more."""
 PAUSE_SECONDS = 0.02
 BEFORE_SECONDS = (0.2, 0.8)
 AFTER_SECONDS = 0.6
@@ -55,8 +57,12 @@ BACK_SECONDS = 40.0
 """Within this time a registry answers, and its nodes are back."""
 
 
+Fault = Callable[[Registry, random.Random], str]
+"""Does something to a registry; returns what, for people."""
+
+
 def kill(victim: Victim) -> str:
-    """Kill with -9 and start again; returns what was done, for people."""
+    """Kill with -9 and start again."""
     victim.send(signal.SIGKILL)
     victim.restart()
     return f"kill -9 {victim.name}"
@@ -82,8 +88,13 @@ def cut_network(cut: Cut, seconds: float) -> str:
     return f"cut {cut.name} for {seconds:.1f} s"
 
 
-def inflict(victim: Victim, dice: random.Random, longest_seconds: float) -> str:
-    """Do to a process what the dice say."""
+def draw_fault(registry: Registry, dice: random.Random, longest_seconds: float) -> str:
+    """Do to the registry what the dice say; returns what was done."""
+    cuts = registry.cuts()
+    if cuts and dice.random() < CUT_SHARE:
+        return cut_network(dice.choice(cuts), dice.uniform(1.0, longest_seconds))
+    first, *others = registry.victims()
+    victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
     draw = dice.random()
     if victim.clock is not None and draw < CLOCK_SHARE:
         return set_clock(victim, victim.clock, dice.choice((-1, 1)) * 10 ** dice.uniform(0, 6))
@@ -128,20 +139,25 @@ class Stage:
         running.callback(self._api.close)
         self._world = nodes.world
 
-    def play(self, number: int, *, seed: int, longest_seconds: float) -> Played:
+    def play(self, number: int, *, seed: int, fault: Fault) -> Played:
         """Play the history of this number and judge it."""
         dice = random.Random(f"{seed}:{number}")
         self.free_fleet()
         kinds = (*KINDS, *dice.choices(KINDS, k=3))
         history = History({f"h{number}-{place}": kind for place, kind in enumerate(kinds)}, FLEET)
         clients = [
-            Client(self._caller(f"client-{place}", history, dice), self._world, pause_seconds=PAUSE_SECONDS)
-            for place in range(CLIENTS)
+            Client(
+                self._caller(f"client-{place}", history, dice),
+                self._world,
+                pause_seconds=PAUSE_SECONDS,
+                reads=reads,
+            )
+            for place, reads in enumerate(READS)
         ]
         for client in clients:
             client.start()
         time.sleep(dice.uniform(*BEFORE_SECONDS))
-        fault = self._inflict(dice, longest_seconds)
+        done = fault(self._registry, dice)
         self._await_nodes()
         time.sleep(AFTER_SECONDS)
         for client in clients:
@@ -149,15 +165,7 @@ class Stage:
         for client in clients:
             client.join()
         self._look_last(history, dice)
-        return Played(history, fault, time.monotonic() - history.began, check(history))
-
-    def _inflict(self, dice: random.Random, longest_seconds: float) -> str:
-        cuts = self._registry.cuts()
-        if cuts and dice.random() < CUT_SHARE:
-            return cut_network(dice.choice(cuts), dice.uniform(1.0, longest_seconds))
-        first, *others = self._registry.victims()
-        victim = dice.choice(others) if others and dice.random() < OTHERS_SHARE else first
-        return inflict(victim, dice, longest_seconds)
+        return Played(history, done, time.monotonic() - history.began, check(history))
 
     def _caller(self, name: str, history: History, dice: random.Random) -> Caller:
         own = random.Random(dice.random())
@@ -197,15 +205,17 @@ class Stage:
         eventually(self._has_nodes, within_seconds=BACK_SECONDS, what="every node is ready")
 
     def _has_nodes(self) -> bool:
-        page = self._ask(Request("GET", "/v1/nodes"))
-        ready = (
-            [one for one in page["nodes"] if one["status"] == "ready" and one["connected"]] if page else []
-        )
-        return len(ready) == len(FLEET)
-
-    def _ask(self, request: Request) -> dict[str, Any] | None:
-        """Ask the first address that answers; None where none does."""
+        """Whether one address shows every node: one that is not served shows none."""
         for address in self._registry.api:
+            page = self._ask(Request("GET", "/v1/nodes"), address) or {"nodes": []}
+            ready = [one for one in page["nodes"] if one["status"] == "ready" and one["connected"]]
+            if len(ready) == len(FLEET):
+                return True
+        return False
+
+    def _ask(self, request: Request, *addresses: Address) -> dict[str, Any] | None:
+        """Ask the first address that answers, of these or of all; None where none does."""
+        for address in addresses or self._registry.api:
             with suppress(NotSentError, OSError, HTTPException, ValueError):
                 answer = self._api.ask(address, request)
                 if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -188,9 +188,10 @@ def _meaning(kind: Kind, answer: Answer) -> tuple[Outcome, tuple[Shown, ...]]:
 class Client(threading.Thread):
     """A scheduler that shares its jobs with others, until `stop`."""
 
-    def __init__(self, caller: Caller, world: World, *, pause_seconds: float) -> None:
+    def __init__(self, caller: Caller, world: World, *, pause_seconds: float, reads: float) -> None:
+        """`reads`: which share of its requests changes nothing."""
         super().__init__(name=caller.name, daemon=True)
-        self._caller, self._world, self._pause_seconds = caller, world, pause_seconds
+        self._caller, self._world, self._pause_seconds, self._reads = caller, world, pause_seconds, reads
         self._dice = caller.dice
         self._jobs = list(caller.history.jobs)
         self._known: dict[str, list[str]] = {job: [] for job in self._jobs}
@@ -212,14 +213,12 @@ class Client(threading.Thread):
         job = self._dice.choice(self._jobs)
         known = self._known[job]
         draw = self._dice.random()
-        if draw < 0.08:
-            return self._learn(self._caller.list())
-        if draw < 0.2:
-            return self._learn(self._caller.show(job))
-        if not known or draw < 0.5:
+        if self._dice.random() < self._reads:
+            return self._learn(self._caller.list() if draw < 0.4 else self._caller.show(job))
+        if not known or draw < 0.4:
             return self._learn(self._claim(job))
         claim = known[-1] if self._dice.random() < 0.85 else self._dice.choice(known)
-        if draw < 0.7:
+        if draw < 0.6:
             return self._learn(self._caller.renew(job, claim))
         return self._caller.release(job, claim if self._dice.random() < 0.85 else None)
 

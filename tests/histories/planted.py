@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gpu_agent.cli.__main__ import main
 from gpu_agent.server.service import RegistryService
 from gpu_agent.store.base import Batch
+from gpu_agent.store.etcd.lease import Lease
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.api import ClaimDetail
 
@@ -45,7 +46,13 @@ def answer_from_old_state() -> None:
     RegistryService.claim_of = old_claim_of  # type: ignore[method-assign]
 
 
-BUGS = {plant.__name__: plant for plant in (acknowledge_before_storing, answer_from_old_state)}
+def answer_after_the_lease() -> None:
+    """Trust the lease in etcd for ever: an instance that led goes on to answer."""
+    Lease.valid = property(lambda lease: lease.created_at > 0)  # type: ignore[assignment, method-assign]
+
+
+PLANTS = (acknowledge_before_storing, answer_from_old_state, answer_after_the_lease)
+BUGS = {plant.__name__: plant for plant in PLANTS}
 
 if __name__ == "__main__":
     BUGS[sys.argv.pop(1)]()

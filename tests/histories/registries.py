@@ -92,9 +92,9 @@ class OneProcess:
         running: ExitStack,
         *,
         gateways: int = 0,
-        program: Callable[..., Program] = Program,
+        command: tuple[str, ...] = COMMAND,
     ) -> None:
-        self._folder, self._running, self._gateways, self._program = folder, running, gateways, program
+        self._folder, self._running, self._gateways, self._command = folder, running, gateways, command
         self._node_port, self._operator_port = free_port(), free_port()
         folder.mkdir(exist_ok=True)
         self._clock = WallClock(folder)
@@ -130,7 +130,7 @@ class OneProcess:
         self._process = self._serve()
 
     def _serve(self) -> Program:
-        program = self._program(
+        program = program_of(self._command)(
             *("--store", f"sqlite://{self._folder / 'state' / 'registry.db'}"),
             *("--state-dir", str(self._folder / "state")),
             *("--gateways", str(self._gateways)),
@@ -149,7 +149,15 @@ class ThreeInstances:
     All of them are on loopback, or on six `hosts`, the instances first.
     """
 
-    def __init__(self, folder: Path, running: ExitStack, *, hosts: Sequence[Host] = (LOOPBACK,) * 6) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        running: ExitStack,
+        *,
+        hosts: Sequence[Host] = (LOOPBACK,) * 6,
+        command: tuple[str, ...] = COMMAND,
+    ) -> None:
+        self._command = command
         self._running, self._hosts, self._etcd_hosts = running, hosts[:3], hosts[3:]
         self._etcd: Cluster = running.enter_context(cluster(3, hosts=self._etcd_hosts))
         members = ",".join(f"{host}:{port}" for host, port in self._etcd.access.endpoints)
@@ -224,11 +232,7 @@ class ThreeInstances:
 
     def _serve(self, place: int) -> Program:
         host, (node, operator, instance) = self._hosts[place], self._ports[place]
-
-        class Instance(Program):
-            command = (*host.words, *COMMAND)
-
-        program = Instance(
+        program = program_of((*host.words, *self._command))(
             *("--store", self._store),
             *("--state-dir", str(self._folders[place] / "state")),
             *("--instance-name", f"instance-{place}"),
@@ -241,6 +245,15 @@ class ThreeInstances:
         )
         self._running.enter_context(program)
         return program
+
+
+def program_of(words: tuple[str, ...]) -> type[Program]:
+    """Return the program that these words start."""
+
+    class Started(Program):
+        command = words
+
+    return Started
 
 
 def _restart_member(member: Member) -> None:

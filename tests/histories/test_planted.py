@@ -1,44 +1,57 @@
 """The checker finds what is planted in real registries, and finds nothing in those that are right."""
 
+import random
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.histories import planted
-from tests.histories.campaign import FLEET, Stage
+from tests.histories.campaign import FLEET, Fault, Stage, draw_fault, freeze
 from tests.histories.clients import Address
 from tests.histories.network import Cut
 from tests.histories.nodes import Nodes
 from tests.histories.objects import Result
-from tests.histories.registries import FORMS, OneProcess, Registry, Victim
-from tests.programs import Registry as Program
+from tests.histories.registries import FORMS, OneProcess, Registry, ThreeInstances, Victim
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 MOST_HISTORIES = 8
+QUICK = partial(draw_fault, longest_seconds=1.0)
+FROZEN_SECONDS = 8.0
+"""Longer than a lease in etcd lasts, so that another instance leads."""
 
 
-def play(registry: Registry, running: ExitStack, *, histories: int = MOST_HISTORIES) -> list[Result]:
+def play(
+    registry: Registry, running: ExitStack, *, histories: int = MOST_HISTORIES, fault: Fault = QUICK
+) -> list[Result]:
     """Play histories until one shows a violation."""
     stage = Stage(registry, running, seed=0)
     results: list[Result] = []
     while len(results) < histories and not any(one.violations for one in results):
-        results.append(stage.play(len(results), seed=0, longest_seconds=1.0).result)
+        results.append(stage.play(len(results), seed=0, fault=fault).result)
     return results
 
 
-def program(bug: str) -> type[Program]:
-    class Planted(Program):
-        command = (sys.executable, "-P", planted.__file__, bug)
-
-    return Planted
+def command(bug: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", planted.__file__, bug)
 
 
-@pytest.mark.parametrize("bug", planted.BUGS)
+@pytest.mark.parametrize("bug", ["acknowledge_before_storing", "answer_from_old_state"])
 def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
     with ExitStack() as running:
-        results = play(OneProcess(tmp_path, running, program=program(bug)), running)
+        results = play(OneProcess(tmp_path, running, command=command(bug)), running)
+    assert any("is not linearizable" in one.what for one in results[-1].violations)
+
+
+def test_a_leader_that_answers_after_its_lease_is_found(tmp_path: Path) -> None:
+    def freeze_leader(registry: Registry, _dice: random.Random) -> str:
+        return freeze(registry.victims()[0], FROZEN_SECONDS)
+
+    with ExitStack() as running:
+        registry = ThreeInstances(tmp_path, running, command=command("answer_after_the_lease"))
+        results = play(registry, running, fault=freeze_leader)
     assert any("is not linearizable" in one.what for one in results[-1].violations)
 
 
