@@ -24,7 +24,7 @@ from gpu_agent.server.api.compression import Compression
 from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
 from gpu_agent.server.api.hot_routes import HotRoutes, with_errors_answered
-from gpu_agent.server.api.instance import Here, InstanceAnswers, InstanceApi
+from gpu_agent.server.api.instance import OWN_PATHS, Here, InstanceAnswers, InstanceApi
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.event_loop import handles_of
@@ -249,20 +249,22 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schemas.pop(unused, None)
         schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schemas["Problem"].pop("$defs", {}))
-        for operations in document["paths"].values():
+        for path, operations in document["paths"].items():
             for method, operation in operations.items():
-                _complete_operation(method, operation)
+                _complete_operation(method, operation, forwarded=path not in OWN_PATHS)
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _complete_operation(method: str, operation: dict[str, Any]) -> None:
+def _complete_operation(method: str, operation: dict[str, Any], *, forwarded: bool) -> None:
     responses = operation["responses"]
     general = [400, 403, 413] if operation.get(ROLE) == PUBLIC else [400, 401, 403, 413]
     if method == "post":
         general.append(415)
         if "requestBody" in operation:
             operation["requestBody"]["required"] = True  # an empty body passes, but it must say JSON
+    if forwarded:
+        general += [503] if method == "get" else [502, 503]
     if _UNPROCESSABLE in responses:
         general.append(422)
     for status, answer in refusals(*general).items():
