@@ -4,6 +4,7 @@ Run it as `make histories RUNS=1000 FROM=17`.
 """
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
@@ -16,7 +17,8 @@ from tests.histories.campaign import Played, Stage, draw_fault
 from tests.histories.network import enter
 from tests.histories.objects import Result, check
 from tests.histories.record import read, write
-from tests.histories.registries import FORMS
+from tests.histories.registries import FORMS, ON_ETCD
+from tests.store.etcd_cluster import NO_ETCD
 
 HISTORIES_PER_REGISTRY = 10
 
@@ -72,7 +74,10 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="start", help="the first history's number")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--forms", default="one,gateways", type=lambda text: text.split(","), help=", ".join(FORMS)
+        "--forms",
+        default="one,gateways,etcd",
+        type=lambda text: text.split(","),
+        help=f"which registries, in turn: {', '.join(FORMS)}",
     )
     parser.add_argument(
         "--freeze", type=float, default=3.0, help="the longest SIGSTOP and the longest cut, in seconds"
@@ -88,7 +93,11 @@ def main() -> int:
         return int(bool(result.violations))
     if "network" in asked.forms:
         enter("tests.histories", sys.argv[1:])
-    return play(asked)
+    if shutil.which("etcd") is None:
+        without = [form for form in asked.forms if form not in ON_ETCD]
+        print(f"{NO_ETCD}; played without it: {', '.join(without) or 'nothing'}")
+        asked.forms = without
+    return play(asked) if asked.forms else 1
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def add_host(number: int, running: ExitStack) -> Host:
     words = ("nsenter", f"--net=/proc/{holder.pid}/ns/net", "--")
     here, there = f"10.9.{number}.1", f"10.9.{number}.2"
     _ip("link", "add", f"host{number}", "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+    running.callback(_ip, "link", "del", f"host{number}")  # with its namespace it would end later
     _ip("addr", "add", f"{here}/30", "dev", f"host{number}")
     _ip("link", "set", f"host{number}", "up")
     for command in (

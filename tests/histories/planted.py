@@ -6,11 +6,13 @@ python tests/histories/planted.py BUG registry serve …
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from gpu_agent.cli.__main__ import main
 from gpu_agent.server.service import RegistryService
-from gpu_agent.store.base import Batch
+from gpu_agent.store.base import Batch, StoreError
 from gpu_agent.store.etcd.lease import Lease
+from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.api import ClaimDetail
 
@@ -46,12 +48,19 @@ def answer_from_old_state() -> None:
     RegistryService.claim_of = old_claim_of  # type: ignore[method-assign]
 
 
-def answer_after_the_lease() -> None:
-    """Trust the lease in etcd for ever: an instance that led goes on to answer."""
+def go_on_after_the_lease() -> None:
+    """Trust the lease in etcd for ever, and take what etcd refuses to store as stored."""
+    save = EtcdStore.save
+
+    def save_or_not(self: EtcdStore, batches: Sequence[Batch]) -> None:
+        with suppress(StoreError):
+            save(self, batches)
+
+    EtcdStore.save = save_or_not  # type: ignore[method-assign]
     Lease.valid = property(lambda lease: lease.created_at > 0)  # type: ignore[assignment, method-assign]
 
 
-PLANTS = (acknowledge_before_storing, answer_from_old_state, answer_after_the_lease)
+PLANTS = (acknowledge_before_storing, answer_from_old_state, go_on_after_the_lease)
 BUGS = {plant.__name__: plant for plant in PLANTS}
 
 if __name__ == "__main__":

@@ -275,3 +275,4 @@ FORMS: dict[str, Callable[[Path, ExitStack], Registry]] = {
         folder, running, hosts=[add_host(number, running) for number in range(6)]
     ),
 }
+ON_ETCD = ("etcd", "network")

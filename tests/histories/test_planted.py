@@ -45,12 +45,12 @@ def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
     assert any("is not linearizable" in one.what for one in results[-1].violations)
 
 
-def test_a_leader_that_answers_after_its_lease_is_found(tmp_path: Path) -> None:
+def test_a_leader_that_goes_on_after_its_lease_is_found(tmp_path: Path) -> None:
     def freeze_leader(registry: Registry, _dice: random.Random) -> str:
         return freeze(registry.victims()[0], FROZEN_SECONDS)
 
     with ExitStack() as running:
-        registry = ThreeInstances(tmp_path, running, command=command("answer_after_the_lease"))
+        registry = ThreeInstances(tmp_path, running, command=command("go_on_after_the_lease"))
         results = play(registry, running, fault=freeze_leader)
     assert any("is not linearizable" in one.what for one in results[-1].violations)
 
@@ -86,7 +86,7 @@ def test_a_gpu_that_two_leaders_give_out_is_found(tmp_path: Path) -> None:
     assert any(one.what.startswith("h") for one in results[-1].violations)
 
 
-@pytest.mark.parametrize("form", ["one", "gateways"])
+@pytest.mark.parametrize("form", ["one", "gateways", "etcd"])
 def test_a_registry_that_is_right_shows_no_violation(form: str, tmp_path: Path) -> None:
     with ExitStack() as running:
         results = play(FORMS[form](tmp_path, running), running, histories=3)
