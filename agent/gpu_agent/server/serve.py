@@ -318,6 +318,13 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
         settings, node_address, bound_address(listener), encryption=encryption
     )
 
+    async def renewed() -> None:
+        await endpoint.write()
+        await instance.announce(None if encryption is None else encryption.pin)
+
+    if encryption is not None:
+        encryption.renewed = renewed
+
     async def stop() -> None:
         await instance.stop()
         await forwarder.close()

@@ -1,5 +1,6 @@
 """Instances of one registry on a real etcd: who leads, and that no node moves when that changes."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -11,7 +12,10 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.address import Address
-from gpu_agent.server.gateway.instance_links import Instance
+from gpu_agent.server.gateway import gateway
+from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
+from gpu_agent.server.gateway.link import Kind, Link
+from gpu_agent.server.leadership import leader_link
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -166,3 +170,67 @@ async def until_placed(leader: Running, job_id: str) -> ClaimView:
     placed = await leader.service.claim(Job(job_id=job_id, wait_seconds=20.0))
     assert isinstance(placed, ClaimView)
     return placed
+
+
+class Stranger:
+    """A program of this machine that speaks as an instance does."""
+
+    def __init__(self) -> None:
+        self.received: list[Kind] = []
+        self.ended: list[str] = []
+        self.link = Link(lambda kind, _number, _payload: self.received.append(kind), self.ended.append)
+
+    async def connect(self, leader: Running) -> None:
+        at = leader.instance.own.link
+        await asyncio.get_running_loop().create_connection(lambda: self.link, at.host, at.port)
+
+
+async def test_who_does_not_have_the_instances_secret_is_none(etcd: Cluster, prefix: str) -> None:
+    async with running(etcd, prefix, "a") as leader:
+        await until(lambda: leader.is_linked, what="its link to itself")
+        for frame in ({"proof": "0" * 64}, {"name": "z"}):
+            stranger = Stranger()
+            await stranger.connect(leader)
+            hello = {"name": "z", "version": LINK_VERSION, "nonce": "1"}
+            stranger.link.send_document(Kind.HELLO, 0, hello)
+            await until(lambda: stranger.received, what="a challenge")  # noqa: B023 - run at once
+            stranger.link.send_document(Kind.PROOF, 0, frame)
+            await until(lambda: stranger.ended, what="the end of its link")  # noqa: B023 - as above
+            assert stranger.received == [Kind.CHALLENGE]
+        assert [one.name for one in leader.service.members()] == ["a"]
+        assert leader.is_linked
+
+
+async def test_a_leader_that_does_not_have_the_secret_gets_no_node(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(etcd, prefix, "a") as leader:
+        await until(lambda: leader.is_linked, what="its link to itself")
+        monkeypatch.setattr(leader_link, "proof", lambda *_: "expected")
+        async with running(etcd, prefix, "b") as other:
+            await asyncio.sleep(0.5)  # it tries again and again
+            assert not other.is_linked
+            monkeypatch.undo()
+            await until(lambda: other.is_linked, what="a link once the leader proves itself")
+
+
+async def test_many_sessions_are_reported_in_slices_and_what_comes_meanwhile_waits(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "REPORTED_AT_ONCE", 1)
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        nodes = [await stack.enter_async_context(node_at(instances[0].address)) for _ in range(8)]
+        for one in nodes:
+            await one.become_ready()
+        depose(etcd, prefix)
+        await until(lambda: not first.leads, what="the end of the first term")
+        for one in nodes:
+            await one.heartbeat(running_jobs=["job-1"])
+        leader = await leader_among(instances)
+
+        def jobs() -> int:
+            return sum(known(leader.service, one.node_id).running_jobs == ("job-1",) for one in nodes)
+
+        await until(lambda: jobs() == len(nodes), what="what all nodes said meanwhile")
+        assert leader.service.health.events.refusals.total() == 0

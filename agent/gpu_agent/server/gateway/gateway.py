@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -50,6 +51,9 @@ MOST_NEWEST_BYTES = 16 * 1024
 
 MOST_HELD_BYTES = 512 * 1024
 """Of one connection's messages that wait for a leader; with more its node must connect again."""
+
+REPORTED_AT_ONCE = 100
+"""Connections, to a new leader: what they hold may be more than the link takes."""
 
 ROWS_SECONDS = 1.0
 """How often the heartbeats that say nothing new are counted to the leader."""
@@ -118,16 +122,21 @@ class Gateway:
         """By the numbers of their connections here."""
         self._asked: dict[int, Mapping[str, Any]] = {}
         """Handshakes that the leader has not answered."""
+        self._unreported: dict[int, None] = {}
+        """The numbers of those that this leader does not know yet: for them there is none."""
+        self._is_listening = False
+        """Whether it was said to the leader that all are reported."""
 
     def attach(self, link: Link) -> None:
-        """Speak to this leader from now on, and report all connections to it."""
-        self._link = link
-        for number, session in self._sessions.items():
-            self._report(link, number, session)
+        """Speak to this leader from now on; it hears LISTENING once all connections are reported."""
+        self._link, self._is_listening = link, False
+        self._unreported = dict.fromkeys(self._sessions)
+        self._report_some(link)
 
     def detach(self) -> None:
         """There is no leader any more."""
         self._link = None
+        self._unreported.clear()
         self._rows.clear()
         self._relay.leader_lost()
         self.go_on_reading()
@@ -149,6 +158,8 @@ class Gateway:
         paused, self._paused = self._paused, set()
         for connection in paused:
             connection.resume_reading()
+        if self._link is not None:
+            self._report_some(self._link)
 
     async def send_rows(self) -> None:
         """Count to the leader, every second, the heartbeats that said nothing new; until cancelled."""
@@ -230,10 +241,11 @@ class Gateway:
     def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
         number, session = connection.number, self._sessions[connection.number]
         heartbeat = self._heartbeat_in(number, frame, session)
+        link = None if number in self._unreported else self._link
         if heartbeat is not None and connection.is_registered:
             now = asyncio.get_running_loop().time()
             is_held = self._hold_heartbeat(session, heartbeat, frame, now=now)
-            if self._link is None:
+            if link is None:
                 return
             if is_held and not self._relay.is_news(
                 number, heartbeat, now, round_trip=partial(_round_trip, connection)
@@ -242,12 +254,12 @@ class Gateway:
                 count = 1 if before is None else before.heartbeats + 1
                 self._rows[number] = HeartbeatRow(count, now, heartbeat.probe_age_seconds)
                 return
-        elif self._link is None:
+        elif link is None:
             self._hold(connection, session, frame)
             return
         self._send_row(number)
-        self._link.send(Kind.FRAME, number, pack_frame(connection.round_trip_seconds, frame))
-        if self._link.is_backed_up:
+        link.send(Kind.FRAME, number, pack_frame(connection.round_trip_seconds, frame))
+        if link.is_backed_up:
             self._paused.add(connection)
             connection.pause_reading()
 
@@ -281,7 +293,7 @@ class Gateway:
             return None
         if isinstance(message, NodeRegister):
             self._relay.declared(number, message.hardware)
-            if self._link is not None:
+            if self._link is not None and number not in self._unreported:
                 session.unanswered.append(frame)
         return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
 
@@ -290,9 +302,12 @@ class Gateway:
         self._paused.discard(connection)
         self._asked.pop(number, None)
         self._sessions.pop(number, None)
-        self._send_row(number)
         self._relay.forget(number)
-        self._send(Kind.LOST, number)
+        if number in self._unreported:
+            del self._unreported[number]
+        else:
+            self._send_row(number)
+            self._send(Kind.LOST, number)
 
     def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
         if self._link is not None:
@@ -303,6 +318,19 @@ class Gateway:
         row = self._rows.pop(number, None)
         if row is not None:
             self._send(Kind.ROWS, 0, pack_rows({number: row}, asyncio.get_running_loop().time()))
+
+    def _report_some(self, link: Link) -> None:
+        """Report as many connections as the link takes now; the rest follows."""
+        if link is not self._link or self._is_listening:
+            return
+        for number in tuple(islice(self._unreported, REPORTED_AT_ONCE)):
+            del self._unreported[number]
+            self._report(link, number, self._sessions[number])
+        if not self._unreported:
+            self._is_listening = True
+            link.send(Kind.LISTENING)
+        elif not link.is_backed_up:
+            asyncio.get_running_loop().call_soon(self._report_some, link)
 
     def _report(self, link: Link, number: int, session: _Session) -> None:
         """Say what an earlier leader made of a connection, and what it may not have heard or stored."""

@@ -1,21 +1,25 @@
 """The links between instances: a leader accepts them, every instance has one to the leader, itself included.
 
-A link is a TCP connection, with TLS both sides show a certificate of the instances' own authority. It belongs
-to one term: when a gateway hears of another leader it ends the link, and what the earlier leader still sends
-is lost with it.
+A link is a TCP connection. With TLS both sides show a certificate of the instances' own authority; in any
+case they prove to each other the secret that instances have from etcd, so that no other program of this
+machine passes for one. A link belongs to one term: when a gateway hears of another leader it ends the link,
+and what the earlier leader still sends is lost with it.
 """
 
 import asyncio
+import hmac
+import secrets
 import ssl
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address, bound_address
 from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
-from gpu_agent.server.gateway.link import Kind, Link, pack_wall_time, read_document
+from gpu_agent.server.gateway.link import Kind, Link, pack_wall_time, proof, read_document
 from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway
 from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import MemberRole, MemberView
@@ -23,6 +27,7 @@ from gpu_agent.wire.api import MemberRole, MemberView
 LINK_VERSION = 1
 """The newest form of links that this release speaks; it speaks the one before, too."""
 _HELLO_SECONDS = 5.0
+_NONCE_BYTES = 16
 
 _LOG = Logger("server.gateway")
 
@@ -53,6 +58,8 @@ class Lead:
     link_listen: Address
     tls: ssl.SSLContext | None
     """Of the port for links."""
+    secret: str = field(repr=False)
+    """The instances have it from etcd, and prove it to each other."""
     instances: Callable[[], Sequence[Instance]]
     """Returns those that etcd names, this one included."""
 
@@ -66,6 +73,8 @@ class InstanceLinks:
         self._gateways: dict[str, LinkedGateway] = {}
         self._unnamed: dict[Link, asyncio.TimerHandle] = {}
         """Links whose other end has not said who it is."""
+        self._challenged: dict[Link, tuple[str, str]] = {}
+        """The name that they say, and the nonce that they must answer."""
         self._server: asyncio.Server | None = None
         self._admitting = False
         self._watching: asyncio.TimerHandle | None = None
@@ -133,18 +142,45 @@ class InstanceLinks:
         return link
 
     def _forget(self, link: Link) -> None:
+        self._challenged.pop(link, None)
         timer = self._unnamed.pop(link, None)
         if timer is not None:
             timer.cancel()
 
     def _unnamed_received(self, link: Link, kind: Kind, _number: int, payload: memoryview) -> None:
-        hello = read_document(payload) if kind is Kind.HELLO else {}
-        if hello.get("version") not in {LINK_VERSION, LINK_VERSION - 1}:
+        """Answer HELLO, in whatever order and form it comes: nobody is known here before the PROOF."""
+        try:
+            document = read_document(payload)
+            if kind is Kind.HELLO:
+                self._challenge(link, document)
+                return
+            name, nonce = self._challenged.pop(link)
+            shown = str(document["proof"])
+        except (ValueError, KeyError, TypeError):
+            link.end("it is no instance of this registry")
+            return
+        if kind is Kind.PROOF and hmac.compare_digest(
+            shown, proof(self._lead.secret, "gateway", name, nonce)
+        ):
+            self._name(link, name)
+        else:
+            link.end("it does not have the instances' secret")
+
+    def _challenge(self, link: Link, hello: Mapping[str, Any]) -> None:
+        name, nonce = str(hello["name"]), str(hello["nonce"])
+        if hello["version"] not in {LINK_VERSION, LINK_VERSION - 1}:
             link.send(Kind.PROBLEM, 0, b"this leader does not speak that form of links: upgrade one by one")
             link.close()
             return
+        own = secrets.token_hex(_NONCE_BYTES)
+        self._challenged[link] = name, own
+        link.send_document(
+            Kind.CHALLENGE, 0, {"nonce": own, "proof": proof(self._lead.secret, "leader", name, nonce)}
+        )
+
+    def _name(self, link: Link, name: str) -> None:
+        """Take the gateway of an instance."""
         self._forget(link)
-        name = str(hello["name"])
         if (before := self._gateways.get(name)) is not None:
             before.link.end("the same instance has linked again")
             self._link_lost(before, "the same instance has linked again")

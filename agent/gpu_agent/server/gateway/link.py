@@ -6,6 +6,7 @@ lets `MOST_BACKLOG_BYTES` wait, loses the link: no frame is ever dropped alone.
 """
 
 import asyncio
+import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -58,8 +59,11 @@ class Kind(IntEnum):
     ALIVE = 13
     """The leader's wall clock: the leader of several machines sends it every second."""
 
+    CHALLENGE = 14
+    """JSON: nonce, and the proof that the leader has the instances' secret. The answer to HELLO."""
+
     LISTENING = 64
-    """The port is open."""
+    """The port is open, and all connections are reported."""
     HANDSHAKE = 65
     """JSON: address, token_digest, origins, host."""
     FRAME = 66
@@ -73,9 +77,11 @@ class Kind(IntEnum):
     PROBLEM = 70
     """Why the gateway ends, as text."""
     HELLO = 71
-    """JSON: who links, and the newest form of links that it speaks. The first frame of another machine's."""
+    """JSON: name of who links, version, nonce. The first frame of an instance."""
     SESSION = 72
     """JSON: a connection that an earlier leader accepted, and who registered on it; before LISTENING."""
+    PROOF = 74
+    """JSON: the proof that who links has the instances' secret. The answer to CHALLENGE."""
     HELD = 73
     """Behind a SESSION: its age in seconds, then a frame of the node that an earlier leader may not have
     heard, or not stored."""
@@ -216,6 +222,11 @@ def unpack_frame(payload: memoryview) -> tuple[float | None, bytes]:
     """Read the payload of a FRAME."""
     (seconds,) = _SECONDS.unpack_from(payload)
     return None if isnan(seconds) else seconds, bytes(payload[_SECONDS.size :])
+
+
+def proof(secret: str, *words: str) -> str:
+    """Prove a secret, in answer to the other side's nonce, which is among these words."""
+    return hmac.new(secret.encode(), "\n".join(words).encode(), "sha256").hexdigest()
 
 
 def pack_held(age_seconds: float, frame: bytes) -> bytes:

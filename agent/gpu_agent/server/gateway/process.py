@@ -67,9 +67,8 @@ class GatewayProcess:
             self._give_up(error.strerror or str(error))
             return
         self._gateway = gateway
-        gateway.attach(self.link)
         tune_the_collector()
-        self.link.send(Kind.LISTENING)
+        gateway.attach(self.link)
         if self._tasks is not None:
             self._tasks.start("gateway-rows", gateway.send_rows())
             if self._encryption is not None:

@@ -44,6 +44,7 @@ class Follower:
         self._client, self._prefix, self._changed = client, f"{prefix}/", changed
         self._leader_key = f"{prefix}/leader".encode()
         self._members = f"{prefix}/members/".encode()
+        self._secret_key = f"{prefix}/secret".encode()
         self.rows: dict[bytes, bytes] = {}
         """All keys and values below the prefix, as of `revision`."""
         self.revision = 0
@@ -70,7 +71,7 @@ class Follower:
     @property
     def secret(self) -> str | None:
         """What instances prove themselves with to each other."""
-        value = self.rows.get(f"{self._prefix}secret".encode())
+        value = self.rows.get(self._secret_key)
         return None if value is None else value.decode()
 
     @property
@@ -157,7 +158,7 @@ class Follower:
             if one.key == self._leader_key:
                 self._lead(one.value, one.created_at)
                 notable = True
-            notable |= one.key.startswith(self._members)
+            notable |= one.key.startswith(self._members) or one.key == self._secret_key
         self.revision = changes[-1].revision
         if notable:
             self._changed()

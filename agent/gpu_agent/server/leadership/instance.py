@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gpu_agent.runtime.logs import Logger
@@ -45,6 +45,10 @@ MOST_APART_SECONDS = 30.0
 _NAME_SECONDS = 7.0
 """How long an instance that was killed may still seem to have its name."""
 _PAUSE_SECONDS = 0.2
+_FAILED_SECONDS = 5.0
+"""An instance that could not lead leaves it to the others for so long."""
+_END_SECONDS = 2.0
+"""How long `stop` waits for a call to etcd, or for a slow disk."""
 _COPY_SECONDS = 2.0
 """How long a new leader waits for its own copy; then it reads all from etcd."""
 
@@ -75,13 +79,15 @@ class RegistryInstance:
     ) -> None:
         """`began` is awaited once it leads, with what says whether it still does; `ended` called after."""
         self._settings, self._service_settings = settings, service_settings
+        self.own = settings.own
+        """What it says of itself in etcd."""
         self._began, self._led_to_end = began, ended
         self.service: RegistryService | None = None
         """While it leads."""
         self._client = EtcdClient(settings.access)
         prefix = settings.prefix
-        holder = instance_document(settings.own)
-        self._name = Lease(self._client, f"{prefix}/members/{settings.own.name}".encode(), holder=holder)
+        holder = instance_document(self.own)
+        self._name = Lease(self._client, f"{prefix}/members/{self.own.name}".encode(), holder=holder)
         self._leader_key = f"{prefix}/leader".encode()
         self._changes = asyncio.Event()
         self._link_changes = asyncio.Event()
@@ -90,7 +96,10 @@ class RegistryInstance:
             service_settings.limits, service_settings.thresholds, encryption=service_settings.tls
         )
         self._link: LeaderLink | None = None
+        self._leading: Lease | None = None
         self._etcd_problem: str | None = None
+        self._leave_until = 0.0
+        """Until when it leaves leading to the others; monotonic seconds."""
         self._stopping = False
         self._at_rest = asyncio.Event()
         """Set while it neither leads nor tries to."""
@@ -99,9 +108,18 @@ class RegistryInstance:
     def leader_api(self) -> LeaderApi | None:
         """Return where the API of the instance that leads is; None where that is not known, or this one."""
         leader, secret = self._follower.leader, self._follower.secret
-        if leader is None or secret is None or leader.instance.name == self._settings.own.name:
+        if leader is None or secret is None or leader.instance.name == self.own.name:
             return None
         return LeaderApi(leader.instance.api, leader.instance.pin, secret)
+
+    async def announce(self, pin: str | None) -> None:
+        """Let the others know the pin of a renewed key; without an answer of etcd with the next term."""
+        self.own = replace(self.own, pin=pin)
+        holder = instance_document(self.own)
+        for lease in (self._name, self._leading):
+            if lease is not None:
+                with suppress(EtcdError):
+                    await in_thread("lease", partial(lease.announce, holder), deadline_seconds=None)
 
     def answers(self, elsewhere: Forwarder, *, auth_on: bool) -> InstanceAnswers:
         """Return what this instance's API answers itself; `elsewhere` answers the rest while it follows."""
@@ -151,7 +169,7 @@ class RegistryInstance:
         except LeaseHeldError as error:
             await self.stop()
             raise StoreError(
-                f"an instance of this registry is called {self._settings.own.name} already ({error}): name "
+                f"an instance of this registry is called {self.own.name} already ({error}): name "
                 "this one otherwise with --instance-name"
             ) from error
         except EtcdError as error:
@@ -177,7 +195,7 @@ class RegistryInstance:
         """Lead no more, close all node connections, and give the name back."""
         self._stopping = True
         self._changes.set()
-        await self._at_rest.wait()
+        await _wait(self._at_rest, _END_SECONDS)
         self._follower.stop()
         await self._gateway.listener.stop()
         await in_thread("name", self._name.release, deadline_seconds=None)
@@ -238,6 +256,8 @@ class RegistryInstance:
         """Ask etcd itself whether nobody leads; False where it does not say."""
         if self._link is not None and self._link.clocks_apart_seconds > MOST_APART_SECONDS:
             return False
+        if time.monotonic() < self._leave_until:
+            return False
         try:
             found: KeyValue | None = await in_thread(
                 "leader", lambda: self._client.get(self._leader_key), deadline_seconds=None
@@ -249,7 +269,7 @@ class RegistryInstance:
         return found is None
 
     async def _try_to_lead(self) -> None:
-        lease = Lease(self._client, self._leader_key, holder=instance_document(self._settings.own))
+        lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
         try:
             await in_thread("lease", lease.acquire, deadline_seconds=None)
         except EtcdError:  # another was first, or etcd is gone
@@ -269,14 +289,15 @@ class RegistryInstance:
                 deadline_seconds=None,
             )
         except StoreError as error:
-            _LOG.error("leading_failed", problem=str(error))
+            self._failed(error)
             return
         lead = Lead(
-            name=settings.own.name,
+            name=self.own.name,
             term=store.term,
             since=time.time(),
-            link_listen=settings.own.link,
+            link_listen=self.own.link,
             tls=settings.link_server_tls,
+            secret=store.secret,
             instances=self._follower.instances,
         )
         service = RegistryService(self._service_settings, store, lead=lead)
@@ -286,18 +307,23 @@ class RegistryInstance:
                 await service.start()
             await self._began(service, lambda: lease.valid)
         except (OSError, StoreError, StateDirectoryError) as error:
-            _LOG.error("leading_failed", problem=getattr(error, "strerror", None) or str(error))
+            self._failed(error)
         else:
-            self.service = service
+            self._leading, self.service = lease, service
             _LOG.info("leading_began", term=store.term, nodes=service.size.nodes)
             while lease.valid and not self._stopping:
                 await _wait(self._changes, LEASE_LOOK_SECONDS)
                 self._changes.clear()
             _LOG.info("leading_ended", term=store.term, lease_lost=not self._stopping)
         finally:
-            self.service = None
+            self._leading = self.service = None
             self._led_to_end()
             await service.stop()
+
+    def _failed(self, error: OSError | StoreError | StateDirectoryError) -> None:
+        problem = error.strerror if isinstance(error, OSError) else None
+        _LOG.error("leading_failed", problem=problem or str(error))
+        self._leave_until = time.monotonic() + _FAILED_SECONDS
 
     async def _warm(self, store: EtcdStore) -> None:
         """Hand the store this instance's own copy, once that has what the store has written."""
@@ -321,15 +347,16 @@ class RegistryInstance:
         alone_since = time.monotonic()
         while True:
             self._link_changes.clear()
-            leader = self._follower.leader
-            if leader is None:
+            leader, secret = self._follower.leader, self._follower.secret
+            if leader is None or secret is None:
                 await self._link_changes.wait()
                 alone_since = time.monotonic()
                 continue
             self._link = LeaderLink(
                 self._gateway,
                 leader.instance,
-                name=self._settings.own.name,
+                name=self.own.name,
+                secret=secret,
                 tls=self._settings.link_client_tls,
             )
             if await self._link.hold(partial(self._leads, leader)):

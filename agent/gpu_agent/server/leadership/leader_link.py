@@ -1,19 +1,23 @@
 """A gateway's link to the leader of another machine, or of its own."""
 
 import asyncio
+import hmac
+import secrets
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.gateway.gateway import SETTINGS, Gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
-from gpu_agent.server.gateway.link import Kind, Link, read_wall_time
+from gpu_agent.server.gateway.link import Kind, Link, proof, read_document, read_wall_time
 
 LEADER_SILENT_SECONDS = 5.0
 """A leader says something every second."""
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
+_NONCE_BYTES = 16
 
 _LOG = Logger("server.leadership")
 
@@ -21,16 +25,21 @@ _LOG = Logger("server.leadership")
 class LeaderLink:
     """One link to one leader."""
 
-    def __init__(self, gateway: Gateway, leader: Instance, *, name: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, gateway: Gateway, leader: Instance, *, name: str, secret: str, tls: ssl.SSLContext | None
+    ) -> None:
         self.is_linked = False
         """Whether the leader has taken this gateway."""
         self.clocks_apart_seconds = 0.0
         """How far the leader's wall clock is from this machine's."""
         self._gateway, self._leader, self._name, self._tls = gateway, leader, name, tls
+        self._secret, self._nonce = secret, secrets.token_hex(_NONCE_BYTES)
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
         self._ended = asyncio.Event()
         self._heard_at = time.monotonic()
         self._problem = ""
+        self._is_proven = False
+        """Whether the leader has the instances' secret."""
 
     async def hold(self, is_current: Callable[[], bool]) -> bool:
         """Link to the leader until the link ends, or it leads no more; returns whether it took us."""
@@ -47,7 +56,8 @@ class LeaderLink:
         except (OSError, TimeoutError) as error:
             self._problem = str(error) or "no answer in time"
             return False
-        self._link.send_document(Kind.HELLO, 0, {"name": self._name, "version": LINK_VERSION})
+        hello = {"name": self._name, "version": LINK_VERSION, "nonce": self._nonce}
+        self._link.send_document(Kind.HELLO, 0, hello)
         was_linked = False
         while not self._ended.is_set():
             was_linked |= self.is_linked
@@ -64,18 +74,29 @@ class LeaderLink:
 
     def _received(self, kind: Kind, number: int, payload: memoryview) -> None:
         self._heard_at = time.monotonic()
-        if self._gateway.received(kind, number, payload):
+        if self.is_linked and self._gateway.received(kind, number, payload):
             return
-        if kind is Kind.SETTINGS:
+        if kind is Kind.CHALLENGE:
+            self._prove(read_document(payload))
+        elif kind is Kind.SETTINGS and self._is_proven:
             self._gateway.judge_by(SETTINGS.validate_json(bytes(payload)).thresholds)
-            self._gateway.attach(self._link)
-            self._link.send(Kind.LISTENING)
             self.is_linked = True
+            self._gateway.attach(self._link)
             _LOG.info("leader_linked", leader=self._leader.name, nodes=self._gateway.connections.size)
         elif kind is Kind.ALIVE:
             self.clocks_apart_seconds = abs(time.time() - read_wall_time(payload))
         elif kind is Kind.PROBLEM:
             self._problem = str(payload, "utf-8")
+
+    def _prove(self, challenge: dict[str, Any]) -> None:
+        """Take the leader for one, and prove to be an instance."""
+        expected = proof(self._secret, "leader", self._name, self._nonce)
+        if not hmac.compare_digest(str(challenge["proof"]), expected):
+            self._link.end("it does not have the instances' secret, or not yet")
+            return
+        self._is_proven = True
+        shown = proof(self._secret, "gateway", self._name, str(challenge["nonce"]))
+        self._link.send_document(Kind.PROOF, 0, {"proof": shown})
 
     def _lost(self, problem: str) -> None:
         self._ended.set()

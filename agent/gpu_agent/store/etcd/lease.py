@@ -87,6 +87,12 @@ class Lease:
                 raise LeaseHeldError(holder)
             time.sleep(_LOOK_SECONDS)
 
+    def announce(self, holder: Mapping[str, object]) -> None:
+        """Change what the key's value says, now or with the next `acquire`; raises `EtcdError`."""
+        self._holder = holder
+        if not self.lost:
+            self._client.transact([self.fence], [self._value(self._lease)])
+
     def release(self) -> None:
         """Give the key back; a second time does nothing. Without an answer from etcd it ends with its TTL."""
         self._ended.set()
@@ -102,7 +108,7 @@ class Lease:
         """Return who holds the key, None where it is ours now."""
         sent_at = boot_time()
         lease, seconds = self._client.grant(self._ttl_seconds)
-        put = Put(self.key, json.dumps({**_process(), **self._holder}).encode(), lease)
+        put = self._value(lease)
         created_at, holder = self._create(put)
         if created_at is None:
             with suppress(EtcdError):
@@ -116,6 +122,9 @@ class Lease:
         )
         self._renewals.start()
         return None
+
+    def _value(self, lease: int) -> Put:
+        return Put(self.key, json.dumps({**_process(), **self._holder}).encode(), lease)
 
     def _create(self, put: Put) -> tuple[int | None, str]:
         """Create the key where there is none; returns the revision that did, None for another's, and whose.

@@ -111,6 +111,8 @@ class EtcdStore:
         """What the key `commit` holds, as far as is known."""
         self._index: EventIndex | None = None
         """None until all was read."""
+        self.secret = ""
+        """Of this writer's term: other instances read it, and prove by it that they are some."""
         self.term = 0
         """Of this writer: greater than that of each one before."""
         self._open: _Attempt | None = None
@@ -212,7 +214,8 @@ class EtcdStore:
         # From this commit on what the writer before may still send is refused, whatever it compares.
         version = Put(self._key("version"), str(VERSION).encode())
         own_term = Put(self._key("term"), str(self.term).encode())
-        secret = Put(self._key("secret"), secrets.token_urlsafe(_SECRET_BYTES).encode())
+        self.secret = secrets.token_urlsafe(_SECRET_BYTES)
+        secret = Put(self._key("secret"), self.secret.encode())
         self._commit([[version, own_term, secret, Delete(*self._range("redo"))]], None)
 
     def _release(self) -> None:
