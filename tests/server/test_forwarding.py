@@ -57,12 +57,25 @@ async def pair(service: RegistryService) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def played(peer: Peer) -> AsyncIterator[LeaderApi]:
     """What takes the place of a leader, and speaks to each connection as `peer` does."""
-    server = await asyncio.start_server(peer, "127.0.0.1", 0)
+    speaking: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        speaking[task] = writer
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await peer(reader, writer)
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
         yield LeaderApi(f"http://127.0.0.1:{port}", None, SECRET)
     finally:
         server.close()
+        for task, writer in speaking.items():
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.wait(speaking)
 
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:
@@ -226,8 +239,7 @@ async def test_a_request_whose_answer_is_lost_is_not_sent_twice(method: str, sta
     received: list[bytes] = []
 
     async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            received.append(await head_of(reader))
+        received.append(await head_of(reader))
         writer.close()
 
     async with played(die) as api, instance(leader=api) as standby, client(standby) as one:
@@ -247,6 +259,60 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(framing: b
     async with played(die) as api, instance(leader=api) as standby, client(standby) as one:
         with pytest.raises(httpx.RemoteProtocolError):
             await one.get("/v1/nodes")
+
+
+async def test_a_connection_to_the_leader_is_used_again_but_not_after_a_head() -> None:
+    received: list[list[bytes]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine: list[bytes] = []
+        received.append(mine)
+        while True:
+            mine.append((await head_of(reader)).split()[0])
+            body = b"" if mine[-1] == b"HEAD" else b"{}"
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
+
+    async with played(answer) as api, instance(leader=api) as standby, client(standby) as one:
+        for method in ("GET", "GET", "HEAD", "GET"):
+            assert (await one.request(method, "/v1/nodes")).status_code == 200
+    assert received == [[b"GET", b"GET", b"HEAD"], [b"GET"]]
+
+
+async def test_an_answer_before_the_end_of_a_body_is_passed_on_at_once() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.Event().wait()
+
+    async with played(refuse) as api, instance(leader=api) as standby, client(standby) as one:
+        refused = await one.post("/v1/claims", content=b" " * MAX_BODY_BYTES, headers=JSON)
+    assert refused.status_code == 401
+
+
+async def test_no_more_of_an_answer_is_read_than_its_client_takes() -> None:
+    arrived = asyncio.Event()
+    written = 0
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while written < 1_000_000_000:
+            writer.write(b"x" * 65536)
+            written += 65536
+            try:
+                await asyncio.wait_for(writer.drain(), patience(0.5))
+            except TimeoutError:
+                arrived.set()
+                await writer.drain()
+
+    async with played(pour) as api, instance(leader=api) as standby:
+        reader, writer = await asyncio.open_connection(standby.address.host, standby.address.port)
+        writer.write(b"GET /v1/nodes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.wait_for(arrived.wait(), patience(10))
+        assert written < 50_000_000
+        writer.close()
+        assert reader is not None
 
 
 async def test_a_frozen_leader_is_waited_for_until_another_one_leads(service: RegistryService) -> None:

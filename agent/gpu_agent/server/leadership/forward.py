@@ -11,13 +11,12 @@ has lost the lead is not waited for: it may be frozen, or its machine gone witho
 """
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpu_agent.runtime.logs import Logger
@@ -28,21 +27,16 @@ from gpu_agent.server.api.auth import MAX_BODY_BYTES
 from gpu_agent.server.api.connection import cut_answer
 from gpu_agent.server.api.errors import STATUSES, problem_response
 from gpu_agent.server.http_headers import FORWARDING_MARK, forwarding_mark
+from gpu_agent.server.leadership.http_connection import Headers, HttpConnection
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.wire.codes import ErrorCode
 
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 360.0
-"""Longer than any job may wait for capacity, and than a backup takes before its first piece."""
-UNREAD_SECONDS = 30.0
-"""For the leader to read a piece of a request."""
 IDLE_SECONDS = 2.0
 """An unused connection is closed before the leader closes it: a request must not meet that."""
 MOST_IDLE = 32
 LOOK_SECONDS = 0.5
 """How often it is looked whether a leader that has not answered still leads."""
-SILENT_SECONDS = 10
-"""After so long without a sign of its kernel, the leader's machine is gone."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOP_BY_HOP = frozenset(
@@ -63,7 +57,6 @@ _HOP_BY_HOP = frozenset(
 _OURS = frozenset({b"date", b"server"})
 """Of an answer: the instance's own server writes them."""
 _LENGTH, _CHUNKS = b"content-length", b"transfer-encoding"
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 _BUSY = ErrorCode.REGISTRY_BUSY.value
 _NO_LEADER = (
@@ -78,10 +71,8 @@ _UNKNOWN = (
     "the instance of the registry that leads was lost before its answer: the request may have been carried "
     "out. Look before you send it again; claims, renewals and releases may be repeated as they are"
 )
-_UNSENDABLE = "the request cannot be forwarded, since it is no valid HTTP: send one that RFC 9112 allows"
 _LOG = Logger("server.operator")
 
-Headers = list[tuple[bytes, bytes]]
 _Body = asyncio.Queue[Message]
 """The next part of a request's body."""
 
@@ -118,7 +109,7 @@ class Forwarder:
             await _refuse(_BUSY, _NO_LEADER)(scope, receive, send)
             return
         try:
-            link = await self._link_to(api)
+            link = self._link_to(api)
         except TlsFileError as error:
             self._log(api, str(error))
             await _refuse(_BUSY, _UNREACHABLE)(scope, receive, send)
@@ -135,38 +126,35 @@ class Forwarder:
         self._log_limit.stop()
         link, self._link = self._link, None
         if link is not None:
-            await link.supersede()
+            link.supersede()
 
-    async def _link_to(self, api: LeaderApi) -> "_Link":
+    def _link_to(self, api: LeaderApi) -> "_Link":
         """Return the connections to the leader; what is under way to one before it is cut off."""
         before = self._link
         if before is not None and before.api == api:
             return before
         link = self._link = _Link(api, self._own, self._leader)
         if before is not None:
-            await before.supersede()
+            before.supersede()
         return link
 
     async def _forward(self, link: "_Link", scope: Scope, *, body: _Body, send: Send) -> None:
-        started = False
+        sent = started = False
         try:
-            async with link.request():
-                answer = await link.transport.handle_async_request(_request(link, scope, body))
-                try:
-                    await send(_start(answer))
-                    started = True
-                    async for piece in answer.aiter_raw():
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-                finally:
-                    await answer.aclose()
+            async with link.request(), link.connection() as connection:
+                sent = True
+                await _send_request(connection, link, scope, body=body)
+                status, headers = await connection.head()
+                await send({"type": "http.response.start", "status": status, "headers": _passed(headers)})
+                started = True
+                async for piece in connection.pieces():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except httpx.LocalProtocolError:
-            await _refuse("REQUEST_UNREADABLE", _UNSENDABLE)(scope, _nothing, send)
-        except (httpx.TransportError, OSError, TimeoutError) as error:
+        except OSError as error:  # also `TimeoutError`
             self._log(link.api, _problem(error))
             if started:
                 cut_answer(scope)
-            elif isinstance(error, _NOT_SENT) or scope["method"] in _SAFE:
+            elif not sent or scope["method"] in _SAFE:
                 await _refuse(_BUSY, _UNREACHABLE)(scope, _nothing, send)
             else:
                 await _refuse("OUTCOME_UNKNOWN", _UNKNOWN)(scope, _nothing, send)
@@ -183,17 +171,14 @@ class _Link:
     ) -> None:
         """Raises `TlsFileError`."""
         self.api = api
-        self.url = httpx.URL(api.url)
-        encrypted = self.url.scheme == "https"
+        url = urlsplit(api.url)
+        encrypted = url.scheme == "https"
+        self._name, self._port = url.hostname or "", url.port or (443 if encrypted else 80)
+        self.host = url.netloc.encode()
         pins = frozenset() if api.pin is None else frozenset({api.pin})
-        self.transport = httpx.AsyncHTTPTransport(
-            verify=client_context(ca_file=None, own=own, pins=pins) if encrypted else False,
-            trust_env=False,
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=MOST_IDLE, keepalive_expiry=IDLE_SECONDS
-            ),
-            socket_options=_socket_options(),
-        )
+        self._context = client_context(ca_file=None, own=own, pins=pins) if encrypted else None
+        self._idle: dict[HttpConnection, asyncio.TimerHandle] = {}
+        """Connections for the next requests, the one used last at the end."""
         self._leader = leader
         self._under_way: set[asyncio.Timeout] = set()
         self._superseded = False
@@ -210,13 +195,43 @@ class _Link:
                 yield
         finally:
             self._under_way.discard(deadline)
-            await self._close_if_unused()
 
-    async def supersede(self) -> None:
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[HttpConnection]:
+        """Use a connection for one request; raises `OSError` where there is none."""
+        connection = self._take_idle()
+        if connection is None:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                connection = await HttpConnection.open(self._name, self._port, context=self._context)
+        try:
+            yield connection
+        finally:
+            if connection.reusable and not self._superseded and len(self._idle) < MOST_IDLE:
+                later = asyncio.get_running_loop().call_later
+                self._idle[connection] = later(IDLE_SECONDS, self._drop_idle, connection)
+            else:
+                connection.close()
+
+    def supersede(self) -> None:
         """Cut off what is under way, and close all connections."""
         self._superseded = True
         self._cut()
-        await self._close_if_unused()
+        for connection in tuple(self._idle):
+            self._drop_idle(connection)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _take_idle(self) -> HttpConnection | None:
+        while self._idle:
+            connection, timer = self._idle.popitem()
+            timer.cancel()
+            if connection.reusable:
+                return connection
+        return None
+
+    def _drop_idle(self, connection: HttpConnection) -> None:
+        self._idle.pop(connection).cancel()
+        connection.close()
 
     def _look_later(self) -> None:
         if self._looking is None:
@@ -237,13 +252,6 @@ class _Link:
             if not deadline.expired():
                 deadline.reschedule(now)
 
-    async def _close_if_unused(self) -> None:
-        if self._superseded and not self._under_way:
-            if self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
-            await self.transport.aclose()
-
 
 async def _read_client(receive: Receive, body: _Body, forwarding: asyncio.Task[None]) -> None:
     """Pass a request's body on, and cancel the request once its client is gone."""
@@ -255,76 +263,51 @@ async def _read_client(receive: Receive, body: _Body, forwarding: asyncio.Task[N
     forwarding.cancel()
 
 
-def _request(link: _Link, scope: Scope, body: _Body) -> httpx.Request:
-    """Write the request as the leader gets it."""
+async def _send_request(connection: HttpConnection, link: _Link, scope: Scope, *, body: _Body) -> None:
+    """Send the request as it came, or so much of a body that is too long that the leader refuses it."""
     headers: Headers = scope["headers"]
-    named = {
-        one.strip().lower() for name, value in headers if name == b"connection" for one in value.split(b",")
-    }
-    sent = [one for one in headers if one[0] not in _HOP_BY_HOP and one[0] not in named]
-    lengths = [int(value) for name, value in headers if name == _LENGTH]
-    has_body = any(lengths) or any(name == _CHUNKS for name, _ in headers)
-    if not lengths or max(lengths) > MAX_BODY_BYTES:  # chunks: it may end before, see `_pieces`
-        sent = [one for one in sent if one[0] != _LENGTH]
+    named = b",".join(value for name, value in headers if name == b"connection").lower()
+    dropped = _HOP_BY_HOP | {one.strip() for one in named.split(b",")}
+    length = next((int(value) for name, value in headers if name == _LENGTH), None)
+    has_body = bool(length) or any(name == _CHUNKS for name, _ in headers)
+    chunked = has_body and (length is None or length > MAX_BODY_BYTES)
+    if chunked:
+        dropped |= {_LENGTH}
+    sent = [one for one in headers if one[0] not in dropped]
+    if scope["http_version"] == "1.0" and not any(name == b"host" for name, _ in sent):
+        sent.append((b"host", link.host))
+    if chunked:
+        sent.append((_CHUNKS, b"chunked"))
     client = scope["client"]
     sent.append((FORWARDING_MARK, forwarding_mark(link.api.secret, client[0] if client else "unknown")))
     target: bytes = scope["raw_path"]
     if scope["query_string"]:
         target = b"%b?%b" % (target, scope["query_string"])
-    seconds = {
-        "connect": CONNECT_SECONDS,
-        "read": ANSWER_SECONDS,
-        "write": UNREAD_SECONDS,
-        "pool": CONNECT_SECONDS,
-    }
-    return httpx.Request(
-        scope["method"],
-        link.url,
-        headers=sent,
-        content=_pieces(body) if has_body else None,
-        extensions={"target": target, "timeout": seconds},
-    )
-
-
-async def _pieces(body: _Body) -> AsyncIterator[bytes]:
-    """Yield a body as it comes, and of one that is too long so much that the leader refuses it."""
-    left, more = MAX_BODY_BYTES + 1, True
-    while more and left > 0:
+    await connection.send(scope["method"].encode(), target, sent)
+    left, more = MAX_BODY_BYTES + 1, has_body
+    while more:
         message = await body.get()
         piece, more = message.get("body", b"")[:left], message.get("more_body", False)
         left -= len(piece)
-        if piece:
-            yield bytes(piece)
+        more &= left > 0
+        if piece and not await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece):
+            return
+    if chunked:
+        await connection.write(b"0\r\n\r\n")
+    connection.end_request()
 
 
-def _start(answer: httpx.Response) -> Message:
-    headers = [(name.lower(), value) for name, value in answer.headers.raw]
-    passed = [one for one in headers if one[0] not in _HOP_BY_HOP and one[0] not in _OURS]
-    return {"type": "http.response.start", "status": answer.status_code, "headers": passed}
+def _passed(headers: Headers) -> Headers:
+    """Choose the headers of an answer that are not of its connection."""
+    return [one for one in headers if one[0] not in _HOP_BY_HOP and one[0] not in _OURS]
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
-    """Notice a leader whose machine is gone: its kernel acknowledges nothing any more."""
-    seconds = {"TCP_KEEPIDLE": SILENT_SECONDS // 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": SILENT_SECONDS // 2}
-    values = {**seconds, "TCP_USER_TIMEOUT": SILENT_SECONDS * 1000}
-    known = [(getattr(socket, name), value) for name, value in values.items() if hasattr(socket, name)]
-    return [
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        *((socket.IPPROTO_TCP, option, value) for option, value in known),
-    ]
-
-
-def _problem(error: BaseException) -> str:
-    """Return what is at the bottom of an error of the HTTP library, whose pool drops the cause of its own."""
-    inner: object = error
-    while isinstance(inner, BaseException):
-        error, inner = inner, inner.__cause__ or next(iter(inner.args), None)
+def _problem(error: OSError) -> str:
     if isinstance(error, PinError):
         return str(error.args[0])
     if isinstance(error, ssl.SSLError):
         return openssl_reason(error)
-    ended = "another instance leads now" if type(error) is TimeoutError else type(error).__name__
-    return str(error) or ended
+    return str(error) or "it does not answer in time, or another instance leads now"
 
 
 def _refuse(code: str, detail: str) -> ASGIApp:
