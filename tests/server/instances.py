@@ -34,6 +34,7 @@ class InstanceUnderTest:
 
     server: ApiServer
     address: Address
+    forwarder: Forwarder
     tls: Encryption | None = None
     leader: LeaderApi | None = None
     lease_valid: bool = True
@@ -51,6 +52,7 @@ class InstanceUnderTest:
 
     def lead(self, service: RegistryService) -> None:
         self.lease_valid = True
+        self.forwarder.cut_off()
         self.server.attach(service, may_answer=lambda: self.lease_valid)
 
 
@@ -71,7 +73,7 @@ async def instance(
         secret=lambda: SECRET,
     )
     server = ApiServer(None, listener, address=LOOPBACK, tls=tls, instance=answers)
-    one = InstanceUnderTest(server, bound_address(listener), tls, leader)
+    one = InstanceUnderTest(server, bound_address(listener), forwarder, tls, leader)
     seen.append(one)
     serving = asyncio.ensure_future(server.serve())
     try:

@@ -315,25 +315,34 @@ async def test_no_more_of_an_answer_is_read_than_its_client_takes() -> None:
         assert reader is not None
 
 
-async def test_a_frozen_leader_is_waited_for_until_another_one_leads(service: RegistryService) -> None:
+@asynccontextmanager
+async def frozen_leader() -> AsyncIterator[tuple[LeaderApi, asyncio.Event]]:
+    """A leader that answers nothing, and what is set once it was asked."""
     arrived = asyncio.Event()
 
-    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def freeze(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await head_of(reader)
         arrived.set()
-        await reader.read()
-        writer.close()
+        await asyncio.Event().wait()
 
+    async with played(freeze) as api:
+        yield api, arrived
+
+
+@pytest.mark.parametrize("leads_itself", [False, True])
+async def test_a_frozen_leader_is_waited_for_until_another_one_leads(
+    service: RegistryService, *, leads_itself: bool
+) -> None:
     async with (
-        played(freeze) as frozen,
+        frozen_leader() as (frozen, arrived),
         instance(leader=frozen) as standby,
-        instance() as leader,
+        instance() as other,
         client(standby) as api,
     ):
-        leader.lead(service)
         waiting = asyncio.ensure_future(api.post("/v1/claims", json={"job_id": "a"}, timeout=60))
         await asyncio.wait_for(arrived.wait(), patience(5))
-        standby.leader = leader.api
+        standby.leader = None if leads_itself else other.api
+        (standby if leads_itself else other).lead(service)
         lost = await asyncio.wait_for(waiting, patience(5))
         assert (lost.status_code, problem(lost)["code"]) == (502, "OUTCOME_UNKNOWN")
         assert (await api.get("/v1/claims")).json()["count"] == 0

@@ -293,6 +293,7 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
     async def began(service: RegistryService, may_answer: Callable[[], bool]) -> None:
         if settings.auth_on:
             await write_admin_token(service.tokens, settings.state_folder)
+        forwarder.cut_off()
         api.attach(service, may_answer=may_answer)
 
     instance = RegistryInstance(

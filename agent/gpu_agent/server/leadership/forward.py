@@ -120,13 +120,17 @@ class Forwarder:
             watching = tasks.create_task(_read_client(receive, body, forwarding), name="forward client")
             forwarding.add_done_callback(lambda _: watching.cancel())
 
+    def cut_off(self) -> None:
+        """Wait for no answer any more: this instance leads itself now."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.supersede()
+
     async def close(self) -> None:
         """Cut off what is under way, and forward nothing more."""
         self._closed = True
         self._log_limit.stop()
-        link, self._link = self._link, None
-        if link is not None:
-            link.supersede()
+        self.cut_off()
 
     def _link_to(self, api: LeaderApi) -> "_Link":
         """Return the connections to the leader; what is under way to one before it is cut off."""
