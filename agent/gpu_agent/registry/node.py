@@ -336,8 +336,8 @@ class NodeTable:
         self.records: dict[str, NodeRecord] = {}
         self.by_connection: dict[int, NodeRecord] = {}
         """Only the connection that registered a node is here."""
-        self._registered_on: dict[int, NodeRecord] = {}
-        """By the connection on which a stored node registered last, under an earlier leader."""
+        self._stored_on: dict[int, str] = {}
+        """By the connection on which a stored node registered last, under an earlier leader: its id."""
         self._dismissed: set[int] = set()
 
     def add(self, record: NodeRecord) -> None:
@@ -348,13 +348,12 @@ class NodeTable:
         """Add a node that was stored."""
         self.add(record)
         if record.registered_on is not None:
-            self._registered_on[record.registered_on] = record
+            self._stored_on[record.registered_on] = record.node_id
 
     def registered_on(self, connection: int) -> NodeRecord | None:
         """Return the stored node that registered last on a connection of an earlier leader."""
-        record = self._registered_on.get(connection)
-        known = record is not None and self.records.get(record.node_id) is record
-        return record if known and record is not None and record.registered_on == connection else None
+        record = self.records.get(self._stored_on.get(connection, ""))
+        return None if record is None or record.registered_on != connection else record
 
     def remove(self, record: NodeRecord) -> None:
         """Remove a node."""
