@@ -12,6 +12,9 @@ from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
 from tests.simulation.world import World
 
+_LATE_SECONDS = 1.0
+"""In the mean; the registry tries again after as long."""
+
 
 class Medium(Protocol):
     """Where batches end up; `crash` is what the end of the process does to it."""
@@ -35,6 +38,8 @@ class DiskFaults:
     """So many commits will fail."""
     unknown_next: int = 0
     """So many commits will be stored and reported as failed."""
+    late_next: int = 0
+    """So many commits will be reported as failed before they are stored."""
 
 
 class SimulatedDisk:
@@ -48,6 +53,9 @@ class SimulatedDisk:
         self._world = world
         self._medium = medium
         self._quick_seconds = quick_seconds
+        self._commits = 0
+        self._late: tuple[int, Sequence[Batch]] | None = None
+        """A commit that is not stored yet, and its number: another one may take that first."""
 
     def commit_seconds(self) -> float:
         """Draw how long a commit takes."""
@@ -66,8 +74,12 @@ class SimulatedDisk:
         if self.power_fails:
             self._medium.save_torn(batches)
             raise StoreError("the power failed")
-        self._medium.save(batches)
-        self.stored(batches)
+        if self.faults.late_next:
+            self.faults.late_next -= 1
+            self._late = self._commits + 1, batches
+            self._world.after(self._world.soon(_LATE_SECONDS), self._store_late)
+            raise StoreError("the store did not answer in time")
+        self._store(batches)
         if self.faults.unknown_next:
             self.faults.unknown_next -= 1
             raise StoreError("the answer of the store was lost")
@@ -80,8 +92,22 @@ class SimulatedDisk:
         """A process that crashes closes nothing."""
 
     def crash(self) -> None:
-        """The process is gone."""
+        """The process is gone; what it has sent may be stored until another one begins."""
+        if self._late is not None and self._world.chance(1 / 2):
+            self._store_late()
+        self._late = None
         self._medium.crash()
+
+    def _store(self, batches: Sequence[Batch]) -> None:
+        self._commits += 1
+        self._medium.save(batches)
+        self.stored(batches)
+
+    def _store_late(self) -> None:
+        """Store what was reported as failed, once, unless a retry was stored before."""
+        late, self._late = self._late, None
+        if late is not None and late[0] == self._commits + 1:
+            self._store(late[1])
 
     def _fail_if_due(self) -> None:
         if self.faults.full_until > self._world.now:

@@ -65,6 +65,7 @@ class FaultInjector:
             Fault.CONTROL: operators.order,
             Fault.FORGET: operators.forget,
             Fault.TOKENS: administrator.work,
+            Fault.SAVE_LATE: self._delay_saves,
             Fault.TAKEOVER: self._take_over,
             Fault.GATEWAY_CRASH: self._gateway_crashes,
             Fault.CUT_OFF: self._cut_off,
@@ -83,7 +84,7 @@ class FaultInjector:
         registry = self._cluster.registry
         trouble = registry.disk.faults
         trouble.full_until = trouble.slow_until = 0.0
-        trouble.fails_next = trouble.unknown_next = 0
+        trouble.fails_next = trouble.unknown_next = trouble.late_next = 0
         trouble.hangs_until = 0.0
         registry.crashes_in = None
         if self._cluster.gateways is not None:
@@ -200,6 +201,9 @@ class FaultInjector:
 
     def _lose_store_answers(self) -> None:
         self._cluster.registry.disk.faults.unknown_next += self._dice.choice((1, 1, 2))
+
+    def _delay_saves(self) -> None:
+        self._cluster.registry.disk.faults.late_next += self._dice.choice((1, 1, 2))
 
     def _slow_disk(self) -> None:
         self._world.say("disk", "is slow")

@@ -48,6 +48,7 @@ class Fault(StrEnum):
     CONTROL = "operators have nodes register or probe again"
     FORGET = "operators forget nodes"
     TOKENS = "operators rotate, reclaim and revoke"
+    SAVE_LATE = "single saves are stored after they were reported as failed, or never"
     TAKEOVER = "another registry takes over from one that ends"
     GATEWAY_CRASH = "gateways crash"
     CUT_OFF = "gateways cannot reach the registry"
@@ -81,7 +82,7 @@ _SEEDS_PER_FILE = 20
 
 _EVERYDAY = (Fault.DRAIN, Fault.CORDON)
 _OF_GPUS = (Fault.GPU_CORDON, Fault.MIG)
-_OF_GATEWAYS = (Fault.TAKEOVER, Fault.GATEWAY_CRASH, Fault.CUT_OFF)
+_OF_GATEWAYS = (Fault.TAKEOVER, Fault.GATEWAY_CRASH, Fault.CUT_OFF, Fault.SAVE_LATE)
 _BY_ITSELF = (*_EVERYDAY, Fault.OWNER, Fault.CHECK, *_OF_GPUS, *_OF_GATEWAYS)
 _ADMISSION = Admission(required_checks=("hook", "pcie_link"))
 _THRESHOLDS = (

@@ -495,6 +495,12 @@ MUTATIONS = (
         under(Fault.SAVE_ERROR),
     ),
     Mutation(
+        "an outcome that is not known is trusted",
+        Invariant.STORED_FIRST,
+        around(FleetLoop, "_committed", taken_for_stored),
+        under(Fault.SAVE_LATE),
+    ),
+    Mutation(
         "waiters for a failed save are answered as if it were stored",
         Invariant.STORED_FIRST,
         around(loop_module, "split_answers", answered_anyhow),
