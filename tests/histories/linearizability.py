@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 NEVER = math.inf
 MOST_STEPS = 500_000
 """A partition that needs more is undecided."""
+MOST_STEPS_TO_SHORTEN = 50_000
+"""Reads are left in a violation where trying without them needs more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +63,16 @@ class Partition(Generic[State, Op]):
         return _search(self.start, self.step, self.operations, most_steps)
 
     def minimal(self) -> Sequence[Op]:
-        """Return the shortest beginning that is a violation, without the reads that do not matter."""
-        broken = self._shortest_beginning()
+        """Return the shortest beginning that is a violation, without reads that do not matter."""
+        broken, steps = self._shortest_beginning(), 0
         for one in [op for op in broken if self.only_looks(op)]:
             without = [op for op in broken if op is not one]
-            if self._is_violation(without):
+            judged = _search(self.start, self.step, without, MOST_STEPS)
+            if judged.verdict is Verdict.VIOLATION:
                 broken = without
+            steps += judged.steps
+            if steps > MOST_STEPS_TO_SHORTEN:
+                break
         return broken
 
     def _shortest_beginning(self) -> Sequence[Op]:
