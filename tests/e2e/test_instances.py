@@ -30,7 +30,7 @@ class Instance(Registry):
         super().__init__(
             *("--store", f"etcd://{members}/{prefix}", "--state-dir", str(folder / name)),
             *("--instance-name", name, "--instance-listen", f"127.0.0.1:{link_port}"),
-            *("--allow-simulated", "--heartbeat-interval-seconds", "1", "--heartbeat-timeout-seconds", "30"),
+            *("--allow-simulated", "--heartbeat-interval-seconds", "1", "--heartbeat-timeout-seconds", "90"),
             node_port=node_port,
             operator_port=operator_port,
         )
