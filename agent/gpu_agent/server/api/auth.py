@@ -161,7 +161,8 @@ class RequestChecks:
         if _has_small_body(request):
             try:
                 await request.body()
-                _check_leads(request)
+                if MAY_ANSWER in request.scope:
+                    _check_leads(request)
                 return await handler(request)
             except ClientDisconnect:
                 return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -183,7 +184,8 @@ class RequestChecks:
         try:
             bounded = Request(request.scope, receive)
             refuse_many_fields(request, await bounded.body())  # FastAPI finds it read
-            _check_leads(request)
+            if MAY_ANSWER in request.scope:
+                _check_leads(request)
             return await handler(bounded)
         except ClientDisconnect:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody receives it
@@ -217,7 +219,7 @@ class RequestChecks:
         """Refuse a web page that uses this API through a person's browser, and a body that is not JSON."""
         headers = request.headers
         host, origin = headers.get("host", ""), headers.get("origin")
-        if FORWARDED not in request.scope:
+        if not names_this_host(host, self._hosts) and FORWARDED not in request.scope:
             self.check_host(host)
         if origin is not None and not is_same_origin(origin, host):
             raise ApiError(
@@ -268,8 +270,7 @@ def _has_small_body(request: Request) -> bool:
 
 def _check_leads(request: Request) -> None:
     """Refuse a request, after it was read, where this instance's lease has ended: it decides nothing then."""
-    may_answer = request.scope.get(MAY_ANSWER)
-    if may_answer is not None and not may_answer():
+    if not request.scope[MAY_ANSWER]():
         raise registry_busy(LEADS_NO_MORE)
 
 
