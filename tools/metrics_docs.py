@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from gpu_agent.server.metrics import METRICS
+from gpu_agent.server.metrics import INSTANCE_METRICS, METRICS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 _MARK = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end generated -->)", re.DOTALL)
@@ -16,7 +16,7 @@ _MARK = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end generated -->)"
 def metrics_table() -> str:
     """Write one row for each metric."""
     lines = ["| name | type | labels | meaning |", "|---|---|---|---|"]
-    for metric in METRICS:
+    for metric in (*METRICS, *INSTANCE_METRICS):
         labels = "".join(f"`{label}`, " for label in metric.labels).removesuffix(", ")
         lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.meaning} |")
     return "\n".join(lines) + "\n"

@@ -204,6 +204,11 @@ def test_without_etcd_s_quorum_changes_are_refused_and_no_node_times_out(fleet: 
         eventually(lambda: leader.answer("/v1/claims") is None, within_seconds=8, what="the end of its lease")
         for one in fleet.instances:
             assert one.answer("/v1/claims") is None
+            members = one.get("/v1/members")["members"]
+            assert [(each["name"], each["role"]) for each in members] == [
+                (each.name, "standby") for each in fleet.instances
+            ]
+            assert [each["name"] for each in members if each["nodes"] is not None] == [one.name]
     finally:
         for process in stopped:
             process.send_signal(signal.SIGCONT)

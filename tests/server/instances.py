@@ -18,7 +18,7 @@ from gpu_agent.server.health import Size
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption
-from gpu_agent.wire.api import CheckView
+from gpu_agent.wire.api import CheckView, MemberRole, MemberView
 from tests.server.harness import LOOPBACK
 from tests.waiting import patience
 
@@ -26,6 +26,8 @@ FORWARDED = bool(os.environ.get("TEST_FORWARDED"))
 """Whether requests of the tests of the API go through a standby."""
 SECRET = "what-instances-share"
 OWN_METRICS = b"# TYPE gpu_registry_leads gauge\ngpu_registry_leads %d\n"
+
+MEMBERS_BY_COPY = (MemberView(name="standby", role=MemberRole.STANDBY, since=1.0, nodes=2),)
 
 
 @dataclass
@@ -69,6 +71,8 @@ async def instance(
         size=lambda: Size(nodes=3, connections=2),
         readiness=lambda: (_check(seen[0].problem),),
         metrics=lambda: OWN_METRICS % (seen[0].leader is None),
+        is_linked=lambda: seen[0].leader is not None,
+        members=lambda: MEMBERS_BY_COPY,
         authenticate=None if copy is None or not copy.auth_on else copy.tokens.authenticate,
         secret=lambda: SECRET,
     )

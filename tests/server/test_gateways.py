@@ -114,7 +114,7 @@ async def test_nodes_of_several_gateways_are_one_fleet_and_its_end_ends_them() -
             leader, *others = service.members()
             assert (leader.role, leader.nodes) == ("leader", 0)
             assert [one.name for one in others] == ["gateway-1", "gateway-2"]
-            assert sum(one.nodes for one in others) == 3
+            assert sum(one.nodes or 0 for one in others) == 3
             claim = await service.claim(Job(job_id="job", nodes=3, gpu_count=1))
             assert isinstance(claim, ClaimView)
             assert len(claim.nodes) == 3

@@ -187,6 +187,17 @@ async def test_an_instance_answers_for_its_health_itself(
     assert ready.node_id
 
 
+async def test_an_instance_without_a_link_lists_the_members_of_its_own_copy() -> None:
+    async with running(auth_on=True) as copy, instance(copy=copy) as standby, client(standby) as api:
+        reader = bearer(await operator_token(copy, Role.READ))
+        assert (await api.get("/v1/members")).status_code == 401
+        answer = await api.get("/v1/members", headers=reader)
+        assert answer.status_code == 200
+        found = [(one["name"], one["role"], one["nodes"]) for one in answer.json()["members"]]
+        assert found == [("standby", "standby", 2)]
+        assert (await api.get("/v1/nodes", headers=reader)).status_code == 503
+
+
 async def test_a_leader_answers_for_its_health_while_its_lease_is_in_doubt(
     leader: InstanceUnderTest, service: RegistryService, at_leader: httpx.AsyncClient
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -111,3 +112,11 @@ def test_names_begin_alike_and_state_base_units() -> None:
     names = [one.full_name for one in metrics.METRICS]
     assert all(name.startswith(metrics.PREFIX) for name in names)
     assert not [name for name in names if re.search(r"_(ms|us|milliseconds|mb)$", name)]
+
+
+def test_the_alerts_use_metrics_that_there_are() -> None:
+    rules = (Path(__file__).parents[2] / "examples" / "prometheus_alerts.yml").read_text(encoding="utf-8")
+    names = {one.full_name for one in (*metrics.METRICS, *metrics.INSTANCE_METRICS)}
+    used = re.findall(r"gpu_registry_\w+", rules)
+    assert len(used) == 7
+    assert set(used) <= names

@@ -233,6 +233,47 @@ METRICS = (
     REQUESTS,
 )
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFigures:
+    """What one of several instances counts of itself, by the names of its metrics without `instance_`."""
+
+    leads: bool
+    linked: bool
+    term: int
+    node_connections: int
+    takeovers: int
+    takeover_seconds: float | None
+    link_silent_seconds: float | None
+    copy_lag_seconds: float | None
+
+
+INSTANCE_METRICS = (
+    Metric("instance_leads", "gauge", "1 while this instance of several leads; see docs/scale.md."),
+    Metric(
+        "instance_linked", "gauge", "1 while this instance has a link to the leader; its own counts, too."
+    ),
+    Metric("instance_term", "gauge", "The term of the leader, as this instance's copy of etcd says."),
+    Metric("instance_node_connections", "gauge", "Node connections that this instance holds."),
+    Metric("instance_takeovers", "counter", "How often this instance has begun to lead."),
+    Metric(
+        "instance_takeover_seconds",
+        "gauge",
+        "How long it took last, from the lease to the first answer; absent before.",
+    ),
+    Metric(
+        "instance_link_silent_seconds",
+        "gauge",
+        "How long the leader has said nothing on the link; it speaks every second. Absent without a link.",
+    ),
+    Metric(
+        "instance_copy_lag_seconds",
+        "gauge",
+        "How far this instance's copy of etcd is behind the leader's commits; absent without a link.",
+    ),
+)
+"""Of each instance, whether it leads or not; the others are those of the leader."""
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series double the text and say only when the registry started
 
 
@@ -257,6 +298,24 @@ async def exposition(health: RegistryHealth) -> bytes:
 def request_exposition(requests: RequestMetrics) -> bytes:
     """Write what was measured of requests, in the same format."""
     return generate_latest(requests.registry)
+
+
+def instance_exposition(figures: InstanceFigures) -> bytes:
+    """Write what an instance counts of itself, in the same format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_InstanceFamilies(figures))
+    return generate_latest(registry)
+
+
+class _InstanceFamilies(Collector):
+    def __init__(self, figures: InstanceFigures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[MetricFamily]:
+        for metric in INSTANCE_METRICS:
+            reading = getattr(self._figures, metric.name.removeprefix("instance_"))
+            if reading is not None:
+                yield _family(metric, reading)
 
 
 class _Families(Collector):

@@ -336,7 +336,7 @@ class RegistryService:
     def members(self) -> tuple[MemberView, ...]:
         """Return the processes that are this registry, the leader first."""
         if isinstance(self._listener, InstanceLinks):
-            return self._listener.members(self._clock)
+            return self._listener.members()
         gateways = self._listener.members(self._clock) if isinstance(self._listener, Gateways) else ()
         leader = MemberView(
             name=socket.gethostname(),

@@ -587,9 +587,14 @@ class MemberView(ApiAnswer):
         None, description="The leader's term; null without etcd, where there is one leader."
     )
     since: float = Field(description="Since when it does that, in Unix seconds.")
-    nodes: int = Field(description="How many node connections it holds.")
+    nodes: int | None = Field(
+        description="How many node connections it holds; null where an instance without a link to the leader "
+        "answers, for all others."
+    )
     lag_seconds: float | None = Field(
-        None, description="Seconds behind the leader; null for the leader, and where it is not known."
+        None,
+        description="How many seconds its copy of etcd is behind the leader's commits; null for the "
+        "leader, and where it is not known.",
     )
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from gpu_agent.registry.job import Job
@@ -16,10 +17,13 @@ from gpu_agent.server.gateway import gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link
 from gpu_agent.server.leadership import leader_link
+from gpu_agent.server.leadership.follower import Follower
+from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
+from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.etcd.client import Delete, EtcdClient
+from gpu_agent.store.etcd.client import Delete, EtcdClient, Watched
 from gpu_agent.wire.api import ClaimView
 from tests.server.harness import LOOPBACK, Node, known, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
@@ -234,3 +238,70 @@ async def test_many_sessions_are_reported_in_slices_and_what_comes_meanwhile_wai
 
         await until(lambda: jobs() == len(nodes), what="what all nodes said meanwhile")
         assert leader.service.health.events.refusals.total() == 0
+
+
+async def test_a_standby_whose_copy_stands_still_says_how_far_it_is_behind(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three(etcd, prefix) as instances:
+        leader = await leader_among(instances)
+        slow, other = (one for one in instances if one is not leader)
+
+        def lags() -> dict[str, float | None]:
+            return {one.name: one.lag_seconds for one in leader.service.members()}
+
+        await until(lambda: lags() == {leader.name: None, slow.name: 0.0, other.name: 0.0}, what="no lag")
+        with monkeypatch.context() as standing_still:
+            standing_still.setattr(Follower, "_apply", _apply_but_for(slow.instance))
+            await leader.service.tokens.create_join()
+            await until(lambda: (lags()[slow.name] or 0.0) > 0.5, what="its lag")
+            assert lags()[other.name] == 0.0
+        await leader.service.tokens.create_join()
+        await until(lambda: lags()[slow.name] == 0.0, what="the end of its lag")
+
+
+def _apply_but_for(instance: RegistryInstance) -> Callable[[Follower, Sequence[Watched]], None]:
+    apply, slow = Follower._apply, instance._follower
+
+    def one(follower: Follower, changes: Sequence[Watched]) -> None:
+        if follower is not slow:
+            apply(follower, changes)
+
+    return one
+
+
+async def test_an_instance_counts_its_takeovers_and_what_it_holds(etcd: Cluster, prefix: str) -> None:
+    async with three(etcd, prefix) as instances:
+        leader = await leader_among(instances)
+        standby = next(one for one in instances if one is not leader)
+        async with node_at(standby.address) as node:
+            await node.become_ready()
+            of_leader, of_standby = figures(leader), figures(standby)
+        assert of_leader.keys() == {one.full_name for one in INSTANCE_METRICS}
+        assert of_standby.keys() == of_leader.keys() - {"gpu_registry_instance_takeover_seconds"}
+        for name, led, followed in (
+            ("leads", 1, 0),
+            ("linked", 1, 1),
+            ("term", 1, 1),
+            ("takeovers_total", 1, 0),
+            ("node_connections", 0, 1),
+        ):
+            assert of_leader[f"gpu_registry_instance_{name}"] == led
+            assert of_standby[f"gpu_registry_instance_{name}"] == followed
+        assert of_leader["gpu_registry_instance_takeover_seconds"] > 0
+        depose(etcd, prefix)
+        await until(lambda: not leader.leads, what="the end of the first term")
+        again = await leader_among(instances)
+        found = figures(again)
+        assert found["gpu_registry_instance_takeovers_total"] == (2 if again is leader else 1)
+
+
+def figures(of: Running) -> dict[str, float]:
+    """The instance's own metrics."""
+    answers = of.instance.answers(Forwarder(lambda: None), auth_on=False)
+    text = answers.metrics().decode()
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

@@ -45,7 +45,8 @@ def run_members(arguments: argparse.Namespace) -> int:
 def _row(one: MemberView) -> Row:
     lag = "-" if one.lag_seconds is None else duration_in_words(one.lag_seconds)
     since = duration_in_words(max(0.0, time.time() - one.since))
-    return Row((line(one.name), line(one.role), line(since), line(str(one.nodes)), line(lag)))
+    nodes = "-" if one.nodes is None else str(one.nodes)
+    return Row((line(one.name), line(one.role), line(since), line(nodes), line(lag)))
 
 
 COMMANDS: Commands = {

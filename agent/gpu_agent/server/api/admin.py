@@ -73,9 +73,12 @@ async def show_metrics(request: Request) -> Response:
 
 
 @router.get("/v1/members", summary="Show the registry's processes", openapi_extra=needs("read"))
-async def show_members(registry: Registry) -> MemberList:
-    """Show the processes that are this registry: which leads, and how many node connections each holds."""
-    return MemberList(members=registry.members())
+async def show_members(request: Request) -> MemberList:
+    """Show the processes that are this registry: which leads, and how many node connections each holds.
+
+    Without a leader an instance answers from its own copy what it knows: names, and its own connections.
+    """
+    return MemberList(members=_here(request).members())
 
 
 @router.get("/v1/thresholds", summary="Show the thresholds", openapi_extra=needs("read"))

@@ -18,16 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpu_agent.registry.tokens import Credential
 from gpu_agent.server.api.auth import FORWARDED, MAY_ANSWER, RequestChecks
 from gpu_agent.server.api.connection import cut_answer
-from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, problem_response
+from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, problem_response, registry_busy
 from gpu_agent.server.health import Size
 from gpu_agent.server.http_headers import FORWARDING_MARK, forwarded_client
 from gpu_agent.server.metrics import RequestMetrics, exposition, request_exposition
 from gpu_agent.server.service import RegistryService
-from gpu_agent.wire.api import CheckView
+from gpu_agent.wire.api import CheckView, MemberView
 from gpu_agent.wire.codes import ErrorCode
 
 OWN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered by each instance of itself."""
+MEMBERS_PATH = "/v1/members"
+"""Answered by each instance of its own copy while it has no link to the leader."""
 
 _NOT_FORWARDED_AGAIN = (
     "the instance to which this request was forwarded does not lead any more: send the same request again in "
@@ -47,8 +49,12 @@ class InstanceAnswers:
     """Whether nodes may connect to it."""
     metrics: Callable[[], bytes]
     """Its own metrics in Prometheus' text format: all of a standby's, and beside those of the registry."""
+    is_linked: Callable[[], bool]
+    """Whether it has a link to the leader."""
+    members: Callable[[], tuple[MemberView, ...]]
+    """The instances, as far as its copy knows them."""
     authenticate: Callable[[str], Credential | None] | None
-    """Judges the token of a request for a standby's metrics, from its copy; None with auth off."""
+    """Judges the token of a request that a standby answers itself, from its copy; None with auth off."""
     secret: Callable[[], str | None]
     """What instances prove themselves with when they forward; None while it is not known."""
 
@@ -73,6 +79,14 @@ class Here:
         """Check whether nodes may connect here, and whether a registry that leads can do its work."""
         checks = () if self.service is None else self.service.health.readiness()
         return checks if self._instance is None else (*self._instance.readiness(), *checks)
+
+    def members(self) -> tuple[MemberView, ...]:
+        """Return the processes that are this registry, the leader first."""
+        if self.service is not None:
+            return self.service.members()
+        if self._instance is None:
+            raise registry_busy(LEADS_NO_MORE)
+        return self._instance.members()
 
     async def exposition(self) -> bytes:
         """Write the metrics of the registry and of this process."""
@@ -155,6 +169,8 @@ class InstanceApi:
             await term(scope, receive, send)
         elif mark is not None:  # whatever secret it shows: a loop must end also between strangers
             await _refuse(_NOT_FORWARDED_AGAIN)(scope, receive, send)
+        elif scope["path"] == MEMBERS_PATH and not self._instance.is_linked():
+            await self._registry(scope, receive, send)
         else:
             await self._forward(scope, receive, send)
 

@@ -19,9 +19,8 @@ from typing import Any
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.address import BACKLOG, Address, bound_address
 from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
-from gpu_agent.server.gateway.link import Kind, Link, pack_wall_time, proof, read_document
+from gpu_agent.server.gateway.link import Kind, Link, pack_alive, proof, read_document, unpack_lag
 from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway
-from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import MemberRole, MemberView
 
 LINK_VERSION = 1
@@ -62,6 +61,8 @@ class Lead:
     """The instances have it from etcd, and prove it to each other."""
     instances: Callable[[], Sequence[Instance]]
     """Returns those that etcd names, this one included."""
+    revision: Callable[[], int]
+    """Returns the revision of etcd after the last commit."""
 
 
 class InstanceLinks:
@@ -114,9 +115,9 @@ class InstanceLinks:
         await asyncio.sleep(0)
         self.connections.log_limit.stop()
 
-    def members(self, clock: Clock) -> tuple[MemberView, ...]:
+    def members(self) -> tuple[MemberView, ...]:
         """Return all instances, the leader first, then by name."""
-        lead, now = self._lead, clock.monotonic()
+        lead = self._lead
         views = []
         for one in self._lead.instances():
             leads, gateway = one.name == lead.name, self._gateways.get(one.name)
@@ -128,7 +129,7 @@ class InstanceLinks:
                     term=lead.term if leads else None,
                     since=lead.since if leads else one.since,
                     nodes=0 if gateway is None else len(gateway.connections),
-                    lag_seconds=None if leads or gateway is None else round(now - gateway.heard_at, 3),
+                    lag_seconds=None if leads or gateway is None else gateway.lag_seconds,
                 )
             )
         return tuple(sorted(views, key=lambda one: (one.role != MemberRole.LEADER, one.name)))
@@ -198,6 +199,8 @@ class InstanceLinks:
             return
         if kind is Kind.LISTENING:
             gateway.listening_since = time.monotonic()
+        elif kind is Kind.LAG:
+            gateway.lag_seconds = unpack_lag(payload)
         else:
             gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
 
@@ -214,14 +217,14 @@ class InstanceLinks:
 
     def _watch(self, planned_at: float) -> None:
         """Let each gateway hear that this leader lives, and end the links that are silent."""
-        now = time.monotonic()
+        now, alive = time.monotonic(), pack_alive(time.time(), self._lead.revision())
         for gateway in tuple(self._gateways.values()):
             if now - planned_at > WATCH_SECONDS:  # we stood still ourselves: what they said waits
                 gateway.heard_at = now
             if now - gateway.heard_at > SILENT_SECONDS:
                 gateway.link.end(f"it has said nothing for {SILENT_SECONDS:g} s")
             else:
-                gateway.link.send(Kind.ALIVE, 0, pack_wall_time(time.time()))
+                gateway.link.send(Kind.ALIVE, 0, alive)
         self._watching = asyncio.get_running_loop().call_later(
             WATCH_SECONDS, self._watch, now + WATCH_SECONDS
         )

@@ -27,6 +27,7 @@ HIGH_WATER_BYTES = 1024 * 1024
 """A gateway reads no more of nodes while more than this waits for the leader."""
 _ROW = Struct("!QHff")
 _SECONDS = Struct("!d")
+_ALIVE = Struct("!dQ")
 
 
 class Kind(IntEnum):
@@ -57,7 +58,8 @@ class Kind(IntEnum):
     RELOAD = 11
     """Read the certificate's files again, and JSON: log_level."""
     ALIVE = 13
-    """The leader's wall clock: the leader of several machines sends it every second."""
+    """The leader's wall clock and the revision of its last commit: sent every second by the leader of several
+    machines."""
 
     CHALLENGE = 14
     """JSON: nonce, and the proof that the leader has the instances' secret. The answer to HELLO."""
@@ -85,6 +87,8 @@ class Kind(IntEnum):
     HELD = 73
     """Behind a SESSION: its age in seconds, then a frame of the node that an earlier leader may not have
     heard, or not stored."""
+    LAG = 74
+    """The answer to ALIVE: how many seconds this instance's copy of etcd is behind the leader's commits."""
 
 
 class Link(asyncio.BufferedProtocol):
@@ -240,13 +244,24 @@ def unpack_held(payload: memoryview) -> tuple[float, bytes]:
     return float(seconds), bytes(payload[_SECONDS.size :])
 
 
-def pack_wall_time(unix_seconds: float) -> bytes:
+def pack_alive(unix_seconds: float, revision: int) -> bytes:
     """Write the payload of an ALIVE."""
-    return _SECONDS.pack(unix_seconds)
+    return _ALIVE.pack(unix_seconds, revision)
 
 
-def read_wall_time(payload: memoryview) -> float:
+def unpack_alive(payload: memoryview) -> tuple[float, int]:
     """Read the payload of an ALIVE."""
+    seconds, revision = _ALIVE.unpack(payload)
+    return float(seconds), int(revision)
+
+
+def pack_lag(seconds: float) -> bytes:
+    """Write the payload of a LAG."""
+    return _SECONDS.pack(seconds)
+
+
+def unpack_lag(payload: memoryview) -> float:
+    """Read the payload of a LAG."""
     (seconds,) = _SECONDS.unpack(payload)
     return float(seconds)
 

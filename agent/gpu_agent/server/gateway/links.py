@@ -51,6 +51,8 @@ class LinkedGateway:
     """When it said something last, or was started; monotonic seconds, as below."""
     link: Link = field(init=False)
     listening_since: float | None = None
+    lag_seconds: float | None = None
+    """How far its copy of the store is behind; None for one without a copy, and before it says so."""
     connections: dict[int, GatewayConnection] = field(default_factory=dict)
     """By their numbers at the gateway."""
 

@@ -26,12 +26,13 @@ from gpu_agent.server.health import Size
 from gpu_agent.server.leadership.follower import Follower, Leader, instance_document
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
 from gpu_agent.server.leadership.leader_link import LeaderLink
+from gpu_agent.server.metrics import InstanceFigures, instance_exposition
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import StoreError
 from gpu_agent.store.etcd.client import Access, EtcdClient, EtcdError, KeyValue
 from gpu_agent.store.etcd.lease import Lease, LeaseHeldError
 from gpu_agent.store.etcd.store import EtcdStore
-from gpu_agent.wire.api import CheckView
+from gpu_agent.wire.api import CheckView, MemberRole, MemberView
 from gpu_agent.wire.codes import CloseCode
 
 LOOK_SECONDS = 0.5
@@ -101,6 +102,8 @@ class RegistryInstance:
         self._leave_until = 0.0
         """Until when it leaves leading to the others; monotonic seconds."""
         self._stopping = False
+        self._takeovers = 0
+        self._takeover_seconds: float | None = None
         self._at_rest = asyncio.Event()
         """Set while it neither leads nor tries to."""
         self._at_rest.set()
@@ -127,7 +130,9 @@ class RegistryInstance:
             elsewhere=elsewhere,
             size=lambda: Size(nodes=self._follower.nodes, connections=self._gateway.connections.size),
             readiness=self.readiness,
-            metrics=self._metrics,
+            metrics=lambda: instance_exposition(self._figures()),
+            is_linked=lambda: self.is_linked,
+            members=self._members_by_copy,
             authenticate=self._follower.operator if auth_on else None,
             secret=lambda: self._follower.secret,
         )
@@ -145,9 +150,14 @@ class RegistryInstance:
             f"standby of {'nobody' if leader is None else leader.instance.name}, {held} nodes connected here"
         )
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the leader has taken this instance."""
+        return self._link is not None and self._link.is_linked
+
     def readiness(self) -> tuple[CheckView, ...]:
         """Check whether a node may connect here."""
-        linked = self._link is not None and self._link.is_linked
+        linked = self.is_linked
         detail = "the leader is linked" if linked else self._link_problem()
         closed = self._gateway.listener.closed_reason
         return (
@@ -201,25 +211,32 @@ class RegistryInstance:
         await in_thread("name", self._name.release, deadline_seconds=None)
         self._client.close()
 
-    def _metrics(self) -> bytes:
-        leads, linked = self.service is not None, self._link is not None and self._link.is_linked
-        rows = (
-            ("gpu_registry_instance_leads", "Whether this instance leads.", int(leads)),
-            ("gpu_registry_instance_linked", "Whether this instance has a link to the leader.", int(linked)),
-            (
-                "gpu_registry_instance_term",
-                "The term of the leader, as this instance knows it.",
-                self._follower.term,
-            ),
-            (
-                "gpu_registry_instance_node_connections",
-                "Node connections that this instance holds.",
-                self._gateway.connections.size,
-            ),
+    def _figures(self) -> InstanceFigures:
+        link = self._link if self.is_linked else None
+        return InstanceFigures(
+            leads=self.service is not None,
+            linked=link is not None,
+            term=self._follower.term,
+            node_connections=self._gateway.connections.size,
+            takeovers=self._takeovers,
+            takeover_seconds=self._takeover_seconds,
+            link_silent_seconds=None if link is None else link.silent_seconds,
+            copy_lag_seconds=None if link is None else link.lag_seconds,
         )
-        return "".join(
-            f"# HELP {name} {meaning}\n# TYPE {name} gauge\n{name} {value}\n" for name, meaning, value in rows
-        ).encode()
+
+    def _members_by_copy(self) -> tuple[MemberView, ...]:
+        """Return all instances that etcd names; none of them leads as far as this one knows."""
+        own, held = self.own.name, self._gateway.connections.size
+        return tuple(
+            MemberView(
+                name=one.name,
+                role=MemberRole.STANDBY,
+                url=one.api,
+                since=one.since,
+                nodes=held if one.name == own else None,
+            )
+            for one in self._follower.instances()
+        )
 
     def _changed(self) -> None:
         self._changes.set()
@@ -281,7 +298,7 @@ class RegistryInstance:
 
     async def _lead(self, lease: Lease) -> None:
         """Lead until the lease is not certain any more, or this instance stops."""
-        settings = self._settings
+        settings, began_at = self._settings, time.monotonic()
         try:
             store = await in_thread(
                 "store",
@@ -299,6 +316,7 @@ class RegistryInstance:
             tls=settings.link_server_tls,
             secret=store.secret,
             instances=self._follower.instances,
+            revision=lambda: store.revision,
         )
         service = RegistryService(self._service_settings, store, lead=lead)
         try:
@@ -306,11 +324,18 @@ class RegistryInstance:
             with collector_paused():
                 await service.start()
             await self._began(service, lambda: lease.valid)
+            self._takeovers += 1
+            self._takeover_seconds = time.monotonic() - began_at
         except (OSError, StoreError, StateDirectoryError) as error:
             self._failed(error)
         else:
             self._leading, self.service = lease, service
-            _LOG.info("leading_began", term=store.term, nodes=service.size.nodes)
+            _LOG.info(
+                "leading_began",
+                term=store.term,
+                nodes=service.size.nodes,
+                seconds=round(self._takeover_seconds, 3),
+            )
             while lease.valid and not self._stopping:
                 await _wait(self._changes, LEASE_LOOK_SECONDS)
                 self._changes.clear()
@@ -358,6 +383,7 @@ class RegistryInstance:
                 name=self.own.name,
                 secret=secret,
                 tls=self._settings.link_client_tls,
+                revision=lambda: self._follower.revision,
             )
             if await self._link.hold(partial(self._leads, leader)):
                 alone_since = time.monotonic()

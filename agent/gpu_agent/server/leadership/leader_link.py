@@ -5,13 +5,14 @@ import hmac
 import secrets
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.gateway.gateway import SETTINGS, Gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
-from gpu_agent.server.gateway.link import Kind, Link, proof, read_document, read_wall_time
+from gpu_agent.server.gateway.link import Kind, Link, pack_lag, proof, read_document, unpack_alive
 
 LEADER_SILENT_SECONDS = 5.0
 """A leader says something every second."""
@@ -26,8 +27,16 @@ class LeaderLink:
     """One link to one leader."""
 
     def __init__(
-        self, gateway: Gateway, leader: Instance, *, name: str, secret: str, tls: ssl.SSLContext | None
+        self,
+        gateway: Gateway,
+        leader: Instance,
+        *,
+        name: str,
+        secret: str,
+        tls: ssl.SSLContext | None,
+        revision: Callable[[], int],
     ) -> None:
+        """`revision` returns which one this instance's copy of etcd has reached."""
         self.is_linked = False
         """Whether the leader has taken this gateway."""
         self.clocks_apart_seconds = 0.0
@@ -40,6 +49,21 @@ class LeaderLink:
         self._problem = ""
         self._is_proven = False
         """Whether the leader has the instances' secret."""
+        self._revision = revision
+        self._awaited: deque[tuple[int, float]] = deque()
+        """Revisions that the leader named and the copy has not reached, and when each was named."""
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the leader has said nothing."""
+        return time.monotonic() - self._heard_at
+
+    @property
+    def lag_seconds(self) -> float:
+        """How far this instance's copy is behind the leader's commits, as far as those were named."""
+        while self._awaited and self._awaited[0][0] <= self._revision():
+            self._awaited.popleft()
+        return time.monotonic() - self._awaited[0][1] if self._awaited else 0.0
 
     async def hold(self, is_current: Callable[[], bool]) -> bool:
         """Link to the leader until the link ends, or it leads no more; returns whether it took us."""
@@ -63,7 +87,7 @@ class LeaderLink:
             was_linked |= self.is_linked
             if not is_current():
                 self._link.end("another instance leads")
-            elif time.monotonic() - self._heard_at > LEADER_SILENT_SECONDS:
+            elif self.silent_seconds > LEADER_SILENT_SECONDS:
                 self._link.end(f"the leader has said nothing for {LEADER_SILENT_SECONDS:g} s")
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -84,7 +108,11 @@ class LeaderLink:
             self._gateway.attach(self._link)
             _LOG.info("leader_linked", leader=self._leader.name, nodes=self._gateway.connections.size)
         elif kind is Kind.ALIVE:
-            self.clocks_apart_seconds = abs(time.time() - read_wall_time(payload))
+            wall_time, revision = unpack_alive(payload)
+            self.clocks_apart_seconds = abs(time.time() - wall_time)
+            if revision > self._revision():
+                self._awaited.append((revision, self._heard_at))
+            self._link.send(Kind.LAG, 0, pack_lag(round(self.lag_seconds, 3)))
         elif kind is Kind.PROBLEM:
             self._problem = str(payload, "utf-8")
 
