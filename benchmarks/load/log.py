@@ -45,6 +45,9 @@ class RegistryLog:
         self.silent_seconds: dict[str, float] = {}
         """By node: how long it had been silent when its timeout was noticed."""
         self.offences: list[dict[str, Any]] = []
+        self.last: dict[str, dict[str, Any]] = {}
+        self.last_at: dict[str, float] = {}
+        """By event: the last line, and when it was read; monotonic seconds."""
         self.first_registered_at = self.last_registered_at = 0.0
         """When the first and the last `node_registered` since the start was read; monotonic seconds."""
         self._figures: list[dict[str, Any]] = []
@@ -101,6 +104,7 @@ class RegistryLog:
     def _take(self, said: dict[str, Any]) -> None:
         event = said["event"]
         self._counts[event] += 1
+        self.last[event], self.last_at[event] = said, time.monotonic()
         if event == "registry_listening":
             self._listening.set()
         elif event == "node_status_changed":

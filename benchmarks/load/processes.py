@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from benchmarks.load.log import RegistryLog
 
@@ -88,6 +88,11 @@ class RegistryProcess:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             token: str = json.load(answer)["token"]
         return token
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
@@ -176,10 +181,25 @@ class Generator:
             self.last = said
 
 
+class Joined(Protocol):
+    """What nodes join: a registry, or what stands before several instances of one."""
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether nodes need a token."""
+
+    @property
+    def node_port(self) -> int:
+        """Where nodes connect, on 127.0.0.1."""
+
+    def join_token(self, uses: int) -> str:
+        """Have a token made by which so many nodes may join."""
+
+
 class Generators:
     """All processes of nodes; those still there when the block ends are killed."""
 
-    def __init__(self, registry: RegistryProcess, *, gpus: int, startup_seconds: float) -> None:
+    def __init__(self, registry: Joined, *, gpus: int, startup_seconds: float) -> None:
         self._registry = registry
         self._shared = {"host": "127.0.0.1", "gpus": gpus, "startup_seconds": startup_seconds}
         self._running: list[Generator] = []

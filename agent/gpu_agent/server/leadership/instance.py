@@ -319,8 +319,10 @@ class RegistryInstance:
             revision=lambda: store.revision,
         )
         service = RegistryService(self._service_settings, store, lead=lead)
+        began_at = time.monotonic()
         try:
             await self._warm(store)
+            warm_at = time.monotonic()
             with collector_paused():
                 await service.start()
             await self._began(service, lambda: lease.valid)
@@ -335,6 +337,8 @@ class RegistryInstance:
                 term=store.term,
                 nodes=service.size.nodes,
                 seconds=round(self._takeover_seconds, 3),
+                copy_seconds=round(warm_at - began_at, 3),
+                restore_seconds=round(time.monotonic() - warm_at, 3),
             )
             while lease.valid and not self._stopping:
                 await _wait(self._changes, LEASE_LOOK_SECONDS)
