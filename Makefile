@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help histories setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help histories cluster setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -28,8 +28,8 @@ $(READY): pyproject.toml
 demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-C
 	@$(BIN)/gpu-agent demo $(DEMO)
 
-test: $(READY) ## every test, JOBS files at a time, and how long it took; those that need root are skipped without it
-	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile $(ARGS); code=$$?; \
+test: $(READY) ## every test but those of `cluster`, JOBS files at a time, and how long it took; those that need root are skipped without it
+	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile --ignore=tests/cluster $(ARGS); code=$$?; \
 	  echo "make test took $$(( $$(date +%s) - begun )) s"; exit $$code
 
 # Tests that start no other program, for `test-fast`.
@@ -70,6 +70,9 @@ trees: $(READY) ## the model scan against random trees of files: TREES of them, 
 histories: $(READY) ## clients on every address of registries that are killed and frozen; is what they saw linearizable? RUNS, FROM, SEED, FORMS, FREEZE, SECONDS
 	$(BIN)/python -m tests.histories $(if $(RUNS),--runs $(RUNS)) $(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(FORMS),--forms $(FORMS)) $(if $(FREEZE),--freeze $(FREEZE)) $(if $(SECONDS),--seconds $(SECONDS))
+
+cluster: $(READY) ## instances, etcd and agents on machines of their own (namespaces: root) that lose each other; FULL=1
+	$(if $(FULL),CLUSTER_FULL=1) $(BIN)/python -m pytest -q tests/cluster $(ARGS)
 
 crashes: $(READY) ## kill a real registry at every kind of point, KILLS times each, and look for losses
 	$(BIN)/python -m tests.e2e.crashes.campaign --kills $(or $(KILLS),20)

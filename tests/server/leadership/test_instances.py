@@ -23,7 +23,7 @@ from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInsta
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.etcd.client import Delete, EtcdClient, Watched
+from gpu_agent.store.etcd.client import EtcdClient, Watched
 from gpu_agent.wire.api import ClaimView
 from tests.server.harness import LOOPBACK, Node, known, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
@@ -61,7 +61,7 @@ class Running:
 
     @property
     def is_linked(self) -> bool:
-        return all(one.ok for one in self.instance.readiness())
+        return self.instance.is_linked
 
 
 @asynccontextmanager
@@ -136,9 +136,11 @@ async def leader_among(instances: list[Running]) -> Running:
 
 
 def depose(etcd: Cluster, prefix: str) -> None:
-    """Take the leader's key away, as etcd does when its lease has ended."""
+    """End the leader's lease, and with it its key."""
     with closing(EtcdClient(etcd.access)) as client:
-        client.transact([], [Delete(f"{prefix}/leader".encode())])
+        held = client.get(f"{prefix}/leader".encode())
+        assert held is not None
+        client.revoke(held.lease, seconds=5)
 
 
 async def test_a_takeover_moves_no_node_and_nothing_is_lost(etcd: Cluster, prefix: str) -> None:
@@ -168,6 +170,26 @@ async def test_a_takeover_moves_no_node_and_nothing_is_lost(etcd: Cluster, prefi
             for one in nodes:
                 await one.heartbeat()
             await until_placed(leader, f"job-{number}")
+
+
+async def test_a_load_balancer_sees_an_instance_ready_while_another_takes_over(
+    etcd: Cluster, prefix: str
+) -> None:
+    """One that were not would lose all its node connections (haproxy's `shutdown-sessions`)."""
+    async with three(etcd, prefix) as instances:
+        first = await leader_among(instances)
+        depose(etcd, prefix)
+        unready: list[str] = []
+
+        def ends() -> bool:
+            unready.extend(
+                check.detail for one in instances for check in one.instance.readiness() if not check.ok
+            )
+            return not first.leads
+
+        await until(ends, what="the end of the first term")
+        await until(lambda: ends() and any(one.leads for one in instances), what="another leader")
+        assert not unready
 
 
 async def until_placed(leader: Running, job_id: str) -> ClaimView:

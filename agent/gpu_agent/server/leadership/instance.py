@@ -97,6 +97,8 @@ class RegistryInstance:
             service_settings.limits, service_settings.thresholds, encryption=service_settings.tls
         )
         self._link: LeaderLink | None = None
+        self._alone = True
+        """Whether it has had no link to any leader yet, or was without for `ALONE_SECONDS`."""
         self._leading: Lease | None = None
         self._etcd_problem: str | None = None
         self._leave_until = 0.0
@@ -156,12 +158,16 @@ class RegistryInstance:
         return self._link is not None and self._link.is_linked
 
     def readiness(self) -> tuple[CheckView, ...]:
-        """Check whether a node may connect here."""
+        """Check whether this instance is one for nodes.
+
+        It stays so while another takes the lead, or none can: a load balancer would end the connections that
+        it holds then.
+        """
         linked = self.is_linked
         detail = "the leader is linked" if linked else self._link_problem()
         closed = self._gateway.listener.closed_reason
         return (
-            CheckView(name="leader", ok=linked, detail=detail),
+            CheckView(name="leader", ok=linked or not self._alone, detail=detail),
             CheckView(
                 name="nodes",
                 ok=closed is None,
@@ -319,8 +325,8 @@ class RegistryInstance:
             revision=lambda: store.revision,
         )
         service = RegistryService(self._service_settings, store, lead=lead)
-        began_at = time.monotonic()
         try:
+            opened_at = time.monotonic()
             await self._warm(store)
             warm_at = time.monotonic()
             with collector_paused():
@@ -337,7 +343,7 @@ class RegistryInstance:
                 term=store.term,
                 nodes=service.size.nodes,
                 seconds=round(self._takeover_seconds, 3),
-                copy_seconds=round(warm_at - began_at, 3),
+                copy_seconds=round(warm_at - opened_at, 3),
                 restore_seconds=round(time.monotonic() - warm_at, 3),
             )
             while lease.valid and not self._stopping:
@@ -390,11 +396,11 @@ class RegistryInstance:
                 revision=lambda: self._follower.revision,
             )
             if await self._link.hold(partial(self._leads, leader)):
-                alone_since = time.monotonic()
+                alone_since, self._alone = time.monotonic(), False
             elif time.monotonic() - alone_since > ALONE_SECONDS:
                 _LOG.error("leader_not_reached", leader=leader.instance.name, link=str(leader.instance.link))
                 self._gateway.close_all(CloseCode.SERVICE_RESTART, "the leader is not reached from here")
-                alone_since = time.monotonic()
+                alone_since, self._alone = time.monotonic(), True
             await _wait(self._link_changes, _PAUSE_SECONDS)
 
     def _leads(self, leader: Leader) -> bool:
