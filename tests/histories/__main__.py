@@ -86,7 +86,6 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("dist"), help="where a violation is written")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a written history again")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the registries too
     if asked.check:
         result = check(read(asked.check))
         _print(result)
@@ -101,4 +100,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the registries too
     sys.exit(main())

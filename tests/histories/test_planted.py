@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.histories import planted
+from tests.histories.__main__ import main
 from tests.histories.campaign import FLEET, Fault, Stage, draw_fault, freeze
 from tests.histories.clients import Address
 from tests.histories.network import Cut
 from tests.histories.nodes import Nodes
-from tests.histories.objects import Result
+from tests.histories.objects import Result, check
+from tests.histories.record import read
 from tests.histories.registries import FORMS, OneProcess, Registry, ThreeInstances, Victim
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -79,11 +81,21 @@ class TwoLeaders:
         return ()
 
 
-def test_a_gpu_that_two_leaders_give_out_is_found(tmp_path: Path) -> None:
-    with ExitStack() as running:
-        results = play(TwoLeaders(tmp_path, running), running)
-    assert any(one.what.startswith("GPU-") for one in results[-1].violations)
-    assert any(one.what.startswith("h") for one in results[-1].violations)
+def test_a_gpu_that_two_leaders_give_out_is_found_and_written_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(FORMS, "two", TwoLeaders)
+    words = ["histories", "--forms", "two", "--runs", str(MOST_HISTORIES), "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 1
+    (written,) = tmp_path.glob("*.json")
+    assert str(written) in capsys.readouterr().out
+    problems = [one.what for one in check(read(written)).violations]
+    assert any(one.startswith("GPU-") for one in problems)
+    assert any(one.startswith("h") for one in problems)
+    monkeypatch.setattr(sys, "argv", ["histories", "--check", str(written)])
+    assert main() == 1
+    assert problems[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["one", "gateways", "etcd"])
