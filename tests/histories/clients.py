@@ -18,6 +18,8 @@ from tests.histories.record import OPEN, History, JobKind, Kind, Outcome, Record
 Address = tuple[str, int]
 
 LONG_TTL_SECONDS = 3600
+SLOWER = 1.02
+"""Each pause is so much longer than the one before: a long history stays one that can be searched."""
 UNSERVED_PAUSE_SECONDS = 0.1
 """Before the next request where one was not served."""
 _NO_CLAIM = ("CLAIM_NOT_FOUND", "NO_AVAILABLE_NODE")
@@ -202,11 +204,14 @@ class Client(threading.Thread):
         self._stopped.set()
 
     def run(self) -> None:
+        pause_seconds = self._pause_seconds
         while not self._stopped.is_set():
             done = self._one()
             is_served = done is not None and done.outcome is not Outcome.UNKNOWN
-            pause = self._dice.uniform(0, 2 * self._pause_seconds) if is_served else UNSERVED_PAUSE_SECONDS
-            self._stopped.wait(pause)
+            self._stopped.wait(
+                self._dice.uniform(0, 2 * pause_seconds) if is_served else UNSERVED_PAUSE_SECONDS
+            )
+            pause_seconds *= SLOWER
         self._caller.api.close()
 
     def _one(self) -> Recorded | None:
