@@ -139,8 +139,8 @@ class OneProcess:
             node_port=self._node_port,
             operator_port=self._operator_port,
         )
-        self._running.enter_context(program)
-        return program
+        self._running.push(program)  # before it listens: it ends also where it never does
+        return program.__enter__()
 
 
 class ThreeInstances:
@@ -243,8 +243,8 @@ class ThreeInstances:
             *OPTIONS,
             environment={**ENVIRONMENT, **self._clocks[place].environment},
         )
-        self._running.enter_context(program)
-        return program
+        self._running.push(program)  # before it listens: it ends also where it never does
+        return program.__enter__()
 
 
 def program_of(words: tuple[str, ...]) -> type[Program]:
