@@ -7,8 +7,7 @@ and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decid
 
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
 from gpu_agent.registry.declaration import schema_not_supported
@@ -64,6 +63,8 @@ class Peer(Protocol):
     address: str
     quota: TokenBucket
     """How many messages other than heartbeats it may send."""
+    is_inherited: bool
+    """Whether an earlier leader accepted it."""
     heartbeats: int
     malformed_in_a_row: int
     refused_in_a_row: int
@@ -109,19 +110,24 @@ class MessageHandler:
         else:
             self._handle_heartbeat(connection, heartbeat)
 
-    def held_frame_arrived(self, connection: Peer, payload: bytes, *, age_seconds: float) -> None:
-        """Read a frame that a gateway held: an earlier leader may not have heard it, or not stored it."""
-        heartbeat = read_ordinary_heartbeat(payload)
-        if heartbeat is None:
-            message = decode_from_node(payload)
-            if not isinstance(message, NodeHeartbeat):
-                event = self._event(connection, message, frame_bytes=len(payload))
-                if isinstance(event, RegistrationReceived):
-                    event = replace(event, is_inherited=True)
-                self._handle(event)
-                return
-            heartbeat = Heartbeat.of(message)
-        self._handle(HeartbeatReceived(connection.number, heartbeat, age_seconds=age_seconds))
+    def held_message_arrived(self, connection: Peer, frames: Sequence[bytes], *, age_seconds: float) -> None:
+        """Read a message that a gateway held: an earlier leader may not have heard it, or not stored it.
+
+        Of heartbeats it is the newest, with the parts that those behind it replaced last.
+        """
+        try:
+            message = _message_in(frames[0])
+        except FrameError:
+            self._read(connection, frames[0])
+            return
+        if not isinstance(message, Heartbeat):
+            self._handle(self._event(connection, message, frame_bytes=len(frames[0])))
+            return
+        for frame in frames[1:]:
+            earlier = _message_in(frame)
+            if isinstance(earlier, Heartbeat):
+                message = message.with_parts_of(earlier)
+        self._handle(HeartbeatReceived(connection.number, message, age_seconds=age_seconds))
 
     def connection_lost(self, connection: Peer, *, link_ended: bool = False) -> None:
         """Report to the fleet that a connection is closed, or that its gateway is not reached any more."""
@@ -207,6 +213,7 @@ class MessageHandler:
                     fresh_token=generate_node_token() if self._auth_on else None,
                     round_trip_seconds=connection.round_trip_seconds,
                     frame_bytes=frame_bytes,
+                    is_inherited=connection.is_inherited,
                 )
             case NodeUnregister():
                 return UnregistrationReceived(connection.number, message)
@@ -240,6 +247,15 @@ class MessageHandler:
         self._send(connection.number, refusal)
         if connection.malformed_in_a_row >= MALFORMED_IN_A_ROW:
             connection.fail(CloseCode.POLICY_VIOLATION, f"{MALFORMED_IN_A_ROW} unreadable frames in a row")
+
+
+def _message_in(frame: bytes) -> Heartbeat | NodeRegister | NodeUnregister | NodeError:
+    """Read a frame; raises `FrameError`."""
+    heartbeat = read_ordinary_heartbeat(frame)
+    if heartbeat is not None:
+        return heartbeat
+    message = decode_from_node(frame)
+    return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else message
 
 
 def _is_text(payload: bytes) -> bool:

@@ -97,6 +97,9 @@ class NodeConnection(asyncio.BufferedProtocol):
         "waited_seconds",
     )
 
+    is_inherited = False
+    """Only a gateway's may be an earlier leader's."""
+
     def __init__(
         self,
         connections: "NodeConnections",

@@ -285,10 +285,13 @@ async def _start_alone(settings: RegistrySettings) -> _Started:
 async def _start_instance(settings: RegistrySettings, location: EtcdLocation) -> _Started:
     """Start one instance of a registry on etcd; raises what `_start` logs."""
     encryption = await in_thread("store", lambda: _secured(settings), deadline_seconds=None)
-    instance_settings = await in_thread(
-        "store", lambda: _instance_settings(settings, location, encryption), deadline_seconds=None
-    )
     listener = settings.operator_listen.bind()
+    operators = bound_address(listener)
+    instance_settings = await in_thread(
+        "store",
+        lambda: _instance_settings(settings, location, encryption, api_port=operators.port),
+        deadline_seconds=None,
+    )
 
     async def began(service: RegistryService, may_answer: Callable[[], bool]) -> None:
         if settings.auth_on:
@@ -302,7 +305,7 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
         began=began,
         ended=lambda: api.detach(),  # noqa: PLW0108 - it is made below
     )
-    forwarder = Forwarder(instance.leader_api)
+    forwarder = Forwarder(instance.leader_api, own=settings.instance_certificate)
     api = ApiServer(
         None,
         listener,
@@ -315,9 +318,7 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
     except (OSError, StoreError):
         listener.close()
         raise
-    endpoint, addresses = await _listening(
-        settings, node_address, bound_address(listener), encryption=encryption
-    )
+    endpoint, addresses = await _listening(settings, node_address, operators, encryption=encryption)
 
     async def renewed() -> None:
         await endpoint.write()
@@ -419,10 +420,10 @@ def _secured(settings: RegistrySettings) -> Encryption | None:
 
 
 def _instance_settings(
-    settings: RegistrySettings, location: EtcdLocation, encryption: Encryption | None
+    settings: RegistrySettings, location: EtcdLocation, encryption: Encryption | None, *, api_port: int
 ) -> InstanceSettings:
     """Say what this instance is, and read the certificate that it shows to the others."""
-    api, own = settings.operator_listen, settings.instance_certificate
+    api, own = replace(settings.operator_listen, port=api_port), settings.instance_certificate
     if api.is_loopback or api.is_wildcard:
         api = replace(api, host=settings.instance_listen.host)
     authority = settings.instance_ca_file

@@ -355,6 +355,8 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 "gateways is for a registry on one machine: on etcd each instance is a gateway itself; leave "
                 "it out, and start an instance more"
             )
+        if not self.instance_listen.port:
+            return f"instance_listen {self.instance_listen} names no port: the other instances must know it"
         if self.instance_listen.is_wildcard:
             return (
                 f"instance_listen {self.instance_listen} is every address of this machine: name the one that "

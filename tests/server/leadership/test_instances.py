@@ -327,3 +327,42 @@ def figures(of: Running) -> dict[str, float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+async def test_what_nodes_declared_in_heartbeats_is_known_to_the_next_leader_stored_or_not(
+    etcd: Cluster, prefix: str
+) -> None:
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        node = await stack.enter_async_context(node_at(instances[0].address))
+        await node.become_ready()
+        model = {"model_id": "late", "version": "1", "enabled": True}
+        await node.heartbeat(installed_models=[model])
+        await node.heartbeat(labels={"rack": "7"})
+        await node.heartbeat()
+        depose(etcd, prefix)
+        await until(lambda: not first.leads, what="the end of the first term")
+        leader = await leader_among(instances)
+        await until(lambda: known(leader.service, node.node_id).connected, what="its session")
+        found = known(leader.service, node.node_id)
+        assert [one.model_id for one in found.installed_models] == ["late"]
+        assert found.labels["rack"] == "7"
+        assert found.status == "ready"
+
+
+async def test_what_a_node_says_without_a_leader_the_next_one_hears(etcd: Cluster, prefix: str) -> None:
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        node = await stack.enter_async_context(node_at(instances[0].address))
+        await node.become_ready()
+        depose(etcd, prefix)
+        await until(lambda: not first.leads, what="the end of the first term")
+        await node.socket.send("no message")
+        await node.send({"type": "node_unregister", "node_id": node.node_id, "drain": True})
+        assert (await node.receive_type("node_error"))["code"] == "INVALID_MESSAGE"
+        leader = await leader_among(instances)
+
+        def left() -> bool:
+            return known(leader.service, node.node_id).status in {"draining", "offline"}
+
+        await until(left, what="its drain")

@@ -27,6 +27,7 @@ class GatewayConnection:
         "credential",
         "heartbeats",
         "is_exact",
+        "is_inherited",
         "local",
         "malformed_in_a_row",
         "node_id",
@@ -51,6 +52,8 @@ class GatewayConnection:
         self.quota = quota
         self.malformed_in_a_row = self.refused_in_a_row = self.heartbeats = 0
         self.round_trip_seconds: float | None = None
+        self.is_inherited = False
+        """Whether an earlier leader accepted it."""
         self.is_exact = False
         """Whether the gateway hands on every change of memory."""
         self._fetched: asyncio.Future[None] | None = None

@@ -12,7 +12,7 @@ that have no answer. The next leader hears of each connection what the earlier o
 import asyncio
 import http
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -44,7 +44,7 @@ from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.codes import CloseCode
 from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
-from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
+from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, NodeStatusMessage, NodeUnregister
 
 MOST_NEWEST_BYTES = 16 * 1024
 """A longer heartbeat is always handed on; what a shorter one says is held for those who ask."""
@@ -58,6 +58,7 @@ REPORTED_AT_ONCE = 100
 ROWS_SECONDS = 1.0
 """How often the heartbeats that say nothing new are counted to the leader."""
 
+_A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _NO_LEADER = HandshakeRefusal(
     http.HTTPStatus.SERVICE_UNAVAILABLE, "The registry has no leader at the moment; try later.", 2
 )
@@ -97,6 +98,8 @@ class _Session:
     """Whether these say all that a leader may not have stored."""
     unanswered: deque[bytes] = field(default_factory=deque)
     """A `node_register` without an answer, and what came without a leader."""
+    unregistration: bytes = b""
+    """A `node_unregister` upon which no status has come."""
 
 
 class Gateway:
@@ -175,7 +178,7 @@ class Gateway:
         """Take a frame in; returns False for one that is about no node connection."""
         match kind:
             case Kind.SEND:
-                self.connections.send(number, str(payload, "utf-8"))
+                self._take_answer(number, str(payload, "utf-8"))
             case Kind.REGISTERED:
                 self._registered(number, read_document(payload))
             case Kind.REFUSAL:
@@ -215,10 +218,17 @@ class Gateway:
         self._relay.registered(number, registered["node_id"])
         self.connections.identify(number, registered["node_id"])
 
+    def _take_answer(self, number: int, text: str) -> None:
+        session = self._sessions.get(number)
+        if session is not None and session.unregistration and _A_STATUS in text:
+            session.unregistration = b""
+        self.connections.send(number, text)
+
     def _refused(self, number: int, text: str) -> None:
         session = self._sessions.get(number)
         if session is not None:
             session.unanswered.clear()
+            session.unregistration = b""
         self._relay.refused(number)
         self.connections.send(number, text)
 
@@ -291,10 +301,13 @@ class Gateway:
             message = decode_from_node(frame)
         except FrameError:
             return None
+        has_leader = self._link is not None and number not in self._unreported
         if isinstance(message, NodeRegister):
             self._relay.declared(number, message.hardware)
-            if self._link is not None and number not in self._unreported:
+            if has_leader:
                 session.unanswered.append(frame)
+        elif isinstance(message, NodeUnregister) and has_leader:
+            session.unregistration = frame
         return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
 
     def _connection_lost(self, connection: NodeConnection) -> None:
@@ -346,14 +359,16 @@ class Gateway:
                 "is_complete": session.is_complete,
             },
         )
-        for frame in _held_frames(session):
-            link.send(Kind.HELD, number, pack_held(age or 0.0, frame))
+        for message in _held_messages(session):
+            link.send(Kind.HELD, number, pack_held(age or 0.0, message))
 
 
-def _held_frames(session: _Session) -> Iterator[bytes]:
+def _held_messages(session: _Session) -> Iterator[Sequence[bytes]]:
+    """Yield each message; a heartbeat with those before it that replaced other parts, the newest first."""
     heartbeats = {id(frame): frame for frame in (*session.parts.values(), session.newest) if frame}
-    yield from heartbeats.values()
-    yield from session.unanswered
+    if heartbeats:
+        yield tuple(reversed(heartbeats.values()))
+    yield from ((frame,) for frame in (*session.unanswered, session.unregistration) if frame)
 
 
 def _round_trip(connection: NodeConnection) -> float | None:

@@ -8,7 +8,7 @@ lets `MOST_BACKLOG_BYTES` wait, loses the link: no frame is ever dropped alone.
 import asyncio
 import hmac
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from math import isnan, nan
 from struct import Struct
@@ -28,6 +28,7 @@ HIGH_WATER_BYTES = 1024 * 1024
 _ROW = Struct("!QHff")
 _SECONDS = Struct("!d")
 _ALIVE = Struct("!dQ")
+_LENGTH = Struct("!I")
 
 
 class Kind(IntEnum):
@@ -85,9 +86,9 @@ class Kind(IntEnum):
     PROOF = 74
     """JSON: the proof that who links has the instances' secret. The answer to CHALLENGE."""
     HELD = 73
-    """Behind a SESSION: its age in seconds, then a frame of the node that an earlier leader may not have
-    heard, or not stored."""
-    LAG = 74
+    """Behind a SESSION: an age in seconds, then one message of the node that an earlier leader may not have
+    heard, or not stored; of heartbeats the newest, and those before it that replaced other parts."""
+    LAG = 75
     """The answer to ALIVE: how many seconds this instance's copy of etcd is behind the leader's commits."""
 
 
@@ -233,15 +234,21 @@ def proof(secret: str, *words: str) -> str:
     return hmac.new(secret.encode(), "\n".join(words).encode(), "sha256").hexdigest()
 
 
-def pack_held(age_seconds: float, frame: bytes) -> bytes:
+def pack_held(age_seconds: float, frames: Sequence[bytes]) -> bytes:
     """Write the payload of a HELD."""
-    return _SECONDS.pack(age_seconds) + frame
+    return _SECONDS.pack(age_seconds) + b"".join(_LENGTH.pack(len(one)) + one for one in frames)
 
 
-def unpack_held(payload: memoryview) -> tuple[float, bytes]:
+def unpack_held(payload: memoryview) -> tuple[float, list[bytes]]:
     """Read the payload of a HELD."""
     (seconds,) = _SECONDS.unpack_from(payload)
-    return float(seconds), bytes(payload[_SECONDS.size :])
+    at, frames = _SECONDS.size, []
+    while at < len(payload):
+        (length,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size
+        frames.append(bytes(payload[at : at + length]))
+        at += length
+    return float(seconds), frames
 
 
 def pack_alive(unix_seconds: float, revision: int) -> bytes:

@@ -106,8 +106,8 @@ class GatewayLinks:
             self._take_session(gateway, local, read_document(payload))
         elif kind is Kind.HELD:
             connection = gateway.connections[local]
-            age, frame = unpack_held(payload)
-            take = partial(self._messages.held_frame_arrived, connection, frame, age_seconds=age)
+            age, frames = unpack_held(payload)
+            take = partial(self._messages.held_message_arrived, connection, frames, age_seconds=age)
             self._contain(connection, take)
         else:
             return False
@@ -173,7 +173,10 @@ class GatewayLinks:
     def _take_session(self, gateway: LinkedGateway, local: int, document: dict[str, Any]) -> None:
         """Take over a connection that an earlier leader accepted."""
         connection = self._connection(gateway, local, document["address"], document["number"])
-        connection.credential = _CREDENTIAL.validate_python(document["credential"])
+        connection.credential, connection.is_inherited = (
+            _CREDENTIAL.validate_python(document["credential"]),
+            True,
+        )
         self._add(gateway, connection)
         if (node_id := document["node_id"]) is not None:
             connection.node_id = node_id
