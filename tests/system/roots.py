@@ -11,7 +11,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,14 +61,15 @@ def _what_the_kernel_refuses() -> str | None:
     return None
 
 
-def debian(suite: str) -> Path:
-    """The root of a release; makes it when there is none. Raises `NoRootError`."""
-    recipe = hashlib.sha256(" ".join((MIRROR, *_PACKAGES)).encode()).hexdigest()[:8]
+def debian(suite: str, *more: str) -> Path:
+    """The root of a release, with `more` packages; makes it when there is none. Raises `NoRootError`."""
+    packages = (*_PACKAGES, *more)
+    recipe = hashlib.sha256(" ".join((MIRROR, *packages)).encode()).hexdigest()[:8]
     root = CACHE / f"{suite}-{recipe}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with alone(CACHE / f"{suite}.lock"):
         if not root.exists():
-            _make(suite, root)
+            _make(suite, root, packages)
     return root
 
 
@@ -80,12 +81,12 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(suite: str, root: Path) -> None:
+def _make(suite: str, root: Path, packages: Sequence[str]) -> None:
     for leftover in CACHE.glob(f"{suite}-*.half-made"):
         shutil.rmtree(leftover, ignore_errors=True)
     # Not the name that it had before: what a killed run started may not have ended yet.
     half_made = root.with_name(f"{root.name}.{secrets.token_hex(4)}.half-made")
-    command = ("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}")
+    command = ("debootstrap", "--variant=minbase", f"--include={','.join(packages)}")
     words = [*_WITH_US, *command, suite, str(half_made), MIRROR]
     try:
         done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=_LONGEST_SECONDS)

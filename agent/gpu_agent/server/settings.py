@@ -149,7 +149,8 @@ class _Serving:
     instance_name: Annotated[
         str,
         Setting(
-            "what this instance is called among those on the same etcd; else the machine's name",
+            "what this instance is called among those on the same etcd; else the machine's name "
+            "(`docs/three-machines.md` shows all that an instance needs)",
             kind="name",
             example='"registry-1"',
             option="--instance-name",
