@@ -145,6 +145,8 @@ def _ip(*words: str) -> None:
 def site(obstacle: str | None, tmp_path: Path) -> Iterator[Site]:
     if obstacle is not None:
         pytest.skip(obstacle)
+    if shutil.which("ip") is None:
+        pytest.skip("the program ip is missing: apt-get install -y iproute2")
     try:
         root = debian(SUITE, *FROM_THE_DISTRIBUTION)
     except NoRootError as error:
