@@ -191,22 +191,13 @@ class Cluster:
     def name(self, one: Instance) -> str:
         return f"registry-{self.hosts.index(one.host)}"
 
-    def full_standby(self) -> Instance:
-        """A standby that holds a node; agents start again until there is one."""
-        while True:
-            leader = self.await_leader()
-            held = self.held(leader)
-            one = max(self.standbys, key=lambda standby: held[self.name(standby)])
-            if held[self.name(one)]:
-                return one
-            self.restart_agents()
-
-    def restart_agents(self) -> None:
-        """Let all agents choose an instance again, at random."""
-        for number, one in enumerate(self.agents):
-            one.end()
-            self.agents[number] = self._start_agent(number)
-        self.await_whole()
+    def spread(self) -> None:
+        """Let each instance hold a node: agents choose again, at random, until it is so."""
+        while not all(self.held(self.await_leader()).values()):
+            for number, one in enumerate(self.agents):
+                one.end()
+                self.agents[number] = self._start_agent(number)
+            self.await_whole()
 
     def sessions(self, by: Instance) -> dict[str, int] | None:
         """The session of each node, where all are connected and ready; else None."""
@@ -269,6 +260,11 @@ class Cluster:
                 within_seconds=START_SECONDS,
                 what=f"{one.api} ready; {one.output()}",
             )
+        eventually(
+            lambda: sorted(self.held(self.await_leader())) == [self.name(one) for one in self.instances],
+            within_seconds=START_SECONDS,
+            what="the names of all instances",
+        )
         return self.await_ready(self.await_leader(), within_seconds=60)
 
     def await_ready(self, by: Instance, *, within_seconds: float) -> dict[str, int]:

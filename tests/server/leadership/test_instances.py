@@ -1,9 +1,11 @@
 """Instances of one registry on a real etcd: who leads, and that no node moves when that changes."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +18,7 @@ from gpu_agent.server.address import Address
 from gpu_agent.server.gateway import gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link
-from gpu_agent.server.leadership import leader_link
+from gpu_agent.server.leadership import instance, leader_link
 from gpu_agent.server.leadership.follower import Follower
 from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
@@ -25,6 +27,7 @@ from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.etcd.client import EtcdClient, Watched
 from gpu_agent.wire.api import ClaimView
+from gpu_agent.wire.codes import CloseCode
 from tests.server.harness import LOOPBACK, Node, known, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
 
@@ -190,6 +193,49 @@ async def test_a_load_balancer_sees_an_instance_ready_while_another_takes_over(
         await until(ends, what="the end of the first term")
         await until(lambda: ends() and any(one.leads for one in instances), what="another leader")
         assert not unready
+
+
+async def test_nodes_stay_connected_while_etcd_answers_nobody(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an instance knows of a leader is old then: it may not take itself for cut off."""
+    monkeypatch.setattr(instance, "ALONE_SECONDS", 1.0)
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        nodes = [await stack.enter_async_context(node_at(one.address)) for one in instances]
+        for one in nodes:
+            await one.become_ready()
+        epochs = [known(first.service, one.node_id).session_epoch for one in nodes]
+        etcd.members[0].process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: not first.leads, what="the end of the first term")
+            await asyncio.sleep(4)  # longer than all of them may be without a link
+        finally:
+            etcd.members[0].process.send_signal(signal.SIGCONT)
+        leader = await leader_among(instances)
+
+        def connected() -> bool:
+            return all(known(leader.service, one.node_id).connected for one in nodes)
+
+        await until(connected, what="the sessions of all nodes")
+        assert [known(leader.service, one.node_id).session_epoch for one in nodes] == epochs
+
+
+async def test_an_instance_that_reaches_no_member_of_etcd_closes_its_connections_in_the_end(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another may lead, which this one cannot know."""
+    monkeypatch.setattr(instance, "ALONE_SECONDS", 1.0)
+    quick = replace(THRESHOLDS, heartbeat_timeout_seconds=3.0)
+    with cluster(1) as etcd:
+        async with running(etcd, prefix, "a", thresholds=quick) as one:
+            await until(lambda: one.leads and one.is_linked, what="its link to itself")
+            async with node_at(one.address) as node:
+                await node.become_ready()
+                etcd.members[0].kill()
+                await until(lambda: node.socket.close_code, what="the end of its connection")
+                assert node.socket.close_code == CloseCode.SERVICE_RESTART
+                assert not all(check.ok for check in one.instance.readiness())
 
 
 async def until_placed(leader: Running, job_id: str) -> ClaimView:

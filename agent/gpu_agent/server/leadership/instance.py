@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import StateDirectoryError
@@ -29,7 +30,13 @@ from gpu_agent.server.leadership.leader_link import LeaderLink
 from gpu_agent.server.metrics import InstanceFigures, instance_exposition
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import StoreError
-from gpu_agent.store.etcd.client import Access, EtcdClient, EtcdError, KeyValue
+from gpu_agent.store.etcd.client import (
+    Access,
+    EtcdClient,
+    EtcdError,
+    KeyValue,
+    UnreachableError,
+)
 from gpu_agent.store.etcd.lease import Lease, LeaseHeldError
 from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.wire.api import CheckView, MemberRole, MemberView
@@ -45,6 +52,9 @@ MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 _NAME_SECONDS = 7.0
 """How long an instance that was killed may still seem to have its name."""
+_NAMED_SECONDS = 3.0
+"""What etcd said of a leader holds for so long: less than a leader's lease, which ends where etcd does not
+answer any more."""
 _PAUSE_SECONDS = 0.2
 _FAILED_SECONDS = 5.0
 """An instance that could not lead leaves it to the others for so long."""
@@ -97,6 +107,10 @@ class RegistryInstance:
             service_settings.limits, service_settings.thresholds, encryption=service_settings.tls
         )
         self._link: LeaderLink | None = None
+        self._named_at = -inf
+        """When etcd itself named a leader last; monotonic seconds, as below."""
+        self._unreached_since: float | None = None
+        """Since when no member of etcd is reached; None while one is."""
         self._alone = True
         """Whether it has had no link to any leader yet, or was without for `ALONE_SECONDS`."""
         self._leading: Lease | None = None
@@ -276,20 +290,25 @@ class RegistryInstance:
                 await _wait(self._changes, LOOK_SECONDS)
 
     async def _is_vacant(self) -> bool:
-        """Ask etcd itself whether nobody leads; False where it does not say."""
-        if self._link is not None and self._link.clocks_apart_seconds > MOST_APART_SECONDS:
-            return False
-        if time.monotonic() < self._leave_until:
-            return False
+        """Ask etcd itself whether nobody leads that this one could follow; False where it does not say."""
         try:
             found: KeyValue | None = await in_thread(
                 "leader", lambda: self._client.get(self._leader_key), deadline_seconds=None
             )
         except EtcdError as error:
             self._etcd_problem = str(error)
+            if not isinstance(error, UnreachableError):
+                self._unreached_since = None
+            elif self._unreached_since is None:
+                self._unreached_since = time.monotonic()
             return False
-        self._etcd_problem = None
-        return found is None
+        self._etcd_problem = self._unreached_since = None
+        if found is not None:
+            self._named_at = time.monotonic()
+            return False
+        if self._link is not None and self._link.clocks_apart_seconds > MOST_APART_SECONDS:
+            return False
+        return time.monotonic() >= self._leave_until
 
     async def _try_to_lead(self) -> None:
         lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
@@ -397,11 +416,24 @@ class RegistryInstance:
             )
             if await self._link.hold(partial(self._leads, leader)):
                 alone_since, self._alone = time.monotonic(), False
+            elif self._leader_may_be_old():
+                alone_since = time.monotonic()
             elif time.monotonic() - alone_since > ALONE_SECONDS:
                 _LOG.error("leader_not_reached", leader=leader.instance.name, link=str(leader.instance.link))
                 self._gateway.close_all(CloseCode.SERVICE_RESTART, "the leader is not reached from here")
                 alone_since, self._alone = time.monotonic(), True
             await _wait(self._link_changes, _PAUSE_SECONDS)
+
+    def _leader_may_be_old(self) -> bool:
+        """Whether etcd has not confirmed lately that there is a leader, as without its quorum.
+
+        For an instance that reaches no member any more, others may do so: after a node's timeout it counts as
+        cut off from the leader.
+        """
+        now, unreached_since = time.monotonic(), self._unreached_since
+        if unreached_since is not None:
+            return now - unreached_since < self._service_settings.thresholds.heartbeat_timeout_seconds
+        return now - self._named_at > _NAMED_SECONDS
 
     def _leads(self, leader: Leader) -> bool:
         return self._follower.leader == leader
