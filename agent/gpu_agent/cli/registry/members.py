@@ -8,7 +8,7 @@ from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import line, print_json, print_lines, terminal_columns
 from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.wire.api import MemberList, MemberView
+from gpu_agent.wire.api import MemberList, MemberRole, MemberView
 
 _COLUMNS = (
     Column(head="MEMBER"),
@@ -17,6 +17,8 @@ _COLUMNS = (
     Column(head="NODES", right=True),
     Column(head="LAG", right=True),
 )
+
+_NO_LEADER = "No instance leads as far as this one knows: what needs the leader is refused (see GET /readyz)."
 
 
 def configure_members(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,8 @@ def run_members(arguments: argparse.Namespace) -> int:
     else:
         rows = [_row(one) for one in answer.model.members]
         print_lines(render_table(Table(_COLUMNS, rows), terminal_columns()))
+        if all(one.role != MemberRole.LEADER for one in answer.model.members):
+            print(_NO_LEADER)
     return ExitCode.OK
 
 
