@@ -14,6 +14,7 @@ import httpx
 from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.api.instance import InstanceAnswers
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.health import Size
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
 from gpu_agent.server.service import RegistryService
@@ -62,7 +63,7 @@ class InstanceUnderTest:
 async def instance(
     *, leader: LeaderApi | None = None, tls: Encryption | None = None, copy: RegistryService | None = None
 ) -> AsyncIterator[InstanceUnderTest]:
-    """An instance that leads nothing yet; it judges tokens of requests for its metrics by its `copy`."""
+    """An instance that leads nothing yet; tokens and events it has of its `copy`."""
     listener = LOOPBACK.bind()
     seen: list[InstanceUnderTest] = []
     forwarder = Forwarder(lambda: seen[0].leader)
@@ -74,6 +75,7 @@ async def instance(
         is_linked=lambda: seen[0].leader is not None,
         members=lambda: MEMBERS_BY_COPY,
         authenticate=None if copy is None or not copy.auth_on else copy.tokens.authenticate,
+        event_log=RegistryEventLog() if copy is None else copy.event_log,
         secret=lambda: SECRET,
     )
     server = ApiServer(None, listener, address=LOOPBACK, tls=tls, instance=answers)

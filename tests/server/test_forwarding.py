@@ -41,7 +41,7 @@ class Pair:
 
 @asynccontextmanager
 async def paired(service: RegistryService) -> AsyncIterator[Pair]:
-    async with instance() as leader, instance(leader=leader.api) as standby:
+    async with instance() as leader, instance(leader=leader.api, copy=service) as standby:
         leader.lead(service)
         pair = Pair(leader, standby)
         async with pair.direct, pair.through:
@@ -348,11 +348,50 @@ async def test_a_frozen_leader_is_waited_for_until_another_one_leads(
         assert (await api.get("/v1/claims")).json()["count"] == 0
 
 
-async def test_a_stream_of_a_leader_that_lost_the_lead_is_cut_off(pair: Pair) -> None:
-    async with following(pair.through) as stream, instance() as successor:
+async def test_an_endless_answer_of_a_leader_that_lost_the_lead_is_cut_off(pair: Pair) -> None:
+    headers = {"Accept": "text/event-stream"}
+    async with (
+        pair.through.stream("GET", "/v1/endpoints", headers=headers) as answer,
+        instance() as successor,
+    ):
+        pieces = answer.aiter_raw()
+        await anext(pieces)
         pair.standby.leader = successor.api
         with pytest.raises(httpx.RemoteProtocolError):
-            await stream.end()
+            async for _ in pieces:
+                pass
+
+
+async def test_a_stream_of_events_comes_from_the_standbys_own_copy_and_needs_no_leader(
+    pair: Pair, service: RegistryService
+) -> None:
+    async with node(service) as new, following(pair.through) as stream:
+        pair.standby.leader = None
+        await new.become_ready()
+        await stream.until("node_registered")
+
+
+async def test_a_reader_that_is_ahead_of_the_standbys_copy_waits_for_it(
+    pair: Pair, service: RegistryService
+) -> None:
+    async with node(service) as new:
+        await new.become_ready()
+        seen = service.event_log.last_id + 1
+        headers = {"Last-Event-ID": str(seen)}
+
+        async def ahead() -> tuple[list[int], list[str]]:
+            parser = Parser()
+            parser.last_id = headers["Last-Event-ID"]
+            async with following(pair.through, parser) as stream:
+                heard = await stream.until("node_uncordoned")
+            return [int(one.id or 0) for one in heard], [one.name for one in heard]
+
+        reading = asyncio.ensure_future(ahead())
+        await service.cordon(new.node_id, reason="r")
+        await service.uncordon(new.node_id)
+        numbers, names = await reading
+    assert min(numbers) == seen + 1
+    assert "events_missed" not in names
 
 
 async def test_the_leaders_key_must_have_its_pin(

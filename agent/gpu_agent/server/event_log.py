@@ -194,6 +194,13 @@ class RegistryEventLog:
         finally:
             self._subscribers -= 1
 
+    async def reach(self, event_id: int, *, within_seconds: float) -> None:
+        """Wait for an event, not for ever: an instance's copy may be behind the one that a reader left."""
+        with suppress(TimeoutError), self.subscribe() as subscriber:
+            async with asyncio.timeout(within_seconds):
+                while self.last_id < event_id:
+                    await subscriber.next()
+
     async def follow(self, *, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield every event from now on, or after the one of that id, until the iterator is closed."""
         with self.subscribe(after=after) as subscriber:

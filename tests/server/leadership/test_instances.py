@@ -15,6 +15,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.address import Address
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link
@@ -412,3 +413,26 @@ async def test_what_a_node_says_without_a_leader_the_next_one_hears(etcd: Cluste
             return known(leader.service, node.node_id).status in {"draining", "offline"}
 
         await until(left, what="its drain")
+
+
+async def test_each_instance_has_the_stored_events_without_a_gap_over_a_takeover(
+    etcd: Cluster, prefix: str
+) -> None:
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        node = await stack.enter_async_context(node_at(instances[0].address))
+        await node.become_ready()
+        depose(etcd, prefix)
+        await until(lambda: not first.leads, what="the end of the first term")
+        leader = await leader_among(instances)
+        await until(lambda: known(leader.service, node.node_id).connected, what="its session")
+        await leader.service.cordon(node.node_id, reason="dust")
+        expected = recent(leader.service.event_log)
+        assert expected == list(range(1, expected[-1] + 1))
+        for one in instances:
+            log = one.instance.answers(Forwarder(lambda: None), auth_on=False).event_log
+            await until(lambda log=log: recent(log) == expected, what="the same events")  # type: ignore[misc]
+
+
+def recent(log: RegistryEventLog) -> list[int]:
+    return [event.id or 0 for event in log._since(0)]

@@ -111,6 +111,7 @@ class ApiServer:
 
         It is asked after a request was read, and before each part of the answer is sent.
         """
+        self._streams.close()  # their readers go on where they were, from this registry
         self._attach(service)
         if self._front is not None:
             self._front.begin_term(may_answer)
@@ -140,6 +141,9 @@ class ApiServer:
         state, self._streams = self._app.state, EventStreams()
         state.registry = self._hot.attached = self._here.service = service
         state.streams, state.endpoint_lists = self._streams, discovery.EndpointLists()
+        state.event_log = None if service is None else service.event_log
+        if service is None and self._instance is not None:
+            state.event_log = self._instance.event_log
         if service is not None:
             self._checks.authenticate = service.tokens.authenticate if service.auth_on else None
         elif self._instance is not None:

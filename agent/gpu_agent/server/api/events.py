@@ -10,8 +10,8 @@ from pydantic import Field
 
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError
-from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
-from gpu_agent.server.event_log import EventStreams
+from gpu_agent.server.api.routing import api_router, needs, refusals
+from gpu_agent.server.event_log import EventStreams, RegistryEventLog
 from gpu_agent.wire import api
 
 _STREAM: dict[str, Any] = {
@@ -19,6 +19,9 @@ _STREAM: dict[str, Any] = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+BEHIND_SECONDS = 10.0
+"""The longest wait for an event that a reader has from another instance, and this one's copy does not yet."""
 
 EventId = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -46,7 +49,6 @@ async def follow_events(
     query: Annotated[StreamQuery, Query()],
     *,
     request: Request,
-    registry: Registry,
     last_event_id: Annotated[
         EventId | None, Header(description="The last event that was read; overrides `after`.")
     ] = None,
@@ -60,8 +62,11 @@ async def follow_events(
     streams: EventStreams = request.app.state.streams
     token_id = stream_token(streams, request.state.caller)
     after = query.after if last_event_id is None else last_event_id
+    log: RegistryEventLog = request.app.state.event_log
+    if after is not None and request.app.state.registry is None:
+        await log.reach(after, within_seconds=BEHIND_SECONDS)
     pieces = streams.stream(
-        registry.event_log,
+        log,
         after=after,
         node_id=query.node_id,
         follow=query.follow == "true",

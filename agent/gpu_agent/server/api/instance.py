@@ -19,6 +19,7 @@ from gpu_agent.registry.tokens import Credential
 from gpu_agent.server.api.auth import FORWARDED, MAY_ANSWER, RequestChecks
 from gpu_agent.server.api.connection import cut_answer
 from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, problem_response, registry_busy
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.health import Size
 from gpu_agent.server.http_headers import FORWARDING_MARK, forwarded_client
 from gpu_agent.server.metrics import RequestMetrics, exposition, request_exposition
@@ -28,6 +29,8 @@ from gpu_agent.wire.codes import ErrorCode
 
 OWN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered by each instance of itself."""
+EVENTS_PATH = "/v1/events"
+"""Answered by each instance of its own copy, which holds stored events only."""
 MEMBERS_PATH = "/v1/members"
 """Answered by each instance of its own copy while it has no link to the leader."""
 
@@ -55,6 +58,8 @@ class InstanceAnswers:
     """The instances, as far as its copy knows them."""
     authenticate: Callable[[str], Credential | None] | None
     """Judges the token of a request that a standby answers itself, from its copy; None with auth off."""
+    event_log: RegistryEventLog
+    """The stored events that its copy has."""
     secret: Callable[[], str | None]
     """What instances prove themselves with when they forward; None while it is not known."""
 
@@ -169,10 +174,13 @@ class InstanceApi:
             await term(scope, receive, send)
         elif mark is not None:  # whatever secret it shows: a loop must end also between strangers
             await _refuse(_NOT_FORWARDED_AGAIN)(scope, receive, send)
-        elif scope["path"] == MEMBERS_PATH and not self._instance.is_linked():
+        elif self._answers_by_copy(scope["path"]):
             await self._registry(scope, receive, send)
         else:
             await self._forward(scope, receive, send)
+
+    def _answers_by_copy(self, path: str) -> bool:
+        return path == EVENTS_PATH or (path == MEMBERS_PATH and not self._instance.is_linked())
 
     def _believe(self, mark: bytes, scope: Scope) -> None:
         """Take the client's address from a mark, and its `Host` for checked, where an instance wrote it."""

@@ -8,19 +8,23 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.registry.persistence import load_token
-from gpu_agent.registry.tokens import Credential, TokenState
+from gpu_agent.registry.persistence import UnreadableDocumentError, load_token
+from gpu_agent.registry.tokens import Credential, Token, TokenState
 from gpu_agent.server.address import Address
 from gpu_agent.server.effects import stored_documents
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway.instance_links import Instance
 from gpu_agent.server.tokens import presented_digest
-from gpu_agent.store.base import parse_text
+from gpu_agent.store.base import RECENT_EVENTS, Loaded, parse_text
 from gpu_agent.store.etcd.client import EtcdClient, EtcdError, RefusedError, Watched
+from gpu_agent.store.etcd.events import EventReader
+from gpu_agent.wire.api import RegistryEvent
 
 IDLE_SECONDS = 10.0
 """A watch without a change for so long is made again: its member may be gone."""
@@ -49,6 +53,12 @@ class Follower:
         """All keys and values below the prefix, as of `revision`."""
         self.revision = 0
         self.leader: Leader | None = None
+        self.event_log = RegistryEventLog()
+        """The newest events that are stored."""
+        self._events = f"{prefix}/events/".encode()
+        self._tokens = f"{prefix}/doc/{DocumentKind.TOKEN.value}/".encode()
+        self._operators: Mapping[str, Token] | None = None
+        """By the digest of the token; None where the copy has changed since they were read."""
         self._ended = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._seen = 0
@@ -87,16 +97,21 @@ class Follower:
 
     def operator(self, token: str) -> Credential | None:
         """Return as whom an operator's token lets in, by this copy; None where it does not."""
-        digest, wall = presented_digest(token), time.time()
-        start = f"{self._prefix}doc/{DocumentKind.TOKEN.value}/".encode()
+        if self._operators is None:
+            self._operators = {one.digest: one for one in self._read_tokens()}
+        found = self._operators.get(presented_digest(token))
+        live = found is not None and found.state(time.monotonic()) is TokenState.LIVE
+        return found.credential if found is not None and live else None
+
+    def _read_tokens(self) -> Iterator[Token]:
+        wall, now = time.time(), time.monotonic()
         for key, value in self.rows.items():
-            if key.startswith(start):
-                change = Change(DocumentKind.TOKEN, key[len(start) :].decode(), parse_text(value.decode()))
+            if key.startswith(self._tokens):
+                document = parse_text(value.decode())
+                change = Change(DocumentKind.TOKEN, key[len(self._tokens) :].decode(), document)
                 for stored in stored_documents([change], wall):
-                    found = load_token(stored, 0.0)
-                    if found.digest == digest and found.state(0.0) is TokenState.LIVE:
-                        return found.credential
-        return None
+                    with suppress(UnreadableDocumentError):  # the leader logs it
+                        yield load_token(stored, now)
 
     # The thread.
 
@@ -144,7 +159,8 @@ class Follower:
     # The loop.
 
     def _replace(self, rows: dict[bytes, bytes], revision: int, leader_created_at: int) -> None:
-        self.rows, self.revision = rows, revision
+        self.rows, self.revision, self._operators = rows, revision, None
+        self._publish(value for key, value in sorted(rows.items()) if key.startswith(self._events))
         self._lead(rows.get(self._leader_key), leader_created_at)
         self._changed()
 
@@ -158,14 +174,34 @@ class Follower:
             if one.key == self._leader_key:
                 self._lead(one.value, one.created_at)
                 notable = True
+            if one.key.startswith(self._tokens):
+                self._operators = None
             notable |= one.key.startswith(self._members) or one.key == self._secret_key
+        self._publish(one.value for one in changes if one.value and one.key.startswith(self._events))
         self.revision = changes[-1].revision
         if notable:
             self._changed()
 
+    def _publish(self, values: Iterable[bytes]) -> None:
+        """Take in the events of these keys that are new; a key may hold old ones that were compacted."""
+        reader, log = EventReader(), self.event_log
+        new = [one for value in values for one in _events_in(reader, value) if (one.id or 0) > log.last_id]
+        if log.last_id == 0:
+            log.restore(Loaded([], new[-RECENT_EVENTS:], {}))
+            return
+        for event in new:
+            log.publish(event)
+
     def _lead(self, value: bytes | None, created_at: int) -> None:
         instance = None if value is None else parse_instance(value)
         self.leader = None if instance is None else Leader(created_at, instance)
+
+
+def _events_in(reader: EventReader, value: bytes) -> list[RegistryEvent]:
+    try:
+        return reader.read(value)
+    except (ValueError, TypeError):  # damaged: the leader refuses to begin with it
+        return []
 
 
 def instance_document(instance: Instance) -> dict[str, object]:

@@ -150,6 +150,7 @@ class RegistryInstance:
             is_linked=lambda: self.is_linked,
             members=self._members_by_copy,
             authenticate=self._follower.operator if auth_on else None,
+            event_log=self._follower.event_log,
             secret=lambda: self._follower.secret,
         )
 
