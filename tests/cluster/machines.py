@@ -292,9 +292,6 @@ class Cluster:
         others = [host for host in (*self.hosts, *self.etcd_hosts, self.agents_host) if host not in own]
         return Cut("cable", [(mine, other) for mine in own for other in others])
 
-    def etcd_leader(self) -> Member:
-        return self.etcd.leader()
-
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:

@@ -17,6 +17,7 @@ from gpu_agent.store.etcd.client import Delete, EtcdClient, Put, RefusedError
 from tests.cluster.conftest import Measure
 from tests.cluster.machines import Cluster, Instance, etcd_followers, stopwatch
 from tests.programs import eventually
+from tests.store.etcd_cluster import Member
 from tests.waiting import patience
 
 FULL = bool(os.environ.get("CLUSTER_FULL"))
@@ -129,21 +130,32 @@ def test_a_gateway_is_cut_off_from_the_leader(cluster: Cluster, measured: Measur
     cluster.nothing_was_lost(leader, granted)
 
 
-def test_a_member_of_etcd_is_killed(cluster: Cluster, measured: Measure) -> None:
+def test_a_member_of_etcd_is_lost(cluster: Cluster, measured: Measure) -> None:
     before = cluster.await_whole()
     for what, member in (
         ("a member", etcd_followers(cluster.etcd)[0]),
-        ("the leader", cluster.etcd_leader()),
+        ("the leader", cluster.etcd.leader()),
     ):
-        with pauses(cluster) as longest:
-            member.kill()
+        with pauses(cluster) as longest, killed(member):
             threading.Event().wait(6)
-            member.restart()
-            eventually(lambda one=member: one.status(), within_seconds=20, what="the member")  # type: ignore[misc]
         measured(f"{what} of etcd killed: longest pause of changes", max(longest), PAUSE_SECONDS)
+    apart = cluster.etcd_hosts[cluster.etcd.members.index(cluster.etcd.leader())]
+    others = [host for host in cluster.etcd_hosts if host is not apart]
+    with pauses(cluster) as longest, cluster.cut(apart, *others).applied():
+        threading.Event().wait(10)
+    measured("the leader of etcd cut off from the others: longest pause", max(longest), PAUSE_SECONDS)
     leader = cluster.await_leader()
     assert cluster.await_ready(leader, within_seconds=10) == before
     cluster.nothing_was_lost(leader, {})
+
+
+@contextmanager
+def killed(member: Member) -> Iterator[None]:
+    """Without a member of etcd; then it serves again."""
+    member.kill()
+    yield
+    member.restart()
+    eventually(member.status, within_seconds=20, what="the member")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.etcd.client import EtcdClient, Watched
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
-from tests.server.harness import LOOPBACK, Node, known, until
+from tests.server.harness import LOOPBACK, Node, known, registration, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
 
 THRESHOLDS = Thresholds(
@@ -220,6 +220,25 @@ async def test_nodes_stay_connected_while_etcd_answers_nobody(
 
         await until(connected, what="the sessions of all nodes")
         assert [known(leader.service, one.node_id).session_epoch for one in nodes] == epochs
+
+
+async def test_without_a_leader_the_connections_share_what_is_held(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "MOST_HELD_TOGETHER_BYTES", 2000)
+    async with running(etcd, prefix, "a") as one:
+        await until(lambda: one.leads and one.is_linked, what="its link to itself")
+        async with node_at(one.address) as node:
+            await node.become_ready()
+            etcd.members[0].process.send_signal(signal.SIGSTOP)
+            try:
+                await until(lambda: not one.leads and not one.is_linked, what="the end of its term")
+                for _ in range(10):
+                    await node.send(registration(node_id=node.node_id))
+                await until(lambda: node.socket.close_code, what="the end of its connection")
+            finally:
+                etcd.members[0].process.send_signal(signal.SIGCONT)
+            assert node.socket.close_code == CloseCode.TRY_AGAIN_LATER
 
 
 async def test_an_instance_that_reaches_no_member_of_etcd_closes_its_connections_in_the_end(

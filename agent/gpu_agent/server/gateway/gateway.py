@@ -52,6 +52,9 @@ MOST_NEWEST_BYTES = 16 * 1024
 MOST_HELD_BYTES = 512 * 1024
 """Of one connection's messages that wait for a leader; with more its node must connect again."""
 
+MOST_HELD_TOGETHER_BYTES = 256 * 1024 * 1024
+"""Of all connections' messages that wait for a leader; each may hold an equal share."""
+
 REPORTED_AT_ONCE = 100
 """Connections, to a new leader: what they hold may be more than the link takes."""
 
@@ -288,7 +291,8 @@ class Gateway:
 
     def _hold(self, connection: NodeConnection, session: _Session, frame: bytes) -> None:
         session.unanswered.append(frame)
-        if sum(map(len, session.unanswered)) > MOST_HELD_BYTES:
+        most = min(MOST_HELD_BYTES, MOST_HELD_TOGETHER_BYTES // len(self._sessions))
+        if sum(map(len, session.unanswered)) > most:
             session.unanswered.clear()
             connection.close(CloseCode.TRY_AGAIN_LATER, "the registry has no leader at the moment")
 
