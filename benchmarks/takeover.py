@@ -150,7 +150,7 @@ def main() -> int:
     table = Table()
     with ExitStack() as running:
         etcd = running.enter_context(cluster(3))
-        front = running.enter_context(_front(etcd, most=2 * arguments.nodes + 1000))
+        front = running.enter_context(_front(etcd, most=arguments.nodes + 500))
         fleet = running.enter_context(Generators(front, gpus=arguments.gpus, startup_seconds=STARTUP_SECONDS))
         for _ in range(arguments.processes):
             fleet.start(arguments.nodes // arguments.processes)

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -246,9 +245,8 @@ async def test_an_instance_that_reaches_no_member_of_etcd_closes_its_connections
 ) -> None:
     """Another may lead, which this one cannot know."""
     monkeypatch.setattr(instance, "ALONE_SECONDS", 1.0)
-    quick = replace(THRESHOLDS, heartbeat_timeout_seconds=3.0)
     with cluster(1) as etcd:
-        async with running(etcd, prefix, "a", thresholds=quick) as one:
+        async with running(etcd, prefix, "a") as one:
             await until(lambda: one.leads and one.is_linked, what="its link to itself")
             async with node_at(one.address) as node:
                 await node.become_ready()

@@ -428,12 +428,12 @@ class RegistryInstance:
     def _leader_may_be_old(self) -> bool:
         """Whether etcd has not confirmed lately that there is a leader, as without its quorum.
 
-        For an instance that reaches no member any more, others may do so: after a node's timeout it counts as
-        cut off from the leader.
+        For an instance that reaches no member any more, others may do so: after a while it counts as cut off
+        from the leader.
         """
         now, unreached_since = time.monotonic(), self._unreached_since
         if unreached_since is not None:
-            return now - unreached_since < self._service_settings.thresholds.heartbeat_timeout_seconds
+            return now - unreached_since < ALONE_SECONDS
         return now - self._named_at > _NAMED_SECONDS
 
     def _leads(self, leader: Leader) -> bool:
