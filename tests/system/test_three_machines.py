@@ -175,6 +175,7 @@ def test_every_command_of_the_page(site: Site) -> None:
     lose_machines(site)
     upgrade(site)
     restore(site)
+    renew(site)
     put_a_balancer_before_them(site)
     assert site.is_at_the_end()
 
@@ -182,7 +183,8 @@ def test_every_command_of_the_page(site: Site) -> None:
 def set_up(site: Site) -> None:
     site.follow(EACH, "apt-get install", on=THREE)
     site.follow(EACH, "systemctl stop", on=THREE)
-    site.follow("on registry-1", "openssl req", on=(1,))
+    site.follow("on registry-1", "-out $name-ca.pem", on=(1,))
+    site.follow("on registry-1", "-out registry-$n", on=(1,))
     for number in THREE:
         bring_certificates(site, number)
     site.follow(EACH, "install -m 0640", on=THREE)
@@ -266,6 +268,22 @@ def restore(site: Site) -> None:
     site.follow(f"{EACH}, to go on", "systemctl start", on=THREE)
     site.await_members(3, on=1)
     site.await_node(on=3)
+
+
+def renew(site: Site) -> None:
+    site.run(block_with("-out registry-$n"), 1)
+    for number in THREE:
+        bring_certificates(site, number)
+        site.run(block_with("install -m 0640"), number)
+    restart = site.next_block(f"{EACH}, one after the other, to renew")
+    for number in THREE:
+        site.run(restart, number)
+        site.await_members(3, on=number)
+    site.await_node(on=1)
+
+
+def block_with(words: str) -> str:
+    return next(commands for _, commands in BLOCKS if words in commands)
 
 
 def put_a_balancer_before_them(site: Site) -> None:
