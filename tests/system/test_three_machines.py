@@ -283,7 +283,7 @@ def renew(site: Site) -> None:
 
 
 def block_with(words: str) -> str:
-    return next(commands for _, commands in BLOCKS if words in commands)
+    return str(next(commands for _, commands in BLOCKS if words in commands))
 
 
 def put_a_balancer_before_them(site: Site) -> None:
