@@ -253,7 +253,8 @@ def empty(client: EtcdClient) -> None:
     for endpoint in client._access.endpoints:
         with closing(EtcdClient(type(client._access)((endpoint,), tls=client._access.tls))) as one:
             one._call("/v3/maintenance/defragment", {})
-    client._call("/v3/maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
+    for alarm in client._call("/v3/maintenance/alarm", {"action": "GET"}).get("alarms", ()):
+        client._call("/v3/maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
 
 def test_a_machine_is_lost(cluster: Cluster, measured: Measure) -> None:
