@@ -1,10 +1,12 @@
 """Instances of one registry on a real etcd: who leads, and that no node moves when that changes."""
 
 import asyncio
+import os
+import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +32,7 @@ from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
 from tests.server.harness import LOOPBACK, Node, known, registration, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
+from tests.waiting import patience
 
 THRESHOLDS = Thresholds(
     heartbeat_interval_seconds=0.5,
@@ -453,3 +456,41 @@ async def test_each_instance_has_the_stored_events_without_a_gap_over_a_takeover
 
 def recent(log: RegistryEventLog) -> list[int]:
     return [event.id or 0 for event in log._since(0)]
+
+
+async def test_a_reader_that_changes_instances_reads_each_event_once_over_takeovers(
+    etcd: Cluster, prefix: str
+) -> None:
+    """`TAKEOVERS=100 pytest -k each_event_once` is what docs/benchmarks.md speaks of."""
+    takeovers = int(os.environ.get("TAKEOVERS", "4"))
+    dice = random.Random(7)  # noqa: S311 - where to read, no secret
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        node = await stack.enter_async_context(node_at(instances[0].address))
+        await node.become_ready()
+        read: list[int] = [0]
+        reading = asyncio.ensure_future(read_here_and_there(instances, read, dice))
+        for _ in range(takeovers):
+            leader = await leader_among(instances)
+            await leader.service.cordon(node.node_id, reason="r")
+            await leader.service.uncordon(node.node_id)
+            depose(etcd, prefix)
+            await until(lambda: not leader.leads, what="the end of a term")  # noqa: B023 - run at once
+        leader = await leader_among(instances)
+        await leader.service.cordon(node.node_id, reason="the last one")
+        last = leader.service.event_log.last_id
+        await until(lambda: read[-1] == last, what="the last event")
+        reading.cancel()
+    assert read == list(range(last + 1))
+
+
+async def read_here_and_there(instances: list[Running], read: list[int], dice: random.Random) -> None:
+    """Read some events at one instance, then go on at another."""
+    while True:
+        log = dice.choice(instances).instance.answers(Forwarder(lambda: None), auth_on=False).event_log
+        await log.reach(read[-1], within_seconds=patience(10))
+        with suppress(TimeoutError), log.subscribe(after=read[-1]) as subscriber:
+            async with asyncio.timeout(dice.uniform(0.05, 0.3)):
+                for _ in range(dice.randint(1, 5)):
+                    event = await subscriber.next()
+                    assert event.event != "events_missed"
+                    read.append(event.id or 0)
