@@ -115,7 +115,14 @@ async def test_a_list_holds_the_nodes_that_match_every_condition(
             "label=zone%3Da&gpu_name=h100": 0,
             "model=not/installed": 0,
         }.items():
+            for one in (ready, other):
+                await one.heartbeat()  # else a slow machine finds them silent
+            await until(lambda: all_connected(service), what="their heartbeats")
             assert (await api.get(f"/v1/nodes?{asked}")).json()["count"] == count, asked
+
+
+def all_connected(service: RegistryService) -> bool:
+    return all(one.connected for one in service.nodes())
 
 
 @pytest.mark.parametrize("asked", ["statuss=ready", "status=alive", "label=zone", "connected=yes", "limit=0"])
