@@ -112,6 +112,21 @@ async def test_closing_waits_for_the_commit_that_runs_but_not_for_ever() -> None
         await writer.load()
 
 
+async def test_a_store_whose_commit_outlasts_the_close_is_closed_after_it_and_nothing_holds_it() -> None:
+    before = set(threading.enumerate())
+    disk = Disk()
+    writer = Writer(disk)
+    disk.turning.clear()
+    writer.commit([batch("a")], lambda _: None)
+    (thread,) = set(threading.enumerate()) - before
+    assert not await writer.close(within_seconds=0.05)
+    disk.turning.set()
+    await asyncio.to_thread(thread.join, patience(5))
+    assert not thread.is_alive()
+    with pytest.raises(StoreError, match="closed"):
+        disk.load()
+
+
 async def test_a_backup_is_the_stores_business(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="memory only"):
         await Writer(MemoryStore()).backup(tmp_path / "copy.db")

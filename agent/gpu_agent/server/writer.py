@@ -38,9 +38,8 @@ class Writer:
         self._store = store
         self._worker = Worker("store")
         self._busy_since: float | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.closed = False
+        self._ended: asyncio.Future[None] | None = None
+        """Once `close` was called: done when the store is closed."""
         self.stored = 0
         """Batches, since the start."""
         self.failed = 0
@@ -53,15 +52,18 @@ class Writer:
         """When the commit that runs began, in monotonic seconds; None while none runs."""
         return self._busy_since
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is committed."""
+        return self._ended is not None
+
     def commit(self, batches: Sequence[Batch], committed: Committed) -> None:
-        """Store these batches in one transaction; not while another commit runs."""
+        """Store these batches in one transaction; not while another commit runs, nor after `close`."""
         began = self._busy_since = time.monotonic()
-        self._idle.clear()
 
         def ended(bugs: Sequence[str] | None, error: BaseException | None) -> None:
             self.commits.add(time.monotonic() - began)
             self._busy_since = None
-            self._idle.set()
             for bug in bugs or ():
                 _LOG.error("save_impossible", problem=bug)
             if error is None:
@@ -86,15 +88,22 @@ class Writer:
         )
 
     async def close(self, *, within_seconds: float) -> bool:
-        """Close the store once no commit runs; False when that takes too long."""
-        self.closed = True
-        try:
-            async with asyncio.timeout(within_seconds):
-                await self._idle.wait()
-            await in_thread("store", self._store.close, deadline_seconds=within_seconds)
-        except TimeoutError:
+        """Close the store after the commit that runs; False when that takes longer: it is closed later."""
+        if self._ended is None:
+            ended = self._ended = asyncio.get_running_loop().create_future()
+
+            def done(_: None, error: BaseException | None) -> None:
+                if error is None:
+                    ended.set_result(None)
+                else:
+                    ended.set_exception(error)
+
+            self._worker.do(self._store.close, done)
+            self._worker.end()
+        await asyncio.wait({self._ended}, timeout=within_seconds)
+        if not self._ended.done():
             return False
-        self._worker.end()
+        self._ended.result()
         return True
 
 
