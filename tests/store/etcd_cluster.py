@@ -207,6 +207,8 @@ class Proxy:
         request and answers what etcd does where that has reached its quota.
         """
         self.transactions = 0
+        self.silent: bytes | None = None
+        """A path whose requests get no answer, and are not forwarded."""
         self.delayed: list[bytes] = []
         """What is held."""
         self._lock = threading.Lock()
@@ -233,6 +235,8 @@ class Proxy:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as lines, suppress(OSError):
             while request := _read_message(lines):
+                if self.silent is not None and self.silent in request.partition(b"\r\n")[0]:
+                    return
                 cut = self._cut(request)
                 if cut == "delay":
                     self.delayed.append(request)

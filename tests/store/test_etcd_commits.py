@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -11,9 +12,11 @@ import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import Batch, Loaded, StoreError
+from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import redo
 from gpu_agent.store.etcd import store as etcd_store
 from gpu_agent.store.etcd.client import (
+    CALL_SECONDS,
     Access,
     Delete,
     EtcdClient,
@@ -264,6 +267,38 @@ def test_what_a_restore_stored_survives_a_late_copy_of_any_of_its_requests(proxy
             proxy.deliver()
             assert len(store.load().changes) == 60
         assert transactions > 4
+
+
+# Compaction, which no commit waits for
+
+
+def test_a_commit_that_is_stored_does_not_wait_for_etcd_to_compact(
+    proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_store, "_COMPACT_SECONDS", 0.0)
+    proxy.silent = b"/kv/compaction"
+    with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
+        began = time.monotonic()
+        store.save([claims("job-1")])
+        assert time.monotonic() - began < CALL_SECONDS - 1
+
+
+def test_a_commit_is_stored_without_old_events_being_read_and_a_later_one_compacts_them(
+    cut_off: EtcdStore, proxy: Proxy, client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (etcd_events, etcd_store):
+        monkeypatch.setattr(module, "RECENT_EVENTS", 10)
+    monkeypatch.setattr(etcd_events, "_TRIM_EVENTS", 5)
+    for number in range(1, 14):
+        cut_off.save([Batch([], [event(number, None)])])
+    proxy.silent = b"/kv/range"
+    before = below(client, prefix, "events")
+    cut_off.save([Batch([], [event(number, None) for number in range(14, 30)])])
+    proxy.silent = None
+    assert below(client, prefix, "events")[:-1] == before
+    cut_off.save([Batch([], [event(number, None) for number in range(30, 40)])])
+    assert not {*before} & {*below(client, prefix, "events")}
+    assert [one.id for one in cut_off.load().recent] == list(range(30, 40))
 
 
 def writes_in(request: bytes) -> list[bytes]:

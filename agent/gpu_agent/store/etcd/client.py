@@ -232,19 +232,23 @@ class EtcdClient:
         """Return the newest revision of the whole cluster; raises `EtcdError`."""
         return _revision(self._call("/v3/kv/range", {"key": _text(key), "count_only": True}))
 
-    def read(self, start: bytes, end: bytes, *, revision: int = 0) -> Iterator[KeyValue]:
+    def read(
+        self, start: bytes, end: bytes, *, revision: int = 0, deadline: float | None = None
+    ) -> Iterator[KeyValue]:
         """Read the keys from `start` to before `end`, all as of one moment; raises `EtcdError`.
 
-        The moment is a revision, or the first page's where none is named.
+        The moment is a revision, or the first page's where none is named. Without a deadline, which is one
+        for all pages, each page has `CALL_SECONDS`.
         """
         limit, more = _FIRST_PAGE, True
         while more:
             asked = {"key": _text(start), "range_end": _text(end), "limit": limit, "revision": revision}
             try:
-                answer = self._call("/v3/kv/range", asked)
+                seconds = None if deadline is None else deadline - time.monotonic()
+                answer = self._call("/v3/kv/range", asked, seconds=seconds)
             except (OutcomeUnknownError, RefusedError) as error:
                 too_large = isinstance(error, OutcomeUnknownError) or error.code == _RESOURCE_EXHAUSTED
-                if limit == 1 or not too_large:
+                if limit == 1 or not too_large or (deadline is not None and time.monotonic() >= deadline):
                     raise
                 limit = max(1, limit // 8)
                 continue

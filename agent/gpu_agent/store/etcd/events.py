@@ -12,11 +12,12 @@ import json
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, fields_text, parse_text
-from gpu_agent.store.etcd.client import Delete, KeyValue, Put
+from gpu_agent.store.etcd.client import Delete, EtcdError, KeyValue, Put
 from gpu_agent.wire.api import RegistryEvent
 
 _TRIM_EVENTS = 256
@@ -119,15 +120,30 @@ class EventPlan:
             self._histories[node_id] = history.with_event(number)
 
     def writes(self, new_key: Callable[[int], bytes], read: Read) -> Iterator[Put | Delete]:
-        """Store the new events and compact old ones; `new_key` names the commit's keys in order."""
+        """Store the new events and compact old ones; `new_key` names the commit's keys in order.
+
+        Old ones that cannot be read now are compacted with a later commit.
+        """
         newest = self._newest
         for number, rows in enumerate(_parts(self._rows)):
             key, value = new_key(number), _value(rows)
             self._groups[key] = _Group(newest, len(value))
             yield Put(key, value)
-        if newest < self._trim_at:
-            return
-        self._trim_at = newest + _TRIM_EVENTS
+        if newest >= self._trim_at:
+            self._trim_at = newest + _TRIM_EVENTS
+            with suppress(EtcdError):
+                yield from self._trim(newest, read)
+
+    def adopt(self) -> None:
+        """Change the index: the commit is stored."""
+        index = self._index
+        index.newest, index.trim_at = self._newest, self._trim_at
+        index.compacted, index.swept = self._compacted, self._swept
+        for changed, known in ((self._histories, index.histories), (self._groups, index.groups)):
+            _update(changed, known)  # type: ignore[arg-type]
+
+    def _trim(self, newest: int, read: Read) -> Iterator[Put | Delete]:
+        """Compact a run of keys whose events are all old, and an older run in turn; raises `EtcdError`."""
         old = [key for key, group in self._index.groups.items() if group.newest <= newest - RECENT_EVENTS]
         fresh = [key for key in old if key > self._index.compacted]
         compacted = old[: len(old) - len(fresh)]
@@ -142,14 +158,6 @@ class EventPlan:
             run = self._run(swept[:2])
             yield from self._compact(run, read)
             self._swept = run[0]
-
-    def adopt(self) -> None:
-        """Change the index: the commit is stored."""
-        index = self._index
-        index.newest, index.trim_at = self._newest, self._trim_at
-        index.compacted, index.swept = self._compacted, self._swept
-        for changed, known in ((self._histories, index.histories), (self._groups, index.groups)):
-            _update(changed, known)  # type: ignore[arg-type]
 
     def _history(self, node_id: str) -> History | None:
         if node_id in self._histories:

@@ -19,10 +19,12 @@ deletes those of any other. One writer may load and save; a backup may run besid
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gpu_agent.registry.actions import Change, DocumentKind
@@ -37,6 +39,7 @@ from gpu_agent.store.base import (
     parse_text,
 )
 from gpu_agent.store.etcd.client import (
+    TRY_SECONDS,
     Access,
     Delete,
     EtcdClient,
@@ -365,14 +368,22 @@ class EtcdStore:
             self._open.unanswered = True
 
     def _compact_now_and_then(self) -> None:
-        """Let etcd delete what was replaced a while ago: its database would grow until its quota."""
+        """Let etcd delete what was replaced a while ago: its database would grow until its quota.
+
+        The commit that is stored does not wait for it.
+        """
         now = time.monotonic()
         if now >= self._compact_at:
             before, self._compact_to = self._compact_to, self._revision
             self._compact_at = now + _COMPACT_SECONDS
             if before:
-                with suppress(EtcdError):  # it is done at the next time
-                    self._client.compact(before)
+                threading.Thread(
+                    target=self._compact, args=(before,), name="etcd-compaction", daemon=True
+                ).start()
+
+    def _compact(self, revision: int) -> None:
+        with suppress(EtcdError):  # it is done at the next time
+            self._client.compact(revision)
 
     def _plan(self, batches: Sequence[Batch], index: EventIndex) -> tuple[list[Write], EventPlan]:
         """Say what a commit of these writes; raises `UnstorableError`."""
@@ -392,7 +403,8 @@ class EtcdStore:
         writes: list[Write] = [
             Delete(key) if text is None else Put(key, text.encode()) for key, text in documents.items()
         ]
-        writes += plan.writes(self._event_key, self._client.read)
+        read = partial(self._client.read, deadline=time.monotonic() + TRY_SECONDS)
+        writes += plan.writes(self._event_key, read)
         return writes, plan
 
     # What is stored
