@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
-from gpu_agent.store.base import Batch, Loaded, StoreError
+from gpu_agent.store.base import Batch, Loaded, StoreError, UnusableError
 from gpu_agent.store.etcd import events as etcd_events
 from gpu_agent.store.etcd import redo
 from gpu_agent.store.etcd import store as etcd_store
@@ -267,6 +267,72 @@ def test_what_a_restore_stored_survives_a_late_copy_of_any_of_its_requests(proxy
             proxy.deliver()
             assert len(store.load().changes) == 60
         assert transactions > 4
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+def test_a_late_deletion_of_parts_that_were_given_up_spares_those_of_the_next_commit(
+    proxy: Proxy, prefix: str
+) -> None:
+    with closing(EtcdStore(Access((proxy.endpoint,)), prefix)) as store:
+        store.save([large(1)])
+        transactions, at, version = 2, 1, 2
+        while at < transactions:
+            proxy.plan({1: "before"})  # the parts' second transaction: the commit is given up
+            with pytest.raises(StoreError):
+                store.save([large(version)])
+            proxy.plan({0: "delay"})  # the deletion of its parts
+            with pytest.raises(StoreError):
+                store.save([large(version)])
+            proxy.plan({at: "deliver"})
+            store.save([large(version)])
+            assert is_whole(store.load(), version)
+            transactions, at, version = proxy.transactions, at + 1, version + 1
+        assert transactions > 4
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+def test_a_part_that_is_missing_though_no_request_can_have_applied_it_is_damage(
+    cut_off: EtcdStore, proxy: Proxy, client: EtcdClient, prefix: str
+) -> None:
+    cut_off.save([large(1)])
+    cut_at_its_first_part(cut_off, proxy, client, large(2))
+    second = below(client, prefix, "redo")[1]
+    client.transact([], [Delete(second)])
+    with pytest.raises(UnusableError, match="a part of the last commit, is missing"):
+        cut_off.save([large(3)])
+
+
+@pytest.mark.usefixtures("impatient", "small_transactions")
+def test_parts_that_another_writer_applied_before_it_died_are_no_damage(
+    cut_off: EtcdStore, proxy: Proxy, access: Access, client: EtcdClient, prefix: str
+) -> None:
+    cut_off.save([large(1)])
+    cut_at_its_first_part(cut_off, proxy, client, large(2))
+    number, parts = commit_number(client, prefix), len(below(client, prefix, "redo"))
+    client.transact([], [Delete(f"{prefix}/leader".encode())])
+    with closing(Proxy(access.endpoints[0])) as others:
+        its_lease = 1
+        others.plan({its_lease + parts: "before"})  # its own first commit
+        with pytest.raises(StoreError):
+            EtcdStore(Access((others.endpoint,)), prefix)
+    assert (below(client, prefix, "redo"), commit_number(client, prefix)) == ([], number)
+    with suppress(StoreError):
+        cut_off.save([large(3)])  # it finds that its lease is lost
+    cut_off.save([large(3)])
+    assert is_whole(cut_off.load(), 3)
+
+
+def cut_at_its_first_part(store: EtcdStore, proxy: Proxy, client: EtcdClient, batch: Batch) -> None:
+    """Leave a commit stored, and each of its parts to apply."""
+    before = commit_number(client, store._prefix)
+    for transaction in range(40):
+        proxy.plan({transaction: "before"})
+        with pytest.raises(StoreError):
+            store.save([batch])
+        proxy.plan({})
+        if commit_number(client, store._prefix) > before:
+            return
+    raise AssertionError("the commit was not stored")
 
 
 # Compaction, which no commit waits for

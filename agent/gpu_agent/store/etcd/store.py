@@ -88,6 +88,7 @@ _AFTER, _DOCUMENT = "history_after", "document"
 class _Attempt:
     """A commit that is to be stored."""
 
+    token: str
     value: bytes
     """What the key `commit` holds once it is."""
     parts: Sequence[tuple[bytes, Part]]
@@ -122,9 +123,11 @@ class EtcdStore:
         """Was sent and has no answer; no other commit is sent before it has one."""
         self._unapplied: list[tuple[bytes, Part]] = []
         """Parts of the last commit."""
+        self._unsure: set[bytes] = set()
+        """Keys of those that may be applied already: sent without an answer, or left to another writer."""
         self._copy: dict[bytes, bytes] | None = None
-        self._staged = False
-        """Whether parts of a commit that was given up may lie in `redo`."""
+        self._staged = ""
+        """The token of a commit that was given up and whose parts may lie in `redo`."""
         self._superseded = self._closed = False
         self._revision = self._compact_to = 0
         """Of the last transaction, and the one up to which etcd is compacted next."""
@@ -260,7 +263,7 @@ class EtcdStore:
         token = secrets.token_hex(8)
         value = json.dumps({"number": self._number + 1, "token": token}).encode()
         keys = [self._key("redo", token, f"{number:06x}") for number in range(len(parts))]
-        self._drive(_Attempt(value, list(zip(keys, parts, strict=True)), plan))
+        self._drive(_Attempt(token, value, list(zip(keys, parts, strict=True)), plan))
         self._apply()
         self._compact_now_and_then()
 
@@ -270,6 +273,8 @@ class EtcdStore:
             raise self._superseded_error()
         if self._lease.lost and self._own_lease:
             self._lease.acquire()  # where another has written meanwhile, the last commit is not ours
+            begun = [*self._unapplied, *(() if self._open is None else self._open.parts)]
+            self._unsure.update(key for key, _ in begun)
         if self._open is not None:
             self._drive(self._open)
         self._apply()
@@ -277,12 +282,13 @@ class EtcdStore:
     def _drive(self, attempt: _Attempt) -> None:
         """Bring a commit into etcd, once, however often it is called with the same attempt."""
         if self._staged and self._open is None:
-            self._send([Delete(*self._range("redo"))])
-            self._staged = False
+            # Its parts alone: a late copy of this request must not delete those of the next commit.
+            self._send([Delete(*self._range("redo", self._staged))])
+            self._staged = ""
         if len(attempt.parts) == 1:
             writes: Part = attempt.parts[0][1]
         else:
-            self._staged = True
+            self._staged = attempt.token
             *stages, writes = stages_of([Put(key, encode_part(part)) for key, part in attempt.parts])
             if not all(map(self._send, stages)):
                 self._adopt(attempt)
@@ -298,7 +304,7 @@ class EtcdStore:
 
     def _adopt(self, attempt: _Attempt) -> None:
         """Go on from a commit that is stored."""
-        self._open, self._last, self._staged = None, attempt.value, False
+        self._open, self._last, self._staged = None, attempt.value, ""
         if len(attempt.parts) > 1:
             self._unapplied = list(attempt.parts)
         if attempt.plan is not None:
@@ -308,11 +314,12 @@ class EtcdStore:
         """Do what the parts of the last commit say, each once, and delete them.
 
         A part that is sent again may arrive twice, the second time after later parts: only one that still
-        exists is applied.
+        exists is applied. One that is gone although no request can have applied it is damage.
         """
         while self._unapplied:
             key, part = self._unapplied[0]
             self._send([*part, Delete(key)], part=key)
+            self._unsure.discard(key)
             del self._unapplied[0]
 
     def _send(self, writes: Part, *, part: bytes | None = None) -> bool:
@@ -334,6 +341,8 @@ class EtcdStore:
         if self._open is not None and last is not None and last.value == self._open.value:
             return False
         if part is not None and last is not None and last.value == self._last:
+            if part not in self._unsure:
+                raise self._damaged(ValueError(f"{part.decode()}, a part of the last commit, is missing"))
             return False
         self._superseded = True
         self._release()
@@ -349,11 +358,11 @@ class EtcdStore:
             try:
                 return self._client.transact(compares, writes, [Get(leader), Get(commit)])
             except (OutcomeUnknownError, UnreachableError) as error:
-                self._leave_open(error)
+                self._leave_open(error, part)
                 if time.monotonic() >= deadline:
                     raise
             except RefusedError as error:
-                self._leave_open(error)
+                self._leave_open(error, part)
                 raise
             time.sleep(_PAUSE_SECONDS)
         raise StoreError(
@@ -361,11 +370,14 @@ class EtcdStore:
             "once etcd answers again"
         )
 
-    def _leave_open(self, error: EtcdError) -> None:
-        """Note that the commit may be stored; a member whose quota is reached says so and stores it."""
+    def _leave_open(self, error: EtcdError, part: bytes | None) -> None:
+        """Note what may be stored; a member whose quota is reached says so and stores it."""
         is_full = isinstance(error, RefusedError) and error.is_full
-        if self._open is not None and (is_full or isinstance(error, OutcomeUnknownError)):
-            self._open.unanswered = True
+        if is_full or isinstance(error, OutcomeUnknownError):
+            if self._open is not None:
+                self._open.unanswered = True
+            if part is not None:
+                self._unsure.add(part)
 
     def _compact_now_and_then(self) -> None:
         """Let etcd delete what was replaced a while ago: its database would grow until its quota.
