@@ -41,6 +41,7 @@ class InstanceUnderTest:
     tls: Encryption | None = None
     leader: LeaderApi | None = None
     lease_valid: bool = True
+    copy_is_current: bool = True
     problem: str | None = None
 
     @property
@@ -76,6 +77,7 @@ async def instance(
         members=lambda: MEMBERS_BY_COPY,
         authenticate=None if copy is None or not copy.auth_on else copy.tokens.authenticate,
         event_log=RegistryEventLog() if copy is None else copy.event_log,
+        copy_is_current=lambda: seen[0].copy_is_current,
         secret=lambda: SECRET,
     )
     server = ApiServer(None, listener, address=LOOPBACK, tls=tls, instance=answers)

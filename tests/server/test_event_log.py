@@ -16,7 +16,7 @@ from gpu_agent.server.event_log import (
     EventStreams,
     RegistryEventLog,
 )
-from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch
+from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch, Loaded
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import RegistryEvent
 from tests.server.sse import Parser
@@ -182,6 +182,15 @@ async def test_a_subscriber_that_has_gone_costs_nothing() -> None:
     assert (await first).event == "first"
     await following.aclose()  # type: ignore[attr-defined]
     assert log.subscribers == 0
+
+
+async def test_who_waits_for_an_event_hears_whether_it_came_also_by_a_restore() -> None:
+    log = RegistryEventLog()
+    assert not await log.reach(1, within_seconds=0.01)
+    waiting = asyncio.ensure_future(log.reach(1, within_seconds=60))
+    await asyncio.sleep(0)
+    log.restore(Loaded([], [event("first")], {}))
+    assert await asyncio.wait_for(waiting, patience(5))
 
 
 SOON = 5
@@ -364,6 +373,21 @@ async def test_closing_ends_streams_that_wait_and_lets_nobody_in() -> None:
     with pytest.raises(StopAsyncIteration):
         await asyncio.wait_for(reading, SOON)
     assert streams.full
+    assert source.event_log.subscribers == 0
+
+
+@pytest.mark.parametrize("happens", [False, True])
+async def test_a_stream_ends_within_a_second_of_its_token_with_events_or_without(*, happens: bool) -> None:
+    source, valid = Source(), [True]
+    stream = await begun(EventStreams(), source, node_id="node-1", is_valid=lambda: valid[0])
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    valid.clear()
+    valid.append(False)
+    if happens:
+        source.happen(1, node_id="node-1")
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(reading, patience(2))
     assert source.event_log.subscribers == 0
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,8 +13,10 @@ import pytest
 
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.address import Address
+from gpu_agent.server.api import events
 from gpu_agent.server.api.auth import MAX_BODY_BYTES
 from gpu_agent.server.api.instance import OWN_PATHS
+from gpu_agent.server.leadership import forward
 from gpu_agent.server.leadership.forward import LeaderApi
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsFiles
@@ -392,6 +395,36 @@ async def test_a_reader_that_is_ahead_of_the_standbys_copy_waits_for_it(
         numbers, names = await reading
     assert min(numbers) == seen + 1
     assert "events_missed" not in names
+
+
+@pytest.mark.parametrize("is_current", [False, True])
+async def test_a_reader_that_stays_ahead_is_refused_unless_the_copy_has_all(
+    pair: Pair, service: RegistryService, monkeypatch: pytest.MonkeyPatch, *, is_current: bool
+) -> None:
+    """A stream that begins behind its reader repeats events, and says that others were missed."""
+    monkeypatch.setattr(events, "BEHIND_SECONDS", 0.05)
+    pair.standby.copy_is_current = is_current
+    query: dict[str, str | int] = {"after": service.event_log.last_id + 5, "follow": "false"}
+    answer = await pair.through.get("/v1/events", params=query)
+    if is_current:  # no instance has that event
+        assert "events_missed" in answer.text
+    else:
+        assert (answer.status_code, problem(answer)["code"]) == (503, "REGISTRY_BUSY")
+
+
+async def test_a_renewed_key_of_the_leader_cuts_nothing_off(
+    pair: Pair, service: RegistryService, ready: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "LOOK_SECONDS", 0.01)
+    await service.drain(ready.node_id)
+    job = {"job_id": "a", "wait_seconds": 60}
+    waiting = asyncio.ensure_future(pair.through.post("/v1/claims", json=job, timeout=60))
+    await until(lambda: service.queue_place("a"), what="a job in the queue")
+    pair.standby.leader = replace(pair.leader.api, pin="renewed")
+    assert (await pair.through.get("/v1/nodes")).status_code == 200
+    async with node(service) as new:
+        await new.become_ready()
+        assert (await asyncio.wait_for(waiting, patience(10))).status_code == 200
 
 
 async def test_the_leaders_key_must_have_its_pin(

@@ -24,6 +24,7 @@ MOST_STREAMS_OF_ONE = 64
 """Of one token: a reader leaves room for others."""
 HEARTBEAT_SECONDS = 15.0
 WATCH_SECONDS = 1.0
+"""How often a stream looks whether it is still valid, or its document has changed."""
 MOST_IN_A_PIECE = 256
 TOGETHER_SECONDS = 1 / 800
 """While events follow each other closely, what so long brings, times the number of streams, comes at once:
@@ -57,6 +58,10 @@ class _Feed:
         self.events.append(event)
         self.end += 1
         self.reports_missed |= event.event == MISSED
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all that wait look."""
         self.arrived.set()
         self.arrived.clear()
 
@@ -137,6 +142,7 @@ class RegistryEventLog:
         for node_id, events in loaded.histories.items():
             self._histories[node_id] = deque(events, EVENTS_PER_NODE)
         self._ids = itertools.count((self._recent[-1].id or 0) + 1 if self._recent else 1)
+        self._feed.wake()
 
     def next_id(self) -> int:
         """Draw the id of the next event."""
@@ -194,12 +200,16 @@ class RegistryEventLog:
         finally:
             self._subscribers -= 1
 
-    async def reach(self, event_id: int, *, within_seconds: float) -> None:
-        """Wait for an event, not for ever: an instance's copy may be behind the one that a reader left."""
-        with suppress(TimeoutError), self.subscribe() as subscriber:
+    async def reach(self, event_id: int, *, within_seconds: float) -> bool:
+        """Wait for an event, not for ever: an instance's copy may be behind the one that a reader left.
+
+        Returns whether the event is reached.
+        """
+        with suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 while self.last_id < event_id:
-                    await subscriber.next()
+                    await self._feed.arrived.wait()
+        return self.last_id >= event_id
 
     async def follow(self, *, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield every event from now on, or after the one of that id, until the iterator is closed."""
@@ -216,6 +226,10 @@ class RegistryEventLog:
             return later
         at = later[0].at if later else 0.0
         return [RegistryEvent(at, MISSED, fields={"count": None}), *later]
+
+
+def _always() -> bool:
+    return True
 
 
 class EventStreams:
@@ -259,10 +273,11 @@ class EventStreams:
         node_id: str | None = None,
         follow: bool = True,
         token_id: str | None = None,
+        is_valid: Callable[[], bool] = _always,
     ) -> AsyncGenerator[bytes, None]:
         """Write every event from now on, or after the one of that id; of one node if one is named.
 
-        Without `follow` the stream ends with the newest event.
+        Without `follow` the stream ends with the newest event; in any case once it is not valid any more.
         """
         now = asyncio.get_running_loop().time
         with self._counted(token_id), event_log.subscribe(after=after) as subscriber:
@@ -270,7 +285,9 @@ class EventStreams:
             reader = _Reader(after, node_id)
             due, written_at = now() + self._heartbeat_seconds, 0.0
             while not self._closing and (follow or subscriber.has_more):
-                piece = await self._piece(subscriber, reader, due=due)
+                piece = await self._piece(subscriber, reader, due=min(due, now() + WATCH_SECONDS))
+                if not is_valid():
+                    return
                 if piece or now() >= due:
                     yield piece or reader.heartbeat()
                     due = now() + self._heartbeat_seconds
@@ -282,13 +299,18 @@ class EventStreams:
                     await asyncio.sleep(0)
 
     async def watch(
-        self, read: Callable[[], bytes], *, event: str, token_id: str | None = None
+        self,
+        read: Callable[[], bytes],
+        *,
+        event: str,
+        token_id: str | None = None,
+        is_valid: Callable[[], bool] = _always,
     ) -> AsyncGenerator[bytes, None]:
         """Write a document of one line now, and again when it has changed; looks once a second."""
         now = asyncio.get_running_loop().time
         with self._counted(token_id):
             written, due = b"", 0.0
-            while not self._closing:
+            while not self._closing and is_valid():
                 document = read()
                 if document != written or now() >= due:
                     yield HEARTBEAT if document == written else _block(event, document)

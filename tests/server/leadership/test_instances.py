@@ -359,6 +359,20 @@ def _apply_but_for(instance: RegistryInstance) -> Callable[[Follower, Sequence[W
     return one
 
 
+async def test_a_renewed_key_of_the_leader_ends_no_link(etcd: Cluster, prefix: str) -> None:
+    async with three(etcd, prefix) as instances:
+        leader = await leader_among(instances)
+        follower = next(one for one in instances if one is not leader).instance._follower
+        before = follower.leader
+        assert before is not None
+        links = [one.instance._link for one in instances]
+        await leader.instance.announce("renewed")
+        await until(lambda: follower.leader != before, what="the new pin")
+        for one, link in zip(instances, links, strict=True):
+            assert one.instance._leads(before)
+            assert one.instance._link is link
+
+
 async def test_an_instance_counts_its_takeovers_and_what_it_holds(etcd: Cluster, prefix: str) -> None:
     async with three(etcd, prefix) as instances:
         leader = await leader_among(instances)

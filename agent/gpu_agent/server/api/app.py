@@ -144,6 +144,7 @@ class ApiServer:
         state.event_log = None if service is None else service.event_log
         if service is None and self._instance is not None:
             state.event_log = self._instance.event_log
+            state.copy_is_current = self._instance.copy_is_current
         if service is not None:
             self._checks.authenticate = service.tokens.authenticate if service.auth_on else None
         elif self._instance is not None:

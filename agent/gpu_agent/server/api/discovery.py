@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpu_agent.server.api.auth import Caller
-from gpu_agent.server.api.events import STREAM_HEADERS, stream_token, while_valid
+from gpu_agent.server.api.events import STREAM_HEADERS, stream_token
 from gpu_agent.server.api.nodes import LabelPair
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
@@ -99,8 +99,10 @@ async def list_endpoints(
     streams: EventStreams = request.app.state.streams
     caller = cast("Caller", request.state.caller)
     token_id = stream_token(streams, caller)
-    pieces = streams.watch(lambda: lists.read(registry, query), event="endpoints", token_id=token_id)
-    return StreamingResponse(while_valid(caller, pieces), media_type=_EVENT_STREAM, headers=STREAM_HEADERS)
+    pieces = streams.watch(
+        lambda: lists.read(registry, query), event="endpoints", token_id=token_id, is_valid=caller.is_valid
+    )
+    return StreamingResponse(pieces, media_type=_EVENT_STREAM, headers=STREAM_HEADERS)
 
 
 @router.get(

@@ -1,7 +1,5 @@
 """Every change as it happens, over HTTP: server-sent events, resumed where a client left off."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request
@@ -9,7 +7,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from gpu_agent.server.api.auth import Caller
-from gpu_agent.server.api.errors import ApiError
+from gpu_agent.server.api.errors import ApiError, registry_busy
 from gpu_agent.server.api.routing import api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams, RegistryEventLog
 from gpu_agent.wire import api
@@ -22,6 +20,11 @@ STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 BEHIND_SECONDS = 10.0
 """The longest wait for an event that a reader has from another instance, and this one's copy does not yet."""
+
+_BEHIND = (
+    "this instance of the registry does not have the event yet after which to begin: send the same request "
+    "again in a moment, or to another instance"
+)
 
 EventId = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -64,17 +67,18 @@ async def follow_events(
     after = query.after if last_event_id is None else last_event_id
     log: RegistryEventLog = request.app.state.event_log
     if after is not None and request.app.state.registry is None:
-        await log.reach(after, within_seconds=BEHIND_SECONDS)
+        reached = await log.reach(after, within_seconds=BEHIND_SECONDS)
+        if not reached and not request.app.state.copy_is_current():
+            raise registry_busy(_BEHIND)
     pieces = streams.stream(
         log,
         after=after,
         node_id=query.node_id,
         follow=query.follow == "true",
         token_id=token_id,
+        is_valid=request.state.caller.is_valid,
     )
-    return StreamingResponse(
-        while_valid(request.state.caller, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
-    )
+    return StreamingResponse(pieces, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 def stream_token(streams: EventStreams, caller: Caller) -> str | None:
@@ -85,12 +89,3 @@ def stream_token(streams: EventStreams, caller: Caller) -> str | None:
     if streams.full_for(token_id):
         raise ApiError("TOO_MANY_STREAMS_OF_TOKEN", "this token follows the events too often: end a stream")
     return token_id
-
-
-async def while_valid(caller: Caller, pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """End the stream once its token is revoked or expires."""
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if not caller.is_valid():
-                return
-            yield piece

@@ -60,6 +60,8 @@ class InstanceAnswers:
     """Judges the token of a request that a standby answers itself, from its copy; None with auth off."""
     event_log: RegistryEventLog
     """The stored events that its copy has."""
+    copy_is_current: Callable[[], bool]
+    """Whether its copy has all that the leader has named."""
     secret: Callable[[], str | None]
     """What instances prove themselves with when they forward; None while it is not known."""
 

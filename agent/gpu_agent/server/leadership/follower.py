@@ -57,6 +57,10 @@ class Follower:
         """The newest events that are stored."""
         self._events = f"{prefix}/events/".encode()
         self._tokens = f"{prefix}/doc/{DocumentKind.TOKEN.value}/".encode()
+        self._is_filled = False
+        """Whether all was read once."""
+        self._missed_leader: int | None = None
+        """The revision of a leader's key for which `expect_leader` began another watch; 0 for none."""
         self._operators: Mapping[str, Token] | None = None
         """By the digest of the token; None where the copy has changed since they were read."""
         self._ended = threading.Event()
@@ -72,6 +76,18 @@ class Follower:
     def stop(self) -> None:
         """Follow no more; the thread ends by itself."""
         self._ended.set()
+
+    def expect_leader(self, created_at: int) -> None:
+        """Compare the copy with the revision of the leader's key in etcd, 0 where there is none.
+
+        A copy that does not have it follows through another member: its own may be gone without a word.
+        Once for each leader, for a new watch needs its time.
+        """
+        known = 0 if self.leader is None else self.leader.created_at
+        is_behind = created_at > known or (created_at == 0 and known > 0)
+        if is_behind and created_at != self._missed_leader:
+            self._missed_leader = created_at
+            self._client.end_watches()
 
     def instances(self) -> list[Instance]:
         """Return the instances that run, by name."""
@@ -160,7 +176,12 @@ class Follower:
 
     def _replace(self, rows: dict[bytes, bytes], revision: int, leader_created_at: int) -> None:
         self.rows, self.revision, self._operators = rows, revision, None
-        self._publish(value for key, value in sorted(rows.items()) if key.startswith(self._events))
+        new = self._new_events(value for key, value in sorted(rows.items()) if key.startswith(self._events))
+        if self._is_filled:
+            self._publish(new)
+        else:
+            self.event_log.restore(Loaded([], new[-RECENT_EVENTS:], {}))
+        self._is_filled = True
         self._lead(rows.get(self._leader_key), leader_created_at)
         self._changed()
 
@@ -177,20 +198,20 @@ class Follower:
             if one.key.startswith(self._tokens):
                 self._operators = None
             notable |= one.key.startswith(self._members) or one.key == self._secret_key
-        self._publish(one.value for one in changes if one.value and one.key.startswith(self._events))
+        events = (one.value for one in changes if one.value and one.key.startswith(self._events))
+        self._publish(self._new_events(events))
         self.revision = changes[-1].revision
         if notable:
             self._changed()
 
-    def _publish(self, values: Iterable[bytes]) -> None:
-        """Take in the events of these keys that are new; a key may hold old ones that were compacted."""
-        reader, log = EventReader(), self.event_log
-        new = [one for value in values for one in _events_in(reader, value) if (one.id or 0) > log.last_id]
-        if log.last_id == 0:
-            log.restore(Loaded([], new[-RECENT_EVENTS:], {}))
-            return
-        for event in new:
-            log.publish(event)
+    def _new_events(self, values: Iterable[bytes]) -> list[RegistryEvent]:
+        """Return the events of these keys that are new; a key may hold old ones that were compacted."""
+        reader, last_id = EventReader(), self.event_log.last_id
+        return [one for value in values for one in _events_in(reader, value) if (one.id or 0) > last_id]
+
+    def _publish(self, events: Iterable[RegistryEvent]) -> None:
+        for event in events:
+            self.event_log.publish(event)
 
     def _lead(self, value: bytes | None, created_at: int) -> None:
         instance = None if value is None else parse_instance(value)

@@ -135,7 +135,8 @@ class Forwarder:
     def _link_to(self, api: LeaderApi) -> "_Link":
         """Return the connections to the leader; what is under way to one before it is cut off."""
         before = self._link
-        if before is not None and before.api == api:
+        if before is not None and before.api.url == api.url:
+            before.renew(api)
             return before
         link = self._link = _Link(api, self._own, self._leader)
         if before is not None:
@@ -174,19 +175,26 @@ class _Link:
         self, api: LeaderApi, own: OwnCertificate | None, leader: Callable[[], LeaderApi | None]
     ) -> None:
         """Raises `TlsFileError`."""
-        self.api = api
+        self.api, self._own = api, own
         url = urlsplit(api.url)
         encrypted = url.scheme == "https"
         self._name, self._port = url.hostname or "", url.port or (443 if encrypted else 80)
         self.host = url.netloc.encode()
-        pins = frozenset() if api.pin is None else frozenset({api.pin})
-        self._context = client_context(ca_file=None, own=own, pins=pins) if encrypted else None
+        self._context = _context(api, own) if encrypted else None
         self._idle: dict[HttpConnection, asyncio.TimerHandle] = {}
         """Connections for the next requests, the one used last at the end."""
         self._leader = leader
         self._under_way: set[asyncio.Timeout] = set()
         self._superseded = False
         self._looking: asyncio.TimerHandle | None = None
+
+    def renew(self, api: LeaderApi) -> None:
+        """Go on with the same leader's new key, and cut nothing off; raises `TlsFileError`."""
+        if api != self.api:
+            self._context = None if self._context is None else _context(api, self._own)
+            self.api = api
+            for connection in tuple(self._idle):
+                self._drop_idle(connection)
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
@@ -245,7 +253,7 @@ class _Link:
         """See whether this leader still leads; while none is known, it may yet answer."""
         self._looking = None
         leader = self._leader()
-        if leader is not None and leader != self.api:
+        if leader is not None and leader.url != self.api.url:
             self._cut()
         elif self._under_way:
             self._look_later()
@@ -255,6 +263,11 @@ class _Link:
         for deadline in self._under_way:
             if not deadline.expired():
                 deadline.reschedule(now)
+
+
+def _context(api: LeaderApi, own: OwnCertificate | None) -> ssl.SSLContext:
+    pins = frozenset() if api.pin is None else frozenset({api.pin})
+    return client_context(ca_file=None, own=own, pins=pins)
 
 
 async def _read_client(receive: Receive, body: _Body, forwarding: asyncio.Task[None]) -> None:

@@ -151,6 +151,7 @@ class RegistryInstance:
             members=self._members_by_copy,
             authenticate=self._follower.operator if auth_on else None,
             event_log=self._follower.event_log,
+            copy_is_current=self._copy_is_current,
             secret=lambda: self._follower.secret,
         )
 
@@ -245,6 +246,10 @@ class RegistryInstance:
             copy_lag_seconds=None if link is None else link.lag_seconds,
         )
 
+    def _copy_is_current(self) -> bool:
+        link = self._link
+        return link is not None and link.is_linked and link.lag_seconds == 0.0
+
     def _members_by_copy(self) -> tuple[MemberView, ...]:
         """Return all instances that etcd names; none of them leads as far as this one knows."""
         own, held = self.own.name, self._gateway.connections.size
@@ -304,6 +309,7 @@ class RegistryInstance:
                 self._unreached_since = time.monotonic()
             return False
         self._etcd_problem = self._unreached_since = None
+        self._follower.expect_leader(0 if found is None else found.create_revision)
         if found is not None:
             self._named_at = time.monotonic()
             return False
@@ -437,7 +443,9 @@ class RegistryInstance:
         return now - self._named_at > _NAMED_SECONDS
 
     def _leads(self, leader: Leader) -> bool:
-        return self._follower.leader == leader
+        """Whether it is still the leader; its pin may have changed."""
+        found = self._follower.leader
+        return found is not None and found.created_at == leader.created_at
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

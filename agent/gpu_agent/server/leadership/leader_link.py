@@ -5,7 +5,6 @@ import hmac
 import secrets
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -50,8 +49,9 @@ class LeaderLink:
         self._is_proven = False
         """Whether the leader has the instances' secret."""
         self._revision = revision
-        self._awaited: deque[tuple[int, float]] = deque()
-        """Revisions that the leader named and the copy has not reached, and when each was named."""
+        self._awaited: list[tuple[int, float]] = []
+        """Revisions that the leader named and the copy has not reached, and when each was named: the first,
+        the last, and some between."""
 
     @property
     def silent_seconds(self) -> float:
@@ -62,7 +62,7 @@ class LeaderLink:
     def lag_seconds(self) -> float:
         """How far this instance's copy is behind the leader's commits, as far as those were named."""
         while self._awaited and self._awaited[0][0] <= self._revision():
-            self._awaited.popleft()
+            del self._awaited[0]
         return time.monotonic() - self._awaited[0][1] if self._awaited else 0.0
 
     async def hold(self, is_current: Callable[[], bool]) -> bool:
@@ -110,11 +110,18 @@ class LeaderLink:
         elif kind is Kind.ALIVE:
             wall_time, revision = unpack_alive(payload)
             self.clocks_apart_seconds = abs(time.time() - wall_time)
-            if revision > self._revision():
-                self._awaited.append((revision, self._heard_at))
+            if revision > (self._awaited[-1][0] if self._awaited else self._revision()):
+                self._await(revision)
             self._link.send(Kind.LAG, 0, pack_lag(round(self.lag_seconds, 3)))
         elif kind is Kind.PROBLEM:
             self._problem = str(payload, "utf-8")
+
+    def _await(self, revision: int) -> None:
+        """Note a revision; the one before is left out where the lag stays exact to a tenth without it."""
+        awaited, at = self._awaited, self._heard_at
+        if len(awaited) > 1 and at - awaited[-2][1] < (at - awaited[0][1]) / 10:
+            del awaited[-1]
+        awaited.append((revision, at))
 
     def _prove(self, challenge: dict[str, Any]) -> None:
         """Take the leader for one, and prove to be an instance."""

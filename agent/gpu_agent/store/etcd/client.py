@@ -15,7 +15,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -34,6 +34,13 @@ _FIRST_PAGE, _MOST_IN_PAGE = 16, 250
 """Keys in one answer to a range."""
 _PAGE_BYTES = 4 << 20
 """Of the values in one answer, as far as those before let expect; a member needs time to write it."""
+_WATCH_OPTIONS = {
+    "TCP_KEEPIDLE": 1,
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": 3000,
+}
+"""A watch notices within 3 s, before a leader's lease ends, that its member's machine is gone."""
 
 _RESOURCE_EXHAUSTED, _UNAUTHENTICATED, _OUT_OF_RANGE = 8, 16, 11
 _UNDECIDED = frozenset({1, 2, 4, 10, 13, 14})
@@ -190,8 +197,9 @@ class EtcdClient:
         self._order = list(access.endpoints)
         self._idle: dict[Endpoint, list[socket.socket]] = {one: [] for one in access.endpoints}
         self._token: str | None = None
+        self._watches: dict[socket.socket, Endpoint] = {}
         self._lock = threading.Lock()
-        """For the three above."""
+        """For the four above."""
         self._closed = False
 
     def __str__(self) -> str:
@@ -273,8 +281,8 @@ class EtcdClient:
         wanted = {"key": _text(start), "range_end": _text(end), "start_revision": revision}
         body = json.dumps({"create_request": wanted}).encode()
         request = _Request("/v3/watch", body, time.monotonic() + CALL_SECONDS)
-        connection, response = self._in_turn(request, self._stream)
-        with connection, response:
+        endpoint, connection, response = self._in_turn(request, self._stream)
+        with connection, response, self._ended_with(endpoint, connection):
             while True:
                 connection.settimeout(idle_seconds)
                 try:
@@ -286,6 +294,28 @@ class EtcdClient:
                     raise RefusedError(str(result.get("cancel_reason") or "compacted"), _OUT_OF_RANGE)
                 if result.get("events"):
                     yield [_watched(one) for one in result["events"]]
+
+    def end_watches(self) -> None:
+        """End each watch with `EtcdError`; the next one begins at another member."""
+        with self._lock:
+            endpoints = set(self._watches.values())
+        for endpoint in endpoints:
+            self._try_last(endpoint)
+
+    @contextmanager
+    def _ended_with(self, endpoint: Endpoint, connection: socket.socket) -> Iterator[None]:
+        """End a watch with its member, also where that is gone without a word."""
+        for name, value in _WATCH_OPTIONS.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with self._lock:
+            self._watches[connection] = endpoint
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watches[connection]
 
     def grant(self, seconds: int) -> tuple[int, float]:
         """Make a lease; returns its id and how long it lives, which may be longer. Raises `EtcdError`."""
@@ -398,7 +428,7 @@ class EtcdClient:
 
     def _stream(
         self, endpoint: Endpoint, request: _Request, token: str | None
-    ) -> tuple[socket.socket, HTTPResponse]:
+    ) -> tuple[Endpoint, socket.socket, HTTPResponse]:
         """Send one request to one member, and read the first line of its answer; raises `EtcdError`."""
         connection = self._connection(endpoint, request.deadline)
         with ExitStack() as on_error:
@@ -409,7 +439,7 @@ class EtcdClient:
             except (OSError, HTTPException, ValueError) as error:
                 raise OutcomeUnknownError(_network_words(error)) from error
             on_error.pop_all()
-        return connection, response
+        return endpoint, connection, response
 
     def _connection(self, endpoint: Endpoint, deadline: float) -> socket.socket:
         with self._lock:
@@ -438,11 +468,15 @@ class EtcdClient:
         connection.close()
 
     def _try_last(self, endpoint: Endpoint) -> None:
-        """Put a member that failed behind the others, and drop its idle connections: they are as old."""
+        """Put a member that failed behind the others; end its watches, and idle connections as old."""
         with self._lock:
             self._order.remove(endpoint)
             self._order.append(endpoint)
             idle, self._idle[endpoint] = self._idle[endpoint], []
+            for connection, watched in self._watches.items():
+                if watched == endpoint:
+                    with suppress(OSError):  # with TLS too, for its reader to end
+                        socket.socket.shutdown(connection, socket.SHUT_RDWR)
         for one in idle:
             one.close()
 
