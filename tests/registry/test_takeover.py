@@ -480,6 +480,54 @@ def test_a_session_that_is_reported_after_the_link_ended_goes_on_with_its_next_h
     assert registry.node().liveness.suspected_until is None
 
 
+@pytest.mark.parametrize("auth_off", [False, True])
+def test_a_registration_that_is_repeated_because_its_link_ended_makes_no_second_node(
+    *, auth_off: bool
+) -> None:
+    registry = Registry(auth_off=auth_off)
+    registry.register()
+    lose_link(registry)
+    answered = ack(repeat(registry))
+    assert (answered.node_id, answered.session_epoch) == ("node-1", 2)
+    assert [record.node_id for record in registry.fleet.nodes()] == ["node-1"]
+    lose_link(registry)
+    assert ack(repeat(registry)).node_id == "node-1"
+
+
+@pytest.mark.parametrize("late", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("health", ["ok", "lost"])
+def test_a_heartbeat_that_was_counted_before_the_link_ended_is_not_counted_again(
+    health: str, late: float
+) -> None:
+    registry = Registry()
+    registry.register()
+    registry.heartbeats(1, gpus=figures(health=health))
+    before = counts(registry)
+    assert sum(before[:2]) == 1
+    lose_link(registry)
+    registry.pass_time(5.0)
+    report(registry)
+    hand_on(registry, age=5.0 - late, gpus=figures(health=health))
+    assert registry.node().connected
+    assert counts(registry) == before
+
+
+def test_a_heartbeat_that_came_after_the_link_ended_is_counted() -> None:
+    registry = Registry()
+    registry.register()
+    registry.heartbeats(1)
+    lose_link(registry)
+    registry.pass_time(5.0)
+    report(registry)
+    hand_on(registry, age=3.0)
+    assert counts(registry) == (2, 0, 2)
+
+
+def counts(registry: Registry) -> tuple[int, int, int]:
+    liveness = registry.node().liveness
+    return liveness.healthy_heartbeats, liveness.unhealthy_heartbeats, len(liveness.recent)
+
+
 def test_a_closed_connection_gives_its_node_no_more_time() -> None:
     registry = Registry()
     registry.ready()

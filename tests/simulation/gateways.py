@@ -13,10 +13,11 @@ from typing import Protocol
 
 from gpu_agent.registry.events import Event, HeartbeatReceived, HeartbeatRepeated, SessionReported
 from gpu_agent.registry.fleet import Fleet
+from gpu_agent.server.gateway.gateway import ANSWERS_NO_REGISTRATION
 from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
 from gpu_agent.session.types import ConnectFailed
 from gpu_agent.wire.codec import decode_from_node, decode_from_registry
-from gpu_agent.wire.codes import CloseCode
+from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
 from gpu_agent.wire.messages import (
     NodeError,
@@ -81,7 +82,9 @@ class Session:
     last_at: float = 0.0
     parts: Heartbeat | None = None
     """All parts that the node replaced since it registered."""
-    unanswered: list[UpFrame] = field(default_factory=list)
+    registration: UpFrame | None = None
+    unregistration: UpFrame | None = None
+    unheard: list[UpFrame] = field(default_factory=list)
     exact: bool = False
     closing: bool = False
 
@@ -174,8 +177,11 @@ class Gateways:
             return
         if isinstance(message, NodeRegister):
             self._relay.declared(session.place, message.hardware)
-        if isinstance(message, NodeRegister | NodeUnregister):
-            session.unanswered.append(frame)
+            session.registration = frame
+        elif isinstance(message, NodeUnregister):
+            session.unregistration = frame
+        elif session.gateway.link is None:
+            session.unheard.append(frame)
         self._up(session.gateway, lambda: self._registry.hear(connection, frame))
 
     def lost(self, connection: Connection) -> None:
@@ -311,8 +317,10 @@ class Gateways:
             if handed_on is not None:
                 event = HeartbeatReceived(connection.number, handed_on, age_seconds=age or 0.0)
                 self._up(session.gateway, lambda: self._take_heartbeat(connection, event))
-        for frame in list(session.unanswered):
-            self._up(session.gateway, partial(registry.hear, connection, frame))
+        for frame in (session.registration, *session.unheard, session.unregistration):
+            if frame is not None:
+                self._up(session.gateway, partial(registry.hear, connection, frame))
+        session.unheard.clear()
 
     # Frames.
 
@@ -358,18 +366,19 @@ class Gateways:
 
     def _deliver(self, connection: Connection, session: Session, frame: DownFrame) -> None:
         message = decode_from_registry(frame) if isinstance(frame, str) else frame
-        answered: tuple[type, ...] = ()
         if isinstance(message, NodeRegisterAck):
             session.node_id, session.epoch = message.node_id, message.session_epoch or 0
             session.last = session.parts = None
+            session.registration = None
             self._relay.registered(session.place, message.node_id)
-            answered = (NodeRegister,)
         elif isinstance(message, NodeError):
             self._relay.refused(session.place)
-            answered = (NodeRegister, NodeUnregister)
+            if message.code not in ANSWERS_NO_REGISTRATION:
+                session.registration = None
+            elif message.code == ErrorCode.UNKNOWN_NODE:
+                session.unregistration = None
         elif isinstance(message, NodeStatusMessage):
-            answered = (NodeUnregister,)
-        session.unanswered = [one for one in session.unanswered if not isinstance(_read(one), answered)]
+            session.unregistration = None
         self._network.send_down(connection, frame)
 
     def _close(self, connection: Connection, session: Session, code: int, reason: str) -> None:
@@ -456,7 +465,3 @@ class Gateways:
 
     def _say(self, gateway: Gateway, what: str) -> None:
         self._world.say(gateway.name, what)
-
-
-def _read(frame: UpFrame) -> object:
-    return decode_from_node(frame) if isinstance(frame, str) else frame

@@ -32,8 +32,8 @@ class RegistrationReceived:
     frame_bytes: int | None = None
     """The length of the frame that it came in; None where that is not known."""
     is_inherited: bool = False
-    """An earlier leader numbered the connection: it may have stored a registration there and not answered it,
-    which the gateway then repeats."""
+    """The connection was numbered by an earlier leader, or by this one before the link ended: a registration
+    there may be stored and its answer lost, and the gateway then repeats it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

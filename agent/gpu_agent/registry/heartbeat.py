@@ -21,6 +21,10 @@ from gpu_agent.wire.codes import ErrorCode, NodeStatus
 from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat, Usage
 from gpu_agent.wire.messages import NodeError
 
+_SAME_HEARTBEAT = 0.5
+"""A heartbeat that a gateway hands on once more came less than so much of the shortest interval after the one
+that was counted last: it is that one, and was longer on its way."""
+
 
 class Heartbeats:
     """Applies heartbeats, and changes the status that follows from them."""
@@ -70,6 +74,8 @@ class Heartbeats:
             message.running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
         )
         passed = 0.0 if before is None else max(0.0, at - before)
+        is_counted = event.age_seconds > 0.0 and before is not None
+        is_counted = is_counted and passed < record.schedule.warmup_interval_seconds * _SAME_HEARTBEAT
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
         liveness.last_heartbeat_at = liveness.figures_at = at
         # The first one under another leader gives a full timeout, and the same one again takes none of it.
@@ -87,7 +93,7 @@ class Heartbeats:
         return self._conclude(
             record,
             now,
-            passed_seconds=passed,
+            passed_seconds=None if is_counted else passed,
             jobs_differ=jobs_differ,
             was_suspected=was_suspected,
             checks_before=checks_before,
@@ -137,34 +143,35 @@ class Heartbeats:
         record: NodeRecord,
         now: float,
         *,
-        passed_seconds: float,
+        passed_seconds: float | None,
         jobs_differ: bool,
         was_suspected: bool,
         checks_before: ReportedChecks | None,
     ) -> Step | None:
-        """Judge a heartbeat that is applied."""
+        """Judge a heartbeat that is applied; `passed_seconds` is None for one that was counted before."""
         liveness, thresholds = record.liveness, self._thresholds
         idle = self._claims.telemetry.observe(record, now) if record.claims else None
         healthy = health.is_healthy(record, thresholds)
         ordinary = healthy and record.status is NodeStatus.READY and liveness.recent is self._all_healthy
         ordinary = ordinary and not jobs_differ and not was_suspected and idle is None
         if ordinary and record.checks is checks_before and not _concerns_claims(record) and not self._debug():
-            liveness.healthy_heartbeats += 1
+            liveness.healthy_heartbeats += passed_seconds is not None
             return None
         step = Step(now)
-        self._count(record, step, healthy=healthy, was_suspected=was_suspected)
-        self._claims.review(record, step, passed_seconds=passed_seconds)
+        if was_suspected:
+            # The check scheduled for a suspected node comes a whole timeout too late for this heartbeat.
+            step.touched[record.node_id] = None
+        if passed_seconds is not None:
+            self._count(record, step, healthy=healthy)
+        self._claims.review(record, step, passed_seconds=passed_seconds or 0.0)
         self._claims.telemetry.log(record, step, idle=idle or ())
         _follow_checks(record, checks_before, step)
         self._change_status(record, step, healthy=healthy)
         self._transitions.finish_drain(record, step)
         return step
 
-    def _count(self, record: NodeRecord, step: Step, *, healthy: bool, was_suspected: bool) -> None:
+    def _count(self, record: NodeRecord, step: Step, *, healthy: bool) -> None:
         liveness = record.liveness
-        if was_suspected:
-            # The check scheduled for a suspected node comes a whole timeout too late for this heartbeat.
-            step.touched[record.node_id] = None
         if not record.tokens.spent:
             consume_join_use(record, self._tokens, step)
         if healthy:

@@ -336,8 +336,8 @@ class NodeTable:
         self.records: dict[str, NodeRecord] = {}
         self.by_connection: dict[int, NodeRecord] = {}
         """Only the connection that registered a node is here."""
-        self._stored_on: dict[int, str] = {}
-        """By the connection on which a stored node registered last, under an earlier leader: its id."""
+        self._awaited_on: dict[int, str] = {}
+        """By the connection on which a node registered last, while a gateway may still report it: its id."""
         self._dismissed: set[int] = set()
 
     def add(self, record: NodeRecord) -> None:
@@ -347,22 +347,28 @@ class NodeTable:
     def add_stored(self, record: NodeRecord) -> None:
         """Add a node that was stored."""
         self.add(record)
+        self.await_report(record)
+
+    def await_report(self, record: NodeRecord) -> None:
+        """Let a gateway that holds the connection on which the node registered repeat that registration."""
         if record.registered_on is not None:
-            self._stored_on[record.registered_on] = record.node_id
+            self._awaited_on[record.registered_on] = record.node_id
 
     def registered_on(self, connection: int) -> NodeRecord | None:
-        """Return the stored node that registered last on a connection of an earlier leader."""
-        record = self.records.get(self._stored_on.get(connection, ""))
+        """Return the node that registered last on a connection that a gateway reports."""
+        record = self.records.get(self._awaited_on.get(connection, ""))
         return None if record is None or record.registered_on != connection else record
 
     def remove(self, record: NodeRecord) -> None:
         """Remove a node."""
         self.records.pop(record.node_id, None)
+        self._forget_report(record)
         if record.connection is not None:
             self._unbind(record.connection)
 
     def bind(self, record: NodeRecord, connection: int) -> None:
         """Let a connection stand for a node; the one before it must have been dismissed."""
+        self._forget_report(record)
         self.by_connection[connection] = record
         record.connection = connection
 
@@ -379,6 +385,10 @@ class NodeTable:
         """Remove a connection that is gone; returns the node it stood for."""
         self._dismissed.discard(connection)
         return self._unbind(connection)
+
+    def _forget_report(self, record: NodeRecord) -> None:
+        if record.registered_on is not None and self.registered_on(record.registered_on) is record:
+            del self._awaited_on[record.registered_on]
 
     def _unbind(self, connection: int) -> NodeRecord | None:
         record = self.by_connection.pop(connection, None)

@@ -186,6 +186,7 @@ class Sessions:
             return
         if event.link_ended:
             extend_timeout(record)
+            self._nodes.await_report(record)
         self._dispatch.update(record)
         step.log("node_disconnected", {"node_id": record.node_id, "status": record.status.value})
         step.touched[record.node_id] = None

@@ -3,7 +3,7 @@
 The fleet was loaded from the store, or the link to the gateway ended for a while: the node is known, and no
 connection stands for it. Over all leaders a newer connection has a higher number, and a node's document holds
 the one on which it registered last. So a report proves that its session is the node's newest, and a
-registration that a gateway repeats is recognised where an earlier leader has stored it and not answered.
+registration that a gateway repeats is recognised where it was stored, and its answer got lost.
 
 What heartbeats alone show is not stored. Until its first heartbeat behind the report the node keeps the
 status that was stored, and is excluded from dispatch as disconnected.
@@ -55,12 +55,16 @@ class ReportedSessions:
             self._resume(record, event, step)
 
     def bind_repeated(self, event: RegistrationReceived, step: Step) -> None:
-        """Bind the node that this registration has made or renewed already, under an earlier leader.
+        """Bind the node that this registration made or renewed before a takeover, or before its link ended.
 
         It then registers again on its own connection: it gets its id, and uses no join token once more.
         """
-        record = self._nodes.registered_on(event.connection) if event.is_inherited else None
-        if record is not None and record.connection is None and self._is_proven(record, event.credential):
+        if not event.is_inherited or event.connection in self._nodes.by_connection:
+            return
+        record = self._nodes.registered_on(event.connection)
+        if record is None or record.connection is not None or record.status is NodeStatus.OFFLINE:
+            return
+        if self._is_proven(record, event.credential):
             self._bind(record, event.connection, step)
 
     def _resume(self, record: NodeRecord, event: SessionReported, step: Step) -> None:

@@ -235,8 +235,9 @@ async def test_without_a_leader_the_connections_share_what_is_held(
             etcd.members[0].process.send_signal(signal.SIGSTOP)
             try:
                 await until(lambda: not one.leads and not one.is_linked, what="the end of its term")
+                await node.send(registration(node_id=node.node_id))
                 for _ in range(10):
-                    await node.send(registration(node_id=node.node_id))
+                    await node.send({"type": "node_error", "code": "DISK_FULL", "message": "x" * 200})
                 await until(lambda: node.socket.close_code, what="the end of its connection")
             finally:
                 etcd.members[0].process.send_signal(signal.SIGCONT)

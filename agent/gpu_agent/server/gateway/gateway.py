@@ -11,7 +11,7 @@ that have no answer. The next leader hears of each connection what the earlier o
 
 import asyncio
 import http
-from collections import deque
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +42,7 @@ from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.tls import Encryption, TlsFiles
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from gpu_agent.wire.codec import FrameError, decode_from_node
-from gpu_agent.wire.codes import CloseCode
+from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, NodeStatusMessage, NodeUnregister
 
@@ -60,6 +60,9 @@ REPORTED_AT_ONCE = 100
 
 ROWS_SECONDS = 1.0
 """How often the heartbeats that say nothing new are counted to the leader."""
+
+ANSWERS_NO_REGISTRATION = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNKNOWN_NODE})
+"""Codes of refusals that are of other messages: a `node_register` still waits for its answer."""
 
 _A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _NO_LEADER = HandshakeRefusal(
@@ -99,10 +102,12 @@ class _Session:
     """By declared part: the heartbeat that replaced it last, since the node registered; in their order."""
     is_complete: bool = True
     """Whether these say all that a leader may not have stored."""
-    unanswered: deque[bytes] = field(default_factory=deque)
-    """A `node_register` without an answer, and what came without a leader."""
+    registration: bytes = b""
+    """The newest `node_register`, while it has no answer."""
     unregistration: bytes = b""
     """A `node_unregister` upon which no status has come."""
+    unheard: list[bytes] = field(default_factory=list)
+    """Other messages that came without a leader; the next one hears them once."""
 
 
 class Gateway:
@@ -217,7 +222,7 @@ class Gateway:
             session.registered = registered
             session.newest, session.is_complete = b"", True
             session.parts.clear()
-            session.unanswered.clear()
+            session.registration = b""
         self._relay.registered(number, registered["node_id"])
         self.connections.identify(number, registered["node_id"])
 
@@ -229,8 +234,10 @@ class Gateway:
 
     def _refused(self, number: int, text: str) -> None:
         session = self._sessions.get(number)
-        if session is not None:
-            session.unanswered.clear()
+        code = json.loads(text)["code"]
+        if session is not None and code not in ANSWERS_NO_REGISTRATION:
+            session.registration = b""
+        elif session is not None and code == ErrorCode.UNKNOWN_NODE:
             session.unregistration = b""
         self._relay.refused(number)
         self.connections.send(number, text)
@@ -290,10 +297,11 @@ class Gateway:
         return is_short
 
     def _hold(self, connection: NodeConnection, session: _Session, frame: bytes) -> None:
-        session.unanswered.append(frame)
+        if frame is not session.registration and frame is not session.unregistration:
+            session.unheard.append(frame)
         most = min(MOST_HELD_BYTES, MOST_HELD_TOGETHER_BYTES // len(self._sessions))
-        if sum(map(len, session.unanswered)) > most:
-            session.unanswered.clear()
+        if sum(map(len, (session.registration, session.unregistration, *session.unheard))) > most:
+            session.unheard.clear()
             connection.close(CloseCode.TRY_AGAIN_LATER, "the registry has no leader at the moment")
 
     def _heartbeat_in(self, number: int, frame: bytes, session: _Session) -> Heartbeat | None:
@@ -305,12 +313,10 @@ class Gateway:
             message = decode_from_node(frame)
         except FrameError:
             return None
-        has_leader = self._link is not None and number not in self._unreported
         if isinstance(message, NodeRegister):
             self._relay.declared(number, message.hardware)
-            if has_leader:
-                session.unanswered.append(frame)
-        elif isinstance(message, NodeUnregister) and has_leader:
+            session.registration = frame
+        elif isinstance(message, NodeUnregister):
             session.unregistration = frame
         return Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
 
@@ -365,6 +371,7 @@ class Gateway:
         )
         for message in _held_messages(session):
             link.send(Kind.HELD, number, pack_held(age or 0.0, message))
+        session.unheard.clear()
 
 
 def _held_messages(session: _Session) -> Iterator[Sequence[bytes]]:
@@ -372,7 +379,8 @@ def _held_messages(session: _Session) -> Iterator[Sequence[bytes]]:
     heartbeats = {id(frame): frame for frame in (*session.parts.values(), session.newest) if frame}
     if heartbeats:
         yield tuple(reversed(heartbeats.values()))
-    yield from ((frame,) for frame in (*session.unanswered, session.unregistration) if frame)
+    messages = (session.registration, *session.unheard, session.unregistration)
+    yield from ((frame,) for frame in messages if frame)
 
 
 def _round_trip(connection: NodeConnection) -> float | None:

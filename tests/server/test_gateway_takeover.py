@@ -1,0 +1,164 @@
+"""What a gateway repeats to its next leader: all is real but the leader."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import connect
+
+from gpu_agent.registry.settings import Thresholds
+from gpu_agent.server.gateway.gateway import Gateway
+from gpu_agent.server.gateway.link import Kind, Link, unpack_frame, unpack_held
+from gpu_agent.server.limits import Limits
+from tests.server.harness import LOOPBACK, Node, heartbeat, registration, until
+
+FAULT: dict[str, object] = {"type": "node_error", "code": "DISK_FULL", "message": "no space"}
+UNREGISTRATION: dict[str, object] = {"type": "node_unregister", "node_id": "node-1", "drain": True}
+
+
+class Leader:
+    """The other end of a gateway's link."""
+
+    def __init__(self) -> None:
+        self.kinds: list[Kind] = []
+        self.heard: list[str] = []
+        """The types of the messages that the gateway has handed on."""
+        self.held: list[str] = []
+        """The types of those that it repeated."""
+        self.link = Link(self._received, lambda _: None)
+        self._local = 0
+
+    def _received(self, kind: Kind, local: int, payload: memoryview) -> None:
+        self.kinds.append(kind)
+        self._local = local or self._local
+        match kind:
+            case Kind.HANDSHAKE:
+                self.link.send_document(Kind.ACCEPT, local, {"number": 1, "credential": None})
+            case Kind.FRAME:
+                self.heard.append(json.loads(unpack_frame(payload)[1])["type"])
+            case Kind.HELD:
+                self.held += [json.loads(one)["type"] for one in unpack_held(payload)[1]]
+
+    def acknowledge(self) -> None:
+        self.link.send_document(Kind.REGISTERED, self._local, {"node_id": "node-1", "session_epoch": 1})
+
+    def refuse(self, code: str) -> None:
+        self.link.send(Kind.REFUSAL, self._local, json.dumps({"type": "node_error", "code": code}).encode())
+
+    def send_status(self) -> None:
+        self.link.send(Kind.SEND, self._local, b'{"type":"node_status"}')
+
+
+class Gatewayed:
+    """A gateway, and one node on it."""
+
+    def __init__(self) -> None:
+        self.gateway = Gateway(Limits(close_timeout_seconds=0.3), Thresholds())
+        self.node: Node
+        self._links: list[Link] = []
+
+    async def lead(self) -> Leader:
+        """Give it another leader, which hears all that the gateway holds."""
+        leader = Leader()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: leader.link, "127.0.0.1", 0)
+        link = Link(self._received, lambda _: None)
+        await loop.create_connection(lambda: link, *server.sockets[0].getsockname())
+        server.close()
+        self._links += [link, leader.link]
+        self.gateway.attach(link)
+        await until(lambda: Kind.LISTENING in leader.kinds, what="the report")
+        return leader
+
+    def _received(self, kind: Kind, local: int, payload: memoryview) -> None:
+        self.gateway.received(kind, local, payload)
+
+    async def lose_leader(self) -> None:
+        self.gateway.detach()
+        for link in self._links:
+            link.end("another leads")
+        self._links.clear()
+
+    async def says(self, leader: Leader, message: dict[str, object]) -> None:
+        """Let the node say something to a leader that hears it and does not answer."""
+        heard = len(leader.heard)
+        await self.node.send(message)
+        await until(lambda: len(leader.heard) > heard, what="the message")
+
+
+@asynccontextmanager
+async def gatewayed() -> AsyncIterator[tuple[Gatewayed, Leader]]:
+    one = Gatewayed()
+    address = await one.gateway.listener.listen(LOOPBACK)
+    await one.gateway.listener.admit()
+    first = await one.lead()
+    try:
+        async with connect(f"ws://{address}/ws/node", proxy=None, close_timeout=1) as socket:
+            one.node = Node(socket)
+            yield one, first
+    finally:
+        await one.gateway.listener.stop()
+        await one.lose_leader()
+
+
+async def registered(one: Gatewayed, leader: Leader) -> None:
+    await one.says(leader, registration())
+    leader.acknowledge()
+    leader.send_status()
+    await one.node.receive_type("node_status")
+
+
+async def said_alone(one: Gatewayed, *messages: dict[str, object]) -> None:
+    """Let the node say something without a leader; the gateway has read it once its pong is back."""
+    for message in messages:
+        await one.node.send(message)
+    await (await one.node.socket.ping())
+
+
+async def test_what_came_without_a_leader_is_repeated_to_one_leader_only() -> None:
+    async with gatewayed() as (one, first):
+        await registered(one, first)
+        await one.lose_leader()
+        await said_alone(one, FAULT, UNREGISTRATION)
+        second = await one.lead()
+        assert second.held == ["node_error", "node_unregister"]
+        second.send_status()
+        await one.node.receive_type("node_status")
+        await one.lose_leader()
+        assert (await one.lead()).held == []
+
+
+async def test_a_message_without_an_answer_is_repeated_to_each_leader() -> None:
+    async with gatewayed() as (one, _):
+        await one.lose_leader()
+        await said_alone(one, registration(), registration())
+        for _ in range(2):
+            assert (await one.lead()).held == ["node_register"]
+            await one.lose_leader()
+
+
+@pytest.mark.parametrize(
+    ("code", "held"),
+    [("RATE_LIMITED", ["node_register"]), ("UNKNOWN_NODE", ["node_register"]), ("NODE_ID_CONFLICT", [])],
+)
+async def test_a_registration_waits_until_it_is_answered_itself(code: str, held: list[str]) -> None:
+    async with gatewayed() as (one, first):
+        await one.says(first, registration())
+        await one.says(first, heartbeat("node-1"))
+        first.refuse(code)
+        await one.node.receive_type("node_error")
+        await one.lose_leader()
+        assert (await one.lead()).held == held
+
+
+@pytest.mark.parametrize(("code", "held"), [("RATE_LIMITED", ["node_unregister"]), ("UNKNOWN_NODE", [])])
+async def test_an_unregistration_waits_until_it_is_answered_itself(code: str, held: list[str]) -> None:
+    async with gatewayed() as (one, first):
+        await registered(one, first)
+        await one.says(first, UNREGISTRATION)
+        first.refuse(code)
+        await one.node.receive_type("node_error")
+        await one.lose_leader()
+        assert (await one.lead()).held == held
