@@ -379,7 +379,8 @@ async def test_closing_ends_streams_that_wait_and_lets_nobody_in() -> None:
 @pytest.mark.parametrize("happens", [False, True])
 async def test_a_stream_ends_within_a_second_of_its_token_with_events_or_without(*, happens: bool) -> None:
     source, valid = Source(), [True]
-    stream = await begun(EventStreams(), source, node_id="node-1", is_valid=lambda: valid[0])
+    streams = EventStreams(heartbeat_seconds=3600.0)
+    stream = await begun(streams, source, node_id="node-1", is_valid=lambda: valid[0])
     reading = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     valid.clear()
