@@ -131,7 +131,7 @@ CLOSE_SECONDS = 0.25
 
 _STOPPING = Refusal(
     ErrorCode.REGISTRY_BUSY.value,
-    "the registry stops: send the same request again in a moment, to this registry or to the one after it",
+    "this registry stops, or leads no more: send the same request again in a moment",
 )
 
 _LOG = Logger("registry")

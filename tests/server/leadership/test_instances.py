@@ -7,27 +7,31 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.address import Address
 from gpu_agent.server.event_log import RegistryEventLog
-from gpu_agent.server.gateway import gateway
+from gpu_agent.server.gateway import gateway, instance_links
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link
-from gpu_agent.server.leadership import instance, leader_link
+from gpu_agent.server.leadership import instance as instance_module
+from gpu_agent.server.leadership import leader_link
 from gpu_agent.server.leadership.follower import Follower
 from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.etcd.client import EtcdClient, Watched
+from gpu_agent.store.etcd.client import Delete, EtcdClient, Put, Watched
+from gpu_agent.store.etcd.lease import Lease
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
 from tests.server.harness import LOOPBACK, Node, known, registration, until
@@ -202,7 +206,7 @@ async def test_nodes_stay_connected_while_etcd_answers_nobody(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an instance knows of a leader is old then: it may not take itself for cut off."""
-    monkeypatch.setattr(instance, "ALONE_SECONDS", 1.0)
+    monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
     async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
         first = await leader_among(instances)
         nodes = [await stack.enter_async_context(node_at(one.address)) for one in instances]
@@ -248,7 +252,7 @@ async def test_an_instance_that_reaches_no_member_of_etcd_closes_its_connections
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another may lead, which this one cannot know."""
-    monkeypatch.setattr(instance, "ALONE_SECONDS", 1.0)
+    monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
     with cluster(1) as etcd:
         async with running(etcd, prefix, "a") as one:
             await until(lambda: one.leads and one.is_linked, what="its link to itself")
@@ -509,3 +513,80 @@ async def read_here_and_there(instances: list[Running], read: list[int], dice: r
                     event = await subscriber.next()
                     assert event.event != "events_missed"
                     read.append(event.id or 0)
+
+
+@pytest.mark.parametrize("said", [b"", b"\xff" * 13, b"GET / HTTP/1.1\r\n\r\n", bytes(64)])
+async def test_what_speaks_no_links_costs_the_leader_nothing_for_long(
+    etcd: Cluster, prefix: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_links, "_HELLO_SECONDS", 0.1)
+    async with running(etcd, prefix, "a") as leader:
+        await until(lambda: leader.is_linked, what="its link to itself")
+        at = leader.instance.own.link
+        reader, writer = await asyncio.open_connection(at.host, at.port)
+        writer.write(said)
+        assert await asyncio.wait_for(reader.read(), patience(5)) == b""
+        writer.close()
+        links = leader.service._listener
+        assert isinstance(links, instance_links.InstanceLinks)
+        await until(lambda: not links._unnamed, what="the end of the link")
+
+
+async def test_a_leader_whose_lease_is_not_certain_judges_no_handshake(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(etcd, prefix, "a") as leader:
+        await until(lambda: leader.is_linked, what="its link to itself")
+        monkeypatch.setattr(Lease, "valid", property(lambda _: False))
+        with pytest.raises(InvalidStatus) as refused:
+            async with node_at(leader.address):
+                pass
+        assert refused.value.response.status_code == 503
+
+
+async def test_after_a_leader_whose_clock_was_wrong_another_one_leads_all_the_same(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "_APART_SECONDS", 1.0)
+    async with running(etcd, prefix, "b") as other:
+        await until(lambda: other.is_linked, what="its link to itself")
+        monkeypatch.setattr(other.instance, "_compare_clocks", lambda _: None)
+        other.instance._apart_seconds = 60.0
+        began = time.monotonic()
+        depose(etcd, prefix)
+        await until(lambda: not other.leads, what="the end of the first term")
+        await until(lambda: other.leads, what="another term")
+        assert time.monotonic() - began >= 0.9
+
+
+async def test_an_instance_whose_name_another_one_has_by_now_neither_leads_nor_links(
+    etcd: Cluster, prefix: str
+) -> None:
+    async with running(etcd, prefix, "a") as first:
+        await until(lambda: first.is_linked, what="its link to itself")
+        with closing(EtcdClient(etcd.access)) as client:
+            name = f"{prefix}/members/a".encode()
+            client.transact([], [Put(name, b"{}")])
+            first.instance._name.lost = True
+            await until(lambda: not first.is_linked, what="the end of its link")
+            (problem,) = (one.detail for one in first.instance.readiness() if not one.ok)
+            assert "another instance is called a" in problem
+            client.transact([], [Delete(name)])
+        await until(lambda: first.is_linked, what="its link, with its name again")
+
+
+async def test_without_etcds_word_an_instance_that_reaches_another_is_not_cut_off(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "ALONE_SECONDS", 0.0)
+    async with running(etcd, prefix, "a") as one:
+        await until(lambda: one.is_linked, what="its link to itself")
+        other = await asyncio.start_server(lambda _r, writer: writer.close(), "127.0.0.1", 0)
+        host, port = other.sockets[0].getsockname()[:2]
+        named = replace(one.instance.own, name="b", api=f"http://{host}:{port}")
+        monkeypatch.setattr(Follower, "instances", lambda _: [one.instance.own, named])
+        one.instance._doubtful_since = time.monotonic()  # it leads, and does not ask who does
+        assert not await one.instance._is_cut_off()
+        other.close()
+        await other.wait_closed()
+        assert await one.instance._is_cut_off()

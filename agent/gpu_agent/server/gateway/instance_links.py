@@ -26,6 +26,8 @@ from gpu_agent.wire.api import MemberRole, MemberView
 LINK_VERSION = 1
 """The newest form of links that this release speaks; it speaks the one before, too."""
 _HELLO_SECONDS = 5.0
+_MOST_HELLO_BYTES = 4096
+"""Of a frame before who links is known."""
 _NONCE_BYTES = 16
 
 _LOG = Logger("server.gateway")
@@ -63,6 +65,8 @@ class Lead:
     """Returns those that etcd names, this one included."""
     revision: Callable[[], int]
     """Returns the revision of etcd after the last commit."""
+    lasts: Callable[[], bool]
+    """Returns whether its lease is valid: without it nothing is decided any more."""
 
 
 class InstanceLinks:
@@ -90,8 +94,14 @@ class InstanceLinks:
     async def listen(self, _node_listen: Address) -> Address:
         """Open the port for links, which nothing serves before `admit`; raises `OSError`."""
         listener = self._lead.link_listen.bind()
+        tls = self._lead.tls
         self._server = await asyncio.get_running_loop().create_server(
-            self._linked, sock=listener, ssl=self._lead.tls, backlog=BACKLOG, start_serving=False
+            self._linked,
+            sock=listener,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else _HELLO_SECONDS,
+            backlog=BACKLOG,
+            start_serving=False,
         )
         return bound_address(listener)
 
@@ -136,11 +146,18 @@ class InstanceLinks:
 
     def _linked(self) -> Link:
         """Make the end of a link that another instance opens."""
-        link = Link(lambda *frame: self._unnamed_received(link, *frame), lambda _: self._forget(link))
+        link = Link(
+            lambda *frame: self._unnamed_received(link, *frame),
+            lambda _: self._forget(link),
+            on_made=lambda: self._await_hello(link),
+            most_bytes=_MOST_HELLO_BYTES,
+        )
+        return link
+
+    def _await_hello(self, link: Link) -> None:
         self._unnamed[link] = asyncio.get_running_loop().call_later(
             _HELLO_SECONDS, link.end, "it does not say who it is"
         )
-        return link
 
     def _forget(self, link: Link) -> None:
         self._challenged.pop(link, None)
@@ -195,6 +212,9 @@ class InstanceLinks:
     def _received(  # noqa: PLR0917 - as a link calls it
         self, gateway: LinkedGateway, kind: Kind, local: int, payload: memoryview
     ) -> None:
+        if not self._lead.lasts():
+            gateway.link.end("this instance leads no more")
+            return
         if self._links.received(gateway, kind, local, payload):
             return
         if kind is Kind.LISTENING:

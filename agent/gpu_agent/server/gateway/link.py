@@ -92,6 +92,9 @@ class Kind(IntEnum):
     """The answer to ALIVE: how many seconds this instance's copy of etcd is behind the leader's commits."""
 
 
+_KINDS = frozenset(Kind)
+
+
 class Link(asyncio.BufferedProtocol):
     """One end of a link."""
 
@@ -101,22 +104,30 @@ class Link(asyncio.BufferedProtocol):
         on_lost: Callable[[str], None],
         *,
         on_drained: Callable[[], None] = lambda: None,
+        on_made: Callable[[], None] = lambda: None,
+        most_bytes: int = MOST_BACKLOG_BYTES,
     ) -> None:
-        """`on_lost` receives why the link has ended; `on_drained` is called when `is_backed_up` ends."""
+        """`on_lost` receives why the link has ended; `on_drained` is called when `is_backed_up` ends.
+
+        A frame of more than `most_bytes` ends the link; after `hand_over` it may be as long as any.
+        """
         self._on_frame, self._on_lost, self._on_drained = on_frame, on_lost, on_drained
+        self._on_made, self._most_bytes = on_made, most_bytes
         self._buffer = bytearray(_READ_BYTES)
         self._filled = 0
         self._outgoing: list[bytes] = []
         self._backlog: asyncio.TimerHandle | None = None
         self._written_bytes = 0
         self._problem = "the other side has closed it"
+        self._is_made = False
+        """Whether the connection stands, TLS included."""
         self._transport: asyncio.Transport
 
     def hand_over(
         self, on_frame: Callable[[Kind, int, memoryview], None], on_lost: Callable[[str], None]
     ) -> None:
         """Call these from now on."""
-        self._on_frame, self._on_lost = on_frame, on_lost
+        self._on_frame, self._on_lost, self._most_bytes = on_frame, on_lost, MOST_BACKLOG_BYTES
 
     @property
     def is_backed_up(self) -> bool:
@@ -137,19 +148,22 @@ class Link(asyncio.BufferedProtocol):
     def end(self, problem: str) -> None:
         """End the link now, for this reason."""
         self._problem = problem
-        self._transport.abort()
+        if self._is_made:
+            self._transport.abort()
 
     def close(self) -> None:
         """End the link once all is sent."""
-        self._flush()
-        self._transport.close()
+        if self._is_made:
+            self._flush()
+            self._transport.close()
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's is
         """Begin."""
-        self._transport = transport
+        self._transport, self._is_made = transport, True
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._on_made()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the next bytes are read into."""
@@ -162,6 +176,9 @@ class Link(asyncio.BufferedProtocol):
         while self._filled - at >= _HEAD.size:
             length, kind, connection = _HEAD.unpack_from(view, at)
             ends = at + 4 + length
+            if kind not in _KINDS or not _KIND_BYTES <= length <= self._most_bytes:
+                self.end("what it sends is no frame of a link")
+                return
             if ends > self._filled:
                 if ends - at > len(self._buffer):
                     self._buffer = bytearray(ends - at) + bytearray(_READ_BYTES)

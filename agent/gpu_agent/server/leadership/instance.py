@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from urllib.parse import urlsplit
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import StateDirectoryError
-from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.server.address import Address
 from gpu_agent.server.api.instance import InstanceAnswers
 from gpu_agent.server.collector import collector_paused
@@ -26,7 +27,7 @@ from gpu_agent.server.gateway.instance_links import Instance, Lead
 from gpu_agent.server.health import Size
 from gpu_agent.server.leadership.follower import Follower, Leader, instance_document
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
-from gpu_agent.server.leadership.leader_link import LeaderLink
+from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
 from gpu_agent.server.metrics import InstanceFigures, instance_exposition
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import StoreError
@@ -35,7 +36,6 @@ from gpu_agent.store.etcd.client import (
     EtcdClient,
     EtcdError,
     KeyValue,
-    UnreachableError,
 )
 from gpu_agent.store.etcd.lease import Lease, LeaseHeldError
 from gpu_agent.store.etcd.store import EtcdStore
@@ -58,8 +58,11 @@ answer any more."""
 _PAUSE_SECONDS = 0.2
 _FAILED_SECONDS = 5.0
 """An instance that could not lead leaves it to the others for so long."""
-_END_SECONDS = 2.0
+_CONNECT_SECONDS = 1.0
+_END_SECONDS = 1.5
 """How long `stop` waits for a call to etcd, or for a slow disk."""
+_APART_SECONDS = 10.0
+"""So long an instance whose clock differs leaves leading to the others; no leader at all would be worse."""
 _COPY_SECONDS = 2.0
 """How long a new leader waits for its own copy; then it reads all from etcd."""
 
@@ -109,8 +112,13 @@ class RegistryInstance:
         self._link: LeaderLink | None = None
         self._named_at = -inf
         """When etcd itself named a leader last; monotonic seconds, as below."""
-        self._unreached_since: float | None = None
-        """Since when no member of etcd is reached; None while one is."""
+        self._doubtful_since: float | None = None
+        """Since when etcd has not said whether there is a leader."""
+        self._vacant_since: float | None = None
+        self._apart_seconds = 0.0
+        """How far the wall clock of the last leader was from this machine's."""
+        self._name_taken = False
+        """Whether another instance has this one's name."""
         self._alone = True
         """Whether it has had no link to any leader yet, or was without for `ALONE_SECONDS`."""
         self._leading: Lease | None = None
@@ -183,7 +191,7 @@ class RegistryInstance:
         detail = "the leader is linked" if linked else self._link_problem()
         closed = self._gateway.listener.closed_reason
         return (
-            CheckView(name="leader", ok=linked or not self._alone, detail=detail),
+            CheckView(name="leader", ok=linked or not (self._alone or self._name_taken), detail=detail),
             CheckView(
                 name="nodes",
                 ok=closed is None,
@@ -229,9 +237,14 @@ class RegistryInstance:
         self._changes.set()
         await _wait(self._at_rest, _END_SECONDS)
         self._follower.stop()
-        await self._gateway.listener.stop()
-        await in_thread("name", self._name.release, deadline_seconds=None)
+        async with Tasks() as tasks:
+            tasks.start("name", self._give_the_name_back())
+            await self._gateway.listener.stop()
         self._client.close()
+
+    async def _give_the_name_back(self) -> None:
+        with suppress(TimeoutError):  # it ends with its lease
+            await in_thread("name", self._name.release, deadline_seconds=_END_SECONDS)
 
     def _figures(self) -> InstanceFigures:
         link = self._link if self.is_linked else None
@@ -271,14 +284,25 @@ class RegistryInstance:
     # The name.
 
     async def _hold_name(self) -> None:
-        """Take the name again where etcd was gone for longer than its lease."""
+        """Take the name again where etcd was gone for longer than its lease.
+
+        While another instance has it this one neither leads nor links: it would end the other's link.
+        """
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._name.lost and not self._stopping:
-                try:
-                    await in_thread("name", self._name.acquire, deadline_seconds=None)
-                except EtcdError as error:
-                    self._etcd_problem = str(error)
+            if not self._name.lost or self._stopping:
+                continue
+            try:
+                await in_thread("name", self._name.acquire, deadline_seconds=None)
+            except LeaseHeldError as error:
+                if not self._name_taken:
+                    _LOG.error("instance_name_taken", instance=self.own.name, problem=str(error))
+                self._name_taken = True
+            except EtcdError as error:
+                self._etcd_problem = str(error)
+            else:
+                self._name_taken = False
+            self._changed()
 
     # Leading.
 
@@ -303,19 +327,20 @@ class RegistryInstance:
             )
         except EtcdError as error:
             self._etcd_problem = str(error)
-            if not isinstance(error, UnreachableError):
-                self._unreached_since = None
-            elif self._unreached_since is None:
-                self._unreached_since = time.monotonic()
+            if self._doubtful_since is None:
+                self._doubtful_since = time.monotonic()
             return False
-        self._etcd_problem = self._unreached_since = None
+        self._etcd_problem = self._doubtful_since = None
         self._follower.expect_leader(0 if found is None else found.create_revision)
+        now = time.monotonic()
         if found is not None:
-            self._named_at = time.monotonic()
+            self._named_at, self._vacant_since = now, None
             return False
-        if self._link is not None and self._link.clocks_apart_seconds > MOST_APART_SECONDS:
+        if self._vacant_since is None:
+            self._vacant_since = now
+        if self._apart_seconds > MOST_APART_SECONDS and now - self._vacant_since < _APART_SECONDS:
             return False
-        return time.monotonic() >= self._leave_until
+        return now >= self._leave_until and not self._name_taken
 
     async def _try_to_lead(self) -> None:
         lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
@@ -349,6 +374,7 @@ class RegistryInstance:
             secret=store.secret,
             instances=self._follower.instances,
             revision=lambda: store.revision,
+            lasts=lambda: lease.valid,
         )
         service = RegistryService(self._service_settings, store, lead=lead)
         try:
@@ -398,6 +424,8 @@ class RegistryInstance:
     # The link to the leader.
 
     def _link_problem(self) -> str:
+        if self._name_taken:
+            return f"another instance is called {self.own.name} by now: name one of the two otherwise"
         leader = self._follower.leader
         if leader is not None:
             return f"the leader {leader.instance.name} is not reached at {leader.instance.link}"
@@ -409,21 +437,20 @@ class RegistryInstance:
         while True:
             self._link_changes.clear()
             leader, secret = self._follower.leader, self._follower.secret
-            if leader is None or secret is None:
+            if leader is None or secret is None or self._name_taken:
                 await self._link_changes.wait()
                 alone_since = time.monotonic()
                 continue
             self._link = LeaderLink(
                 self._gateway,
                 leader.instance,
-                name=self.own.name,
-                secret=secret,
-                tls=self._settings.link_client_tls,
+                own=LinkIdentity(self.own.name, secret, self._settings.link_client_tls),
                 revision=lambda: self._follower.revision,
+                leader_clock=self._compare_clocks,
             )
             if await self._link.hold(partial(self._leads, leader)):
                 alone_since, self._alone = time.monotonic(), False
-            elif self._leader_may_be_old():
+            elif not await self._is_cut_off():
                 alone_since = time.monotonic()
             elif time.monotonic() - alone_since > ALONE_SECONDS:
                 _LOG.error("leader_not_reached", leader=leader.instance.name, link=str(leader.instance.link))
@@ -431,21 +458,37 @@ class RegistryInstance:
                 alone_since, self._alone = time.monotonic(), True
             await _wait(self._link_changes, _PAUSE_SECONDS)
 
-    def _leader_may_be_old(self) -> bool:
-        """Whether etcd has not confirmed lately that there is a leader, as without its quorum.
+    def _compare_clocks(self, unix_seconds: float) -> None:
+        self._apart_seconds = abs(time.time() - unix_seconds)
 
-        For an instance that reaches no member any more, others may do so: after a while it counts as cut off
-        from the leader.
+    async def _is_cut_off(self) -> bool:
+        """Whether there is a leader that this instance does not reach: then its nodes must find another one.
+
+        Etcd says so. Where it does not say, as without its quorum, the other instances show whether this
+        machine is cut off, or etcd is away for all.
         """
-        now, unreached_since = time.monotonic(), self._unreached_since
-        if unreached_since is not None:
-            return now - unreached_since < ALONE_SECONDS
-        return now - self._named_at > _NAMED_SECONDS
+        now, since = time.monotonic(), self._doubtful_since
+        if since is None:
+            return now - self._named_at <= _NAMED_SECONDS
+        return now - since >= ALONE_SECONDS and not await self._reaches_another()
+
+    async def _reaches_another(self) -> bool:
+        """Whether the API of another instance accepts a connection; True where there is no other."""
+        others = [one for one in self._follower.instances() if one.name != self.own.name]
+        for one in others:
+            at = urlsplit(one.api)
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    _, writer = await asyncio.open_connection(at.hostname, at.port)
+                writer.close()
+                return True
+        return not others
 
     def _leads(self, leader: Leader) -> bool:
         """Whether it is still the leader; its pin may have changed."""
         found = self._follower.leader
-        return found is not None and found.created_at == leader.created_at
+        is_same = found is not None and found.created_at == leader.created_at
+        return is_same and not self._name_taken
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -6,7 +6,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.gateway.gateway import SETTINGS, Gateway
@@ -22,6 +22,14 @@ _NONCE_BYTES = 16
 _LOG = Logger("server.leadership")
 
 
+class LinkIdentity(NamedTuple):
+    """How an instance proves itself to a leader."""
+
+    name: str
+    secret: str
+    tls: ssl.SSLContext | None
+
+
 class LeaderLink:
     """One link to one leader."""
 
@@ -30,18 +38,19 @@ class LeaderLink:
         gateway: Gateway,
         leader: Instance,
         *,
-        name: str,
-        secret: str,
-        tls: ssl.SSLContext | None,
+        own: LinkIdentity,
         revision: Callable[[], int],
+        leader_clock: Callable[[float], None],
     ) -> None:
-        """`revision` returns which one this instance's copy of etcd has reached."""
+        """`revision` returns which one this instance's copy of etcd has reached.
+
+        `leader_clock` is called with the leader's wall clock every second.
+        """
+        self._leader_clock = leader_clock
         self.is_linked = False
         """Whether the leader has taken this gateway."""
-        self.clocks_apart_seconds = 0.0
-        """How far the leader's wall clock is from this machine's."""
-        self._gateway, self._leader, self._name, self._tls = gateway, leader, name, tls
-        self._secret, self._nonce = secret, secrets.token_hex(_NONCE_BYTES)
+        self._gateway, self._leader, self._nonce = gateway, leader, secrets.token_hex(_NONCE_BYTES)
+        self._name, self._secret, self._tls = own
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
         self._ended = asyncio.Event()
         self._heard_at = time.monotonic()
@@ -109,7 +118,7 @@ class LeaderLink:
             _LOG.info("leader_linked", leader=self._leader.name, nodes=self._gateway.connections.size)
         elif kind is Kind.ALIVE:
             wall_time, revision = unpack_alive(payload)
-            self.clocks_apart_seconds = abs(time.time() - wall_time)
+            self._leader_clock(wall_time)
             if revision > (self._awaited[-1][0] if self._awaited else self._revision()):
                 self._await(revision)
             self._link.send(Kind.LAG, 0, pack_lag(round(self.lag_seconds, 3)))
