@@ -19,7 +19,7 @@ from gpu_agent.server.gateway.link import Kind, Link, pack_alive
 from gpu_agent.server.leadership import follower as followers
 from gpu_agent.server.leadership import leader_link
 from gpu_agent.server.leadership.follower import Follower, instance_document
-from gpu_agent.server.leadership.leader_link import LeaderLink
+from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
 from gpu_agent.server.limits import Limits
 from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put
@@ -112,7 +112,13 @@ async def test_the_lag_of_a_copy_that_stands_still_is_known_and_costs_no_memory(
 ) -> None:
     reached = [0]
     gateway = Gateway(Limits(), Thresholds())
-    link = LeaderLink(gateway, LEADER, name="b", secret="s", tls=None, revision=lambda: reached[0])
+    link = LeaderLink(
+        gateway,
+        LEADER,
+        own=LinkIdentity("b", "s", None),
+        revision=lambda: reached[0],
+        leader_clock=lambda _: None,
+    )
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
     monkeypatch.setattr(leader_link, "time", clock)

@@ -78,9 +78,10 @@ class Running:
 async def running(
     etcd: Cluster, prefix: str, name: str, *, thresholds: Thresholds = THRESHOLDS
 ) -> AsyncIterator[Running]:
-    own = Instance(
-        name=name, since=time.time(), link=Address("127.0.0.1", free_ports(1)[0]), api=f"http://{name}"
-    )
+    api = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    host, port = api.sockets[0].getsockname()[:2]
+    link = Address("127.0.0.1", free_ports(1)[0])
+    own = Instance(name=name, since=time.time(), link=link, api=f"http://{host}:{port}")
     settings = InstanceSettings(
         own=own, access=etcd.access, prefix=prefix, link_server_tls=None, link_client_tls=None
     )
@@ -106,6 +107,7 @@ async def running(
         finally:
             await one.instance.stop()
             tasks.end()
+            api.close()
 
 
 @asynccontextmanager
@@ -246,22 +248,6 @@ async def test_without_a_leader_the_connections_share_what_is_held(
             finally:
                 etcd.members[0].process.send_signal(signal.SIGCONT)
             assert node.socket.close_code == CloseCode.TRY_AGAIN_LATER
-
-
-async def test_an_instance_that_reaches_no_member_of_etcd_closes_its_connections_in_the_end(
-    prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another may lead, which this one cannot know."""
-    monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
-    with cluster(1) as etcd:
-        async with running(etcd, prefix, "a") as one:
-            await until(lambda: one.leads and one.is_linked, what="its link to itself")
-            async with node_at(one.address) as node:
-                await node.become_ready()
-                etcd.members[0].kill()
-                await until(lambda: node.socket.close_code, what="the end of its connection")
-                assert node.socket.close_code == CloseCode.SERVICE_RESTART
-                assert not all(check.ok for check in one.instance.readiness())
 
 
 async def until_placed(leader: Running, job_id: str) -> ClaimView:
@@ -575,18 +561,23 @@ async def test_an_instance_whose_name_another_one_has_by_now_neither_leads_nor_l
         await until(lambda: first.is_linked, what="its link, with its name again")
 
 
-async def test_without_etcds_word_an_instance_that_reaches_another_is_not_cut_off(
+async def test_without_etcds_word_the_other_instances_show_whether_this_one_is_cut_off(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instance_module, "ALONE_SECONDS", 0.0)
     async with running(etcd, prefix, "a") as one:
         await until(lambda: one.is_linked, what="its link to itself")
-        other = await asyncio.start_server(lambda _r, writer: writer.close(), "127.0.0.1", 0)
-        host, port = other.sockets[0].getsockname()[:2]
-        named = replace(one.instance.own, name="b", api=f"http://{host}:{port}")
-        monkeypatch.setattr(Follower, "instances", lambda _: [one.instance.own, named])
         one.instance._doubtful_since = time.monotonic()  # it leads, and does not ask who does
-        assert not await one.instance._is_cut_off()
+        other = await asyncio.start_server(lambda _r, writer: writer.close(), "127.0.0.1", 0)
+        open_at = Address(*other.sockets[0].getsockname()[:2])
+        closed_at = Address("127.0.0.1", free_ports(1)[0])
+        for link, api, is_cut_off in (
+            (closed_at, open_at, False),  # nobody leads
+            (open_at, open_at, True),  # that one does
+            (closed_at, closed_at, True),  # nobody is reached
+        ):
+            named = replace(one.instance.own, name="b", link=link, api=f"http://{api}")
+            found = [one.instance.own, named]
+            monkeypatch.setattr(Follower, "instances", lambda _, found=found: found)
+            assert await one.instance._is_cut_off() is is_cut_off
         other.close()
-        await other.wait_closed()
-        assert await one.instance._is_cut_off()

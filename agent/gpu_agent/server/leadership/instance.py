@@ -464,31 +464,35 @@ class RegistryInstance:
     async def _is_cut_off(self) -> bool:
         """Whether there is a leader that this instance does not reach: then its nodes must find another one.
 
-        Etcd says so. Where it does not say, as without its quorum, the other instances show whether this
-        machine is cut off, or etcd is away for all.
+        Etcd says so. Where it does not say, as without its quorum, the other instances show it: one that
+        leads accepts links; and where none is reached at all, this machine is cut off.
         """
         now, since = time.monotonic(), self._doubtful_since
         if since is None:
             return now - self._named_at <= _NAMED_SECONDS
-        return now - since >= ALONE_SECONDS and not await self._reaches_another()
-
-    async def _reaches_another(self) -> bool:
-        """Whether the API of another instance accepts a connection; True where there is no other."""
         others = [one for one in self._follower.instances() if one.name != self.own.name]
-        for one in others:
-            at = urlsplit(one.api)
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    _, writer = await asyncio.open_connection(at.hostname, at.port)
-                writer.close()
-                return True
-        return not others
+        if now - since < ALONE_SECONDS or not others:
+            return False
+        links = [await _accepts(one.link.bound_host, one.link.port) for one in others]
+        return any(links) or not any(
+            [await _accepts(at.hostname, at.port) for at in (urlsplit(one.api) for one in others)]
+        )
 
     def _leads(self, leader: Leader) -> bool:
         """Whether it is still the leader; its pin may have changed."""
         found = self._follower.leader
         is_same = found is not None and found.created_at == leader.created_at
         return is_same and not self._name_taken
+
+
+async def _accepts(host: str | None, port: int | None) -> bool:
+    """Whether a connection is accepted there."""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        return True
+    return False
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
