@@ -497,7 +497,7 @@ async def test_the_machine_is_woken_at_its_deadline() -> None:
     async with asyncio.timeout(patience(5)):
         while not executor.done:  # noqa: ASYNC110 - the loop under test has no event for it
             await asyncio.sleep(0.005)
-    assert machine.woken[0] >= wanted
+    assert machine.woken[0] >= wanted - 0.001  # uvloop's clock counts milliseconds
     assert len(executor.lags) == 1
 
 

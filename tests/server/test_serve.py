@@ -369,7 +369,7 @@ def open_files_asked(*, hard: int, wanted: int) -> tuple[int, int]:
 
 
 def test_the_limit_of_open_files_is_raised_and_some_files_are_reserved() -> None:
-    assert open_files_asked(hard=4096, wanted=16384) == (4096 - 512, 4096)
+    assert open_files_asked(hard=4096, wanted=16384) == (4096 - 1024, 4096)
     assert open_files_asked(hard=4096, wanted=1000) == (1000, 4096)
 
 

@@ -59,7 +59,7 @@ EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE_STATE = 0, 1, 4
 STOP_SECONDS = 4.0
 WRITE_SECONDS = 5.0
 
-RESERVED_FILES = 512
+RESERVED_FILES = 1024
 """Open files for the store, operators, and peers that are refused because the registry is full."""
 
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - what is listened on, not what we choose

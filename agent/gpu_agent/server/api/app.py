@@ -21,7 +21,7 @@ from gpu_agent.server.address import BACKLOG, Address
 from gpu_agent.server.api import admin, claims, discovery, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression
-from gpu_agent.server.api.connection import ApiConnection, ConnectionLimit
+from gpu_agent.server.api.connection import MAX_CONNECTIONS, ApiConnection, ConnectionLimit
 from gpu_agent.server.api.errors import add_error_handlers
 from gpu_agent.server.api.hot_routes import HotRoutes, with_errors_answered
 from gpu_agent.server.api.instance import OWN_PATHS, Here, InstanceAnswers, InstanceApi
@@ -81,7 +81,9 @@ class ApiServer:
         metrics = RequestMetrics()
         self._instance = instance
         self._checks = RequestChecks(hosts=host_names(address), metrics=metrics)
-        self._connections = ConnectionLimit(LogLimit(_LOG.info))
+        # A leader has those that the other instances forward besides its own.
+        most = MAX_CONNECTIONS if instance is None else 2 * MAX_CONNECTIONS
+        self._connections = ConnectionLimit(LogLimit(_LOG.info), most=most)
         self._app = create_app()
         self._here = Here(instance, metrics)
         self._app.state.checks, self._app.state.here = self._checks, self._here
