@@ -78,7 +78,8 @@ def fleet(etcd: Cluster, tmp_path: Path) -> Iterator[Fleet]:
             stack.enter_context(one)
         urls = [one.node_url for one in instances]
         for number in range(NODES):
-            listed = ",".join(urls[number:] + urls[:number])
+            # Of two each, one of them at random: wherever the leader is, one node is elsewhere.
+            listed = ",".join((urls[number], urls[(number + 1) % len(urls)]))
             stack.enter_context(Agent(listed, tmp_path / f"agent-{number}", simulate="1xL4-24GB"))
         found = Fleet(instances, etcd)
         eventually(
