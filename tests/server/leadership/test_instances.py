@@ -155,6 +155,11 @@ def depose(etcd: Cluster, prefix: str) -> None:
         client.revoke(held.lease, seconds=5)
 
 
+async def depose_and_wait(etcd: Cluster, prefix: str, leader: Running) -> None:
+    depose(etcd, prefix)
+    await until(lambda: not leader.leads, what="the end of its term")
+
+
 async def test_a_takeover_moves_no_node_and_nothing_is_lost(etcd: Cluster, prefix: str) -> None:
     async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
         first = await leader_among(instances)
@@ -165,8 +170,7 @@ async def test_a_takeover_moves_no_node_and_nothing_is_lost(etcd: Cluster, prefi
         placed = await first.service.claim(Job(job_id="job-1"))
         assert isinstance(placed, ClaimView)
 
-        depose(etcd, prefix)
-        await until(lambda: not first.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, first)
         leader = await leader_among(instances)
 
         def connected() -> bool:
@@ -307,8 +311,7 @@ async def test_many_sessions_are_reported_in_slices_and_what_comes_meanwhile_wai
         nodes = [await stack.enter_async_context(node_at(instances[0].address)) for _ in range(8)]
         for one in nodes:
             await one.become_ready()
-        depose(etcd, prefix)
-        await until(lambda: not first.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, first)
         for one in nodes:
             await one.heartbeat(running_jobs=["job-1"])
         leader = await leader_among(instances)
@@ -383,8 +386,7 @@ async def test_an_instance_counts_its_takeovers_and_what_it_holds(etcd: Cluster,
             assert of_leader[f"gpu_registry_instance_{name}"] == led
             assert of_standby[f"gpu_registry_instance_{name}"] == followed
         assert of_leader["gpu_registry_instance_takeover_seconds"] > 0
-        depose(etcd, prefix)
-        await until(lambda: not leader.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, leader)
         again = await leader_among(instances)
         found = figures(again)
         assert found["gpu_registry_instance_takeovers_total"] == (2 if again is leader else 1)
@@ -412,8 +414,7 @@ async def test_what_nodes_declared_in_heartbeats_is_known_to_the_next_leader_sto
         await node.heartbeat(installed_models=[model])
         await node.heartbeat(labels={"rack": "7"})
         await node.heartbeat()
-        depose(etcd, prefix)
-        await until(lambda: not first.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, first)
         leader = await leader_among(instances)
         await until(lambda: known(leader.service, node.node_id).connected, what="its session")
         found = known(leader.service, node.node_id)
@@ -427,8 +428,7 @@ async def test_what_a_node_says_without_a_leader_the_next_one_hears(etcd: Cluste
         first = await leader_among(instances)
         node = await stack.enter_async_context(node_at(instances[0].address))
         await node.become_ready()
-        depose(etcd, prefix)
-        await until(lambda: not first.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, first)
         await node.socket.send("no message")
         await node.send({"type": "node_unregister", "node_id": node.node_id, "drain": True})
         assert (await node.receive_type("node_error"))["code"] == "INVALID_MESSAGE"
@@ -447,8 +447,7 @@ async def test_each_instance_has_the_stored_events_without_a_gap_over_a_takeover
         first = await leader_among(instances)
         node = await stack.enter_async_context(node_at(instances[0].address))
         await node.become_ready()
-        depose(etcd, prefix)
-        await until(lambda: not first.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, first)
         leader = await leader_among(instances)
         await until(lambda: known(leader.service, node.node_id).connected, what="its session")
         await leader.service.cordon(node.node_id, reason="dust")
@@ -478,8 +477,7 @@ async def test_a_reader_that_changes_instances_reads_each_event_once_over_takeov
             leader = await leader_among(instances)
             await leader.service.cordon(node.node_id, reason="r")
             await leader.service.uncordon(node.node_id)
-            depose(etcd, prefix)
-            await until(lambda: not leader.leads, what="the end of a term")  # noqa: B023 - run at once
+            await depose_and_wait(etcd, prefix, leader)
         leader = await leader_among(instances)
         await leader.service.cordon(node.node_id, reason="the last one")
         last = leader.service.event_log.last_id
@@ -539,8 +537,7 @@ async def test_after_a_leader_whose_clock_was_wrong_another_one_leads_all_the_sa
         monkeypatch.setattr(other.instance, "_compare_clocks", lambda _: None)
         other.instance._apart_seconds = 60.0
         began = time.monotonic()
-        depose(etcd, prefix)
-        await until(lambda: not other.leads, what="the end of the first term")
+        await depose_and_wait(etcd, prefix, other)
         await until(lambda: other.leads, what="another term")
         assert time.monotonic() - began >= 0.9
 

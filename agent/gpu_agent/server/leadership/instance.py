@@ -437,23 +437,22 @@ class RegistryInstance:
         while True:
             self._link_changes.clear()
             leader, secret = self._follower.leader, self._follower.secret
-            if leader is None or secret is None or self._name_taken:
-                await self._link_changes.wait()
-                alone_since = time.monotonic()
-                continue
-            self._link = LeaderLink(
-                self._gateway,
-                leader.instance,
-                own=LinkIdentity(self.own.name, secret, self._settings.link_client_tls),
-                revision=lambda: self._follower.revision,
-                leader_clock=self._compare_clocks,
-            )
-            if await self._link.hold(partial(self._leads, leader)):
+            was_linked = False
+            if leader is not None and secret is not None and not self._name_taken:
+                self._link = LeaderLink(
+                    self._gateway,
+                    leader.instance,
+                    own=LinkIdentity(self.own.name, secret, self._settings.link_client_tls),
+                    revision=lambda: self._follower.revision,
+                    leader_clock=self._compare_clocks,
+                )
+                was_linked = await self._link.hold(partial(self._leads, leader))
+            if was_linked:
                 alone_since, self._alone = time.monotonic(), False
             elif not await self._is_cut_off():
                 alone_since = time.monotonic()
             elif time.monotonic() - alone_since > ALONE_SECONDS:
-                _LOG.error("leader_not_reached", leader=leader.instance.name, link=str(leader.instance.link))
+                _LOG.error("leader_not_reached", problem=self._link_problem())
                 self._gateway.close_all(CloseCode.SERVICE_RESTART, "the leader is not reached from here")
                 alone_since, self._alone = time.monotonic(), True
             await _wait(self._link_changes, _PAUSE_SECONDS)
