@@ -104,8 +104,8 @@ cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
-reference: $(READY) ## write docs/cli.md, the tables of settings and metrics and systemd/*.toml.example from the code
-	$(BIN)/python -m tools.cli_reference docs/cli.md
+reference: $(READY) ## write docs/reference/cli.md, the tables of settings and metrics and systemd/*.toml.example from the code
+	$(BIN)/python -m tools.cli_reference docs/reference/cli.md
 	$(BIN)/python -m tools.settings_docs
 	$(BIN)/python -m tools.metrics_docs
 
@@ -114,9 +114,9 @@ manual: $(READY) ## write the manual pages and the shells' completions into dist
 	@mkdir -p dist/share/completions
 	@for shell in bash zsh fish; do $(BIN)/gpu-agent completion $$shell > dist/share/completions/$$shell || exit 1; done
 
-schema: $(READY) ## write docs/schema from the models and the routes
-	$(BIN)/gpu-agent schema --write docs/schema
-	$(BIN)/python -m tools.openapi docs/schema/openapi.json
+schema: $(READY) ## write docs/reference/schema from the models and the routes
+	$(BIN)/gpu-agent schema --write docs/reference/schema
+	$(BIN)/python -m tools.openapi docs/reference/schema/openapi.json
 
 packages: $(READY) ## the .deb and the .rpm of agent and registry, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages

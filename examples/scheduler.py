@@ -2,7 +2,8 @@
 
 Try it with `echo '1 nvidia-smi -L' | python examples/scheduler.py http://127.0.0.1:8081`. A name behind the
 address begins its jobs' ids, for a run that goes on where another one of that name ended. It survives a
-`kill -9` of the registry: its jobs run on, and their claims with them. `docs/scheduler.md` explains it.
+`kill -9` of the registry: its jobs run on, and their claims with them. `docs/tutorial/scheduler.md`
+explains it.
 """
 
 import asyncio

@@ -18,7 +18,6 @@ RELEASE = "1"
 
 _HERE = Path(__file__).parent
 _HOME = Path("usr/lib/gpu-agent")
-_DOCUMENTS = ("README.md", "docs/*.md")
 _RPM_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -135,8 +134,9 @@ def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None
         _write(stage / "usr/share/licenses" / package / "copyright", copyright_text)
         _write(folder / "CHANGELOG.md", changes.encode())
     if package == "gpu-agent":
-        for source in (path for pattern in _DOCUMENTS for path in sorted(plan.root.glob(pattern))):
-            _copy(source, folder / source.name)
+        _copy(plan.root / "README.md", folder / "README.md")
+        for source in sorted((plan.root / "docs").rglob("*.md")):
+            _copy(source, folder / source.relative_to(plan.root / "docs"))
 
 
 def _copy_tree(source: Path, target: Path) -> None:

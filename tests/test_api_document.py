@@ -1,4 +1,4 @@
-"""docs/api.md names every route with its role, and its examples do what they say."""
+"""docs/reference/api.md names every route with its role, and its examples do what they say."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from tests.server.api_harness import ROUTES as API_ROUTES
 from tests.server.api_harness import serving
 from tests.server.harness import Node, running, url
 
-TEXT = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parent.parent / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([A-Z]+ /\S*)` \| (\w+) \| ([^|]+) \| `(curl .*)` \|$", re.MULTILINE)
 ROUTES = ROW.findall(TEXT)
 

@@ -29,29 +29,29 @@ from gpu_agent.wire.codec import MAX_FRAME_BYTES, MAX_REPORTED_ERRORS
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.inventory import Gpu, ModelStatus
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
-from tests.documents import DOCS, quoted, rows
+from tests.documents import DOCS, page, quoted, rows
 
 ROOT = DOCS.parent
 
 
 def test_the_settings_that_a_reload_leaves_to_a_restart_are_named() -> None:
-    written = (DOCS / "settings.md").read_text(encoding="utf-8")
+    written = page("settings.md")
     paragraph = written.split("A reload takes up all of them but ", 1)[1].split(". ", 1)[0]
     taken_up = reloadable_names(AgentSettings)
     assert quoted(paragraph) == [key for key in AgentSettings.model_fields if key not in taken_up]
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
-def test_a_setting_without_an_option_is_named_by_its_key(page: Path) -> None:
+@pytest.mark.parametrize("document", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_a_setting_without_an_option_is_named_by_its_key(document: Path) -> None:
     settings = [*AgentSettings.model_fields.items(), *RegistrySettings.model_fields.items()]
     options = {setting_of(field).option for _, field in settings}
     without = {f"--{name.replace('_', '-')}" for name, _ in settings} - options
-    named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)+", document.read_text(encoding="utf-8")))
     assert named & without == set()
 
 
 def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:
-    written = (DOCS / "settings.md").read_text(encoding="utf-8")
+    written = page("settings.md")
     example = tmp_path / "agent.toml"
     example.write_text(written.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     settings = agent_settings.load({}, config=example)
@@ -60,7 +60,7 @@ def test_the_example_of_the_agents_settings_can_be_used(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_declared_model_is_named() -> None:
-    written = (DOCS / "settings.md").read_text(encoding="utf-8")
+    written = page("settings.md")
     paragraph = written.split("A `[[declared_models]]` table names", 1)[1].split("\n\n", 1)[0]
     assert set(quoted(paragraph)) == {*DeclaredModel.model_fields, *(status.value for status in ModelStatus)}
 
@@ -132,17 +132,17 @@ def test_every_limit_is_listed_with_its_value() -> None:
 
 @pytest.mark.parametrize("name", ["probe", "doctor", "status", "why"])
 def test_the_published_schema_of_a_document_is_the_programs(name: str) -> None:
-    published = json.loads((DOCS / "schema" / f"{name}.json").read_text(encoding="utf-8"))
+    published = json.loads((DOCS / "reference" / "schema" / f"{name}.json").read_text(encoding="utf-8"))
     assert published == schema_of(name), "run `make schema` and review the difference"
 
 
 def test_a_refusal_names_as_many_faults_as_stated() -> None:
-    written = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    written = page("protocol.md")
     assert f"lists the faults, up to {MAX_REPORTED_ERRORS}," in written
 
 
 def test_every_part_of_a_simulation_is_named() -> None:
-    written = (DOCS / "simulation.md").read_text(encoding="utf-8")
+    written = page("simulation.md")
     named = set(quoted(written.split("- **model**", 1)[1].split("- **mig**", 1)[0]))
     assert named >= {product.label for product in GPU_MODELS}
     listed = {word for row in rows("simulation.md", "Faults") for word in quoted(row[0])}
@@ -153,7 +153,7 @@ def test_every_part_of_a_simulation_is_named() -> None:
 
 
 def test_every_line_of_a_simulation_that_is_shown_can_be_read() -> None:
-    written = (DOCS / "simulation.md").read_text(encoding="utf-8")
+    written = page("simulation.md")
     shown = [shlex.split(line)[-1] for line in written.splitlines() if " --simulate " in line]
     assert len(shown) == 5
     for line in shown:

@@ -1,4 +1,4 @@
-"""`docs/gpu-health.md` says what the program holds of a GPU."""
+"""`docs/reference/gpu-health.md` says what the program holds of a GPU."""
 
 import re
 
@@ -6,7 +6,7 @@ from gpu_agent.probe.health.history import QUIET_SECONDS, SLOWDOWN_SECONDS
 from gpu_agent.probe.health.reasons import REASONS, Clears
 from gpu_agent.probe.health.xids import XIDS
 from gpu_agent.wire.inventory import Health
-from tests.documents import DOCS, quoted, rows
+from tests.documents import page, quoted, rows
 
 AT_ONCE = "at once"
 """How the page calls the end of what only meant that nothing was known."""
@@ -41,7 +41,7 @@ def test_the_reasons_that_need_time_say_how_much() -> None:
 
 
 def test_the_xids_that_never_count_are_named() -> None:
-    written = (DOCS / "gpu-health.md").read_text(encoding="utf-8").split("\n## Xids\n")[1]
+    written = page("gpu-health.md").split("\n## Xids\n")[1]
     programs, rest = written.split("are what a program")
     announcements = rest.split("never change a GPU's health.")[1].split(" announce ")[0]
     named = [int(number) for number in re.findall(r"\b\d+\b", programs + announcements)]

@@ -14,7 +14,7 @@ from gpu_agent.cli.main import ROOT
 ROOT_FOLDER = Path(__file__).parent.parent
 _SYSTEMDS = ("systemctl ", "journalctl ")
 """To these `gpu-agent` is the name of a unit."""
-DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT_FOLDER / "README.md", *sorted((ROOT_FOLDER / "docs").rglob("*.md"))]
 
 
 def shown(document: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`docs/embedding.md` names what `gpu_agent.server` offers, and its code is what one may write."""
+"""`docs/howto/embedding.md` names what `gpu_agent.server` offers, and its code is what one may write."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpu_agent import server
 
-PAGE = (Path(__file__).parent.parent / "docs" / "embedding.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "howto" / "embedding.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_explained_and_no_other() -> None:

@@ -1,4 +1,4 @@
-"""`docs/local.md` shows conversations that happen, and names every state, refusal and bound there is."""
+"""`docs/reference/local.md` shows conversations that happen, and names every state, refusal and bound."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ from gpu_agent.wire.messages import NodeStatusMessage
 from tests.node.control_harness import FakeAgent, serving, snapshot
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "local.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "local.md").read_text(encoding="utf-8")
 ELLIPSIS = '"…"'
 
 

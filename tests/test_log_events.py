@@ -1,4 +1,4 @@
-"""`docs/logs.md` explains every event that the source can log, and none besides."""
+"""`docs/reference/logs.md` explains every event that the source can log, and none besides."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "agent" / "gpu_agent"
-PAGE = ROOT / "docs" / "logs.md"
+PAGE = ROOT / "docs" / "reference" / "logs.md"
 COMPONENTS = {"The registry": ("registry", "server"), "The agent": ("node", "session"), "Both": ("runtime",)}
 LEVELS = ("debug", "info", "warning", "error", "crash")
 

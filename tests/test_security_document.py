@@ -1,4 +1,4 @@
-"""The commands of `docs/security.md` make what the page says they make."""
+"""The commands of `docs/howto/security.md` make what the page says they make."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from gpu_agent.server import settings as registry_settings
 from tests.handshakes import shake_hands
 from tests.waiting import patience
 
-PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "howto" / "security.md").read_text(encoding="utf-8")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 
 

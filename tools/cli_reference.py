@@ -1,4 +1,4 @@
-"""The reference of all commands as Markdown, out of their own help: `make reference` writes docs/cli.md.
+"""All commands as Markdown, from their own help: `make reference` writes docs/reference/cli.md.
 
 What a person wrote there above the mark stays. It says nothing that `--help` does not.
 """
@@ -32,7 +32,7 @@ EVERYWHERE = (
 )
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}
-_LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/operating.md` lists them"}
+_LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/howto/operating.md` lists them"}
 _USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *REGISTRY_MEANINGS.values(), *AGENT_MEANINGS.values()})
 
 

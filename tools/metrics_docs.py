@@ -1,4 +1,4 @@
-"""The table of docs/metrics.md, generated from the registry's own table of metrics.
+"""The table of docs/reference/metrics.md, generated from the registry's own table of metrics.
 
 python -m tools.metrics_docs            write it
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpu_agent.server.metrics import INSTANCE_METRICS, METRICS
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 _MARK = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end generated -->)", re.DOTALL)
 
 

@@ -3,8 +3,8 @@
     python -m tools.settings_docs           write the tables of docs/ and systemd/*.toml.example
 
 `Setting` at a field is the only place where its meaning is written. From it come the tables of
-docs/settings.md and docs/operating.md, the example files, and the manual pages agent.toml(5) and
-registry.toml(5). Text between the tables is written by hand.
+docs/reference/settings.md and docs/howto/operating.md, the example files, and the manual pages agent.toml(5)
+and registry.toml(5). Text between the tables is written by hand.
 """
 
 import json
@@ -65,12 +65,12 @@ TABLES: Mapping[str, str] = {
     ),
     "checks": (
         "What the admission checks expect of this machine, and a command of the owner's that checks it. "
-        "`gpu-agent check` runs them all; docs/return-to-service.md says when the agent does. A check whose "
-        "expectation is not set does not run, or only reports."
+        "`gpu-agent check` runs them all; docs/howto/return-to-service.md says when the agent does. A check "
+        "whose expectation is not set does not run, or only reports."
     ),
     "admission": (
         "The checks that nodes must pass before they take jobs. Without names every node is admitted, "
-        "whatever its checks say (docs/return-to-service.md)."
+        "whatever its checks say (docs/howto/return-to-service.md)."
     ),
     ADVANCED: "Settings that few machines need. Their variables have no `ADVANCED` in the name.",
 }
@@ -355,7 +355,7 @@ def _toml(value: object) -> str | None:
 
 def main() -> int:
     """Write the documents and the example files."""
-    for path in (ROOT / "docs" / "settings.md", ROOT / "docs" / "operating.md"):
+    for path in (ROOT / "docs" / "reference" / "settings.md", ROOT / "docs" / "howto" / "operating.md"):
         path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, component in COMPONENTS.items():
         (ROOT / "systemd" / f"{name}.toml.example").write_text(example_file(component), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Each line of "What fails" in docs/scale.md, provoked on real processes in networks of their own.
+"""Each line of "What fails" in docs/explanation/scale.md, provoked on processes in networks of their own.
 
 `CLUSTER_FULL=1` freezes for 1, 5 and 30 s and takes the quorum away for 60 s; else it is shorter.
 """

@@ -19,7 +19,7 @@ from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "collectors.md"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "howto" / "collectors.md"
 HANGS = """
 import time
 class Made:

@@ -17,7 +17,7 @@ from tests.waiting import patience
 
 NODES = 3
 TAKEOVER_SECONDS = 10.0
-"""The promise of docs/scale.md; a busy machine gets more (`tests.waiting`)."""
+"""The promise of docs/explanation/scale.md; a busy machine gets more (`tests.waiting`)."""
 
 
 class Instance(Registry):

@@ -1,4 +1,4 @@
-"""`docs/scheduler.md` is right word for word: its commands and programs run here, and print what it shows."""
+"""The tutorials are right word for word: their commands and programs run, and print what the pages show."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.waiting import patience
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "scheduler.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "tutorial" / "scheduler.md").read_text(encoding="utf-8")
 BLOCKS = [(kind, text) for kind, text in re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)]
 
 

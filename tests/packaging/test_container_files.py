@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.documents import page
 from tests.system.packages import ROOT
 from tests.system.recipe import instructions
 
@@ -20,7 +21,7 @@ def text_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["Containerfile", *EXAMPLES])
 def test_every_variable_is_one_that_the_settings_page_has(name: str) -> None:
-    known = set(re.findall(r"`(GPU_AGENT_[A-Z_]+)`", (ROOT / "docs/settings.md").read_text(encoding="utf-8")))
+    known = set(re.findall(r"`(GPU_AGENT_[A-Z_]+)`", page("settings.md")))
     used = set(re.findall(r"\bGPU_AGENT_[A-Z_]+", text_of(name)))
     assert used
     assert used <= known

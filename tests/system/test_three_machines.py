@@ -1,4 +1,4 @@
-"""`docs/three-machines.md` is right word for word: its commands run here, on four machines with a network."""
+"""`docs/howto/three-machines.md` is right word for word: its commands run on four machines with a network."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(1500)
 SUITE = "trixie"
 FROM_THE_DISTRIBUTION = ("etcd-server", "etcd-client", "haproxy", "openssl")
 """What the page has apt install, which finds it there already: these machines reach no mirror."""
-PAGE = (ROOT / "docs" / "three-machines.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "howto" / "three-machines.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n# (on .*)\n((?:.*\n)*?)```", PAGE)
 EACH = "on each registry machine"
 STARTS_THE_OTHERS = next(block for block in BLOCKS if block[0] == "on registry-2 and registry-3")

@@ -6,7 +6,7 @@ import pytest
 from gpu_agent.cli.command import MEANINGS, Parser
 from tools.cli_reference import EVERYWHERE, MARK, commands, main, reference, written
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 COMMANDS = [parser for _, parser in commands()]
 ASKING = [
     parser

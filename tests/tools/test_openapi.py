@@ -3,7 +3,7 @@ from pathlib import Path
 
 from tools.openapi import described, main
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "schema" / "openapi.json"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "schema" / "openapi.json"
 
 
 def test_the_document_says_what_the_api_says_of_itself() -> None:

@@ -13,7 +13,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_schema_is_the_models_schema(name: str) -> None:
-    published = json.loads((ROOT / "docs" / "schema" / f"{name}.json").read_text())
+    published = json.loads((ROOT / "docs" / "reference" / "schema" / f"{name}.json").read_text())
     assert published == schema_of(name), "run `make schema` and review the difference"
 
 

@@ -1,6 +1,7 @@
 """What a request to a registry may end with: one class for each thing that a scheduler does next.
 
-`code` is the registry's own word (`docs/api.md`), for programs; the message is a sentence with the next step.
+`code` is the registry's own word (`docs/reference/api.md`), for programs; the message is a sentence with the
+next step.
 """
 
 from collections.abc import Mapping

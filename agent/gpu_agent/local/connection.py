@@ -1,6 +1,6 @@
 """Requests to the agent of this machine, one at a time, each answered within its time, and their errors.
 
-`docs/local.md` describes the protocol. It refuses to read an answer that has no end.
+`docs/reference/local.md` describes the protocol. It refuses to read an answer that has no end.
 """
 
 import contextlib

@@ -236,7 +236,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "the registry's address: `ws://` or `wss://`; without a path it is `/ws/node`. Of a registry on "
             "several machines, name each one's address: in a list, or with commas between them "
-            "(`docs/scale.md`). `registry_urls` is another name of this setting",
+            "(`docs/explanation/scale.md`). `registry_urls` is another name of this setting",
             other_name="registry_urls",
             kind="URL, or list of URLs",
             example='"wss://registry.example:8080/ws/node"',
@@ -290,8 +290,8 @@ class AgentSettings(BaseSettings):
         Pins,
         Setting(
             "the registry has one of these keys, written `sha256//…` as curl does; without `tls_ca_file` "
-            "nothing else in its certificate is checked (`docs/security.md`). Name several, with semicolons "
-            "between them in the option or the variable, to prepare a change of keys",
+            "nothing else in its certificate is checked (`docs/howto/security.md`). Name several, with "
+            "semicolons between them in the option or the variable, to prepare a change of keys",
             kind="list of pins",
             option="--tls-pin",
             metavar="PIN",
@@ -339,8 +339,9 @@ class AgentSettings(BaseSettings):
     socket: Annotated[
         ConfigPath | None,
         Setting(
-            "the local socket, where programs on this machine reach the agent (`docs/local.md`); none means "
-            "`agent.sock` in the directory that systemd gives the unit, else in the state directory",
+            "the local socket, where programs on this machine reach the agent (`docs/reference/local.md`); "
+            "none means `agent.sock` in the directory that systemd gives the unit, else in the state "
+            "directory",
             example='"/run/gpu-agent/agent.sock"',
         ),
     ] = None
@@ -366,8 +367,8 @@ class AgentSettings(BaseSettings):
         str | None,
         AfterValidator(check_simulation),
         Setting(
-            "simulated GPUs, for demos and tests, such as `8xH100-80GB` (`docs/simulation.md`); a registry "
-            "has to allow them",
+            "simulated GPUs, for demos and tests, such as `8xH100-80GB` (`docs/howto/simulation.md`); a "
+            "registry has to allow them",
             example='"8xH100-80GB"',
             option="--simulate",
             metavar="SPEC",
@@ -408,7 +409,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "the longest time that a stop (SIGTERM, Ctrl-C, `systemctl stop` and `restart`) waits for "
             "running jobs while no new ones start; 0 stops at once. A second signal, or a registry that "
-            "cannot be reached, also stops at once (`docs/service.md`)",
+            "cannot be reached, also stops at once (`docs/howto/service.md`)",
             reload=True,
         ),
     ] = 0.0
@@ -516,7 +517,7 @@ class AgentSettings(BaseSettings):
         Names | None,
         Setting(
             "the collectors that run beside NVML, such as `amd`; else all that are installed. `[]` is NVML "
-            "alone (`docs/collectors.md`)",
+            "alone (`docs/howto/collectors.md`)",
             example='["amd"]',
             advanced=True,
         ),

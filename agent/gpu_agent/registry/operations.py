@@ -10,7 +10,8 @@ To add a request:
 3. where it must outlive a registration and a restart: a field of `node.DesiredState`, which counts in
    `by_operator`, and its place in `_NodeDocument`, `serialize_node` and `load_node` of `persistence`; to show
    it, a field of `wire.api.NodeDetail`, filled in `server.views`;
-4. where it logs an event of its own: a line of `docs/logs.md` and of `SENTENCES` in `cli.registry.events`.
+4. where it logs an event of its own: a line of `docs/reference/logs.md` and of `SENTENCES` in
+   `cli.registry.events`.
 """
 
 from typing import assert_never

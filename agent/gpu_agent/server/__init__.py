@@ -1,7 +1,7 @@
 """The registry as a server: nodes on one port, operators on another, a facade that schedulers embed.
 
 The names listed here are what a scheduler in the same process uses. They stay, and so do the
-fields of what they return; what is imported from deeper places may move. `docs/embedding.md`.
+fields of what they return; what is imported from deeper places may move. `docs/howto/embedding.md`.
 """
 
 from gpu_agent.registry.actions import Refusal

@@ -1,8 +1,8 @@
 """The registry's metrics for Prometheus: one table of names, labels and meanings, written in its text format.
 
 To add a metric: count it in `counters` (a log event in `EventCounters`, a figure of the nodes in `_count`) or
-where it happens, add a row here, and run `make reference`, which writes docs/metrics.md. The values of every
-label are bounded, and those that are known begin at 0. This is the only module that imports
+where it happens, add a row here, and run `make reference`, which writes docs/reference/metrics.md. The values
+of every label are bounded, and those that are known begin at 0. This is the only module that imports
 `prometheus_client`.
 """
 
@@ -249,7 +249,9 @@ class InstanceFigures:
 
 
 INSTANCE_METRICS = (
-    Metric("instance_leads", "gauge", "1 while this instance of several leads; see docs/scale.md."),
+    Metric(
+        "instance_leads", "gauge", "1 while this instance of several leads; see docs/explanation/scale.md."
+    ),
     Metric(
         "instance_linked", "gauge", "1 while this instance has a link to the leader; its own counts, too."
     ),

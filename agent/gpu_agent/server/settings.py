@@ -83,7 +83,7 @@ class _Serving:
         Field(ge=0, le=MOST_GATEWAYS),
         Setting(
             "how many processes besides this one hold the node connections, so that these spread over cores; "
-            "with 0 this one holds them (`docs/scale.md`)",
+            "with 0 this one holds them (`docs/explanation/scale.md`)",
             kind="processes",
             option="--gateways",
             metavar="N",
@@ -150,7 +150,7 @@ class _Serving:
         str,
         Setting(
             "what this instance is called among those on the same etcd; else the machine's name "
-            "(`docs/three-machines.md` shows all that an instance needs)",
+            "(`docs/howto/three-machines.md` shows all that an instance needs)",
             kind="name",
             example='"registry-1"',
             option="--instance-name",
@@ -161,7 +161,7 @@ class _Serving:
         Listen,
         Setting(
             "where this instance, while it leads, accepts the links of the others on the same etcd "
-            "(`docs/scale.md`): an address that they reach",
+            "(`docs/explanation/scale.md`): an address that they reach",
             kind="host:port",
             option="--instance-listen",
             metavar="HOST:PORT",
@@ -218,7 +218,7 @@ class _Serving:
         ConfigPath | None,
         Setting(
             "the certificate of both ports in PEM, followed by those that lead to its authority; without it "
-            "nothing is encrypted (`docs/security.md`)",
+            "nothing is encrypted (`docs/howto/security.md`)",
             example='"/etc/gpu-agent/registry.pem"',
             option="--tls-cert-file",
             metavar="FILE",

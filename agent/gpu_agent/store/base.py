@@ -11,7 +11,7 @@ To add a store:
    and its `case` in `open_store`, `restore` and `_is_at`, which mypy asks for; `secure_location` where it is
    a folder, and `refuse_foreign_state_dir` for the name of its file;
 3. `tests/store/test_NAME.py`, whose class inherits `StoreContract`;
-4. `docs/durability.md`, `open_store` in `docs/embedding.md`, and `make reference`.
+4. `docs/explanation/durability.md`, `open_store` in `docs/howto/embedding.md`, and `make reference`.
 
 A library that it needs is an extra in `pyproject.toml` and has its one door in `.importlinter`.
 """

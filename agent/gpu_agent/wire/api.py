@@ -209,7 +209,7 @@ class GpuView(ApiAnswer):
         description="What the node reports: a GPU that is `ok` or `degraded` works."
     )
     reasons: tuple[str, ...] = Field(
-        description="Why its health is not `ok`; docs/gpu-health.md explains each."
+        description="Why its health is not `ok`; docs/reference/gpu-health.md explains each."
     )
     usable: bool = Field(description="Whether jobs may use it.")
     parent_uuid: str | None = Field(description="Of a MIG device: the UUID of its GPU.")
@@ -319,13 +319,13 @@ class NodeTokenView(ApiAnswer):
 
 @dataclass(frozen=True, slots=True)
 class RegistryEvent:
-    """One thing that happened; docs/logs.md explains every `event`.
+    """One thing that happened; docs/reference/logs.md explains every `event`.
 
     `id` grows with every event; None for an event that is not stored.
     """
 
     at: Annotated[float, Field(description="Unix time in seconds.")]
-    event: Annotated[str, Field(description="What happened; docs/logs.md explains each.")]
+    event: Annotated[str, Field(description="What happened; docs/reference/logs.md explains each.")]
     node_id: Annotated[str | None, Field(description="The node; null where it concerns none.")] = None
     fields: Annotated[Mapping[str, object], Field(description="What the event says, by name.")] = field(
         default_factory=dict
@@ -423,7 +423,7 @@ class NodeExclusionView(ApiAnswer):
     """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
     reason: str = Field(
-        description="the registry's code for it; docs/operating.md explains each",
+        description="the registry's code for it; docs/howto/operating.md explains each",
         json_schema_extra={"enum": [reason.value for reason in ExclusionReason]},
     )
     refuses: str = Field(description="which jobs, for a person; `every job` is all of them")

@@ -1,4 +1,4 @@
-"""The documents of the control socket: the requests, and what the agent answers (`docs/local.md`).
+"""The documents of the control socket: the requests, and what the agent answers (`docs/reference/local.md`).
 
 Both ends use these models: the agent writes the answers, `gpu-agent status`, `why`, `drain` and `job` read
 them, and their JSON Schemas are generated from them. A reader ignores unknown fields, because a newer agent
@@ -121,7 +121,7 @@ class SessionInfo(Document):
     registry: str = Field(description="its URL; of several the one in use, or tried next")
     other_addresses: tuple[str, ...] = Field(description="its other URLs, where it has several")
     state: str = Field(
-        description="docs/local.md explains each", json_schema_extra={"enum": [*SESSION_STATES]}
+        description="docs/reference/local.md explains each", json_schema_extra={"enum": [*SESSION_STATES]}
     )
     since: float | None = Field(description="when it entered this state")
     link_since: float | None = Field(
@@ -243,7 +243,7 @@ class StatusDocument(Document):
     labels: Mapping[str, str]
     jobs: JobsInfo
     checks: tuple[AdmissionCheckInfo, ...] = Field(
-        description="the admission checks of this machine; docs/return-to-service.md"
+        description="the admission checks of this machine; docs/howto/return-to-service.md"
     )
     machine: MachineDocument | None = Field(description="what the last probe found; null before the first")
 

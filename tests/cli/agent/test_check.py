@@ -129,7 +129,7 @@ def test_a_simulated_machine_fails_where_its_schedule_has_a_fault(
 def test_the_checks_of_the_documented_example_pass_on_a_sound_machine_without_settings(
     spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[3] / "docs/return-to-service.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/howto/return-to-service.md").read_text()
     (required,) = re.findall(r"^admission.required_checks = (\[.*\])$", page, re.MULTILINE)
     assert main(["check", "--json", "--simulate", spec]) == 0
     passed = {one["name"] for one in document(capsys)["checks"] if one["ok"]}

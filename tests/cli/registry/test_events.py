@@ -244,7 +244,7 @@ IN_THE_LOG_ALONE = {"health_check", "dispatch_failed", "dispatch_candidate_exclu
 
 def test_every_event_that_the_fleet_writes_has_a_sentence() -> None:
     """Those of the shells (connections, requests, the program itself) are in the log alone."""
-    written = (Path(__file__).parents[3] / "docs" / "logs.md").read_text(encoding="utf-8")
+    written = (Path(__file__).parents[3] / "docs" / "reference" / "logs.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)`", written, re.MULTILINE))
     fleet = "".join(path.read_text() for path in Path(registry.__path__[0]).rglob("*.py"))
     named = {name for name in documented if f'"{name}"' in fleet}

@@ -465,7 +465,7 @@ def recent(log: RegistryEventLog) -> list[int]:
 async def test_a_reader_that_changes_instances_reads_each_event_once_over_takeovers(
     etcd: Cluster, prefix: str
 ) -> None:
-    """`TAKEOVERS=100 pytest -k each_event_once` is what docs/benchmarks.md speaks of."""
+    """`TAKEOVERS=100 pytest -k each_event_once` is what docs/reference/benchmarks.md speaks of."""
     takeovers = int(os.environ.get("TAKEOVERS", "4"))
     dice = random.Random(7)  # noqa: S311 - where to read, no secret
     async with three(etcd, prefix) as instances, AsyncExitStack() as stack:

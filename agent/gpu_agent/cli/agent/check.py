@@ -49,7 +49,7 @@ _INDENT = len("OK  ") + 2 + _NAME_COLUMNS + 2 + _SCOPE_COLUMNS + 2
 class CheckOfMachine(Document):
     """The result of one check."""
 
-    name: str = Field(description="what was checked; docs/return-to-service.md lists them")
+    name: str = Field(description="what was checked; docs/howto/return-to-service.md lists them")
     scope: str = Field(description="node, or the UUID of the GPU that was checked")
     ok: bool | None = Field(description="null where it could not be run: `detail` says why")
     detail: str = Field(description="what was found, for a person")
@@ -84,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulate",
         metavar="SPEC",
-        help="a machine that does not exist, such as 8xH100-80GB (docs/simulation.md)",
+        help="a machine that does not exist, such as 8xH100-80GB (docs/howto/simulation.md)",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"

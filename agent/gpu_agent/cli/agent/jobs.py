@@ -134,7 +134,7 @@ def configure_job_list(parser: argparse.ArgumentParser) -> None:
         example="gpu-agent job list",
         exits={ExitCode.OK: "listed, even if there is none"},
     )
-    add_agent_options(parser, json_is="what the agent answers to job_list (docs/local.md)")
+    add_agent_options(parser, json_is="what the agent answers to job_list (docs/reference/local.md)")
 
 
 def run_job_list(arguments: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulate",
         metavar="SPEC",
-        help="a machine that does not exist, such as 8xH100-80GB or 4xL4:lost@60s (docs/simulation.md)",
+        help="a machine that does not exist, such as 8xH100-80GB or 4xL4:lost@60s (docs/howto/simulation.md)",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"

@@ -8,7 +8,7 @@ that requires it would wait for ever.
 To add a check: its name in `wire.codes`, among those of the node or of each GPU, which lets `[admission]`
 name it; here what it expects (`Expected`) and its judgement; for an expectation of the owner's a field of
 `node.settings.ChecksSettings`; what must run in a process of its own in `child`; a row of the table in
-`docs/return-to-service.md`, then `make reference schema`.
+`docs/howto/return-to-service.md`, then `make reference schema`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a collector is: the contract for packages that find GPUs which NVML does not (docs/collectors.md).
+"""The contract for packages that find GPUs which NVML does not: collectors (docs/howto/collectors.md).
 
 NVML itself is no collector: it is always read, through a child process of its own.
 

@@ -7,7 +7,7 @@ cannot be read is a model in error, or a problem of its folder.
 To add a source: a module beside this one with a `SOURCE` and a class like `ModelSource`, its row in
 `all_sources`, the setting for its paths in `node.settings` (with `reload=True`; then `make reference`), and
 its line in the contract `model-sources` of `.importlinter`. Tests find the module, and demand the row, the
-line, docs/models.md and another value for the setting in `tests/node/test_reload.py`.
+line, docs/reference/models.md and another value for the setting in `tests/node/test_reload.py`.
 """
 
 import os

@@ -8,9 +8,9 @@ A getter that the driver does not have is called once each time that the library
 
 To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_EVERY_GETTER`
 for what is no single number, and its name in `_SLOW` where it changes slowly; to send it in heartbeats, a
-field of its name in `wire.messages.GpuFigures`; a line of the table in `docs/gpus.md`, and `make schema`.
-Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its file in sysfs, and
-`simulation.gpus` a value.
+field of its name in `wire.messages.GpuFigures`; a line of the table in `docs/reference/gpus.md`, and
+`make schema`. Elsewhere it is unknown with a reason, until `collectors.amd` has a row for its file in sysfs,
+and `simulation.gpus` a value.
 
 Units are the inventory's: MiB, °C, W, MHz, percent.
 """

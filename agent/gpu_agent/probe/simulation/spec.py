@@ -2,8 +2,8 @@
 
     4xA100-80GB:lost#2@60s-120s, 1xH100-80GB/3g.40gb+2x1g.10gb ; models: whisper=asr, opus-mt-zh-en=nmt
 
-`docs/simulation.md` has the grammar. An error names the place, counted in characters from 1, and what to
-write. MIG profiles are checked by size only, not by the driver's rules of placement.
+`docs/howto/simulation.md` has the grammar. An error names the place, counted in characters from 1, and what
+to write. MIG profiles are checked by size only, not by the driver's rules of placement.
 """
 
 import re

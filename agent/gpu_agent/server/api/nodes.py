@@ -9,7 +9,8 @@ To add a route:
 1. `wire.api`: its request and its answer; `server.service`: a method that answers (`server.views` draws what
    a record shows); here: a function with `needs(role)` and `refusals(HTTP statuses)`; with `RegistryRead` its
    answer names the newest event;
-2. a line of the table in `docs/api.md`, and `make schema`, which writes `docs/schema/openapi.json`;
+2. a line of the table in `docs/reference/api.md`, and `make schema`, which writes
+   `docs/reference/schema/openapi.json`;
 3. where it refuses with a code of its own: `wire.documents.PROBLEM_CODES`, and `server.api.errors.STATUSES`
    unless that is 409;
 4. where programs need it: `client.routes`, and a method in `client.aio` and in `client.sync`;
