@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help histories cluster setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports cover bench reference manual schema packages pins clean
+.PHONY: help histories cluster setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports docs cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	  || { echo "Python's venv module is missing. On Debian: apt-get install -y python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[registry]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[registry]' --group dev --group docs
 	@# Tests compile a stand-in for NVML: with the machine's C compiler, else with one from PyPI.
 	@command -v cc >/dev/null || command -v gcc >/dev/null || $(BIN)/python -m pip install --quiet 'ziglang>=0.13,<1'
 	@touch $(READY)
@@ -97,6 +97,9 @@ types: $(READY) ## mypy, strict
 
 imports: $(READY) ## the contracts between floors
 	$(BIN)/lint-imports
+
+docs: $(READY) ## the site of docs/, into dist/html; a dead link or anchor fails
+	@$(BIN)/python -m tools.site
 
 cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 %
 	$(BIN)/python -m pytest -q tests/wire tests/session tests/registry tests/scenarios --cov --cov-report=term

@@ -66,7 +66,7 @@ def test_every_field_of_a_declared_model_is_named() -> None:
 
 
 def test_the_exclusion_reasons_are_listed_in_the_order_of_the_filters() -> None:
-    table = rows("operating.md", "Why a node did not get a job")
+    table = rows("statuses.md", "Why a node did not get a job")
     listed = [quoted(row[0])[0] for row in table]
     assert listed == [reason.value for reason in ExclusionReason]
 
@@ -124,7 +124,7 @@ def test_the_close_codes_are_listed_with_the_true_limits() -> None:
 
 
 def test_every_limit_is_listed_with_its_value() -> None:
-    table = {quoted(row[0])[0]: row[1] for row in rows("operating.md", "What a stranger may cost")}
+    table = {quoted(row[0])[0]: row[1] for row in rows("limits.md", "What a stranger may cost")}
     assert set(table) == {one.name for one in fields(Limits)}
     for name, written in table.items():
         assert written.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name

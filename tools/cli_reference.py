@@ -19,6 +19,7 @@ from gpu_agent.cli.command import (
     parser_of,
 )
 from gpu_agent.cli.main import ROOT
+from tools.page_links import linked
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = (
@@ -32,7 +33,7 @@ EVERYWHERE = (
 )
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}
-_LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/howto/operating.md` lists them"}
+_LEFT_OUT = {"thresholds": "and one option for each threshold, as `docs/reference/statuses.md` lists them"}
 _USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *REGISTRY_MEANINGS.values(), *AGENT_MEANINGS.values()})
 
 
@@ -54,7 +55,7 @@ def reference() -> str:
             parts.append(f"## {subject}")
             under = subject
         parts += _command(parser)
-    return "\n\n".join(parts) + "\n"
+    return linked("\n\n".join(parts) + "\n")
 
 
 def written(document: str) -> str:

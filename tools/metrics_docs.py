@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from gpu_agent.server.metrics import INSTANCE_METRICS, METRICS
+from tools.page_links import linked
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 _MARK = re.compile(r"(<!-- generated: metrics -->\n).*?(<!-- end generated -->)", re.DOTALL)
@@ -19,7 +20,7 @@ def metrics_table() -> str:
     for metric in (*METRICS, *INSTANCE_METRICS):
         labels = "".join(f"`{label}`, " for label in metric.labels).removesuffix(", ")
         lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.meaning} |")
-    return "\n".join(lines) + "\n"
+    return linked("\n".join(lines) + "\n")
 
 
 def generated(document: str) -> str:

@@ -3,8 +3,8 @@
     python -m tools.settings_docs           write the tables of docs/ and systemd/*.toml.example
 
 `Setting` at a field is the only place where its meaning is written. From it come the tables of
-docs/reference/settings.md and docs/howto/operating.md, the example files, and the manual pages agent.toml(5)
-and registry.toml(5). Text between the tables is written by hand.
+docs/reference/settings.md and docs/reference/statuses.md, the example files, and the manual pages
+agent.toml(5) and registry.toml(5). Text between the tables is written by hand.
 """
 
 import json
@@ -31,6 +31,7 @@ from gpu_agent.runtime.config.sources import variable_name
 from gpu_agent.server.address import Address
 from gpu_agent.server.settings import RegistrySettings
 from tools import roff
+from tools.page_links import linked
 
 ROOT = Path(__file__).parent.parent
 _COLUMNS = 100
@@ -153,9 +154,9 @@ def generated(document: str) -> str:
     def part(found: re.Match[str]) -> str:
         what = found["what"]
         if what == "registry.thresholds":
-            return found[1] + thresholds_table() + found[3]
+            return found[1] + linked(thresholds_table()) + found[3]
         component, _, table = what.partition(".")
-        return found[1] + markdown_table(keys_of(COMPONENTS[component], table)) + found[3]
+        return found[1] + linked(markdown_table(keys_of(COMPONENTS[component], table))) + found[3]
 
     return _MARK.sub(part, document)
 
@@ -355,7 +356,7 @@ def _toml(value: object) -> str | None:
 
 def main() -> int:
     """Write the documents and the example files."""
-    for path in (ROOT / "docs" / "reference" / "settings.md", ROOT / "docs" / "howto" / "operating.md"):
+    for path in (ROOT / "docs" / "reference" / "settings.md", ROOT / "docs" / "reference" / "statuses.md"):
         path.write_text(generated(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, component in COMPONENTS.items():
         (ROOT / "systemd" / f"{name}.toml.example").write_text(example_file(component), encoding="utf-8")

@@ -212,7 +212,7 @@ def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place
     operators(place, "restore", str(place.folder / "then.db"), "--state-dir", str(place.state), "--force")
 
     second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
-    assert opens(second, before)  # as docs/explanation/durability.md warns
+    assert opens(second, before)  # as docs/howto/backup.md warns
     refused = place.agent(second, "a")
     await_words("gpu-agent registry reclaim", refused)
     refused.send(signal.SIGTERM)

@@ -30,7 +30,7 @@ To add a status:
 3. the module that makes its new transitions: `heartbeat`, `timers` (once its time limit has passed) or
    `operations` (where an operator requests it: its steps are there, and a status alone does not outlive the
    next registration, a field of `node.DesiredState` does);
-4. the tables of `docs/howto/operating.md`, the two that tests write down once more (`test_status_changes`,
+4. the tables of `docs/reference/statuses.md`, the two that tests write down once more (`test_status_changes`,
    and `invariants/statuses` of the simulation), `make schema` and `make reference`.
 """
 

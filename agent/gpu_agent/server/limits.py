@@ -1,7 +1,7 @@
 """What a peer may use of the registry (§2): connections, memory, and token buckets for its messages.
 
 Knows no clock: the time is an argument, in monotonic seconds. Closes nothing itself: `node_connection`
-enforces these limits. `docs/howto/operating.md` explains them to operators.
+enforces these limits. `docs/reference/limits.md` explains them to operators.
 """
 
 from collections import Counter

@@ -423,7 +423,7 @@ class NodeExclusionView(ApiAnswer):
     """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
     reason: str = Field(
-        description="the registry's code for it; docs/howto/operating.md explains each",
+        description="the registry's code for it; docs/reference/statuses.md explains each",
         json_schema_extra={"enum": [reason.value for reason in ExclusionReason]},
     )
     refuses: str = Field(description="which jobs, for a person; `every job` is all of them")

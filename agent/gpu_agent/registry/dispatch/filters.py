@@ -23,10 +23,10 @@ To add a filter, write its functions and its row in the file of its kind:
 
 Give the row `permanent=True` where waiting does not help, as the node must declare something else first: a
 job that no node could ever take is refused at once. Several rows may share a reason. A new reason is
-a member of `wire.codes.ExclusionReason` at its place in the order, a line in `docs/howto/operating.md`, and
-an exclusion in `node.control.explain`, unless `tests/node/control/test_explain.py` lists the reason as known
-to the registry only; `make schema` writes it into `docs/reference/schema`. A filter by something that no kind
-of key can express needs a kind of its own in `filter_row`, and a `case` in `Index._query`.
+a member of `wire.codes.ExclusionReason` at its place in the order, a line in `docs/reference/statuses.md`,
+and an exclusion in `node.control.explain`, unless `tests/node/control/test_explain.py` lists the reason as
+known to the registry only; `make schema` writes it into `docs/reference/schema`. A filter by something that
+no kind of key can express needs a kind of its own in `filter_row`, and a `case` in `Index._query`.
 `advanced_features` never decides whether a node has a feature (A-6).
 """
 

@@ -1,0 +1,41 @@
+import pytest
+
+from tests.documents import DOCS
+from tools.page_links import PATH, linked
+
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kind", "written"),
+    [
+        ("`docs/howto/security.md` has it", "howto", "[Encrypt it](security.md) has it"),
+        ("(docs/howto/security.md)", "reference", "([Encrypt it](../howto/security.md))"),
+        ("in `docs/reference/settings.md`.", "reference", "in [Settings](settings.md)."),
+        ("```sh\ncat docs/howto/security.md\n```", "howto", "```sh\ncat docs/howto/security.md\n```"),
+    ],
+)
+def test_the_path_of_a_page_becomes_a_link_outside_of_code(sentence: str, kind: str, written: str) -> None:
+    assert linked(sentence, kind) == written
+
+
+def test_a_page_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        linked("docs/howto/nothing.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_no_page_names_another_by_its_path_alone(page: str) -> None:
+    text = DOCS.joinpath(page).read_text(encoding="utf-8")
+    assert linked(text, DOCS.joinpath(page).parent.name) == text
+
+
+def test_every_page_that_a_message_names_is_there() -> None:
+    sources = (DOCS.parent / "agent").rglob("*.py")
+    named = {
+        found[0].strip("`")
+        for source in sources
+        for found in PATH.finditer(source.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (DOCS.parent / path).is_file()] == []
