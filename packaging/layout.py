@@ -6,6 +6,8 @@ It copies and writes into a stage, a folder that stands for the machine's root: 
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +64,8 @@ def prepare(plan: Plan) -> None:
     source = _source(plan)
     private_tree.lay_program(plan.tree("agent"), source, arch=plan.arch, work=plan.work)
     manuals.write(plan.root, source / "agent", plan.work / "share", at_seconds=plan.at_seconds)
+    site = [sys.executable, "-m", "tools.site", str(plan.work / "html")]
+    subprocess.run(site, cwd=plan.root, check=True, stdout=subprocess.DEVNULL)
 
 
 def _source(plan: Plan) -> Path:
@@ -121,7 +125,8 @@ def _lay_service(plan: Plan, stage: Path, package: str) -> None:
 def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None:
     folder = stage / "usr/share/doc" / package
     changes = (plan.root / "CHANGELOG.md").read_text(encoding="utf-8")
-    copyright_text = papers.copyright_text(stage.rglob("*.dist-info")).encode()
+    described = [*stage.rglob("*.dist-info"), *(papers.site_makers() if package == "gpu-agent" else ())]
+    copyright_text = papers.copyright_text(described).encode()
     version = f"{package_version(plan.version)}-{RELEASE}"
     (stage.parent / "changelog.yaml").write_text(
         papers.changelog(version, at_seconds=plan.at_seconds), encoding="utf-8"
@@ -137,6 +142,7 @@ def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None
         _copy(plan.root / "README.md", folder / "README.md")
         for source in sorted((plan.root / "docs").rglob("*.md")):
             _copy(source, folder / source.relative_to(plan.root / "docs"))
+        _copy_tree(plan.work / "html", folder / "html")
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -106,7 +106,9 @@ def configuration(package: str, packager: str, *, stage: Path) -> str:
     """Write nfpm's configuration: the package's own file, and the documents among an .rpm's files."""
     lines = [(HERE / f"{package}.yaml").read_text(encoding="utf-8")]
     for folder, kind in (("doc", "doc"), ("licenses", "license")) if packager == "rpm" else ():
-        for path in sorted((stage / "usr/share" / folder / package).iterdir()):
+        for path in sorted((stage / "usr/share" / folder / package).rglob("*")):
+            if path.is_dir():
+                continue
             place = path.relative_to(stage)
             lines.append(f"  - {{src: root/{place}, dst: /{place}, type: {kind}}}\n")
     if packager == "rpm":

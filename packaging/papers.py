@@ -6,6 +6,7 @@ It takes licences from the bundled packages' own descriptions, and refuses one t
 import gzip
 import json
 import re
+import sysconfig
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.message import Message
@@ -25,7 +26,8 @@ License: Apache-2.0
 Licensed under the Apache License, Version 2.0; you may not use it except in compliance with the License.
 {apache}
 
-It brings the packages below in a folder of its own, each under its own licence.
+It brings the packages below in a folder of its own, each under its own licence. The pages in HTML bring the
+style and the search of Zensical; html/assets/javascripts/LICENSE lists what these are made of.
 """
 
 
@@ -35,6 +37,11 @@ def copyright_text(dist_infos: Iterable[Path]) -> str:
     parts = [_PROGRAM.format(apache=_APACHE_ON_DEBIAN)]
     parts += [_section(path) for _, path in sorted(described.items())]
     return ("\n" + "-" * 72 + "\n\n").join(parts)
+
+
+def site_makers() -> Iterator[Path]:
+    """Find the description of what builds the pages in HTML, which bring its style and its search along."""
+    return Path(sysconfig.get_path("purelib")).glob("zensical-*.dist-info")
 
 
 def changelog(version: str, *, at_seconds: int) -> str:

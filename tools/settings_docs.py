@@ -123,10 +123,10 @@ def tables_of(component: Component) -> list[str]:
 
 def markdown_table(keys: Iterable[Key]) -> str:
     """Write keys as a table."""
-    lines = ["| key | type | default | variable | option | meaning |", "|---|---|---|---|---|---|"]
+    lines = ["| key, variable, option | type | default | meaning |", "|---|---|---|---|"]
     for key in keys:
-        option = f"`{key.option}`" if key.option else ""
-        cells = (f"`{key.name}`", key.kind, key.stated_default, f"`{key.variable}`", option, key.meaning)
+        names = "<br>".join(f"`{name}`" for name in (key.name, key.variable, key.option) if name)
+        cells = (names, key.kind, key.stated_default, key.meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

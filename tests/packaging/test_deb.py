@@ -129,3 +129,12 @@ def test_the_launcher_can_say_what_is_missing_to_a_python_that_is_too_old(packag
 def test_every_maintainer_script_ends_at_its_first_error(component: Path) -> None:
     for script in ("postinst", "prerm", "postrm"):
         assert of_deb(component, "--info", script).startswith("#!/bin/sh\nset -e\n"), script
+
+
+def test_the_pages_come_with_the_agent_to_read_in_a_terminal_and_in_a_browser(packages: Path) -> None:
+    listed = files_of_deb(deb(packages, "gpu-agent"))
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        assert f"/usr/share/doc/gpu-agent/html/{page.with_suffix('.html')}" in listed
+        assert f"/usr/share/doc/gpu-agent/{page}" in listed
+    assert any("/doc/gpu-agent/html/assets/" in name for name in listed)

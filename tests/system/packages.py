@@ -27,7 +27,8 @@ BUILT_AT_SECONDS = 1_780_000_000
 """The time that the files in them have, so that two commits with the same files have the same packages."""
 
 _MADE_OF = (
-    *("Makefile", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "docs/**/*.md"),
+    *("Makefile", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "mkdocs.yml"),
+    *("docs/**/*", "tools/site.py"),
     *("agent/**/*", "packaging/**/*", "systemd/*"),
 )
 _LONGEST_SECONDS = 600.0

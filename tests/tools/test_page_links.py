@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tests.documents import DOCS
@@ -25,9 +27,9 @@ def test_a_page_that_is_not_there_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_no_page_names_another_by_its_path_alone(page: str) -> None:
-    text = DOCS.joinpath(page).read_text(encoding="utf-8")
-    assert linked(text, DOCS.joinpath(page).parent.name) == text
+def test_no_page_names_another_by_its_path_alone(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert linked(text, page.parent.name) == text
 
 
 def test_every_page_that_a_message_names_is_there() -> None:
