@@ -52,6 +52,8 @@ defaults
     timeout connect 2s
     timeout client 5m
     timeout server 5m
+    timeout check 3s
+    option redispatch 1
 frontend nodes
     bind 127.0.0.1:{port} tcp-ut 20s
     default_backend instances
@@ -59,7 +61,7 @@ backend instances
     balance leastconn
     option httpchk
     http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host 127.0.0.1
-    default-server check inter 1s fall 2 rise 2 on-marked-down shutdown-sessions tcp-ut 20s
+    default-server check inter 1s fall 3 on-marked-down shutdown-sessions tcp-ut 20s
 {servers}
 """
 

@@ -9,6 +9,7 @@ import pytest
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.service import RegistryService
 from tests.server.api_harness import bearer, operator_token, problem
+from tests.server.disks import FailingStore
 from tests.server.harness import Node, placed, running, until
 from tests.server.instances import InstanceUnderTest, client, instance
 from tests.server.sse import following
@@ -204,11 +205,25 @@ async def test_a_leader_answers_for_its_health_while_its_lease_is_in_doubt(
     leader.lead(service)
     leader.lease_valid = False
     checks = (await at_leader.get("/readyz")).json()["checks"]
-    assert [one["name"] for one in checks] == ["leader", "fleet", "store", "nodes"]
+    assert [one["name"] for one in checks] == ["leader"]
     assert (await at_leader.get("/healthz")).json()["nodes"] == 0
     text = (await at_leader.get("/metrics")).text
     assert "gpu_registry_leads 1" in text
     assert "gpu_registry_nodes{" in text
+
+
+async def test_a_leader_that_cannot_store_stays_ready_so_that_a_load_balancer_leaves_its_nodes(
+    leader: InstanceUnderTest, at_leader: httpx.AsyncClient
+) -> None:
+    store = FailingStore()
+    async with running(store=store) as failing:
+        leader.lead(failing)
+        store.full = True
+        assert (await at_leader.post("/v1/tokens", json={"kind": "join"})).status_code == 503
+        assert failing.store_problem is not None
+        assert (await at_leader.get("/readyz")).status_code == 200
+        assert (await at_leader.head("/readyz")).status_code == 200
+        store.full = False
 
 
 async def test_a_standby_judges_who_reads_its_metrics_by_its_copy() -> None:

@@ -5,6 +5,7 @@ token is consumed at the node's first heartbeat; until then the registration res
 disconnected, perhaps without having stored its token, yields its reservation to the next node.
 """
 
+from collections.abc import Iterator
 from typing import assert_never
 
 from gpu_agent.registry import declaration
@@ -241,9 +242,8 @@ class Admission:
             return
         if _holds_reservation(self._nodes.records.get(node_id), token) or self._has_free_use(token):
             return
-        first = min(self._yielding(token), key=lambda record: (record.registered_at, record.node_id))
         reason = "its reservation at its join token went to another node"
-        self._removal.purge(first, reason=reason, step=step)
+        self._removal.purge(next(self._yielding(token)), reason=reason, step=step)
 
     def _identity(self, event: RegistrationReceived, now: float) -> str | NodeError:
         current = self._nodes.by_connection.get(event.connection)
@@ -302,15 +302,20 @@ class Admission:
 
     def _has_use_left(self, token: Token) -> bool:
         """Say whether one more node may join by a token, if need be in place of one that is disconnected."""
-        return self._has_free_use(token) or bool(self._yielding(token))
+        return self._has_free_use(token) or next(self._yielding(token), None) is not None
 
     def _has_free_use(self, token: Token) -> bool:
         return token.uses is None or token.spent + len(self._tokens.reserved(token.token_id)) < token.uses
 
-    def _yielding(self, token: Token) -> list[NodeRecord]:
-        """Find the disconnected nodes with a reservation, but none that an operator drains or cordons."""
-        reserved = [self._nodes.records[node_id] for node_id in self._tokens.reserved(token.token_id)]
-        return [record for record in reserved if record.connection is None and not record.desired.by_operator]
+    def _yielding(self, token: Token) -> Iterator[NodeRecord]:
+        """Find the disconnected nodes with a reservation, but none that an operator drains or cordons.
+
+        The earliest reservation comes first. No more of them are looked at than the caller takes: where a
+        large fleet joins by one token, each registration would look at every node.
+        """
+        records = self._nodes.records
+        reserved = (records[node_id] for node_id in self._tokens.reserved(token.token_id))
+        return (one for one in reserved if one.connection is None and not one.desired.by_operator)
 
 
 def _log_received(event: RegistrationReceived, step: Step) -> None:

@@ -83,9 +83,14 @@ class Here:
         return Size(nodes=0, connections=0) if self._instance is None else self._instance.size()
 
     def readiness(self) -> tuple[CheckView, ...]:
-        """Check whether nodes may connect here, and whether a registry that leads can do its work."""
-        checks = () if self.service is None else self.service.health.readiness()
-        return checks if self._instance is None else (*self._instance.readiness(), *checks)
+        """Check whether this process is one for nodes; a registry on its own also whether it does its work.
+
+        An instance that leads stays ready while it cannot store: a load balancer would end the connections
+        of nodes that no other instance can serve better.
+        """
+        if self._instance is not None:
+            return self._instance.readiness()
+        return () if self.service is None else self.service.health.readiness()
 
     def members(self) -> tuple[MemberView, ...]:
         """Return the processes that are this registry, the leader first."""
