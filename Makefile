@@ -120,9 +120,10 @@ manual: $(READY) ## write the manual pages and the shells' completions into dist
 	@mkdir -p dist/share/completions
 	@for shell in bash zsh fish; do $(BIN)/gpu-agent completion $$shell > dist/share/completions/$$shell || exit 1; done
 
-schema: $(READY) ## write docs/reference/schema from the models and the routes
+schema: $(READY) ## write docs/reference/schema and docs/reference/documents.md from the models and the routes
 	$(BIN)/gpu-agent schema --write docs/reference/schema
 	$(BIN)/python -m tools.openapi docs/reference/schema/openapi.json
+	$(BIN)/python -m tools.api_docs
 
 packages: $(READY) ## the .deb and the .rpm of agent and registry, into dist/: ARCH=arm64, ONLY=deb, RELEASE=a version
 	@$(BIN)/python -m pip install --quiet --group packages
