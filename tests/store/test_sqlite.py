@@ -56,6 +56,31 @@ def test_what_was_saved_is_there_when_the_file_is_opened_again(tmp_path: Path) -
         assert second.load() == stored_before
 
 
+def test_an_empty_file_is_refused_as_a_damaged_one_is_and_stays(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch(mode=0o600)
+    with pytest.raises(UnusableError, match=r"it is damaged \(it is empty, 0 bytes\); nothing was changed"):
+        SqliteStore(tmp_path / FILE)
+    assert (tmp_path / FILE).stat().st_size == 0
+
+
+def test_a_registry_killed_while_it_makes_its_database_leaves_none_and_makes_it_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    program = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from gpu_agent.store import sqlite
+        sqlite.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        sqlite.SqliteStore(Path(sys.argv[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / FILE)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / FILE).exists()
+    with closing(SqliteStore(tmp_path / FILE)) as store:
+        store.save([node(1)])
+    assert sorted(path.name for path in tmp_path.iterdir() if "new" in path.name) == []
+
+
 def test_what_save_returned_for_outlives_a_kill_at_that_moment(tmp_path: Path) -> None:
     program = """if True:
         import sys

@@ -303,14 +303,28 @@ def _copy_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _make(path: Path) -> None:
+    """Make the database where there is none, whole or not at all; raises `UnusableError` for an empty file.
+
+    A registry that is killed while it makes its first database leaves another file, and no empty database.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE)
-    except FileExistsError:
         descriptor = os.open(path, os.O_RDWR)
-    else:
+    except FileNotFoundError:
+        part = path.with_name(f".{path.name}.new")
+        for left in (part, part.with_name(f"{part.name}-journal")):
+            left.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, MODE))
+        with closing(connect(part)) as database:
+            prepare_schema(database, str(part))
+        sync(part)
+        part.replace(path)
         sync(path.parent)
+        return
+    size = os.fstat(descriptor).st_size
     os.close(descriptor)
+    if size == 0:
+        raise damaged_database(path, "it is empty, 0 bytes")
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
