@@ -17,7 +17,7 @@ from gpu_agent.registry.events import (
     UnregistrationReceived,
 )
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS
-from gpu_agent.registry.operations import NODE_NOT_CONNECTED
+from gpu_agent.registry.operations import DRAINED_BY_NODE, NODE_NOT_CONNECTED
 from gpu_agent.wire.messages import NodeControl, NodeUnregister
 from tests.registry.harness import (
     Registry,
@@ -88,6 +88,23 @@ def test_resume_of_a_drained_node_that_is_gone_lets_it_come_back_by_registering(
     for _ in range(3):
         registry.heartbeat(2, "node-1")
     assert record.status == "ready"
+
+
+def test_resume_of_a_node_that_its_own_machine_drained_is_refused_with_what_to_run_there() -> None:
+    registry = Registry()
+    record = registry.ready()
+    registry.claim("job-1")
+    registry.do(UnregistrationReceived(1, NodeUnregister(node_id="node-1", reason="new fans", drain=True)))
+    for status in ("draining", "offline"):
+        assert record.status == status
+        refused = answer(registry.do(ResumeRequested(registry.ref(), "node-1")))
+        assert isinstance(refused, Refusal)
+        assert refused.code == DRAINED_BY_NODE
+        assert "(new fans)" in refused.message
+        assert "`gpu-agent resume` on that machine" in refused.message
+        registry.do(ReleaseRequested(registry.ref(), "job-1"))
+    registry.come_back(2)
+    assert answer(registry.do(ResumeRequested(registry.ref(), "node-1"))) is None
 
 
 def test_a_drain_requested_while_registering_is_remembered() -> None:

@@ -38,6 +38,8 @@ from gpu_agent.wire.messages import NodeControl
 UNKNOWN_GPU = "UNKNOWN_GPU"
 NODE_NOT_CONNECTED = "NODE_NOT_CONNECTED"
 """No session of the node is open."""
+DRAINED_BY_NODE = "DRAINED_BY_NODE"
+"""The node drains on its own request: its machine ends that, and no operator."""
 
 
 class Operations:
@@ -140,6 +142,12 @@ def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | 
     """Return code and sentence of what stands against a request; None where nothing does."""
     if not record.acknowledged and not isinstance(event, RemovalRequested):
         return ErrorCode.REGISTRY_BUSY, _not_acknowledged(record.node_id)
+    drain = record.desired.drain
+    if isinstance(event, ResumeRequested) and drain is not None and not drain.by_operator:
+        return DRAINED_BY_NODE, (
+            f"node {record.node_id!r} was drained on its own machine ({drain.reason}), and is resumed only "
+            "there: run `gpu-agent resume` on that machine, or start its agent again"
+        )
     if isinstance(event, GpuCordonRequested) and event.uuid not in record.desired.gpu_cordons:
         return _unknown_gpu(record, event.uuid)
     return None
