@@ -94,8 +94,11 @@ def test_a_gpu_that_two_nodes_declare_is_reported_once_for_each() -> None:
     registry.ready(2, hardware=hardware(1))
     registry.heartbeats(2, 1)
     registry.heartbeats(2, 2)
-    shown = [str(one.fields["node_id"]) for one in logged(registry.done, "gpu_uuid_duplicate")]
-    assert sorted(shown) == ["node-1", "node-2"]
+    shown = [
+        (one.fields["node_id"], one.fields["other_nodes"])
+        for one in logged(registry.done, "gpu_uuid_duplicate")
+    ]
+    assert sorted(shown) == [("node-1", "node-2"), ("node-2", "node-1")]
 
 
 def test_a_claim_remembers_how_busy_its_gpus_were_for_an_hour_after_its_end() -> None:

@@ -16,6 +16,8 @@ from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.quoting import clip_sentence
 from gpu_agent.registry.settings import Thresholds
 
+_NODES_NAMED = 5
+"""So many of the other nodes that declare a GPU an event names."""
 IDLE_PERCENT = 5.0
 """A GPU that is busy for no more than this counts as idle."""
 
@@ -128,7 +130,11 @@ class ClaimTelemetry:
     def _log_duplicates(self, record: NodeRecord, step: Step) -> None:
         """Log GPUs that another node declares too, once until that ends."""
         for uuid in sorted(record.duplicate_gpus - record.duplicates_logged):
-            fields = {"node_id": record.node_id, "gpu_uuid": clip_sentence(uuid)}
+            fields = {
+                "node_id": record.node_id,
+                "gpu_uuid": clip_sentence(uuid),
+                "other_nodes": ", ".join(sorted(record.duplicate_nodes)[:_NODES_NAMED]),
+            }
             step.log("gpu_uuid_duplicate", fields, Level.WARNING)
         record.duplicates_logged = record.duplicate_gpus
 

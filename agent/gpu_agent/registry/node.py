@@ -282,6 +282,8 @@ class NodeRecord:
     """By claim id: what ended claims still hold here; written by `dispatch`."""
     duplicate_gpus: frozenset[str] = frozenset()
     """UUIDs of its GPUs that another node declares too; written by `dispatch`."""
+    duplicate_nodes: frozenset[str] = frozenset()
+    """The nodes that declare them; written by `dispatch`."""
     recheck_gpus: bool = False
     """True until a reading made after the end of a claim shows whether its processes are gone."""
     unclaimed_use: frozenset[str] = frozenset()

@@ -56,7 +56,7 @@ SENTENCES: dict[str, str] = {
     "job_queued": "job {job_id} waits for capacity",
     "job_running_without_claim": "job {job_id} runs without a claim",
     "gpu_used_without_claim": "GPU {gpu_uuid} is used without a claim",
-    "gpu_uuid_duplicate": "GPU {gpu_uuid} is declared by another node too",
+    "gpu_uuid_duplicate": "GPU {gpu_uuid} is also declared by {other_nodes}: two agents on one machine?",
     "gpu_cordoned": "GPU {gpu_uuid} cordoned: {reason}",
     "gpu_uncordoned": "GPU {gpu_uuid} uncordoned",
     "token_created": "token {token_id} created ({kind})",

@@ -134,6 +134,9 @@ class GpuIdentities:
     def _note_duplicates(self, one: Candidate) -> None:
         node_id, duplicates = one.record.node_id, [uuid for uuid in one.record.gpus if uuid in self._owners]
         one.record.duplicate_gpus = frozenset(duplicates)
+        one.record.duplicate_nodes = frozenset(
+            name for uuid in duplicates for name in self._owners[uuid] if name != node_id
+        )
         one.elsewhere = frozenset(uuid for uuid in duplicates if self._owner[uuid] != node_id)
 
     def _add(self, uuid: str, node_id: str) -> Iterator[str]:
