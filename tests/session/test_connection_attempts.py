@@ -221,11 +221,18 @@ def test_after_a_wait_the_best_credential_is_tried_again() -> None:
 
 
 def test_a_refused_credential_is_explained_with_the_next_step() -> None:
-    why, blamed = _attempts().explain(_REFUSED)
+    why, blamed = _attempts().explain(_REFUSED, None)
     assert blamed
     assert "ask its operator for a join token" in why
-    assert _attempts().explain(ConnectFailed("no route to host")) == ("no route to host", False)
-    assert _attempts().explain(ConnectFailed("a file", lasting=True)) == ("a file", True)
+    assert _attempts().explain(ConnectFailed("no route to host"), None) == ("no route to host", False)
+    assert _attempts().explain(ConnectFailed("a file", lasting=True), None) == ("a file", True)
+
+
+def test_a_node_whose_tokens_are_refused_names_the_command_that_keeps_its_id() -> None:
+    attempts = _attempts(has_token=True)
+    attempts.fall_back_to_join_token(_REFUSED)
+    for failure in (_REFUSED, ConnectFailed("HTTP 403", http_status=403)):
+        assert "`gpu-agent registry reclaim node-7`" in attempts.explain(failure, "node-7")[0]
 
 
 def test_only_two_minutes_of_being_registered_reset_the_delays() -> None:

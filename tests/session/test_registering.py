@@ -10,6 +10,8 @@ from gpu_agent.session.types import (
     ArchiveIdentity,
     Connect,
     Connected,
+    ConnectFailed,
+    Credential,
     Declared,
     Disconnect,
     Disconnected,
@@ -24,11 +26,13 @@ from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegisterAck
 from tests.playbook import After
 from tests.session.harness import (
     ACK,
+    ADDRESS,
     BARE_ACK,
     WITH_GPU,
     WITHOUT_GPU,
     Play,
     awaiting,
+    connecting,
     error,
     logged,
     received,
@@ -168,6 +172,22 @@ def test_r06_a_second_conflict_in_a_row_backs_off() -> None:
     assert play >> error("NODE_ID_CONFLICT") << ArchiveIdentity << Send
     assert play >> error("NODE_ID_CONFLICT") << Disconnect
     assert play.machine.state is State.BACKING_OFF
+
+
+def test_a_node_whose_token_was_ended_waits_under_its_id_and_takes_no_other() -> None:
+    play = connecting(node_id="node-A", has_token=True)
+    assert play >> ConnectFailed("HTTP 401", http_status=401) << Connect(Credential.JOIN, address=ADDRESS)
+    assert play >> Connected() << registers(node_id="node-A")
+    assert play >> error("NODE_ID_CONFLICT", details={"token_ended": True}) << Disconnect
+    assert play.machine.state is State.BACKING_OFF
+    assert play.machine.snapshot.node_id == "node-A"
+    assert play.machine.deadline == play.now + 60
+
+
+def test_a_node_that_never_had_a_token_gives_up_an_id_whose_token_was_ended() -> None:
+    play = awaiting(node_id="node-A")
+    ended = error("NODE_ID_CONFLICT", details={"token_ended": True})
+    assert play >> ended << ArchiveIdentity("node-A") << registers(node_id=None)
 
 
 def test_a_malformed_registration_is_retried_around_the_ceiling() -> None:

@@ -295,6 +295,8 @@ class Admission:
         holder = self._nodes.records.get(suggested)
         if holder is None:
             return suggested
+        if token is not None and not holder.tokens.all:
+            return _token_ended(holder)
         may = _is_free(holder, now) if token is None else _holds_reservation(holder, token)
         return (
             suggested if may else _conflict(suggested, _held(holder, auth_off=self._policy.auth_off, now=now))
@@ -419,6 +421,18 @@ def _used_up(token: Token, holder: NodeRecord | None) -> str:
 
 def _conflict(suggested: str | None, message: str) -> NodeError:
     return NodeError(node_id=suggested, code=ErrorCode.NODE_ID_CONFLICT, message=message)
+
+
+def _token_ended(holder: NodeRecord) -> NodeError:
+    """Refuse an id that nothing proves any more; `token_ended` tells its agent to wait under that id."""
+    node_id = holder.node_id
+    return NodeError(
+        node_id=node_id,
+        code=ErrorCode.NODE_ID_CONFLICT,
+        message=f"an operator ended the token of node {node_id!r}: have one run gpu-agent registry reclaim "
+        f"{node_id} and give its agent the token that this prints",
+        details={"token_ended": True},
+    )
 
 
 def _unauthorized(event: RegistrationReceived, message: str) -> NodeError:

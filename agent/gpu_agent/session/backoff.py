@@ -19,7 +19,8 @@ _CEILING_SPREAD = 0.5
 """A delay at the ceiling lies within a quarter of it, either way."""
 
 _NEXT_STEP = (
-    "ask its operator for a new join token, made by `gpu-agent registry reclaim` to keep this node's id"
+    "have its operator run `gpu-agent registry reclaim {node_id}`, and give this agent the token that it "
+    "prints; for a node that was removed there, `gpu-agent registry token create`"
 )
 _CREDENTIAL_REFUSED = {
     (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "
@@ -79,11 +80,11 @@ class ConnectionAttempts:
         self.credential = Credential.JOIN
         return True
 
-    def explain(self, failure: ConnectFailed) -> tuple[str, bool]:
+    def explain(self, failure: ConnectFailed, node_id: str | None) -> tuple[str, bool]:
         """Say why an attempt failed, and whether a person must act before one can succeed."""
         credential_refused = _CREDENTIAL_REFUSED.get((failure.http_status or 0, self.credential))
         if credential_refused is not None:
-            return credential_refused, True
+            return credential_refused.format(node_id=node_id or "ID"), True
         return clipped(failure.detail), failure.lasting
 
     def connected(self) -> None:

@@ -40,6 +40,7 @@ from gpu_agent.session.types import (
     Connect,
     Connected,
     ConnectFailed,
+    Credential,
     Declared,
     Disconnect,
     Disconnected,
@@ -290,7 +291,7 @@ class SessionMachine:
         if self._attempts.fall_back_to_join_token(event):
             refused = LogEvent("node_credential_refused", {"next": "the join token"}, problem=True)
             return [refused, *self._connect(now, "the node token was refused")]
-        why, lasting = self._attempts.explain(event)
+        why, lasting = self._attempts.explain(event, self._registration.node_id)
         outcome = Outcome.RETRY_AT_CEILING if lasting else Outcome.RETRY_ELSEWHERE
         return self._after(SessionEnd(outcome, why, event.retry_after_seconds), now)
 
@@ -487,9 +488,16 @@ class SessionMachine:
             return []  # the late answer to a heartbeat that went out before this registration
         if reaction is Reaction.DOWNGRADE_SCHEMA and self._registration.downgrade(error.details):
             return self._register(now, f"retrying with schema {self._registration.schema_version}")
+        if reaction is Reaction.FORGET_ID and self._token_was_ended(error):
+            return self._end_by_error(Outcome.RETRY_AT_CEILING, error, now)
         if reaction is Reaction.FORGET_ID and self._registration.drop_id():
             return [ArchiveIdentity(old_id), *self._register(now, f"another node holds {old_id}")]
         return self._end_by_error(OUTCOME_OF_REACTION[reaction], error, now)
+
+    def _token_was_ended(self, error: NodeError) -> bool:
+        """Whether an operator ended the token of this very node: its id is not another's, and it waits."""
+        fell_back = self._attempts.credential is Credential.JOIN
+        return fell_back and (error.details or {}).get("token_ended") is True
 
     def _error_while_registered(self, error: NodeError, now: float) -> list[Action]:
         """React to an error while registered; a few about single heartbeats change nothing."""
