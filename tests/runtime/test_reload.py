@@ -76,7 +76,8 @@ async def test_a_reload_is_reported_from_its_beginning_to_its_end_and_taken_over
 ) -> None:
     caplog.set_level("INFO", logger="gpu_agent")
     async with _program(tmp_path, lambda: Few(colour="blue", place="there")) as program:
-        assert await program.reload() == ["RELOADING=1", "READY=1"]
+        waits = "STATUS=settings wait for a restart: place"
+        assert await program.reload() == ["RELOADING=1", waits, "READY=1"]
         assert program.taken.get_nowait().settings == Few(colour="blue")
     (record,) = caplog.records
     assert record.__dict__["fields"] == {"changed": ("colour",), "waiting_for_restart": ("place",)}
@@ -89,8 +90,11 @@ async def test_a_faulty_file_changes_nothing_and_its_faults_are_logged(
         raise SettingsError("agent.toml:3: 'colur' is no setting; did you mean 'colour'?")
 
     async with _program(tmp_path, read) as program:
-        assert await program.reload() == ["RELOADING=1", "READY=1"]
+        problem = "agent.toml:3: 'colur' is no setting; did you mean 'colour'?"
+        refused = f"STATUS=settings not reloaded: {problem}"
+        assert await program.reload() == ["RELOADING=1", refused, "READY=1"]
         assert program.taken.empty()
+        assert program.reloads.problem == problem
     (record,) = caplog.records
     assert record.message == "settings_not_reloaded"
     assert "did you mean 'colour'?" in record.__dict__["fields"]["problem"]
@@ -107,7 +111,10 @@ async def test_after_a_faulty_file_a_sound_one_is_taken_over(tmp_path: Path) -> 
 
     async with _program(tmp_path, read) as program:
         await program.reload()
+        attention = [program.reloads.attention]
         await program.reload()
+        attention.append(program.reloads.attention)
+        assert attention == ["settings not reloaded: no TOML", None]
         assert program.taken.get_nowait().changed == ("size",)
 
 
@@ -129,7 +136,8 @@ async def test_a_disk_that_does_not_give_the_settings_leaves_them_as_they_are(
         return Few(size=2)
 
     async with _program(tmp_path, read) as program:
-        assert await program.reload() == ["RELOADING=1", "READY=1"]
+        refused = "STATUS=settings not reloaded: the disk did not answer within 0.05 s"
+        assert await program.reload() == ["RELOADING=1", refused, "READY=1"]
         assert program.taken.empty()
         release.set()
     assert caplog.messages == ["settings_not_reloaded"]

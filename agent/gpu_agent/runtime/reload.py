@@ -64,6 +64,17 @@ class SettingsReloader(Generic[_Settings]):
         self._take_over = take_over
         self._systemd = systemd
         self._requested = asyncio.Event()
+        self.problem: str | None = None
+        """Why the last reload changed nothing; None where it took the file."""
+        self.waiting: tuple[str, ...] = ()
+        """The settings that the file states otherwise by now, and that wait for a restart."""
+
+    @property
+    def attention(self) -> str | None:
+        """Say in a line what the last reload did not take over; None where it took all."""
+        if self.problem is not None:
+            return f"settings not reloaded: {self.problem}"
+        return f"settings wait for a restart: {', '.join(self.waiting)}" if self.waiting else None
 
     def request(self) -> None:
         """Request another reading, after one that is under way."""
@@ -76,18 +87,25 @@ class SettingsReloader(Generic[_Settings]):
             self._requested.clear()
             self._systemd.reloading()
             await self._reload()
+            if self.attention is not None:
+                self._systemd.status(self.attention)
             self._systemd.ready()
 
     async def _reload(self) -> None:
         try:
             read = await in_thread("settings", self._read, deadline_seconds=READ_SECONDS)
         except SettingsError as error:
-            _LOG.error("settings_not_reloaded", problem=str(error))
+            self._refuse(str(error))
             return
         except TimeoutError:
-            _LOG.error("settings_not_reloaded", problem=f"the disk did not answer within {READ_SECONDS:g} s")
+            self._refuse(f"the disk did not answer within {READ_SECONDS:g} s")
             return
         result = merge_reloaded(self._running, read)
         self._running = result.settings
+        self.problem, self.waiting = None, result.waiting
         await self._take_over(result)
         _LOG.info("settings_reloaded", changed=result.changed, waiting_for_restart=result.waiting)
+
+    def _refuse(self, problem: str) -> None:
+        self.problem = problem
+        _LOG.error("settings_not_reloaded", problem=problem)

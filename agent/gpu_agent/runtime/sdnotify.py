@@ -15,7 +15,9 @@ from gpu_agent.runtime.logs import Logger
 
 SEND_SECONDS = 0.2
 """How long a datagram may wait for room in systemd's queue."""
-MAX_STATUS_LENGTH = 200
+MAX_STATUS_LENGTH = 400
+ENDED = "ended: "
+"""How the status line begins of a program that ended for a reason that a person must remove."""
 LIVENESS_CHECK_SECONDS = 5.0
 """The longest interval between two checks; a short watchdog timeout makes it shorter."""
 
@@ -75,6 +77,10 @@ class SystemdNotifier:
         if line != self._status:
             self._status = line
             self._send(f"STATUS={line}")
+
+    def ended(self, why: str) -> None:
+        """Set the status line that stays after the end of the program, until its next start."""
+        self.status(f"{ENDED}{why}")
 
     def _send(self, *lines: str) -> None:
         if self._address is None:

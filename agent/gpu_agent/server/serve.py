@@ -93,7 +93,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         signals.signals_to_loop(ending, stop),
         signals.signals_to_loop(reloading, lambda _: reloads.request()),
     ):
-        started = await _start(settings)
+        started = await _start(settings, systemd)
         if isinstance(started, int):
             return started
         live.encryption, live.service = started.encryption, started.service()
@@ -103,7 +103,9 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
             "reloads": reloads.run(),
             "endpoint-file": started.endpoint.remove_at_end(),
             "systemd": report_to_systemd(
-                systemd, status_line=started.status_line, find_problem=started.find_problem
+                systemd,
+                status_line=lambda: "; ".join(filter(None, (reloads.attention, started.status_line()))),
+                find_problem=started.find_problem,
             ),
         }
         if started.encryption is not None:
@@ -241,7 +243,7 @@ async def _log_performance_at_intervals(
             log_performance(leading)
 
 
-async def _start(settings: RegistrySettings) -> _Started | int:
+async def _start(settings: RegistrySettings, systemd: SystemdNotifier) -> _Started | int:
     """Open what the registry needs; returns an exit code where that failed, which is logged."""
     location = parse_location(settings.store, settings.state_folder)
     try:
@@ -249,7 +251,9 @@ async def _start(settings: RegistrySettings) -> _Started | int:
             return await _start_instance(settings, location)
         return await _start_alone(settings)
     except (OSError, StoreError, StateDirectoryError, TlsFileError) as error:
-        _LOG.error("registry_start_failed", problem=_start_problem(settings, error))
+        problem = _start_problem(settings, error)
+        _LOG.error("registry_start_failed", problem=problem)
+        systemd.ended(problem)
         return _exit_code(error)
 
 

@@ -1,6 +1,7 @@
 """`gpu-agent run`: the agent in the foreground, until SIGTERM or Ctrl-C."""
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.node import daemon
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.signals import run_as_first_process
 
 DESCRIPTION = """\
@@ -45,6 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         settings = read()
     except SettingsError as error:
+        SystemdNotifier(os.environ).ended(f"the settings cannot be used: {error}")
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
     return run_as_first_process(lambda: daemon.run(settings, read))
 

@@ -1,12 +1,14 @@
 """`gpu-agent registry serve`: run the registry until SIGTERM or Ctrl-C."""
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.cli.setting_options import add_setting_options
 from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.signals import run_as_first_process
 from gpu_agent.server.settings import RegistrySettings, load
 
@@ -43,6 +45,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     try:
         settings = read()
     except SettingsError as error:
+        SystemdNotifier(os.environ).ended(f"the settings cannot be used: {error}")
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
     try:
         from gpu_agent.server.serve import run
