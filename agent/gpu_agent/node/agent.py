@@ -14,7 +14,13 @@ from gpu_agent.node.checks import Checks
 from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.credentials import Credentials
 from gpu_agent.node.gpu_readings import Collectors, ReadGpus
-from gpu_agent.node.identity import IdentityFile, store_identity, with_disk_deadline
+from gpu_agent.node.identity import (
+    IdentityFile,
+    can_store,
+    store_identity,
+    watch_disk,
+    with_disk_deadline,
+)
 from gpu_agent.node.jobs import Jobs, mark_own_programs, mark_owned
 from gpu_agent.node.liveness import Progress
 from gpu_agent.node.log_limit import LogLimit
@@ -34,6 +40,7 @@ from gpu_agent.session.types import (
     Action,
     ArchiveIdentity,
     Connect,
+    ConnectFailed,
     Declared,
     Disconnect,
     Event,
@@ -156,6 +163,7 @@ class Agent:
             public_jobs=self._public_jobs.state,
             checks=self._checks.states,
             token_problem=self._credentials.problem,
+            state_problem=self._identity.problem,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,
             state_since=self._times.state_since,
@@ -168,6 +176,7 @@ class Agent:
         """Run until the session ends; returns how it ended."""
         tasks.start("prober", self._prober.run(tasks))
         tasks.start("checks", self._checks.run())
+        tasks.start("state-disk", watch_disk(self._identity))
         await self._execute_all(self._machine.handle(Started(), _now()), tasks)
         while self._exit is None:
             await self._execute_all(await self._next_actions(), tasks)
@@ -293,6 +302,13 @@ class Agent:
                 self._closing_link, self._link = self._link, None
             return
         token = await with_disk_deadline("credential", lambda: self._credentials.token_for(action.credential))
+        known = self._identity.identity
+        may_be_issued = known.node_id is None or token not in (None, known.node_token)
+        if may_be_issued and not await can_store(self._identity):
+            # Registered now, this machine would be another node after its next start.
+            why = f"it does not register, as its identity could not be stored: {self._identity.problem}"
+            await self._execute_all(self._machine.handle(ConnectFailed(why), _now()), tasks)
+            return
         settings = self._settings
         self._link = Link(
             action.address,

@@ -3,9 +3,11 @@
 A file is written whole or not at all, readable by its owner alone, and never through a link. A file that
 cannot be parsed is moved aside and never overwritten, and the agent starts without an identity. The newest
 few such files stay, so that an endless conflict does not fill the disk. One agent at a time locks a state
-directory. Disk access from the event loop has a deadline; a disk that fails costs only what it should store.
+directory. Disk access from the event loop has a deadline. A disk that fails ends no session; an identity that
+it does not take is written once it does.
 """
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -37,6 +39,10 @@ MAX_COPIES = 5
 """Files of each kind that are moved aside and stay for the operator."""
 DISK_SECONDS = 1.5
 """How long the event loop waits for the state directory."""
+CHECK_SECONDS = 10.0
+"""The interval between two checks of the state directory's disk."""
+_ROOM_BYTES = 16 * 1024
+"""Less room than this is no room: an identity, and its old copy beside it."""
 
 _T = TypeVar("_T")
 _LOG = Logger("node")
@@ -89,15 +95,36 @@ def find_exposure(folder: Path) -> str | None:
     return None
 
 
+def find_disk_fault(folder: Path) -> str | None:
+    """Say why an existing state directory takes no new identity, with the next step; None where it does.
+
+    Nothing is written, so a quota is not seen. Raises `OSError` where the disk gives no answer.
+    """
+    if not hasattr(os, "statvfs"):
+        return None
+    disk = os.statvfs(folder)
+    if disk.f_flag & os.ST_RDONLY:
+        return f"{folder} is on a disk that is mounted read-only: mount it for writing"
+    if disk.f_bavail * disk.f_frsize < _ROOM_BYTES:
+        return f"the disk of {folder} is full: make room there"
+    if disk.f_files and not disk.f_favail:
+        return f"the disk of {folder} has no room for another file: remove files there"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the agent's user may not write to {folder}: give it to that user, mode 0700"
+    return None
+
+
 class IdentityFile:
     """The identity in one state directory. All methods raise `IdentityError` when the disk fails."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE
+        self.problem: str | None = None
+        """Why the disk lacks what the registry issued last, or would not take more; with the next step."""
         self._identity = Identity()
-        self._unwritten = False
-        """Whether the disk lacks what the registry issued last."""
+        self._unwritten: Identity | None = None
+        """What the registry issued last, where the disk lacks it."""
 
     @property
     def exposed(self) -> str | None:
@@ -134,18 +161,35 @@ class IdentityFile:
         same = known.node_id in (None, node_id)
         token = node_token or (known.node_token if same else None)
         changed = Identity(node_id, token)
-        if changed != known or self._unwritten or not self.path.exists():
-            self._unwritten = True
+        if changed != known or self._unwritten is not None or not self.path.exists():
+            self._unwritten = changed
             if known.node_token is None or not same:
                 self._identity = changed
             self._write(changed, self.path)
-            self._unwritten = False
+            self._unwritten = None
         self._identity = changed
+
+    def save_again(self) -> None:
+        """Store what the registry issued last, where the disk lacks it."""
+        if self._unwritten is not None and self._unwritten.node_id is not None:
+            self.save(self._unwritten.node_id, self._unwritten.node_token)
+
+    def prove_writable(self) -> None:
+        """Write what an identity needs, and remove it: what a registry issues next can be stored."""
+        beside = self.folder / f".{FILE}.{secrets.token_hex(4)}"
+        try:
+            _write_through(beside, " " * _ROOM_BYTES)
+            beside.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise IdentityError(f"{self.path} cannot be written {_reason(error)}") from error
 
     def archive_id(self) -> Path | None:
         """Remove the id, not the token; returns the path of a copy for the operator."""
         if self._identity.node_id is None:
             return None
+        self._unwritten = None
         copy = self._next_copy("conflict")
         self._write(self._identity, copy)
         self._remove_oldest_copies("conflict")
@@ -234,13 +278,53 @@ def load_identity(identity: IdentityFile) -> None:
 
 
 async def store_identity(identity: IdentityFile, action: StoreIdentity | ArchiveIdentity) -> None:
-    """Store or archive the identity. If the disk fails the session continues, and a restart lacks it."""
+    """Store or archive the identity. If the disk fails the session goes on; `watch_disk` tries again."""
     if isinstance(action, StoreIdentity):
         node_id, node_token = action.node_id, action.node_token
-        await with_disk_deadline("identity", lambda: identity.save(node_id, node_token))
+        await _on_disk(identity, lambda: identity.save(node_id, node_token))
         return
-    copy = await with_disk_deadline("identity", identity.archive_id)
+    copy = await _on_disk(identity, identity.archive_id)
     _LOG.warning("identity_archived", node_id=action.node_id, copy=None if copy is None else str(copy))
+
+
+async def can_store(identity: IdentityFile) -> bool:
+    """Whether the disk takes what a registry may issue now; where it does not, `problem` says why."""
+    await _on_disk(identity, identity.prove_writable)
+    return identity.problem is None
+
+
+async def watch_disk(identity: IdentityFile) -> None:
+    """Look at the state directory's disk until cancelled, and store what it lacks once it takes it."""
+
+    def look() -> None:
+        try:
+            fault = find_disk_fault(identity.folder)
+        except OSError as error:
+            fault = f"{identity.folder} cannot be read ({error.strerror or error})"
+        if fault is not None:
+            raise IdentityError(fault)
+        identity.save_again()
+
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        await _on_disk(identity, look)
+
+
+async def _on_disk(identity: IdentityFile, work: Callable[[], _T]) -> _T | None:
+    """Run disk work in a thread with a deadline; when it fails, `problem` and one log line say so."""
+    before, result = identity.problem, None
+    try:
+        result = await in_thread("identity", work, deadline_seconds=DISK_SECONDS)
+        identity.problem = None
+    except IdentityError as error:
+        identity.problem = str(error)
+    except TimeoutError:
+        identity.problem = f"the disk of {identity.folder} gives no answer within {DISK_SECONDS:g} s"
+    if identity.problem is None and before is not None:
+        _LOG.info("disk_recovered", what="identity")
+    elif identity.problem is not None and identity.problem != before:
+        _LOG.error("disk_failed", what="identity", problem=identity.problem)
+    return result
 
 
 async def with_disk_deadline(name: str, work: Callable[[], _T]) -> _T | None:

@@ -77,7 +77,7 @@ async def report_liveness(
 
     await notify_liveness(
         systemd,
-        status_line=lambda: status_line(snapshot().session),
+        status_line=lambda: unit_line(snapshot()),
         find_problem=lambda: find_stall(progress(), asyncio.get_running_loop().time()),
         on_change=changed,
     )
@@ -88,6 +88,12 @@ async def extend_stop(systemd: SystemdNotifier, progress: Callable[[], Progress]
     while find_stall(progress(), asyncio.get_running_loop().time()) is None:
         systemd.extend(EXTENSION_SECONDS)
         await asyncio.sleep(EXTENSION_SECONDS / 3)
+
+
+def unit_line(snapshot: Snapshot) -> str:
+    """Say in a line how the agent is: first what an operator has to fix on this machine, then its session."""
+    problems = (snapshot.state_problem, snapshot.settings_problem)
+    return "; ".join([*filter(None, problems), status_line(snapshot.session)])
 
 
 def status_line(session: SessionSnapshot) -> str:

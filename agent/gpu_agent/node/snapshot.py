@@ -30,6 +30,10 @@ class Snapshot:
     """The admission checks of this machine."""
     token_problem: str | None = None
     """Why the last handshake carried no join token; None where it had one, or the node's own."""
+    state_problem: str | None = None
+    """Why the state directory lacks the identity, or would take no other one; None where it is well."""
+    settings_problem: str | None = None
+    """What the last reload of the settings did not take over, and why; None where it took all."""
     inventory: Inventory | None
     """None before the first probe has ended."""
     probe_age_seconds: float | None

@@ -113,6 +113,13 @@ class AgentInfo(Document):
     pid: int = Field(description="the agent's process id, in its own namespace")
     hostname: str = Field(description="of its machine")
     started_at: float
+    state_problem: str | None = Field(
+        None,
+        description="why its state directory lacks the identity or takes no other one, with the next step",
+    )
+    settings_problem: str | None = Field(
+        None, description="what the last reload did not take over: a faulty file, or what waits for a restart"
+    )
 
 
 class SessionInfo(Document):

@@ -162,6 +162,8 @@ def status_facts(answer: StatusDocument, *, now: float) -> Iterator[Fact]:
         ("public", _public(answer)),
         ("labels", line(labels)),
         ("agent", _agent(answer, now)),
+        ("state", _attention(answer.agent.state_problem)),
+        ("settings", _attention(answer.agent.settings_problem)),
         ("probe", _probe(answer.machine)),
     ):
         if words:
@@ -242,6 +244,10 @@ def _agent(answer: StatusDocument, now: float) -> Line:
         f"up {duration_in_words(now - agent.started_at)}",
         Piece("; it was stopped, and waits for its jobs to end", "yellow") if leaving else "",
     )
+
+
+def _attention(problem: str | None) -> Line:
+    return () if problem is None else line(Piece(problem, "bold red"))
 
 
 def _probe(machine: MachineDocument | None) -> Line:

@@ -64,6 +64,8 @@ def status_document(snapshot: Snapshot, jobs: Jobs, *, started_at: float, instan
             pid=os.getpid(),
             hostname=platform.node(),
             started_at=round(started_at, 3),
+            state_problem=snapshot.state_problem,
+            settings_problem=snapshot.settings_problem,
         ),
         node_id=session.node_id,
         connected=session.state in CONNECTED,
