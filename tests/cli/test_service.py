@@ -258,7 +258,7 @@ def test_one_that_runs_is_shown_with_the_end_of_its_log(
 @pytest.mark.parametrize(
     ("ended", "words"),
     [
-        (("watchdog", 6), "by watchdog, signal 6"),
+        (("watchdog", 6), "by systemd's watchdog, signal 6 (SIGABRT): it stood still"),
         (("exit-code", 4), "with exit code 4"),
         (("timeout", 0), "by timeout"),
     ],

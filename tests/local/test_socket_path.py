@@ -17,7 +17,7 @@ from tests.node.other_user import needs_root, output_of, started
 def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration and no service of this machine's takes part."""
     monkeypatch.setattr(place, "_CONFIGURATION", tmp_path / "agent.toml")
-    monkeypatch.setattr(place, "_UNIT_PATH", tmp_path / "run" / "agent.sock")
+    monkeypatch.setattr(place, "UNIT_SOCKET", tmp_path / "run" / "agent.sock")
 
 
 def configured(tmp_path: Path, words: str) -> None:
@@ -108,7 +108,7 @@ def test_a_worker_pays_for_the_standard_library_alone() -> None:
 def test_a_place_that_is_closed_to_the_asker_is_the_place_all_the_same() -> None:
     asks = (
         "import sys\nfrom pathlib import Path\nfrom gpu_agent.local import NoAgentError, ask, socket_path\n"
-        "socket_path._CONFIGURATION, socket_path._UNIT_PATH = Path('/nowhere'), Path(sys.argv[1])\n"
+        "socket_path._CONFIGURATION, socket_path.UNIT_SOCKET = Path('/nowhere'), Path(sys.argv[1])\n"
         "try:\n    ask('status')\nexcept NoAgentError as error:\n    print(error)"
     )
     with reachable_folder() as folder:

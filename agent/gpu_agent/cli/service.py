@@ -30,7 +30,7 @@ from gpu_agent.runtime.systemd.install import (
     run_program,
     run_steps,
 )
-from gpu_agent.runtime.systemd.status import InstalledBy, ServiceStatus, service_status
+from gpu_agent.runtime.systemd.status import InstalledBy, ServiceStatus, end_in_words, service_status
 from gpu_agent.runtime.systemd.units import (
     COMPONENTS,
     Component,
@@ -271,7 +271,6 @@ _INSTALLED_BY = {
     InstalledBy.PACKAGE: "a package",
     InstalledBy.HAND: "a unit written by hand",
 }
-_BY_SIGNAL = ("signal", "core-dump", "watchdog", "oom-kill")
 _NAME_COLUMNS = 13
 
 
@@ -319,7 +318,7 @@ def _status_document(component: Component, standing: ServiceStatus) -> dict[str,
     facts = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in found.items()
-        if name != "lines"
+        if name not in ("lines", "environment")
     }
     return {
         "schema": SCHEMA,
@@ -356,22 +355,13 @@ def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str,
     if standing.main_pid is not None:
         yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"
     elif standing.result not in (None, "success"):
-        yield "it ended", _end_in_words(standing)
+        yield "it ended", end_in_words(standing)
     if standing.origin is not None:
         yield "installed by", f"{_INSTALLED_BY[standing.origin]}: {standing.file}"
     yield "at boot", "started" if standing.enabled == "enabled" else f"not started ({standing.enabled})"
     if standing.program is not None:
         yield "starts", standing.program
     yield from _unit_facts(component, standing)
-
-
-def _end_in_words(standing: ServiceStatus) -> str:
-    """Say what ended it; for a signal systemd has its number in the place of the exit code."""
-    if standing.result == "exit-code":
-        return f"with exit code {standing.exit_code}"
-    if standing.result in _BY_SIGNAL:
-        return f"by {standing.result}, signal {standing.exit_code}"
-    return f"by {standing.result}"
 
 
 def _unit_facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 SOCKET_NAME = "agent.sock"
 VARIABLE = "GPU_AGENT_SOCKET"
 _STATE_VARIABLE = "GPU_AGENT_STATE_DIR"
-_UNIT_PATH = Path("/run/gpu-agent") / SOCKET_NAME
+UNIT_SOCKET = Path("/run/gpu-agent") / SOCKET_NAME
+"""Where the agent of the service listens, unless its settings name another place."""
 _CONFIGURATION = Path("/etc/gpu-agent/agent.toml")
 MAX_ADDRESS_BYTES = 107 if sys.platform == "linux" else 103
 """The longest address of a socket on this system."""
@@ -29,10 +30,16 @@ def socket_path(environ: Mapping[str, str] | None = None) -> Path:
     configured = _read_configuration(_CONFIGURATION)
     if "socket" in configured:
         return _expand(configured["socket"])
-    if _exists(_UNIT_PATH):
-        return _UNIT_PATH
+    if _exists(UNIT_SOCKET):
+        return UNIT_SOCKET
     state_dir = configured.get("state_dir")
     return (_state_dir(given) if state_dir is None else _expand(state_dir)) / SOCKET_NAME
+
+
+def service_socket() -> Path:
+    """Return where the agent of the service listens while it runs."""
+    configured = _read_configuration(_CONFIGURATION)
+    return _expand(configured["socket"]) if "socket" in configured else UNIT_SOCKET
 
 
 @contextmanager

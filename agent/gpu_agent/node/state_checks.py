@@ -6,11 +6,19 @@ They run as the user who asks, take no lock and write nothing, so that they can 
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.node.connection.check import Tokens
-from gpu_agent.node.credentials import parse_token, read_token_file
-from gpu_agent.node.identity import LOCK_FILE, Identity, default_state_dir, find_exposure, read_identity
+from gpu_agent.node.credentials import TokenFile, parse_token, read_token_file
+from gpu_agent.node.identity import (
+    LOCK_FILE,
+    Identity,
+    default_state_dir,
+    find_disk_fault,
+    find_exposure,
+    read_identity,
+)
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.runtime.check_results import CheckResult, fail, ok, skipped, warn
 from gpu_agent.runtime.files import lock_holder
@@ -18,21 +26,32 @@ from gpu_agent.runtime.files import lock_holder
 _STATE, _IDENTITY, _JOIN = "state directory", "identity", "join token"
 
 
-def check_state(settings: AgentSettings) -> Iterator[CheckResult]:
-    """Yield a result for the state directory, for the identity in it, and for the join token."""
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The join token's file that systemd hands to the service; only root may read it."""
+
+    file: Path
+    found: TokenFile
+
+
+def check_state(settings: AgentSettings, credential: Credential | None = None) -> Iterator[CheckResult]:
+    """Yield a result for the state directory, for the identity in it, and for the join token.
+
+    `credential` counts where the settings state no join token.
+    """
     folder = settings.state_dir or default_state_dir()
     yield _folder(folder)
     yield _identity(folder)
-    yield _join_token(settings)
+    yield _join_token(settings, credential)
 
 
-def available_tokens(settings: AgentSettings) -> Tokens:
+def available_tokens(settings: AgentSettings, credential: Credential | None = None) -> Tokens:
     """Return the tokens that the agent could present, as far as they can be read."""
     try:
         identity = read_identity(settings.state_dir or default_state_dir())
     except (OSError, ValueError):
         identity = Identity()
-    return Tokens(node=identity.node_token, join=_join_of(settings))
+    return Tokens(node=identity.node_token, join=_join_of(settings, credential))
 
 
 def _folder(folder: Path) -> CheckResult:
@@ -51,6 +70,10 @@ def _folder(folder: Path) -> CheckResult:
         return fail(
             _STATE, f"{folder} belongs to user {found.st_uid}, and this user may not write there", fix
         )
+    fault = find_disk_fault(folder)
+    if fault is not None:
+        what, _, fix = fault.rpartition(": ")
+        return fail(_STATE, what, fix)
     if exposed is not None:
         return warn(_STATE, f"{folder}: {exposed}", f"run `chmod 700 {folder}`, as its owner")
     return ok(_STATE, f"{folder}, mode {stat.S_IMODE(found.st_mode):04o}{_running_agent(folder)}")
@@ -90,10 +113,10 @@ def _identity(folder: Path) -> CheckResult:
     return ok(_IDENTITY, f"{identity.node_id or 'no id'}, {proof}")
 
 
-def _join_token(settings: AgentSettings) -> CheckResult:
-    file = settings.join_token_file
-    if file is not None:
-        found = read_token_file(file)
+def _join_token(settings: AgentSettings, credential: Credential | None) -> CheckResult:
+    given = _join_file(settings, credential)
+    if given is not None:
+        file, found = given.file, given.found
         if found.token is None:
             fix = "name the file that holds the join token, readable by the agent's user"
             return fail(_JOIN, f"{file}: {found.problem}", fix)
@@ -108,7 +131,14 @@ def _join_token(settings: AgentSettings) -> CheckResult:
     return ok(_JOIN, "in the settings")
 
 
-def _join_of(settings: AgentSettings) -> str | None:
+def _join_file(settings: AgentSettings, credential: Credential | None) -> Credential | None:
+    """Return the file that states the join token, read; None where none does."""
     if settings.join_token_file is not None:
-        return read_token_file(settings.join_token_file).token
+        return Credential(settings.join_token_file, read_token_file(settings.join_token_file))
+    return credential if settings.join_token is None else None
+
+
+def _join_of(settings: AgentSettings, credential: Credential | None = None) -> str | None:
+    if (file := _join_file(settings, credential)) is not None:
+        return file.found.token
     return None if settings.join_token is None else parse_token(settings.join_token.get_secret_value())

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.cli.agent import doctor
 from gpu_agent.cli.agent import doctor as doctor_report
 from gpu_agent.cli.agent.doctor import (
     SETTING_OPTIONS,
     check_lines,
     main,
     report_document,
-    service_settings,
     summary_line,
 )
 from gpu_agent.cli.output.text import plain_text
-from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.nvml.driver_files import find_driver_files
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
+from gpu_agent.runtime.systemd.status import InstalledBy, ServiceStatus
 from tests.hung_disk import hung
 from tests.waiting import patience
 
@@ -48,6 +48,7 @@ def test_findings_come_in_the_order_of_the_way(tmp_path: Path, capsys: pytest.Ca
     checks = [line[6:21].strip() for line in capsys.readouterr().out.splitlines()]
     named = [check for check in dict.fromkeys(checks) if not check.startswith(("model", "fail"))]
     assert named[:-1] == [
+        "agent",
         *("configuration", "driver library", "kernel module", "device nodes", "NVML"),
         *("collectors", "GPUs", "container"),
         *("state directory", "identity", "join token"),
@@ -196,41 +197,95 @@ def test_words_from_elsewhere_cannot_steer_the_terminal() -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with the service, whose user this process cannot become."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    (tmp_path / "var/lib/gpu-agent").mkdir(parents=True)
+    monkeypatch.setattr(doctor, "_MACHINE", tmp_path)
+    monkeypatch.setattr(doctor, "why_not_as_service", lambda: "there is no user gpu-agent")
+    monkeypatch.delenv("GPU_AGENT_STATE_DIR", raising=False)
+    (tmp_path / "var/lib/gpu-agent").mkdir(parents=True, mode=0o700)
     (tmp_path / "etc/gpu-agent").mkdir(parents=True)
-    (tmp_path / "etc/gpu-agent/join-token").write_text("gpuj_x")
+    token = tmp_path / "etc/gpu-agent/join-token"
+    token.touch(mode=0o600)
+    token.write_text("gpuj_3f9a01bc_AbCdEfGhIjKlMnOpQrStUvWxYz012345")
     return tmp_path
 
 
-def settings(**stated: object) -> AgentSettings:
-    return AgentSettings.model_validate({"registry_url": "wss://registry.example", **stated})
+def examined(capsys: pytest.CaptureFixture[str], given: argparse.Namespace) -> dict[str, str]:
+    main(given)
+    return {one["check"]: one["detail"] for one in json.loads(capsys.readouterr().out)["checks"]}
 
 
-def test_root_means_the_service_with_its_identity_and_its_join_token(machine: Path) -> None:
-    meant = service_settings(settings(), machine)
-    assert meant is not None
-    assert meant.state_dir == machine / "var/lib/gpu-agent"
-    assert meant.join_token_file == machine / "etc/gpu-agent/join-token"
-
-
-def test_a_token_that_is_stated_stays(machine: Path) -> None:
-    meant = service_settings(settings(join_token="gpuj_y"), machine)
-    assert meant is not None
-    assert meant.join_token_file is None
-    (machine / "etc/gpu-agent/join-token").unlink()
-    meant = service_settings(settings(), machine)
-    assert meant is not None
-    assert meant.join_token_file is None
-
-
-def test_who_names_a_directory_means_that_one(machine: Path, tmp_path: Path) -> None:
-    assert service_settings(settings(state_dir=str(tmp_path)), machine) is None
-
-
-def test_where_there_is_no_service_and_for_other_users_nothing_is_added(
-    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_root_means_the_service_with_its_identity_and_its_join_token(
+    machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert service_settings(settings(), tmp_path / "elsewhere") is None
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert service_settings(settings(), machine) is None
+    found = examined(capsys, arguments(tmp_path, json=True, state_dir=None))
+    assert found["state directory"].startswith(f"{machine / 'var/lib/gpu-agent'}, mode 0700")
+    assert found["join token"] == f"in {machine / 'etc/gpu-agent/join-token'}"
+    assert found["configuration"].endswith("checked as root: there is no user gpu-agent")
+
+
+def test_root_becomes_the_services_user_before_anything_is_read_but_its_join_token(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def become(_environment: object) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 999)
+        (machine / "etc/gpu-agent/join-token").unlink()  # root's alone
+
+    monkeypatch.setattr(doctor, "why_not_as_service", lambda: None)
+    monkeypatch.setattr(doctor, "become_service", become)
+    found = examined(capsys, arguments(tmp_path, json=True, state_dir=None))
+    assert "checked as the service's user gpu-agent" in found["configuration"]
+    assert found["join token"] == f"in {machine / 'etc/gpu-agent/join-token'}"
+
+
+def test_who_names_a_directory_means_that_one(
+    machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = examined(capsys, arguments(tmp_path, json=True, state_dir=tmp_path / "own"))
+    assert str(machine / "var") not in found["state directory"]
+    assert "checked as user " in found["configuration"]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_where_there_is_no_service_and_for_other_users_nothing_is_added(
+    machine: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    elsewhere: bool,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    if elsewhere:
+        monkeypatch.setattr(doctor, "_MACHINE", machine / "elsewhere")
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = examined(capsys, arguments(tmp_path, json=True, state_dir=None))
+    assert str(tmp_path / "home") in found["state directory"]
+    assert "join token" not in found or found["join token"] == "none given"
+
+
+FAILED = ServiceStatus(
+    origin=InstalledBy.PACKAGE,
+    active="failed",
+    sub="failed",
+    enabled="enabled",
+    since=1764360060.0,
+    result="exit-code",
+    exit_code=6,
+    status_text="ended: the registry refuses this node: simulated nodes are not allowed here",
+)
+
+
+def test_the_service_comes_first_with_how_it_ended_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "find_service", lambda _: FAILED)
+    assert main(arguments(tmp_path, json=True)) == 1
+    first = json.loads(capsys.readouterr().out)["checks"][0]
+    assert (first["check"], first["verdict"]) == ("service", "fail")
+    assert first["detail"] == (
+        "gpu-agent.service failed at 20:01:00 UTC on 2025-11-28: it ended with exit code 6: the registry "
+        "refuses this node: simulated nodes are not allowed here"
+    )
+    assert "`systemctl start gpu-agent`" in first["fix"]

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.runtime.check_results import CheckStatus
 from gpu_agent.runtime.systemd.install import StepError
-from gpu_agent.runtime.systemd.status import InstalledBy, service_status
+from gpu_agent.runtime.systemd.status import InstalledBy, ServiceStatus, judge_service, service_status
 from gpu_agent.runtime.systemd.units import COMPONENTS
 from tests.machine_programs import MachinePrograms
 
@@ -91,3 +92,75 @@ def test_a_systemd_that_does_not_answer_is_an_error(programs: MachinePrograms) -
     programs.say("systemctl", "Failed to connect to bus\n", code=1)
     with pytest.raises(StepError, match="systemd does not answer: Failed to connect to bus"):
         service_status(AGENT, OURS)
+
+
+def standing(**fields: object) -> ServiceStatus:
+    usual: dict[str, object] = {
+        "origin": InstalledBy.PACKAGE,
+        "active": "active",
+        "sub": "running",
+        "enabled": "enabled",
+        "main_pid": 123,
+        "since": 1764360000.0,
+        "restarts": 0,
+        "result": "success",
+    }
+    return ServiceStatus(**{**usual, **fields})  # type: ignore[arg-type]  # a test's own fields
+
+
+def test_a_service_that_runs_and_starts_at_boot_is_ok() -> None:
+    judged = judge_service(AGENT, standing())
+    assert (judged.verdict, judged.fix) == (CheckStatus.OK, None)
+    assert judged.detail == "gpu-agent.service runs, process 123 since 20:00 UTC on 2025-11-28"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "fix"),
+    [
+        ({"enabled": "disabled"}, "it is not started at boot", "`systemctl enable --now gpu-agent`"),
+        ({"active": "inactive", "since": None, "enabled": "disabled"}, "was never started", "enable --now"),
+        ({"active": "inactive"}, "was stopped at 20:00:00 UTC on 2025-11-28", "`systemctl start gpu-agent`"),
+        (
+            {"restarts": 3, "last_end": "oom-kill"},
+            "systemd has started it again 3 times, last as oom-kill",
+            "journalctl",
+        ),
+    ],
+)
+def test_what_an_operator_should_know_of_a_service_is_a_warning(
+    fields: dict[str, object], words: str, fix: str
+) -> None:
+    judged = judge_service(AGENT, standing(**fields))
+    assert judged.verdict is CheckStatus.WARN
+    assert words in judged.detail
+    assert fix in (judged.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"result": "signal", "exit_code": 9}, "it ended by signal 9 (SIGKILL)"),
+        ({"result": "oom-kill", "exit_code": 9}, "for want of memory (oom-kill)"),
+        (
+            {"result": "exit-code", "exit_code": 4, "status_text": "ended: no disk"},
+            "with exit code 4: no disk",
+        ),
+        (
+            {"result": "exit-code", "exit_code": 1, "status_text": "ready as node-7"},
+            "it ended with exit code 1",
+        ),
+    ],
+)
+def test_a_service_that_failed_says_how_and_why(fields: dict[str, object], words: str) -> None:
+    for state in ({"active": "failed"}, {"active": "activating", "sub": "auto-restart", "restarts": 2}):
+        judged = judge_service(AGENT, standing(**fields, **state))
+        assert judged.verdict is CheckStatus.FAIL
+        assert judged.detail.endswith(words)
+
+
+def test_the_variables_of_a_unit_are_read_as_systemd_quotes_them(
+    programs: MachinePrograms, tmp_path: Path
+) -> None:
+    unit = RUNNING.format(file=tmp_path / "none") + 'Environment=A=1 "B=two words" C=3\n'
+    programs.say("systemctl", unit)
+    assert service_status(AGENT).environment == ("A=1", "B=two words", "C=3")

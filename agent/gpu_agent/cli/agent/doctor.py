@@ -7,6 +7,7 @@ deadline and no more.
 
 import argparse
 import asyncio
+import getpass
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,13 +27,16 @@ from gpu_agent.cli.agent.doctor_machine import (
     model_checks,
     silent_cache_check,
 )
+from gpu_agent.cli.agent.doctor_service import AGENT, agent_checks, become_service, why_not_as_service
 from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
 from gpu_agent.cli.command import Commands, ExitCode, describe
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
 from gpu_agent.cli.setting_options import add_setting_options
+from gpu_agent.local.socket_path import service_socket
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
+from gpu_agent.node.credentials import read_token_file
 from gpu_agent.node.settings import DEFAULT_CONFIG, AgentSettings, load
-from gpu_agent.node.state_checks import available_tokens, check_state
+from gpu_agent.node.state_checks import Credential, available_tokens, check_state
 from gpu_agent.probe.models.scanner import DISK_SILENT
 from gpu_agent.probe.nvml import device_nodes
 from gpu_agent.probe.nvml.driver_files import DriverFiles, find_driver_files
@@ -41,15 +45,17 @@ from gpu_agent.runtime.check_results import CheckResult, CheckStatus, fail, ok, 
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.config.sources import unknown_variables
 from gpu_agent.runtime.files import user_home
+from gpu_agent.runtime.systemd.status import ServiceStatus, find_service, judge_service
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 from gpu_agent.wire.probe_document import Document, json_schema
 
 DESCRIPTION = """\
-Check all that the agent needs, from the driver to the registry, and print a line for each check: OK, WARN
+Check all that the agent needs, from its service to the registry, and print a line for each check: OK, WARN
 (it works, and you should know something about it), FAIL (the agent cannot work) or SKIP, with the fix. It
 connects to the registry up to the handshake and registers nothing; tokens are tried and never shown. Every
-check has a deadline. It uses the same settings as `gpu-agent run`: run it as the agent's user."""
+check has a deadline. Root checks the machine's service, as the service's user and with its environment. Any
+other user, and root with --state-dir, checks what `gpu-agent run` would be for that user."""
 
 
 SETTING_OPTIONS = (
@@ -67,6 +73,8 @@ SETTING_OPTIONS = (
 MACHINE_SECONDS = 12.0
 """For the GPUs, the host and the models together."""
 DISK_SECONDS = 3.0
+AGENT_SECONDS = 8.0
+"""For the answer of the agent on this machine."""
 _PLACEHOLDER_URL = "wss://localhost/"
 _NO_REGISTRY = "no registry is named"
 SCHEMA: Literal["gpu-agent.doctor/1"] = "gpu-agent.doctor/1"
@@ -80,6 +88,7 @@ _NAME_COLUMNS = 15
 _BEFORE = len("OK  ") + 2 + _NAME_COLUMNS + 2
 _NARROW = 60
 """With fewer columns the details are under the name."""
+_MACHINE = Path("/")
 _STATE = Path("var/lib/gpu-agent")
 """The state directory of the service, from the machine's root."""
 _JOIN_TOKEN = Path("etc/gpu-agent/join-token")
@@ -148,7 +157,15 @@ async def _run_checks(arguments: argparse.Namespace) -> int:
 
 
 async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
-    configured = _configuration(arguments)
+    standing = await in_thread("service", lambda: find_service(AGENT), deadline_seconds=None)
+    if standing is not None:
+        yield judge_service(AGENT, standing)
+    socket = service_socket() if standing is not None and standing.runs else None
+    for result in await _with_deadline(AGENT_SECONDS, "agent", lambda: list(agent_checks(socket))):
+        yield result
+    service = _is_root() and arguments.state_dir is None and _is_installed(standing)
+    credential = _enter_service(standing) if service else None
+    configured = _configuration(arguments, as_service=service)
     yield configured.result
     settings = configured.settings
     async for result in _machine(_probe_request(settings, arguments)):
@@ -157,9 +174,11 @@ async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
         for name in ("state directory", "registry"):
             yield skipped(name, "not tried, since configuration failed")
         return
-    for result in await _with_deadline(DISK_SECONDS, "state directory", lambda: list(check_state(settings))):
+    for result in await _with_deadline(
+        DISK_SECONDS, "state directory", lambda: list(check_state(settings, credential))
+    ):
         yield result
-    async for result in _registry_checks(configured, settings):
+    async for result in _registry_checks(configured, settings, credential):
         yield result
 
 
@@ -219,14 +238,16 @@ async def _read(request: ProbeRequest) -> tuple[DriverFiles, Inventory] | CheckR
         )
 
 
-async def _registry_checks(configured: _Configured, settings: AgentSettings) -> AsyncIterator[CheckResult]:
+async def _registry_checks(
+    configured: _Configured, settings: AgentSettings, credential: Credential | None
+) -> AsyncIterator[CheckResult]:
     if not configured.registry_named:
         fix = "add --registry wss://HOST:8080/ws/node, or registry_url to the configuration"
         yield fail("registry", "none is named", fix)
         for name in STEPS:
             yield skipped(name, "not tried, since no registry is named")
         return
-    tokens = await _tokens(settings)
+    tokens = await _tokens(settings, credential)
     if len(settings.registry_urls) == 1:
         async for result in _address_checks(settings.registry_urls[0], settings, tokens):
             yield result
@@ -260,10 +281,12 @@ async def _address_checks(url: str, settings: AgentSettings, tokens: Tokens) -> 
         yield result
 
 
-async def _tokens(settings: AgentSettings) -> Tokens:
+async def _tokens(settings: AgentSettings, credential: Credential | None) -> Tokens:
     """Return the tokens that the agent has; none where the disk does not answer, which is reported before."""
     try:
-        return await in_thread("tokens", lambda: available_tokens(settings), deadline_seconds=DISK_SECONDS)
+        return await in_thread(
+            "tokens", lambda: available_tokens(settings, credential), deadline_seconds=DISK_SECONDS
+        )
     except TimeoutError:
         return Tokens()
 
@@ -278,7 +301,23 @@ async def _with_deadline(
         return [fail(check, f"the disk did not answer within {seconds:g} s", fix)]
 
 
-def _configuration(arguments: argparse.Namespace) -> _Configured:
+def _is_installed(standing: ServiceStatus | None) -> bool:
+    """Whether this machine has the service; where systemd does not run it, its state directory shows that."""
+    if standing is not None:
+        return standing.origin is not None
+    return "GPU_AGENT_STATE_DIR" not in os.environ and (_MACHINE / _STATE).is_dir()
+
+
+def _enter_service(standing: ServiceStatus | None) -> Credential | None:
+    """Become the service's user where that can be; returns the join token that root alone may read."""
+    file = _MACHINE / _JOIN_TOKEN
+    credential = Credential(file, read_token_file(file)) if file.is_file() else None
+    if why_not_as_service() is None:
+        become_service(() if standing is None else standing.environment)
+    return credential
+
+
+def _configuration(arguments: argparse.Namespace, *, as_service: bool) -> _Configured:
     flags = {name: getattr(arguments, name) for name in SETTING_OPTIONS}
     named, why = True, ""
     settings = _load_settings(flags, arguments.config)
@@ -290,10 +329,18 @@ def _configuration(arguments: argparse.Namespace) -> _Configured:
         return _Configured(None, registry_named=False, result=fail("configuration", why, fix))
     path = arguments.config or DEFAULT_CONFIG
     words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments hold"
-    service = service_settings(settings)
-    if service is not None:
-        settings = service
-        words = f"{words}; these are the service's settings, with its state in {service.state_dir}"
+    if as_service:
+        if settings.state_dir is None:
+            settings = settings.model_copy(update={"state_dir": _MACHINE / _STATE})
+        if _is_root():
+            fix = "let that user run this program, or run the doctor as that user"
+            words = f"{words}; checked as root: {why_not_as_service()}"
+            return _Configured(settings, named, warn("configuration", words, fix))
+        words = (
+            f"{words}; checked as the service's user {AGENT.service}, with its state in {settings.state_dir}"
+        )
+    else:
+        words = f"{words}; checked as user {_user_name()}"
     unknown = unknown_variables(AgentSettings, os.environ)
     if unknown:
         words = "; ".join([words, *map(str, unknown)])
@@ -361,18 +408,11 @@ def summary_line(results: Sequence[CheckResult]) -> Line:
     return line(Piece(f"Nothing fails{known}", "green"))
 
 
-def service_settings(settings: AgentSettings, machine: Path = Path("/")) -> AgentSettings | None:
-    """Return the settings with what the service's unit adds; None where the service is not meant.
-
-    As root and without a state directory, the doctor checks the service of this machine.
-    """
-    state, token = machine / _STATE, machine / _JOIN_TOKEN
-    if settings.state_dir is not None or not _is_root() or not state.is_dir():
-        return None
-    added: dict[str, Path] = {"state_dir": state}
-    if settings.join_token_file is None and settings.join_token is None and token.is_file():
-        added["join_token_file"] = token
-    return settings.model_copy(update=added)
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user without a name
+        return str(os.geteuid()) if hasattr(os, "geteuid") else "?"
 
 
 def _is_root() -> bool:

@@ -4,11 +4,13 @@ It uses the local socket only: a registry that is away changes nothing here.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.local.connection import PATIENCE_SECONDS, LocalError, RefusedError, ask
+from gpu_agent.local.connection import PATIENCE_SECONDS, LocalError, NoAgentError, RefusedError, ask
+from gpu_agent.local.socket_path import VARIABLE, service_socket
 
 ACTION_PATIENCE_SECONDS = 35.0
 """For what the agent does before it answers; its own deadline for that is a little shorter."""
@@ -42,7 +44,7 @@ def request_agent(
     try:
         document = ask(what, path=arguments.socket, patience_seconds=patience_seconds, **fields)
     except LocalError as error:
-        raise agent_failure(error) from None
+        raise (_service_failure(error, arguments.socket) or agent_failure(error)) from None
     try:
         return parse_answer(document, model)
     except ValueError as error:
@@ -50,6 +52,26 @@ def request_agent(
             f"this command cannot read the agent's answer ({error}): the agent has another version; "
             "restart it after an upgrade"
         ) from None
+
+
+def _service_failure(error: LocalError, socket: Path | None) -> Failure | None:
+    """Say how the agent's service ended, where no agent answers because of that; None otherwise."""
+    if not isinstance(error, NoAgentError) or socket is not None or os.environ.get(VARIABLE):
+        return None
+    from gpu_agent.runtime.check_results import CheckStatus
+    from gpu_agent.runtime.systemd.status import find_service, judge_service
+    from gpu_agent.runtime.systemd.units import COMPONENTS
+
+    standing = find_service(COMPONENTS["agent"])
+    if standing is None or standing.origin is None or standing.runs:
+        return None
+    judged = judge_service(COMPONENTS["agent"], standing)
+    if judged.verdict is CheckStatus.OK:
+        return None
+    return Failure(
+        f"no agent answers at {service_socket()}: {judged.detail}. Next: {judged.fix}",
+        code=ExitCode.UNREACHABLE,
+    )
 
 
 def agent_failure(error: LocalError) -> Failure:

@@ -1,0 +1,97 @@
+"""The doctor's look at the agent that runs, and how the doctor becomes the service's user.
+
+Run by root the doctor checks the service of the machine as the service is: with its user, its groups and its
+environment. What that user may not read then fails here, too.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import gpu_agent
+from gpu_agent.cli.agent.status_page import activity_in_words
+from gpu_agent.cli.client.answers import parse_answer
+from gpu_agent.local.connection import LocalError, RefusedError, ask
+from gpu_agent.runtime.check_results import CheckResult, fail, ok, skipped, warn
+from gpu_agent.runtime.systemd.install import find_user, first_inaccessible
+from gpu_agent.runtime.systemd.units import COMPONENTS
+from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.control import StatusDocument
+
+if sys.platform != "win32":
+    import grp
+    import pwd
+
+AGENT = COMPONENTS["agent"]
+_CHECK = "agent"
+_DRIVERS_GROUP = "video"
+"""The unit's SupplementaryGroups."""
+_OF_THE_TERMINAL = ("PATH", "LANG", "LC_ALL", "TERM", "COLUMNS", "LINES", "NO_COLOR", "GPU_AGENT_DEBUG")
+"""What stays of the caller's environment."""
+_MORE = "`gpu-agent status` shows more"
+
+
+def agent_checks(socket: Path | None = None) -> Iterator[CheckResult]:
+    """Yield what the agent of this machine reports itself: its session, its state directory, its settings."""
+    try:
+        answer = parse_answer(ask("status", path=socket), StatusDocument).model
+    except (LocalError, ValueError) as error:
+        words = str(error).partition(": ")[0]
+        yield skipped(_CHECK, words if not isinstance(error, RefusedError) else str(error))
+        return
+    yield _session_check(answer)
+    if answer.agent.state_problem is not None:
+        what, _, fix = answer.agent.state_problem.rpartition(": ")
+        yield fail(_CHECK, what or fix, fix if what else "make room there, or give it to the agent's user")
+    if answer.agent.settings_problem is not None:
+        fix = "correct the file and run `systemctl reload gpu-agent`, or restart the agent"
+        yield warn(_CHECK, answer.agent.settings_problem, fix)
+
+
+def _session_check(answer: StatusDocument) -> CheckResult:
+    status, name = answer.status, answer.node_id or "without an id"
+    if answer.drain is not None:
+        words = f"{name} is drained by its owner: {answer.drain.reason}"
+        return warn(_CHECK, words, "run `gpu-agent resume` to put the machine back into service")
+    if not answer.connected:
+        words = f"{name} is not connected to {answer.session.registry}: {activity_in_words(answer.session)}"
+        return fail(_CHECK, words, _MORE)
+    if status is None:
+        return ok(_CHECK, f"{name} is connected, and has no status yet")
+    words = f"{name} is {status.status}: {status.reason}" if status.reason else f"{name} is {status.status}"
+    if status.status == NodeStatus.READY:
+        return ok(_CHECK, words)
+    return warn(_CHECK, words, status.clears_when or _MORE)
+
+
+def why_not_as_service() -> str | None:
+    """Say why the doctor cannot become the service's user; None where it can."""
+    user = find_user(AGENT.service)
+    if user.uid is None:
+        return f"there is no user {AGENT.service}"
+    needed = [Path(sys.executable), Path(os.__file__), Path(gpu_agent.__file__)]
+    closed = first_inaccessible(needed, user, unit="")
+    return (
+        None if closed is None else f"user {AGENT.service} cannot run this program: closed to it is {closed}"
+    )
+
+
+def become_service(environment: Iterable[str]) -> None:
+    """Take the user, the groups and the environment of the service; there is no way back.
+
+    Raises `OSError` where the system refuses.
+    """
+    entry = pwd.getpwnam(AGENT.service)
+    groups = {*os.getgrouplist(entry.pw_name, entry.pw_gid)}
+    groups |= {group.gr_gid for group in grp.getgrall() if group.gr_name == _DRIVERS_GROUP}
+    terminal = {name: os.environ[name] for name in _OF_THE_TERMINAL if name in os.environ}
+    os.environ.clear()
+    os.environ.update({**terminal, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
+    for variable in environment:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
+    os.setgroups([*groups])
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    os.chdir("/")
