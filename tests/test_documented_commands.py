@@ -49,8 +49,8 @@ def test_every_command_shown_can_be_typed(document: Path) -> None:
             parser.parse_args(words)
 
 
-def test_the_readmes_tour_is_found() -> None:
-    assert len(shown(ROOT_FOLDER / "README.md")) > 10
+def test_the_tour_is_found() -> None:
+    assert len(shown(ROOT_FOLDER / "docs" / "tutorial" / "tour.md")) > 10
 
 
 def named_in_sentences() -> list[tuple[str, str]]:

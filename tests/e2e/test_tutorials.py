@@ -14,6 +14,7 @@ import pytest
 
 from gpu_agent import client
 from gpu_agent.client import RegistryError, sync
+from tests.documents import page
 from tests.programs import COMMAND, Agent, Program, Registry, eventually, free_port
 from tests.waiting import patience
 
@@ -87,19 +88,100 @@ def test_every_command_and_program_of_the_page_does_what_it_shows(tmp_path: Path
         assert len(tutorial.run(tutorial.command("claim run"), kind="sh").strip()) == 32
 
 
+class FirstNode:
+    """`first-node.md`, its blocks in their order: what a person types in three terminals."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._node_port, self._operator_port = free_port(), free_port()
+        self._blocks = iter(re.findall(r"```sh\n# (in the .*)\n((?:.*\n)*?)```", page("first-node.md")))
+        self._variables = {**os.environ, "PATH": f"{Path(COMMAND[0]).parent}:{os.environ['PATH']}"}
+        self.node = ""
+
+    def next_block(self, where: str) -> str:
+        stated, text = next(self._blocks)
+        assert stated == where, text
+        return str(text).replace("/tmp/first", str(self._folder)).replace("node-3ECEA4E2", self.node)  # noqa: S108 - what the page says
+
+    def follow(self, *words: str, where: str = "in the third terminal") -> str:
+        """Run the next block, which must hold these words; what it prints."""
+        text = self.next_block(where)
+        assert all(word in text for word in words), text
+        exported = re.findall(r"(?m)^export (\w+)=(.*)$", text)
+        self._variables |= dict(exported)
+        return self._typed(text)
+
+    def _typed(self, text: str) -> str:
+        done = subprocess.run(
+            ["sh", "-ec", text],
+            capture_output=True,
+            text=True,
+            timeout=patience(60),
+            env=self._variables,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, where: str) -> Program:
+        program, *arguments = shlex.split(self.next_block(where))
+        assert program == "gpu-agent"
+        if "serve" in arguments:
+            for option, port in (
+                ("--node-listen", self._node_port),
+                ("--operator-listen", self._operator_port),
+            ):
+                arguments += [option, f"127.0.0.1:{port}"]
+        return Program(
+            *(words.replace("127.0.0.1:8080", f"127.0.0.1:{self._node_port}") for words in arguments)
+        )
+
+    def is_at_the_end(self) -> bool:
+        return next(self._blocks, None) is None
+
+
+@pytest.mark.timeout(180)
+def test_every_command_of_the_first_node_does_what_the_page_says(tmp_path: Path) -> None:
+    tutorial = FirstNode(tmp_path)
+    assert "H100 80GB HBM3" in tutorial.follow("probe", where="in the first terminal")
+    said = tutorial.follow("probe", where="in the first terminal")
+    assert "degraded" in said
+    assert "lost" in said
+    with ExitStack() as running:
+        serving = running.enter_context(tutorial.start("in the first terminal, which it occupies"))
+        serving.await_event("registry_listening", within_seconds=20)
+        tutorial.follow("token create", where="in the second terminal")
+        agent = running.enter_context(tutorial.start("in the second terminal, which it occupies"))
+        tutorial.node = str(agent.await_event("node_registered", within_seconds=20)["node_id"])
+        agent.await_event("node_status_changed", within_seconds=30, to="ready")
+        assert "ready" in tutorial.follow("export")
+        assert tutorial.node in tutorial.follow(tutorial.node)
+        assert "job-1" in tutorial.follow("claim create", "claim list")
+        assert "capacity_exceeded" in tutorial.follow("explain", "--gpus 8")
+        assert tutorial.node in tutorial.follow(tutorial.node)
+        assert "draining" in tutorial.follow("drain", tutorial.node)
+        tutorial.follow("claim release")
+        agent.await_event("node_status_changed", within_seconds=20, to="offline")
+        said = tutorial.follow("resume", tutorial.node)
+        assert said.index("drain_complete") < said.rindex("resumed")
+        assert tutorial.is_at_the_end()
+        agent.end()
+        serving.end()
+
+
 def test_the_table_names_every_error() -> None:
     errors = {
         name
         for name in client.__all__
         if isinstance(getattr(client, name), type) and issubclass(getattr(client, name), RegistryError)
     }
-    section = PAGE.split("## What a method raises\n", 1)[1]
+    section = page("client.md").split("## What a method raises\n", 1)[1]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == errors
 
 
 def test_the_table_names_every_method_of_both_clients() -> None:
     methods = {name for name, one in vars(sync.RegistryClient).items() if callable(one) and name[0] != "_"}
-    section = PAGE.split("## What a client does\n", 1)[1].split("\n## ")[0]
+    section = page("client.md").split("## What a client does\n", 1)[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     assert {name for cell in cells for name in re.findall(r"`(\w+)\(", cell)} == methods
     assert all(callable(getattr(client.RegistryClient, name)) for name in methods)

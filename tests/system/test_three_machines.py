@@ -1,12 +1,10 @@
 """`docs/howto/three-machines.md` is right word for word: its commands run on four machines with a network."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from tests.nvml_fake.build import build
 from tests.nvml_fake.control import FakeNvml
 from tests.system.machine import Machine
+from tests.system.network import network
 from tests.system.packages import CURRENT, NEXT, ROOT, built
 from tests.system.roots import NoRootError, debian
 
@@ -112,33 +111,6 @@ class Site:
 def _shell(commands: str, number: int) -> tuple[str, ...]:
     """As root types them on that machine."""
     return "env", f"n={number}", "sh", "-e", "-c", commands.replace("n=1 ", f"n={number} ", 1)
-
-
-@contextmanager
-def network(machines: Mapping[int, Machine]) -> Iterator[None]:
-    """Join them by a switch, as 10.0.0.NUMBER; what is in their namespaces goes with them."""
-    switch = f"gpu{os.getpid()}"
-    _ip("link", "add", switch, "type", "bridge")
-    try:
-        _ip("link", "set", switch, "up")
-        for number, machine in machines.items():
-            port = f"{switch}-{number}"
-            _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(machine.leader))
-            _ip("link", "set", port, "master", switch, "up")
-            inside = ("nsenter", "-t", str(machine.leader), "-n", "ip")
-            for words in (
-                ("address", "add", f"10.0.0.{number}/24", "dev", "eth0"),
-                ("link", "set", "eth0", "up"),
-            ):
-                subprocess.run([*inside, *words], check=True, capture_output=True)
-        yield
-    finally:
-        _ip("link", "delete", switch)
-
-
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
 @pytest.fixture

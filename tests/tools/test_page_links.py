@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,23 @@ def test_every_page_that_a_message_names_is_there() -> None:
     }
     assert len(named) > 10
     assert [path for path in sorted(named) if not (DOCS.parent / path).is_file()] == []
+
+
+OUTSIDE = [DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md", "packaging/README.md")]
+"""Pages that are not of the site, whose links its builder does not follow."""
+
+
+@pytest.mark.parametrize("document", OUTSIDE, ids=lambda path: path.name)
+def test_a_link_of_a_page_outside_the_site_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        found = document.parent / name if name else document
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"(?m)^#+ (.+)$", document.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

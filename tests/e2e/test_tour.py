@@ -1,4 +1,4 @@
-"""The README's tour works word for word, one command after the other."""
+"""The tour works word for word, one command after the other."""
 
 import json
 import os
@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import page
 from tests.programs import COMMAND, Program, eventually, free_port
 from tests.waiting import patience
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
-TOUR = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## A 60-second tour\n")[1].split("\n## ")[0]
-BLOCKS: list[str] = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)
+BLOCKS: list[str] = re.findall(r"```sh\n(.*?)```", page("tour.md"), re.DOTALL)
 ENDLESS = "--follow"
 
 
