@@ -24,12 +24,12 @@ from tools.page_links import linked
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = (
     "--help",
-    "--api",
+    "--server",
     "--token-file",
-    "--insecure-http",
-    "--ca-file",
-    "--cert-file",
-    "--key-file",
+    "--insecure-plaintext",
+    "--tls-ca-file",
+    "--tls-cert-file",
+    "--tls-key-file",
 )
 """Options of every command that asks a registry, explained once, above the mark."""
 _EXPLAINED = {*EVERYWHERE, "--socket"}

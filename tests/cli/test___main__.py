@@ -45,7 +45,10 @@ def test_a_reader_who_leaves_a_long_output_is_no_fault(words: str) -> None:
 
 @pytest.mark.parametrize("closed", ["2>&-", pytest.param("2>/dev/full", marks=needs_full), "2> >(true)"])
 def test_no_stderr_changes_no_exit_code(closed: str) -> None:
-    assert shell(f"gpu-agent registry nodes --api http://127.0.0.1:{free_port()} {closed}").returncode == 5
+    assert (
+        shell(f"gpu-agent registry node list --server http://127.0.0.1:{free_port()} {closed}").returncode
+        == 5
+    )
     assert shell(f"gpu-agent prob {closed}").returncode == 4
 
 

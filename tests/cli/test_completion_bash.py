@@ -46,7 +46,7 @@ def completed(sourced: Path, *words: str, folder: Path | None = None) -> set[str
         (["gpu-agent", "run", "--log-level", "=", "w"], {"warning"}),
         (["gpu-agent", "run", "--registry", ""], set()),
         (["gpu-agent", "completion", ""], {"bash", "zsh", "fish"}),
-        (["gpu-agent", "registry", "node", "token", "--js"], {"--json"}),
+        (["gpu-agent", "registry", "node", "show", "token", "--js"], {"--json"}),
         (["gpu-agent", "nothing-like-it", ""], set()),
     ],
 )

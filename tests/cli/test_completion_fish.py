@@ -43,7 +43,7 @@ def completed(sourced: Path, line: str, folder: Path) -> dict[str, str]:
         ("gpu-agent run --log-level ", {"debug", "info", "warning", "error"}),
         ("gpu-agent run --log-level=w", {"--log-level=warning"}),
         ("gpu-agent completion ", {"bash", "zsh", "fish"}),
-        ("gpu-agent registry node token --js", {"--json"}),
+        ("gpu-agent registry node show token --js", {"--json"}),
     ],
 )
 def test_fish_offers_what_may_follow(sourced: Path, tmp_path: Path, line: str, offered: set[str]) -> None:

@@ -32,7 +32,7 @@ def test_help_breaks_no_command_or_path_at_its_hyphen(
     ("words", "expected"),
     [
         (["status"], "5  no agent answers on this machine"),
-        (["registry", "nodes"], "5  the registry could not be reached"),
+        (["registry", "node", "list"], "5  the registry could not be reached"),
     ],
 )
 def test_help_says_whom_a_command_asks(
@@ -56,29 +56,33 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["prob"], "did you mean `probe`?"),
         (["registry", "node5"], "did you mean `node"),
         (["nothing-like-it"], "there are: probe, doctor, run"),
-        (["registry"], "say which action: serve, "),
+        (["registry"], "say which command: node, claim, queue, explain, event, "),
         (["registry", "token"], "say which action: create, list, revoke, rotate"),
         (["registry", "claim"], "say which action: create, list, show, renew, release, run"),
         (["registry", "claims"], "did you mean `claim`?"),
+        (["registry", "nodes"], "did you mean `node`?"),
+        (["registry", "events", "--follow"], "did you mean `event`?"),
+        (["registry", "drain", "ID"], "did you mean `registry node drain`?"),
+        (["registry", "explain", "--model", "m"], "after the subject: put --model there"),
         (
             ["registry", "claim", "job-1"],
             "no action 'job-1': there are: create, list, show, renew, release, run",
         ),
-        (["registry", "release", "x"], "no action 'release': did you mean `registry claim release`?"),
+        (["registry", "release", "x"], "no command 'release': did you mean `registry claim release`?"),
         (["registry", "renew", "x"], "did you mean `registry claim renew`?"),
         (["registry", "create"], "did you mean `registry claim create` or `registry token create`?"),
         (["registry", "run"], "did you mean `registry claim run`?"),
         (["serve"], "did you mean `registry serve`?"),
         (["registry", "token", "creat"], "did you mean `create`?"),
-        (["registry", "token", "create", "--uses", "3", "--lables", "a=b"], "did you mean --labels?"),
+        (["registry", "token", "create", "--uses", "3", "--lable", "a=b"], "did you mean --label?"),
         (["probe", "--jsn"], "did you mean --json?"),
-        (["registry", "drain"], "ID"),
+        (["registry", "node", "drain"], "ID"),
         (["run", "--join-token", "s3cret"], "arguments: --join-token; did you mean --join-token-file?"),
         (["run", "--join-token=s3cret"], "arguments: --join-token; did you mean --join-token-file?"),
         (["--verison"], "did you mean --version?"),
         (["--json", "probe"], "put --json there"),
-        (["registry", "--api", "http://h", "nodes"], "after the action: put --api there"),
-        (["--api", "http://h", "registry", "nodes"], "after the command: put --api there"),
+        (["registry", "--server", "http://h", "node"], "after the command: put --server there"),
+        (["--server", "http://h", "registry", "node", "list"], "after the command: put --server there"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_the_next_step(
@@ -133,8 +137,8 @@ def test_an_unexpected_fault_is_reported_without_a_traceback(
 @pytest.mark.parametrize(
     "words",
     [
-        ["registry", "explain", "--gpus", "many"],
-        ["registry", "explain", "--gpus"],
+        ["registry", "explain", "job", "--gpus", "many"],
+        ["registry", "explain", "job", "--gpus"],
         ["probe", "--config"],
         ["run", "--registry", "--simulate"],
     ],
@@ -157,7 +161,11 @@ def test_the_registrys_help_lists_its_actions_by_subject(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "words",
-    [["registry", "--help"], ["registry", "nodes", "--help"], ["registry", "token", "create", "--help"]],
+    [
+        ["registry", "--help"],
+        ["registry", "node", "list", "--help"],
+        ["registry", "token", "create", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_does_not_pay_for_what_only_the_work_needs(words: list[str]) -> None:

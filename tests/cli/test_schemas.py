@@ -17,10 +17,10 @@ from gpu_agent.session.types import State
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.control import StatusDocument, status_schema
 from gpu_agent.wire.declaration import Owner
+from gpu_agent.wire.explain_document import ExplainDocument, explain_schema
 from gpu_agent.wire.inventory import GpuReport, Model, ModelStatus, Outcome
 from gpu_agent.wire.messages import Check, StatusDetails
 from gpu_agent.wire.probe_document import ProbeDocument, probe_schema
-from gpu_agent.wire.why_document import WhyDocument, why_schema
 from tests.node.control_harness import HOST, INVENTORY, READY, jobs_in_flight, status_of, why_of
 from tests.nvml_fake.control import FakeNvml
 
@@ -244,18 +244,18 @@ WHY_SCHEMA_STANDINGS: dict[str, dict[str, Any]] = {
 def test_whatever_is_refused_is_reported_as_the_schema_says(name: str) -> None:
     answer = why_of(**WHY_SCHEMA_STANDINGS[name])
     assert (answer["exclusions"] == []) is (name == "ready")
-    jsonschema.validate(answer, strict(why_schema()))
+    jsonschema.validate(answer, strict(explain_schema()))
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(why_schema())
+    jsonschema.Draft202012Validator.check_schema(explain_schema())
 
 
 def test_the_schemas_list_the_words_that_this_version_sends() -> None:
     parts = status_schema()["$defs"]
     assert parts["SessionInfo"]["properties"]["state"]["enum"] == list(State)
     assert parts["PauseInfo"]["properties"]["limit"]["enum"] == list(Limit)
-    reason = why_schema()["$defs"]["NodeExclusionView"]["properties"]["reason"]
+    reason = explain_schema()["$defs"]["NodeExclusionView"]["properties"]["reason"]
     assert reason["enum"] == list(ExclusionReason)
 
 
@@ -265,4 +265,4 @@ def test_a_reader_accepts_a_word_of_a_newer_agent() -> None:
     status["session"]["state"] = status["public_jobs"]["pauses"][0]["limit"] = "of_2031"
     why["exclusions"][0]["reason"] = "of_2031"
     assert StatusDocument.model_validate(status).session.state == "of_2031"
-    assert WhyDocument.model_validate(why).exclusions[0].reason == "of_2031"
+    assert ExplainDocument.model_validate(why).exclusions[0].reason == "of_2031"

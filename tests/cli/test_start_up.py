@@ -32,16 +32,16 @@ def loaded(*words: str) -> set[str]:
     [
         "status",
         "refresh",
-        "why",
+        "explain",
         "drain",
         "resume",
         "job run",
         "job list",
-        "registry nodes",
-        "registry node",
-        "registry why",
-        "registry drain",
-        "registry forget",
+        "registry node list",
+        "registry node show",
+        "registry explain node",
+        "registry node drain",
+        "registry node remove",
     ],
 )
 def test_a_help_page_loads_no_pydantic(words: str) -> None:

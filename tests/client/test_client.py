@@ -193,7 +193,7 @@ def test_what_is_no_address_is_refused_before_anything_is_sent(url: str) -> None
 def test_a_token_is_not_sent_readably_over_a_network_unless_asked_for() -> None:
     with pytest.raises(ValueError, match="not encrypted"):
         RegistryClient("http://registry:8081", token="t")
-    RegistryClient("http://registry:8081", token="t", insecure_http=True)
+    RegistryClient("http://registry:8081", token="t", insecure_plaintext=True)
     RegistryClient("http://127.0.0.1:8081", token="t")
     RegistryClient("http://[::1]:8081", token="t")
     RegistryClient("https://registry:8081", token="t")

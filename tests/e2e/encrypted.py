@@ -86,7 +86,7 @@ class Encrypted:
         return (self.folder / "join.token").read_text().strip()
 
     def nodes(self) -> list[dict[str, Any]]:
-        asked = self.ask("nodes", "--json")
+        asked = self.ask("node", "list", "--json")
         assert asked.returncode == 0, asked.stderr
         nodes: list[dict[str, Any]] = json.loads(asked.stdout)["nodes"]
         return nodes

@@ -110,5 +110,5 @@ def operators(place: Place, *command: str) -> None:
 def made_by_command(place: Place, registry: Registry, *command: str) -> str:
     """A token as an operator on the registry's machine has it made."""
     file = place.folder / "made.token"
-    operators(place, *command, "--out", str(file), "--api", registry.api)
+    operators(place, *command, "--out", str(file), "--server", registry.api)
     return file.read_text().strip()

@@ -82,7 +82,7 @@ class Besieged:
         assert [one["to"] for one in changes if one["node_id"] == self.node_id] == ["registering", "ready"]
         assert self.registry.events("node_disconnected") == []
         assert self.agent.events("session_backing_off") == []
-        assert self.place.ask("nodes").returncode == 0
+        assert self.place.ask("node", "list").returncode == 0
         status = Path(f"/proc/{self.registry.pid}/status").read_text()
         assert int(status.split("VmHWM:")[1].split()[0]) / 1024 < MOST_MEMORY_MB
         assert [line for line in self.registry.lines if line["level"] == "error"] == []
@@ -203,7 +203,7 @@ def test_many_endless_handshakes_are_ended_and_honest_peers_connect_meanwhile(
                     opened.sendall(halves[number % len(halves)])
         late = place.agent(registry.node_url, "late")
         late.await_event("node_registered", within_seconds=30)
-        assert place.ask("nodes").returncode == 0
+        assert place.ask("node", "list").returncode == 0
         eventually(
             lambda: len(list(Path(f"/proc/{registry.pid}/fd").iterdir())) <= before + 5,
             within_seconds=40,

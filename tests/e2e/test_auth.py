@@ -67,7 +67,7 @@ def test_a_node_that_lost_its_state_takes_its_id_back_with_a_reclaim_token(place
     agent.send(signal.SIGTERM)
     agent.wait(patience(5))
     shutil.rmtree(place.folder / "a")
-    token = made_by_command(place, registry, "reclaim", node["node_id"])
+    token = made_by_command(place, registry, "node", "readmit", node["node_id"])
     place.agent(registry, "a", join_token=token)
     assert place.await_ready(registry)["node_id"] == node["node_id"]
     assert place.node_token("a") != old
@@ -179,7 +179,7 @@ def test_an_older_nodes_token_in_the_url_is_accepted_and_shown_nowhere(place: Pl
 
 def test_the_command_line_finds_the_admin_token_on_this_machine(place: Place) -> None:
     registry = place.registry()
-    words = [*COMMAND, "registry", "nodes", "--api", registry.api]
+    words = [*COMMAND, "registry", "node", "list", "--server", registry.api]
     plain = {**PLAIN, "HOME": str(place.folder)}
 
     def ask(**environment: str) -> "subprocess.CompletedProcess[str]":
@@ -203,8 +203,8 @@ def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place
     agent = place.agent(first, "a", join_token=place.join_token(first))
     node_id = place.await_ready(first)["node_id"]
     before = place.node_token("a")
-    operators(place, "backup", str(place.folder / "then.db"), "--api", first.api)
-    operators(place, "token", "rotate", node_id, "--api", first.api)
+    operators(place, "backup", str(place.folder / "then.db"), "--server", first.api)
+    operators(place, "token", "rotate", node_id, "--server", first.api)
     eventually(lambda: place.node_token("a") != before, within_seconds=10, what="it has another token")
     for program in (agent, first):
         program.send(signal.SIGTERM)
@@ -214,9 +214,9 @@ def test_after_an_older_backup_a_node_with_a_newer_token_can_return(place: Place
     second = place.registry("--store", "sqlite", node_port=first.node_port, operator_port=first.operator_port)
     assert opens(second, before)  # as docs/howto/backup.md warns
     refused = place.agent(second, "a")
-    await_words("gpu-agent registry reclaim", refused)
+    await_words("gpu-agent registry node readmit", refused)
     refused.send(signal.SIGTERM)
     refused.wait(patience(10))
-    place.agent(second, "a", join_token=made_by_command(place, second, "reclaim", node_id))
+    place.agent(second, "a", join_token=made_by_command(place, second, "node", "readmit", node_id))
     assert place.await_ready(second)["node_id"] == node_id
     assert not opens(second, before)

@@ -253,7 +253,7 @@ def test_a_restored_backup_brings_back_its_fleet(tmp_path: Path, capsys: pytest.
     with fleet(place, tmp_path, 2) as restarted:
         first, second = sorted(node["node_id"] for node in restarted.registry.nodes())
         restarted.api.request("POST", f"/v1/nodes/{first}/cordon", {"reason": "then"})
-        assert main(["registry", "backup", str(backup), "--api", restarted.registry.api]) == 0
+        assert main(["registry", "backup", str(backup), "--server", restarted.registry.api]) == 0
         restarted.api.request("POST", f"/v1/nodes/{first}/uncordon", {})
         restarted.api.request("POST", f"/v1/nodes/{second}/cordon", {"reason": "later"})
         restarted.registry.send(signal.SIGTERM)
@@ -280,12 +280,12 @@ def test_a_registry_on_etcd_survives_a_kill_and_moves_to_sqlite_and_back(tmp_pat
             restarted.started()
             for node_id, events in histories(restarted.api).items():
                 assert events[: len(before[node_id])] == before[node_id]
-            assert main(["registry", "backup", str(backup), "--api", restarted.registry.api]) == 0
+            assert main(["registry", "backup", str(backup), "--server", restarted.registry.api]) == 0
             restarted.registry.send(signal.SIGTERM)
             assert restarted.registry.wait(6) == 0
             assert main(["registry", "restore", str(backup), "--store", moved]) == 0
             with Registry("--store", moved) as on_sqlite:
-                assert main(["registry", "backup", str(other), "--api", on_sqlite.api]) == 0
+                assert main(["registry", "backup", str(other), "--server", on_sqlite.api]) == 0
             words = ["registry", "restore", str(other), "--store", place, "--state-dir", str(tmp_path / "s")]
             assert main(words) == 4
             assert main([*words, "--force"]) == 0

@@ -49,9 +49,14 @@ class Place:
         token = self.folder / by / "operator.token"
         done = subprocess.run(
             [
-                *(*COMMAND, "registry", *words, "--json", "--api", api, "--token-file", str(token)),
-                *("--ca-file", str(self.public.file)),
-                *("--cert-file", str(self.operator.cert_file), "--key-file", str(self.operator.key_file)),
+                *(*COMMAND, "registry", *words, "--json", "--server", api, "--token-file", str(token)),
+                *("--tls-ca-file", str(self.public.file)),
+                *(
+                    "--tls-cert-file",
+                    str(self.operator.cert_file),
+                    "--tls-key-file",
+                    str(self.operator.key_file),
+                ),
             ],
             capture_output=True,
             text=True,

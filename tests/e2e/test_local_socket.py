@@ -15,7 +15,7 @@ import pytest
 
 from gpu_agent import local
 from gpu_agent.wire.control import status_schema
-from gpu_agent.wire.why_document import why_schema
+from gpu_agent.wire.explain_document import explain_schema
 from tests.cli.test_schemas import strict
 from tests.node.control_harness import reachable_folder
 from tests.node.other_user import GID, needs_root, output_of, started
@@ -94,7 +94,7 @@ def test_a_drain_waits_for_the_job_and_resume_ends_it(tmp_path: Path) -> None:
             assert draining["in_flight_jobs"] == 1
             status = machine.await_standing(ready=False)["status"]
             assert (status["status"], status["in_flight_jobs"]) == ("draining", 1)
-            assert "a drain by its owner: new fans" in machine.command("why")
+            assert "a drain by its owner: new fans" in machine.command("explain")
             job.send_signal(signal.SIGTERM)
             assert job.wait(20) == 128 + signal.SIGTERM
         registry.await_status(machine.node_id, "offline", within_seconds=PATIENCE)
@@ -107,11 +107,15 @@ def test_a_drain_waits_for_the_job_and_resume_ends_it(tmp_path: Path) -> None:
 
 def test_the_owner_cannot_end_an_operators_drain(tmp_path: Path) -> None:
     with Registry("--allow-simulated", *PACE) as registry, machine_at(registry, tmp_path) as machine:
-        subprocess.run([*COMMAND, "registry", "drain", machine.node_id, "--api", registry.api], check=True)
+        subprocess.run(
+            [*COMMAND, "registry", "node", "drain", machine.node_id, "--server", registry.api], check=True
+        )
         machine.await_standing(ready=False)
-        assert f"gpu-agent registry resume {machine.node_id}" in machine.command("resume", code=6)
+        assert f"gpu-agent registry node resume {machine.node_id}" in machine.command("resume", code=6)
         assert "operator" in machine.command("status")
-        subprocess.run([*COMMAND, "registry", "resume", machine.node_id, "--api", registry.api], check=True)
+        subprocess.run(
+            [*COMMAND, "registry", "node", "resume", machine.node_id, "--server", registry.api], check=True
+        )
         machine.await_standing(ready=True)
         assert "nothing to resume" in machine.command("resume", code=6)
 
@@ -135,8 +139,8 @@ def test_while_the_registry_is_unreachable_every_request_is_answered_and_says_so
         page = machine.command("status")
         assert page.startswith(f"{machine.node_id}  not connected\n")
         assert "before the connection was lost" in page
-        why = json.loads(machine.command("why", "--json"))
-        jsonschema.validate(why, strict(why_schema()))
+        why = json.loads(machine.command("explain", "--json"))
+        jsonschema.validate(why, strict(explain_schema()))
         assert (why["refuses_every_job"], why["exclusions"][0]["reason"]) == (True, "disconnected")
         assert "the registry is not connected" in machine.command("refresh")
         machine.command("drain", "--deadline", "1s", "--wait")

@@ -38,7 +38,7 @@ def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path: Path) -> None:
         )
         token = (state / "operator.token").read_text().strip()
         join = tmp_path / "join.token"
-        making = [*COMMAND, "registry", "token", "create", "--api", registry.api, "--out", str(join)]
+        making = [*COMMAND, "registry", "token", "create", "--server", registry.api, "--out", str(join)]
         subprocess.run(
             [*making, "--token-file", str(state / "operator.token")], check=True, timeout=patience(20)
         )

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.main import CLAIM, REGISTRY, TOKEN
+from gpu_agent.cli.command import Group
+from gpu_agent.cli.main import REGISTRY
 from tests.programs import COMMAND, Agent, Registry, eventually
 from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ELSEWHERE = {"serve", "backup", "restore", "claim run"}
+ELSEWHERE = {"serve", "backup", "restore", "claim run", "event follow"}
 """Tried by tests of their own."""
-NOUNS = {"claim": CLAIM, "token": TOKEN}
+NOUNS = {name: one for name, one in REGISTRY.commands.items() if isinstance(one, Group)}
 """Words before actions."""
 
 
@@ -33,7 +34,7 @@ class Operator:
     def run(self, *words: str, code: int = 0, token_file: str | None = None) -> str:
         """Run `registry WORDS`, see how it ends, and return what it prints."""
         self.typed.add(" ".join(words[: 2 if words[0] in NOUNS else 1]))
-        where = ["--api", self.registry.api]
+        where = ["--server", self.registry.api]
         where += [] if token_file is None else ["--token-file", str(self.folder / token_file)]
         done = subprocess.run(
             [*COMMAND, "registry", *words, *where],
@@ -53,14 +54,14 @@ class Operator:
         return answer
 
     def node(self) -> dict[str, Any]:
-        (node,) = self.ask("nodes")["nodes"]
+        (node,) = self.ask("node", "list")["nodes"]
         return dict(node)
 
     def await_status(self, status: str) -> dict[str, Any]:
         """Look until the one node has this status and a connection."""
 
         def look() -> dict[str, Any] | None:
-            nodes = self.ask("nodes", "--status", status)["nodes"]
+            nodes = self.ask("node", "list", "--status", status)["nodes"]
             return next((node for node in nodes if node["connected"]), None)
 
         return eventually(look, within_seconds=30, what=status)
@@ -90,10 +91,10 @@ def test_every_action_does_what_it_says(tmp_path: Path, running: ExitStack) -> N
         Registry("--state-dir", str(tmp_path / "registry"), "--allow-simulated", *busy, auth="on")
     )
     operator = Operator(tmp_path, registry)
-    assert "No node is registered" in operator.run("nodes")
+    assert "No node is registered" in operator.run("node", "list")
 
     # A node joins by a token, with labels that it cannot choose itself.
-    operator.run("token", "create", "--labels", "team=red", "--out", str(tmp_path / "first.token"))
+    operator.run("token", "create", "--label", "team=red", "--out", str(tmp_path / "first.token"))
     with agent(operator, "first") as first:
         first.await_event("node_registered", within_seconds=20)
         node_id = str(operator.await_status("ready")["node_id"])
@@ -103,7 +104,7 @@ def test_every_action_does_what_it_says(tmp_path: Path, running: ExitStack) -> N
         _orders(operator, node_id)
 
     # It loses its state, and has its id back.
-    token = operator.run("reclaim", node_id)
+    token = operator.run("node", "readmit", node_id)
     assert token.startswith("gpuj_")
     (tmp_path / "second.token").write_text(token)
     with agent(operator, "second"):
@@ -116,73 +117,75 @@ def test_every_action_does_what_it_says(tmp_path: Path, running: ExitStack) -> N
 
 
 def _look(operator: Operator, node_id: str) -> None:
-    page = operator.run("node", node_id)
+    page = operator.run("node", "show", node_id)
     for words in ("ready", "team=red (granted)", "2x L4", "token", "CHECK", "→ ready"):
         assert words in page
-    assert f"did you mean {node_id}" in operator.run("node", node_id[:-1], code=6)
-    assert operator.ask("why", node_id, "--model", "m")["model"]["ready"] is True
-    assert "takes jobs" in operator.run("why", node_id)
-    assert operator.ask("events", node_id)["events"]
+    assert f"did you mean {node_id}" in operator.run("node", "show", node_id[:-1], code=6)
+    assert operator.ask("explain", "node", node_id, "--model", "m")["model"]["ready"] is True
+    assert "takes jobs" in operator.run("explain", "node", node_id)
+    assert operator.ask("event", "list", node_id)["events"]
     assert "leader" in operator.run("members")
     assert [member["nodes"] for member in operator.ask("members")["members"]] == [1]
-    assert f"{node_id}  registering → ready" in operator.run("events")
-    assert operator.ask("thresholds")["thresholds"]
-    assert "claim_ttl_seconds" in operator.run("thresholds")
+    assert f"{node_id}  registering → ready" in operator.run("event", "list")
+    assert operator.ask("settings")["thresholds"]
+    assert "claim_ttl_seconds" in operator.run("settings")
 
 
 def _place_jobs(operator: Operator, node_id: str) -> None:
     demands = ("--model", "m", "--gpus", "2", "--label", "team=red")
-    assert operator.ask("select", *demands)["node_id"] == node_id
-    assert operator.ask("explain", *demands)["eligible"] == [node_id]
+    assert operator.ask("explain", "job", "--pick", *demands)["node_id"] == node_id
+    assert operator.ask("explain", "job", *demands)["eligible"] == [node_id]
     assert node_id in operator.run("claim", "create", "job/1", *demands)
     assert operator.ask("claim", "create", "job/1", *demands)["job_id"] == "job/1"
     assert "job/1" in operator.run("claim", "list", "--node", node_id)
     assert operator.ask("claim", "renew", "job/1")["node_id"] == node_id
     assert "active" in operator.run("claim", "show", "job/1")
-    assert "capacity_exceeded" in operator.run("explain", *demands)
+    assert "capacity_exceeded" in operator.run("explain", "job", *demands)
     assert operator.ask("queue")["count"] == 0
     operator.run("claim", "release", "job/1")
     assert operator.ask("claim", "list")["claims"] == []
     assert "model_not_available" in operator.run(
         "claim", "create", "job-2", "--model", "absent/model", code=7
     )
-    assert operator.ask("exclusions")["windows"][-1]["counts"] == {"model_not_available": 1}
-    assert "model_not_available" in operator.run("exclusions")
+    assert operator.ask("explain", "exclusions")["windows"][-1]["counts"] == {"model_not_available": 1}
+    assert "model_not_available" in operator.run("explain", "exclusions")
 
 
 def _orders(operator: Operator, node_id: str) -> None:
-    operator.run("cordon", node_id, "--reason", "odd noise")
-    assert "cordoned: odd noise" in operator.run("nodes")
-    assert "cordoned" in operator.run("select", code=7)
-    operator.run("uncordon", node_id)
-    uuid = operator.ask("node", node_id)["gpus"][0]["uuid"]
-    operator.run("cordon-gpu", node_id, uuid, "--reason", "ECC errors")
-    assert "ECC errors" in operator.ask("node", node_id)["gpus"][0]["cordoned"]
-    operator.run("uncordon-gpu", node_id, uuid)
-    operator.run("refresh", node_id)
-    operator.run("check", node_id)
-    epoch = operator.ask("node", node_id)["session_epoch"]
-    operator.run("reregister", node_id)
+    operator.run("node", "cordon", node_id, "--reason", "odd noise")
+    assert "cordoned: odd noise" in operator.run("node", "list")
+    assert "cordoned" in operator.run("explain", "job", "--pick", code=7)
+    operator.run("node", "uncordon", node_id)
+    uuid = operator.ask("node", "show", node_id)["gpus"][0]["uuid"]
+    operator.run("node", "cordon", node_id, "--gpu", uuid, "--reason", "ECC errors")
+    assert "ECC errors" in operator.ask("node", "show", node_id)["gpus"][0]["cordoned"]
+    operator.run("node", "uncordon", node_id, "--gpu", uuid)
+    operator.run("node", "refresh", node_id)
+    operator.run("node", "check", node_id)
+    epoch = operator.ask("node", "show", node_id)["session_epoch"]
+    operator.run("node", "reregister", node_id)
     eventually(
-        lambda: operator.ask("node", node_id)["session_epoch"] > epoch,
+        lambda: operator.ask("node", "show", node_id)["session_epoch"] > epoch,
         within_seconds=15,
         what="a new session",
     )
     operator.run("token", "rotate", node_id)
-    assert operator.ask("node", node_id)["token"]["rotating"] is True
+    assert operator.ask("node", "show", node_id)["token"]["rotating"] is True
     operator.await_status("ready")
-    assert "is offline" in operator.run("drain", node_id, "--deadline", "1m", "--reason", "fans", "--wait")
-    operator.run("resume", node_id)
+    assert "is offline" in operator.run(
+        "node", "drain", node_id, "--deadline", "1m", "--reason", "fans", "--wait"
+    )
+    operator.run("node", "resume", node_id)
     operator.await_status("ready")
 
 
 def _ends(operator: Operator, node_id: str) -> None:
     reader = str(operator.folder / "reader.token")
     operator.run("token", "create", "--operator", "read", "--name", "bob", "--out", reader)
-    operator.run("nodes", token_file="reader.token")
-    assert "role operate" in operator.run("drain", node_id, code=6, token_file="reader.token")
+    operator.run("node", "list", token_file="reader.token")
+    assert "role operate" in operator.run("node", "drain", node_id, code=6, token_file="reader.token")
     live = [token for token in operator.ask("token", "list")["tokens"] if token["name"] == "bob"]
     operator.run("token", "revoke", live[0]["token_id"])
-    assert "does not know the token" in operator.run("nodes", code=6, token_file="reader.token")
-    assert "With it go:" in operator.run("forget", node_id, "--yes")
-    assert operator.ask("nodes")["nodes"] == []
+    assert "does not know the token" in operator.run("node", "list", code=6, token_file="reader.token")
+    assert "With it go:" in operator.run("node", "remove", node_id, "--yes")
+    assert operator.ask("node", "list")["nodes"] == []

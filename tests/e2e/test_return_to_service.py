@@ -70,13 +70,13 @@ def test_a_failing_hook_keeps_the_node_degraded_until_it_is_fixed_and_checked_on
         assert eventually(told, within_seconds=10, what="the status at the agent")
         page = status_of(tmp_path / "state")
         assert REASON in page
-        words = [*COMMAND, "registry", "node", node_id, "--api", registry.api]
+        words = [*COMMAND, "registry", "node", "show", node_id, "--server", registry.api]
         shown = subprocess.run(words, check=True, capture_output=True, text=True, timeout=patience(20)).stdout
         assert REASON in shown
         assert "check_failed" in shown
 
         hook_at(tmp_path / "hook", "echo all 2 GPUs passed")
-        words = [*COMMAND, "registry", "check", node_id, "--api", registry.api]
+        words = [*COMMAND, "registry", "node", "check", node_id, "--server", registry.api]
         subprocess.run(words, check=True, capture_output=True, timeout=patience(20))
         agent.await_event("check_passed", check="hook")
         registry.await_status(node_id, "ready", within_seconds=20)
@@ -157,7 +157,7 @@ def test_a_gpu_that_hangs_the_library_is_taken_out_alone_and_returns_when_checke
 
         eventually(lambda: not usable()[ill], within_seconds=10, what="the GPU is not usable")
         cuda.state()
-        words = [*COMMAND, "registry", "check", node_id, "--api", registry.api]
+        words = [*COMMAND, "registry", "node", "check", node_id, "--server", registry.api]
         subprocess.run(words, check=True, capture_output=True, timeout=patience(20))
         for uuid in (ill, sound):
             agent.await_event("check_passed", check="memory_bandwidth", scope=uuid, within_seconds=30)

@@ -43,12 +43,12 @@ def test_commands_beside_an_encrypted_registry_need_no_options(place: Encrypted)
     """Whatever name its certificate is for, and whatever its ports are."""
     pin = place.certify(place.authority, "registry.example")
     registry = place.registry()
-    assert place.ask("nodes").returncode == 0
+    assert place.ask("node", "list").returncode == 0
     for words, said in (
-        (("--api", registry.api.replace("https", "http")), "is encrypted: name it with --api https://"),
-        (("--api", registry.api.replace("127.0.0.1", "localhost")), "an authority unknown here issued it"),
+        (("--server", registry.api.replace("https", "http")), "is encrypted: name it with --server https://"),
+        (("--server", registry.api.replace("127.0.0.1", "localhost")), "an authority unknown here issued it"),
     ):
-        refused = place.ask("nodes", *words)
+        refused = place.ask("node", "list", *words)
         assert refused.returncode == 5
         assert said in refused.stderr
     place.make_join_token()
@@ -72,7 +72,7 @@ def test_a_renewed_certificate_serves_new_connections_and_ends_none(place: Encry
     registry.send(signal.SIGHUP)
     assert registry.await_event("certificate_loaded", within_seconds=20)["pin"] == pin
     assert pin_at(registry.node_url) == pin_at(registry.api) == pin
-    assert place.ask("nodes").returncode == 0
+    assert place.ask("node", "list").returncode == 0
     late = place.agent(registry.node_url, "late", "--tls-pin", pin)
     late.await_event("node_registered", within_seconds=20)
     place.await_ready(2)
@@ -140,7 +140,7 @@ def test_nodes_and_operators_authenticate_with_certificates_where_required(
     registry = place.registry("--tls-client-ca-file", str(clients.file))
     own = clients.issue("me")
     mine = {"GPU_REGISTRY_CERT_FILE": str(own.cert_file), "GPU_REGISTRY_KEY_FILE": str(own.key_file)}
-    assert "asks for a certificate of this side's own" in place.ask("nodes").stderr
+    assert "asks for a certificate of this side's own" in place.ask("node", "list").stderr
     token = place.ask("token", "create", "--out", str(place.folder / "join.token"), **mine)
     assert token.returncode == 0, token.stderr
     cert, key = place.folder / "node.pem", place.folder / "node.key"

@@ -61,7 +61,7 @@ class Tutorial:
             timeout=patience(60),
             cwd=ROOT,
             check=False,
-            env={**os.environ, "GPU_REGISTRY_API": self.here("http://127.0.0.1:8081")},
+            env={**os.environ, "GPU_REGISTRY_SERVER": self.here("http://127.0.0.1:8081")},
         )
         assert done.returncode == 0, done.stderr
         return re.sub(r"\b(node|GPU)-[0-9A-Za-z-]+", r"\1-…", done.stdout)

@@ -99,7 +99,7 @@ def status_of(
 
 
 def why_of(jobs: Jobs | None = None, **fields: object) -> dict[str, Any]:
-    """What the agent answers to `why`, as a reader of the socket parses it."""
+    """What the agent answers to `explain`, as a reader of the socket parses it."""
     document = explain(snapshot(**fields), jobs or Jobs(), instant=NOW)
     return dict(json.loads(encode_answer(document))["answer"])
 

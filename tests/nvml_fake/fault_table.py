@@ -4,7 +4,7 @@
 
 Each fault is laid on GPU 0 of a machine with two. The true child reads it every `POLL_SECONDS` of a clock
 that is handed in, and the daemon's own tracker judges it. `gpu-agent probe` and `status` show the same lines
-about it. What `registry node` says is the GPU's row of its page, after a heartbeat to a registry.
+about it. What `registry node show` says is the GPU's row of its page, after a heartbeat to a registry.
 """
 
 import argparse

@@ -203,7 +203,8 @@ def test_the_default_policy_is_the_strict_one() -> None:
 
 def test_an_unknown_id_is_named_with_the_command_that_lists_the_known_ones() -> None:
     assert (
-        unknown_node_message("node-7") == "no node 'node-7' is known: `gpu-agent registry nodes` lists them"
+        unknown_node_message("node-7")
+        == "no node 'node-7' is known: `gpu-agent registry node list` lists them"
     )
     token = unknown_token_message("3f9a01bc")
     assert token == "no token '3f9a01bc' is known: `gpu-agent registry token list` lists them"

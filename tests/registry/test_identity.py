@@ -111,7 +111,8 @@ def test_r06_a_held_id_is_refused_without_proof_and_the_message_says_how_to_go_o
     assert decided.message == (
         "node id 'node-A' is held by a node at 10.0.0.7 that registered 5 min ago (ready, connected): "
         "present its node token; if this machine is that node and lost its token, have an operator run "
-        "gpu-agent registry reclaim node-A; if that node is gone for good, gpu-agent registry forget node-A; "
+        "gpu-agent registry node readmit node-A; if that node is gone for good, "
+        "gpu-agent registry node remove node-A; "
         "or register with node_id null to be given a fresh id"
     )
 
@@ -144,7 +145,7 @@ def test_with_auth_off_the_message_names_no_token() -> None:
     decided = decided_by(arrival("node-A", None), nodes_with(), auth_off=True)
     assert isinstance(decided, NodeError)
     assert "token" not in decided.message
-    assert "gpu-agent registry forget node-A" in decided.message
+    assert "gpu-agent registry node remove node-A" in decided.message
 
 
 def test_an_id_whose_connection_is_open_is_not_taken_over_though_its_node_is_suspected() -> None:
@@ -199,7 +200,7 @@ def test_a_join_token_that_is_used_up_lets_no_node_in_and_says_what_to_do() -> N
         "have an operator run gpu-agent registry token create for another"
     )
     assert refusal(arrival("node-A"), nodes_with(), spent=1).endswith(
-        "; if this machine is 'node-A', gpu-agent registry reclaim node-A instead"
+        "; if this machine is 'node-A', gpu-agent registry node readmit node-A instead"
     )
     assert "its 3 uses are taken" in refusal(arrival(None), NodeTable(), spent=3, uses=3)
 
@@ -224,7 +225,7 @@ def test_a_reclaim_token_gives_its_id_back_and_no_other() -> None:
 def test_a_reclaim_token_is_good_once_and_says_what_to_do_then() -> None:
     assert decide(arrival(None, RECLAIM), nodes_with(keys=unspent("reclaim"))) == "node-A"
     assert decide(arrival(None, RECLAIM), nodes_with(), spent=1) == "FORBIDDEN"
-    assert "gpu-agent registry reclaim node-A" in refusal(arrival(None, RECLAIM), nodes_with(), spent=1)
+    assert "gpu-agent registry node readmit node-A" in refusal(arrival(None, RECLAIM), nodes_with(), spent=1)
 
 
 def test_r06_a_known_id_without_proof_is_a_conflict_that_says_how_to_go_on() -> None:

@@ -206,7 +206,7 @@ def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_
     assert closed(done) == [(1, 1008)]
     (error,) = [one.message for one in of(Send, done) if isinstance(one.message, NodeError)]
     assert error.code == "UNAUTHORIZED"
-    assert "gpu-agent registry reclaim node-1" in error.message
+    assert "gpu-agent registry node readmit node-1" in error.message
     assert not registry.node().connected
     assert registry.claim("job-1").counts == {"disconnected": 1}
     registry.pass_time(46.0)

@@ -232,7 +232,7 @@ def test_a_node_whose_tokens_are_refused_names_the_command_that_keeps_its_id() -
     attempts = _attempts(has_token=True)
     attempts.fall_back_to_join_token(_REFUSED)
     for failure in (_REFUSED, ConnectFailed("HTTP 403", http_status=403)):
-        assert "`gpu-agent registry reclaim node-7`" in attempts.explain(failure, "node-7")[0]
+        assert "`gpu-agent registry node readmit node-7`" in attempts.explain(failure, "node-7")[0]
 
 
 def test_only_two_minutes_of_being_registered_reset_the_delays() -> None:

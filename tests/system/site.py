@@ -23,19 +23,19 @@ class Site:
 
     def nodes(self) -> list[dict[str, Any]]:
         """All nodes; none while the registry does not answer."""
-        answer = self.registry("nodes")
+        answer = self.registry("node", "list")
         nodes: list[dict[str, Any]] = [] if answer is None else answer["nodes"]
         return nodes
 
     def node(self, node_id: str) -> dict[str, Any]:
         """One node in full."""
-        answer = self.registry("node", node_id)
+        answer = self.registry("node", "show", node_id)
         assert answer is not None, self.machine.log_end()
         return answer
 
     def answers(self) -> bool:
         """True where the registry answers."""
-        return self.registry("nodes") is not None
+        return self.registry("node", "list") is not None
 
     def ready(self) -> dict[str, Any] | None:
         """The node that is ready and connected."""

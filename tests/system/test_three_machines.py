@@ -79,7 +79,7 @@ class Site:
         self.machines[on].until(look, within_seconds=60, what=f"{count} members and a leader")
 
     def await_node(self, *, on: int) -> None:
-        words = ("gpu-agent", "registry", "nodes", "--json", "--token-file", ALICE)
+        words = ("gpu-agent", "registry", "node", "list", "--json", "--token-file", ALICE)
 
         def look() -> bool:
             done = self.machines[on].run(*words, check=False)
@@ -194,7 +194,7 @@ def let_a_node_join(site: Site) -> None:
     (said,) = site.follow("on a GPU machine", "gpu-agent status", on=(GPU,))
     assert "registry-" in said
     site.await_node(on=1)
-    (nodes,) = site.follow("on registry-1", "registry nodes", on=(1,))
+    (nodes,) = site.follow("on registry-1", "registry node list", on=(1,))
     assert "ready" in nodes
 
 
@@ -202,7 +202,7 @@ def lose_machines(site: Site) -> None:
     """One that is stopped and comes back, and one that is lost for good."""
     site.follow("on registry-1", "systemctl stop etcd", on=(1,))
     site.await_members(2, on=2)
-    (said,) = site.follow("on registry-2", "registry nodes", on=(2,))
+    (said,) = site.follow("on registry-2", "registry node list", on=(2,))
     assert sorted(members_in(said).values()) == ["leader", "standby"]
     site.await_node(on=2)
     site.follow("on registry-1", "systemctl start etcd", on=(1,))
@@ -276,8 +276,8 @@ def put_a_balancer_before_them(site: Site) -> None:
     machine.until(is_connected, within_seconds=30, what="an agent that uses the balancer")
     site.await_node(on=1)
     site.copy(ALICE, 1, GPU)
-    asked = ("--api", "https://registry.example:8081", "--ca-file", "/root/registry-ca.pem")
-    said = machine.run("gpu-agent", "registry", "nodes", *asked, "--token-file", ALICE).stdout
+    asked = ("--server", "https://registry.example:8081", "--tls-ca-file", "/root/registry-ca.pem")
+    said = machine.run("gpu-agent", "registry", "node", "list", *asked, "--token-file", ALICE).stdout
     assert "ready" in said
 
 

@@ -175,7 +175,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _watch(fleet: DemoFleet, console: Console) -> None:
     console.print(
         f"Operators' API: {fleet.api.url}. Try, in another terminal:\n"
-        f"{own_command()} registry nodes --api {fleet.api.url} --token-file {fleet.token_file}",
+        f"{own_command()} registry node list --server {fleet.api.url} --token-file {fleet.token_file}",
         soft_wrap=True,
     )
     if not can_redraw():
@@ -194,7 +194,7 @@ def own_command() -> str:
 
 
 def _print_changes_until_left(fleet: DemoFleet) -> None:
-    """Print the nodes, then a line for each change, as `registry nodes --watch` does in a pipe."""
+    """Print the nodes, then a line for each change, as `registry node list --watch` does in a pipe."""
     before = fleet.nodes()
     print_lines(node_table(before, None, now=time.time()))
     while not reader_left():

@@ -72,8 +72,8 @@ def _load_members() -> Commands:
     return COMMANDS
 
 
-def _load_thresholds() -> Commands:
-    from gpu_agent.cli.registry.thresholds import COMMANDS
+def _load_settings() -> Commands:
+    from gpu_agent.cli.registry.settings import COMMANDS
 
     return COMMANDS
 
@@ -90,8 +90,8 @@ def _load_nodes() -> Commands:
     return COMMANDS
 
 
-def _load_gpus() -> Commands:
-    from gpu_agent.cli.registry.gpus import COMMANDS
+def _load_node_actions() -> Commands:
+    from gpu_agent.cli.registry.node_actions import COMMANDS
 
     return COMMANDS
 
@@ -168,6 +168,12 @@ def _load_explain() -> Commands:
     return COMMANDS
 
 
+def _load_explain_registry() -> Commands:
+    from gpu_agent.cli.registry.explain import COMMANDS
+
+    return COMMANDS
+
+
 def _load_drain() -> Commands:
     from gpu_agent.cli.agent.drain import COMMANDS
 
@@ -225,46 +231,76 @@ CLAIM = Group(
         },
     },
 )
-REGISTRY = Group(
-    summary="serve a registry, query it, and act on its nodes",
-    description="The registry: serve it, query it, and act on its nodes.",
+NODE = Group(
+    summary="list and show nodes, and act on them: drain, cordon, remove, …",
+    description="The nodes of a registry: what they have, what they do, and what an operator has them do.",
     what="action",
     subjects={
-        "the registry itself": {
-            "serve": Command(_load_serve, "run the registry"),
-            "members": Command(_load_members, "show the processes of the registry, and which one leads"),
-            "thresholds": Command(_load_thresholds, "show the thresholds in force"),
-            "backup": Command(_load_storage, "write its database to a file"),
-            "restore": Command(_load_storage, "restore its database from a backup"),
+        "look": {
+            "list": Command(_load_nodes, "list all nodes with status and reason"),
+            "show": Command(_load_nodes, "show one node: checks, GPUs, models, history"),
         },
-        "nodes": {
-            "nodes": Command(_load_nodes, "list all nodes with status and reason"),
-            "node": Command(_load_nodes, "show one node: checks, GPUs, models, history"),
-            "why": Command(_load_nodes, "say which jobs a node cannot take now, and why"),
-            "events": Command(_load_events, "show what happened to a node, and what happens"),
+        "one node, or all with a label": {
+            "drain": Command(_load_node_actions, "let it finish its jobs, then take it offline"),
+            "resume": Command(_load_node_actions, "end its drain"),
+            "cordon": Command(_load_node_actions, "give it, or one of its GPUs, no new jobs"),
+            "uncordon": Command(_load_node_actions, "give it, or that GPU, new jobs again"),
         },
-        "acting on a node": {
-            "drain": Command(_load_nodes, "let it finish its jobs, then take it offline"),
-            "resume": Command(_load_nodes, "end its drain"),
-            "cordon": Command(_load_nodes, "give it no new jobs"),
-            "uncordon": Command(_load_nodes, "give it new jobs again"),
-            "cordon-gpu": Command(_load_gpus, "give one of its GPUs to no new claim"),
-            "uncordon-gpu": Command(_load_gpus, "let claims have that GPU again"),
+        "one node": {
             "refresh": Command(_load_nodes, "have it probe again, now"),
             "check": Command(_load_nodes, "have it run its admission checks, now"),
             "reregister": Command(_load_nodes, "have it register again"),
-            "forget": Command(_load_nodes, "remove its record"),
-            "reclaim": Command(_load_tokens, "create a token that gives a machine this node's id back"),
+            "readmit": Command(_load_tokens, "create a token that gives a machine this node's id back"),
+            "remove": Command(_load_nodes, "remove its record"),
         },
-        "jobs and their slots": {
-            "explain": Command(_load_claims, "say for each node why it could or could not take a job"),
-            "select": Command(_load_claims, "say which node a job would get now"),
+    },
+)
+EVENT = Group(
+    summary="list what happened, or follow what happens",
+    description="The events of a registry, of one node or of all.",
+    what="action",
+    subjects={
+        "actions": {
+            "list": Command(_load_events, "list the latest events"),
+            "follow": Command(_load_events, "print each event as it happens, until Ctrl-C"),
+        },
+    },
+)
+EXPLAIN = Group(
+    summary="explain why a job gets no node, or a node no jobs",
+    description="Why a job gets no node, and why a node gets no jobs. Nothing is reserved.",
+    what="subject",
+    subjects={
+        "subjects": {
+            "job": Command(
+                _load_explain_registry, "which nodes could take a job now, and why not the others"
+            ),
+            "node": Command(_load_explain_registry, "which jobs a node cannot take now, and why"),
+            "exclusions": Command(_load_explain_registry, "why jobs got no node lately, counted by reason"),
+        },
+    },
+)
+REGISTRY = Group(
+    summary="serve a registry, query it, and act on its nodes",
+    description="The registry: serve it, query it, and act on its nodes.",
+    what="command",
+    subjects={
+        "nodes and jobs": {
+            "node": NODE,
             "claim": CLAIM,
             "queue": Command(_load_claims, "list the jobs that wait for capacity"),
-            "exclusions": Command(_load_claims, "count the reasons why jobs got no node lately"),
+            "explain": EXPLAIN,
+            "event": EVENT,
         },
         "credentials": {
             "token": TOKEN,
+        },
+        "the registry itself": {
+            "serve": Command(_load_serve, "run the registry"),
+            "members": Command(_load_members, "show the processes of the registry, and which one leads"),
+            "settings": Command(_load_settings, "show the thresholds in force"),
+            "backup": Command(_load_storage, "write its database to a file"),
+            "restore": Command(_load_storage, "restore its database from a backup"),
         },
     },
 )
@@ -323,7 +359,7 @@ ROOT = Group(
         },
         "the agent that runs here": {
             "status": Command(_load_status, "show the agent's state, and its status at the registry"),
-            "why": Command(_load_explain, "say which jobs this machine cannot take now, and why"),
+            "explain": Command(_load_explain, "say which jobs this machine cannot take now, and why"),
             "drain": Command(_load_drain, "let this machine finish its jobs, then take it offline"),
             "resume": Command(_load_drain, "end its drain"),
             "refresh": Command(_load_status, "have the agent probe its machine again, now"),

@@ -11,15 +11,15 @@ from gpu_agent.cli.agent.doctor import doctor_schema
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
 from gpu_agent.wire import schema as messages
 from gpu_agent.wire.control import status_schema
+from gpu_agent.wire.explain_document import explain_schema
 from gpu_agent.wire.probe_document import probe_schema
-from gpu_agent.wire.why_document import why_schema
 
 _DOCUMENTS = {
     "probe": probe_schema,
     "doctor": doctor_schema,
     "check": check_schema,
     "status": status_schema,
-    "why": why_schema,
+    "explain": explain_schema,
 }
 NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
 """What a schema exists for: the protocol's messages, then what commands print with `--json`."""
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of what "
-        "`probe`, `doctor`, `check`, `status` or `why` prints with `--json`. "
+        "`probe`, `doctor`, `check`, `status` or `explain` prints with `--json`. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},

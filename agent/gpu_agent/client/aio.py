@@ -249,7 +249,7 @@ class RegistryClient:
         *,
         token: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        insecure_http: bool = False,
+        insecure_plaintext: bool = False,
         retry_seconds: float = 10.0,
     ) -> None:
         """Raise `ValueError` for what is no address or no token, or would show the token on the network."""
@@ -257,7 +257,7 @@ class RegistryClient:
             url,
             token=token,
             ssl_context=ssl_context,
-            insecure_http=insecure_http,
+            insecure_plaintext=insecure_plaintext,
             retry_seconds=retry_seconds,
         )
         self._held: dict[str, Claim] = {}

@@ -73,10 +73,10 @@ class Transport:
         *,
         token: str | None,
         ssl_context: ssl.SSLContext | None,
-        insecure_http: bool,
+        insecure_plaintext: bool,
         retry_seconds: float,
     ) -> None:
-        self.url = _checked_url(url, has_token=token is not None, insecure_http=insecure_http)
+        self.url = _checked_url(url, has_token=token is not None, insecure_plaintext=insecure_plaintext)
         self.retry_seconds = retry_seconds
         headers = {"Content-Type": "application/json", "User-Agent": f"gpu-agent-client/{__version__}"}
         if token is not None:
@@ -243,15 +243,15 @@ def _checked_token(token: str) -> str:
     return token
 
 
-def _checked_url(url: str, *, has_token: bool, insecure_http: bool) -> str:
+def _checked_url(url: str, *, has_token: bool, insecure_plaintext: bool) -> str:
     """Return the address without a path; raises `ValueError`."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise ValueError(f"{url!r} is no address of a registry: write it like https://registry:8081")
-    if parts.scheme == "http" and has_token and not insecure_http and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and has_token and not insecure_plaintext and not _is_loopback(parts.hostname):
         raise ValueError(
             f"{url} is not encrypted, so that others on the network can read the token: use https://, or "
-            "insecure_http=True in a network that you trust"
+            "insecure_plaintext=True in a network that you trust"
         )
     return f"{parts.scheme}://{parts.netloc}"
 

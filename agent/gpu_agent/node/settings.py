@@ -418,8 +418,8 @@ class AgentSettings(BaseSettings):
         bool,
         Setting(
             "false: the agent reads NVIDIA GPUs when it starts and on request (`gpu-agent refresh`, "
-            "`gpu-agent registry refresh`), not in between, so that a laptop's GPU can sleep; its use is "
-            "unknown then"
+            "`gpu-agent registry node refresh`), not in between, so that a laptop's GPU can sleep; its use "
+            "is unknown then"
         ),
     ] = True
 

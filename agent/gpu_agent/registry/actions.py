@@ -211,7 +211,7 @@ class Step:
 
 def unknown_node_message(node_id: str) -> str:
     """Return the sentence for an unknown node id, with the command that lists the known ones."""
-    return f"no node {node_id!r} is known: `gpu-agent registry nodes` lists them"
+    return f"no node {node_id!r} is known: `gpu-agent registry node list` lists them"
 
 
 def unknown_token_message(token_id: str) -> str:

@@ -157,7 +157,7 @@ def _unknown_gpu(record: NodeRecord, uuid: str) -> tuple[str, str] | None:
     if uuid.startswith("#"):
         fix = "a GPU without a UUID cannot be cordoned, cordon the node"
     elif uuid not in record.gpus:
-        fix = f"`gpu-agent registry node {record.node_id}` lists its GPUs"
+        fix = f"`gpu-agent registry node show {record.node_id}` lists its GPUs"
     else:
         return None
     return UNKNOWN_GPU, f"node {record.node_id!r} declares no GPU {clip_quote(uuid)}: {fix}"

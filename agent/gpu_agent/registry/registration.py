@@ -393,11 +393,12 @@ def _held(holder: NodeRecord, *, auth_off: bool, now: float) -> str:
     node_id = holder.node_id
     state = "not connected" if holder.connection is None else "connected"
     ways = (
-        f"wait until it is disconnected or offline, have an operator run gpu-agent registry forget {node_id}"
+        "wait until it is disconnected or offline, have an operator run "
+        f"gpu-agent registry node remove {node_id}"
         if auth_off
         else "present its node token; if this machine is that node and lost its token, have an operator run "
-        f"gpu-agent registry reclaim {node_id}; if that node is gone for good, "
-        f"gpu-agent registry forget {node_id}"
+        f"gpu-agent registry node readmit {node_id}; if that node is gone for good, "
+        f"gpu-agent registry node remove {node_id}"
     )
     return (
         f"node id {node_id!r} is held by a node at {holder.address or 'an unknown address'} "
@@ -410,12 +411,13 @@ def _used_up(token: Token, holder: NodeRecord | None) -> str:
     if token.node_id is not None:
         return (
             f"join token {token.token_id} was used: have an operator run "
-            f"gpu-agent registry reclaim {token.node_id} for another"
+            f"gpu-agent registry node readmit {token.node_id} for another"
         )
     times = "its one use is" if token.uses == 1 else f"its {token.uses} uses are"
     way = "gpu-agent registry token create for another"
     if holder is not None:
-        way += f"; if this machine is {holder.node_id!r}, gpu-agent registry reclaim {holder.node_id} instead"
+        readmit = f"gpu-agent registry node readmit {holder.node_id}"
+        way += f"; if this machine is {holder.node_id!r}, {readmit} instead"
     return f"join token {token.token_id} lets no more nodes in, {times} taken: have an operator run {way}"
 
 
@@ -429,8 +431,8 @@ def _token_ended(holder: NodeRecord) -> NodeError:
     return NodeError(
         node_id=node_id,
         code=ErrorCode.NODE_ID_CONFLICT,
-        message=f"an operator ended the token of node {node_id!r}: have one run gpu-agent registry reclaim "
-        f"{node_id} and give its agent the token that this prints",
+        message=f"an operator ended the token of node {node_id!r}: have one run gpu-agent registry node "
+        f"readmit {node_id} and give its agent the token that this prints",
         details={"token_ended": True},
     )
 

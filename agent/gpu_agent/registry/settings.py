@@ -1,6 +1,6 @@
 """What the registry decides by: intervals, limits and weights (§4, §5), and which nodes it admits.
 
-A threshold is one field here: it is a setting of `registry serve` too, and `registry thresholds` shows it.
+A threshold is one field here: it is a setting of `registry serve` too, and `registry settings` shows it.
 """
 
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ class TokenRequests:
         if not record.tokens.all:
             message = (
                 f"node {record.node_id!r} has no token: let it register with a join token, "
-                f"or run gpu-agent registry reclaim {record.node_id}"
+                f"or run gpu-agent registry node readmit {record.node_id}"
             )
             step.refuse(event.ref, NOTHING_TO_ROTATE, message)
             return
@@ -163,7 +163,7 @@ class TokenRequests:
             return
         message = (
             "an operator ended this node's token: have one run "
-            f"gpu-agent registry reclaim {record.node_id} and give its agent the token that this prints"
+            f"gpu-agent registry node readmit {record.node_id} and give its agent the token that this prints"
         )
         error = NodeError(node_id=record.node_id, code=ErrorCode.UNAUTHORIZED, message=message)
         step.effects.append(Send(connection, error))

@@ -60,7 +60,8 @@ class NodeFilter:
     """Any one of these."""
     model: str | None = None
     """A model that is installed, enabled and ready."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Each of these, with the value or one of the values."""
     gpu_name: str | None = None
     """Part of a GPU's name, in upper or lower case."""
     connected: bool | None = None
@@ -73,7 +74,7 @@ class NodeFilter:
             return False
         if self.model is not None and self.model not in record.declared.ready_models:
             return False
-        if any(record.declared.labels.get(name) != value for name, value in self.labels.items()):
+        if not all(_has_label(record, name, values) for name, values in self.labels.items()):
             return False
         return self.gpu_name is None or _has_gpu(record.gpus.names, self.gpu_name.lower())
 
@@ -423,6 +424,11 @@ def _excluded_node(one: Excluded) -> api.ExcludedNode:
     return api.ExcludedNode(
         node_id=one.node_id, hostname=one.hostname, reason=one.reason.value, need=one.need, have=one.have
     )
+
+
+def _has_label(record: NodeRecord, name: str, values: str | tuple[str, ...]) -> bool:
+    value = record.declared.labels.get(name)
+    return value is not None and value in ((values,) if isinstance(values, str) else values)
 
 
 @lru_cache(maxsize=256)

@@ -19,8 +19,8 @@ _CEILING_SPREAD = 0.5
 """A delay at the ceiling lies within a quarter of it, either way."""
 
 _NEXT_STEP = (
-    "have its operator run `gpu-agent registry reclaim {node_id}`, and give this agent the token that it "
-    "prints; for a node that was removed there, `gpu-agent registry token create`"
+    "have its operator run `gpu-agent registry node readmit {node_id}`, and give this agent the token that "
+    "it prints; for a node that was removed there, `gpu-agent registry token create`"
 )
 _CREDENTIAL_REFUSED = {
     (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "

@@ -1,9 +1,9 @@
 """The documents of the control socket: the requests, and what the agent answers (`docs/reference/local.md`).
 
-Both ends use these models: the agent writes the answers, `gpu-agent status`, `why`, `drain` and `job` read
-them, and their JSON Schemas are generated from them. A reader ignores unknown fields, because a newer agent
-may send more; for the same reason words such as a state are plain strings in answers, and the schemas list
-those that this version sends. Times are Unix time in seconds, unknown is null.
+Both ends use these models: the agent writes the answers, `gpu-agent status`, `explain`, `drain` and `job`
+read them, and their JSON Schemas are generated from them. A reader ignores unknown fields, because a newer
+agent may send more; for the same reason words such as a state are plain strings in answers, and the schemas
+list those that this version sends. Times are Unix time in seconds, unknown is null.
 """
 
 from collections.abc import Mapping
@@ -45,10 +45,10 @@ class StatusRequest(_Request):
     ask: Literal["status"]
 
 
-class WhyRequest(_Request):
-    """Which jobs this node is excluded for now, as far as the node knows: a `WhyDocument`."""
+class ExplainRequest(_Request):
+    """Which jobs this node is excluded for now, as far as the node knows: an `ExplainDocument`."""
 
-    ask: Literal["why"]
+    ask: Literal["explain"]
 
 
 class RefreshRequest(_Request):
@@ -96,7 +96,7 @@ class JobListRequest(_Request):
 
 Request = (
     StatusRequest
-    | WhyRequest
+    | ExplainRequest
     | RefreshRequest
     | DrainRequest
     | ResumeRequest

@@ -81,7 +81,7 @@ def test_json_is_the_status__resume(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("ready", "there is nothing to resume"), ("draining", "`gpu-agent registry resume node-A`")],
+    [("ready", "there is nothing to resume"), ("draining", "`gpu-agent registry node resume node-A`")],
 )
 def test_what_is_not_the_owners_to_lift_is_refused_with_the_next_step(
     tmp_path: Path, status: str, words: str, capsys: pytest.CaptureFixture[str]

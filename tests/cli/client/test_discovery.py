@@ -7,8 +7,8 @@ import pytest
 
 from gpu_agent.cli.client import discovery as api_address
 from gpu_agent.cli.client.discovery import (
-    API_VARIABLE,
     DEFAULT_API,
+    SERVER_VARIABLE,
     STATE_DIR_VARIABLE,
     RegistryEndpoint,
     check_url,
@@ -26,12 +26,12 @@ OWN = "https://127.0.0.1:8443"
 def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state directory of this machine's registry; nothing of the true machine is read."""
     monkeypatch.setenv(STATE_DIR_VARIABLE, str(tmp_path))
-    monkeypatch.delenv(API_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     return tmp_path
 
 
 def place(api: str | None = None) -> RegistryEndpoint:
-    return find_endpoint(argparse.Namespace(api=api))
+    return find_endpoint(argparse.Namespace(server=api))
 
 
 def test_where_no_registry_has_left_its_address_the_usual_one_is_taken(state_dir: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_leads_to_a_name_is_not_followed(state_dir: Path) -> None:
 def test_a_registry_that_is_named_is_the_one(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_endpoint_file(state_dir, LeftEndpoint(OWN, PIN))
     assert place("https://registry.example/") == RegistryEndpoint("https://registry.example")
-    monkeypatch.setenv(API_VARIABLE, "http://10.0.0.1:8081")
+    monkeypatch.setenv(SERVER_VARIABLE, "http://10.0.0.1:8081")
     assert place() == RegistryEndpoint("http://10.0.0.1:8081")
     assert place("https://registry.example") == RegistryEndpoint("https://registry.example")
 
@@ -67,7 +67,7 @@ def test_this_machines_own_is_known_by_its_key_where_it_is_named_too(state_dir: 
 def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The state directories of a user's own registry and of the unit's."""
     monkeypatch.delenv(STATE_DIR_VARIABLE, raising=False)
-    monkeypatch.delenv(API_VARIABLE, raising=False)
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     users, units = tmp_path / "users", tmp_path / "units"
     monkeypatch.setattr(api_address, "default_state_dir", lambda: users)
     monkeypatch.setattr(api_address, "UNIT_FOLDER", units)

@@ -112,10 +112,10 @@ def test_the_arguments_of_a_command_lead_to_its_registry_and_its_token(tmp_path:
     (tmp_path / "token").write_text("gpuo_t\n")
     parser = argparse.ArgumentParser()
     add_api_options(parser)
-    words = ["--api", "http://127.0.0.1:1/", "--token-file", str(tmp_path / "token")]
+    words = ["--server", "http://127.0.0.1:1/", "--token-file", str(tmp_path / "token")]
     assert Api.of(parser.parse_args(words)).url == "http://127.0.0.1:1"
     with pytest.raises(Failure, match="not encrypted"):
-        Api.of(parser.parse_args(["--api", "http://10.0.0.1:1", *words[2:]]))
+        Api.of(parser.parse_args(["--server", "http://10.0.0.1:1", *words[2:]]))
 
 
 def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +125,13 @@ def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: py
         (None, [], "http://127.0.0.1:8081"),
         ("", [], "http://127.0.0.1:8081"),
         ("http://127.0.0.1:9", [], "http://127.0.0.1:9"),
-        ("http://127.0.0.1:9", ["--api", "http://127.0.0.1:7"], "http://127.0.0.1:7"),
+        ("http://127.0.0.1:9", ["--server", "http://127.0.0.1:7"], "http://127.0.0.1:7"),
     ):
         if variable is not None:
-            monkeypatch.setenv("GPU_REGISTRY_API", variable)
+            monkeypatch.setenv("GPU_REGISTRY_SERVER", variable)
         assert Api.of(parser.parse_args(words)).url == url
-    with pytest.raises(Failure, match="'', of --api"):
-        Api.of(parser.parse_args(["--api", ""]))
+    with pytest.raises(Failure, match="'', of --server"):
+        Api.of(parser.parse_args(["--server", ""]))
 
 
 def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:
@@ -251,6 +251,6 @@ def test_a_real_registrys_pages_are_all_of_its_nodes(served: Served) -> None:
 def test_a_command_that_uses_the_api_can_say_where_and_in_which_form() -> None:
     parser = argparse.ArgumentParser()
     add_request_options(parser, json_is="the answer")
-    given = parser.parse_args(["--json", "--api", "http://h"])
-    assert (given.json, given.api) == (True, "http://h")
+    given = parser.parse_args(["--json", "--server", "http://h"])
+    assert (given.json, given.server) == (True, "http://h")
     assert "print the answer" in parser.format_help()

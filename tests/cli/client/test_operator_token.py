@@ -28,8 +28,10 @@ def written(folder: Path, text: str, name: str = "token") -> Path:
     return path
 
 
-def found(url: str, *, token_file: Path | None = None, insecure_http: bool = False) -> tuple[str, str] | None:
-    token = find_token(url, token_file=token_file, insecure_http=insecure_http)
+def found(
+    url: str, *, token_file: Path | None = None, insecure_plaintext: bool = False
+) -> tuple[str, str] | None:
+    token = find_token(url, token_file=token_file, insecure_plaintext=insecure_plaintext)
     return None if token is None else (token.text, token.source)
 
 
@@ -57,7 +59,7 @@ def test_this_machines_own_token_goes_to_this_machine(url: str, state_dir: Path)
 @pytest.mark.parametrize("url", [ELSEWHERE, "https://registry.example", "http://127.0.0.1.example"])
 def test_this_machines_own_token_goes_to_no_other(url: str, state_dir: Path) -> None:
     written(state_dir, "gpuo_left", OPERATOR_TOKEN_FILE)
-    assert find_token(url, insecure_http=True) is None
+    assert find_token(url, insecure_plaintext=True) is None
 
 
 def test_without_a_stated_directory_the_platforms_and_the_units_are_looked_into(
@@ -76,11 +78,11 @@ def test_a_token_never_goes_to_another_machine_in_the_clear_unless_reported_so(
     monkeypatch.setenv(VARIABLE, "gpuo_env")
     named = written(tmp_path, "gpuo_named")
     for token_file in (named, None):
-        with pytest.raises(Failure, match=r"not encrypted.*--insecure-http") as refused:
+        with pytest.raises(Failure, match=r"not encrypted.*--insecure-plaintext") as refused:
             find_token(ELSEWHERE, token_file=token_file)
         assert refused.value.code is ExitCode.CONFIGURATION
         assert "gpuo_" not in str(refused.value)
-    assert find_token(ELSEWHERE, insecure_http=True) is not None
+    assert find_token(ELSEWHERE, insecure_plaintext=True) is not None
     assert find_token("https://10.0.0.1:8081") is not None
 
 

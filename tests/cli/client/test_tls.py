@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.client.discovery import API_VARIABLE, STATE_DIR_VARIABLE, VARIABLE
+from gpu_agent.cli.client.discovery import SERVER_VARIABLE, STATE_DIR_VARIABLE, VARIABLE
 from gpu_agent.cli.client.http import Api, add_api_options
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, Endpoint, write_endpoint_file
@@ -28,7 +28,7 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / OPERATOR_TOKEN_FILE).write_text(TOKEN)
     monkeypatch.setenv(STATE_DIR_VARIABLE, str(folder))
-    for name in (VARIABLE, API_VARIABLE, "GPU_REGISTRY_CA_FILE", "GPU_REGISTRY_CERT_FILE"):
+    for name in (VARIABLE, SERVER_VARIABLE, "GPU_REGISTRY_CA_FILE", "GPU_REGISTRY_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -98,13 +98,13 @@ def test_a_registry_elsewhere_is_known_by_an_authority(
 ) -> None:
     with serving(authority.issue()) as port:
         url = f"https://localhost:{port}"
-        assert "name that authority's certificate in --ca-file" in refusal("--api", url)
+        assert "name that authority's certificate in --tls-ca-file" in refusal("--server", url)
         assert (
-            api("--api", url, "--ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"]
+            api("--server", url, "--tls-ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"]
             == "/v1/nodes"
         )
         monkeypatch.setenv("GPU_REGISTRY_CA_FILE", str(authority.file))
-        assert api("--api", url).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
+        assert api("--server", url).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_an_authority_that_is_named_counts_for_this_machines_own_registry_too(
@@ -113,7 +113,7 @@ def test_an_authority_that_is_named_counts_for_this_machines_own_registry_too(
     own = authority.issue()
     with serving(own) as port:
         write_endpoint_file(state_dir, Endpoint(f"https://127.0.0.1:{port}", "sha256//" + "A" * 43 + "="))
-        assert api("--ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
+        assert api("--tls-ca-file", str(authority.file)).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
 
 
 def test_a_registry_that_asks_for_a_certificate_is_shown_one(
@@ -121,10 +121,10 @@ def test_a_registry_that_asks_for_a_certificate_is_shown_one(
 ) -> None:
     mine = authority.issue("me")
     with serving(authority.issue(), client_ca_file=authority.file) as port:
-        words = ("--api", f"https://localhost:{port}", "--ca-file", str(authority.file))
+        words = ("--server", f"https://localhost:{port}", "--tls-ca-file", str(authority.file))
         for _ in range(5):
             assert "have one issued by the authority that it trusts" in refusal(*words)
-        files = ("--cert-file", str(mine.cert_file), "--key-file", str(mine.key_file))
+        files = ("--tls-cert-file", str(mine.cert_file), "--tls-key-file", str(mine.key_file))
         assert api(*words, *files).request("GET", "/v1/nodes")["path"] == "/v1/nodes"
         monkeypatch.setenv("GPU_REGISTRY_CERT_FILE", str(mine.cert_file))
         monkeypatch.setenv("GPU_REGISTRY_KEY_FILE", str(mine.key_file))
@@ -133,11 +133,13 @@ def test_a_registry_that_asks_for_a_certificate_is_shown_one(
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     absent = tmp_path / "absent.pem"
-    assert f"{absent} cannot be read" in refusal("--api", "https://127.0.0.1:9", "--ca-file", str(absent))
+    assert f"{absent} cannot be read" in refusal(
+        "--server", "https://127.0.0.1:9", "--tls-ca-file", str(absent)
+    )
 
 
 def test_what_is_not_encrypted_needs_no_file(tmp_path: Path) -> None:
-    assert "no registry answers" in refusal("--api", "http://127.0.0.1:9", "--ca-file", str(tmp_path))
+    assert "no registry answers" in refusal("--server", "http://127.0.0.1:9", "--tls-ca-file", str(tmp_path))
 
 
 def test_without_more_the_systems_authorities_vouch(
@@ -153,7 +155,7 @@ def test_no_variable_makes_a_command_write_its_keys_down(
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     with serving(authority.issue()) as port:
-        api("--api", f"https://localhost:{port}", "--ca-file", str(authority.file)).request(
+        api("--server", f"https://localhost:{port}", "--tls-ca-file", str(authority.file)).request(
             "GET", "/v1/nodes"
         )
     assert not (tmp_path / "keys").exists()

@@ -43,7 +43,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 def words(registry: Registry, *arguments: str) -> list[str]:
-    return [*COMMAND, "registry", "claim", "run", *arguments[:1], "--api", registry.api, *arguments[1:]]
+    return [*COMMAND, "registry", "claim", "run", *arguments[:1], "--server", registry.api, *arguments[1:]]
 
 
 def start(registry: Registry, *arguments: str) -> subprocess.Popen[str]:
@@ -141,7 +141,7 @@ def test_a_command_that_cannot_be_run_is_refused_before_anything_is_claimed(
     command: str, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with standing_in({}) as registry:
-        assert main(["registry", "claim", "run", "job-1", "--api", registry.api, "--", command]) == code
+        assert main(["registry", "claim", "run", "job-1", "--server", registry.api, "--", command]) == code
         assert registry.asked == []
     assert command in capfd.readouterr().err
 
@@ -240,7 +240,7 @@ def await_follower(registry: Registry) -> None:
 
 
 def release(registry: Registry, job_id: str) -> None:
-    subprocess.run([*COMMAND, "registry", "claim", "release", job_id, "--api", registry.api], check=True)
+    subprocess.run([*COMMAND, "registry", "claim", "release", job_id, "--server", registry.api], check=True)
 
 
 def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None:

@@ -21,43 +21,45 @@ def test_a_slot_is_reserved_and_the_same_job_gets_the_same(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        assert main(["registry", "claim", "create", "job-1", "--model", "m", "--api", served.api]) == 0
+        assert main(["registry", "claim", "create", "job-1", "--model", "m", "--server", served.api]) == 0
         assert f"job-1 has a slot on {served.able}" in capsys.readouterr().out
-    assert main(["registry", "claim", "create", "job-1", "--model", "m", "--json", "--api", served.api]) == 0
+    assert (
+        main(["registry", "claim", "create", "job-1", "--model", "m", "--json", "--server", served.api]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
     assert len(served.registry.get("/v1/claims")["claims"]) == 1
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_no_node_for_a_job_is_exit_7(served: Served, form: list[str]) -> None:
-    assert main(["registry", "claim", "create", "job-1", "--gpus", "9", *form, "--api", served.api]) == 7
+    assert main(["registry", "claim", "create", "job-1", "--gpus", "9", *form, "--server", served.api]) == 7
 
 
 def test_claims_are_listed_with_their_nodes_and_ends(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claim", "list", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--server", served.api]) == 0
     assert "No claim is held." in capsys.readouterr().out
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claim", "list", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--server", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("ENDS IN", "job-1", served.able, "9 min"))
-    assert main(["registry", "claim", "list", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--json", "--server", served.api]) == 0
     assert [claim["job_id"] for claim in json.loads(capsys.readouterr().out)["claims"]] == ["job-1"]
 
 
 def test_the_claims_of_one_node_are_listed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claim", "list", "--node", served.new, "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--node", served.new, "--server", served.api]) == 0
     assert f"No claim is held on {served.new}." in capsys.readouterr().out
-    assert main(["registry", "claim", "list", "--node", served.able, "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--node", served.able, "--server", served.api]) == 0
     assert "job-1" in capsys.readouterr().out
 
 
 def test_an_unknown_node_is_refused_rather_than_listed_without_claims(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claim", "list", "--node", f"{served.able}x", "--api", served.api]) == 6
+    assert main(["registry", "claim", "list", "--node", f"{served.able}x", "--server", served.api]) == 6
     said = capsys.readouterr()
     assert said.out == ""
     assert f"did you mean {served.able}" in said.err
@@ -65,14 +67,14 @@ def test_an_unknown_node_is_refused_rather_than_listed_without_claims(
 
 def test_a_claim_is_renewed_for_one_more_ttl(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claim", "renew", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "renew", "job-1", "--server", served.api]) == 0
     assert f"job-1 keeps its slot on {served.able}" in capsys.readouterr().out
-    assert main(["registry", "claim", "renew", "job-1", "--json", "--api", served.api]) == 0
+    assert main(["registry", "claim", "renew", "job-1", "--json", "--server", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["job_id"] == "job-1"
 
 
 def test_a_claim_that_is_not_held_is_exit_6(served: Served) -> None:
-    assert main(["registry", "claim", "renew", "job-1", "--api", served.api]) == 6
+    assert main(["registry", "claim", "renew", "job-1", "--server", served.api]) == 6
 
 
 @pytest.mark.parametrize(("form", "said"), [([], "job-1 has no slot any more\n"), (["--json"], "")])
@@ -80,9 +82,9 @@ def test_a_slot_is_released(
     served: Served, form: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "claim", "release", "job-1", *form, "--api", served.api]) == 0
+    assert main(["registry", "claim", "release", "job-1", *form, "--server", served.api]) == 0
     assert capsys.readouterr().out == said
-    assert main(["registry", "claim", "release", "job-1", "--api", served.api]) == 6
+    assert main(["registry", "claim", "release", "job-1", "--server", served.api]) == 6
 
 
 def claim(*nodes: Mapping[str, object]) -> ClaimView:
@@ -124,29 +126,31 @@ def test_another_refusal_stays_one() -> None:
 def test_a_claim_is_named_by_its_id_when_it_is_renewed_and_released(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "claim", "create", "job-1", "--ttl", "30s", "--api", served.api]) == 0
+    assert main(["registry", "claim", "create", "job-1", "--ttl", "30s", "--server", served.api]) == 0
     said = capsys.readouterr().out
     claim_id = said.split("\nclaim ")[1].split(":")[0]
     assert "for 30 s" in said or "for 29 s" in said
-    renew = ["registry", "claim", "renew", "job-1", "--ttl", "10m", "--api", served.api]
+    renew = ["registry", "claim", "renew", "job-1", "--ttl", "10m", "--server", served.api]
     assert main([*renew, "--claim-id", claim_id]) == 0
     said = capsys.readouterr().out
     assert "for 10 min" in said or "for 9 min" in said
-    other = ["--claim-id", "f" * 32, "--api", served.api]
+    other = ["--claim-id", "f" * 32, "--server", served.api]
     assert main([*renew, *other[:2]]) == 6
     assert main(["registry", "claim", "release", "job-1", *other]) == 6
     said = capsys.readouterr().err
     assert "another claim" in said
     assert "registry claim show JOB" in said
-    assert main(["registry", "claim", "release", "job-1", "--claim-id", claim_id, "--api", served.api]) == 0
+    assert (
+        main(["registry", "claim", "release", "job-1", "--claim-id", claim_id, "--server", served.api]) == 0
+    )
 
 
 def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     Api(served.api).request("DELETE", "/v1/claims/job-1")
-    assert main(["registry", "claim", "list", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--server", served.api]) == 0
     assert "job-1" not in capsys.readouterr().out
-    assert main(["registry", "claim", "list", "--ended", "--api", served.api]) == 0
+    assert main(["registry", "claim", "list", "--ended", "--server", served.api]) == 0
     said = capsys.readouterr().out
     (claim,) = served.registry.get("/v1/claims?ended=true")["claims"]
     assert all(word in said for word in ("STATE", "job-1", "released", "CLAIM", claim["claim_id"]))
@@ -155,7 +159,7 @@ def test_ended_claims_are_listed_on_request(served: Served, capsys: pytest.Captu
 def test_the_list_names_nodes_by_id_and_by_hostname(capsys: pytest.CaptureFixture[str]) -> None:
     node = {"node_id": "node-7", "hostname": "gpu-host-1"}
     with standing_in({"GET /v1/claims": {"claims": [{"job_id": "job-1", "nodes": [node]}]}}) as registry:
-        assert main(["registry", "claim", "list", "--api", registry.api]) == 0
+        assert main(["registry", "claim", "list", "--server", registry.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("node-7", "HOST", "gpu-host-1"))
     assert "CLAIM" not in said
@@ -174,7 +178,7 @@ def test_a_time_beyond_its_bounds_is_refused_before_any_request(
     words: list[str], bounds: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with standing_in({}) as registry:
-        assert main(["registry", "claim", *words[:2], "--api", registry.api, *words[2:]]) == 4
+        assert main(["registry", "claim", *words[:2], "--server", registry.api, *words[2:]]) == 4
         assert registry.asked == []
     assert bounds in capsys.readouterr().err
 
@@ -183,21 +187,23 @@ def test_a_refusal_for_want_of_a_node_names_the_command_that_explains_this_job(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demands = ["--model", "m", "--gpus", "9", "--label", "zone=a b"]
-    assert main(["registry", "claim", "create", "job-1", "--api", served.api, *demands]) == ExitCode.NO_NODE
+    assert (
+        main(["registry", "claim", "create", "job-1", "--server", served.api, *demands]) == ExitCode.NO_NODE
+    )
     said = capsys.readouterr().err
-    assert "\nNode by node: gpu-agent registry explain --model m --gpus 9 --label 'zone=a b'\n" in said
+    assert "\nNode by node: gpu-agent registry explain job --model m --gpus 9 --label 'zone=a b'\n" in said
 
 
 def test_a_claim_is_shown_with_its_history_also_after_its_end(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
-    assert main(["registry", "claim", "show", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "show", "job-1", "--server", served.api]) == 0
     shown = capsys.readouterr().out
     for word in ("active", served.able, "unless renewed", "exclusive", "HIGHEST"):
         assert word in shown
     Api(served.api).request("DELETE", "/v1/claims/job-1")
-    assert main(["registry", "claim", "show", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "show", "job-1", "--server", served.api]) == 0
     shown = capsys.readouterr().out
     for word in ("released", "ended"):
         assert word in shown
@@ -216,7 +222,7 @@ def test_a_claim_that_never_was_is_exit_6_with_the_nearest_job(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "train-bert"})
-    assert main(["registry", "claim", "show", "train-bart", "--api", served.api]) == ExitCode.REFUSED
+    assert main(["registry", "claim", "show", "train-bart", "--server", served.api]) == ExitCode.REFUSED
     assert "did you mean train-bert" in capsys.readouterr().err
 
 
@@ -224,25 +230,25 @@ def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api = Api(served.api)
-    assert main(["registry", "queue", "--api", served.api]) == 0
+    assert main(["registry", "queue", "--server", served.api]) == 0
     assert capsys.readouterr().out == "No job waits.\n"
     api.request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
     codes: list[int] = []
-    words = ["registry", "claim", "create", "job-2", "--gpus", "1", "--wait", "1m", "--api", served.api]
+    words = ["registry", "claim", "create", "job-2", "--gpus", "1", "--wait", "1m", "--server", served.api]
     waiting = threading.Thread(target=lambda: codes.append(main(words)), name="waiting")
     waiting.start()
     eventually(lambda: api.request("GET", "/v1/queue")["count"] == 1, within_seconds=5, what="job-2 waits")
-    assert main(["registry", "queue", "--api", served.api]) == 0
+    assert main(["registry", "queue", "--server", served.api]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("PRIORITY", "job-2", "capacity_exceeded")), said
-    assert main(["registry", "claim", "release", "job-1", "--api", served.api]) == 0
+    assert main(["registry", "claim", "release", "job-1", "--server", served.api]) == 0
     waiting.join(patience(10))
     assert codes == [0]
 
 
 def test_a_gpu_is_cordoned_and_uncordoned(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [served.able, "GPU-x", "--api", served.api]
-    assert main(["registry", "cordon-gpu", *words, "--reason", "hot"]) == 6
+    words = [served.able, "--gpu", "GPU-x", "--server", served.api]
+    assert main(["registry", "node", "cordon", *words, "--reason", "hot"]) == 6
     assert "declares no GPU" in capsys.readouterr().err
     gpu = {"uuid": "GPU-x", "claimed_by": "job-1", "cordoned": "cordoned by ann: hot"}
     path = f"POST /v1/nodes/{served.able}/gpus/GPU-x"
@@ -251,9 +257,9 @@ def test_a_gpu_is_cordoned_and_uncordoned(served: Served, capsys: pytest.Capture
     }
     with standing_in(answers) as registry:
         words[-1] = registry.api
-        assert main(["registry", "cordon-gpu", *words]) == 0
+        assert main(["registry", "node", "cordon", *words]) == 0
         assert "job job-1 has it now, and goes on" in capsys.readouterr().out
-        assert main(["registry", "cordon-gpu", *words, "--json"]) == 0
+        assert main(["registry", "node", "cordon", *words, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["gpus"][0]["uuid"] == "GPU-x"
-        assert main(["registry", "uncordon-gpu", *words]) == 0
+        assert main(["registry", "node", "uncordon", *words]) == 0
         assert f"claims may have GPU-x of {served.able} again" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
-from gpu_agent.cli.registry import node_actions
-from gpu_agent.cli.registry.node_actions import wait_until_offline
+from gpu_agent.cli.registry import node_drain
+from gpu_agent.cli.registry.node_drain import wait_until_offline
 from gpu_agent.wire.api import NodeDetail
 from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
@@ -24,18 +24,28 @@ def test_a_drain_keeps_what_runs_and_says_how_the_node_stands(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    assert main(["registry", "drain", served.able, "--deadline", "30s", "--api", served.api]) == 0
+    assert main(["registry", "node", "drain", served.able, "--deadline", "30s", "--server", served.api]) == 0
     assert f"{served.able} is draining" in capsys.readouterr().out
 
 
 def test_json_is_the_node_as_the_api_answers_it(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["registry", "drain", served.able, "--reason", "new fans", "--json", "--api", served.api]
+    words = [
+        "registry",
+        "node",
+        "drain",
+        served.able,
+        "--reason",
+        "new fans",
+        "--json",
+        "--server",
+        served.api,
+    ]
     assert main(words) == 0
     assert "new fans" in json.loads(capsys.readouterr().out)["drain"]["reason"]
 
 
 def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "drain", served.able, "--api", served.api]) == 0
+    assert main(["registry", "node", "drain", served.able, "--server", served.api]) == 0
     assert f"{served.able} is offline" in capsys.readouterr().out
 
 
@@ -48,21 +58,21 @@ def test_an_idle_node_is_offline_at_once(served: Served, capsys: pytest.CaptureF
     ],
 )
 def test_what_cannot_be_drained_is_refused(served: Served, words: list[str], code: int) -> None:
-    assert main(["registry", "drain", *words, "--api", served.api]) == code
+    assert main(["registry", "node", "drain", *words, "--server", served.api]) == code
 
 
 def test_an_unknown_node_is_refused_with_the_command_that_lists_them(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "drain", "node-UNKNOWN", "--api", served.api]) == 6
-    assert "gpu-agent registry nodes" in capsys.readouterr().err
+    assert main(["registry", "node", "drain", "node-UNKNOWN", "--server", served.api]) == 6
+    assert "gpu-agent registry node list" in capsys.readouterr().err
 
 
 def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
     release = threading.Timer(1.5, Api(served.api).delete, ["/v1/claims/job-1"])
     release.start()
-    assert main(["registry", "drain", served.able, "--wait", "--api", served.api]) == 0
+    assert main(["registry", "node", "drain", served.able, "--wait", "--server", served.api]) == 0
     release.join()
     said = capsys.readouterr()
     assert f"{served.able} is offline" in said.out
@@ -71,12 +81,12 @@ def test_a_drain_can_be_waited_for(served: Served, capsys: pytest.CaptureFixture
 
 def test_an_interrupted_wait_says_that_the_drain_goes_on(served: Served) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    with OnTerminal("registry", "drain", served.able, "--wait", "--api", served.api) as drain:
+    with OnTerminal("registry", "node", "drain", served.able, "--wait", "--server", served.api) as drain:
         drain.await_words("min left: job-1")
         drain.send(signal.SIGINT)
         assert drain.wait() == 130
     assert "goes on" in drain.shown
-    assert "registry resume" in drain.shown
+    assert "registry node resume" in drain.shown
 
 
 DRAIN = {"by_operator": True, "deadline": 4e9, "reason": ""}
@@ -84,7 +94,7 @@ DRAIN = {"by_operator": True, "deadline": 4e9, "reason": ""}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_actions, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(node_drain, "POLL_SECONDS", 0.01)
 
 
 def node(status: str, **more: object) -> dict[str, Any]:

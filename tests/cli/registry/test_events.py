@@ -40,20 +40,20 @@ def sent(*events: dict[str, object]) -> Stream:
 
 
 def test_a_nodes_history_is_one_line_an_event(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "events", served.able, "--limit", "2", "--api", served.api]) == 0
+    assert main(["registry", "event", "list", served.able, "--limit", "2", "--server", served.api]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[-1].endswith("registering → ready: health_checks_passed")
-    assert main(["registry", "events", served.able, "--json", "--api", served.api]) == 0
+    assert main(["registry", "event", "list", served.able, "--json", "--server", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["node_id"] == served.able
 
 
 def test_what_happened_to_all_lately_is_shown(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "events", "--api", served.api]) == 0
+    assert main(["registry", "event", "list", "--server", served.api]) == 0
     said = capsys.readouterr().out
     assert f"{served.able}  registering → ready: health_checks_passed" in said
     assert f"{served.new}  new → registering: registered" in said
-    assert main(["registry", "events", "--limit", "1", "--json", "--api", served.api]) == 0
+    assert main(["registry", "event", "list", "--limit", "1", "--json", "--server", served.api]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["event"] == "node_status_changed"
 
@@ -63,7 +63,7 @@ def test_what_happened_behind_an_event_is_shown(capsys: pytest.CaptureFixture[st
     query = "after=7&follow=false"
     with standing_in({f"{PATH}?{query}": past, f"{PATH}?{query}&node_id=n": past}) as registry:
         for whose in ([], ["n"]):
-            assert main(["registry", "events", *whose, "--after", "7", "--api", registry.api]) == 0
+            assert main(["registry", "event", "list", *whose, "--after", "7", "--server", registry.api]) == 0
     assert capsys.readouterr().out.count("claim of job j9 expired") == 2
 
 
@@ -71,7 +71,7 @@ def test_a_history_that_is_not_whole_begins_where_it_can(capsys: pytest.CaptureF
     missed = {"at": 1.0, "event": "events_missed", "node_id": None, "fields": {"count": None}, "id": None}
     past = Stream([f"data: {json.dumps(missed)}\n\n", *sent(event(7)).chunks])
     with standing_in({f"{PATH}?after=0&follow=false": past}) as registry:
-        assert main(["registry", "events", "--api", registry.api]) == 0
+        assert main(["registry", "event", "list", "--server", registry.api]) == 0
     assert [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()] == [
         "n  claim of job j7 expired"
     ]
@@ -92,7 +92,7 @@ def test_what_happens_is_followed_until_ctrl_c(
         return stream or Refusal(503, "STARTING")
 
     with standing_in({PATH: answer}) as registry:
-        assert main(["registry", "events", "--follow", "--api", registry.api]) == 0
+        assert main(["registry", "event", "follow", "--server", registry.api]) == 0
     said = capsys.readouterr()
     assert [line.split("  ", 1)[1] for line in said.out.splitlines()] == [
         "n  claim of job j1 expired",
@@ -114,7 +114,7 @@ def test_a_nodes_events_go_on_behind_its_history(
 
     history = {"node_id": "n", "events": [event(6), event(7)]}
     with standing_in({f"{PATH}?node_id=n": answer, "GET /v1/nodes/n/events?limit=20": history}) as registry:
-        assert main(["registry", "events", "n", "--follow", "--json", "--api", registry.api]) == 6
+        assert main(["registry", "event", "follow", "n", "--json", "--server", registry.api]) == 6
         assert registry.headers[1]["last-event-id"] == "7"
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["id"] for line in lines] == [6, 7, 8, 10]
@@ -122,12 +122,12 @@ def test_a_nodes_events_go_on_behind_its_history(
 
 def test_it_begins_behind_the_event_that_is_named() -> None:
     with standing_in({PATH: Refusal(403, "FORBIDDEN")}) as registry:
-        assert main(["registry", "events", "--follow", "--after", "41", "--api", registry.api]) == 6
+        assert main(["registry", "event", "follow", "--after", "41", "--server", registry.api]) == 6
         assert registry.headers[0]["last-event-id"] == "41"
 
 
 def test_it_ends_without_an_event_when_its_reader_has_left() -> None:
-    """`events --follow | head -1` stayed until two more events had happened."""
+    """`event follow | head -1` stayed until two more events had happened."""
     left, ended = threading.Event(), threading.Event()
 
     def quiet() -> Iterator[str]:
@@ -137,7 +137,7 @@ def test_it_ends_without_an_event_when_its_reader_has_left() -> None:
         ended.wait(patience(20))
 
     with standing_in({PATH: lambda: Stream(quiet())}) as registry:
-        words = (*COMMAND, "registry", "events", "--follow", "--api", registry.api)
+        words = (*COMMAND, "registry", "event", "follow", "--server", registry.api)
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
             assert program.stdout is not None
             assert "claim of job j1 expired" in program.stdout.readline()

@@ -21,7 +21,7 @@ from tests.programs import Registry
 
 
 def explained(served: Served, *words: str) -> int:
-    return main(["registry", "explain", *words, "--api", served.api])
+    return main(["registry", "explain", "job", *words, "--server", served.api])
 
 
 def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_a_label_without_a_value_is_refused_with_an_example(
 
 def test_an_empty_registry_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     with Registry() as registry:
-        assert main(["registry", "explain", "--api", registry.api]) == 0
+        assert main(["registry", "explain", "job", "--server", registry.api]) == 0
     assert "gpu-agent run --registry" in capsys.readouterr().out
 
 
@@ -75,7 +75,7 @@ def test_an_empty_registry_says_how_to_start_a_node(capsys: pytest.CaptureFixtur
 def test_a_number_that_makes_no_sense_is_a_wrong_argument(
     option: str, number: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "explain", f"{option}={number}"]) == 4
+    assert main(["registry", "explain", "job", f"{option}={number}"]) == 4
     assert words in capsys.readouterr().err
 
 
@@ -85,9 +85,25 @@ PATH = "POST /v1/dispatch/select"
 def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     place = {"nodes": [{"node_id": "node-7", "gpu_uuids": ["GPU-1"], "endpoint": None}]}
     with standing_in({PATH: place}) as registry:
-        assert main(["registry", "select", "--model", "m", "--gpus", "2", "--api", registry.api]) == 0
+        assert (
+            main(
+                [
+                    "registry",
+                    "explain",
+                    "job",
+                    "--pick",
+                    "--model",
+                    "m",
+                    "--gpus",
+                    "2",
+                    "--server",
+                    registry.api,
+                ]
+            )
+            == 0
+        )
         assert capsys.readouterr().out == "node-7, GPUs GPU-1\n"
-        assert main(["registry", "select", "--json", "--api", registry.api]) == 0
+        assert main(["registry", "explain", "job", "--pick", "--json", "--server", registry.api]) == 0
         assert json.loads(capsys.readouterr().out)["nodes"][0]["gpu_uuids"] == ["GPU-1"]
         assert registry.bodies(PATH)[0] == {"required_models": ["m"], "gpu_count": 2}
 
@@ -95,7 +111,7 @@ def test_the_node_that_a_job_would_get_is_named(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_no_node_for_a_job_is_exit_7(form: list[str]) -> None:
     with standing_in({PATH: Refusal(409, "NO_AVAILABLE_NODE")}) as registry:
-        assert main(["registry", "select", *form, "--api", registry.api]) == 7
+        assert main(["registry", "explain", "job", "--pick", *form, "--server", registry.api]) == 7
 
 
 def window(**more: object) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def window(**more: object) -> dict[str, Any]:
 
 def said(capsys: pytest.CaptureFixture[str], *windows: dict[str, Any], form: tuple[str, ...] = ()) -> str:
     with standing_in({"GET /v1/exclusions": {"windows": windows}}) as registry:
-        assert main(["registry", "exclusions", *form, "--api", registry.api]) == 0
+        assert main(["registry", "explain", "exclusions", *form, "--server", registry.api]) == 0
     return capsys.readouterr().out
 
 

@@ -37,7 +37,7 @@ def why(**more: object) -> dict[str, Any]:
 
 def said(capsys: pytest.CaptureFixture[str], answer: dict[str, Any], *words: str, query: str = "") -> str:
     with standing_in({f"GET /v1/nodes/n/explain{query}": answer}) as registry:
-        assert main(["registry", "why", "n", *words, "--api", registry.api]) == 0
+        assert main(["registry", "explain", "node", "n", *words, "--server", registry.api]) == 0
     return capsys.readouterr().out
 
 

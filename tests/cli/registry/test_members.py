@@ -23,7 +23,7 @@ def member(name: str, role: str, *, nodes: int | None, lag: float | None = None)
 def test_the_leader_and_how_far_the_others_are_behind_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     listed = [member("one", "leader", nodes=3), member("two", "standby", nodes=2, lag=12.0)]
     with standing_in({PATH: {"members": listed}}) as registry:
-        assert main(["registry", "members", "--api", registry.api]) == 0
+        assert main(["registry", "members", "--server", registry.api]) == 0
     assert [row.split() for row in capsys.readouterr().out.splitlines()] == [
         ["MEMBER", "ROLE", "FOR", "NODES", "LAG"],
         ["one", "leader", "2", "min", "3", "-"],
@@ -34,7 +34,7 @@ def test_the_leader_and_how_far_the_others_are_behind_are_shown(capsys: pytest.C
 def test_what_an_instance_without_a_leader_does_not_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     listed = [member("one", "standby", nodes=None), member("two", "standby", nodes=2)]
     with standing_in({PATH: {"members": listed}}) as registry:
-        assert main(["registry", "members", "--api", registry.api]) == 0
+        assert main(["registry", "members", "--server", registry.api]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [row.split()[-2:] for row in shown[1:3]] == [["-", "-"], ["2", "-"]]
     assert shown[3].startswith("No instance leads as far as this one knows")

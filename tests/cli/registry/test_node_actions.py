@@ -11,7 +11,7 @@ from tests.cli.terminal import terminal
 
 def test_a_cordoned_node_is_reported_what_stays(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     Api(served.api).request("POST", "/v1/claims", {"job_id": "job-1"})
-    words = ["registry", "cordon", served.able, "--reason", "odd noise", "--api", served.api]
+    words = ["registry", "node", "cordon", served.able, "--reason", "odd noise", "--server", served.api]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "no new jobs" in said
@@ -24,18 +24,18 @@ def test_an_uncordoned_node_shows_what_else_excludes_it(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for node_id, words in ((served.able, "new jobs now"), (served.new, "once it is ready and connected")):
-        assert main(["registry", "cordon", node_id, "--api", served.api]) == 0
-        assert main(["registry", "uncordon", node_id, "--api", served.api]) == 0
+        assert main(["registry", "node", "cordon", node_id, "--server", served.api]) == 0
+        assert main(["registry", "node", "uncordon", node_id, "--server", served.api]) == 0
         assert words in capsys.readouterr().out
-    assert main(["registry", "uncordon", served.able, "--json", "--api", served.api]) == 0
+    assert main(["registry", "node", "uncordon", served.able, "--json", "--server", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["cordoned"] is None
 
 
 def test_a_drained_node_is_resumed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "drain", served.able, "--api", served.api]) == 0
-    assert main(["registry", "resume", served.able, "--api", served.api]) == 0
+    assert main(["registry", "node", "drain", served.able, "--server", served.api]) == 0
+    assert main(["registry", "node", "resume", served.able, "--server", served.api]) == 0
     assert f"{served.able} is registering: " in capsys.readouterr().out
-    assert main(["registry", "resume", served.able, "--json", "--api", served.api]) == 0
+    assert main(["registry", "node", "resume", served.able, "--json", "--server", served.api]) == 0
     assert json.loads(capsys.readouterr().out)["drain"] is None
 
 
@@ -45,9 +45,9 @@ def test_the_node_gets_the_command_and_the_person_reads_what_follows(
 ) -> None:
     path = f"POST /v1/nodes/node-7/{action}"
     with standing_in({path: {"node_id": "node-7"}}) as registry:
-        assert main(["registry", action, "node-7", "--api", registry.api]) == 0
+        assert main(["registry", "node", action, "node-7", "--server", registry.api]) == 0
         assert "node-7 was asked to" in capsys.readouterr().out
-        assert main(["registry", action, "node-7", "--json", "--api", registry.api]) == 0
+        assert main(["registry", "node", action, "node-7", "--json", "--server", registry.api]) == 0
         assert json.loads(capsys.readouterr().out)["node_id"] == "node-7"
         assert registry.bodies(path) == [{}, {}]
 
@@ -59,7 +59,7 @@ def known(served: Served) -> bool:
 def test_without_a_terminal_nothing_goes_unless_reported_so(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "forget", served.able, "--api", served.api]) == 4
+    assert main(["registry", "node", "remove", served.able, "--server", served.api]) == 4
     assert "--yes" in capsys.readouterr().err
     assert known(served)
 
@@ -69,7 +69,7 @@ def test_what_is_lost_is_shown(served: Served, capsys: pytest.CaptureFixture[str
     api.request("POST", "/v1/claims", {"job_id": "job-1"})
     api.request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
     api.request("POST", f"/v1/nodes/{served.able}/drain", {})
-    assert main(["registry", "forget", served.able, "--yes", "--api", served.api]) == 0
+    assert main(["registry", "node", "remove", served.able, "--yes", "--server", served.api]) == 0
     said = capsys.readouterr().out
     for words in (
         "is removed",
@@ -87,14 +87,14 @@ def test_what_is_lost_is_shown(served: Served, capsys: pytest.CaptureFixture[str
 def test_on_a_terminal_the_id_has_to_be_typed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(monkeypatch, "stdin", "stderr") as person:
         person.type("yes")
-        assert main(["registry", "forget", served.able, "--api", served.api]) == 1
+        assert main(["registry", "node", "remove", served.able, "--server", served.api]) == 1
         assert "Type the id to remove it: " in person.said()
         assert known(served)
         person.type(served.able)
-        assert main(["registry", "forget", served.able, "--api", served.api]) == 0
+        assert main(["registry", "node", "remove", served.able, "--server", served.api]) == 0
     assert not known(served)
 
 
 def test_json_is_nothing(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["registry", "forget", served.able, "--yes", "--json", "--api", served.api]) == 0
+    assert main(["registry", "node", "remove", served.able, "--yes", "--json", "--server", served.api]) == 0
     assert capsys.readouterr().out == ""

@@ -30,7 +30,7 @@ def test_a_backup_is_written_for_its_owner_alone_and_says_what_it_holds(
     former: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "copy.db"
-    assert main(["registry", "backup", str(target), "--api", former.api]) == 0
+    assert main(["registry", "backup", str(target), "--server", former.api]) == 0
     assert "1 node, 0 claims" in capsys.readouterr().out
     assert target.stat().st_mode & 0o777 == 0o600
     assert inspect_backup(target).nodes == 1
@@ -42,10 +42,10 @@ def test_a_file_that_is_there_is_replaced_only_when_reported_so(
 ) -> None:
     target = tmp_path / "copy.db"
     target.write_text("precious")
-    assert main(["registry", "backup", str(target), "--api", former.api]) == 4
+    assert main(["registry", "backup", str(target), "--server", former.api]) == 4
     assert "--force" in capsys.readouterr().err
     assert target.read_text() == "precious"
-    assert main(["registry", "backup", str(target), "--force", "--json", "--api", former.api]) == 0
+    assert main(["registry", "backup", str(target), "--force", "--json", "--server", former.api]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["file"], document["nodes"], inspect_backup(target).nodes) == (str(target), 1, 1)
 
@@ -53,14 +53,14 @@ def test_a_file_that_is_there_is_replaced_only_when_reported_so(
 def test_a_folder_that_cannot_be_written_is_reported(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "backup", "/nowhere/copy.db", "--api", served.api]) == 4
+    assert main(["registry", "backup", "/nowhere/copy.db", "--server", served.api]) == 4
     assert "/nowhere/copy.db" in capsys.readouterr().err
 
 
 def test_a_registry_without_a_database_says_so(
     served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["registry", "backup", str(tmp_path / "copy.db"), "--api", served.api]) == 6
+    assert main(["registry", "backup", str(tmp_path / "copy.db"), "--server", served.api]) == 6
     assert "memory only" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -92,7 +92,7 @@ def test_what_does_not_come_whole_is_no_backup(
 ) -> None:
     target = tmp_path / "copy.db"
     with answering(b"x" * 2000, length=length) as api:
-        assert main(["registry", "backup", str(target), "--api", api]) == code
+        assert main(["registry", "backup", str(target), "--server", api]) == code
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -32,7 +32,7 @@ MADE = {"token_id": "3f9a01bc", "token": "gpuj_3f9a01bc_x", "expires_at": None}
     [
         ([], {"kind": "join"}, "1 node may join with it"),
         (
-            ["--ttl", "7d", "--uses", "8", "--labels", "zone=a", "--labels", "rack=7", "--note", "new rack"],
+            ["--ttl", "7d", "--uses", "8", "--label", "zone=a", "--label", "rack=7", "--note", "new rack"],
             {
                 "kind": "join",
                 "ttl_seconds": 604800.0,
@@ -64,7 +64,7 @@ def test_what_is_requested_is_created_and_explained(
     words: list[str], body: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with standing_in({PATH: MADE}) as registry:
-        assert main(["registry", "token", "create", *words, "--api", registry.api]) == 0
+        assert main(["registry", "token", "create", *words, "--server", registry.api]) == 0
         assert registry.bodies(PATH) == [body]
     shown = capsys.readouterr()
     assert shown.out == "gpuj_3f9a01bc_x\n"
@@ -77,7 +77,7 @@ def test_what_is_requested_is_created_and_explained(
         (["--ttl", "24"], "24h"),
         (["--uses", "0"], "at least 1"),
         (["--uses", "few"], "number of nodes"),
-        (["--labels", "zone"], "zone=a"),
+        (["--label", "zone"], "zone=a"),
         (["--name", "alice"], "--operator ROLE"),
         (["--operator", "boss"], "admin"),
         (["--operator", "read", "--uses", "2", "--note", "x"], "--uses, --note: only for join tokens"),
@@ -88,7 +88,7 @@ def test_what_makes_no_sense_makes_no_token(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with standing_in({PATH: MADE}) as registry:
-        assert main(["registry", "token", "create", *words, "--api", registry.api]) == 4
+        assert main(["registry", "token", "create", *words, "--server", registry.api]) == 4
         assert registry.asked == []
     assert hint in capsys.readouterr().err
 
@@ -98,7 +98,7 @@ def test_a_token_in_a_file_names_the_file_in_what_to_do_next(
 ) -> None:
     path = tmp_path / "join.token"
     with standing_in({PATH: MADE}) as registry:
-        assert main(["registry", "token", "create", "--out", str(path), "--api", registry.api]) == 0
+        assert main(["registry", "token", "create", "--out", str(path), "--server", registry.api]) == 0
     printed = capsys.readouterr().err
     assert f"--join-token-file {path}" in printed
     assert "A service reads it from /etc/gpu-agent/join-token" in printed
@@ -127,7 +127,7 @@ def token(**more: object) -> dict[str, Any]:
 
 def listed(words: list[str], *tokens: dict[str, Any]) -> int:
     with standing_in({TOKEN_LIST_PATH: {"tokens": tokens, "count": len(tokens)}}) as registry:
-        return main(["registry", "token", "list", *words, "--api", registry.api])
+        return main(["registry", "token", "list", *words, "--server", registry.api])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def listed(words: list[str], *tokens: dict[str, Any]) -> int:
         ({}, "3f9a01bc join live 3/8 2 h 2 h"),
         ({"uses": None, "expires_at": None}, "join live 3/any 2 h never"),
         ({"labels": {"zone": "a"}, "note": "new rack"}, "zone=a; new rack"),
-        ({"node_id": "node-7"}, "reclaim live 3/8 2 h 2 h the id of node-7"),
+        ({"node_id": "node-7"}, "readmit live 3/8 2 h 2 h the id of node-7"),
         ({"kind": "operator", "role": "admin", "name": "alice"}, "operator live 2 h 2 h role admin; alice"),
     ],
 )
@@ -166,9 +166,9 @@ TOKENS = {"tokens": [{"token_id": "3f9a01bc", "kind": "join", "state": "live", "
 
 def test_a_token_is_revoked(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({"DELETE /v1/tokens/3f9a01bc": None}) as registry:
-        assert main(["registry", "token", "revoke", "3f9a01bc", "--api", registry.api]) == 0
+        assert main(["registry", "token", "revoke", "3f9a01bc", "--server", registry.api]) == 0
         assert capsys.readouterr().out == "token 3f9a01bc is revoked\n"
-        assert main(["registry", "token", "revoke", "3f9a01bc", "--json", "--api", registry.api]) == 0
+        assert main(["registry", "token", "revoke", "3f9a01bc", "--json", "--server", registry.api]) == 0
         assert capsys.readouterr().out == ""
 
 
@@ -178,14 +178,14 @@ def test_one_that_is_not_known_is_refused_with_those_near_it(capsys: pytest.Capt
         "GET /v1/tokens": TOKENS,
     }
     with standing_in(answers) as registry:
-        assert main(["registry", "token", "revoke", "3f9a01bd", "--api", registry.api]) == 6
+        assert main(["registry", "token", "revoke", "3f9a01bd", "--server", registry.api]) == 6
     said = capsys.readouterr().err
     assert "did you mean 3f9a01bc?" in said
 
 
 def test_another_refusal_is_reported_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({"DELETE /v1/tokens/x": Refusal(503, "REGISTRY_BUSY", "ask again")}) as registry:
-        assert main(["registry", "token", "revoke", "x", "--api", registry.api]) == 6
+        assert main(["registry", "token", "revoke", "x", "--server", registry.api]) == 6
     assert capsys.readouterr().err == "gpu-agent: ask again\n"
 
 
@@ -193,7 +193,7 @@ def test_another_refusal_is_reported_as_it_is(capsys: pytest.CaptureFixture[str]
     ("words", "body", "said"),
     [
         ([], {"at_once": False}, "gets another token now"),
-        (["--at-once"], {"at_once": True}, "gpu-agent registry reclaim node-7"),
+        (["--at-once"], {"at_once": True}, "gpu-agent registry node readmit node-7"),
     ],
 )
 def test_what_follows_is_shown(
@@ -202,9 +202,11 @@ def test_what_follows_is_shown(
     node = Api(served.api).request("GET", f"/v1/nodes/{served.able}") | {"node_id": "node-7"}
     path = "POST /v1/nodes/node-7/rotate"
     with standing_in({path: node}) as registry:
-        assert main(["registry", "token", "rotate", "node-7", *words, "--api", registry.api]) == 0
+        assert main(["registry", "token", "rotate", "node-7", *words, "--server", registry.api]) == 0
         assert said in capsys.readouterr().out
-        assert main(["registry", "token", "rotate", "node-7", *words, "--json", "--api", registry.api]) == 0
+        assert (
+            main(["registry", "token", "rotate", "node-7", *words, "--json", "--server", registry.api]) == 0
+        )
         assert json.loads(capsys.readouterr().out) == node
         assert registry.bodies(path) == [body, body]
 
@@ -214,7 +216,7 @@ def test_a_node_that_is_away_gets_it_when_it_comes_back(
 ) -> None:
     node = Api(served.api).request("GET", f"/v1/nodes/{served.able}") | {"connected": False}
     with standing_in({"POST /v1/nodes/n/rotate": node}) as registry:
-        assert main(["registry", "token", "rotate", "n", "--api", registry.api]) == 0
+        assert main(["registry", "token", "rotate", "n", "--server", registry.api]) == 0
     assert "when it next registers" in capsys.readouterr().out
 
 
@@ -223,8 +225,8 @@ RECLAIM_PATH = "POST /v1/nodes/node-7/reclaim"
 
 def test_the_reclaim_token_goes_to_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({RECLAIM_PATH: MADE}) as registry:
-        assert main(["registry", "reclaim", "node-7", "--api", registry.api]) == 0
-        assert main(["registry", "reclaim", "node-7", "--ttl", "1h", "--api", registry.api]) == 0
+        assert main(["registry", "node", "readmit", "node-7", "--server", registry.api]) == 0
+        assert main(["registry", "node", "readmit", "node-7", "--ttl", "1h", "--server", registry.api]) == 0
         assert registry.bodies(RECLAIM_PATH) == [{}, {"ttl_seconds": 3600.0}]
     said = capsys.readouterr()
     assert said.out == "gpuj_3f9a01bc_x\n" * 2

@@ -147,7 +147,7 @@ def test_what_fits_is_shown_in_its_order() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_terminal_shows_each_change_and_is_restored(served: Served, number: signal.Signals) -> None:
-    with OnTerminal("registry", "nodes", "--watch", "--api", served.api) as watch:
+    with OnTerminal("registry", "node", "list", "--watch", "--server", served.api) as watch:
         watch.await_words("Ctrl-C ends")
         Api(served.api).request("POST", f"/v1/nodes/{served.able}/cordon", {"reason": "odd noise"})
         watch.await_words("odd noise")
@@ -162,7 +162,7 @@ def test_a_terminal_shows_each_change_and_is_restored(served: Served, number: si
 def test_a_registry_that_restarts_is_waited_for() -> None:
     with Registry() as registry:
         port = registry.operator_port
-        watch = OnTerminal("registry", "nodes", "--watch", "--api", registry.api)
+        watch = OnTerminal("registry", "node", "list", "--watch", "--server", registry.api)
         watch.await_words("No node is registered")
     with watch:
         watch.await_words("has gone")
@@ -177,14 +177,14 @@ def test_a_registry_that_restarts_is_waited_for() -> None:
 
 
 def test_a_registry_that_never_answered_is_reported_outside_the_screen() -> None:
-    with OnTerminal("registry", "nodes", "--watch", "--api", "http://127.0.0.1:9") as watch:
+    with OnTerminal("registry", "node", "list", "--watch", "--server", "http://127.0.0.1:9") as watch:
         assert watch.wait() == 5
     assert "no registry answers" in watch.shown
     assert "\x1b[?1049h" not in watch.shown
 
 
 def test_a_pipe_gets_changes_until_its_reader_leaves(served: Served) -> None:
-    words = [*COMMAND, "registry", "nodes", "--watch", "--api", served.api]
+    words = [*COMMAND, "registry", "node", "list", "--watch", "--server", served.api]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         read = iter(watch.stdout.readline, "")
@@ -199,7 +199,18 @@ def test_a_pipe_gets_changes_until_its_reader_leaves(served: Served) -> None:
 
 
 def test_json_lines_are_whole_answers(served: Served) -> None:
-    words = [*COMMAND, "registry", "nodes", "--watch", "--json", "--status", "ready", "--api", served.api]
+    words = [
+        *COMMAND,
+        "registry",
+        "node",
+        "list",
+        "--watch",
+        "--json",
+        "--status",
+        "ready",
+        "--server",
+        served.api,
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
         first = json.loads(watch.stdout.readline())

@@ -45,7 +45,7 @@ def excluded_for(count: int | None = None, **fields: object) -> list[tuple[str, 
 def test_a_healthy_node_has_no_objection_and_names_what_only_the_registry_knows() -> None:
     document = why_of()
     assert (document["exclusions"], document["refuses_every_job"]) == ([], False)
-    assert document["ask"] == "gpu-agent registry why node-A"
+    assert document["ask"] == "gpu-agent registry explain node node-A"
     assert any("cordoned" in one for one in document["only_the_registry_knows"])
 
 

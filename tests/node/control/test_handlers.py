@@ -21,6 +21,7 @@ from gpu_agent.probe.host.processes import process
 from gpu_agent.session.types import DrainRequested, ResumeRequested, State
 from gpu_agent.wire.control import (
     DrainRequest,
+    ExplainRequest,
     JobFinishRequest,
     JobListRequest,
     JobsDocument,
@@ -29,7 +30,6 @@ from gpu_agent.wire.control import (
     Request,
     ResumeRequest,
     StatusRequest,
-    WhyRequest,
 )
 from tests.node.control_harness import READY, FakeAgent, snapshot
 
@@ -56,7 +56,7 @@ async def test_a_member_may_read() -> None:
     agent = FakeAgent()
     for request in (
         STATUS,
-        WhyRequest(ask="why"),
+        ExplainRequest(ask="explain"),
         RefreshRequest(ask="refresh"),
         JobListRequest(ask="job_list"),
     ):
@@ -108,7 +108,7 @@ async def test_the_refusal_to_lift_an_operators_drain_names_the_operators_comman
     reply = await asked(RESUME, OPERATOR, agent=agent)
     assert isinstance(reply, ControlRefusal)
     assert reply.code == "operators_drain"
-    assert "gpu-agent registry resume node-A" in reply.message
+    assert "gpu-agent registry node resume node-A" in reply.message
     assert agent.requests == []
 
 

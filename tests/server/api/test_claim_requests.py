@@ -385,7 +385,7 @@ async def test_a_cordoned_gpu_is_claimed_by_nobody_until_it_is_uncordoned(operat
     assert shown["gpus"][0]["cordoned"] == "cordoned by ann: noisy fan"
     explained = (await api.get(f"/v1/nodes/{operators.node_id}/explain", headers=ann)).json()
     held = [one for one in explained["exclusions"] if "noisy fan" in one["have"] or one["have"] == "none"]
-    assert [one["clears_when"] for one in held] == ["`registry uncordon-gpu`"] * 2
+    assert [one["clears_when"] for one in held] == ["`registry node uncordon` with --gpu"] * 2
     job = {"job_id": "job-1", **WHOLE}
     refused = await api.post("/v1/claims", json=job, headers=ann)
     assert refusal(refused) == (409, "NO_AVAILABLE_NODE")

@@ -155,7 +155,7 @@ async def test_an_unknown_node_is_404_with_the_next_step(api: httpx.AsyncClient)
         response = await api.get(path)
         assert response.status_code == 404
         assert problem(response)["code"] == "UNKNOWN_NODE"
-        assert "registry nodes" in problem(response)["detail"]
+        assert "registry node list" in problem(response)["detail"]
 
 
 async def test_s05_a_drain_answers_with_the_node_and_its_new_status(

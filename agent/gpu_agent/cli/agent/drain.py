@@ -73,7 +73,7 @@ def configure_resume(parser: argparse.ArgumentParser) -> None:
         parser,
         "End the drain that `gpu-agent drain` requested, and have the machine register. An agent that waits "
         "for its next attempt, or yielded to a newer session, connects at once. A drain by an operator of "
-        "the registry is ended there only: `registry resume`.",
+        "the registry is ended there only: `registry node resume`.",
         example="gpu-agent resume",
         exits={ExitCode.OK: "the agent registers; `gpu-agent status` shows the result"},
     )

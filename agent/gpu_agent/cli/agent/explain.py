@@ -1,4 +1,4 @@
-"""`gpu-agent why`: which jobs this machine would be refused now, and why, by its agent's report."""
+"""`gpu-agent explain`: which jobs this machine would be refused now, and why, by its agent's report."""
 
 import argparse
 
@@ -13,18 +13,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "Say which jobs this machine would be refused now and why, as far as its agent knows: the "
         "connection, the status that the registry sent last, the owner's limits, GPUs and models, each "
-        "with what would end it. What only the registry knows is named; `registry why` asks it.",
-        example="gpu-agent why",
+        "with what would end it. What only the registry knows is named; `registry explain node` asks it.",
+        example="gpu-agent explain",
         exits={ExitCode.OK: "explained, whatever the reasons"},
     )
-    add_agent_options(parser, json_is="the gpu-agent.why/1 document")
+    add_agent_options(parser, json_is="the gpu-agent.explain/1 document")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Read the explanation and print it."""
-    from gpu_agent.wire.why_document import WhyDocument
+    from gpu_agent.wire.explain_document import ExplainDocument
 
-    answer = request_agent(arguments, "why", WhyDocument)
+    answer = request_agent(arguments, "explain", ExplainDocument)
     if arguments.json:
         print_json(answer.document)
     else:
@@ -35,5 +35,5 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "why": (configure, main),
+    "explain": (configure, main),
 }

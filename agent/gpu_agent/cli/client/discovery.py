@@ -1,9 +1,10 @@
 """Which registry a command uses, and which operator token it may send there.
 
-The registry is that of `--api`, of the environment, else this machine's own. The token is that of a file, of
-the environment, else the one that this machine's registry wrote; never from the arguments, where every user
-can read it, and never unencrypted to another machine unless the operator says so. The token that a registry
-wrote is sent only to a port that the same user, or root, listens on: any user may listen on a free port.
+The registry is that of `--server`, of the environment, else this machine's own. The token is that of a file,
+of the environment, else the one that this machine's registry wrote; never from the arguments, where every
+user can read it, and never unencrypted to another machine unless the operator says so. The token that a
+registry wrote is sent only to a port that the same user, or root, listens on: any user may listen on a free
+port.
 """
 
 import argparse
@@ -38,7 +39,7 @@ _LOOPBACK = ("127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 DEFAULT_API = "http://127.0.0.1:8081"
-API_VARIABLE = "GPU_REGISTRY_API"
+SERVER_VARIABLE = "GPU_REGISTRY_SERVER"
 STATE_DIR_VARIABLE = "GPU_REGISTRY_STATE_DIR"
 VARIABLE = "GPU_REGISTRY_TOKEN"
 _LONGEST = 4096
@@ -73,7 +74,7 @@ class OperatorToken:
 
 
 def add_token_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--token-file FILE` and `--insecure-http`."""
+    """Add `--token-file FILE` and `--insecure-plaintext`."""
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -81,7 +82,7 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
         help=f"holds the operator token (default: ${VARIABLE}, else the one that a registry here wrote)",
     )
     parser.add_argument(
-        "--insecure-http",
+        "--insecure-plaintext",
         action="store_true",
         help="DANGER: send the token unencrypted to another machine: who listens on the way can act as you",
     )
@@ -89,7 +90,7 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
 
 def find_endpoint(arguments: argparse.Namespace) -> RegistryEndpoint:
     """Find the registry that a command's arguments lead to; raises `Failure`."""
-    named = arguments.api if arguments.api is not None else os.environ.get(API_VARIABLE) or None
+    named = arguments.server if arguments.server is not None else os.environ.get(SERVER_VARIABLE) or None
     url = None if named is None else check_url(named)
     found = [one for one in _local_endpoints() if url in (None, one.url)]
     if not found:
@@ -101,7 +102,7 @@ def find_token(
     url: str,
     *,
     token_file: Path | None = None,
-    insecure_http: bool = False,
+    insecure_plaintext: bool = False,
     state_dir: Path | None = None,
 ) -> OperatorToken | None:
     """Return the token to send to `url`, None when there is none; raises `Failure` with the next step.
@@ -113,12 +114,12 @@ def find_token(
     token = _given_token(token_file)
     if token is None and (here or state_dir is not None):
         return _local_token(state_folders() if state_dir is None else [state_dir])
-    if token is None or here or parts.scheme == "https" or insecure_http:
+    if token is None or here or parts.scheme == "https" or insecure_plaintext:
         return token
     raise Failure(
         f"{url} is not encrypted: who listens on the way could take the token from {token.source} and act "
         "as you. Use https://, or an SSH tunnel to 127.0.0.1; on a network where you trust every "
-        "machine, add --insecure-http",
+        "machine, add --insecure-plaintext",
         code=ExitCode.CONFIGURATION,
     )
 
@@ -145,7 +146,7 @@ def check_url(url: str) -> str:
     if fault is None:
         return url.rstrip("/")
     raise Failure(
-        f"{url!r}, of --api or ${API_VARIABLE}, is no URL of a registry ({fault}); "
+        f"{url!r}, of --server or ${SERVER_VARIABLE}, is no URL of a registry ({fault}); "
         f"write it like {DEFAULT_API}",
         code=ExitCode.CONFIGURATION,
     )

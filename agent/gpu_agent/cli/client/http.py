@@ -19,8 +19,8 @@ from typing import Any, NoReturn, Self
 
 from gpu_agent.cli.client.answers import Answer, Document, Model, parse_answer
 from gpu_agent.cli.client.discovery import (
-    API_VARIABLE,
     DEFAULT_API,
+    SERVER_VARIABLE,
     STATE_DIR_VARIABLE,
     VARIABLE,
     OperatorToken,
@@ -49,19 +49,21 @@ _JSON, _PROBLEM, _EVENTS = "application/json", "application/problem+json", "text
 _SUCCESS, _NO_CONTENT, _UNAUTHORIZED = range(200, 300), 204, 401
 _BAD_REQUEST, _TEXT, _MOST_TEXT = 400, "text/plain", 300
 """An encrypted port answers an unencrypted request so."""
-_TLS_TERMS = TlsTerms(authority="--ca-file", pin=None, own="--cert-file and --key-file", plain="http://")
+_TLS_TERMS = TlsTerms(
+    authority="--tls-ca-file", pin=None, own="--tls-cert-file and --tls-key-file", plain="http://"
+)
 _TLS_OPTIONS = (
     (
-        "--ca-file",
+        "--tls-ca-file",
         "GPU_REGISTRY_CA_FILE",
         "authority of an https:// registry (default: ${}, else the system's)",
     ),
     (
-        "--cert-file",
+        "--tls-cert-file",
         "GPU_REGISTRY_CERT_FILE",
         "your certificate, if the registry requires one (default: ${})",
     ),
-    ("--key-file", "GPU_REGISTRY_KEY_FILE", "its key (default: ${}, else in the certificate's file)"),
+    ("--tls-key-file", "GPU_REGISTRY_KEY_FILE", "its key (default: ${}, else in the certificate's file)"),
 )
 """Each option with its variable."""
 
@@ -86,11 +88,11 @@ def add_request_options(parser: argparse.ArgumentParser, *, json_is: str) -> Non
 
 
 def add_api_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--api URL`, and how a token for it is found."""
+    """Add `--server URL`, and how a token for it is found."""
     parser.add_argument(
-        "--api",
+        "--server",
         metavar="URL",
-        help=f"the registry's operator API (default: ${API_VARIABLE}, else this machine's: {DEFAULT_API})",
+        help=f"the registry's operator API (default: ${SERVER_VARIABLE}, else this machine's: {DEFAULT_API})",
     )
     add_token_options(parser)
     for option, variable, meaning in _TLS_OPTIONS:
@@ -127,7 +129,7 @@ class Api:
         token = find_token(
             endpoint.url,
             token_file=arguments.token_file,
-            insecure_http=arguments.insecure_http,
+            insecure_plaintext=arguments.insecure_plaintext,
             state_dir=endpoint.state_dir,
         )
         return cls(endpoint.url, token=token, context=_tls_context(endpoint, arguments))
@@ -244,7 +246,7 @@ class Api:
                 raise Failure(of_tls, code=ExitCode.UNREACHABLE) from None
             raise Failure(
                 f"no registry answers at {self.url} ({_cause(error)}). "
-                "Is `gpu-agent registry serve` running? Name another one with --api URL.",
+                "Is `gpu-agent registry serve` running? Name another one with --server URL.",
                 code=ExitCode.UNREACHABLE,
             ) from None
         except (http.client.HTTPException, ValueError) as error:
@@ -302,8 +304,8 @@ class Api:
         plain = self.url.startswith("http://") and answer.status == _BAD_REQUEST
         if plain and answer.headers.get_content_type() == _TEXT and b"https" in answer.read(_MOST_TEXT):
             raise Failure(
-                f"{self.url} is encrypted: name it with --api {self.url.replace('http', 'https', 1)}, "
-                "and --ca-file FILE if none of this machine's authorities signed its certificate",
+                f"{self.url} is encrypted: name it with --server {self.url.replace('http', 'https', 1)}, "
+                "and --tls-ca-file FILE if none of this machine's authorities signed its certificate",
                 code=ExitCode.UNREACHABLE,
             )
 
@@ -315,7 +317,7 @@ class Api:
     def _disown(self, why: str) -> NoReturn:
         raise Failure(
             f"what answers at {self.url} is no gpu-agent registry ({why}). "
-            "Name the operators' address of one with --api URL.",
+            "Name the operators' address of one with --server URL.",
             code=ExitCode.UNREACHABLE,
         ) from None
 
@@ -357,7 +359,7 @@ def _tls_context(endpoint: RegistryEndpoint, arguments: argparse.Namespace) -> s
         _file_option(arguments, option, variable) for option, variable, _ in _TLS_OPTIONS
     )
     own = None if cert_file is None else OwnCertificate(cert_file, key_file)
-    by_pin = endpoint.pin is not None and arguments.ca_file is None
+    by_pin = endpoint.pin is not None and arguments.tls_ca_file is None
     try:
         return client_context(
             ca_file=None if by_pin else ca_file,
@@ -381,7 +383,7 @@ def _tls_fault(error: OSError, url: str, host: str) -> str | None:
         return (
             f"what listens at {url} is not this machine's own registry, or no longer: its key has the pin "
             f"{found.seen}, and the registry wrote another one beside its operator token. Nothing was sent. "
-            "If you mean that program, name it with --api URL and its authority with --ca-file FILE"
+            "If you mean that program, name it with --server URL and its authority with --tls-ca-file FILE"
         )
     if isinstance(found, ssl.SSLError):
         return f"nothing was sent to {url}: {explain_tls_error(found, host, _TLS_TERMS)}"

@@ -4,8 +4,24 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Line, Piece, line, wrap
-from gpu_agent.wire.api import ExcludedNode, ExplanationView, ModelState, NodeExclusionView, NodeExplanation
-from gpu_agent.wire.why_document import WhyDocument
+from gpu_agent.cli.output.units import clock
+from gpu_agent.wire.api import (
+    ExcludedNode,
+    ExclusionsList,
+    ExclusionsView,
+    ExplanationView,
+    ModelState,
+    NodeExclusionView,
+    NodeExplanation,
+)
+from gpu_agent.wire.explain_document import ExplainDocument
+
+_FAILURE_COLUMNS = (
+    Column(head="FROM"),
+    Column(head="FAILED", right=True),
+    Column(head="REASON"),
+    Column(head="NODES", right=True),
+)
 
 
 def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line]:
@@ -26,7 +42,7 @@ def reasons_table(head: str, reasons: Iterable[NodeExclusionView], columns: int 
     return render_table(table, columns)
 
 
-def acceptance_line(name: str, answer: NodeExplanation | WhyDocument) -> Line:
+def acceptance_line(name: str, answer: NodeExplanation | ExplainDocument) -> Line:
     """Say which jobs a node takes now."""
     if answer.refuses_every_job:
         return line(Piece(name, "bold"), Piece(" takes no job now", "red"))
@@ -49,7 +65,7 @@ def explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[L
         yield from wrap(_model_line(answer.model), columns)
 
 
-def local_explanation_page(answer: WhyDocument, columns: int | None) -> Iterator[Line]:
+def local_explanation_page(answer: ExplainDocument, columns: int | None) -> Iterator[Line]:
     """Draw which jobs this machine would be refused, as far as its agent knows."""
     yield acceptance_line(answer.node_id or "This machine", answer)
     if answer.exclusions:
@@ -58,6 +74,12 @@ def local_explanation_page(answer: WhyDocument, columns: int | None) -> Iterator
     yield BLANK
     unknown = "; ".join(answer.only_the_registry_knows)
     yield from wrap(line(Piece(f"Only the registry knows {unknown}. Ask it: {answer.ask}", "dim")), columns)
+
+
+def exclusions_table(answer: ExclusionsList, columns: int | None, *, now: float) -> list[Line]:
+    """Draw how many jobs found no node, minute by minute, and why; nothing where every job found one."""
+    rows = [row for window in answer.windows for row in _failure_rows(window, now)]
+    return render_table(Table(_FAILURE_COLUMNS, rows, note="FOR EXAMPLE"), columns) if rows else []
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:
@@ -85,3 +107,15 @@ def _model_line(model: ModelState) -> Line:
         Piece(model.state, style),
         f" (versions: {versions})" if versions else "",
     )
+
+
+def _failure_rows(window: ExclusionsView, now: float) -> Iterator[Row]:
+    began, failed = line(clock(window.window_start, now)), line(window.failed)
+    for reason, count in window.counts.items():
+        examples = window.examples.get(reason, ())
+        yield Row(
+            (began, failed, line(Piece(reason, "yellow")), line(count)),
+            line(*(f"{one.node_id} {need_and_have(one)}" for one in examples[:1])),
+        )
+    if window.failed and not window.counts:
+        yield Row((began, failed, line("no node known"), line(0)))

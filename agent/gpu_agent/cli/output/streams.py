@@ -95,8 +95,13 @@ class StatusLine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Erase the line."""
+        self.erase()
+
+    def erase(self) -> None:
+        """Erase the line, for others to print; the next words draw it again."""
         if self._drawn:
             self._write(_ERASE)
+            self._drawn = False
 
     def show(self, words: str, *, left: str = "", more: str = "") -> None:
         """Show how things stand; `left`, the time that is left, is no change and on terminals only.

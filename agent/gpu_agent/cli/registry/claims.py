@@ -1,4 +1,4 @@
-"""Jobs and their slots: explain, select, claims, queue, exclusions."""
+"""`registry claim create|list|show|renew|release`, and `registry queue`."""
 
 import argparse
 import time
@@ -13,8 +13,7 @@ from gpu_agent.cli.command import (
     Failure,
     describe,
 )
-from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, need_and_have
-from gpu_agent.cli.output.nodes import NO_NODES
+from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
 from gpu_agent.cli.output.text import (
     Line,
@@ -40,9 +39,6 @@ from gpu_agent.wire.api import (
     ClaimList,
     ClaimNode,
     ClaimView,
-    ExclusionsList,
-    ExclusionsView,
-    ExplanationView,
     Problem,
     QueueView,
     Selection,
@@ -52,12 +48,6 @@ from gpu_agent.wire.api import (
 _NO_NODE = "NO_AVAILABLE_NODE"
 _EXAMPLES = 5
 _STATE_COLORS = {"active": "green", "held": "yellow", "lost": "red"}
-_EXCLUSION_COLUMNS = (
-    Column(head="FROM"),
-    Column(head="FAILED", right=True),
-    Column(head="REASON"),
-    Column(head="NODES", right=True),
-)
 _CLAIM_COLUMNS = (
     Column(head="JOB", wraps=True),
     Column(head="STATE"),
@@ -84,69 +74,6 @@ _QUEUE_COLUMNS = (
     Column(head="WAITS FOR", right=True),
     Column(head="RESERVED", wraps=True, priority=1),
 )
-
-
-def configure_explain(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: one for each need that a job may state."""
-    describe(
-        parser,
-        "Describe a job; every node answers whether it could take it now, and if not, which\n"
-        "demand fails first, what the job needs and what the node has. Reserves nothing.",
-        example="gpu-agent registry explain --model my/model --gpus 2 --label zone=a",
-        exits={ExitCode.OK: "explained, whether or not a node is eligible"},
-    )
-    add_job_options(parser)
-    add_request_options(parser, json_is="what POST /v1/dispatch/explain answers")
-
-
-def run_explain(arguments: argparse.Namespace) -> int:
-    """Request it and print the nodes with their reasons."""
-    answer = Api.of(arguments).post("/v1/dispatch/explain", job_request(arguments), ExplanationView)
-    nodes = answer.model
-    if arguments.json:
-        print_json(answer.document)
-    elif nodes.eligible or nodes.excluded:
-        print_lines(eligibility_table(nodes, terminal_columns()))
-        needed = f" of {nodes.nodes_needed} that the job needs" if nodes.nodes_needed > 1 else ""
-        excluded = counts_in_words(nodes.counts) or "none"
-        print(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
-    else:
-        print(NO_NODES)
-    return ExitCode.OK
-
-
-def configure_select(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say which node a job would get now, and which of its GPUs, without reserving them:\n"
-        "a dry run of `claim create`.",
-        example="gpu-agent registry select --model my/model --min-gpu-memory-mb 16000",
-        exits={ExitCode.OK: "there is a node", ExitCode.NO_NODE: "no node can take the job now"},
-    )
-    add_job_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/dispatch/select answers, a refusal for want of a node too"
-    )
-
-
-def run_select(arguments: argparse.Namespace) -> int:
-    """Request it and print the slot."""
-    job = job_request(arguments)
-    slot = request_slot(
-        Api.of(arguments),
-        "/v1/dispatch/select",
-        job,
-        model=Selection,
-        as_json=arguments.json,
-    )
-    if slot is None:
-        return ExitCode.NO_NODE
-    if arguments.json:
-        print_json(slot.document)
-    else:
-        print(slot_in_words(slot.model))
-    return ExitCode.OK
 
 
 def configure_create(parser: argparse.ArgumentParser) -> None:
@@ -206,7 +133,7 @@ def request_slot(
             print_json(refused.document)
             return None
         examples = _examples(parse_answer(refused.document, Problem).model)
-        explain = f"Node by node: gpu-agent registry explain {job_words(job)}".rstrip()
+        explain = f"Node by node: gpu-agent registry explain job {job_words(job)}".rstrip()
         sentence = "\n".join([str(refused), *examples, *([explain] if examples else [])])
         raise Failure(sentence, code=ExitCode.NO_NODE) from None
 
@@ -247,7 +174,7 @@ def configure_renew(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Renew a job's claim for one more TTL (`registry thresholds` shows how long that is).",
+        "Renew a job's claim for one more TTL (`registry settings` shows how long that is).",
         example="gpu-agent registry claim renew job-1",
         exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
     )
@@ -459,53 +386,11 @@ def _queue_row(job: WaitingJob) -> Row:
     )
 
 
-def configure_exclusions(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
-        "many nodes each reason excluded, with one of them as an example.",
-        example="gpu-agent registry exclusions",
-        exits={ExitCode.OK: "counted, even if no job failed"},
-    )
-    add_request_options(parser, json_is="what GET /v1/exclusions answers")
-
-
-def run_exclusions(arguments: argparse.Namespace) -> int:
-    """Read the counts and print them."""
-    answer = Api.of(arguments).get("/v1/exclusions", ExclusionsList)
-    if arguments.json:
-        print_json(answer.document)
-        return ExitCode.OK
-    now = time.time()
-    rows = [row for window in answer.model.windows for row in _exclusion_rows(window, now)]
-    if rows:
-        print_lines(render_table(Table(_EXCLUSION_COLUMNS, rows, note="FOR EXAMPLE"), terminal_columns()))
-    else:
-        print("Every job of the last hour found a node, or there was none.")
-    return ExitCode.OK
-
-
-def _exclusion_rows(window: ExclusionsView, now: float) -> Iterator[Row]:
-    began, failed = line(clock(window.window_start, now)), line(window.failed)
-    for reason, count in window.counts.items():
-        examples = window.examples.get(reason, ())
-        yield Row(
-            (began, failed, line(Piece(reason, "yellow")), line(count)),
-            line(*(f"{one.node_id} {need_and_have(one)}" for one in examples[:1])),
-        )
-    if window.failed and not window.counts:
-        yield Row((began, failed, line("no node known"), line(0)))
-
-
 COMMANDS: Commands = {
-    "explain": (configure_explain, run_explain),
-    "select": (configure_select, run_select),
     "create": (configure_create, run_create),
     "list": (configure_list, run_list),
     "show": (configure_show, run_show),
     "renew": (configure_renew, run_renew),
     "release": (configure_release, run_release),
     "queue": (configure_queue, run_queue),
-    "exclusions": (configure_exclusions, run_exclusions),
 }

@@ -1,4 +1,4 @@
-"""`gpu-agent registry events`: the registry's events as lines.
+"""`gpu-agent registry event list` and `event follow`: the registry's events as lines.
 
 An event that is not known here, as of a newer registry, is printed under its identifier with all its fields.
 """
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import Lost, Opened, Received, follow_events, past_events
 from gpu_agent.cli.client.http import Api, add_request_options
 from gpu_agent.cli.client.resources import Node
@@ -23,6 +24,7 @@ from gpu_agent.wire.api import EventList, RegistryEvent
 MISSED = "events_missed"
 """Sent in the place of events that are too long ago, or came faster than they were read."""
 _ARROW = "→"
+_LATEST = 20
 
 SENTENCES: dict[str, str] = {
     "node_register_received": "asks to register (schema {schema_version}, {gpu_count:GPU})",
@@ -92,62 +94,91 @@ _STYLES = {
 }
 
 
-def configure_events(parser: argparse.ArgumentParser) -> None:
+def configure_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Show the latest events, of one node or of all, each on a line; with --follow those that happen "
-        "from now on (for one node after its history), until Ctrl-C. A registry that restarts is waited "
-        "for, and events of the meantime are shown then: none is missed, none shown twice.",
-        example="gpu-agent registry events --follow",
-        exits={ExitCode.OK: "shown; with --follow: ended by Ctrl-C or by the output's reader"},
+        "List the latest events, of one node or of all, each on a line.",
+        example="gpu-agent registry event list node-7 --limit 50",
+        exits={ExitCode.OK: "listed, even if there is none"},
     )
-    parser.add_argument("node_id", metavar="ID", nargs="?", help="only this node's")
-    parser.add_argument("--follow", action="store_true", help="go on with new events")
+    _add_which(parser)
     parser.add_argument(
-        "--after",
-        metavar="EVENT_ID",
-        type=whole_number,
-        help="only events after this one; with --follow from there on, not from now",
+        "--limit",
+        metavar="N",
+        type=positive_number,
+        default=_LATEST,
+        help=f"how many of the latest (default {_LATEST})",
     )
-    parser.add_argument(
-        "--limit", metavar="N", type=positive_number, default=20, help="how many of the latest (default 20)"
-    )
+    parser.add_argument("--after", metavar="EVENT_ID", type=whole_number, help="only events after this one")
     add_request_options(
-        parser,
-        json_is="each event on a line; for one node without --follow what GET /v1/nodes/ID/events answers",
+        parser, json_is="each event on a line; for one node what GET /v1/nodes/ID/events answers"
     )
 
 
-def run_events(arguments: argparse.Namespace) -> int:
-    """Show the latest events, and follow if requested."""
+def run_list(arguments: argparse.Namespace) -> int:
+    """Read the latest events and print them."""
     api = Api.of(arguments)
-    after = None if arguments.after is None else str(arguments.after)
-    if after is None and arguments.node_id is not None:
-        after = _print_history(api, arguments)
-    elif not arguments.follow:
-        for received in deque(_past(api, arguments), arguments.limit):
-            _print_event(received.event, received.document, arguments)
-    if arguments.follow:
-        try:
-            _follow(api, arguments, after)
-        except KeyboardInterrupt:
-            return ExitCode.OK
+    if arguments.after is None and arguments.node_id is not None:
+        answer = _history(api, arguments.node_id, arguments.limit)
+        if arguments.json:
+            print_json(answer.document)
+        else:
+            _print_events(answer, arguments)
+        return ExitCode.OK
+    for received in deque(_past(api, arguments), arguments.limit):
+        _print_event(received.event, received.document, arguments)
     return ExitCode.OK
 
 
-def _print_history(api: Api, arguments: argparse.Namespace) -> str | None:
-    """Print a node's history; returns the id of its last event."""
-    query = (("limit", str(arguments.limit)),)
-    answer = Node(api, arguments.node_id).get("/events", EventList, query=query)
-    events = answer.model.events
-    if arguments.json and not arguments.follow:
-        print_json(answer.document)
-    else:
-        documents = answer.document["events"]
-        for event, document in zip(events, documents if isinstance(documents, list) else (), strict=True):
-            _print_event(event, document, arguments)
-    ids = [event.id for event in events if event.id is not None]
+def configure_follow(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Print each event as it happens, until Ctrl-C; for one node its latest events first. It waits for a "
+        "registry that restarts, and prints what happened meanwhile: no event is missed, none printed twice.",
+        example="gpu-agent registry event follow",
+        exits={ExitCode.OK: "ended by Ctrl-C or by the output's reader"},
+    )
+    _add_which(parser)
+    parser.add_argument(
+        "--after", metavar="EVENT_ID", type=whole_number, help="from this event on, not from now on"
+    )
+    add_request_options(parser, json_is="each event on a line")
+
+
+def run_follow(arguments: argparse.Namespace) -> int:
+    """Print a node's latest events, then each event as it happens."""
+    api = Api.of(arguments)
+    after = None if arguments.after is None else str(arguments.after)
+    try:
+        if after is None and arguments.node_id is not None:
+            answer = _history(api, arguments.node_id, _LATEST)
+            _print_events(answer, arguments)
+            after = _last_id(answer)
+        _follow(api, arguments, after)
+    except KeyboardInterrupt:
+        pass
+    return ExitCode.OK
+
+
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("node_id", metavar="ID", nargs="?", help="only this node's events")
+
+
+def _history(api: Api, node_id: str, limit: int) -> Answer[EventList]:
+    return Node(api, node_id).get("/events", EventList, query=(("limit", str(limit)),))
+
+
+def _print_events(answer: Answer[EventList], arguments: argparse.Namespace) -> None:
+    documents = answer.document["events"]
+    listed = documents if isinstance(documents, list) else ()
+    for event, document in zip(answer.model.events, listed, strict=True):
+        _print_event(event, document, arguments)
+
+
+def _last_id(answer: Answer[EventList]) -> str | None:
+    ids = [event.id for event in answer.model.events if event.id is not None]
     return str(ids[-1]) if ids else None
 
 
@@ -233,5 +264,6 @@ def _raw_event(name: str, fields: Mapping[str, object]) -> str:
 
 
 COMMANDS: Commands = {
-    "events": (configure_events, run_events),
+    "list": (configure_list, run_list),
+    "follow": (configure_follow, run_follow),
 }

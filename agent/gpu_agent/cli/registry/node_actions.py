@@ -1,81 +1,207 @@
-"""Actions on a node: the wait for a drain's end, and what is lost with a record."""
+"""`registry node drain|resume|cordon|uncordon`: for one node, or for all nodes with a label."""
 
-import time
-from collections.abc import Iterator
+import argparse
+from functools import partial
 
-from gpu_agent.cli.client.answers import Answer
-from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.streams import StatusLine
-from gpu_agent.cli.output.text import print_json, printable
-from gpu_agent.cli.output.units import duration_in_words
-from gpu_agent.wire.api import NodeDetail
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.cli.client.http import Api, add_request_options, without_none
+from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair, positive_number
+from gpu_agent.cli.output.streams import print_stderr
+from gpu_agent.cli.output.units import parse_duration
 
-POLL_SECONDS = 1.0
-"""How often `--wait` reads the node: the time that is left counts down by the second."""
+_A_UUID = "GPU-5f2a8c1e-7d40-4b63-9a15-0c2e6f8b1d37"
+_SOME_FAILED = "with --label: a node refused, or you did not type yes"
+_MANY_JSON = "with --label one on a line for each node"
 
 
-def wait_until_offline(node: Node, now: Answer[NodeDetail], *, quiet: bool = False) -> Answer[NodeDetail]:
-    """Read the node until it is offline; raises `Failure` when it is resumed or removed.
+def configure_drain(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Drain a node: it gets no new jobs, finishes those in flight, then goes offline. After the "
+        "deadline it goes offline whatever runs. The drain outlives restarts of both sides; `registry node "
+        "resume` ends it.\n\n"
+        "With --label all nodes that have the label are drained, and listed first: nothing happens until "
+        "you type yes, or without a terminal until you add --yes. With --at-once N no more than N of them "
+        "drain at the same time; the next one begins when one is offline.",
+        example="gpu-agent registry node drain node-7 --deadline 10m --reason 'new fans' --wait",
+        exits={
+            ExitCode.OK: "the drain has begun; with --wait or --at-once: every node is offline",
+            ExitCode.FAILED: "a node was resumed meanwhile or refused, or you did not type yes",
+            ExitCode.INTERRUPTED: "interrupted while it waited; the drains that have begun go on",
+        },
+    )
+    many = _add_selection(parser)
+    many.add_argument(
+        "--at-once",
+        type=positive_number,
+        metavar="N",
+        help="at most so many drain at the same time; waits until all are offline",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=parse_duration,
+        metavar="TIME",
+        help="how long jobs may take, such as 10m (default: the registry's)",
+    )
+    _add_reason(parser)
+    parser.add_argument(
+        "--wait", action="store_true", help="show the jobs in flight, and end when it is offline"
+    )
+    add_request_options(
+        parser,
+        json_is=f"the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over; {_MANY_JSON}",
+    )
 
-    A registry that is away for a while ends no waiting: the drain outlives its restart.
-    """
-    with StatusLine(quiet=quiet) as shown:
-        while now.model.status != "offline":
-            if now.model.status != NodeStatus.DRAINING and now.model.drain is None:
-                raise Failure(f"the drain of {node.node_id} was ended: it is {now.model.status}")
-            counted, named = _jobs_in_flight(now.model)
-            shown.show(counted, left=_time_left(now.model), more=named)
-            time.sleep(POLL_SECONDS)
-            now = _read_again(node, shown) or now
-    return now
 
+def run_drain(arguments: argparse.Namespace) -> int:
+    """Request the drain, wait for its end if requested, and print each node's status."""
+    from gpu_agent.cli.registry.node_drain import drain_in_turn, wait_until_offline
+    from gpu_agent.cli.registry.node_targets import (
+        act_on_each,
+        action_of,
+        label_words,
+        node_named,
+        nodes_with_labels,
+        print_status,
+    )
 
-def print_status(node: Answer[NodeDetail], *, as_json: bool) -> int:
-    """Print how a node stands after an action; returns the exit code."""
-    if as_json:
-        print_json(node.document)
-    else:
-        print(f"{node.model.node_id} is {node.model.status}: {printable(node.model.reason)}")
+    api = Api.of(arguments)
+    act = action_of("drain", without_none(deadline_seconds=arguments.deadline, reason=arguments.reason))
+    show = partial(print_status, as_json=arguments.json)
+    if arguments.label:
+        nodes = nodes_with_labels(api, arguments, "drain")
+        if not (arguments.wait or arguments.at_once):
+            return act_on_each(nodes, act, show, done="drained")
+        at_once = arguments.at_once or len(nodes)
+        ends_all = f"`gpu-agent registry node resume {label_words(arguments.label)}` would end them"
+        return drain_in_turn(nodes, act, show, at_once=at_once, ends_all=ends_all, quiet=arguments.json)
+    if arguments.at_once is not None:
+        raise Failure(
+            "--at-once says how many of several nodes drain at the same time: name them with --label",
+            code=ExitCode.CONFIGURATION,
+        )
+    node = node_named(api, arguments, "drain")
+    now = act(node)
+    if arguments.wait:
+        try:
+            now = wait_until_offline(node, now, quiet=arguments.json)
+        except KeyboardInterrupt:
+            resume = f"`gpu-agent registry node resume {node.node_id}`"
+            print_stderr(f"the drain of {node.node_id} goes on; {resume} would end it")
+            return ExitCode.INTERRUPTED
+    show(now, many=False)
     return ExitCode.OK
 
 
-def losses_in_words(node: NodeDetail) -> Iterator[str]:
-    """Say what goes with a node's record."""
-    connected = ", connected" if node.connected else ""
-    yield f"{node.node_id} is {node.status}{connected} ({printable(node.reason)}). With it go:"
-    yield "  its identity: an agent that still runs there needs a join token, and comes back as a new node"
-    claims = node.claimed_jobs
-    if claims:
-        yield f"  its claims, reported lost: {', '.join(map(printable, claims))}"
-    if node.in_flight_jobs > len(claims):
-        jobs = "job" if node.in_flight_jobs == 1 else f"{node.in_flight_jobs} jobs"
-        yield f"  what is known of its {jobs} in flight, which may run on unseen"
-    if node.drain is not None:
-        yield "  its drain: should it come back, it takes jobs"
-    if node.cordoned is not None:
-        yield f"  its cordon ({printable(node.cordoned)}): should it come back, it takes jobs"
-    yield f"  its history: {len(node.events)} {'event' if len(node.events) == 1 else 'events'}"
+def configure_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "End a node's drain. It registers again and becomes ready as a new node does; if its agent is not "
+        "connected, as soon as it is. With --label the drains of all nodes that have the label.",
+        example="gpu-agent registry node resume node-7",
+        exits={ExitCode.OK: "the drain is ended", ExitCode.FAILED: _SOME_FAILED},
+    )
+    _add_selection(parser)
+    add_request_options(parser, json_is=f"the node, as POST /v1/nodes/ID/resume answers it; {_MANY_JSON}")
 
 
-def _read_again(node: Node, shown: StatusLine) -> Answer[NodeDetail] | None:
-    try:
-        return node.detail()
-    except Failure as failure:
-        if failure.code is not ExitCode.UNREACHABLE:
-            raise
-        shown.show("the registry does not answer; waiting for it")
-        return None
+def run_resume(arguments: argparse.Namespace) -> int:
+    """Request it and print each node's status."""
+    from gpu_agent.cli.registry.node_targets import act, status_words
+
+    return act(arguments, "resume", done="resumed", body={}, words=status_words)
 
 
-def _jobs_in_flight(node: NodeDetail) -> tuple[str, str]:
-    """Say how many jobs there are, and which."""
-    jobs = sorted({*node.claimed_jobs, *(node.running_jobs or ())})
-    count = max(len(jobs), node.in_flight_jobs)
-    named = f": {', '.join(map(printable, jobs))}" if jobs else ""
-    return f"{node.node_id} is {node.status}, {count} {'job' if count == 1 else 'jobs'} in flight", named
+def configure_cordon(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Cordon a node: it gets no new jobs. Its status and the jobs that it has stay as they are. With "
+        "--gpu only that GPU of it: no new claim gets it, and a claim that holds it goes on. With --label "
+        "all nodes that have the label. The cordon outlives restarts of both sides, until `registry node "
+        "uncordon`.",
+        example="gpu-agent registry node cordon node-7 --reason 'odd noise, watch it'",
+        exits={ExitCode.OK: "no new jobs come", ExitCode.FAILED: _SOME_FAILED},
+    )
+    _add_selection(parser)
+    _add_gpu(parser)
+    _add_reason(parser)
+    add_request_options(
+        parser,
+        json_is="the node, as POST /v1/nodes/ID/cordon, or with --gpu POST /v1/nodes/ID/gpus/UUID/cordon, "
+        f"answers it; {_MANY_JSON}",
+    )
 
 
-def _time_left(node: NodeDetail) -> str:
-    return "" if node.drain is None else f", {duration_in_words(node.drain.deadline - time.time())} left"
+def run_cordon(arguments: argparse.Namespace) -> int:
+    """Request it and print."""
+    from gpu_agent.cli.registry.node_targets import act, gpu_cordoned, node_cordoned
+
+    body = without_none(reason=arguments.reason)
+    words = partial(gpu_cordoned, arguments.gpu) if arguments.gpu else node_cordoned
+    return act(arguments, "cordon", done="cordoned", body=body, words=words)
+
+
+def configure_uncordon(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Uncordon a node: it gets new jobs whenever it is ready. With --gpu only that GPU of it: claims may "
+        "have it again. With --label all nodes that have the label.",
+        example="gpu-agent registry node uncordon node-7",
+        exits={ExitCode.OK: "it is uncordoned", ExitCode.FAILED: _SOME_FAILED},
+    )
+    _add_selection(parser)
+    _add_gpu(parser)
+    add_request_options(
+        parser,
+        json_is="the node, as POST /v1/nodes/ID/uncordon, or with --gpu POST "
+        f"/v1/nodes/ID/gpus/UUID/uncordon, answers it; {_MANY_JSON}",
+    )
+
+
+def run_uncordon(arguments: argparse.Namespace) -> int:
+    """Request it and print."""
+    from gpu_agent.cli.registry.node_targets import act, gpu_uncordoned, node_uncordoned
+
+    words = partial(gpu_uncordoned, arguments.gpu) if arguments.gpu else node_uncordoned
+    return act(arguments, "uncordon", done="uncordoned", body={}, words=words)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the node's id, and what selects several nodes; returns the group of the latter's options."""
+    parser.add_argument("node_id", metavar="ID", nargs="?", help="the node, as `registry node list` shows it")
+    many = parser.add_argument_group("several nodes at once")
+    many.add_argument(
+        "--label",
+        action="append",
+        type=label_pair,
+        default=[],
+        metavar="K=V",
+        help="all nodes with this label; the same one again: another value that will do (repeatable)",
+    )
+    many.add_argument(
+        "--yes", action="store_true", help="do not ask whether the nodes that are listed are meant"
+    )
+    return many
+
+
+def _add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpu",
+        metavar="UUID",
+        help=f"only this GPU of the node, such as {_A_UUID}, as `registry node show` shows it",
+    )
+
+
+COMMANDS: Commands = {
+    "drain": (configure_drain, run_drain),
+    "resume": (configure_resume, run_resume),
+    "cordon": (configure_cordon, run_cordon),
+    "uncordon": (configure_uncordon, run_uncordon),
+}

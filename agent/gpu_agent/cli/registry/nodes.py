@@ -1,4 +1,4 @@
-"""`gpu-agent registry nodes`, `node`, `why`, and the actions on one node."""
+"""`registry node list|show|refresh|check|reregister|remove`."""
 
 import argparse
 import sys
@@ -6,24 +6,22 @@ import time
 from collections.abc import Iterator
 
 from gpu_agent.cli.client.answers import Answer
-from gpu_agent.cli.client.http import Api, add_request_options, without_none
+from gpu_agent.cli.client.http import Api, add_request_options
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
-from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
-from gpu_agent.cli.output.units import parse_duration
 from gpu_agent.wire.codes import NodeStatus
 
-NO_MATCH = "No node is like that; `gpu-agent registry nodes` lists all of them."
+NO_MATCH = "No node is like that; `gpu-agent registry node list` lists all of them."
 
 
-def configure_nodes(parser: argparse.ArgumentParser) -> None:
+def configure_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "List the nodes that the registry knows, each with its status, for how long it has\n"
         "had it, and, unless it is ready, why. Only `ready` and connected nodes take jobs;\n"
-        "`registry why ID` says what stands in the way. In a pipe each node is one line.",
-        example="gpu-agent registry nodes --status degraded --status offline --label zone=a",
+        "`registry explain node ID` says what stands in the way. In a pipe each node is one line.",
+        example="gpu-agent registry node list --status degraded --status offline --label zone=a",
         exits={ExitCode.OK: "listed, even if there is none; with --watch: ended by Ctrl-C"},
     )
     which = parser.add_argument_group("which nodes (all of them must hold)")
@@ -42,7 +40,7 @@ def configure_nodes(parser: argparse.ArgumentParser) -> None:
         type=label_pair,
         default=[],
         metavar="K=V",
-        help="has this label (repeatable)",
+        help="has this label; the same one again: another value that will do (repeatable)",
     )
     which.add_argument("--gpu-name", metavar="NAME", help="has a GPU whose name holds this")
     parser.add_argument(
@@ -56,7 +54,7 @@ def configure_nodes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_nodes(arguments: argparse.Namespace) -> int:
+def run_list(arguments: argparse.Namespace) -> int:
     """Read the list and print it, or watch it."""
     from gpu_agent.cli.output.nodes import NO_NODES, node_table
     from gpu_agent.wire.api import NodeList
@@ -88,20 +86,20 @@ def _query(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def configure_node(parser: argparse.ArgumentParser) -> None:
+def configure_show(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Show one node: its status and what would change it, jobs, drain, labels, GPUs,\n"
         "models, every health check, and what happened to it lately.",
-        example="gpu-agent registry node node-7",
+        example="gpu-agent registry node show node-7",
         exits={ExitCode.OK: "shown, whatever its status"},
     )
     _add_node_id(parser)
     add_request_options(parser, json_is="what GET /v1/nodes/ID answers")
 
 
-def run_node(arguments: argparse.Namespace) -> int:
+def run_show(arguments: argparse.Namespace) -> int:
     """Read the node and print its page."""
     from gpu_agent.cli.client.resources import Node
     from gpu_agent.cli.registry.node_page import node_page
@@ -114,172 +112,13 @@ def run_node(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_why(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say which jobs a node would be refused now, and why: first what may pass, with what would "
-        "clear it, then what the node is, beyond which no job ever fits. With --model also the state of "
-        "that model there.",
-        example="gpu-agent registry why node-7 --model my/model",
-        exits={ExitCode.OK: "explained, whatever the reasons"},
-    )
-    _add_node_id(parser)
-    parser.add_argument("--model", metavar="M", help="also the state of this model there")
-    add_request_options(parser, json_is="what GET /v1/nodes/ID/explain answers")
-
-
-def run_why(arguments: argparse.Namespace) -> int:
-    """Read the explanation and print it."""
-    from gpu_agent.cli.client.resources import Node
-    from gpu_agent.cli.output.exclusions import explanation_page
-    from gpu_agent.wire.api import NodeExplanation
-
-    query = () if arguments.model is None else (("model", arguments.model),)
-    answer = Node(Api.of(arguments), arguments.node_id).get("/explain", NodeExplanation, query=query)
-    if arguments.json:
-        print_json(answer.document)
-    else:
-        print_lines(explanation_page(answer.model, terminal_columns()))
-    return ExitCode.OK
-
-
-def configure_drain(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Drain a node: it gets no new jobs, finishes those in flight, then goes offline.\n"
-        "After the deadline it goes offline whatever runs. The drain outlives restarts of\n"
-        "both sides; `registry resume` ends it.",
-        example="gpu-agent registry drain node-7 --deadline 10m --reason 'new fans' --wait",
-        exits={
-            ExitCode.OK: "the drain has begun; with --wait: the node is offline",
-            ExitCode.FAILED: "with --wait: the node was resumed meanwhile",
-            ExitCode.INTERRUPTED: "with --wait: interrupted; the drain goes on",
-        },
-    )
-    _add_node_id(parser)
-    parser.add_argument(
-        "--deadline",
-        type=parse_duration,
-        metavar="TIME",
-        help="how long jobs may take, such as 10m (default: the registry's)",
-    )
-    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
-    parser.add_argument(
-        "--wait", action="store_true", help="show the jobs in flight, and end when it is offline"
-    )
-    add_request_options(
-        parser, json_is="the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over"
-    )
-
-
-def run_drain(arguments: argparse.Namespace) -> int:
-    """Request the drain, wait for its end if requested, and print the node's status."""
-    from gpu_agent.cli.client.resources import Node
-    from gpu_agent.cli.registry.node_actions import print_status, wait_until_offline
-    from gpu_agent.wire.api import NodeDetail
-
-    node = Node(Api.of(arguments), arguments.node_id)
-    request = without_none(deadline_seconds=arguments.deadline, reason=arguments.reason)
-    now = node.act("drain", NodeDetail, request)
-    if arguments.wait:
-        try:
-            now = wait_until_offline(node, now, quiet=arguments.json)
-        except KeyboardInterrupt:
-            print_stderr(f"the drain of {node.node_id} goes on; `gpu-agent registry resume` would end it")
-            return ExitCode.INTERRUPTED
-    return print_status(now, as_json=arguments.json)
-
-
-def configure_resume(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "End a node's drain. It registers again and becomes ready as a new node does; if its\n"
-        "agent is not connected, as soon as it is.",
-        example="gpu-agent registry resume node-7",
-        exits={ExitCode.OK: "the drain is ended"},
-    )
-    _add_node_id(parser)
-    add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/resume answers it")
-
-
-def run_resume(arguments: argparse.Namespace) -> int:
-    """Request it and print the node's status."""
-    from gpu_agent.cli.client.resources import Node
-    from gpu_agent.cli.registry.node_actions import print_status
-    from gpu_agent.wire.api import NodeDetail
-
-    node = Node(Api.of(arguments), arguments.node_id).act("resume", NodeDetail)
-    return print_status(node, as_json=arguments.json)
-
-
-def configure_cordon(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Cordon a node: it gets no new jobs. Its status and the jobs that it has stay as they\n"
-        "are; the cordon outlives restarts of both sides, until `registry uncordon`.",
-        example="gpu-agent registry cordon node-7 --reason 'odd noise, watch it'",
-        exits={ExitCode.OK: "the node gets no new jobs"},
-    )
-    _add_node_id(parser)
-    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
-    add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/cordon answers it")
-
-
-def run_cordon(arguments: argparse.Namespace) -> int:
-    """Request it and print."""
-    from gpu_agent.cli.client.resources import Node
-    from gpu_agent.wire.api import NodeDetail
-
-    request = without_none(reason=arguments.reason)
-    answer = Node(Api.of(arguments), arguments.node_id).act("cordon", NodeDetail, request)
-    if arguments.json:
-        print_json(answer.document)
-    else:
-        node, jobs = answer.model, answer.model.in_flight_jobs
-        busy = f", and keeps its {jobs} {'job' if jobs == 1 else 'jobs'}" if jobs else ""
-        print(f"{node.node_id} gets no new jobs until `registry uncordon`; it is {node.status}{busy}")
-    return ExitCode.OK
-
-
-def configure_uncordon(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Uncordon a node: it gets new jobs whenever it is ready.",
-        example="gpu-agent registry uncordon node-7",
-        exits={ExitCode.OK: "the node is uncordoned"},
-    )
-    _add_node_id(parser)
-    add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/uncordon answers it")
-
-
-def run_uncordon(arguments: argparse.Namespace) -> int:
-    """Request it and print."""
-    from gpu_agent.cli.client.resources import Node
-    from gpu_agent.wire.api import NodeDetail
-
-    answer = Node(Api.of(arguments), arguments.node_id).act("uncordon", NodeDetail)
-    if arguments.json:
-        print_json(answer.document)
-    else:
-        node = answer.model
-        ready = node.status == "ready" and node.connected
-        when = "now" if ready else f"once it is ready and connected; it is {node.status}"
-        print(f"{node.node_id} may have new jobs {when}")
-    return ExitCode.OK
-
-
 def configure_refresh(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Have a connected node probe its GPUs and models now and send all that it finds,\n"
         "rather than wait until it does so by itself.",
-        example="gpu-agent registry refresh node-7",
+        example="gpu-agent registry node refresh node-7",
         exits={ExitCode.OK: "requested; what the node finds comes with its next heartbeat"},
     )
     _add_node_id(parser)
@@ -300,8 +139,8 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
         "Have a connected node run its admission checks now and report their results, as after\n"
         "a repair. It checks no GPU that is in use; cordon it first where a claim could come\n"
         "in between.",
-        example="gpu-agent registry check node-7",
-        exits={ExitCode.OK: "requested; `registry node` shows the age of each result"},
+        example="gpu-agent registry node check node-7",
+        exits={ExitCode.OK: "requested; `registry node show` shows the age of each result"},
     )
     _add_node_id(parser)
     add_request_options(parser, json_is="what POST /v1/nodes/ID/check answers")
@@ -310,7 +149,7 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 def run_check(arguments: argparse.Namespace) -> int:
     """Request it and print."""
     return _control(
-        arguments, "check", "was asked to run its checks; `registry node` shows the age of each result"
+        arguments, "check", "was asked to run its checks; `registry node show` shows the age of each result"
     )
 
 
@@ -321,7 +160,7 @@ def configure_reregister(parser: argparse.ArgumentParser) -> None:
         "Have a connected node register again: it declares its hardware, models and labels,\n"
         "and becomes ready as a new node does. It keeps its id and its jobs, and gets no new\n"
         "job until it is ready.",
-        example="gpu-agent registry reregister node-7",
+        example="gpu-agent registry node reregister node-7",
         exits={ExitCode.OK: "requested"},
     )
     _add_node_id(parser)
@@ -330,7 +169,9 @@ def configure_reregister(parser: argparse.ArgumentParser) -> None:
 
 def run_reregister(arguments: argparse.Namespace) -> int:
     """Request it and print."""
-    return _control(arguments, "reregister", "was asked to register again; `registry node` shows when it has")
+    return _control(
+        arguments, "reregister", "was asked to register again; `registry node show` shows when it has"
+    )
 
 
 def _control(arguments: argparse.Namespace, command: str, words: str) -> int:
@@ -345,14 +186,14 @@ def _control(arguments: argparse.Namespace, command: str, words: str) -> int:
     return ExitCode.OK
 
 
-def configure_forget(parser: argparse.ArgumentParser) -> None:
+def configure_remove(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Remove a node's record: its identity, claims, drain, cordon and history. What is\n"
         "lost is shown first; on a terminal you have to type the id. An agent that still runs\n"
         "there is disconnected and comes back only as a new node.",
-        example="gpu-agent registry forget node-7 --yes",
+        example="gpu-agent registry node remove node-7 --yes",
         exits={
             ExitCode.OK: "removed",
             ExitCode.FAILED: "the id was not typed; nothing was removed",
@@ -364,10 +205,10 @@ def configure_forget(parser: argparse.ArgumentParser) -> None:
     add_request_options(parser, json_is="nothing, as DELETE /v1/nodes/ID answers nothing")
 
 
-def run_forget(arguments: argparse.Namespace) -> int:
+def run_remove(arguments: argparse.Namespace) -> int:
     """Show what is lost, ask, and remove the record."""
     from gpu_agent.cli.client.resources import Node
-    from gpu_agent.cli.registry.node_actions import losses_in_words
+    from gpu_agent.cli.registry.node_targets import losses_in_words
 
     node = Node(Api.of(arguments), arguments.node_id)
     lost = "\n".join(losses_in_words(node.detail().model))
@@ -391,19 +232,14 @@ def _confirm(node_id: str, lost: str) -> None:
 
 
 def _add_node_id(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
 
 
 COMMANDS: Commands = {
-    "nodes": (configure_nodes, run_nodes),
-    "node": (configure_node, run_node),
-    "why": (configure_why, run_why),
-    "drain": (configure_drain, run_drain),
-    "resume": (configure_resume, run_resume),
-    "cordon": (configure_cordon, run_cordon),
-    "uncordon": (configure_uncordon, run_uncordon),
+    "list": (configure_list, run_list),
+    "show": (configure_show, run_show),
     "refresh": (configure_refresh, run_refresh),
     "check": (configure_check, run_check),
     "reregister": (configure_reregister, run_reregister),
-    "forget": (configure_forget, run_forget),
+    "remove": (configure_remove, run_remove),
 }

@@ -1,4 +1,4 @@
-"""`gpu-agent registry token` and `registry reclaim`: create, list, revoke and rotate tokens.
+"""`gpu-agent registry token` and `registry node readmit`: create, list, revoke and rotate tokens.
 
 A new token goes to stdout alone and everything about it to stderr, so that `> file` and `$(…)` hold the
 token and nothing else. It is shown once.
@@ -34,7 +34,7 @@ from gpu_agent.wire.api import NewToken, NodeDetail, TokenList, TokenView
 ROLES = ("read", "operate", "admin")
 NEVER = "never"
 _ANY = "any"
-_JOIN_OPTIONS = ("uses", "labels", "note", "node")
+_JOIN_OPTIONS = ("uses", "label", "note", "node")
 _TOKEN_COLUMNS = (
     Column(head="ID"),
     Column(head="KIND"),
@@ -56,7 +56,7 @@ def configure_token_create(parser: argparse.ArgumentParser) -> None:
         "Create a join token, with which new nodes register; or with --operator one for a person\n"
         "or a program that uses this API. Only the token goes to stdout, so that `> FILE`\n"
         "works; what it is for goes to stderr. It is shown this once.",
-        example="gpu-agent registry token create --uses 8 --labels zone=a --out join.token",
+        example="gpu-agent registry token create --uses 8 --label zone=a --out join.token",
         exits={
             ExitCode.OK: "created",
             ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
@@ -73,7 +73,7 @@ def configure_token_create(parser: argparse.ArgumentParser) -> None:
         "--uses", type=parse_uses, metavar="N", help=f"how many nodes may join with it, or {_ANY} (default 1)"
     )
     joining.add_argument(
-        "--labels",
+        "--label",
         action="append",
         type=label_pair,
         default=None,
@@ -119,8 +119,8 @@ def _join_request(arguments: argparse.Namespace) -> dict[str, object]:
     body: dict[str, object] = {"kind": "join", **ttl_field(arguments.ttl)}
     if arguments.uses is not None:
         body["uses"] = None if arguments.uses == _ANY else arguments.uses
-    if arguments.labels:
-        body["labels"] = dict(arguments.labels)
+    if arguments.label:
+        body["labels"] = dict(arguments.label)
     if arguments.note is not None:
         body["note"] = arguments.note
     if arguments.node is not None:
@@ -146,7 +146,7 @@ def _about_join(arguments: argparse.Namespace, token: NewToken) -> str:
     if arguments.node is not None:
         times = "any number of times" if uses == _ANY else "once" if uses == 1 else f"{uses} times"
         nodes = printable(f"node {arguments.node}, {times},")
-    labels = ", ".join(f"{key}={value}" for key, value in arguments.labels or ())
+    labels = ", ".join(f"{key}={value}" for key, value in arguments.label or ())
     granted = printable(f", each with the label {labels}") if labels else ""
     return (
         f"Join token {token.token_id}: {nodes} may join with it {lifetime_in_words(token)}{granted}.\n"
@@ -175,20 +175,20 @@ def parse_uses(text: str) -> int | str:
 parse_uses.__name__ = "number of nodes"  # argparse names it so where the text is no number at all
 
 
-def configure_reclaim(parser: argparse.ArgumentParser) -> None:
+def configure_readmit(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Create a token with which one machine gets a node's id back, once: for a node that lost\n"
         "its state directory, or moved to another machine. Its drain, cordon and labels stay.\n"
         "Only the token goes to stdout, so that `> FILE` works.",
-        example="gpu-agent registry reclaim node-7 --out join.token",
+        example="gpu-agent registry node readmit node-7 --out join.token",
         exits={
             ExitCode.OK: "created",
             ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
         },
     )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
     parser.add_argument(
         "--ttl",
         type=parse_ttl,
@@ -201,7 +201,7 @@ def configure_reclaim(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_reclaim(arguments: argparse.Namespace) -> int:
+def run_readmit(arguments: argparse.Namespace) -> int:
     """Create the token and print it."""
     node = Node(Api.of(arguments), arguments.node_id)
     print_new_token(
@@ -357,7 +357,7 @@ def _token_row(token: TokenView, now: float) -> Row:
     return Row(
         (
             line(token.token_id),
-            line("reclaim" if token.node_id else token.kind),
+            line("readmit" if token.node_id else token.kind),
             line(Piece(token.state.replace("_", " "), "green" if live else "dim")),
             line(_uses_in_words(token)),
             line(duration_in_words(now - token.created_at)),
@@ -386,7 +386,7 @@ def configure_token_revoke(parser: argparse.ArgumentParser) -> None:
     describe(
         parser,
         "Revoke a join or operator token now. Nodes that joined with it stay: they have tokens\n"
-        "of their own, which `registry token rotate` and `registry forget` revoke.",
+        "of their own, which `registry token rotate` and `registry node remove` revoke.",
         example="gpu-agent registry token revoke 3f9a01bc",
         exits={ExitCode.OK: "it is revoked"},
     )
@@ -408,15 +408,15 @@ def configure_token_rotate(parser: argparse.ArgumentParser) -> None:
         parser,
         "Replace the token with which a node authenticates. The node receives the new one when it next "
         "registers, at once where it is connected; the old one ends when it next connects with the new "
-        "one, and `registry node` shows until then that the rotation is not done.",
+        "one, and `registry node show` shows until then that the rotation is not done.",
         example="gpu-agent registry token rotate node-7",
         exits={ExitCode.OK: "the node gets another token"},
     )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry nodes` shows it")
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
     parser.add_argument(
         "--at-once",
         action="store_true",
-        help="revoke the old token now, as one that was stolen; after that only `registry reclaim` helps",
+        help="revoke the old token now, as one that was stolen; then only `registry node readmit` helps",
     )
     add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/rotate answers it")
 
@@ -429,7 +429,10 @@ def run_token_rotate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(answer.document)
     elif arguments.at_once:
-        print(f"{node_id}'s token is revoked. Let the machine in again: gpu-agent registry reclaim {node_id}")
+        print(
+            f"{node_id}'s token is revoked. Let the machine in again: "
+            f"gpu-agent registry node readmit {node_id}"
+        )
     else:
         when = "now" if answer.model.connected else "when it next registers"
         print(f"{node_id} gets another token {when}; the old one ends when it next connects with that")
@@ -441,5 +444,5 @@ COMMANDS: Commands = {
     "list": (configure_token_list, run_token_list),
     "revoke": (configure_token_revoke, run_token_revoke),
     "rotate": (configure_token_rotate, run_token_rotate),
-    "reclaim": (configure_reclaim, run_reclaim),
+    "readmit": (configure_readmit, run_readmit),
 }

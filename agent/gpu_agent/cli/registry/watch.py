@@ -1,4 +1,4 @@
-"""`gpu-agent registry nodes --watch`: the list of nodes, read again when the registry sends an event.
+"""`gpu-agent registry node list --watch`: the list of nodes, read again when the registry sends an event.
 
 Figures that no event carries (ages of heartbeats, jobs that nodes report) are read again now and then.
 Without an event stream it reads every two seconds, and says so.

@@ -1,4 +1,4 @@
-"""The answer to `why`: which jobs this node is excluded for now, as far as the node itself knows.
+"""The answer to `explain`: which jobs this node is excluded for now, as far as the node itself knows.
 
 Each reason has the shape of the registry's own answer (§5). The document lists what only the registry knows.
 """
@@ -13,9 +13,9 @@ from gpu_agent.records import dataclass
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.codes import DEFAULT_LIMIT_PERCENT, ExclusionReason
+from gpu_agent.wire.explain_document import ExplainDocument
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 from gpu_agent.wire.inventory import Gpu, Model, ModelStatus
-from gpu_agent.wire.why_document import WhyDocument
 
 ONLY_THE_REGISTRY_KNOWS = (
     "whether an operator has cordoned it",
@@ -46,21 +46,21 @@ class _Exclusion:
         )
 
 
-def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> WhyDocument:
+def explain(snapshot: Snapshot, jobs: Jobs, *, instant: Instant) -> ExplainDocument:
     """Make the document."""
     reasons = (
         *_of_session(snapshot, instant),
         *_of_owner(snapshot, None if jobs.ids is None else len(jobs.ids)),
         *_of_machine(snapshot),
     )
-    return WhyDocument(
-        schema_id="gpu-agent.why/1",
+    return ExplainDocument(
+        schema_id="gpu-agent.explain/1",
         node_id=snapshot.session.node_id,
         connected=snapshot.session.state in CONNECTED,
         refuses_every_job=any(one.jobs is None for one in reasons),
         exclusions=tuple(one.view() for one in reasons),
         only_the_registry_knows=ONLY_THE_REGISTRY_KNOWS,
-        ask=f"gpu-agent registry why {snapshot.session.node_id or 'ID'}",
+        ask=f"gpu-agent registry explain node {snapshot.session.node_id or 'ID'}",
     )
 
 

@@ -26,6 +26,7 @@ from gpu_agent.session.types import DrainRequested, OwnerRequest, ResumeRequeste
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.control import (
     DrainRequest,
+    ExplainRequest,
     JobFinishRequest,
     JobListRequest,
     JobsDocument,
@@ -34,11 +35,10 @@ from gpu_agent.wire.control import (
     Request,
     ResumeRequest,
     StatusRequest,
-    WhyRequest,
 )
 from gpu_agent.wire.probe_document import Document
 
-ASKS = ("status", "why", "refresh", "drain", "resume", "job_start", "job_finish", "job_list")
+ASKS = ("status", "explain", "refresh", "drain", "resume", "job_start", "job_finish", "job_list")
 """What `ask` may be."""
 
 Answer = Document
@@ -85,7 +85,9 @@ class RequestHandler:
                 await self._refresh()
             case DrainRequest() | ResumeRequest():
                 return await self._drain_or_resume(request, peer)
-            case StatusRequest() | WhyRequest() | JobStartRequest() | JobFinishRequest() | JobListRequest():
+            case (
+                StatusRequest() | ExplainRequest() | JobStartRequest() | JobFinishRequest() | JobListRequest()
+            ):
                 pass
             case _ as unreachable:
                 assert_never(unreachable)
@@ -99,7 +101,7 @@ class RequestHandler:
                 return status_document(
                     self._snapshot(), self.jobs, started_at=self._started_at, instant=self._instant()
                 )
-            case WhyRequest():
+            case ExplainRequest():
                 from gpu_agent.node.control.explain import explain  # noqa: PLC0415 - it loads the API's models
 
                 return explain(self._snapshot(), self.jobs, instant=self._instant())
@@ -241,7 +243,7 @@ def _refuse_resume(snapshot: Snapshot) -> ControlRefusal | None:
         return ControlRefusal(
             "operators_drain",
             "an operator of the registry has drained this node, and only an operator can resume it: "
-            f"`gpu-agent registry resume {session.node_id or 'ID'}`",
+            f"`gpu-agent registry node resume {session.node_id or 'ID'}`",
         )
     return ControlRefusal(
         "nothing_to_resume", "this node is neither drained nor waiting: there is nothing to resume"

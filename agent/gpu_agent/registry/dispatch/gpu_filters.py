@@ -145,7 +145,7 @@ def _until_free(candidate: Candidate, claims_end: str) -> str:
     cordons = {str(cordon) for cordon in record.desired.gpu_cordons.values()}
     if not reasons & cordons:
         return claims_end
-    uncordoned = "`registry uncordon-gpu`"
+    uncordoned = "`registry node uncordon` with --gpu"
     return uncordoned if reasons <= cordons else f"{claims_end}, or {uncordoned}"
 
 

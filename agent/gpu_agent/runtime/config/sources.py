@@ -29,7 +29,7 @@ NESTED = "__"
 COMMAND_VARIABLES = frozenset(
     {
         "GPU_AGENT_DEBUG",
-        "GPU_REGISTRY_API",
+        "GPU_REGISTRY_SERVER",
         "GPU_REGISTRY_TOKEN",
         "GPU_REGISTRY_CA_FILE",
         "GPU_REGISTRY_CERT_FILE",

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.events import STREAM_HEADERS, stream_token
-from gpu_agent.server.api.nodes import LabelPair
+from gpu_agent.server.api.nodes import LabelPair, labels_of
 from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.service import RegistryService
@@ -42,7 +42,10 @@ class EndpointsQuery(ApiRequest):
     """Which workers to list: those of nodes that match every condition."""
 
     model: Name | None = Field(None, description="A model that is installed, enabled and ready.")
-    label: list[LabelPair] = Field(default_factory=list, description="A label, as `name=value`; repeatable.")
+    label: list[LabelPair] = Field(
+        default_factory=list,
+        description="A label, as `name=value`; repeatable: of one name any of the values.",
+    )
 
 
 class EndpointLists:
@@ -64,7 +67,7 @@ class EndpointLists:
                 NodeFilter(
                     statuses=frozenset({NodeStatus.READY}),
                     model=query.model,
-                    labels=dict(label.split("=", 1) for label in query.label),
+                    labels=labels_of(query.label),
                     connected=True,
                 )
             )

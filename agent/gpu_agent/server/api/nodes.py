@@ -21,7 +21,7 @@ To add a route:
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
@@ -68,12 +68,23 @@ LabelPair = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=2049)
 router = api_router("nodes")
 
 
+def labels_of(pairs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the values of each label that `name=value` pairs state: of one name each value will do."""
+    values: dict[str, tuple[str, ...]] = {}
+    for name, _, value in (pair.partition("=") for pair in pairs):
+        values[name] = (*values.get(name, ()), value)
+    return values
+
+
 class NodesQuery(ApiRequest):
     """Which nodes to list: those that match every condition."""
 
     status: list[NodeStatus] = Field(default_factory=list, description="One of these statuses; repeatable.")
     model: Name | None = Field(None, description="A model that is installed, enabled and ready.")
-    label: list[LabelPair] = Field(default_factory=list, description="A label, as `name=value`; repeatable.")
+    label: list[LabelPair] = Field(
+        default_factory=list,
+        description="A label, as `name=value`; repeatable: of one name any of the values.",
+    )
     gpu_name: Name | None = Field(None, description="Part of a GPU's name, in upper or lower case.")
     connected: Literal["true", "false"] | None = Field(None, description="Whether it has a live connection.")
     limit: Annotated[int, Field(ge=1, le=100_000)] | None = Field(None, description="At most so many.")
@@ -84,7 +95,7 @@ class NodesQuery(ApiRequest):
         return NodeFilter(
             statuses=frozenset(self.status),
             model=self.model,
-            labels=dict(label.split("=", 1) for label in self.label),
+            labels=labels_of(self.label),
             gpu_name=self.gpu_name,
             connected=None if self.connected is None else self.connected == "true",
         )

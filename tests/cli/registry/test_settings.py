@@ -21,11 +21,11 @@ LISTED = {
 
 def test_what_is_in_force_is_shown_and_what_is_not_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in({"GET /v1/thresholds": LISTED}) as registry:
-        assert main(["registry", "thresholds", "--api", registry.api]) == 0
+        assert main(["registry", "settings", "--server", registry.api]) == 0
         assert capsys.readouterr().out == (
             "THRESHOLD          VALUE  UNIT     MEANING\n"
             "claim_ttl_seconds    600  seconds  how long a claim lives (default 60)\n"
             "required_models     none  models   must be ready\n"
         )
-        assert main(["registry", "thresholds", "--json", "--api", registry.api]) == 0
+        assert main(["registry", "settings", "--json", "--server", registry.api]) == 0
         assert json.loads(capsys.readouterr().out) == LISTED

@@ -1,4 +1,4 @@
-"""The control socket's answer to `why`, beside `wire.control`: `status` needs no model of the API."""
+"""The control socket's answer to `explain`, beside `wire.control`: `status` needs no model of the API."""
 
 from typing import Any, Literal
 
@@ -8,10 +8,10 @@ from gpu_agent.wire.api import NodeExclusionView
 from gpu_agent.wire.probe_document import Document, json_schema
 
 
-class WhyDocument(Document):
-    """What `gpu-agent why --json` prints: for which jobs this node is excluded, as far as it knows."""
+class ExplainDocument(Document):
+    """What `gpu-agent explain --json` prints: for which jobs this node is excluded, as far as it knows."""
 
-    schema_id: Literal["gpu-agent.why/1"] = Field(alias="schema")
+    schema_id: Literal["gpu-agent.explain/1"] = Field(alias="schema")
     node_id: str | None = Field(description="null until a registry has issued one")
     connected: bool = Field(description="whether the registry receives this node's heartbeats")
     refuses_every_job: bool = Field(description="whether one of them is against every job")
@@ -20,10 +20,10 @@ class WhyDocument(Document):
     ask: str = Field(description="the command that asks the registry the same")
 
 
-def why_schema() -> dict[str, Any]:
-    """Return the JSON Schema of `gpu-agent why --json`."""
+def explain_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `gpu-agent explain --json`."""
     description = (
-        "What `gpu-agent why --json` prints (gpu-agent.why/1): for which jobs this node is excluded now, as "
-        "far as the node itself knows."
+        "What `gpu-agent explain --json` prints (gpu-agent.explain/1): for which jobs this node is excluded "
+        "now, as far as the node itself knows."
     )
-    return json_schema("why", description, WhyDocument)
+    return json_schema("explain", description, ExplainDocument)

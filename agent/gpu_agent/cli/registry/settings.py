@@ -1,4 +1,4 @@
-"""`gpu-agent registry thresholds`: the thresholds in force."""
+"""`gpu-agent registry settings`: the thresholds in force."""
 
 import argparse
 
@@ -11,19 +11,19 @@ from gpu_agent.wire.api import ThresholdList, ThresholdView
 _COLUMNS = (Column(head="THRESHOLD"), Column(head="VALUE", right=True), Column(head="UNIT"))
 
 
-def configure_thresholds(parser: argparse.ArgumentParser) -> None:
+def configure_settings(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
         "Show every threshold in force, what it means, and where it is not the default.\n"
         "Each is a setting: an option of `registry serve`, a key of its file, or a variable.",
-        example="gpu-agent registry thresholds",
+        example="gpu-agent registry settings",
         exits={ExitCode.OK: "shown"},
     )
     add_request_options(parser, json_is="what GET /v1/thresholds answers")
 
 
-def run_thresholds(arguments: argparse.Namespace) -> int:
+def run_settings(arguments: argparse.Namespace) -> int:
     """Read them and print."""
     answer = Api.of(arguments).get("/v1/thresholds", ThresholdList)
     if arguments.json:
@@ -46,5 +46,5 @@ def _value_in_words(value: float | tuple[str, ...]) -> str:
 
 
 COMMANDS: Commands = {
-    "thresholds": (configure_thresholds, run_thresholds),
+    "settings": (configure_settings, run_settings),
 }

@@ -1,0 +1,143 @@
+"""`registry explain job|node|exclusions`: why a job gets no node, and why a node gets no jobs."""
+
+import argparse
+import time
+
+from gpu_agent.cli.client.http import Api, add_request_options
+from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
+from gpu_agent.cli.registry.job_options import add_job_options, job_request
+
+
+def configure_job(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments: one for each need that a job may state."""
+    describe(
+        parser,
+        "Describe a job; every node answers whether it could take it now, and if not, which demand fails "
+        "first, what the job needs and what the node has. Reserves nothing.",
+        example="gpu-agent registry explain job --model my/model --gpus 2 --label zone=a",
+        exits={
+            ExitCode.OK: "explained, whatever the answer; with --pick: there is a node",
+            ExitCode.NO_NODE: "with --pick: no node can take the job now",
+        },
+    )
+    parser.add_argument(
+        "--pick",
+        action="store_true",
+        help="print only the node that the job would get now, and which of its GPUs: a dry run of `claim "
+        "create`",
+    )
+    add_job_options(parser)
+    add_request_options(
+        parser,
+        json_is="what POST /v1/dispatch/explain answers; with --pick what POST /v1/dispatch/select does, a "
+        "refusal for want of a node too",
+    )
+
+
+def run_job(arguments: argparse.Namespace) -> int:
+    """Request it and print the nodes with their reasons, or the one node."""
+    if arguments.pick:
+        return _run_pick(arguments)
+    from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table
+    from gpu_agent.cli.output.nodes import NO_NODES
+    from gpu_agent.wire.api import ExplanationView
+
+    answer = Api.of(arguments).post("/v1/dispatch/explain", job_request(arguments), ExplanationView)
+    nodes = answer.model
+    if arguments.json:
+        print_json(answer.document)
+    elif nodes.eligible or nodes.excluded:
+        print_lines(eligibility_table(nodes, terminal_columns()))
+        needed = f" of {nodes.nodes_needed} that the job needs" if nodes.nodes_needed > 1 else ""
+        excluded = counts_in_words(nodes.counts) or "none"
+        print(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
+    else:
+        print(NO_NODES)
+    return ExitCode.OK
+
+
+def _run_pick(arguments: argparse.Namespace) -> int:
+    from gpu_agent.cli.registry.claims import request_slot, slot_in_words
+    from gpu_agent.wire.api import Selection
+
+    slot = request_slot(
+        Api.of(arguments),
+        "/v1/dispatch/select",
+        job_request(arguments),
+        model=Selection,
+        as_json=arguments.json,
+    )
+    if slot is None:
+        return ExitCode.NO_NODE
+    if arguments.json:
+        print_json(slot.document)
+    else:
+        print(slot_in_words(slot.model))
+    return ExitCode.OK
+
+
+def configure_node(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Say which jobs a node would be refused now, and why: first what may pass, with what would "
+        "clear it, then what the node is, beyond which no job ever fits. With --model also the state of "
+        "that model there.",
+        example="gpu-agent registry explain node node-7 --model my/model",
+        exits={ExitCode.OK: "explained, whatever the reasons"},
+    )
+    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
+    parser.add_argument("--model", metavar="M", help="also the state of this model there")
+    add_request_options(parser, json_is="what GET /v1/nodes/ID/explain answers")
+
+
+def run_node(arguments: argparse.Namespace) -> int:
+    """Read the explanation and print it."""
+    from gpu_agent.cli.client.resources import Node
+    from gpu_agent.cli.output.exclusions import explanation_page
+    from gpu_agent.wire.api import NodeExplanation
+
+    query = () if arguments.model is None else (("model", arguments.model),)
+    answer = Node(Api.of(arguments), arguments.node_id).get("/explain", NodeExplanation, query=query)
+    if arguments.json:
+        print_json(answer.document)
+    else:
+        print_lines(explanation_page(answer.model, terminal_columns()))
+    return ExitCode.OK
+
+
+def configure_exclusions(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    describe(
+        parser,
+        "Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
+        "many nodes each reason excluded, with one of them as an example.",
+        example="gpu-agent registry explain exclusions",
+        exits={ExitCode.OK: "counted, even if no job failed"},
+    )
+    add_request_options(parser, json_is="what GET /v1/exclusions answers")
+
+
+def run_exclusions(arguments: argparse.Namespace) -> int:
+    """Read the counts and print them."""
+    from gpu_agent.cli.output.exclusions import exclusions_table
+    from gpu_agent.wire.api import ExclusionsList
+
+    answer = Api.of(arguments).get("/v1/exclusions", ExclusionsList)
+    if arguments.json:
+        print_json(answer.document)
+        return ExitCode.OK
+    lines = exclusions_table(answer.model, terminal_columns(), now=time.time())
+    if lines:
+        print_lines(lines)
+    else:
+        print("Every job of the last hour found a node, or there was none.")
+    return ExitCode.OK
+
+
+COMMANDS: Commands = {
+    "job": (configure_job, run_job),
+    "node": (configure_node, run_node),
+    "exclusions": (configure_exclusions, run_exclusions),
+}
