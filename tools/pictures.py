@@ -60,20 +60,20 @@ class Scene:
 BEFORE = (
     "gpu-agent registry claim create train-7 --gpus 6 --model chat-70b --ttl 1h",
     "gpu-agent registry claim create asr-1 --model whisper-large-v3 --ttl 1h",
-    "gpu-agent registry drain {gpu-03} --reason 'new fans' --deadline 1h",
+    "gpu-agent registry node drain {gpu-03} --reason 'new fans' --deadline 1h",
 )
 """What the operator and a scheduler did before."""
 SCENES = (
     Scene(
         "probe", "gpu-agent probe", Machine("gpu-07", "4xH100-80GB:degraded#2:lost#4; models: chat-70b=llm")
     ),
-    Scene("node-list", "gpu-agent registry nodes"),
-    Scene("node-list-watch", "gpu-agent registry nodes --watch", seconds=6),
-    Scene("node-show", "gpu-agent registry node {gpu-02}"),
-    Scene("explain-job", "gpu-agent registry explain --gpus 8 --model chat-70b"),
-    Scene("explain-node", "gpu-agent registry why {gpu-02}"),
+    Scene("node-list", "gpu-agent registry node list"),
+    Scene("node-list-watch", "gpu-agent registry node list --watch", seconds=6),
+    Scene("node-show", "gpu-agent registry node show {gpu-02}"),
+    Scene("explain-job", "gpu-agent registry explain job --gpus 8 --model chat-70b"),
+    Scene("explain-node", "gpu-agent registry explain node {gpu-02}"),
     Scene("claim-list", "gpu-agent registry claim list"),
-    Scene("event-list", "gpu-agent registry events"),
+    Scene("event-list", "gpu-agent registry event list"),
     Scene("status", "gpu-agent status", MACHINES[1]),
     Scene("doctor", "gpu-agent doctor", MACHINES[1]),
 )
@@ -101,7 +101,7 @@ class Fleet:
         self._until("gpu-agent registry token create --uses 9 --out join.token")
         for machine in MACHINES:
             self._serve(stack, "gpu-agent run", machine)
-        self._until("test $(gpu-agent registry nodes --json | grep -c '\"ready\"') -ge 3")
+        self._until("test $(gpu-agent registry node list --json | grep -c '\"ready\"') -ge 3")
         for command in BEFORE:
             self._until(self._filled(command))
 
@@ -115,7 +115,7 @@ class Fleet:
     def _environment(self, machine: Machine) -> dict[str, str]:
         names = {
             "GPU_REGISTRY_STATE_DIR": self._folder / "gpu-registry",
-            "GPU_REGISTRY_API": f"http://127.0.0.1:{self._operators_port}",
+            "GPU_REGISTRY_SERVER": f"http://127.0.0.1:{self._operators_port}",
             "GPU_AGENT_STATE_DIR": self._folder / machine.hostname,
             "GPU_AGENT_REGISTRY_URL": f"ws://127.0.0.1:{self._nodes_port}",
             "GPU_AGENT_JOIN_TOKEN_FILE": self._folder / "join.token",
