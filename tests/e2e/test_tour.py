@@ -18,7 +18,7 @@ from tests.waiting import patience
 pytestmark = pytest.mark.e2e
 
 BLOCKS: list[str] = re.findall(r"```sh\n(.*?)```", page("tour.md"), re.DOTALL)
-ENDLESS = "--follow"
+ENDLESS = "event follow"
 
 
 class Tour:
@@ -64,7 +64,7 @@ class Tour:
         """The id of the node, once it takes jobs."""
 
         def look() -> str | None:
-            nodes = json.loads(self.run("gpu-agent registry nodes --json"))["nodes"]
+            nodes = json.loads(self.run("gpu-agent registry node list --json"))["nodes"]
             return next((str(node["node_id"]) for node in nodes if node["status"] == "ready"), None)
 
         return eventually(look, within_seconds=30, what="a node that is ready")
@@ -91,7 +91,7 @@ def test_every_command_of_the_tour_works_after_the_ones_before_it(tmp_path: Path
         for command in commands(block("gpu-agent status").replace("sleep 60", "sleep 0")):
             tour.run(command)
         assert tour.await_ready() == node_id
-        for command in commands(re.sub(r"\bID\b", node_id, block("gpu-agent registry nodes"))):
+        for command in commands(re.sub(r"\bID\b", node_id, block("gpu-agent registry node list"))):
             tour.run(command)
         assert tour.await_ready() == node_id
         create, rest = block("alias ask").split("\n", 1)
