@@ -124,7 +124,7 @@ def test_the_close_codes_are_listed_with_the_true_limits() -> None:
 
 
 def test_every_limit_is_listed_with_its_value() -> None:
-    table = {quoted(row[0])[0]: row[1] for row in rows("limits.md", "What a stranger may cost")}
+    table = {quoted(row[0])[0]: row[1] for row in rows("limits.md", "What an unknown peer may cost")}
     assert set(table) == {one.name for one in fields(Limits)}
     for name, written in table.items():
         assert written.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name

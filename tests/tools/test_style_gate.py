@@ -98,3 +98,18 @@ def test_a_dependency_that_no_module_imports_is_to_be_removed(checkout: Path) ->
 def test_a_module_knows_its_importers(checkout: Path) -> None:
     small: Module = next(one for one in modules_of(files_of(checkout)) if one.name == "gpu_agent.small")
     assert small.importers == {"gpu_agent.large"}
+
+
+def test_words_of_no_page_may_stand_there_as_code_alone(checkout: Path) -> None:
+    write(checkout, "docs/page.md", "a stranger\n`verdict` is a field\n```\nverdict\n```\n")
+    write(checkout, "agent/gpu_agent/large.py", "VERDICT = 1\n" * 70)
+    said = broken(checkout)
+    assert "docs/page.md:1: stranger: a stranger (write: unknown peer)" in said
+    assert "verdict" not in said.lower()
+
+
+def test_the_changelog_may_name_old_words_as_code_alone(checkout: Path) -> None:
+    write(checkout, "CHANGELOG.md", "`doorkeeper` is `node_auth`\nthe anteroom\n")
+    said = broken(checkout)
+    assert "doorkeeper" not in said
+    assert "CHANGELOG.md:2: anteroom" in said

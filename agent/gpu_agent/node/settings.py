@@ -322,7 +322,7 @@ class AgentSettings(BaseSettings):
     insecure_plaintext: Annotated[
         bool,
         Setting(
-            "danger: send tokens to other machines over `ws://`: everybody on the network path can read them",
+            "danger: send tokens to other machines over `ws://`: anyone on the network path can read them",
             option="--insecure-plaintext",
             reload=True,
         ),

@@ -209,7 +209,7 @@ class _Serving:
     insecure_no_auth: Annotated[
         bool,
         Setting(
-            "danger: auth is off on any address: everybody who reaches the ports may act as any node or "
+            "danger: auth is off on any address: anyone who reaches the ports may act as any node or "
             "operator",
             option="--insecure-no-auth",
         ),
@@ -253,7 +253,7 @@ class _Serving:
     insecure_plaintext: Annotated[
         bool,
         Setting(
-            "danger: listen beyond loopback, and use etcd there, without TLS: everybody on the network path "
+            "danger: listen beyond loopback, and use etcd there, without TLS: anyone on the network path "
             "can read every token",
             option="--insecure-plaintext",
         ),
@@ -375,7 +375,7 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
         ):
             return (
                 f"instance_listen {self.instance_listen} is reached from other machines, and without TLS "
-                "everybody on the network path can act as an instance. Name the instances' own authority and "
+                "anyone on the network path can act as an instance. Name the instances' own authority and "
                 "certificate with --instance-ca-file and --instance-cert-file, or, on a network where you "
                 "trust every machine, use --insecure-plaintext"
             )
