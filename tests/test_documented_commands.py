@@ -22,7 +22,7 @@ def shown(document: Path) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
     whole = [block.replace("\\\n", " ") for block in blocks]
     lines = [_bare(line) for block in whole for line in block.splitlines() if not line.startswith(_SYSTEMDS)]
-    found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|#)><&]+", line)]
+    found = [match[0] for line in lines for match in re.finditer(r"gpu-agent [^|)><&]+", line)]
     return [command.strip() for command in found]
 
 
