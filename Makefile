@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help histories cluster setup demo test test-fast test-gateways test-forwarded simulate e2e web system drivers faults trees crashes lint style journeys format types imports docs pictures cover bench reference manual schema packages pins clean
+.PHONY: help histories cluster setup demo test test-fast test-gateways test-instances simulate e2e web system drivers faults trees crashes lint style journeys format types imports docs pictures cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -43,8 +43,8 @@ test-fast: $(READY) ## what a change needs, in under a minute: lint, and the tes
 test-gateways: $(READY) ## the tests of nodes and of their registry once more, with gateways between
 	TEST_GATEWAYS=1 $(BIN)/python -m pytest -q -n $(or $(JOBS),3) tests/registry tests/server/test_service.py tests/server/api/test_nodes.py $(ARGS)
 
-test-forwarded: $(READY) ## the tests of the operators' API once more, through a standby that forwards to its leader
-	TEST_FORWARDED=1 $(BIN)/python -m pytest -q -n $(or $(JOBS),3) tests/server/api $(ARGS)
+test-instances: $(READY) ## the tests of the operators' API once more, through a standby that forwards to a leader, on three members of etcd
+	TEST_ETCD=1 TEST_FORWARDED=1 $(BIN)/python -m pytest -q -n $(or $(JOBS),2) tests/server/api tests/server/test_service.py $(ARGS)
 
 simulate: $(READY) ## the registry under chaos: SEEDS=0-9999, or one again with TRACE=1
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),0-499) $(if $(NODES),--nodes $(NODES)) $(if $(TRACE),--trace)

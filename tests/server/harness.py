@@ -1,9 +1,13 @@
 """A real registry on a real port, and nodes that connect to it over real sockets."""
 
 import asyncio
+import atexit
+import functools
 import json
+import os
+import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,12 +21,18 @@ from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.websocket import Handshake
 from gpu_agent.store.base import Store
+from gpu_agent.store.etcd.client import Access
+from gpu_agent.store.etcd.store import EtcdStore
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import ClaimView, NodeDetail
 from tests.gateways import GATEWAYS
+from tests.store.etcd_cluster import cluster
 from tests.waiting import patience
 
 T = TypeVar("T")
+
+ON_ETCD = bool(os.environ.get("TEST_ETCD"))
+"""Whether registries under test store in etcd: `make test-instances` runs many tests again so."""
 
 ANSWER_SECONDS = 5.0
 QUICK = Thresholds(
@@ -54,13 +64,26 @@ async def running(
             tls=tls,
             gateways=GATEWAYS,
         ),
-        store or MemoryStore(),
+        store or fresh_store(),
     )
     await service.start()
     try:
         yield service
     finally:
         await service.stop()
+
+
+def fresh_store() -> Store:
+    """A store with nothing in it: in memory, or in etcd where that is tested."""
+    return EtcdStore(_etcd(), secrets.token_hex(8)) if ON_ETCD else MemoryStore()
+
+
+@functools.cache
+def _etcd() -> Access:
+    """Three members, until this program ends."""
+    until_the_end = ExitStack()
+    atexit.register(until_the_end.close)
+    return until_the_end.enter_context(cluster(3)).access
 
 
 def known(service: RegistryService, node_id: str) -> NodeDetail:

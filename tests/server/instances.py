@@ -1,6 +1,7 @@
 """Instances of one registry as their operators' API: a leader, and standbys that forward to it.
 
-With `TEST_FORWARDED` set many tests of the API run again through a standby (`make test-forwarded`).
+With `TEST_FORWARDED` set many tests of the API run again through a standby, and with `TEST_ETCD` on etcd:
+`make test-instances`.
 """
 
 import asyncio

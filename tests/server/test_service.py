@@ -207,7 +207,7 @@ async def test_events_arrive_as_they_happen(service: RegistryService) -> None:
     async with node(service) as new:
         await new.register()
         await asyncio.wait_for(following, patience(5))
-    assert heard[0] == "node_register_received"
+    assert next(name for name in heard if name.startswith("node_")) == "node_register_received"
 
 
 async def test_an_older_node_is_served() -> None:

@@ -11,6 +11,7 @@ from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server.api.admin import BACKUP_MEDIA_TYPE
 from gpu_agent.server.service import RegistryService
 from gpu_agent.store.backup import inspect_backup
+from gpu_agent.store.memory import MemoryStore
 from gpu_agent.store.sqlite import SqliteStore
 from tests.server.api_harness import problem, serving
 from tests.server.harness import Node, node, running
@@ -97,8 +98,9 @@ async def test_a_backup_is_streamed_whole_and_leaves_nothing_behind(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-async def test_a_registry_that_stores_in_memory_cannot_be_backed_up(api: httpx.AsyncClient) -> None:
-    refused = problem(await api.post("/v1/backup", json={}))
+async def test_a_registry_that_stores_in_memory_cannot_be_backed_up() -> None:
+    async with running(store=MemoryStore()) as service, serving(service) as api:
+        refused = problem(await api.post("/v1/backup", json={}))
     assert (refused["status"], refused["code"]) == (409, "NOTHING_TO_BACK_UP")
     assert "--store sqlite" in refused["detail"]
 
