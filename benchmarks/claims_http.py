@@ -40,7 +40,7 @@ from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ANYBODY, Requester
 from gpu_agent.registry.job import Job
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.memory import MemoryStore

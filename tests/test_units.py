@@ -13,9 +13,9 @@ from gpu_agent.cli.command import ExitCode as CommandExit
 from gpu_agent.cli.main import main
 from gpu_agent.node import settings as agent_settings
 from gpu_agent.node.daemon import ExitCode
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.sdnotify import LIVENESS_CHECK_SECONDS
 from gpu_agent.server import settings as registry_settings
-from gpu_agent.server.address import Address
 from tests.waiting import patience
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"

@@ -25,10 +25,10 @@ from pydantic_settings import BaseSettings
 from gpu_agent.node.setting_values import FreshReading
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.fields import ADVANCED, setting_of
 from gpu_agent.runtime.config.load import table_model
 from gpu_agent.runtime.config.sources import variable_name
-from gpu_agent.server.address import Address
 from gpu_agent.server.settings import RegistrySettings
 from tools import roff
 from tools.page_links import linked

@@ -18,10 +18,10 @@ from gpu_agent.cli.config import (
 )
 from gpu_agent.cli.main import main
 from gpu_agent.node.settings import AgentSettings, DeclaredModel
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.config.sources import Layer
 from gpu_agent.runtime.logs import REDACTED
-from gpu_agent.server.address import Address
 
 URL = 'registry_url = "ws://10.0.0.1:8080/ws/node"\n'
 

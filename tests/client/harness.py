@@ -9,7 +9,7 @@ from typing import Self
 
 from gpu_agent.client import JobRequest
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server.address import Address, bound_address
+from gpu_agent.runtime.address import Address, bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import LOOPBACK, QUICK, Node, node, running

@@ -11,7 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gpu_agent.registry.tokens import Role
-from gpu_agent.server.address import bound_address
+from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer, create_app
 from gpu_agent.server.api.auth import ROLE
 from gpu_agent.server.api.errors import PROBLEM_JSON

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from gpu_agent.server.address import bound_address
+from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService

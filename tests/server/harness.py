@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.service import RegistryService, ServiceSettings

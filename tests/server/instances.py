@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from gpu_agent.server.address import Address, bound_address
+from gpu_agent.runtime.address import Address, bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.api.instance import InstanceAnswers
 from gpu_agent.server.event_log import RegistryEventLog

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gpu_agent.registry.tokens import Role
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.api import events
 from gpu_agent.server.api.auth import MAX_BODY_BYTES
 from gpu_agent.server.api.instance import OWN_PATHS

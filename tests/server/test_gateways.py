@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.gateway import gateways as gateways_module
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MessageHandler, Peer

@@ -8,8 +8,8 @@ from typing import Any
 from websockets.asyncio.client import connect
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.server.address import Address
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import NewToken
 from tests.server.harness import Node, known, node, registration, running, until

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry.tokens import Role
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.http_headers import (
     LOOPBACK_NAMES,
     UNREADABLE,

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_connection import NodeConnections

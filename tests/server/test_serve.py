@@ -21,12 +21,12 @@ from websockets.sync.client import connect
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.fields import reloadable_names
 from gpu_agent.runtime.reload import Reloaded, merge_reloaded
 from gpu_agent.runtime.state_dir import ENDPOINT_FILE, OPERATOR_TOKEN_FILE, Endpoint, read_endpoint_file
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.server import serve as own_address
-from gpu_agent.server.address import Address
 from gpu_agent.server.serve import (
     EXIT_FAILED,
     EXIT_UNUSABLE_STATE,

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.server import settings
-from gpu_agent.server.address import Address
 from gpu_agent.server.settings import THRESHOLD_UNITS, RegistrySettings, load, threshold_meaning, unit_of
 
 

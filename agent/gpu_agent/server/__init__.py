@@ -9,7 +9,7 @@ from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, NoAvai
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Role
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.service import RegistryService, ServiceSettings, caused_by
 from gpu_agent.server.storage import EtcdSecurity, open_store

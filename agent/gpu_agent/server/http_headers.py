@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 
 UNREADABLE = ""
 """Stands for a credential that cannot be read: no token is empty."""

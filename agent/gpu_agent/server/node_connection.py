@@ -19,7 +19,7 @@ from enum import Enum, auto
 from functools import partial
 
 from gpu_agent.registry.tokens import Credential
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.event_loop import reads_overlap
 from gpu_agent.server.fair_queue import FairQueue
 from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, RetrySchedule, TokenBucket

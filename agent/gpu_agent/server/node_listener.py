@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from gpu_agent.server.address import BACKLOG, Address, bound_address
+from gpu_agent.runtime.address import BACKLOG, Address, bound_address
 from gpu_agent.server.event_loop import handles_of
 from gpu_agent.server.node_connection import NodeConnection, NodeConnections, Verdict
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort

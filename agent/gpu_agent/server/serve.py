@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpu_agent.runtime import logs, signals
+from gpu_agent.runtime.address import LOOPBACK, Address, bound_address
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, set_level
 from gpu_agent.runtime.reload import Reloaded, SettingsReloader
@@ -27,7 +28,6 @@ from gpu_agent.runtime.state_dir import (
 )
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.runtime.tls.contexts import TlsFileError, client_context, server_context
-from gpu_agent.server.address import LOOPBACK, Address, bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.collector import collector_paused, tune_the_collector
 from gpu_agent.server.event_loop import loop_factory

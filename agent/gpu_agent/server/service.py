@@ -39,9 +39,9 @@ from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.queue import demand_key
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server import views
-from gpu_agent.server.address import Address
 from gpu_agent.server.counters import EventCounters, LagSampler, Performance, PerformanceMeter
 from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog

@@ -13,12 +13,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.registry.settings import Count, Span, Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.fields import ConfigPath, setting_of
 from gpu_agent.runtime.config.load import load_settings
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
-from gpu_agent.server.address import Address
 from gpu_agent.server.storage import (
     SQLITE,
     STORE_FORMS,

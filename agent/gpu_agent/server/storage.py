@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import assert_never
 
 from gpu_agent.runtime import state_dir
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
-from gpu_agent.server.address import Address
 from gpu_agent.store.backup import Contents, inspect_backup, read_backup, replace_database
 from gpu_agent.store.base import Store, StoreError, UnusableError
 from gpu_agent.store.etcd.client import Access

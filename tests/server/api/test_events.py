@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gpu_agent.server.address import bound_address
+from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.event_log import MISSED
 from gpu_agent.server.service import RegistryService

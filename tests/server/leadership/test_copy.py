@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.tasks import in_thread
-from gpu_agent.server.address import Address
 from gpu_agent.server.gateway.gateway import Gateway
 from gpu_agent.server.gateway.instance_links import Instance
 from gpu_agent.server.gateway.link import Kind, Link, pack_alive

@@ -16,8 +16,8 @@ from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.server.address import Address
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway, instance_links
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance

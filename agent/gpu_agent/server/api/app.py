@@ -16,8 +16,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
+from gpu_agent.runtime.address import BACKLOG, Address
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.address import BACKLOG, Address
 from gpu_agent.server.api import admin, claims, discovery, events, nodes, tokens
 from gpu_agent.server.api.auth import PUBLIC, ROLE, RequestChecks
 from gpu_agent.server.api.compression import Compression

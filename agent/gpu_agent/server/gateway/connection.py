@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 
 from gpu_agent.registry.tokens import Credential
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.gateway.link import Kind, Link
 from gpu_agent.server.limits import Limits, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of

@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.address import Address
 from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
 from gpu_agent.server.gateway.link import (
     HeartbeatRow,

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from gpu_agent.runtime.address import Address, bound_address
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread, start_alone
-from gpu_agent.server.address import Address, bound_address
 from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
 from gpu_agent.server.gateway.link import Kind, Link
 from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from gpu_agent.runtime.address import BACKLOG, Address, bound_address
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.address import BACKLOG, Address, bound_address
 from gpu_agent.server.gateway.gateway import SETTINGS, GatewaySettings
 from gpu_agent.server.gateway.link import Kind, Link, pack_alive, proof, read_document, unpack_lag
 from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, GatewayLinks, LinkedGateway

@@ -16,7 +16,7 @@ from typing import Any
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.registry.persistence import UnreadableDocumentError, load_token
 from gpu_agent.registry.tokens import Credential, Token, TokenState
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.effects import stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway.instance_links import Instance

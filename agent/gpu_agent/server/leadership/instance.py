@@ -16,10 +16,10 @@ from functools import partial
 from math import inf
 from urllib.parse import urlsplit
 
+from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import StateDirectoryError
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.server.address import Address
 from gpu_agent.server.api.instance import InstanceAnswers
 from gpu_agent.server.collector import collector_paused
 from gpu_agent.server.gateway.gateway import Gateway

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gpu_agent.server.address import Address, bound_address
+from gpu_agent.runtime.address import Address, bound_address
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_port_0_is_replaced_by_the_one_that_the_system_chose() -> None:
 
 BOUND = """
 import sys
-from gpu_agent.server.address import Address
+from gpu_agent.runtime.address import Address
 sys.addaudithook(lambda event, of: event == "socket.bind" and print(of[1][0]))
 Address(sys.argv[1], 0).bind().close()
 """
