@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools import diagram
-from tools.terminal import Size, drawing, shown
+from tools.terminal import Size, drawing, shown, used_lines
 
 FOLDER = Path(__file__).parent.parent / "docs" / "assets" / "pictures"
 SIZES = (Size(80, 24), Size(120, 40))
@@ -106,11 +106,12 @@ class Fleet:
             self._until(self._filled(command))
 
     def run(self, scene: Scene, size: Size) -> str:
-        """Draw one scene."""
+        """Draw one scene; of a page that has ended the lines that it used."""
         typed = self._filled(scene.typed)
         on = scene.on or REGISTRY
         screen = shown(_on(on, typed), size, env=self._environment(on), typed=typed, seconds=scene.seconds)
-        return drawing(screen, f"{on.hostname}: {size.columns}x{screen.lines}")
+        lines = None if scene.seconds else used_lines(screen)
+        return drawing(screen, f"{on.hostname}: {size.columns}x{size.lines}", lines=lines)
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         names = {

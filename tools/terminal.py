@@ -96,10 +96,16 @@ def _written(terminal: int, program: "subprocess.Popen[bytes]", seconds: float) 
     program.terminate()
 
 
-def drawing(screen: pyte.Screen, title: str) -> str:
-    """Draw a screen, in a window with a title."""
+def used_lines(screen: pyte.Screen) -> int:
+    """How many lines of a screen hold anything, from its first to its last."""
+    return max(number for number, line in enumerate(screen.display, 1) if line.strip())
+
+
+def drawing(screen: pyte.Screen, title: str, *, lines: int | None = None) -> str:
+    """Draw a screen, or its first lines, in a window with a title."""
+    lines = lines or screen.lines
     width = screen.columns * _WIDTH + 2 * _MARGIN
-    height = screen.lines * _HEIGHT + _MARGIN + _BAR
+    height = lines * _HEIGHT + _MARGIN + _BAR
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">',
         f"<title>{escape(title)}</title>",
@@ -111,7 +117,7 @@ def drawing(screen: pyte.Screen, title: str) -> str:
         ),
         f'<text x="{width / 2:g}" y="21" text-anchor="middle" fill-opacity=".6">{escape(title)}</text>',
     ]
-    for row in range(screen.lines):
+    for row in range(lines):
         parts += _row(screen, row)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
