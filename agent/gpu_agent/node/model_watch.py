@@ -45,9 +45,9 @@ def open_sources(settings: AgentSettings, before: ModelScanner | None = None) ->
     found = open_probe_sources(settings.probe_options, environ=os.environ, home=user_home(), previous=before)
     if settings.simulate is None:
         return found
-    from gpu_agent.probe.simulation.models import with_simulated_models  # noqa: PLC0415 - most machines are real
+    from gpu_agent.probe.simulation.models import simulated_sources  # noqa: PLC0415 - most machines are real
 
-    return with_simulated_models(settings.simulate, found)
+    return simulated_sources(settings.simulate, found)
 
 
 async def reopen_sources(settings: AgentSettings, before: ModelScanner) -> Sources:

@@ -3,10 +3,10 @@ import pytest
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.simulation.gpu_models import SimulationError
-from gpu_agent.probe.simulation.models import SimulatedModels, with_simulated_models
+from gpu_agent.probe.simulation.models import SimulatedModels, simulated_sources
 from gpu_agent.probe.simulation.spec import parse_spec
-from gpu_agent.probe.snapshot import Sources
-from gpu_agent.wire.inventory import ModelStatus
+from gpu_agent.probe.snapshot import Sources, take
+from gpu_agent.wire.inventory import GpuReport, ModelStatus, Outcome
 
 
 def statuses(line: str, *moments: float) -> list[dict[str, str]]:
@@ -23,7 +23,7 @@ def statuses(line: str, *moments: float) -> list[dict[str, str]]:
 
 def test_stated_models_are_ready_and_of_their_kind_with_the_languages_of_their_names() -> None:
     (whisper, opus) = (
-        with_simulated_models("L4; models: whisper=asr, Helsinki-NLP/opus-mt-zh-en=nmt", Sources())
+        simulated_sources("L4; models: whisper=asr, Helsinki-NLP/opus-mt-zh-en=nmt", Sources())
         .scanner.scan()
         .models
     )
@@ -47,7 +47,7 @@ def test_a_models_states_come_and_go_at_their_times() -> None:
 
 def test_without_stated_models_those_of_the_machine_stay() -> None:
     sources = Sources()
-    assert with_simulated_models("2xL4", sources) is sources
+    assert simulated_sources("2xL4", sources) is sources
 
 
 def test_the_owner_may_still_declare_and_hide_models() -> None:
@@ -55,11 +55,16 @@ def test_the_owner_may_still_declare_and_hide_models() -> None:
         ModelDeclaration(model_id="a", hidden=True),
         ModelDeclaration(model_id="c", version="1", kind="tts"),
     )
-    sources = with_simulated_models("L4; models: a=asr, b=llm", Sources(scanner=ModelScanner((), declared)))
+    sources = simulated_sources("L4; models: a=asr, b=llm", Sources(scanner=ModelScanner((), declared)))
     assert sorted(model.model_id for model in sources.scanner.scan().models) == ["b", "c"]
     assert sources.scanner.paths == ()
 
 
 def test_a_line_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(SimulationError):
-        with_simulated_models("L4; modles: a=asr", Sources())
+        simulated_sources("L4; modles: a=asr", Sources())
+
+
+def test_the_hostname_is_that_of_the_line() -> None:
+    named = take(GpuReport(outcome=Outcome.OK), simulated_sources("L4; host: gpu-07", Sources()))
+    assert named.host.hostname == "gpu-07"

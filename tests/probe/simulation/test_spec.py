@@ -87,6 +87,12 @@ def test_models_are_stated_with_their_kinds_and_faults() -> None:
     assert parse_spec("L4; models:").models == ()
 
 
+def test_a_machine_may_have_a_hostname_of_its_own() -> None:
+    assert parse_spec("L4; models: a=asr; host: gpu-07.lan").hostname == "gpu-07.lan"
+    assert parse_spec("L4; host: gpu-07").models is None
+    assert parse_spec("L4").hostname is None
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
@@ -115,6 +121,7 @@ def test_models_are_stated_with_their_kinds_and_faults() -> None:
         ("L4:fabric", "L4-24GB has no NVLink: leave out :fabric"),
         ("A100-80GB/8x1g.10gb", "asks for 8 parts and 80 GB: A100-80GB has 7 and 80 GB"),
         ("L4;whisper=asr", "at character 4, 'whisper=asr' is no list of models: write for example ; models:"),
+        ("L4; host: a b", "at character 11, 'a b' is no hostname: write for example gpu-07"),
         ("L4; models: whisper", "at character 13, 'whisper' is no model: write its id and its kind"),
         ("L4; models: a=asr, =llm", "at character 20, '=llm' is no model"),
         ("L4; models: a=sar", "'sar' is no kind of model. Kinds: asr, nmt"),

@@ -134,11 +134,11 @@ def _simulated(spec: str, seed: str, sources: Sources) -> Inventory:
     """Read a machine that does not exist; what simulates it is loaded for that alone."""
     from gpu_agent.probe.simulation.gpu_models import SimulationError
     from gpu_agent.probe.simulation.gpus import read_simulated_once
-    from gpu_agent.probe.simulation.models import with_simulated_models
+    from gpu_agent.probe.simulation.models import simulated_sources
 
     try:
         gpus = read_simulated_once(spec, seed=seed, now=time.time())
-        around = read_host_and_models(with_simulated_models(spec, sources))
+        around = read_host_and_models(simulated_sources(spec, sources))
     except SimulationError as error:
         raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
     return replace(around, gpu=gpus, simulated=True)

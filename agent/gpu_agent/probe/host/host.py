@@ -59,9 +59,16 @@ class _CpuMark:
 class HostProbe:
     """Reads the host. Keep one per process: it remembers the reading before for `cpu_percent`."""
 
-    def __init__(self, *, root: Path = Path("/"), monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`root` is where `proc`, `sys` and `run` are found."""
+    def __init__(
+        self,
+        *,
+        root: Path = Path("/"),
+        monotonic: Callable[[], float] = time.monotonic,
+        hostname: str | None = None,
+    ) -> None:
+        """`root` is where `proc`, `sys` and `run` are found; `hostname` replaces the machine's own."""
         self._root = root
+        self._hostname = hostname
         self._monotonic = monotonic
         self._cgroup = CgroupProbe(root)
         self._facts: _Facts | None = None
@@ -78,7 +85,7 @@ class HostProbe:
             host,
             cpu_percent=self._cpu_percent(cgroup, attempts),
             load_1m=attempts.read("load_1m", lambda: os.getloadavg()[0]),
-            hostname=attempts.read("hostname", socket.gethostname),
+            hostname=self._hostname or attempts.read("hostname", socket.gethostname),
             cpu_physical_cores=self._facts.physical_cores,
             boot_id=self._facts.boot_id,
             kernel=self._facts.kernel,

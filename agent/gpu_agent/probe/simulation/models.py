@@ -1,4 +1,4 @@
-"""Models of a simulated machine: a model source that reads no disk.
+"""Models of a simulated machine, from a model source that reads no disk, and its hostname.
 
 The spec states them, with the faults that change their status in time.
 """
@@ -6,6 +6,7 @@ The spec states them, with the faults that change their status in time.
 import time
 from collections.abc import Callable, Iterable
 
+from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
@@ -19,17 +20,19 @@ _NOWHERE = Root("simulated", 0)
 _STATUS = {"downloading": ModelStatus.DOWNLOADING, "error": ModelStatus.ERROR}
 
 
-def with_simulated_models(spec: str, sources: Sources) -> Sources:
-    """Replace the models on the disks by those that the line states; where it states none, they stay.
+def simulated_sources(spec: str, sources: Sources) -> Sources:
+    """Replace the models on the disks and the hostname by those that the line states, if it does.
 
     Raises:
         SimulationError: the line cannot be read.
     """
-    plans = parse_spec(spec).models
-    if plans is None:
+    simulation = parse_spec(spec)
+    if simulation.hostname is not None:
+        sources = replace(sources, host=HostProbe(hostname=simulation.hostname))
+    if simulation.models is None:
         return sources
-    stated = ModelScanner((SimulatedModels(plans, time.monotonic),), sources.scanner.declarations)
-    return replace(sources, scanner=stated)
+    stated = SimulatedModels(simulation.models, time.monotonic)
+    return replace(sources, scanner=ModelScanner((stated,), sources.scanner.declarations))
 
 
 class SimulatedModels:

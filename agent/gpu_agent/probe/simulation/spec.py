@@ -1,6 +1,6 @@
-"""What a simulated machine is to be, parsed from one line: GPUs, MIG devices, models, and timed faults.
+"""What a simulated machine is to be, parsed from one line: GPUs, MIG devices, models, faults, its name.
 
-    4xA100-80GB:lost#2@60s-120s, 1xH100-80GB/3g.40gb+2x1g.10gb ; models: whisper=asr, opus-mt-zh-en=nmt
+    4xA100-80GB:lost#2@60s-120s, 1xH100-80GB/3g.40gb+2x1g.10gb ; models: whisper=asr ; host: gpu-07
 
 `docs/howto/simulation.md` has the grammar. An error names the place, counted in characters from 1, and what
 to write. MIG profiles are checked by size only, not by the driver's rules of placement.
@@ -39,6 +39,8 @@ _LEFT_BY_THE_DRIVER = 0.97
 _COUNT_DIGITS = 6  # more than any limit; int() of thousands of digits is refused
 _GROUP = re.compile(r"(?:(?P<count>[0-9]+)\s*[x×]\s*)?(?P<gpu_model>.*)", re.IGNORECASE)  # noqa: RUF001
 _MODELS = re.compile(r"\s*models\s*:", re.IGNORECASE)
+_HOST = re.compile(r"\s*host\s*:\s*(?P<name>.*?)\s*", re.IGNORECASE)
+_HOSTNAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}", re.IGNORECASE)
 _FAULT = re.compile(
     r"(?P<name>[a-z0-9]+)\s*(?:#\s*(?P<which>[0-9]{1,6}))?\s*(?:@(?P<when>.*))?", re.IGNORECASE
 )
@@ -105,6 +107,8 @@ class Simulation:
     """None where the line states none: then the models on the disks are reported."""
     hangs: tuple[SimulatedFault, ...] = ()
     """When the driver does not answer."""
+    hostname: str | None = None
+    """None: that of the true machine."""
 
 
 def parse_spec(spec: str) -> Simulation:
@@ -113,7 +117,7 @@ def parse_spec(spec: str) -> Simulation:
     Raises:
         SimulationError: it cannot be parsed, or names something unknown; says where, and what to write.
     """
-    machine, semicolon, rest = spec.partition(";")
+    machine, *sections = spec.split(";")
     plans: list[GpuPlan] = []
     hangs: list[SimulatedFault] = []
     for place, group in _parts(machine, ","):
@@ -122,8 +126,22 @@ def parse_spec(spec: str) -> Simulation:
         hangs += driver
         if len(plans) > MAX_GPUS:
             raise SimulationError(f"{spec.strip()[:60]!r} asks for more than {MAX_GPUS} GPUs: ask for fewer.")
-    models = tuple(_models(rest, len(machine) + 1)) if semicolon else None
-    return Simulation(gpus=tuple(plans), models=models, hangs=tuple(hangs))
+    models: tuple[ModelPlan, ...] | None = None
+    hostname: str | None = None
+    start = len(machine) + 1
+    for section in sections:
+        if (host := _HOST.fullmatch(section)) is not None:
+            hostname = _placed(start + host.start("name"), host["name"], _hostname)
+        else:
+            models = tuple(_models(section, start))
+        start += len(section) + 1
+    return Simulation(gpus=tuple(plans), models=models, hangs=tuple(hangs), hostname=hostname)
+
+
+def _hostname(text: str) -> str:
+    if _HOSTNAME.fullmatch(text) is None:
+        raise SimulationError(f"{text[:40]!r} is no hostname: write for example gpu-07.")
+    return text
 
 
 def _parts(text: str, separator: str, start: int = 0) -> Iterator[tuple[int, str]]:
