@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 
-from gpu_agent.registry.claim_history import ClaimRecord, GpuUse
+from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord, GpuUse
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, Explanation, NoAvailableNode
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
@@ -66,11 +66,13 @@ def record(*, alive: bool = True, **fields: object) -> NodeRecord:
 
 
 def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
-    return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, events=events, stored=True)
+    return views.node_detail(
+        of, CLOCK, thresholds=THRESHOLDS, history=ClaimHistory(), events=events, stored=True
+    )
 
 
 def summary(of: NodeRecord) -> NodeSummary:
-    return views.node_summary(of, CLOCK, thresholds=THRESHOLDS, stored=True)
+    return views.node_summary(of, CLOCK, thresholds=THRESHOLDS, history=ClaimHistory(), stored=True)
 
 
 def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None:

@@ -300,6 +300,7 @@ class RegistryService:
                 record,
                 self._clock,
                 thresholds=self._settings.thresholds,
+                history=self._fleet.claim_history,
                 stored=self._is_stored(record.node_id),
             )
             for record in self._fleet.nodes(after=after)
@@ -323,6 +324,7 @@ class RegistryService:
             record,
             self._clock,
             thresholds=self._settings.thresholds,
+            history=self._fleet.claim_history,
             events=self.event_log.history_of(node_id),
             stored=self._is_stored(node_id),
         )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from gpu_agent.registry import health, lifecycle
-from gpu_agent.registry.claim_history import ClaimRecord
+from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
 from gpu_agent.registry.gpus import CHECK_FAILED, GpuState
@@ -83,10 +83,12 @@ ALL_NODES = NodeFilter()
 
 
 def node_summary(
-    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, stored: bool
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, history: ClaimHistory, stored: bool
 ) -> api.NodeSummary:
-    """Make a node's document for a list."""
-    return api.NodeSummary(**_summary_fields(record, clock, thresholds), stored=stored)
+    """Make a node's document for a list; `history` is that of the claims."""
+    return api.NodeSummary(
+        **_summary_fields(record, clock, thresholds=thresholds, history=history), stored=stored
+    )
 
 
 def endpoint_view(record: NodeRecord, endpoint: str, *, takes_slots: bool) -> EndpointView:
@@ -107,13 +109,13 @@ def node_detail(
     clock: Clock,
     *,
     thresholds: Thresholds,
+    history: ClaimHistory,
     events: tuple[api.RegistryEvent, ...],
     stored: bool,
 ) -> api.NodeDetail:
     """Make a node's full document."""
-    usage = record.liveness.usage
     return api.NodeDetail(
-        **_summary_fields(record, clock, thresholds),
+        **_summary_fields(record, clock, thresholds=thresholds, history=history),
         stored=stored,
         previous_status=record.previous_status and record.previous_status.value,
         checks=tuple(
@@ -127,8 +129,6 @@ def node_detail(
         granted_labels=dict(record.granted_labels),
         token=_token(record.tokens),
         features=tuple(sorted(record.declared.features)),
-        cpu_percent=None if usage is None else usage.cpu_percent,
-        mem_percent=None if usage is None else usage.mem_percent,
         probe_age_seconds=record.liveness.probe_age_seconds,
         platform=record.declared.registration.platform,
         cpu_cores=record.declared.registration.hardware.cpu_cores,
@@ -316,8 +316,11 @@ def known_gpu_uuids(uuids: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(uuid for uuid in uuids if not uuid.startswith("#"))
 
 
-def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) -> dict[str, Any]:
+def _summary_fields(
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, history: ClaimHistory
+) -> dict[str, Any]:
     declared, states = record.declared.registration, record.declared.models.states()
+    usage = record.liveness.usage
     return {
         "node_id": record.node_id,
         "hostname": record.hostname,
@@ -327,7 +330,7 @@ def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) ->
         "since": clock.wall_at(record.since),
         "clears_when": lifecycle.clears_when(record, thresholds, clock.monotonic()),
         "connected": record.connected,
-        "gpus": tuple(_gpu(gpu, record) for gpu in record.gpus.values()),
+        "gpus": tuple(_gpu(gpu, record, history) for gpu in record.gpus.values()),
         "installed_models": tuple(_model(model, states) for model in record.declared.models.models()),
         "in_flight_jobs": record.in_flight_jobs,
         "max_concurrent_jobs": record.slots,
@@ -339,6 +342,8 @@ def _summary_fields(record: NodeRecord, clock: Clock, thresholds: Thresholds) ->
         "address": record.address,
         "agent_version": declared.version,
         "labels": dict(record.declared.labels),
+        "cpu_percent": None if usage is None else usage.cpu_percent,
+        "mem_percent": None if usage is None else usage.mem_percent,
     }
 
 
@@ -359,13 +364,15 @@ def _node_checks(record: NodeRecord, thresholds: Thresholds) -> tuple[api.NodeCh
     )
 
 
-def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
+def _gpu(gpu: GpuState, record: NodeRecord, history: ClaimHistory) -> api.GpuView:
     cordon = record.desired.gpu_cordons.get(gpu.uuid)
     holder = next((one for one in record.claims.values() if _holds(one, record, gpu)), None)
     ended = next((one for one in record.held.values() if gpu.uuid in one.gpu_uuids), None)
     duplicate = ("gpu_uuid_duplicate",) if gpu.uuid in record.duplicate_gpus else ()
+    watched = None if holder is None else history.of_job(holder.job_id)
     return api.GpuView(
         uuid=gpu.uuid,
+        index=gpu.index,
         name=gpu.name,
         memory_mb=gpu.memory_mb,
         memory_used_mb=gpu.memory_used_mb,
@@ -385,6 +392,7 @@ def _gpu(gpu: GpuState, record: NodeRecord) -> api.GpuView:
         ),
         held_for=None if ended is None else ended.claim.job_id,
         processes=gpu.processes,
+        idle=watched is not None and watched.idle_reported,
     )
 
 

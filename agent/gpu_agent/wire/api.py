@@ -199,6 +199,9 @@ class GpuView(ApiAnswer):
     """A GPU with the figures of the node's last heartbeat; null where a figure is unknown."""
 
     uuid: str = Field(description="A GPU declared without a UUID is named by its index: `#0`, `#1`, …")
+    index: int | None = Field(
+        None, description="The number by which its driver lists it; of a MIG device: that of its GPU."
+    )
     name: str = Field(description="The GPU's name as its driver states it.")
     memory_mb: int | None = Field(description="Memory in all, in MiB.")
     memory_used_mb: int | None = Field(description="Memory in use, in MiB.")
@@ -221,6 +224,9 @@ class GpuView(ApiAnswer):
         description="A job whose claim has ended, and which may still run on it: it is given to no other",
     )
     processes: int | None = Field(None, description="Compute processes on it; null where unknown")
+    idle: bool = Field(
+        default=False, description="Whether the claim that holds it has left all its GPUs idle: `claim_idle`."
+    )
 
 
 class ModelView(ApiAnswer):
@@ -281,6 +287,12 @@ class NodeSummary(ApiAnswer):
     address: str | None = Field(description="From where it connected; null where that is unknown.")
     agent_version: str = Field(description="The version of the node's software.")
     labels: dict[str, str] = Field(description="Its labels, those of its join token included.")
+    cpu_percent: float | None = Field(
+        None, description="How busy its CPU is, 0 to 100 %; null where it is unknown."
+    )
+    mem_percent: float | None = Field(
+        None, description="Main memory in use, 0 to 100 %; null where it is unknown."
+    )
     stored: bool = Field(
         default=True,
         description="False while a change of this node waits for the store: a crash would undo that change",
@@ -355,10 +367,6 @@ class NodeDetail(NodeSummary):
         description="null for a node without a token: auth was off when it joined, or its token was revoked"
     )
     features: tuple[str, ...] = Field(description="What it supports besides models.")
-    cpu_percent: float | None = Field(
-        description="How busy its CPU is, 0 to 100 %; null where it is unknown."
-    )
-    mem_percent: float | None = Field(description="Main memory in use, 0 to 100 %; null where it is unknown.")
     probe_age_seconds: float | None = Field(
         description="Age of its last GPU reading in seconds; null where it is unknown."
     )
