@@ -74,7 +74,9 @@ def test_an_encoding_that_lacks_letters_loses_letters_and_nothing_else() -> None
         assert re.search(r" \d+C ", done.stdout)
 
 
-@pytest.mark.parametrize("loading", ["gpu_agent.cli.main", "argparse", "gpu_agent.cli.demo", "rich"])
+@pytest.mark.parametrize(
+    "loading", ["gpu_agent.cli.main", "argparse", "gpu_agent.cli.demo", "gpu_agent.cli.output.screen"]
+)
 def test_an_interruption_while_it_loads_is_reported_without_a_traceback(loading: str) -> None:
     program = f"""
 import os, signal, sys

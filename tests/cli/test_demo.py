@@ -1,6 +1,7 @@
 import os
 import signal
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterable
@@ -21,10 +22,12 @@ from gpu_agent.cli.demo import (
     running_fleet,
     write_join_token,
 )
+from gpu_agent.cli.demo_workload import DRAIN_AFTER_SECONDS, KINDS, OFFLINE_SECONDS, Workload
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.screen import print_changes
-from gpu_agent.cli.output.text import Line, Piece, plain_text
-from gpu_agent.wire.api import NodeList, TokenList
+from gpu_agent.cli.output.text import Line, plain_text
+from gpu_agent.wire.api import ClaimList, NodeList, TokenList
+from tests.cli.terminal import OnTerminal
 from tests.programs import Registry
 from tests.waiting import patience
 
@@ -49,19 +52,18 @@ def test_the_demo_says_which_gpus_it_uses(
     assert "simulate" in said or "own GPUs" in said
 
 
-def test_the_live_table_shows_the_nodes_until_interrupted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    drawn: list[object] = []
-
-    def once(answer: object, *_: object, **__: object) -> str:
-        drawn.append(answer)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "node_table", once)
-    assert main(["demo"]) == 0
-    assert drawn
-    assert "Ended" in capsys.readouterr().out
+def test_the_live_table_shows_work_and_the_printed_command_works_until_interrupted() -> None:
+    with OnTerminal("demo") as terminal:
+        terminal.await_words("runs on alpha")
+        terminal.await_words("GPUs free")
+        command = next(one for one in terminal.shown.splitlines() if "--token-file" in one)
+        once = command.strip().replace("--watch ", "")
+        done = subprocess.run(["sh", "-c", once], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "alpha" in done.stdout
+        terminal.send(signal.SIGINT)
+        assert terminal.wait() == 0
+        assert "Ended: all processes are gone." in terminal.shown
 
 
 def test_the_command_for_another_terminal_can_be_typed_there(
@@ -72,27 +74,32 @@ def test_the_command_for_another_terminal_can_be_typed_there(
     assert path.is_absolute()
     assert os.access(path, os.X_OK)
     (tmp_path / "gpu-agent").touch(mode=0o755)
+    assert Path(demo.own_command()) == path, "another program of this name"
+    (tmp_path / "gpu-agent").unlink()
+    (tmp_path / "gpu-agent").symlink_to(path)
     assert demo.own_command() == "gpu-agent"
 
 
-def test_in_a_pipe_each_change_is_a_line_of_its_own(
+def test_in_a_pipe_work_and_each_change_are_lines_of_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ready: set[str] = set()
+    seen: list[str] = []
 
-    def until_all_are_ready(changes: Iterable[Line]) -> None:
-        listed = [plain_text(one) for one in changes]
-        print_changes([(Piece(words),) for words in listed])
-        ready.update(words.split()[0] for words in listed if "ready" in words)
-        if len(ready) == len(MEMBERS):
+    def until_a_job_is_done(changes: Iterable[Line]) -> None:
+        listed = list(changes)
+        print_changes(listed)
+        seen.extend(map(plain_text, listed))
+        if any("done on" in words for words in seen):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "print_changes", until_all_are_ready)
+    monkeypatch.setattr(demo, "print_changes", until_a_job_is_done)
     assert main(["demo"]) == 0
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert printed.splitlines()[-1] == "Ended: all processes are gone."
-    assert all(any(f"  {node}  " in line for line in printed.splitlines()) for node in ready)
+    ready = {words.split()[0] for words in seen if "→ ready" in words}
+    first = next(words for words in seen if "runs on" in words)
+    assert first.split("runs on ")[1].split(",")[0] in ready <= {member.name for member in MEMBERS}
 
 
 def test_a_registry_that_was_killed_is_reported_and_not_its_address(
@@ -103,7 +110,7 @@ def test_a_registry_that_was_killed_is_reported_and_not_its_address(
         while True:
             fleet.api.get("/v1/nodes", NodeList)
 
-    monkeypatch.setattr(demo, "_watch", killing)
+    monkeypatch.setattr(demo, "_show", killing)
     assert main(["demo"]) == 1
     assert "the demo's registry ended with -9" in capsys.readouterr().err
 
@@ -200,3 +207,38 @@ def test_a_step_that_goes_wrong_ends_the_walk_with_its_reason() -> None:
         with pytest.raises(Failure, match="no node can take this job"):
             Walk(fleet, lambda _: None, started=time.monotonic()).all_steps()
         assert JOB not in str(fleet.api.request("GET", "/v1/nodes"))
+
+
+def test_the_fleet_gets_jobs_and_a_drain_and_each_line_says_what_was_seen() -> None:
+    """The times are handed in, so that the jobs end as soon as the test says so; the fleet is real."""
+    longest = max(kind.seconds for kind in KINDS)
+    with running_fleet() as fleet:
+        await_three_ready_nodes(fleet)
+        workload = Workload(fleet.api, simulated=True)
+        begun = [plain_text(one) for at in (0.0, 2.0, 4.0, 6.0) for one in workload.step(at)]
+        assert [words.split()[1] for words in begun] == ["chat-1", "whisper-2", "translate-3", "train-4"]
+        assert begun[0] == "job chat-1  runs on alpha, GPUs 0, 1"
+        claims = fleet.api.get("/v1/claims", ClaimList).model.claims
+        assert {claim.job_id for claim in claims} == {words.split()[1] for words in begun}
+
+        drained = [plain_text(one) for one in workload.step(DRAIN_AFTER_SECONDS)]
+        (operator,) = [words for words in drained if words.startswith("operator")]
+        name = operator.split()[2]
+        ended = [plain_text(one) for one in workload.step(DRAIN_AFTER_SECONDS + longest)]
+        assert any(words.startswith("job train-4  done on ") for words in (*drained, *ended))
+
+        def look() -> str | None:
+            now = DRAIN_AFTER_SECONDS + longest + 1.0
+            seen = [plain_text(one) for at in (now, now + OFFLINE_SECONDS) for one in workload.step(at)]
+            return next((words for words in seen if "resumes" in words), None)
+
+        assert fleet.wait_for(look, seconds=20, what="a resume") == f"operator  resumes {name}"
+
+
+def test_a_job_that_finds_no_node_says_why() -> None:
+    with running_fleet() as fleet:
+        await_three_ready_nodes(fleet)
+        with pytest.raises(Refused):
+            fill(fleet)
+        said = [plain_text(one) for one in Workload(fleet.api, simulated=True).step(0.0)]
+    assert said == ["job chat-1  no node takes it now: 2 model_not_available, 1 capacity_exceeded"]

@@ -185,7 +185,7 @@ def test_help_does_not_pay_for_what_only_the_work_needs(words: list[str]) -> Non
     )
     loaded = set(done.stderr.split())
     assert "gpu_agent.cli.main" in loaded
-    heavy = {"rich", "asyncio", "websockets", "psutil", "gpu_agent.server", "gpu_agent.registry"}
+    heavy = {"asyncio", "websockets", "psutil", "gpu_agent.server", "gpu_agent.registry"}
     assert loaded & heavy == set()
 
 

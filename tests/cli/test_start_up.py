@@ -56,7 +56,6 @@ def test_status_loads_no_model_that_it_does_not_need() -> None:
         "gpu_agent.wire.messages",
         "gpu_agent.session.types",
         "gpu_agent.probe.snapshot",
-        "rich",
     }
     assert not modules & unneeded
 
@@ -82,7 +81,7 @@ def test_a_probe_loads_nothing_that_generates_code_or_calls_a_driver(tmp_path: P
     assert {"gpu_agent.probe.snapshot", "gpu_agent.probe.models.huggingface", "psutil"} <= modules
     unneeded = {
         *("dataclasses", "inspect", "tempfile", "shutil", "logging", "ctypes", "pynvml"),
-        *("asyncio", "pydantic", "rich", "importlib.metadata"),
+        *("asyncio", "pydantic", "importlib.metadata"),
         *("gpu_agent.probe.nvml.client", "gpu_agent.node.settings", "gpu_agent.wire.codes"),
     }
     assert not modules & unneeded

@@ -21,6 +21,7 @@ from gpu_agent.cli.registry.node_page import node_page
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.probe.nvml.client import PendingEvents
 from gpu_agent.probe.nvml.report import parse_answer
+from gpu_agent.registry.claim_history import ClaimHistory
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server import views
 from gpu_agent.wire.declaration import (
@@ -295,14 +296,17 @@ def _said_by_registry(report: GpuReport) -> str:
         registry.node(),
         views.Clock(lambda: registry.now, lambda: _EPOCH),
         thresholds=Thresholds(),
+        history=ClaimHistory(),
         events=(),
         stored=True,
     )
     parents = {gpu.parent_uuid for gpu in report.gpus if gpu.parent_uuid}
     shown = next(gpu for gpu in report.gpus if gpu.index == 0 and gpu.uuid not in parents)
-    row = next(text for text in map(plain_text, node_page(detail, None, now=_EPOCH)) if shown.uuid in text)
-    figures, _, reasons = row.removeprefix(shown.name.removeprefix("NVIDIA ")).partition(shown.uuid)
-    return f"{figures.strip().split('  ')[0]} {reasons.strip()}"
+    page = [plain_text(one) for one in node_page(detail, None, now=_EPOCH)]
+    head = next(text for text in page if text.startswith("GPU "))
+    row = next(text for text in page if shown.uuid in text)
+    words = row[head.index("HEALTH") : head.index("MEMORY")]
+    return " ".join(words.split())
 
 
 def table(drivers: Sequence[str] = DRIVERS) -> Iterator[Seen]:

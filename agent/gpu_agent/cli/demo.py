@@ -20,18 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from gpu_agent.cli.client.discovery import OperatorToken
 from gpu_agent.cli.client.http import Api, quote_id
 from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.demo_workload import Workload
 from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.inventory import gpus_in_words
 from gpu_agent.cli.output.nodes import node_table
-from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes, timed_line
 from gpu_agent.cli.output.streams import reader_left
-from gpu_agent.cli.output.text import print_lines
-from gpu_agent.cli.registry.watch import node_changes
+from gpu_agent.cli.output.text import BLANK, terminal_columns
 from gpu_agent.cli.service import program_path
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
@@ -64,8 +62,10 @@ class Member:
     """Model id and kind."""
 
 
+_FAULTS = "".join(f":lost#{number + 3}@{20 + 75 * number}s-{40 + 75 * number}s" for number in range(6))
+"""GPUs of alpha that fail and recover, one after the other."""
 MEMBERS = (
-    Member("alpha", "8xH100-80GB", (("demo/chat-70b", "llm"), ("demo/whisper", "asr"))),
+    Member("alpha", f"8xH100-80GB{_FAULTS}", (("demo/chat-70b", "llm"), ("demo/whisper", "asr"))),
     Member("beta", "4xL40S-48GB", (("demo/whisper", "asr"), ("demo/translate-zh-en", "nmt"))),
     Member("gamma", "2xL4-24GB,1xT4-16GB", (("demo/translate-zh-en", "nmt"),)),
 )
@@ -132,8 +132,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Start a registry and three agents on loopback ports of their own and show them, until Ctrl-C; "
-        "in a pipe: a line for each change. "
+        "Start a registry and three agents on loopback ports of their own, give them jobs, drain one now and "
+        "then, and show what happens, until Ctrl-C. "
         "Uses the machine's GPUs if it has some, else simulated ones, and says which. "
         "No process and no file stays afterwards.",
         example="gpu-agent demo --once",
@@ -154,55 +154,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the demo until it is done or interrupted."""
     started = time.monotonic()
-    console = Console()
     try:
         with (
             Interruption() as interruption,
             running_fleet(interruption) as fleet,
             fleet.naming_ended_process(),
         ):
-            console.print(_gpus_in_use(fleet))
+            print(_gpus_in_use(fleet), flush=True)
             if arguments.once:
                 Walk(fleet, lambda words: print(words, flush=True), started=started).all_steps()
             else:
-                _watch(fleet, console)
+                _show(fleet)
     except KeyboardInterrupt:
-        console.print("Ended: all processes are gone.")
+        print("Ended: all processes are gone.")
         return ExitCode.INTERRUPTED if arguments.once else ExitCode.OK
     return ExitCode.OK
 
 
-def _watch(fleet: DemoFleet, console: Console) -> None:
-    console.print(
-        f"Operators' API: {fleet.api.url}. Try, in another terminal:\n"
-        f"{own_command()} registry node list --server {fleet.api.url} --token-file {fleet.token_file}",
-        soft_wrap=True,
+def _show(fleet: DemoFleet) -> None:
+    """Give the fleet work and print what is seen, above the list of nodes where a terminal can redraw it."""
+    print(
+        f"The registry listens at {fleet.api.url}. In another terminal, try:\n"
+        f"{own_command()} registry node list --watch --server {fleet.api.url} --token-file {fleet.token_file}\n",
+        flush=True,
     )
+    workload = Workload(fleet.api, simulated=fleet.simulated)
     if not can_redraw():
-        _print_changes_until_left(fleet)
+        while not reader_left():
+            fleet.check_alive()
+            print_changes(workload.step(time.monotonic()))
+            time.sleep(REFRESH_SECONDS)
         return
-    with LiveLines(console) as live:
+    with LiveLines() as live:
         while True:
             fleet.check_alive()
-            live.draw(node_table(fleet.nodes(), console.width, now=time.time()))
+            live.print_above(map(timed_line, workload.step(time.monotonic())))
+            live.draw([BLANK, *node_table(workload.nodes, terminal_columns(), now=time.time())])
             time.sleep(REFRESH_SECONDS)
 
 
 def own_command() -> str:
     """Return what starts this program in another terminal: `make demo` has it in no folder of PATH."""
-    return "gpu-agent" if shutil.which("gpu-agent") else shlex.quote(str(program_path()))
-
-
-def _print_changes_until_left(fleet: DemoFleet) -> None:
-    """Print the nodes, then a line for each change, as `registry node list --watch` does in a pipe."""
-    before = fleet.nodes()
-    print_lines(node_table(before, None, now=time.time()))
-    while not reader_left():
-        fleet.check_alive()
-        after = fleet.nodes()
-        print_changes(node_changes(before, after))
-        before = after
-        time.sleep(REFRESH_SECONDS)
+    own, found = program_path(), shutil.which("gpu-agent")
+    return "gpu-agent" if found and Path(found).samefile(own) else shlex.quote(str(own))
 
 
 def _gpus_in_use(fleet: DemoFleet) -> str:
@@ -391,7 +385,7 @@ def _start_agent(
             for model_id, kind in member.models
         )
     )
-    simulate = ("--simulate", member.simulate) if simulated else ()
+    simulate = ("--simulate", f"{member.simulate}; host: {member.name}") if simulated else ()
     return launcher.start(
         f"agent {member.name}",
         "run",

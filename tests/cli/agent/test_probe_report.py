@@ -72,7 +72,7 @@ def test_a_name_that_would_steer_a_terminal_is_escaped_and_means_the_same(tmp_pa
     assert json.loads(frame)["hardware"]["gpus"][0]["name"] == name
 
 
-@pytest.mark.parametrize("heavy", ["pydantic", "rich", "asyncio", "websockets", "platformdirs", "tempfile"])
+@pytest.mark.parametrize("heavy", ["pydantic", "asyncio", "websockets", "platformdirs", "tempfile"])
 def test_the_json_form_loads_nothing_heavy(heavy: str) -> None:
     program = (
         "import sys; from gpu_agent.cli.main import main; "

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.agent.status_watch import status_changes, summary_line
-from gpu_agent.cli.output.screen import fit_lines
-from gpu_agent.cli.output.text import line, plain_text
+from gpu_agent.cli.output.text import plain_text
 from gpu_agent.node.control.status import Instant
 from gpu_agent.node.jobs import AnnouncedJob, of_process
 from gpu_agent.node.public_jobs import Limit, Pause, PublicJobsState
@@ -131,14 +130,6 @@ def test_without_an_agent_there_is_nothing_to_watch(tmp_path: Path) -> None:
         assert watch.wait() == 5
     assert "no agent answers" in watch.shown
     assert "\x1b[?1049h" not in watch.shown
-
-
-@pytest.mark.parametrize(
-    ("lines", "shown"),
-    [(3, ["1", "2", "3"]), (2, ["1", "(2 lines: no room here)"]), (0, ["1", "(2 lines: no room here)"])],
-)
-def test_what_there_is_no_room_for_is_counted(lines: int, shown: list[str]) -> None:
-    assert [plain_text(one) for one in fit_lines([line("1"), line("2"), line("3")], lines)] == shown
 
 
 LOST = replace(GPU, health=Health.LOST)

@@ -1,7 +1,6 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.output.streams import StatusLine
@@ -10,17 +9,31 @@ from tests.cli.terminal import terminal
 
 
 @pytest.mark.parametrize("whole_screen", [False, True])
-def test_lines_are_redrawn_and_the_terminal_is_restored(*, whole_screen: bool) -> None:
+def test_lines_are_redrawn_and_the_terminal_is_restored(
+    monkeypatch: pytest.MonkeyPatch, *, whole_screen: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     written = io.StringIO()
-    console = Console(file=written, force_terminal=True, width=40, height=10)
-    with LiveLines(console, whole_screen=whole_screen) as live:
+    with LiveLines(whole_screen=whole_screen, terminal=written) as live:
         live.draw([line("first")])
         live.draw([line("second " * 20)])
     said = written.getvalue()
     assert "first" in said
-    assert "second" in said
+    assert f"{('second ' * 20)[:39]}…" in said
     assert ("\x1b[?1049h" in said) == whole_screen
     assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l")
+
+
+def test_what_is_printed_above_stays_above_the_lines() -> None:
+    written = io.StringIO()
+    with LiveLines(terminal=written) as live:
+        live.draw([line("table"), line("sum")])
+        live.print_above([line("happened")])
+    _, _, after = written.getvalue().partition("happened")
+    assert written.getvalue().endswith("\r\n")
+    assert after.index("table") < after.index("sum")
+    _, _, moved = written.getvalue().partition("sum")
+    assert moved.index("\x1b[1A") < moved.index("happened")
 
 
 def test_without_a_terminal_each_change_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from gpu_agent.cli.client import events as following
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.output.units import clock
-from gpu_agent.cli.registry.events import SENTENCES, event_line, event_line_ago
+from gpu_agent.cli.registry.events import SENTENCES, event_line
 from gpu_agent.wire.api import RegistryEvent
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, Stream, standing_in
@@ -211,7 +211,6 @@ def happened(name: str, **fields: object) -> RegistryEvent:
 def test_each_event_is_one_readable_line(event: RegistryEvent, words: str) -> None:
     assert plain_text(event_line(event, now=NOW)) == f"{clock(NOW - 130, NOW)}  node-7  {words}"
     assert plain_text(event_line(event, now=NOW, node=False)) == f"{clock(NOW - 130, NOW)}  {words}"
-    assert plain_text(event_line_ago(event, now=NOW)) == f"  2 min ago  {words}"
 
 
 def test_an_event_of_no_node_says_so() -> None:

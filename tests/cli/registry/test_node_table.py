@@ -12,7 +12,7 @@ def test_every_node_is_listed_with_status_and_reason(
 ) -> None:
     assert main(["registry", "node", "list", "--server", served.api]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in (served.able, served.new, "ready", "registering", "1x L4"))
+    assert all(word in said for word in (served.able, served.new, "ready", "registering", "1/1 L4"))
 
 
 def test_json_is_what_the_api_returns(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,12 +46,12 @@ def changes(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[s
         ({"status": "offline", "connected": False, "reason": "silent"}, ["ready → offline: silent"]),
         ({"cordoned": ""}, ["cordoned"]),
         ({"cordoned": "odd"}, ["cordoned: odd"]),
-        ({"gpus": [{"name": "L4", "health": "lost"}]}, ["GPUs: 1x L4 → 1x L4 (1 not ok)"]),
+        ({"gpus": [{"name": "L4", "health": "lost"}]}, ["GPU 0: ok → lost"]),
         (
             {"installed_models": [{"model_id": "m", "status": "error", "enabled": True}]},
             ["models ready: 1 → 0/1"],
         ),
-        ({"in_flight_jobs": 2}, ["jobs: 0 → 2 of 4"]),
+        ({"in_flight_jobs": 2}, ["jobs: 0 → 2 of 4; 0 of 1 GPUs free"]),
     ],
 )
 def test_each_thing_that_changed_is_a_line(change: dict[str, Any], words: list[str]) -> None:

@@ -5,7 +5,6 @@ import subprocess
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.output.screen import LiveLines
@@ -34,6 +33,7 @@ NOW = 1_000_000.0
 def node(node_id: str = "n", status: str = "ready", **more: object) -> dict[str, Any]:
     return {
         "node_id": node_id,
+        "hostname": node_id,
         "status": status,
         "reason_code": "r",
         "reason": f"why {node_id}",
@@ -57,8 +57,8 @@ def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.Capture
     for one in (first, first, answer(node(last_heartbeat_age_seconds=2.0)), answer(node(status="degraded"))):
         view.draw(one, FROM_EVENTS)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("NODE")
-    assert [line[10:] for line in lines[2:]] == ["n  ready → degraded: why n"]
+    assert lines[0].startswith("HOST")
+    assert [line[10:] for line in lines[2:]] == ["n (n)  ready → degraded: why n"]
 
 
 def test_an_empty_list_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_a_screen_shows_the_list_and_how_current_it_is(monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
     written = io.StringIO()
-    with LiveLines(Console(file=written, force_terminal=True, width=80, height=24)) as live:
+    with LiveLines(terminal=written) as live:
         view = ScreenView(live)
         view.draw(answer(node("node-1")), FROM_EVENTS)
         view.draw(answer(), LOST)
@@ -121,26 +121,27 @@ def test_what_does_not_fit_is_counted_and_the_urgent_come_first() -> None:
     nodes = [node(f"node-{number:02}") for number in range(40)]
     nodes[30] = node("node-30", "degraded")
     nodes[31] = node("node-31", connected=False)
-    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, 80, 10, now=NOW)]
+    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, (80, 10), now=NOW)]
     assert len(lines) <= 10
     assert lines[1].startswith("node-30")
     assert lines[2].strip().startswith("node-31") or "why node-30" in lines[2]
     assert any(line.startswith("node-31") for line in lines)
     shown = sum(line.startswith("node-") for line in lines)
-    assert lines[-1].endswith(f"; {40 - shown} not shown")
+    assert lines[-1].startswith(f"{40 - shown} nodes not shown; 40 nodes: ")
 
 
 def test_a_status_that_this_release_does_not_know_comes_before_all_others() -> None:
     nodes = [node(f"node-{number:02}") for number in range(40)]
     nodes[30], nodes[31] = node("node-30", "degraded"), node("node-31", "quarantined")
-    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, 80, 10, now=NOW)]
+    lines = [plain_text(one) for one in fit_nodes(answer(*nodes).model, (80, 10), now=NOW)]
     shown = [line.split()[0] for line in lines if line.startswith("node-")]
     assert shown[:2] == ["node-31", "node-30"]
 
 
 def test_what_fits_is_shown_in_its_order() -> None:
     lines = [
-        plain_text(one) for one in fit_nodes(answer(node("a"), node("b", "degraded")).model, 80, 20, now=NOW)
+        plain_text(one)
+        for one in fit_nodes(answer(node("a"), node("b", "degraded")).model, (80, 20), now=NOW)
     ]
     assert [line[0] for line in lines[1:3]] == ["a", "b"]
 

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpu_agent.cli.output.blocks import Block, fit_page
 from gpu_agent.cli.output.inventory import (
-    HEALTH_STYLES,
     MODEL_STATUS_STYLES,
     can_serve,
     count_broken,
     gib,
+    gpu_block,
     gpu_label,
-    gpu_table,
+    health_piece,
     host_facts,
     in_tree_order,
     model_table,
@@ -30,46 +31,29 @@ MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
 """What to do about a GPU whose memory is unknown."""
 _INDENT = Piece("    ")
 _MOST_FOLDERS = 5
-_LEAST_FIRST = ("models", "host")
-"""A terminal without room for all leaves these out first."""
 _ARROW = "→"
 
 
 def probe_page(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
     """Draw everything; `columns` is None for a pipe, `now` is wall time."""
-    return join_blocks(_blocks(inventory, columns, letters, now=now).values())
+    return join_blocks(block.lines for block in _blocks(inventory, columns, letters, now=now))
 
 
-def fitted_page(inventory: Inventory, size: tuple[int, int], letters: Glyphs, *, now: float) -> list[Line]:
-    """Draw what a terminal of so many columns and lines has room for; the rest is counted."""
+def fitted_page(
+    inventory: Inventory, size: tuple[int, int], letters: Glyphs, *, now: float
+) -> tuple[list[Line], list[str]]:
+    """Draw what a terminal of so many columns and lines has room for, and name what it has not."""
     columns, lines = size
-    blocks = _blocks(inventory, columns, letters, now=now)
-    for name in _LEAST_FIRST:
-        if len(join_blocks(blocks.values())) <= lines:
-            break
-        if blocks[name]:
-            blocks[name] = [line(Piece(f"({name}: no room here)", "dim"))]
-    page = join_blocks(blocks.values())
-    over = len(page) - lines
-    if over <= 0:
-        return page
-    shown = max(1, len(blocks["GPUs"]) - over - 1)
-    left = len(blocks["GPUs"]) - shown
-    blocks["GPUs"] = [*blocks["GPUs"][:shown], line(Piece(f"({left} lines: no room here)", "dim"))]
-    return join_blocks(blocks.values())[-max(1, lines) :]
+    return fit_page(list(_blocks(inventory, columns, letters, now=now)), lines)
 
 
-def _blocks(
-    inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float
-) -> dict[str, list[Line]]:
-    return {
-        "machine": list(_headline(inventory, columns)),
-        "GPUs": gpu_table(inventory.gpu.gpus, columns, letters),
-        "host": render_facts(host_facts(inventory), columns),
-        "models": _model_lines(inventory, columns),
-        "troubles": trouble_lines(inventory, columns, now=now),
-        "outcome": list(_outcome_lines(inventory, columns)),
-    }
+def _blocks(inventory: Inventory, columns: int | None, letters: Glyphs, *, now: float) -> Iterator[Block]:
+    yield Block("machine", list(_headline(inventory, columns)), leaves=4)
+    yield gpu_block(inventory.gpu.gpus, columns, letters)
+    yield Block("host", render_facts(host_facts(inventory), columns), leaves=2)
+    yield Block("models", _model_lines(inventory, columns), leaves=1)
+    yield Block("what is wrong", trouble_lines(inventory, columns, now=now), leaves=3)
+    yield Block("outcome", list(_outcome_lines(inventory, columns)))
 
 
 def _headline(inventory: Inventory, columns: int | None) -> Iterator[Line]:
@@ -210,7 +194,7 @@ def _gpu_trouble(gpu: Gpu, below: str | None, reason: HealthReason, *, now: floa
     since = "" if reason.since is None else f", since {clock(reason.since, now)}"
     return line(
         f"GPU {below or gpu_label(gpu)} is ",
-        Piece(gpu.health.value, HEALTH_STYLES[gpu.health]),
+        health_piece(gpu.health),
         f": {reason.detail} ({reason.code}{since})",
     )
 
@@ -246,7 +230,7 @@ def _gpu_changes(before: Inventory, after: Inventory) -> Iterator[Line]:
 
 
 def _health(gpu: Gpu) -> Piece:
-    return Piece(gpu.health.value, HEALTH_STYLES[gpu.health])
+    return health_piece(gpu.health)
 
 
 def _health_reasons(gpu: Gpu) -> Iterator[str]:

@@ -13,15 +13,14 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from rich.console import Console
-
 from gpu_agent.cli.agent.probe_page import fitted_page, machine_changes, probe_page
 from gpu_agent.cli.agent.reading import ProbeRequest
 from gpu_agent.cli.agent.settings import load_settings
 from gpu_agent.cli.command import ExitCode
+from gpu_agent.cli.output.blocks import foot_lines
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import reader_left
-from gpu_agent.cli.output.text import BLANK, Line, Piece, glyphs, line, print_lines, terminal_columns, wrap
+from gpu_agent.cli.output.text import Line, Piece, glyphs, line, print_lines, terminal_columns
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.node.gpu_readings import open_collectors, open_gpus
 from gpu_agent.node.model_watch import open_sources
@@ -60,7 +59,7 @@ def watch_probe(arguments: argparse.Namespace) -> int:
     if arguments.json or not can_redraw():
         asyncio.run(_watch(settings, JsonView() if arguments.json else LinesView()))
         return ExitCode.OK
-    with LiveLines(Console(), whole_screen=True) as live:
+    with LiveLines(whole_screen=True) as live:
         view = ScreenView(live)
         asyncio.run(_watch(settings, view))
     if view.shown is not None:
@@ -170,25 +169,24 @@ class ScreenView:
     def tick(self, age_seconds: float | None) -> None:
         """Draw the same again: ages grow, and the terminal may have another size."""
         now, size = time.time(), shutil.get_terminal_size()
-        foot = [BLANK, *wrap(self._foot(age_seconds, now), size.columns)]
-        if self.shown is None:
-            self._live.draw([line("reading this machine …"), *foot])
-            return
-        page = fitted_page(self.shown, (size.columns, size.lines - len(foot)), glyphs(), now=now)
-        self._live.draw([*page, *foot])
+        words = self._foot(age_seconds, now)
+        room = size.lines - len(foot_lines(words, [], size.columns))
+        page, left_out = [line("reading this machine …")], list[str]()
+        if self.shown is not None:
+            page, left_out = fitted_page(self.shown, (size.columns, room), glyphs(), now=now)
+        self._live.draw([*page, *foot_lines(words, left_out, size.columns)])
 
     def over(self) -> bool:
         """A terminal is left by Ctrl-C."""
         return False
 
     def _foot(self, age_seconds: float | None, now: float) -> Line:
-        ends = Piece("; Ctrl-C ends", "dim")
         if is_late(age_seconds):
-            return line(*_lateness(age_seconds, now), ends)
+            return _lateness(age_seconds, now)
         if self._broken_since is not None:
             words = f"the driver does not work since {clock(self._broken_since, now)} or longer"
-            return line(Piece(words, "bold red"), ends)
-        return line(Piece(clock(self._taken_at or now, now), "dim"), ends)
+            return line(Piece(words, "bold red"))
+        return line(Piece(clock(self._taken_at or now, now), "dim"))
 
 
 def _print_now(changes: Iterable[Line]) -> None:

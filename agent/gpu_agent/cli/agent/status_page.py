@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gpu_agent.cli.agent.drain_progress import node_name
 from gpu_agent.cli.agent.probe_page import trouble_lines
+from gpu_agent.cli.output.blocks import Block
 from gpu_agent.cli.output.inventory import (
-    gpu_table,
+    gpu_block,
     gpus_in_words,
     model_table,
     models_in_words,
@@ -42,16 +43,19 @@ _PHRASES: dict[str, str] = {state.value: words for state, words in STATE_PHRASES
 
 def status_page(answer: StatusDocument, columns: int | None, letters: Glyphs, *, now: float) -> list[Line]:
     """Draw it for a terminal of so many columns, None for no terminal; `now` is wall time."""
-    return join_blocks(
-        (
-            list(_headline(answer, columns)),
-            render_facts(status_facts(answer, now=now), columns),
-            render_table(Table(_CHECK_COLUMNS, list(_failing_checks(answer))), columns),
-            admission_table(answer.checks, answer.machine, columns),
-            job_table(answer.jobs.in_flight, columns, now=now),
-            *_machine_blocks(answer.machine, columns, letters, now=now),
-        )
-    )
+    return join_blocks(block.lines for block in status_blocks(answer, columns, letters, now=now))
+
+
+def status_blocks(
+    answer: StatusDocument, columns: int | None, letters: Glyphs, *, now: float
+) -> Iterator[Block]:
+    """Yield the parts of the page."""
+    yield Block("status", list(_headline(answer, columns)))
+    yield Block("facts", render_facts(status_facts(answer, now=now), columns), leaves=4)
+    yield Block("checks", render_table(Table(_CHECK_COLUMNS, list(_failing_checks(answer))), columns))
+    yield Block("admission checks", admission_table(answer.checks, answer.machine, columns), leaves=1)
+    yield Block("jobs", job_table(answer.jobs.in_flight, columns, now=now), leaves=5)
+    yield from _machine_blocks(answer.machine, columns, letters, now=now)
 
 
 def machine_inventory(machine: MachineDocument) -> Inventory:
@@ -135,17 +139,18 @@ def _admission_row(checks: list[AdmissionCheckInfo], names: Mapping[str, str]) -
 
 def _machine_blocks(
     machine: MachineDocument | None, columns: int | None, letters: Glyphs, *, now: float
-) -> Iterator[list[Line]]:
+) -> Iterator[Block]:
     if machine is None:
         return
     inventory = machine_inventory(machine)
     if inventory.simulated:
-        yield [line(Piece("SIMULATED: these GPUs do not exist", "bold magenta"))]
+        yield Block("machine", [line(Piece("SIMULATED: these GPUs do not exist", "bold magenta"))], leaves=6)
     if not inventory.gpu.gpus:
-        yield wrap(line(Piece(inventory.gpu.detail or "No GPU was found.", "bold red")), columns)
-    yield gpu_table(inventory.gpu.gpus, columns, letters)
-    yield model_table(inventory.models, columns)
-    yield trouble_lines(inventory, columns, now=now)
+        none = line(Piece(inventory.gpu.detail or "No GPU was found.", "bold red"))
+        yield Block("no GPU", wrap(none, columns))
+    yield gpu_block(inventory.gpu.gpus, columns, letters)
+    yield Block("models", model_table(inventory.models, columns), leaves=2)
+    yield Block("what is wrong", trouble_lines(inventory, columns, now=now), leaves=3)
 
 
 def status_facts(answer: StatusDocument, *, now: float) -> Iterator[Fact]:

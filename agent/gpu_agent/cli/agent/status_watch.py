@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from rich.console import Console
-
 from gpu_agent.cli.agent.probe_page import machine_changes
-from gpu_agent.cli.agent.status_page import machine_inventory, status_page
+from gpu_agent.cli.agent.status_page import machine_inventory, status_blocks, status_page
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.output.blocks import fit_page, foot_lines
 from gpu_agent.cli.output.inventory import status_piece
-from gpu_agent.cli.output.screen import LiveLines, can_redraw, fit_lines, print_changes
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import (
-    BLANK,
     Line,
     Piece,
     glyphs,
@@ -28,7 +26,6 @@ from gpu_agent.cli.output.text import (
     plain_text,
     print_lines,
     terminal_columns,
-    wrap,
 )
 from gpu_agent.cli.output.units import clock
 from gpu_agent.cli.signals import Interruption
@@ -59,7 +56,7 @@ def watch_status(read: Callable[[], Status], *, as_json: bool) -> int:
     if as_json or not can_redraw():
         _watch_until_interrupted(read, first, json_view() if as_json else lines_view())
         return ExitCode.OK
-    with LiveLines(Console(), whole_screen=True) as live:
+    with LiveLines(whole_screen=True) as live:
         view = ScreenView(live, first)
         _watch_until_interrupted(read, first, view)
     print_lines(status_page(view.shown.model, terminal_columns(), glyphs(), now=time.time()))
@@ -168,10 +165,11 @@ class ScreenView:
         return False
 
     def _draw(self, foot: Piece) -> None:
-        size = shutil.get_terminal_size()
-        below = [BLANK, *wrap(line(foot, Piece("; Ctrl-C ends", "dim")), size.columns)]
-        page = status_page(self.shown.model, size.columns, glyphs(), now=time.time())
-        self._live.draw([*fit_lines(page, size.lines - len(below)), *below])
+        size, now = shutil.get_terminal_size(), time.time()
+        room = size.lines - len(foot_lines((foot,), [], size.columns))
+        blocks = status_blocks(self.shown.model, size.columns, glyphs(), now=now)
+        page, left_out = fit_page(blocks, room)
+        self._live.draw([*page, *foot_lines((foot,), left_out, size.columns)])
 
 
 def status_changes(before: StatusDocument, after: StatusDocument) -> Iterator[Line]:

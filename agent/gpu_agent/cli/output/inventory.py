@@ -5,22 +5,25 @@ health. What is not known is left out or shown as unknown, never guessed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Protocol
 
+from gpu_agent.cli.output.blocks import Block
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_table
 from gpu_agent.cli.output.text import BLANK, Glyphs, Line, Piece, bar, line, separate, wrap
 from gpu_agent.wire.codes import STATUS_COLOURS
 from gpu_agent.wire.inventory import CacheDisk, Gpu, Health, Host, Inventory, MemoryKind, Model, ModelStatus
 
-HEALTH_STYLES = {
+_HEALTH_STYLES: dict[str, str] = {
     Health.OK: "green",
     Health.DEGRADED: "yellow",
     Health.LOST: "bold red",
     Health.UNKNOWN: "red",
 }
 MIB_IN_GIB = 1024
+_WARM_C, _HOT_C = 85.0, 92.0
+"""From these temperatures on a GPU's figure is coloured; its own limits are what slows it down."""
 _MEMORY_CELLS, _LOAD_CELLS = 8, 6
 _GPU_COLUMNS = (
     Column(head="GPU"),
@@ -60,15 +63,38 @@ _STEP = 1000
 _GIB = 1 << 30
 
 
-def gpu_table(gpus: Sequence[Gpu], columns: int | None, letters: Glyphs) -> list[Line]:
-    """Draw them for a terminal of so many columns; None: for no terminal."""
+def gpu_table(
+    gpus: Sequence[Gpu], columns: int | None, letters: Glyphs, *, only: Container[str] | None = None
+) -> list[Line]:
+    """Draw them for a terminal of so many columns; None: for no terminal. `only`: those with these UUIDs."""
     shown = [index for index in range(len(_GPU_COLUMNS)) if columns is not None or index not in _BARS]
     rows = [
         Row([cells[index] for index in shown], _note(gpu))
         for gpu, below in in_tree_order(gpus)
+        if only is None or gpu.uuid in only
         for cells in (list(_gpu_cells(gpu, below, letters)),)
     ]
     return render_table(Table([_GPU_COLUMNS[index] for index in shown], rows, note="NOTE"), columns)
+
+
+def gpu_block(gpus: Sequence[Gpu], columns: int | None, letters: Glyphs) -> Block:
+    """Draw them as a part of a page: where they do not all fit, those with a fault come first."""
+
+    def cut(lines: int) -> list[Line]:
+        chosen = [gpu.uuid for gpu in sorted((gpu for gpu, _ in in_tree_order(gpus)), key=_is_healthy)]
+        table = gpu_table(gpus, columns, letters)
+        while chosen and len(table) > lines - 1:
+            del chosen[-max(1, (len(table) - lines + 1) // 2) :]
+            table = gpu_table(gpus, columns, letters, only=frozenset(chosen))
+        left = Counter(gpu.health.value for gpu in gpus if gpu.uuid not in chosen)
+        words = ", ".join(f"{count} {health}" for health, count in left.items())
+        return [*table, line(Piece(f"and {left.total()} more: {words}", "dim"))]
+
+    return Block("GPUs", gpu_table(gpus, columns, letters), cut=cut)
+
+
+def _is_healthy(gpu: Gpu) -> bool:
+    return gpu.health is Health.OK and not gpu.reasons
 
 
 def in_tree_order(gpus: Sequence[Gpu]) -> Iterator[tuple[Gpu, str | None]]:
@@ -156,6 +182,50 @@ class OfferedModel(Protocol):
         """One of `ModelStatus`."""
 
 
+class MeasuredGpu(Protocol):
+    """A GPU's figures as the inventory or the API has them."""
+
+    @property
+    def memory_mb(self) -> int | None:
+        """Memory in all."""
+
+    @property
+    def memory_used_mb(self) -> int | None:
+        """Memory in use."""
+
+    @property
+    def utilization_percent(self) -> float | None:
+        """How busy it is."""
+
+    @property
+    def temperature_c(self) -> float | None:
+        """How hot it is."""
+
+
+def memory_bar(gpu: MeasuredGpu, letters: Glyphs) -> Line:
+    """Draw how full a GPU's memory is."""
+    return bar(_share(gpu.memory_used_mb, gpu.memory_mb), _MEMORY_CELLS, letters)
+
+
+def load_bar(gpu: MeasuredGpu, letters: Glyphs) -> Line:
+    """Draw how busy a GPU is."""
+    return bar(_share(gpu.utilization_percent, 100), _LOAD_CELLS, letters)
+
+
+def temperature_piece(gpu: MeasuredGpu, letters: Glyphs, *, too_hot: bool = False) -> Piece:
+    """A temperature, coloured where it is high; `too_hot`: the GPU is slowed down for it."""
+    celsius = gpu.temperature_c
+    if celsius is None:
+        return Piece("?", "dim")
+    style = "bold red" if too_hot or celsius >= _HOT_C else "yellow" if celsius >= _WARM_C else ""
+    return Piece(f"{celsius:.0f}{letters.degree}C", style)
+
+
+def health_piece(health: str) -> Piece:
+    """A GPU's health in its colour; a word of a newer agent is as bad as unknown."""
+    return Piece(health, _HEALTH_STYLES.get(health, "red"))
+
+
 def gpus_in_words(gpus: Iterable[NamedGpu]) -> str:
     """Say how many GPUs of which name there are, and how many are not healthy or are cordoned."""
     listed = list(gpus)
@@ -183,12 +253,12 @@ def status_piece(status: str) -> Piece:
 def _gpu_cells(gpu: Gpu, below: str | None, letters: Glyphs) -> Iterator[Line]:
     yield line(below or gpu_label(gpu))
     yield line("" if below is None else f"{letters.branch} ", _name(gpu, below))
-    yield line(Piece(gpu.health.value, HEALTH_STYLES[gpu.health]))
+    yield line(health_piece(gpu.health))
     yield _gpu_memory(gpu)
-    yield bar(_share(gpu.memory_used_mb, gpu.memory_mb), _MEMORY_CELLS, letters)
+    yield memory_bar(gpu, letters)
     yield _figure(gpu.utilization_percent, "%")
-    yield bar(_share(gpu.utilization_percent, 100), _LOAD_CELLS, letters)
-    yield _figure(gpu.temperature_c, f"{letters.degree}C")
+    yield load_bar(gpu, letters)
+    yield line(temperature_piece(gpu, letters, too_hot=any("thermal" in one for one in _slowed(gpu))))
     yield _power(gpu)
     yield line(Piece(gpu.uuid, "dim"))
 
@@ -211,7 +281,8 @@ def _power(gpu: Gpu) -> Line:
     if gpu.power_w is None:
         return line(Piece("?", "dim"))
     limit = "" if gpu.power_limit_w is None else f"/{gpu.power_limit_w:.0f}"
-    return line(f"{gpu.power_w:.0f}{limit} W")
+    style = "yellow" if any("power" in one for one in _slowed(gpu)) else ""
+    return line(Piece(f"{gpu.power_w:.0f}{limit} W", style))
 
 
 def _figure(value: float | None, unit: str) -> Line:
@@ -224,7 +295,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 def _note(gpu: Gpu) -> Line:
     """Return what a person should know of a GPU that is no fault of it."""
-    slowed = [each for each in gpu.throttle_reasons or () if each not in _NOT_SHOWN]
+    slowed = _slowed(gpu)
     pieces = [
         Piece(f"clocks held down: {', '.join(slowed)}", "yellow") if slowed else None,
         Piece(f"{gpu.ecc_uncorrected} uncorrected memory errors", "yellow") if gpu.ecc_uncorrected else None,
@@ -235,6 +306,11 @@ def _note(gpu: Gpu) -> Line:
         _processes(gpu),
     ]
     return line(*separate(piece for piece in pieces if piece is not None))
+
+
+def _slowed(gpu: Gpu) -> list[str]:
+    """Why a GPU's clocks are lower than they could be."""
+    return [each for each in gpu.throttle_reasons or () if each not in _NOT_SHOWN]
 
 
 def _processes(gpu: Gpu) -> Piece | None:

@@ -1,60 +1,87 @@
-"""Pages that are redrawn in place on a terminal, or shown as a line for each change."""
+"""Lines that are redrawn in place on a terminal, or shown as a line for each change."""
 
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-
-from gpu_agent.cli.output.text import Line, Piece, line, print_lines
+from gpu_agent.cli.output.text import Line, Piece, cut_line, line, print_lines, shows_colours, styled_text
 from gpu_agent.cli.output.units import clock
+
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_ENTER_SCREEN, _LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
+_HOME, _ERASE_LINE, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 class LiveLines:
-    """Lines on a terminal, for as long as the block lasts; `whole_screen` uses all of it for them."""
+    """Lines on a terminal, for as long as the block lasts; `whole_screen` uses all of it for them.
 
-    def __init__(self, console: Console, *, whole_screen: bool = False) -> None:
-        self._live = Live(console=console, auto_refresh=False, screen=whole_screen)
+    Otherwise they stay below what is printed with `print_above`.
+    """
+
+    def __init__(self, *, whole_screen: bool = False, terminal: TextIO | None = None) -> None:
+        self._whole_screen = whole_screen
+        self._terminal = terminal or sys.stdout
+        self._shown: Sequence[Line] = ()
+        self._height = 0
+        """How many lines are drawn, the cursor being in the last."""
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self._live.start()
+        self._write((_ENTER_SCREEN if self._whole_screen else "") + _HIDE_CURSOR)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Restore the terminal, cursor and all."""
-        self._live.stop()
+        end = _LEAVE_SCREEN if self._whole_screen else "\r\n" if self._height else ""
+        self._write(_SHOW_CURSOR + end)
 
     def draw(self, lines: Iterable[Line]) -> None:
-        """Replace the lines."""
-        texts = (
-            Text.assemble(*((piece.text, piece.style) for piece in one), no_wrap=True, overflow="ellipsis")
-            for one in lines
-        )
-        self._live.update(Group(*texts), refresh=True)
+        """Replace the lines; what the terminal has no room for is cut off."""
+        self._shown = tuple(lines)
+        self._write(self._to_begin() + self._drawn())
+
+    def print_above(self, lines: Iterable[Line]) -> None:
+        """Print lines that stay, and the others below them again."""
+        printed = "".join(f"{self._one(each)}\r\n" for each in lines)
+        self._write(self._to_begin() + printed + self._drawn())
+
+    def _to_begin(self) -> str:
+        if self._whole_screen:
+            return _HOME
+        return f"\r\x1b[{self._height - 1}A" if self._height > 1 else "\r"
+
+    def _drawn(self) -> str:
+        shown = self._shown[: shutil.get_terminal_size().lines]
+        self._height = len(shown)
+        return "\r\n".join(map(self._one, shown)) + _ERASE_BELOW
+
+    def _one(self, words: Line) -> str:
+        cut = cut_line(words, shutil.get_terminal_size().columns)
+        return styled_text(cut, colours=shows_colours(self._terminal)) + _ERASE_LINE
+
+    def _write(self, text: str) -> None:
+        self._terminal.write(text)
+        self._terminal.flush()
 
 
 def can_redraw() -> bool:
     """Say whether stdout is a terminal whose cursor can be moved."""
-    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    known = sys.platform != "win32" and os.environ.get("TERM") not in ("dumb", "unknown")
+    return sys.stdout.isatty() and known
 
 
 def print_changes(changes: Iterable[Line]) -> None:
     """Print a line for each change, with the time."""
+    print_lines(map(timed_line, changes))
+
+
+def timed_line(words: Line) -> Line:
+    """Put the time of day before a line."""
     now = time.time()
-    print_lines(line(Piece(f"{clock(now, now)}  ", "dim"), *one) for one in changes)
-
-
-def fit_lines(page: list[Line], lines: int) -> list[Line]:
-    """Cut a page to so many lines, the last of which counts those that are left out."""
-    if len(page) <= lines:
-        return page
-    shown = max(1, lines - 1)
-    return [*page[:shown], line(Piece(f"({len(page) - shown} lines: no room here)", "dim"))]
+    return line(Piece(f"{clock(now, now)}  ", "dim"), *words)

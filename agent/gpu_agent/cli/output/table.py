@@ -1,4 +1,7 @@
-"""Tables that fit the terminal: columns give way by priority, cells wrap, nothing is cut off."""
+"""Tables that fit the terminal: columns give way by priority, cells wrap, nothing is cut off.
+
+The only renderer of tables: a library such as rich wraps or cuts every column alike, and drops none.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

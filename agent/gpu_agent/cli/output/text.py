@@ -1,14 +1,16 @@
 """Styled lines: made printable, measured, wrapped, and printed with or without colours.
 
-Text from elsewhere is escaped here, so that no node's name can style or steer a terminal. Only a terminal
-that shows colours loads rich; rich honours `NO_COLOR` and `TERM=dumb`.
+Text from elsewhere is escaped here, so that no node's name can style or steer a terminal. Colours honour
+`NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`.
 """
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TextIO
 
 from gpu_agent.records import dataclass
 
@@ -23,13 +25,23 @@ def printable(words: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Words in one style, named as rich names it; empty is none."""
+    """Words in one style, such as `bold red`; empty is none."""
 
     text: str
     style: str = ""
 
 
+_CODES = {
+    "bold": "1",
+    "dim": "2",
+    **{
+        colour: str(code)
+        for code, colour in enumerate(("red", "green", "yellow", "blue", "magenta", "cyan"), 31)
+    },
+}
+"""The terminal's codes (ECMA-48) by the words of a style."""
 Line = tuple[Piece, ...]
+_UNIT = re.compile(r"(?:s|min|h|d|ms|W|%|[kKMGT]i?B)(?![A-Za-z0-9])")
 BLANK: Line = ()
 
 
@@ -98,15 +110,22 @@ def wrap(words: Line, columns: int | None) -> list[Line]:
 
 
 def _split_words(words: Line) -> Iterator[Piece]:
-    """Cut pieces behind each space."""
+    """Cut pieces behind each space, but for that between a number and its unit."""
     for piece in words:
         start = 0
         for place, letter in enumerate(piece.text):
-            if letter == " " and piece.text[place + 1 : place + 2] != " ":
+            if letter == " " and _may_break(piece.text, place):
                 yield Piece(piece.text[start : place + 1], piece.style)
                 start = place + 1
         if start < len(piece.text):
             yield Piece(piece.text[start:], piece.style)
+
+
+def _may_break(text: str, space: int) -> bool:
+    """Whether a line may end at a space: no other one follows, and it is in no figure such as `4 s`."""
+    if text[space + 1 : space + 2] == " ":
+        return False
+    return not text[:space][-1:].isdigit() or _UNIT.match(text, space + 1) is None
 
 
 def _fit_pieces(pieces: Iterable[Piece], columns: int) -> Iterator[Piece]:
@@ -167,16 +186,47 @@ def print_json(document: Mapping[str, object]) -> None:
 
 def print_lines(lines: Iterable[Line]) -> None:
     """Print lines as they are laid out; styled on a terminal, or with `FORCE_COLOR`."""
-    if not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
-        sys.stdout.write("".join([f"{plain_text(one).rstrip()}\n" for one in lines]))
-        return
-    from rich.console import Console
-    from rich.text import Text
+    colours = shows_colours(sys.stdout)
+    sys.stdout.write("".join([f"{styled_text(one, colours=colours).rstrip()}\n" for one in lines]))
 
-    terminal = Console(highlight=False)
-    for one in lines:
-        drawn = Text.assemble(*((piece.text, piece.style) for piece in one))
-        terminal.print(drawn, soft_wrap=True)
+
+def shows_colours(stream: TextIO) -> bool:
+    """Whether what is written to a stream may be styled."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    plain = os.environ.get("TERM") in ("dumb", "unknown") or (
+        sys.platform == "win32" and "WT_SESSION" not in os.environ  # an old console shows the codes
+    )
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and not plain)
+
+
+def styled_text(words: Line, *, colours: bool) -> str:
+    """Return a line with the codes that style it on a terminal, without them where it has no colours."""
+    if not colours:
+        return plain_text(words)
+    return "".join([_styled(piece) for piece in words])
+
+
+def _styled(piece: Piece) -> str:
+    if not piece.style:
+        return piece.text
+    codes = ";".join(_CODES[word] for word in piece.style.split())
+    return f"\x1b[{codes}m{piece.text}\x1b[0m"
+
+
+def cut_line(words: Line, columns: int) -> Line:
+    """Return as much of a line as fits, with an ellipsis where that is not all."""
+    if line_width(words) <= columns:
+        return words
+    shown: list[Piece] = []
+    room = columns - 1
+    for piece in words:
+        if text_width(piece.text) > room:
+            cut = _longest(piece.text, room) if room > 0 else 0
+            return (*shown, Piece(f"{piece.text[:cut]}…", piece.style))
+        shown.append(piece)
+        room -= text_width(piece.text)
+    return tuple(shown)
 
 
 _CROWDED, _FULL = 0.75, 0.92

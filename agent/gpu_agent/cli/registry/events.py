@@ -18,7 +18,7 @@ from gpu_agent.cli.command import Commands, ExitCode, describe, positive_number,
 from gpu_agent.cli.output.inventory import status_piece
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
-from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.cli.output.units import clock
 from gpu_agent.wire.api import EventList, RegistryEvent
 
 MISSED = "events_missed"
@@ -218,11 +218,6 @@ def event_line(event: RegistryEvent, *, now: float, node: bool = True) -> Line:
     """Draw an event with its local time; `node`: with its node's id."""
     named = f"  {event.node_id or '-'}" if node else ""
     return line(Piece(clock(event.at, now), "dim"), named, "  ", *event_pieces(event))
-
-
-def event_line_ago(event: RegistryEvent, *, now: float) -> Line:
-    """Draw an event of one node, with how long ago it was."""
-    return line(Piece(f"{duration_in_words(now - event.at):>7} ago  ", "dim"), *event_pieces(event))
 
 
 def event_pieces(event: RegistryEvent) -> Iterator[Piece]:

@@ -1,101 +1,208 @@
 """One node in full, as a page. What is not known is left out, never guessed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from gpu_agent.cli.output.inventory import gpus_in_words, status_piece
+from gpu_agent.cli.output.inventory import (
+    health_piece,
+    load_bar,
+    memory_bar,
+    short_name,
+    temperature_piece,
+)
+from gpu_agent.cli.output.nodes import (
+    GpuUse,
+    count_free,
+    gpu_marks,
+    gpu_names,
+    gpu_numbers,
+    gpu_use,
+    node_status,
+    placeable_gpus,
+    takes_jobs,
+)
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
-from gpu_agent.cli.output.text import Line, Piece, join_blocks, line, separate, wrap
+from gpu_agent.cli.output.text import (
+    UNICODE_GLYPHS,
+    Glyphs,
+    Line,
+    Piece,
+    join_blocks,
+    line,
+    line_width,
+    separate,
+    wrap,
+)
 from gpu_agent.cli.output.units import duration_in_words, local_time
-from gpu_agent.cli.registry.events import event_line_ago
+from gpu_agent.cli.registry.events import event_pieces
+from gpu_agent.probe.health.reasons import REASONS
 from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, NodeDetail, RegistryEvent
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 
 SHOWN_EVENTS = 10
 _MIB_IN_GIB = 1024
+_SHORT_UUID = len("GPU-5f2a8c1e")
+"""A shortened UUID has so many letters, or as many as distinguish the GPUs of its node."""
 _GPU_COLUMNS = (
-    Column(head="GPU", wraps=True),
+    Column(head="GPU"),
+    Column(head="NAME", wraps=True),
     Column(head="HEALTH"),
     Column(head="USE", wraps=True),
-    Column(head="MEMORY", right=True),
-    Column(head="LOAD", right=True, priority=3),
-    Column(head="TEMP", right=True, priority=2),
-    Column(head="POWER", right=True, priority=2),
-    Column(head="UUID", priority=1),
+    Column(head="MEMORY", right=True, priority=7),
+    Column(head="", priority=2),
+    Column(head="LOAD", right=True, priority=6),
+    Column(head="", priority=1),
+    Column(head="TEMP", right=True, priority=5),
+    Column(head="POWER", right=True, priority=4),
+    Column(head="UUID", priority=8),
 )
+_NAME = 1
+_BARS = (5, 7)
 _MODEL_COLUMNS = (
     Column(head="MODEL", wraps=True),
     Column(head="VERSION", wraps=True),
     Column(head="STATE"),
     Column(head="KIND", priority=1),
 )
-_NODE_CHECK_COLUMNS = (
-    Column(head="ADMISSION CHECK"),
+_ADMISSION_COLUMNS = (
+    Column(head="ADMISSION CHECK", wraps=True),
     Column(head=""),
-    Column(head="SCOPE", priority=1),
+    Column(head="OF", wraps=True),
     Column(head="AGE", right=True, priority=2),
     Column(head="DETAIL", wraps=True),
 )
-_CHECK_COLUMNS = (Column(head="CHECK"), Column(head=""), Column(head="DETAIL", wraps=True))
+_FAULT_COLUMNS = (Column(head="REASON"), Column(head="GPUS", wraps=True), Column(head="MEANING", wraps=True))
+_CHECK_COLUMNS = (Column(head="HEALTH CHECK"), Column(head=""), Column(head="DETAIL", wraps=True))
 
 
-def node_page(node: NodeDetail, columns: int | None, *, now: float) -> list[Line]:
+def node_page(
+    node: NodeDetail, columns: int | None, letters: Glyphs = UNICODE_GLYPHS, *, now: float
+) -> list[Line]:
     """Draw a node for a terminal of so many columns, None for no terminal; `now` is wall time."""
+    numbers = gpu_numbers(node.gpus)
     return join_blocks(
         (
             list(_headline(node, columns)),
             render_facts(node_facts(node, now=now), columns),
-            render_table(Table(_GPU_COLUMNS, [_gpu_row(gpu) for gpu in node.gpus]), columns),
+            _gpu_lines(node, numbers, columns=columns, letters=letters),
+            _gpu_faults(node.gpus, numbers, columns),
             render_table(Table(_MODEL_COLUMNS, [_model_row(one) for one in node.installed_models]), columns),
-            render_table(Table(_CHECK_COLUMNS, [_check_row(check) for check in node.checks]), columns),
-            render_table(Table(_NODE_CHECK_COLUMNS, list(_node_check_rows(node, now))), columns),
-            _history(node.events, now),
+            render_table(
+                Table(_CHECK_COLUMNS, [_check_row(check) for check in node.checks if not check.ok]), columns
+            ),
+            render_table(Table(_ADMISSION_COLUMNS, list(_admission_rows(node, numbers, now=now))), columns),
+            _history(node.events, numbers, columns, now=now),
         )
     )
 
 
 def _headline(node: NodeDetail, columns: int | None) -> Iterator[Line]:
+    host = [Piece(node.hostname, "bold"), "  "] if node.hostname else []
     code = Piece(f"  ({node.reason_code})", "dim")
-    yield line(Piece(node.node_id, "bold"), "  ", status_piece(node.status), code)
-    yield from wrap(line(node.reason), columns)
+    yield line(*host, Piece(node.node_id, "" if host else "bold"), "  ", node_status(node), code)
+    if node.status != "ready":
+        yield from wrap(line(node.reason), columns)
     if node.clears_when:
         yield from wrap(line(Piece("Changes when: ", "bold"), node.clears_when), columns)
 
 
-def _gpu_row(gpu: GpuView) -> Row:
-    style = "green" if gpu.health == "ok" and gpu.usable else "red"
-    return Row(
-        (
-            line(gpu.name.removeprefix("NVIDIA ")),
-            line(Piece(gpu.health, style), Piece(_limit(gpu), "red")),
-            _use(gpu),
+def _gpu_lines(
+    node: NodeDetail, numbers: Mapping[str, str], *, columns: int | None, letters: Glyphs
+) -> list[Line]:
+    """Draw the GPUs with whole UUIDs, with shortened ones where these have no room beside the figures."""
+    uuids = [gpu.uuid for gpu in node.gpus]
+    whole = _gpu_table(node, numbers, uuids, letters=letters, bars=False)
+    if columns is None:
+        return render_table(whole, None)
+    if max(map(line_width, render_table(whole, None)), default=0) > columns:
+        uuids = _shortened(uuids)
+    return render_table(_gpu_table(node, numbers, uuids, letters=letters, bars=True), columns)
+
+
+def _gpu_table(
+    node: NodeDetail, numbers: Mapping[str, str], uuids: Sequence[str], *, letters: Glyphs, bars: bool
+) -> Table:
+    named = len({gpu.name for gpu in node.gpus}) > 1  # else the facts have the name
+    shown = [
+        index
+        for index in range(len(_GPU_COLUMNS))
+        if (bars or index not in _BARS) and (named or index != _NAME)
+    ]
+    parents, listed = {gpu.parent_uuid for gpu in node.gpus}, {gpu.uuid for gpu in node.gpus}
+    rows = []
+    for gpu, uuid in zip(node.gpus, uuids, strict=True):
+        use = line(Piece("split into MIG devices", "dim")) if gpu.uuid in parents else _use(gpu, node)
+        cells = (
+            line(numbers[gpu.uuid]),
+            line(_name(gpu, letters, is_below=gpu.parent_uuid in listed)),
+            line(health_piece(gpu.health)),
+            use,
             line(_memory(gpu)),
+            memory_bar(gpu, letters),
             line(_figure(gpu.utilization_percent, "%")),
-            line(_figure(gpu.temperature_c, "°C")),
+            load_bar(gpu, letters),
+            line(temperature_piece(gpu, letters)),
             line(_figure(gpu.power_w, " W")),
-            line(gpu.uuid),
-        ),
-        line(Piece("; ".join(gpu.reasons), "yellow")),
-    )
+            line(Piece(uuid, "dim")),
+        )
+        rows.append(Row([cells[index] for index in shown]))
+    return Table([_GPU_COLUMNS[index] for index in shown], rows)
+
+
+def _name(gpu: GpuView, letters: Glyphs, *, is_below: bool) -> str:
+    """A MIG device's name begins with its parent's, which is in the row above."""
+    name = short_name(gpu.name)
+    mig = name.find("MIG ")
+    return f"{letters.branch} {name[max(0, mig) :]}" if is_below else name
+
+
+def _shortened(uuids: Sequence[str]) -> list[str]:
+    """Return the beginnings that distinguish UUIDs: CUDA accepts them, too."""
+    length = _SHORT_UUID
+    while len({uuid[:length] for uuid in uuids}) < len(set(uuids)):
+        length += 1
+    return [uuid[:length] for uuid in uuids]
+
+
+def _use(gpu: GpuView, node: NodeDetail) -> Line:
+    """Say who has a GPU, and what keeps it from jobs."""
+    uses = [Piece(f"job {job}") for job in ([gpu.claimed_by] if gpu.claimed_by else gpu.shared_by)]
+    if gpu.idle:
+        uses.append(Piece("idle", "yellow"))
+    if gpu.held_for:
+        uses.append(Piece(f"held for {gpu.held_for}", "yellow"))
+    if gpu.reasons or not gpu.usable:
+        uses.append(Piece(f"{_limit(gpu)}{', '.join(gpu.reasons)}".removesuffix(": "), "red"))
+    if gpu.cordoned is not None:
+        uses.append(Piece(gpu.cordoned, "yellow"))
+    if gpu_use(gpu) is GpuUse.UNCLAIMED:
+        uses.append(Piece("in use without a claim", "yellow"))
+    if not uses:
+        uses.append(Piece("free", "green") if takes_jobs(node) else Piece("no job", "dim"))
+    return line(*separate(uses))
 
 
 def _limit(gpu: GpuView) -> str:
-    """Say which jobs its health keeps from a GPU."""
+    """Say which jobs its health keeps from a GPU that works."""
+    if gpu.health in ("lost", "unknown"):
+        return ""
     if not gpu.usable:
-        return " no new jobs" if NO_NEW_JOBS.intersection(gpu.reasons) else " unusable"
-    return " jobs of one GPU only" if ONE_GPU_ONLY.intersection(gpu.reasons) else ""
+        return "no new jobs: " if NO_NEW_JOBS.intersection(gpu.reasons) else "not usable: "
+    return "jobs of one GPU only: " if ONE_GPU_ONLY.intersection(gpu.reasons) else ""
 
 
-def _use(gpu: GpuView) -> Line:
-    """Say who has a GPU, or why no claim gets it; nothing where it is not usable and nobody has it."""
-    jobs = [gpu.claimed_by] if gpu.claimed_by else [*gpu.shared_by]
-    uses = [Piece(f"job {job}") for job in jobs]
-    if gpu.held_for:
-        uses.append(Piece(f"held for {gpu.held_for}", "yellow"))
-    if gpu.cordoned:
-        uses.append(Piece(gpu.cordoned, "yellow"))
-    if not uses and gpu.usable:
-        uses.append(Piece("in use without a claim", "yellow") if gpu.processes else Piece("free", "green"))
-    return line(*separate(uses))
+def _gpu_faults(gpus: Sequence[GpuView], numbers: Mapping[str, str], columns: int | None) -> list[Line]:
+    """Say once what each reason means, which GPUs have it, and what to do."""
+    having: dict[str, list[str]] = {}
+    for gpu in gpus:
+        for code in gpu.reasons:
+            having.setdefault(code, []).append(numbers[gpu.uuid])
+    rows = []
+    for code, which in having.items():
+        known = REASONS.get(code)
+        if known is not None:
+            step = (Piece("; next step: ", "bold"), known.action) if known.action else ()
+            rows.append(Row((line(Piece(code, "yellow")), line(", ".join(which)), line(known.detail, *step))))
+    return render_table(Table(_FAULT_COLUMNS, rows), columns)
 
 
 def _memory(gpu: GpuView) -> str:
@@ -127,31 +234,61 @@ def _check_row(check: CheckView) -> Row:
     return Row((line(check.name), line(mark), line(check.detail)))
 
 
-def _node_check_rows(node: NodeDetail, now: float) -> Iterator[Row]:
-    """Yield what failed first; a check that passed on several GPUs is one row."""
-    checks = node.node_checks or ()
-    indices = {gpu.uuid: f"GPU {place}" for place, gpu in enumerate(node.gpus)}
-    for check in checks:
-        if not check.ok:
-            mark = Piece("FAILS", "bold red") if check.required else Piece("fails, not required", "yellow")
-            yield _node_check_row(check, mark, indices.get(check.scope, check.scope), now=now)
-    for name in dict.fromkeys(check.name for check in checks if check.ok):
-        passed = [check for check in checks if check.name == name and check.ok]
-        alone = len(passed) == 1
-        scope = indices.get(passed[0].scope, passed[0].scope) if alone else f"{len(passed)} GPUs"
-        yield _node_check_row(passed[0], Piece("ok", "green"), scope, now=now)
+def _admission_rows(node: NodeDetail, numbers: Mapping[str, str], *, now: float) -> Iterator[Row]:
+    """Yield what failed first; checks that found the same are one row."""
+    found: dict[tuple[str, ...], list[NodeCheckView]] = {}
+    for check in node.node_checks or ():
+        passed = ("ok", check.name) if check.ok else ("fails" if check.required else "", check.detail)
+        found.setdefault(passed, []).append(check)
+    for (how, _), checks in sorted(found.items(), key=lambda one: one[0][0] == "ok"):
+        mark = {"ok": Piece("ok", "green"), "fails": Piece("FAILS", "bold red")}.get(how)
+        names = ", ".join(dict.fromkeys(check.name for check in checks))
+        oldest = duration_in_words(max(0.0, now - min(check.at for check in checks)))
+        yield Row(
+            (
+                line(names),
+                line(mark or Piece("fails, not required", "yellow")),
+                line(_scopes(checks, numbers)),
+                line(oldest),
+                line(checks[0].detail),
+            )
+        )
 
 
-def _node_check_row(check: NodeCheckView, mark: Piece, scope: str, *, now: float) -> Row:
-    age = duration_in_words(max(0.0, now - check.at))
-    return Row((line(check.name), line(mark), line(scope), line(age), line(check.detail)))
+def _scopes(checks: Sequence[NodeCheckView], numbers: Mapping[str, str]) -> str:
+    """Say of what checks are: of the node, or of which GPUs."""
+    scopes = list(dict.fromkeys(check.scope for check in checks))
+    if len(scopes) == 1:
+        return f"GPU {numbers[scopes[0]]}" if scopes[0] in numbers else scopes[0]
+    if checks[0].ok:
+        return f"{len(scopes)} GPUs"
+    return f"GPUs {', '.join(sorted((numbers.get(one, one) for one in scopes), key=lambda n: (len(n), n)))}"
 
 
-def _history(events: Sequence[RegistryEvent], now: float) -> list[Line]:
+def _history(
+    events: Sequence[RegistryEvent], numbers: Mapping[str, str], columns: int | None, *, now: float
+) -> list[Line]:
+    """Draw the latest events of a node, in which its GPUs have their numbers."""
     if not events:
         return []
-    head = "LAST EVENTS" if len(events) > SHOWN_EVENTS else "EVENTS"
-    return [line(Piece(head, "bold")), *(event_line_ago(one, now=now) for one in events[-SHOWN_EVENTS:])]
+    lines = [line(Piece("LAST EVENTS" if len(events) > SHOWN_EVENTS else "EVENTS", "bold"))]
+    for event in events[-SHOWN_EVENTS:]:
+        ago = Piece(f"{duration_in_words(now - event.at):>7} ago  ", "dim")
+        words = line(
+            *(Piece(_number_gpus(piece.text, numbers), piece.style) for piece in event_pieces(event))
+        )
+        room = None if columns is None else columns - len(ago.text)
+        first, *more = wrap(words, room)
+        lines += [(ago, *first), *((Piece(" " * len(ago.text)), *part) for part in more)]
+    return lines
+
+
+def _number_gpus(words: str, numbers: Mapping[str, str]) -> str:
+    for uuid, number in numbers.items():
+        if uuid in words:
+            for written in (f"GPU {number} ({uuid})", f"GPU {uuid}", uuid):
+                words = words.replace(written, f"GPU {number}")
+    return words
 
 
 def node_facts(node: NodeDetail, *, now: float) -> Iterator[Fact]:
@@ -162,8 +299,9 @@ def node_facts(node: NodeDetail, *, now: float) -> Iterator[Fact]:
         ("jobs", _jobs(node)),
         ("drain", _drain(node, now)),
         ("cordon", _cordon(node)),
-        ("gpus", line(gpus_in_words(node.gpus))),
+        ("gpus", _gpus(node)),
         ("load", _load(node)),
+        ("checks", _checks(node)),
         ("labels", _labels(node)),
         ("features", line(", ".join(node.features))),
         ("token", _token(node)),
@@ -230,11 +368,24 @@ def _cordon(node: NodeDetail) -> Line:
     return () if node.cordoned is None else line(Piece(node.cordoned or "no reason given", "yellow"))
 
 
+def _gpus(node: NodeDetail) -> Line:
+    gpus = placeable_gpus(node.gpus)
+    if not gpus:
+        return line(Piece("none", "red"))
+    return line(f"{count_free(node)} of {len(gpus)} free: {gpu_names(gpus, short_name)}", *gpu_marks(gpus))
+
+
 def _load(node: NodeDetail) -> Line:
     figures = (("CPU", node.cpu_percent), ("memory", node.mem_percent))
     known = [f"{name} {value:.0f} %" for name, value in figures if value is not None]
     age = node.probe_age_seconds
     return line(", ".join([*known, *([] if age is None else [f"GPUs read {duration_in_words(age)} ago"])]))
+
+
+def _checks(node: NodeDetail) -> Line:
+    if not node.checks or not all(check.ok for check in node.checks):
+        return ()
+    return line(Piece("all pass", "green"), f": {', '.join(check.name for check in node.checks)}")
 
 
 def _labels(node: NodeDetail) -> Line:

@@ -11,6 +11,7 @@ from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_p
 from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
 from gpu_agent.wire.codes import NodeStatus
 
+SORTS = ("host", "id", "status", "gpus", "memory", "load", "slots", "models", "version", "age")
 NO_MATCH = "No node is like that; `gpu-agent registry node list` lists all of them."
 
 
@@ -43,6 +44,13 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
         help="has this label; the same one again: another value that will do (repeatable)",
     )
     which.add_argument("--gpu-name", metavar="NAME", help="has a GPU whose name holds this")
+    parser.add_argument("-o", "--output", choices=("wide",), help="wide: more columns, and whole names")
+    parser.add_argument(
+        "--sort",
+        choices=SORTS,
+        metavar="COLUMN",
+        help=f"one of {', '.join(SORTS)}: words from a to z, figures the most first (default host)",
+    )
     parser.add_argument(
         "--watch",
         action="store_true",
@@ -56,7 +64,7 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
 
 def run_list(arguments: argparse.Namespace) -> int:
     """Read the list and print it, or watch it."""
-    from gpu_agent.cli.output.nodes import NO_NODES, node_table
+    from gpu_agent.cli.output.nodes import NO_NODES, ListStyle, node_table
     from gpu_agent.wire.api import NodeList
 
     api, query = Api.of(arguments), tuple(_query(arguments))
@@ -64,15 +72,16 @@ def run_list(arguments: argparse.Namespace) -> int:
     def read() -> Answer[NodeList]:
         return api.get_pages("/v1/nodes", NodeList, members="nodes", query=query)
 
+    style = ListStyle(sort=arguments.sort, wide=arguments.output == "wide")
     if arguments.watch:
         from gpu_agent.cli.registry.watch import watch_nodes
 
-        return watch_nodes(api, read, as_json=arguments.json)
+        return watch_nodes(api, read, as_json=arguments.json, style=style)
     answer = read()
     if arguments.json:
         print_json(answer.document)
         return ExitCode.OK
-    print_lines(node_table(answer.model, terminal_columns(), now=time.time()))
+    print_lines(node_table(answer.model, terminal_columns(), now=time.time(), style=style))
     if not answer.model.nodes:
         print(NO_MATCH if query else NO_NODES)
     return ExitCode.OK

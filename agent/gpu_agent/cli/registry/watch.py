@@ -8,33 +8,40 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from rich.console import Console
-
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import KeepAlive, Lost, Opened, Received, StreamEvent, follow_events
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.inventory import gpus_in_words, models_in_words, status_piece
+from gpu_agent.cli.output.blocks import foot_lines
+from gpu_agent.cli.output.inventory import gpus_in_words, health_piece, models_in_words, status_piece
 from gpu_agent.cli.output.nodes import (
+    DEFAULT_STYLE,
     NO_NODES,
+    ListStyle,
     bare_node_table,
+    count_free,
     fleet_summary,
+    gpu_numbers,
+    gpus_by_number,
+    node_name,
     node_table,
+    placeable_gpus,
+    sorted_nodes,
+    urgency,
     warning_lines,
 )
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
-from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, terminal_columns, wrap
+from gpu_agent.cli.output.text import Line, Piece, line, print_lines, terminal_columns, wrap
 from gpu_agent.cli.output.units import clock
 from gpu_agent.cli.signals import Interruption
-from gpu_agent.wire.api import NodeList, NodeSummary
-from gpu_agent.wire.codes import STATUS_COLOURS
+from gpu_agent.wire.api import GpuView, NodeList, NodeSummary
 
 TICK_SECONDS = 1.0
 POLL_SECONDS = 2.0
@@ -81,10 +88,10 @@ class View(Protocol):
         """Say whether its reader has left."""
 
 
-def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool) -> int:
+def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool, style: ListStyle) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
     if as_json or not can_redraw():
-        _watch_until_interrupted(api, read, json_view() if as_json else lines_view())
+        _watch_until_interrupted(api, read, json_view() if as_json else lines_view(style))
         return ExitCode.OK
     last = read()  # a registry that does not answer is reported here, not on a screen that vanishes
 
@@ -93,9 +100,9 @@ def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool) -> int:
         last = read()
         return last
 
-    with LiveLines(Console(), whole_screen=True) as live:
-        _watch_until_interrupted(api, read_again, ScreenView(live))
-    print_lines(node_table(last.model, terminal_columns(), now=time.time()))
+    with LiveLines(whole_screen=True) as live:
+        _watch_until_interrupted(api, read_again, ScreenView(live, style))
+    print_lines(node_table(last.model, terminal_columns(), now=time.time(), style=style))
     return ExitCode.OK
 
 
@@ -228,11 +235,11 @@ class PipeView:
         return reader_left()
 
 
-def lines_view() -> PipeView:
+def lines_view(style: ListStyle = DEFAULT_STYLE) -> PipeView:
     """Show the list, then a line for each change."""
 
     def begin(answer: Nodes) -> None:
-        print_lines(node_table(answer.model, terminal_columns(), now=time.time()))
+        print_lines(node_table(answer.model, terminal_columns(), now=time.time(), style=style))
         if not answer.model.nodes:
             print(NO_NODES)
 
@@ -258,8 +265,8 @@ def json_view() -> PipeView:
 class ScreenView:
     """The list on a whole terminal, redrawn in place; urgent nodes come first, and the rest is counted."""
 
-    def __init__(self, live: LiveLines) -> None:
-        self._live = live
+    def __init__(self, live: LiveLines, style: ListStyle = DEFAULT_STYLE) -> None:
+        self._live, self._style = live, style
         self._shown: Nodes | None = None
         self._read_at = 0.0
 
@@ -268,51 +275,53 @@ class ScreenView:
         now, size = time.time(), shutil.get_terminal_size()
         if answer is not self._shown:
             self._shown, self._read_at = answer, now
-        words = f"{clock(self._read_at, now)}  {freshness.words}; Ctrl-C ends"
-        foot = [BLANK, *wrap(line(Piece(words, _STYLES[freshness.state])), size.columns)]
-        self._live.draw([*fit_nodes(answer.model, size.columns, size.lines - len(foot), now=now), *foot])
+        words = Piece(f"{clock(self._read_at, now)}  {freshness.words}", _STYLES[freshness.state])
+        foot = foot_lines((words,), [], size.columns)
+        room = (size.columns, size.lines - len(foot))
+        self._live.draw([*fit_nodes(answer.model, room, now=now, style=self._style), *foot])
 
     def over(self) -> bool:
         """A terminal is left by Ctrl-C."""
         return False
 
 
-def fit_nodes(answer: NodeList, columns: int, lines: int, *, now: float) -> list[Line]:
-    """Draw as many nodes as fit."""
-    nodes = answer.nodes
+def fit_nodes(
+    answer: NodeList, size: tuple[int, int], *, now: float, style: ListStyle = DEFAULT_STYLE
+) -> list[Line]:
+    """Draw as many nodes as fit so many columns and lines: urgent ones first, unless `style` sorts them."""
+    nodes, (columns, lines) = answer.nodes, size
     if not nodes:
         return [*warning_lines(answer), *wrap(line(NO_NODES), columns)]
     if len(nodes) <= lines:
-        whole = node_table(answer, columns, now=now)
+        whole = node_table(answer, columns, now=now, style=style)
         if len(whole) <= lines:
             return whole
-    head, summed = warning_lines(answer), line(Piece(fleet_summary(nodes), "dim"))
+    head, summed = warning_lines(answer), fleet_summary(nodes)
     room = max(1, lines - len(head) - 1)
-    chosen = _urgent_first(nodes)[:room]
-    table = bare_node_table(chosen, columns, now=now)
+    by_name = sorted_nodes(nodes, style.sort)
+    chosen = (by_name if style.sort else sorted(by_name, key=urgency))[:room]
+    table = bare_node_table(chosen, columns, now=now, wide=style.wide)
     while len(table) > room and len(chosen) > 1:
         chosen = chosen[: -max(1, (len(table) - room) // 2)]
-        table = bare_node_table(chosen, columns, now=now)
-    left = len(nodes) - len(chosen)
-    return [*head, *table, line(*summed, Piece(f"; {left} not shown", "bold"))]
+        table = bare_node_table(chosen, columns, now=now, wide=style.wide)
+    left = Piece(f"{len(nodes) - len(chosen)} nodes not shown; ", "bold")
+    return [*head, *table, line(left, *summed)]
 
 
-def _urgent_first(nodes: Sequence[NodeSummary]) -> list[NodeSummary]:
-    """Sort nodes; a status of a newer registry, which has no rank here, comes before all others."""
-    rank = {status: place for place, status in enumerate(STATUS_COLOURS)}
-    return sorted(nodes, key=lambda node: (rank.get(node.status, -1), node.connected))
+def node_changes(before: NodeList, after: NodeList, *, jobs: bool = True) -> Iterator[Line]:
+    """Yield a line for each change between two lists, node by node; figures that always move are none.
 
-
-def node_changes(before: NodeList, after: NodeList) -> Iterator[Line]:
-    """Yield a line for each change between two lists, node by node; figures that always move are none."""
+    `jobs`: also for jobs that come and go.
+    """
     was = {node.node_id: node for node in before.nodes}
     now = {node.node_id: node for node in after.nodes}
     for node_id in sorted({*was, *now}):
-        for words in _changes_of_node(was.get(node_id), now.get(node_id)):
-            yield line(f"{node_id}  ", *words)
+        name = node_name(now.get(node_id) or was[node_id])
+        for words in _changes_of_node(was.get(node_id), now.get(node_id), jobs=jobs):
+            yield line(f"{name}  ", *words)
 
 
-def _changes_of_node(was: NodeSummary | None, now: NodeSummary | None) -> Iterator[Words]:
+def _changes_of_node(was: NodeSummary | None, now: NodeSummary | None, *, jobs: bool) -> Iterator[Words]:
     if now is None:
         yield ("no longer listed",)
     elif was is None:
@@ -320,7 +329,8 @@ def _changes_of_node(was: NodeSummary | None, now: NodeSummary | None) -> Iterat
     else:
         yield from _status_changes(was, now)
         yield from _link_changes(was, now)
-        yield from _figure_changes(was, now)
+        yield from _gpu_changes(was, now)
+        yield from _figure_changes(was, now, jobs=jobs)
 
 
 def _status_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
@@ -337,15 +347,37 @@ def _link_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
         yield (_cordon(now),)
 
 
-def _figure_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
-    for what, old, new in (
-        ("GPUs", gpus_in_words(was.gpus), gpus_in_words(now.gpus)),
-        ("models ready", models_in_words(was.installed_models), models_in_words(now.installed_models)),
-    ):
+def _gpu_changes(was: NodeSummary, now: NodeSummary) -> Iterator[Words]:
+    """Yield what became of GPUs, those with the same change together."""
+    old, new = gpus_in_words(was.gpus), gpus_in_words(now.gpus)
+    if [gpu.uuid for gpu in was.gpus] != [gpu.uuid for gpu in now.gpus]:
         if old != new:
-            yield (f"{what}: {old} → {new}",)
-    if was.in_flight_jobs != now.in_flight_jobs:
-        yield (f"jobs: {was.in_flight_jobs} → {now.in_flight_jobs} of {now.max_concurrent_jobs}",)
+            yield (f"GPUs: {old} → {new}",)
+        return
+    numbers = gpu_numbers(now.gpus)
+    changed: dict[tuple[str | Piece, ...], list[str]] = {}
+    for before, after in zip(was.gpus, now.gpus, strict=True):
+        for words in _changes_of_gpu(before, after):
+            changed.setdefault(words, []).append(numbers[after.uuid])
+    for words, which in changed.items():
+        yield (gpus_by_number(which), *words)
+
+
+def _changes_of_gpu(was: GpuView, now: GpuView) -> Iterator[tuple[str | Piece, ...]]:
+    if (was.health, was.usable) != (now.health, now.usable):
+        why = f" ({', '.join(now.reasons)})" if now.reasons else ""
+        yield f": {was.health} → ", health_piece(now.health), why
+    if was.cordoned != now.cordoned:
+        yield (f": {now.cordoned or 'uncordoned'}",)
+
+
+def _figure_changes(was: NodeSummary, now: NodeSummary, *, jobs: bool) -> Iterator[Words]:
+    old, new = models_in_words(was.installed_models), models_in_words(now.installed_models)
+    if old != new:
+        yield (f"models ready: {old} → {new}",)
+    if jobs and was.in_flight_jobs != now.in_flight_jobs:
+        free = f"{count_free(now)} of {len(placeable_gpus(now.gpus))} GPUs free"
+        yield (f"jobs: {was.in_flight_jobs} → {now.in_flight_jobs} of {now.max_concurrent_jobs}; {free}",)
 
 
 def _reason(node: NodeSummary) -> Words:
