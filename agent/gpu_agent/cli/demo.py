@@ -173,9 +173,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _show(fleet: DemoFleet) -> None:
     """Give the fleet work and print what is seen, above the list of nodes where a terminal can redraw it."""
+    where = f"--server {fleet.api.url} --token-file {fleet.token_file}"
     print(
         f"The registry listens at {fleet.api.url}. In another terminal, try:\n"
-        f"{own_command()} registry node list --watch --server {fleet.api.url} --token-file {fleet.token_file}\n",
+        f"{own_command()} registry node list --watch {where}\n",
         flush=True,
     )
     workload = Workload(fleet.api, simulated=fleet.simulated)
