@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -179,8 +180,11 @@ def main() -> int:
     names = parser.parse_args().names
     diagram.main()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        fleet = Fleet(Path(folder))
+    folder = Path(tempfile.gettempdir()) / "fleet"  # its name is in the pictures
+    folder.mkdir(mode=0o700)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        fleet = Fleet(folder)
         fleet.start(stack)
         for scene in SCENES:
             for size in SIZES if not names or scene.name in names else ():

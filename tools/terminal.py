@@ -49,6 +49,8 @@ _STYLE = (
     f"fill: {_FOREGROUND} }} .b {{ font-weight: bold }}"
 )
 _END_SECONDS = 20.0
+_ENDLESS_LINES = 500
+"""Of a terminal that a person scrolls back."""
 
 
 class Size(NamedTuple):
@@ -63,7 +65,7 @@ def shown(
 ) -> pyte.Screen:
     """Run a command on a terminal; returns the screen under the line that a person typed.
 
-    One that runs until Ctrl-C ends after `seconds`. A longer page makes the terminal longer.
+    One that runs until Ctrl-C ends after `seconds`; what another one writes stays, however long it is.
     """
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
@@ -75,8 +77,7 @@ def shown(
     written = b"".join(_written(parent, program, seconds))
     program.wait(_END_SECONDS)
     os.close(parent)
-    lines = size.lines if seconds else max(size.lines, written.count(b"\n") + 2)
-    screen = pyte.Screen(size.columns, lines)
+    screen = pyte.Screen(size.columns, size.lines if seconds else _ENDLESS_LINES)
     if not seconds:
         pyte.Stream(screen).feed(f"\x1b[32m$\x1b[0m {typed}\r\n")
     pyte.ByteStream(screen).feed(written)
