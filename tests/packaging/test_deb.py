@@ -86,6 +86,20 @@ def test_the_registry_wants_the_agent_of_its_own_version(packages: Path) -> None
     assert depends == f"gpu-agent (= {version}), libc6 (>= 2.28)"
 
 
+def test_what_a_machine_without_a_network_must_have_is_said_where_that_is_promised(packages: Path) -> None:
+    wanted = of_deb(deb(packages, "gpu-agent"), "--field", "Depends")
+    there = {"libc6", "libgcc-s1", "systemd"}
+    names = {re.split(r"[ |(]", one.strip())[0] for one in wanted.split(",")} - there
+    assert names == {"python3", "tzdata"}
+    for page in ("README.md", "packaging/README.md"):
+        (promise,) = [
+            part
+            for part in (ROOT / page).read_text(encoding="utf-8").split("\n\n")
+            if "without a network" in part
+        ][:1]
+        assert all(f"`{name}`" in promise or name in promise for name in names), page
+
+
 @pytest.mark.parametrize("python", ["311", "312", "313", "314"])
 def test_what_is_compiled_is_there_for_every_python(packages: Path, python: str) -> None:
     compiled = [name for name in files_of_deb(deb(packages, "gpu-agent")) if name.endswith(".so")]
