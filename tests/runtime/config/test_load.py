@@ -56,6 +56,32 @@ def test_flags_win_over_environment_over_file_over_defaults(
     assert load(tmp_path, {"number": None}).number == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "number = 1\nnames = [\n]\n\nnumber = 2\n",
+            "default.toml:5: number is already set in line 1; leave one of the two out",
+        ),
+        (
+            "[table]\nlimit = 1\n[advanced]\nrare = 1\n# appended\n[table]\nfree = 2\n",
+            "default.toml:6: [table] is already set in line 1; put all its keys below line 1",
+        ),
+        (
+            "[table]\nlimit = 1\nlimit = 2\n",
+            "default.toml:3: table.limit is already set in line 2; leave one of the two out",
+        ),
+    ],
+)
+def test_what_a_snippet_sets_once_more_is_named_with_both_lines(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "default.toml").write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load(tmp_path)
+    assert str(refused.value).endswith(words)
+
+
 def test_a_named_file_replaces_the_default_and_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "default.toml").write_text("number = 2")
     (tmp_path / "mine.toml").write_text("number = 5")

@@ -25,7 +25,9 @@ from gpu_agent.runtime.config.fields import (
 from gpu_agent.runtime.config.sources import (
     DEFAULT,
     SettingSources,
+    first_repetition,
     other_variables,
+    text_of,
     unknown_variables,
     variable_name,
 )
@@ -65,6 +67,13 @@ def load_settings(
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     except (ValueError, RecursionError) as error:  # not only TOML's own: a number may have too many digits
+        twice = first_repetition(text_of(path))
+        if twice is not None:
+            name, again, first = twice
+            fix = (
+                f"put all its keys below line {first}" if name.startswith("[") else "leave one of the two out"
+            )
+            raise SettingsError(f"{path}:{again}: {name} is already set in line {first}; {fix}") from None
         raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
     sources = SettingSources(kind, given, path)
     faults = [*_named_twice(kind, written, path), *_misplaced(kind, written, sources)]

@@ -99,7 +99,7 @@ class SettingSources:
         for first, variable in other_variables(kind).items():
             self._variables.setdefault(variable_name(self._prefix, (first,)).lower(), variable)
         self._file = file
-        text, first_names = _text_of(file), other_names(kind)
+        text, first_names = text_of(file), other_names(kind)
         self._written: Mapping[str, Any] = by_first_name(kind, without_advanced_table(kind, _tables_of(text)))
         found = key_lines(text) if self._written else {}
         lines = {(first_names.get(str(path[0]), path[0]), *path[1:]): n for path, n in found.items()}
@@ -197,6 +197,37 @@ def key_lines(text: str) -> Mapping[KeyPath, int]:
     return found
 
 
+def first_repetition(text: str) -> tuple[str, int, int] | None:
+    """Find what a text states twice, which TOML forbids: a key or `[table]`, its second line, its first.
+
+    Of a text that is faulty otherwise only what comes before that fault is read.
+    """
+    try:
+        return _repetition_in(text)
+    except (ValueError, RecursionError):  # as its reader says
+        return None
+
+
+def _repetition_in(text: str) -> tuple[str, int, int] | None:
+    seen: dict[KeyPath, int] = {}
+    counts: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    for number, line in _statements(text):
+        heading, key = _TABLE.match(line), _KEY.match(line)
+        if heading is not None:
+            table = _opened_table(heading, counts)
+            path, name = table, f"[{heading['name']}]"
+        elif key is not None:
+            path = (*table, *_steps(key["name"]))
+            name = ".".join(map(str, path))
+        else:
+            continue
+        if path in seen:
+            return name, number, seen[path]
+        seen[path] = number
+    return None
+
+
 def line_of_key(path: KeyPath, lines: Mapping[KeyPath, int]) -> int | None:
     """Return the line of a key, else of the nearest key above it that has one."""
     return next((lines[path[:deep]] for deep in range(len(path), 0, -1) if path[:deep] in lines), None)
@@ -224,7 +255,8 @@ def _holds(value: object, path: KeyPath) -> bool:
     return True
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Read a file; empty where it cannot be read as text."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
