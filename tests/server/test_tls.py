@@ -80,7 +80,9 @@ async def test_unchanged_files_are_read_again_only_by_force(installed: Installed
     assert encryption.context is not before
 
 
-@pytest.mark.parametrize("wrong", ["garbage", "component", "expired", "gone", "readable for all"])
+@pytest.mark.parametrize(
+    "wrong", ["garbage", "component", "expired", "not valid yet", "gone", "readable for all"]
+)
 async def test_an_unusable_certificate_changes_nothing_and_is_logged_once(
     installed: Installed, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,6 +96,8 @@ async def test_an_unusable_certificate_changes_nothing_and_is_logged_once(
             installed.authority.issue().cert_file.replace(installed.own.cert_file)
         case "expired":
             installed.put(installed.authority.issue(from_days=-9, to_days=-1))
+        case "not valid yet":
+            installed.put(installed.authority.issue(from_days=1, to_days=90))
         case "gone":
             installed.own.cert_file.unlink()
         case _:
@@ -106,9 +110,28 @@ async def test_an_unusable_certificate_changes_nothing_and_is_logged_once(
     assert event == "certificate_unusable"
     assert fields["days"] == 59
     assert str(installed.own.cert_file.parent) in fields["problem"]
+    problems = [encryption.problem]
     installed.put(installed.authority.issue())
     assert await encryption.reload(force=False)
+    problems.append(encryption.problem)
+    assert problems == [f"{fields['problem']} (the certificate before it serves on)", None]
     assert encryption.context is not before
+
+
+async def test_a_certificate_that_is_not_valid_yet_is_named_at_the_start(
+    installed: Installed, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.01)
+    installed.put(installed.authority.issue(from_days=1, to_days=90))
+    encryption = Encryption(TlsFiles(own=installed.own))
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(encryption.watch())
+        await until(lambda: logged(caplog) != [], what="what is wrong with it")
+        watching.cancel()
+    ((event, fields),) = logged(caplog)
+    assert event == "certificate_unusable"
+    assert "is not valid before " in fields["problem"]
+    assert encryption.problem == fields["problem"]
 
 
 async def test_the_files_are_checked_in_the_background(

@@ -104,7 +104,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
             "endpoint-file": started.endpoint.remove_at_end(),
             "systemd": report_to_systemd(
                 systemd,
-                status_line=lambda: "; ".join(filter(None, (reloads.attention, started.status_line()))),
+                status_line=lambda: _status_line(started, reloads),
                 find_problem=started.find_problem,
             ),
         }
@@ -114,6 +114,12 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         await _run(started, stopping, background=background)
     _LOG.info("registry_stopped")
     return EXIT_OK
+
+
+def _status_line(started: "_Started", reloads: SettingsReloader[RegistrySettings]) -> str:
+    """Say in a line how the registry is: first what an operator has to fix."""
+    certificate = None if started.encryption is None else started.encryption.problem
+    return "; ".join(filter(None, (reloads.attention, certificate, started.status_line())))
 
 
 class LiveSettings:

@@ -70,6 +70,7 @@ class TlsFiles:
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     context: ssl.SSLContext
+    begins_at: float
     ends_at: float
     pin: str
     files: _FileStates
@@ -84,6 +85,8 @@ class Encryption:
         self._loaded = _load(files)
         self._refused: _FileStates | None = None
         """Files that were read and could not be used, or whose disk does not answer."""
+        self._refusal: str | None = None
+        """Why the files that were read last are not in use."""
         self._warned_at: float | None = None
         self.renewed: Callable[[], Awaitable[None]] = _do_nothing
         """Called when another certificate is in use."""
@@ -128,26 +131,51 @@ class Encryption:
             return self._refuse(
                 f"the certificate in {self._files.own.cert_file} has expired: have it renewed"
             )
-        self._loaded, self._refused, self._warned_at = loaded, None, None
+        if (early := self._not_yet_valid(loaded)) is not None:
+            return self._refuse(early)
+        self._loaded, self._refused, self._warned_at, self._refusal = loaded, None, None, None
         file = str(self._files.own.cert_file)
         _LOG.info("certificate_loaded", file=file, days=self._days_left(), pin=self.pin)
         await self.renewed()
         return True
 
+    @property
+    def problem(self) -> str | None:
+        """Say why peers refuse the certificate, or a newer one is not in use; None where all is well."""
+        if self.ends_at <= time.time():
+            return f"the certificate in {self._files.own.cert_file} has expired: have it renewed"
+        if self._refusal is not None:
+            return f"{self._refusal} (the certificate before it serves on)"
+        return self._not_yet_valid(self._loaded)
+
     async def watch(self) -> None:
         """Check the files and the certificate's remaining time until cancelled."""
         while True:
-            self._warn_of_expiry()
+            self._warn_of_dates()
             await asyncio.sleep(CHECK_SECONDS)
             await self.reload(force=False)
 
+    def _not_yet_valid(self, loaded: _Loaded) -> str | None:
+        if loaded.begins_at <= time.time():
+            return None
+        begins = time.strftime("%F %H:%M UTC", time.gmtime(loaded.begins_at))
+        return (
+            f"the certificate in {self._files.own.cert_file} is not valid before {begins}: agents refuse it "
+            "until then; see that this machine's clock is right, or have another one issued"
+        )
+
     def _refuse(self, problem: str) -> bool:
+        self._refusal = problem
         _LOG.error("certificate_unusable", problem=problem, days=self._days_left())
         return False
 
-    def _warn_of_expiry(self) -> None:
-        """Log once a day that the certificate expires soon, or has expired."""
+    def _warn_of_dates(self) -> None:
+        """Log once a day that the certificate expires soon or has expired, or that it is not valid yet."""
         now, days = time.monotonic(), self._days_left()
+        early = self._not_yet_valid(self._loaded)
+        if early is not None and (self._warned_at is None or now - self._warned_at > _DAY_SECONDS):
+            self._warned_at = now
+            _LOG.error("certificate_unusable", problem=early, days=days)
         if days < WARN_DAYS and (self._warned_at is None or now - self._warned_at > _DAY_SECONDS):
             self._warned_at = now
             _LOG.warning("certificate_expiring", file=str(self._files.own.cert_file), days=days)
@@ -406,7 +434,7 @@ def _load(files: TlsFiles) -> _Loaded:
         certificate = read_certificate_file(path)
     except (OSError, ValueError) as error:
         raise TlsFileError(f"the certificate in {path} cannot be read ({error}): name another") from None
-    return _Loaded(context, certificate.ends_at, pin_of(certificate), states)
+    return _Loaded(context, certificate.begins_at, certificate.ends_at, pin_of(certificate), states)
 
 
 async def _do_nothing() -> None:
