@@ -105,3 +105,14 @@ def test_a_join_token_of_the_settings_is_checked_and_not_shown(folder: Path) -> 
     assert found(folder, join_token=TOKEN)["join token"].detail == "in the settings"
     assert available_tokens(settings(folder, join_token=TOKEN)).join == TOKEN
     assert found(folder, join_token="a\nb")["join token"].verdict is CheckStatus.FAIL
+
+
+@pytest.mark.parametrize("text", ["hello world", "debian", "gpuo_3f9a01bc_AbCdEf"])
+def test_a_file_that_holds_no_join_token_is_called_so(folder: Path, text: str) -> None:
+    file = folder / "join.token"
+    file.touch(mode=0o600)
+    file.write_text(f"{text}\n")
+    finding = found(folder, join_token_file=file)["join token"]
+    assert finding.verdict in (CheckStatus.FAIL, CheckStatus.WARN)
+    assert "holds no" in finding.detail
+    assert text not in finding.detail

@@ -156,13 +156,14 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """All that the agent knows at this moment."""
+        doubt = None if self._machine.state in CONNECTED else self._credentials.doubt
         return Snapshot(
             session=self._machine.snapshot,
             registry_urls=self._registry_urls,
             owner=self._public_jobs.owner,
             public_jobs=self._public_jobs.state,
             checks=self._checks.states,
-            token_problem=self._credentials.problem,
+            token_problem=self._credentials.problem or doubt,
             state_problem=self._identity.problem,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,

@@ -23,6 +23,14 @@ _PIPE_SECONDS = 1.0
 _OTHERS = 0o007
 """Not the group: there the mask of an access control list shows."""
 _NO_TOKEN = "it holds no token"  # noqa: S105 - a sentence
+_SERVICE_FILE = "/etc/gpu-agent/join-token"
+"""Where the unit has systemd read the join token."""
+JOIN_PREFIX = "gpuj_"
+NOT_OURS = (
+    f"holds no join token of this kind of registry: one is a line that begins with {JOIN_PREFIX}, as "
+    "`gpu-agent registry token create` makes it"
+)
+"""What follows the name of a file with something else; an older scheduler may have other tokens (§9)."""
 _LOG = Logger("node")
 
 
@@ -35,11 +43,13 @@ class Credentials:
     join_token: str | None = field(default=None, repr=False)
     problem: str | None = field(default=None, init=False)
     """Why the last handshake carried no join token, with the next step."""
+    doubt: str | None = field(default=None, init=False)
+    """Why what the last handshake carried is probably no join token; the registry decides."""
 
     def token_for(self, credential: Credential) -> str | None:
         """Return the token to send, None to send none."""
         node_token = self.identity.identity.node_token
-        self.problem = None
+        self.problem = self.doubt = None
         if credential is Credential.BEST and node_token is not None:
             return node_token
         return self._join_token()
@@ -57,11 +67,20 @@ class Credentials:
     def _readable(self, token: str | None, source: str, reason: str) -> str | None:
         if token is None:
             _LOG.warning("join_token_unreadable", file=source, reason=reason)
-            self.problem = (
-                f"no join token was sent: {source}: {reason}. Put the token there, readable by the agent's "
-                "user; the agent reads it at its next attempt"
-            )
+            self.problem = f"no join token was sent: {source}: {reason}. {_where_to_put_it(source)}"
+        elif not token.startswith(JOIN_PREFIX):
+            self.doubt = f"{source} {NOT_OURS}"
         return token
+
+
+def _where_to_put_it(source: str) -> str:
+    handed_over = os.environ.get("CREDENTIALS_DIRECTORY")
+    if handed_over is not None and Path(source).parent == Path(handed_over):
+        return (
+            f"systemd copied it from {_SERVICE_FILE} when the service started: put the token there, mode "
+            "0600, and run `systemctl restart gpu-agent`"
+        )
+    return "Put the token there, readable by the agent's user; the agent reads it at its next attempt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +116,4 @@ def read_token_file(file: Path) -> TokenFile:
 def parse_token(text: str) -> str | None:
     """Return the token in a text; None where it holds none."""
     token = text.strip()
-    return token if token and token.isascii() and token.isprintable() else None
+    return token if token and token.isascii() and token.isprintable() and " " not in token else None

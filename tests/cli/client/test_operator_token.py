@@ -89,7 +89,7 @@ def test_a_token_never_goes_to_another_machine_in_the_clear_unless_reported_so(
 @pytest.mark.parametrize("text", ["", "\n", "two words", "gpuo_ü", "a\nb", "\x00"])
 def test_what_is_no_token_is_reported_without_its_text(text: str, tmp_path: Path) -> None:
     named = written(tmp_path, text)
-    with pytest.raises(Failure, match=f"{named} holds no token"):
+    with pytest.raises(Failure, match=f"{named} holds no operator token"):
         find_token(HERE, token_file=named)
 
 

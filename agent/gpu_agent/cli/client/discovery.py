@@ -263,9 +263,9 @@ def _read_token(path: Path) -> str:
 
 
 def _check_token(text: str, source: str) -> OperatorToken:
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
+    if not text.startswith(_PREFIX) or not text.isascii() or not text.isprintable() or " " in text:
         raise Failure(
-            f"{source} holds no token: it should be one line that begins with {_PREFIX}",
+            f"{source} holds no operator token: it should be one line that begins with {_PREFIX}",
             code=ExitCode.CONFIGURATION,
         )
     return OperatorToken(text, source)
