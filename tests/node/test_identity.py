@@ -239,7 +239,7 @@ def test_the_platform_has_a_place_for_it() -> None:
     ("number", "step"),
     [
         (errno.ENOSPC, "make room"),
-        (errno.EROFS, "read-only"),
+        (errno.EROFS, "mount that disk for writing"),
         (errno.EISDIR, "move that directory away"),
         (errno.EACCES, "owner and permissions"),
     ],

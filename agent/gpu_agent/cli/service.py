@@ -350,7 +350,7 @@ def _status_lines(component: Component, standing: ServiceStatus) -> Iterator[Lin
 
 
 def _facts(component: Component, standing: ServiceStatus) -> Iterator[tuple[str, str]]:
-    if standing.status_text is not None:
+    if standing.status_text is not None and (standing.runs or standing.result in (None, "success")):
         yield "status", standing.status_text
     if standing.main_pid is not None:
         yield "process", f"{standing.main_pid}, {standing.restarts or 0} restarts by systemd"

@@ -108,6 +108,8 @@ async def _run(
     _LOG.info("agent_ended", reason=end.reason, failed=end.failed)
     if end.failed:
         systemd.ended(f"the registry refuses this node: {end.reason}")
+    else:
+        systemd.status(f"stopped: {end.reason}")
     return ExitCode.REFUSED if end.failed else ExitCode.STOPPED
 
 

@@ -306,8 +306,8 @@ async def watch_disk(identity: IdentityFile) -> None:
         identity.save_again()
 
     while True:
-        await asyncio.sleep(CHECK_SECONDS)
         await _on_disk(identity, look)
+        await asyncio.sleep(CHECK_SECONDS)
 
 
 async def _on_disk(identity: IdentityFile, work: Callable[[], _T]) -> _T | None:
@@ -341,7 +341,7 @@ async def with_disk_deadline(name: str, work: Callable[[], _T]) -> _T | None:
 _FIXES: dict[int | None, str] = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within that user's quota",
-    errno.EROFS: "it is on a disk that is mounted read-only",
+    errno.EROFS: "mount that disk for writing",
     errno.EISDIR: "move that directory away",
     errno.ELOOP: "replace that link by a file of its own",
     None: "move it away",

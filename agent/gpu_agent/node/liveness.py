@@ -92,8 +92,9 @@ async def extend_stop(systemd: SystemdNotifier, progress: Callable[[], Progress]
 
 def unit_line(snapshot: Snapshot) -> str:
     """Say in a line how the agent is: first what an operator has to fix on this machine, then its session."""
+    line = status_line(snapshot.session)
     problems = (snapshot.state_problem, snapshot.settings_problem)
-    return "; ".join([*filter(None, problems), status_line(snapshot.session)])
+    return "; ".join([*(one for one in problems if one is not None and one not in line), line])
 
 
 def status_line(session: SessionSnapshot) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu_agent.node.connection.check import Tokens
-from gpu_agent.node.credentials import TokenFile, parse_token, read_token_file
+from gpu_agent.node.credentials import JOIN_PREFIX, NOT_OURS, TokenFile, parse_token, read_token_file
 from gpu_agent.node.identity import (
     LOCK_FILE,
     Identity,
@@ -34,13 +34,18 @@ class Credential:
     found: TokenFile
 
 
-def check_state(settings: AgentSettings, credential: Credential | None = None) -> Iterator[CheckResult]:
+def check_state(
+    settings: AgentSettings, credential: Credential | None = None, *, made_at_start: bool = False
+) -> Iterator[CheckResult]:
     """Yield a result for the state directory, for the identity in it, and for the join token.
 
-    `credential` counts where the settings state no join token.
+    `credential` counts where the settings state no join token. `made_at_start`: systemd makes the directory.
     """
     folder = settings.state_dir or default_state_dir()
-    yield _folder(folder)
+    if made_at_start and not folder.exists():
+        yield ok(_STATE, f"{folder} is missing; systemd makes it when the service starts")
+    else:
+        yield _folder(folder)
     yield _identity(folder)
     yield _join_token(settings, credential)
 
@@ -51,7 +56,7 @@ def available_tokens(settings: AgentSettings, credential: Credential | None = No
         identity = read_identity(settings.state_dir or default_state_dir())
     except (OSError, ValueError):
         identity = Identity()
-    return Tokens(node=identity.node_token, join=_join_of(settings, credential))
+    return Tokens(node=identity.node_token, join=_join_of(settings, credential), node_id=identity.node_id)
 
 
 def _folder(folder: Path) -> CheckResult:
@@ -65,15 +70,15 @@ def _folder(folder: Path) -> CheckResult:
         return fail(_STATE, f"{folder} cannot be read ({error.strerror})", fix)
     if not stat.S_ISDIR(found.st_mode):
         return fail(_STATE, f"{folder} is no directory", "move it away, or name another with --state-dir")
+    fault = find_disk_fault(folder)
+    if fault is not None and os.access(folder, os.R_OK | os.X_OK):
+        what, _, fix = fault.rpartition(": ")
+        return fail(_STATE, what, fix)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         fix = "run this as the agent's user, or give the directory to that user"
         return fail(
             _STATE, f"{folder} belongs to user {found.st_uid}, and this user may not write there", fix
         )
-    fault = find_disk_fault(folder)
-    if fault is not None:
-        what, _, fix = fault.rpartition(": ")
-        return fail(_STATE, what, fix)
     if exposed is not None:
         return warn(_STATE, f"{folder}: {exposed}", f"run `chmod 700 {folder}`, as its owner")
     return ok(_STATE, f"{folder}, mode {stat.S_IMODE(found.st_mode):04o}{_running_agent(folder)}")
@@ -123,6 +128,9 @@ def _join_token(settings: AgentSettings, credential: Credential | None) -> Check
         if found.exposed_mode is not None:
             fix = f"run `chmod 600 {file}`, and have the token replaced if others may have read it"
             return warn(_JOIN, f"everybody on this machine may read {file} (mode {found.exposed_mode})", fix)
+        if not found.token.startswith(JOIN_PREFIX):
+            what, _, fix = f"{file} {NOT_OURS}".rpartition(": ")
+            return warn(_JOIN, what, f"put one there: {fix}")
         return ok(_JOIN, f"in {file}")
     if settings.join_token is None:
         return skipped(_JOIN, "none given")

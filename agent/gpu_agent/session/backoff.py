@@ -18,17 +18,18 @@ _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _CEILING_SPREAD = 0.5
 """A delay at the ceiling lies within a quarter of it, either way."""
 
-_NEXT_STEP = (
+CREDENTIAL_STEP = (
     "have its operator run `gpu-agent registry node readmit {node_id}`, and give this agent the token that "
     "it prints; for a node that was removed there, `gpu-agent registry token create`"
 )
+"""For a node with an id whose credentials are refused; `status`, `doctor` and the log say the same."""
 _CREDENTIAL_REFUSED = {
     (_UNAUTHORIZED, Credential.JOIN): "the registry knows neither the node token nor the join token: "
-    f"{_NEXT_STEP}",
+    f"{CREDENTIAL_STEP}",
     (_UNAUTHORIZED, Credential.BEST): "the registry does not know this credential, or requires one: "
     "ask its operator for a join token",
     (_FORBIDDEN, Credential.JOIN): "the registry does not know the node token, and does not accept this "
-    f"join token, which may be used up: {_NEXT_STEP}",
+    f"join token, which may be used up: {CREDENTIAL_STEP}",
     (_FORBIDDEN, Credential.BEST): "the registry does not accept this credential, which may be used up: "
     "ask its operator for a join token",
 }

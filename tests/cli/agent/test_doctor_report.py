@@ -72,7 +72,7 @@ def test_a_disk_that_never_answers_costs_its_deadline(
 ) -> None:
     answered = threading.Event()
 
-    def hang(*_: object) -> list[object]:
+    def hang(*_: object, **__: object) -> list[object]:
         answered.wait(patience(30))
         return []
 

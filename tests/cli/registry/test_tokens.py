@@ -101,7 +101,7 @@ def test_a_token_in_a_file_names_the_file_in_what_to_do_next(
         assert main(["registry", "token", "create", "--out", str(path), "--server", registry.api]) == 0
     printed = capsys.readouterr().err
     assert f"--join-token-file {path}" in printed
-    assert "A service reads it from /etc/gpu-agent/join-token" in printed
+    assert "put it into /etc/gpu-agent/join-token (mode 0600), then run `systemctl restart" in printed
 
 
 TOKEN_LIST_PATH = "GET /v1/tokens"

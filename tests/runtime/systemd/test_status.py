@@ -122,7 +122,7 @@ def test_a_service_that_runs_and_starts_at_boot_is_ok() -> None:
         ({"active": "inactive"}, "was stopped at 20:00:00 UTC on 2025-11-28", "`systemctl start gpu-agent`"),
         (
             {"restarts": 3, "last_end": "oom-kill"},
-            "systemd has started it again 3 times, last as oom-kill",
+            "again 3 times, last because the kernel killed it for want of memory",
             "journalctl",
         ),
     ],
@@ -152,7 +152,7 @@ def test_what_an_operator_should_know_of_a_service_is_a_warning(
     ],
 )
 def test_a_service_that_failed_says_how_and_why(fields: dict[str, object], words: str) -> None:
-    for state in ({"active": "failed"}, {"active": "activating", "sub": "auto-restart", "restarts": 2}):
+    for state in ({"active": "failed"}, {"active": "activating", "sub": "auto-restart"}):
         judged = judge_service(AGENT, standing(**fields, **state))
         assert judged.verdict is CheckStatus.FAIL
         assert judged.detail.endswith(words)

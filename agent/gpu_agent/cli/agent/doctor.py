@@ -160,7 +160,7 @@ async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
     standing = await in_thread("service", lambda: find_service(AGENT), deadline_seconds=None)
     if standing is not None:
         yield judge_service(AGENT, standing)
-    socket = service_socket() if standing is not None and standing.runs else None
+    socket = service_socket() if standing is not None and standing.origin is not None else None
     for result in await _with_deadline(AGENT_SECONDS, "agent", lambda: list(agent_checks(socket))):
         yield result
     service = _is_root() and arguments.state_dir is None and _is_installed(standing)
@@ -174,9 +174,8 @@ async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
         for name in ("state directory", "registry"):
             yield skipped(name, "not tried, since configuration failed")
         return
-    for result in await _with_deadline(
-        DISK_SECONDS, "state directory", lambda: list(check_state(settings, credential))
-    ):
+    check = partial(check_state, settings, credential, made_at_start=service)
+    for result in await _with_deadline(DISK_SECONDS, "state directory", lambda: list(check())):
         yield result
     async for result in _registry_checks(configured, settings, credential):
         yield result
@@ -384,7 +383,8 @@ def check_lines(result: CheckResult, columns: int | None) -> list[Line]:
     """Draw one result; without a terminal it is one line."""
     head = line(_MARKS[result.verdict], f"  {result.check:<{_NAME_COLUMNS}}  ")
     if columns is None:
-        fix = "" if result.fix is None else f". Fix: {result.fix}"
+        end = "" if result.detail.endswith(("?", ".", "!")) else "."
+        fix = "" if result.fix is None else f"{end} Fix: {result.fix}"
         return [line(*head, f"{result.detail}{fix}")]
     indent = _BEFORE if columns >= _NARROW else len("OK    ")
     room = columns - indent

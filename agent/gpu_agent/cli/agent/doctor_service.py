@@ -28,8 +28,9 @@ _CHECK = "agent"
 _DRIVERS_GROUP = "video"
 """The unit's SupplementaryGroups."""
 _OF_THE_TERMINAL = ("PATH", "LANG", "LC_ALL", "TERM", "COLUMNS", "LINES", "NO_COLOR", "GPU_AGENT_DEBUG")
-"""What stays of the caller's environment."""
-_MORE = "`gpu-agent status` shows more"
+_OF_THE_PROGRAM = ("PYTHON", "GPU_AGENT_CALLERS_PYTHON")
+"""By these variables the processes that it starts find the same libraries."""
+_MORE = "do what this says; `gpu-agent status` shows more"
 
 
 def agent_checks(socket: Path | None = None) -> Iterator[CheckResult]:
@@ -41,16 +42,23 @@ def agent_checks(socket: Path | None = None) -> Iterator[CheckResult]:
         yield skipped(_CHECK, words if not isinstance(error, RefusedError) else str(error))
         return
     yield _session_check(answer)
-    if answer.agent.state_problem is not None:
+    if answer.agent.state_problem is not None and answer.agent.state_problem not in (
+        answer.session.why or ""
+    ):
         what, _, fix = answer.agent.state_problem.rpartition(": ")
-        yield fail(_CHECK, what or fix, fix if what else "make room there, or give it to the agent's user")
+        yield fail(_CHECK, what or fix, fix if what else _MORE)
     if answer.agent.settings_problem is not None:
-        fix = "correct the file and run `systemctl reload gpu-agent`, or restart the agent"
+        waits = answer.agent.settings_problem.startswith("settings wait")
+        fix = (
+            "run `systemctl restart gpu-agent`"
+            if waits
+            else "correct it and run `systemctl reload gpu-agent`"
+        )
         yield warn(_CHECK, answer.agent.settings_problem, fix)
 
 
 def _session_check(answer: StatusDocument) -> CheckResult:
-    status, name = answer.status, answer.node_id or "without an id"
+    status, name = answer.status, answer.node_id or "this machine, which has no id yet,"
     if answer.drain is not None:
         words = f"{name} is drained by its owner: {answer.drain.reason}"
         return warn(_CHECK, words, "run `gpu-agent resume` to put the machine back into service")
@@ -85,7 +93,11 @@ def become_service(environment: Iterable[str]) -> None:
     entry = pwd.getpwnam(AGENT.service)
     groups = {*os.getgrouplist(entry.pw_name, entry.pw_gid)}
     groups |= {group.gr_gid for group in grp.getgrall() if group.gr_name == _DRIVERS_GROUP}
-    terminal = {name: os.environ[name] for name in _OF_THE_TERMINAL if name in os.environ}
+    terminal = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _OF_THE_TERMINAL or name.lstrip("_").startswith(_OF_THE_PROGRAM)
+    }
     os.environ.clear()
     os.environ.update({**terminal, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
     for variable in environment:

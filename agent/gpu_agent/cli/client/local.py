@@ -68,8 +68,9 @@ def _service_failure(error: LocalError, socket: Path | None) -> Failure | None:
     judged = judge_service(COMPONENTS["agent"], standing)
     if judged.verdict is CheckStatus.OK:
         return None
+    end = "" if judged.detail.endswith(("?", ".", "!")) else "."
     return Failure(
-        f"no agent answers at {service_socket()}: {judged.detail}. Next: {judged.fix}",
+        f"no agent answers at {service_socket()}: {judged.detail}{end} Next: {judged.fix}",
         code=ExitCode.UNREACHABLE,
     )
 

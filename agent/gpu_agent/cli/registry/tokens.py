@@ -266,7 +266,8 @@ def first_contact(file: Path | None) -> str:
     """Say where a join token goes: an agent started by hand gets its file, the service has one place."""
     return (
         f"On the GPU machine: gpu-agent run --registry URL --join-token-file {file or 'FILE'}\n"
-        "A service reads it from /etc/gpu-agent/join-token (mode 0600) when it starts."
+        "For a service: put it into /etc/gpu-agent/join-token (mode 0600), then run "
+        "`systemctl restart gpu-agent`."
     )
 
 

@@ -29,6 +29,7 @@ from gpu_agent.runtime.check_results import CheckResult, CheckStatus, fail, ok, 
 from gpu_agent.runtime.tls.certificate import Certificate, parse_der, pin_of
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.runtime.tls.errors import TlsProblem, explain_tls_error
+from gpu_agent.session.backoff import CREDENTIAL_STEP
 
 TLS_SECONDS = 5.0
 EXPIRY_DAYS = 14
@@ -39,7 +40,7 @@ STEPS = ("DNS", "TCP", "TLS", "WebSocket", "credential", "clock")
 
 _WHERE_TO_PUT_IT = (
     "name its file with --join-token-file; the service's own is /etc/gpu-agent/join-token, which it reads "
-    "when it starts"
+    "when it starts (`systemctl restart gpu-agent`)"
 )
 _DAY_SECONDS = 86400
 _UNAUTHORIZED, _FORBIDDEN, _BUSY = 401, 403, 503
@@ -51,6 +52,8 @@ class Tokens:
 
     node: str | None = field(default=None, repr=False)
     join: str | None = field(default=None, repr=False)
+    node_id: str | None = None
+    """The id that the agent has stored."""
 
 
 async def check_connection(
@@ -192,14 +195,14 @@ class _Check:
         for kind, token in kinds:
             failure = await self._try_handshake(token)
             if failure is None:
-                return _accepted(kind, refusals)
+                return _accepted(kind, refusals, self._tokens.node_id)
             if failure.tls_problem is not None:
                 return _failed("credential", failure.tls_problem)
             refusals.append(f"the {kind} is refused: {_reason(failure.text) or failure.failure.detail}")
         return fail(
             "credential",
             "; ".join(refusals).rstrip("."),
-            f"ask the registry's operator for a new join token, and {_WHERE_TO_PUT_IT}",
+            _credential_step(self._tokens.node_id),
         )
 
     async def compare_clocks(self) -> CheckResult:
@@ -275,13 +278,20 @@ def _failed(check: str, problem: TlsProblem) -> CheckResult:
     return fail(check, problem.what, problem.fix)
 
 
-def _accepted(kind: str, refusals: list[str]) -> CheckResult:
+def _credential_step(node_id: str | None) -> str:
+    if node_id is None:
+        return f"ask the registry's operator for a new join token, and {_WHERE_TO_PUT_IT}"
+    return f"{CREDENTIAL_STEP.format(node_id=node_id)}; {_WHERE_TO_PUT_IT}"
+
+
+def _accepted(kind: str, refusals: list[str], node_id: str | None) -> CheckResult:
     if not refusals:
         return ok("credential", f"the {kind} is accepted")
     return warn(
         "credential",
         f"the {kind} is accepted; {'; '.join(refusals).rstrip('.')}",
-        "nothing, if this node was removed on purpose: it will come back with a new token",
+        "nothing, if this node was removed on purpose: it joins again; if an operator ended its token, "
+        f"{CREDENTIAL_STEP.partition('; for')[0].format(node_id=node_id or 'ID')}",
     )
 
 

@@ -21,6 +21,14 @@ _PROPERTIES = (
     "FragmentPath,StatusText,NRestarts,Result,ExecMainStatus,NeedDaemonReload,ExecStart,Environment"
 )
 _RESULT = re.compile(r"Failed with result '([^']+)'")
+_LAST_ENDS = {
+    "signal": "a signal killed it",
+    "oom-kill": "the kernel killed it for want of memory",
+    "watchdog": "it stood still (watchdog)",
+    "exit-code": "it ended with an error",
+    "core-dump": "it crashed (core-dump)",
+    "timeout": "it did not start or stop in time",
+}
 _BOOTED = Path("/run/systemd/system")
 """There exactly where systemd is PID 1."""
 _STARTED = re.compile(r"\{ path=(.*?) ; argv\[\]=")
@@ -136,8 +144,9 @@ def judge_service(component: Component, standing: ServiceStatus) -> CheckResult:
             what = f"{unit} failed{_at(standing.since)}: it ended {end_in_words(standing)}"
             return fail("service", what, f"remove the cause, then run {start}; {log}")
         case "activating" if standing.sub == "auto-restart":
-            what = f"{unit} ends again and again, {_restarts(standing)}: it ended {end_in_words(standing)}"
-            return fail("service", what, f"remove the cause: systemd starts it again by itself; {log}")
+            before = f" ({_restarts(standing)} before)" if standing.restarts else ""
+            what = f"{unit} is about to be started again{before}: it ended {end_in_words(standing)}"
+            return fail("service", what, f"wait a moment, since systemd starts it again; {log}")
         case "inactive":
             stopped = "was never started" if standing.since is None else f"was stopped{_at(standing.since)}"
             boots = standing.enabled == "enabled"
@@ -169,7 +178,8 @@ def _judge_running(component: Component, standing: ServiceStatus) -> CheckResult
     boots = standing.enabled == "enabled"
     what = f"{component.unit} runs, process {standing.main_pid}{_since(standing)}"
     if standing.restarts:
-        what += f"; {_restarts(standing)}" + (f", last as {standing.last_end}" if standing.last_end else "")
+        last = _LAST_ENDS.get(standing.last_end or "", standing.last_end)
+        what += f"; {_restarts(standing)}" + (f", last because {last}" if last else "")
     if not boots:
         return warn("service", f"{what}; it is not started at boot", f"run {_enable(component)}")
     if standing.restarts:
