@@ -33,8 +33,10 @@ def test_no_page_names_another_by_its_path_alone(page: Path) -> None:
     assert linked(text, page.parent.name) == text
 
 
-def test_every_page_that_a_message_names_is_there() -> None:
-    sources = (DOCS.parent / "agent").rglob("*.py")
+def test_every_page_that_a_message_or_another_document_names_is_there() -> None:
+    root = DOCS.parent
+    documents = [*root.glob("*.md"), *root.glob("packaging/**/*.md"), *root.glob("systemd/*")]
+    sources = [*(root / "agent").rglob("*.py"), *root.glob("examples/*"), *documents]
     named = {
         found[0].strip("`")
         for source in sources
