@@ -124,7 +124,7 @@ class FirstNode:
         return done.stdout
 
     def start(self, where: str) -> Program:
-        program, *arguments = shlex.split(self.next_block(where))
+        program, *arguments = shlex.split(self.next_block(where).replace("\\\n", " "))
         assert program == "gpu-agent"
         if "serve" in arguments:
             for option, port in (
