@@ -35,9 +35,9 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Outcome
 from gpu_agent.wire.probe_document import Document, json_schema
 
 DESCRIPTION = """\
-Run all admission checks of this machine now, and print a line for each: OK, FAIL, or SKIP with what
-kept it from running. gpu_count, gpu_model and hook run only if set in [checks] of the agent's settings,
-and have no line else. It needs no agent and no registry. Memory is copied on every GPU that no process
+Run all admission checks of this machine now, and print a line for each: OK, FAIL, or SKIP with why it
+did not run. gpu_count, gpu_model and hook run only if set in [checks] of the agent's settings, and have
+no line else. It needs no agent and no registry. Memory is copied on every GPU that no process
 uses, which wakes a GPU that sleeps."""
 
 SCHEMA: Literal["gpu-agent.check/1"] = "gpu-agent.check/1"
