@@ -134,6 +134,7 @@ class Agent:
         self._log_limit = LogLimit()
         self._faults = FaultDetector()
         self._public_jobs = PublicJobs(settings)
+        self._settings_problem: str | None = None
 
     @property
     def session(self) -> SessionSnapshot:
@@ -165,6 +166,7 @@ class Agent:
             checks=self._checks.states,
             token_problem=self._credentials.problem or doubt,
             state_problem=self._identity.problem,
+            settings_problem=self._settings_problem,
             inventory=self._inventory,
             probe_age_seconds=self._prober.probe_age_seconds,
             state_since=self._times.state_since,
@@ -204,6 +206,10 @@ class Agent:
         while self._last_probe_began_at < called_at:
             self._probe_finished.clear()
             await self._probe_finished.wait()
+
+    def note_reload(self, problem: str | None) -> None:
+        """Show in `status` what a reload did not take over; None where it took all."""
+        self._settings_problem = problem
 
     async def apply(self, reloaded: Reloaded[AgentSettings]) -> None:
         """Apply settings that were read again; the next heartbeat carries what the owner states."""

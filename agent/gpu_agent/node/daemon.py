@@ -24,9 +24,7 @@ from gpu_agent.node.identity import (
 )
 from gpu_agent.node.liveness import extend_stop, report_liveness
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.node.snapshot import Snapshot
 from gpu_agent.probe.memory import return_free_memory
-from gpu_agent.records import replace
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, configure
 from gpu_agent.runtime.reload import SettingsReloader
@@ -96,14 +94,12 @@ async def _run(
     async with gpus as read_gpus, Tasks() as tasks:
         agent = Agent(settings, identity, read_gpus, collectors=open_collectors(settings))
         systemd = SystemdNotifier(os.environ)
-        reloader = SettingsReloader(settings, read=read, take_over=agent.apply, systemd=systemd)
-
-        def snapshot() -> Snapshot:
-            return replace(agent.snapshot(), settings_problem=reloader.attention)
-
+        reloader = SettingsReloader(
+            settings, read=read, take_over=agent.apply, systemd=systemd, ended=agent.note_reload
+        )
         if control is not None:
-            tasks.start("control-socket", _serve_control(agent, control, snapshot, tasks=tasks))
-        end = await _run_agent(agent, tasks, reloader, systemd=systemd, snapshot=snapshot)
+            tasks.start("control-socket", _serve_control(agent, control, tasks))
+        end = await _run_agent(agent, tasks, reloader, systemd=systemd)
         tasks.end()
     _LOG.info("agent_ended", reason=end.reason, failed=end.failed)
     if end.failed:
@@ -113,11 +109,9 @@ async def _run(
     return ExitCode.REFUSED if end.failed else ExitCode.STOPPED
 
 
-async def _serve_control(
-    agent: Agent, control: ControlSocket, snapshot: Callable[[], Snapshot], *, tasks: Tasks
-) -> None:
+async def _serve_control(agent: Agent, control: ControlSocket, tasks: Tasks) -> None:
     handler = RequestHandler(
-        agent.jobs, control.policy, snapshot=snapshot, submit=agent.submit, refresh=agent.refresh
+        agent.jobs, control.policy, snapshot=agent.snapshot, submit=agent.submit, refresh=agent.refresh
     )
     await ControlServer(handler, control.policy).serve(control.listener, tasks)
 
@@ -128,7 +122,6 @@ async def _run_agent(
     reloader: SettingsReloader[AgentSettings],
     *,
     systemd: SystemdNotifier,
-    snapshot: Callable[[], Snapshot],
 ) -> Exit:
     """Run the agent, handle signals meanwhile, and report to systemd."""
 
@@ -143,7 +136,7 @@ async def _run_agent(
     stopping, reloading = (STOPPING + RELOADING, ()) if terminal_attached() else (STOPPING, RELOADING)
     with signals_to_loop(stopping, stop), signals_to_loop(reloading, lambda _: reloader.request()):
         tasks.start("reloader", reloader.run())
-        tasks.start("liveness", report_liveness(systemd, snapshot, agent.progress))
+        tasks.start("liveness", report_liveness(systemd, agent.snapshot, agent.progress))
         systemd.ready()
         return_free_memory()
         end = await agent.run(tasks)

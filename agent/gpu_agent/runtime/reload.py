@@ -57,12 +57,17 @@ class SettingsReloader(Generic[_Settings]):
         read: Callable[[], _Settings],
         take_over: Callable[[Reloaded[_Settings]], Awaitable[None]],
         systemd: SystemdNotifier,
+        ended: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        """`read` may block and raises `SettingsError`; `take_over` is called also when nothing changed."""
+        """`read` may block and raises `SettingsError`; `take_over` is called also when nothing changed.
+
+        `ended` receives what a reload did not take over.
+        """
         self._running = running
         self._read = read
         self._take_over = take_over
         self._systemd = systemd
+        self._ended = ended
         self._requested = asyncio.Event()
         self.problem: str | None = None
         """Why the last reload changed nothing; None where it took the file."""
@@ -87,6 +92,7 @@ class SettingsReloader(Generic[_Settings]):
             self._requested.clear()
             self._systemd.reloading()
             await self._reload()
+            self._ended(self.attention)
             if self.attention is not None:
                 self._systemd.status(self.attention)
             self._systemd.ready()

@@ -18,7 +18,7 @@ SEND_SECONDS = 0.2
 MAX_STATUS_LENGTH = 400
 ENDED = "ended: "
 """How the status line begins of a program that ended for a reason that a person must remove."""
-LIVENESS_CHECK_SECONDS = 1.0
+LIVENESS_CHECK_SECONDS = 5.0
 """The longest interval between two checks; a short watchdog timeout makes it shorter."""
 
 _SOCKET, _WATCHDOG, _WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
