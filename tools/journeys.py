@@ -60,7 +60,7 @@ MOST_FILES = {
     "claim over HTTP": 42,
     "drain": 48,
     "GPU reading to the wire": 22,
-    "gpu-agent status": 27,
+    "gpu-agent status": 28,  # what is wrong with the machine is drawn as `probe` draws it
 }
 """Each file on a journey decides something (access, rate, trace, order, health, admission checks, capacity,
 GPUs, what is stored, logged and counted) and is a subject that one looks for by name. A merge would hide one.

@@ -40,12 +40,13 @@ def test_systemds_status_line_shows_the_nodes_status(tmp_path: Path) -> None:
         assert manager.hear_until("STATUS=ready as node-", within_seconds=30)
 
 
-def test_an_agent_that_cannot_start_is_never_ready(tmp_path: Path) -> None:
+def test_an_agent_that_cannot_start_is_never_ready_and_leaves_the_reason(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no directory")
     with service_manager(tmp_path) as manager:
         with Agent("ws://127.0.0.1:1", tmp_path / "state", environment=manager.environment) as agent:
             assert agent.wait(patience(20)) == 4
-        assert manager.received_so_far() == []
+        (reason,) = manager.received_so_far()
+        assert reason.startswith(f"STATUS=ended: the state directory {tmp_path / 'state'} cannot be used")
 
 
 def _configured(folder: Path, registry: Registry, **labels: str) -> Path:
