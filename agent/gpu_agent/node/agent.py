@@ -6,6 +6,7 @@ probe says what the machine has. It exits within five seconds of a stop, or of t
 
 import asyncio
 import math
+import platform
 import random
 import time
 from typing import assert_never
@@ -24,6 +25,7 @@ from gpu_agent.node.identity import (
 from gpu_agent.node.jobs import Jobs, mark_own_programs, mark_owned
 from gpu_agent.node.liveness import Progress
 from gpu_agent.node.log_limit import LogLimit
+from gpu_agent.node.metrics import GpuEvents, View, exposition
 from gpu_agent.node.model_watch import open_sources, reopen_sources
 from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.node.public_jobs import PublicJobs
@@ -133,6 +135,7 @@ class Agent:
         self._times = SessionTimes()
         self._log_limit = LogLimit()
         self._faults = FaultDetector()
+        self._gpu_events = GpuEvents()
         self._public_jobs = PublicJobs(settings)
         self._settings_problem: str | None = None
 
@@ -173,6 +176,20 @@ class Agent:
             link_since=self._times.link_since,
             status_received_at=self._times.status_received_at,
             last_heartbeat_at=self._times.last_heartbeat_at,
+        )
+
+    def metrics(self) -> str:
+        """Write the metrics of this moment for Prometheus."""
+        return exposition(
+            View(
+                snapshot=self.snapshot(),
+                events=self._gpu_events,
+                reading_ages=self._prober.reading_ages,
+                fresh_seconds=self._settings.probe_interval_seconds + self._settings.deadline_seconds,
+                jobs_in_flight=None if self.jobs.ids is None else len(self.jobs.ids),
+                hostname=platform.node(),
+                now=_now(),
+            )
         )
 
     async def run(self, tasks: Tasks) -> Exit:
@@ -228,6 +245,7 @@ class Agent:
         await self._declare_again()
 
     async def _on_probe(self, inventory: Inventory) -> None:
+        self._gpu_events.count(inventory.gpu)
         gpus = await mark_owned(inventory.gpu, self.jobs)
         gpus = await mark_own_programs(gpus, self._settings.public_jobs.own_programs)
         self._inventory = inventory = replace(inventory, gpu=gpus)

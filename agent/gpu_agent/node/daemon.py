@@ -99,6 +99,7 @@ async def _run(
         )
         if control is not None:
             tasks.start("control-socket", _serve_control(agent, control, tasks))
+        _start_metrics(agent, tasks)
         end = await _run_agent(agent, tasks, reloader, systemd=systemd)
         tasks.end()
     _LOG.info("agent_ended", reason=end.reason, failed=end.failed)
@@ -114,6 +115,24 @@ async def _serve_control(agent: Agent, control: ControlSocket, tasks: Tasks) -> 
         agent.jobs, control.policy, snapshot=agent.snapshot, submit=agent.submit, refresh=agent.refresh
     )
     await ControlServer(handler, control.policy).serve(control.listener, tasks)
+
+
+def _start_metrics(agent: Agent, tasks: Tasks) -> None:
+    """Expose the metrics where the settings ask for it."""
+    settings = agent.settings
+    if settings.metrics_listen is None and settings.metrics_file is None:
+        return
+    from gpu_agent.node.metrics_export import serve_metrics, write_metrics  # noqa: PLC0415 - few ask for it
+
+    if settings.metrics_listen is not None:
+        own = settings.security.own
+        tasks.start("metrics-listener", serve_metrics(settings.metrics_listen, own, agent.metrics))
+    if settings.metrics_file is not None:
+        path = settings.metrics_file
+        tasks.start(
+            "metrics-file",
+            write_metrics(path, agent.metrics, every_seconds=lambda: agent.settings.probe_interval_seconds),
+        )
 
 
 async def _run_agent(

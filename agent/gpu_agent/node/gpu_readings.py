@@ -7,7 +7,7 @@ again before it answers. One that fails says why. The reader waits for none of t
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -119,6 +119,14 @@ class GpuReader:
         return min((age for age in ages if age is not None), default=None)
 
     @property
+    def ages_by_vendor(self) -> Mapping[str, float]:
+        """Age of the last good reading of each vendor's GPUs; empty where GPUs are not polled."""
+        if self._unpolled is not None:
+            return {}
+        nvidia = self._health.age_seconds(time.monotonic())
+        return {**self._collectors.ages_by_vendor(), **({} if nvidia is None else {"nvidia": nvidia})}
+
+    @property
     def finds_none(self) -> bool:
         """Whether this machine has neither a working NVIDIA driver nor a GPU of a collector."""
         return self._without_driver is not None and self._collectors.age_seconds() is None
@@ -184,13 +192,17 @@ class Collectors:
 
     def age_seconds(self) -> float | None:
         """Age of the newest good reading of a collector that has GPUs; None when there is none."""
-        return min(self._ages(), default=None)
+        return min(self.ages_by_vendor().values(), default=None)
 
-    def _ages(self) -> Iterator[float]:
+    def ages_by_vendor(self) -> Mapping[str, float]:
+        """Age of the last good reading of each vendor's GPUs; of several collectors the oldest."""
+        ages: dict[str, float] = {}
         for one in self._collectors:
             report, age = self._reports.get(one.name), one.health.age_seconds(time.monotonic())
-            if report is not None and report.gpus and age is not None:
-                yield age
+            if report is not None and age is not None:
+                for gpu in report.gpus:
+                    ages[gpu.vendor] = max(age, ages.get(gpu.vendor, 0.0))
+        return ages
 
 
 class _Collector:

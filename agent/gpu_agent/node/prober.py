@@ -9,7 +9,7 @@ GPUs and host, and after `stale_after_seconds` none of those models counts as re
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from gpu_agent.node.gpu_readings import RETRY_DRIVER_SECONDS, Collectors, GpuReader, ReadGpus
 from gpu_agent.node.model_watch import ModelWatcher, UnreadableLog
@@ -85,6 +85,11 @@ class Prober:
     def probe_age_seconds(self) -> float | None:
         """Age of the last good GPU reading; None when there never was one, and where they are not polled."""
         return self._gpu_reader.age_seconds
+
+    @property
+    def reading_ages(self) -> Mapping[str, float]:
+        """Age of the last good reading of each vendor's GPUs; empty where GPUs are not polled."""
+        return self._gpu_reader.ages_by_vendor
 
     @property
     def max_round_seconds(self) -> float:

@@ -146,6 +146,13 @@ def token_file(path: Path) -> Path:
     return path
 
 
+def textfile(path: Path) -> Path:
+    """Check the name of a file of metrics: node_exporter reads no other."""
+    if path.suffix != ".prom":
+        raise ValueError(f"{str(path)!r}: node_exporter reads only files whose names end in .prom")
+    return path
+
+
 def _pins(value: object) -> object:
     """Accept one pin, or several between semicolons, as curl does, where a list of them is meant."""
     if not isinstance(value, str):

@@ -38,6 +38,7 @@ from gpu_agent.node.setting_values import (
     Span,
     TimeZone,
     check_simulation,
+    textfile,
     token_file,
 )
 from gpu_agent.probe.checks.judgement import Expected
@@ -46,7 +47,7 @@ from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.scanner import DiskPatience
 from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
-from gpu_agent.runtime.config.fields import ConfigPath
+from gpu_agent.runtime.config.fields import ConfigPath, Listen
 from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.tls.contexts import OwnCertificate
@@ -363,6 +364,23 @@ class AgentSettings(BaseSettings):
             example='"gpu-users"',
         ),
     ] = None
+    metrics_listen: Annotated[
+        Listen | None,
+        Setting(
+            "the address of this agent's own metrics for Prometheus, at `/metrics`; one that other machines "
+            "reach must have `tls_cert_file`, and is encrypted by it (`docs/howto/monitoring.md`)",
+            kind="HOST:PORT",
+            example='"127.0.0.1:9835"',
+        ),
+    ] = None
+    metrics_file: Annotated[
+        Annotated[ConfigPath, AfterValidator(textfile)] | None,
+        Setting(
+            "a file for node_exporter's textfile collector, written at each probe with the same metrics; the "
+            "agent's user must be able to write its directory",
+            example='"/var/lib/prometheus/node-exporter/gpu_agent.prom"',
+        ),
+    ] = None
     simulate: Annotated[
         str | None,
         AfterValidator(check_simulation),
@@ -544,6 +562,16 @@ class AgentSettings(BaseSettings):
             raise ValueError(
                 f"{tls[0]} is set and registry_url begins with ws://, which is not encrypted: write wss:// "
                 "there, or leave the settings for TLS out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _encrypt_metrics(self) -> Self:
+        listen = self.metrics_listen
+        if listen is not None and not listen.is_loopback and self.tls_cert_file is None:
+            raise ValueError(
+                f"metrics_listen = {str(listen)!r} is reached by other machines, and tls_cert_file is not "
+                f"set: name this node's certificate, or listen on 127.0.0.1:{listen.port}"
             )
         return self
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.registry.settings import Count, Span, Thresholds
 from gpu_agent.runtime.address import Address
-from gpu_agent.runtime.config.fields import ConfigPath, setting_of
+from gpu_agent.runtime.config.fields import ConfigPath, Listen, setting_of
 from gpu_agent.runtime.config.load import load_settings
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
@@ -38,12 +38,7 @@ _NODE_LISTEN, _OPERATOR_LISTEN = Address("127.0.0.1", 8080), Address("127.0.0.1"
 _INSTANCE_LISTEN = Address("127.0.0.1", 8082)
 
 
-def _address(value: object) -> object:
-    return Address.parse(value) if isinstance(value, str) else value
-
-
 StoreLocation = Annotated[str, AfterValidator(check_location)]
-Listen = Annotated[Address, BeforeValidator(_address)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from gpu_agent.runtime.address import Address
 from gpu_agent.wire.settings import Setting
 
 ADVANCED = "advanced"
@@ -84,3 +85,11 @@ def _expanded(path: Path) -> Path:
 
 ConfigPath = Annotated[Path, AfterValidator(_expanded)]
 """A path as an owner writes it into a setting: `~` is the user's home."""
+
+
+def _address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+Listen = Annotated[Address, BeforeValidator(_address)]
+"""An address to listen at, written HOST:PORT."""
