@@ -36,7 +36,9 @@ class Exporter:
         with urllib.request.urlopen(self._url, timeout=10) as answer:  # noqa: S310 - ours
             found = series(answer.read().decode())
         return {
-            name: {labels.get("UUID", next(reversed(labels.values()), "")): value for labels, value in some}
+            name: {
+                labels.get("UUID", next(reversed(list(labels.values())), "")): value for labels, value in some
+            }
             for name, some in found.items()
         }
 

@@ -245,7 +245,8 @@ class Agent:
         await self._declare_again()
 
     async def _on_probe(self, inventory: Inventory) -> None:
-        self._gpu_events.count(inventory.gpu)
+        if self._settings.exposes_metrics:
+            self._gpu_events.count(inventory.gpu)
         gpus = await mark_owned(inventory.gpu, self.jobs)
         gpus = await mark_own_programs(gpus, self._settings.public_jobs.own_programs)
         self._inventory = inventory = replace(inventory, gpu=gpus)

@@ -120,7 +120,7 @@ async def _serve_control(agent: Agent, control: ControlSocket, tasks: Tasks) -> 
 def _start_metrics(agent: Agent, tasks: Tasks) -> None:
     """Expose the metrics where the settings ask for it."""
     settings = agent.settings
-    if settings.metrics_listen is None and settings.metrics_file is None:
+    if not settings.exposes_metrics:
         return
     from gpu_agent.node.metrics_export import serve_metrics, write_metrics  # noqa: PLC0415 - few ask for it
 

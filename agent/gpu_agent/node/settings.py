@@ -581,6 +581,11 @@ class AgentSettings(BaseSettings):
         return (self.registry_url,) if isinstance(self.registry_url, str) else self.registry_url
 
     @property
+    def exposes_metrics(self) -> bool:
+        """Whether this agent's metrics go anywhere."""
+        return self.metrics_listen is not None or self.metrics_file is not None
+
+    @property
     def security(self) -> Security:
         """How the agent authenticates the registry, and itself besides its token."""
         return Security(
