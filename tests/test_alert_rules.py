@@ -1,4 +1,4 @@
-"""`examples/prometheus_alerts.yml`: Prometheus accepts it, its alerts fire, and every metric in it is exposed."""
+"""`examples/prometheus_alerts.yml`: Prometheus accepts it, its alerts fire, and all its metrics exist."""
 
 import re
 import shutil
