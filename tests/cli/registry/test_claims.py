@@ -8,7 +8,7 @@ from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
-from gpu_agent.cli.registry.claims import claim_page, lease_in_words, request_slot, slot_in_words
+from gpu_agent.cli.registry.claims import claim_page, claim_table, lease_in_words, request_slot, slot_in_words
 from gpu_agent.wire.api import ClaimDetail, ClaimView
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
@@ -98,6 +98,25 @@ def test_a_slot_is_shown_with_all_that_a_job_needs() -> None:
     assert slot_in_words(claim({"node_id": "n"})) == "n"
     assert slot_in_words(claim({"node_id": "n"}, second)) == "n; m (host-m), GPUs #0 #3"
     assert lease_in_words(model_of(ClaimView, {"expires_in_seconds": 60.5})) == "for 60 s unless renewed"
+
+
+def test_claims_are_listed_by_host_and_position_and_no_word_is_broken() -> None:
+    uuids = [f"GPU-{n:08x}-8f31-4c27-a27e-49fcbd5f3c60" for n in range(8)]
+    whole = {
+        "node_id": "node-86F8110E",
+        "hostname": "alpha",
+        "gpu_indices": list(range(8)),
+        "gpu_uuids": uuids,
+    }
+    part = {"node_id": "node-2DE3F86C", "hostname": "beta", "gpu_indices": [3], "gpu_uuids": uuids[3:4]}
+    gang = model_of(
+        ClaimView, {"job_id": "train-4", "state": "active", "nodes": [whole, part], "expires_in_seconds": 60}
+    )
+    head, row = (plain_text(one) for one in claim_table([gang], 80, now=0.0))
+    assert head.split()[:3] == ["JOB", "STATE", "HOST"]
+    assert "alpha, beta" in row
+    assert "0 1 2 3 4 5 6 7; 3" in row
+    assert "GPU-" not in row
 
 
 def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
 from gpu_agent.cli.client.http import Api, Refused, add_request_options, without_none
@@ -51,12 +51,12 @@ _STATE_COLORS = {"active": "green", "held": "yellow", "lost": "red"}
 _CLAIM_COLUMNS = (
     Column(head="JOB", wraps=True),
     Column(head="STATE"),
-    Column(head="NODE", wraps=True),
-    Column(head="HOST", priority=3),
+    Column(head="HOST", wraps=True),
+    Column(head="NODE", priority=6),
+    Column(head="GPUS", wraps=True),
     Column(head="OWNER", priority=5),
     Column(head="FOR", right=True, priority=4),
     Column(head="ENDS IN", right=True),
-    Column(head="GPUS", wraps=True),
     Column(head="ENDPOINT", priority=2),
 )
 _CLAIM_ID = Column(head="CLAIM", priority=1)
@@ -251,13 +251,18 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(answer.document)
     elif claims:
-        now = time.time()
-        columns = (*_CLAIM_COLUMNS, *([_CLAIM_ID] if arguments.ended else []))
-        table = Table(columns, [_claim_row(claim, now, with_id=arguments.ended) for claim in claims])
-        print_lines(render_table(table, terminal_columns()))
+        print_lines(claim_table(claims, terminal_columns(), now=time.time(), with_ids=arguments.ended))
     else:
         print("No claim is held." if arguments.node is None else f"No claim is held on {arguments.node}.")
     return ExitCode.OK
+
+
+def claim_table(
+    claims: Sequence[ClaimView], columns: int | None, *, now: float, with_ids: bool = False
+) -> list[Line]:
+    """Draw claims for a terminal of so many columns, None for no terminal; `now` is wall time."""
+    heads = (*_CLAIM_COLUMNS, *([_CLAIM_ID] if with_ids else []))
+    return render_table(Table(heads, [_claim_row(one, now, with_id=with_ids) for one in claims]), columns)
 
 
 def _claim_row(claim: ClaimView, now: float, *, with_id: bool) -> Row:
@@ -265,16 +270,21 @@ def _claim_row(claim: ClaimView, now: float, *, with_id: bool) -> Row:
         (
             line(claim.job_id),
             line(Piece(claim.state, _STATE_COLORS.get(claim.state, ""))),
+            line(", ".join(one.hostname or one.node_id for one in claim.nodes)),
             line(" ".join(one.node_id for one in claim.nodes)),
-            line(" ".join(one.hostname for one in claim.nodes if one.hostname)),
+            line("; ".join(_gpu_positions(one) for one in claim.nodes)),
             line(claim.owner or ""),
             line(duration_in_words((claim.ended_at or now) - claim.granted_at)),
             line("" if claim.ended_at else duration_in_words(claim.expires_in_seconds)),
-            line(" ".join(name for one in claim.nodes for name in _gpu_names(one))),
             line(" ".join(one.endpoint for one in claim.nodes if one.endpoint)),
             *([line(claim.claim_id)] if with_id else []),
         )
     )
+
+
+def _gpu_positions(node: ClaimNode) -> str:
+    """Name a claim's GPUs on one node as `node show` numbers them; `claim show` has their UUIDs."""
+    return " ".join(map(str, node.gpu_indices)) or " ".join(node.gpu_uuids)
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
