@@ -50,7 +50,7 @@ def test_a_node_that_is_degraded_says_what_would_clear_it() -> None:
     account = registry.fleet.explain_node("node-1", registry.now)
     assert account is not None
     status, gpu = account.exclusions
-    assert (status.reason, status.have) == ("status_not_ready", "degraded (gpu_unavailable)")
+    assert (status.reason, status.have) == ("status_not_ready", "status degraded (gpu_unavailable)")
     assert status.clears_when.startswith("3 more healthy heartbeats in a row; failing now: gpus")
     assert gpu.reason == "gpu_unavailable"
     assert account.refuses_every_job
@@ -131,8 +131,8 @@ def test_a_healthy_node_has_no_exclusion_and_its_limits() -> None:
     assert explained(record).exclusions == ()
     assert [(one.reason, one.refuses) for one in explained(record).limits] == [
         ("not_allowed", "jobs whose allowed_nodes leave it out, or whose excluded_nodes name it"),
-        ("gpu_unavailable", "jobs that need more than 1 GPU, or GPUs that are no NVIDIA L4"),
-        ("model_not_available", "jobs that need any model but asr"),
+        ("gpu_unavailable", "jobs that need more than 1 GPU, or GPUs other than NVIDIA L4"),
+        ("model_not_available", "jobs that need a model other than asr"),
         ("feature_not_supported", "jobs that need a feature"),
         ("label_mismatch", "jobs that ask for a label"),
         ("capacity_exceeded", "jobs that share more than 24576 MiB of GPU memory"),
@@ -152,16 +152,22 @@ def test_what_makes_a_node_unschedulable_excludes_every_job_in_the_order_of_the_
         (
             "status_not_ready",
             "every job",
-            "status ready",
-            "degraded (health_checks_failed)",
+            "a ready node",
+            "status degraded (health_checks_failed)",
             "3 more healthy heartbeats in a row",
         ),
-        ("disconnected", "every job", "a live connection", "none", "its agent connects and registers again"),
+        (
+            "disconnected",
+            "every job",
+            "a connected node",
+            "no connection",
+            "its agent connects and registers again",
+        ),
         (
             "cordoned",
             "every job",
             "a node that is not cordoned",
-            "cordoned: new fans",
+            "a cordon: new fans",
             "an operator lifts the cordon",
         ),
         (
@@ -174,7 +180,7 @@ def test_what_makes_a_node_unschedulable_excludes_every_job_in_the_order_of_the_
         (
             "resource_threshold_exceeded",
             "every job",
-            "CPU use at most 90 %",
+            "CPU use of at most 90 %",
             "95 %",
             "a heartbeat reports less use than that",
         ),
@@ -199,9 +205,9 @@ def test_a_lost_gpu_is_an_exclusion_where_a_mig_parent_is_none() -> None:
     assert account(record) == [
         (
             "gpu_unavailable",
-            "jobs that need more than 1 GPU, or GPUs that are no NVIDIA L4",
-            "usable GPUs: 2",
-            "1 (NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA L4 MIG parent)",
+            "jobs that need more than 1 GPU, or GPUs other than NVIDIA L4",
+            "2 usable GPUs",
+            "1 (NVIDIA L4: 1 ok and 1 lost)",
             "the GPUs that are not usable recover",
         )
     ]
@@ -222,7 +228,13 @@ def test_an_installed_model_that_cannot_serve_is_named_with_its_state(
     installed: object, have: str, clears_when: str
 ) -> None:
     assert account(node(installed_models=(installed,))) == [
-        ("model_not_available", "jobs that need model asr", "model asr", have, clears_when)
+        (
+            "model_not_available",
+            "jobs that need model asr",
+            "model asr",
+            f"no ready version of it: {have}",
+            clears_when,
+        )
     ]
 
 
@@ -232,7 +244,7 @@ def test_a_model_that_is_requested_is_named_even_when_it_is_not_there() -> None:
             "model_not_available",
             "jobs that need model asr",
             "model asr",
-            "not installed",
+            "no ready version of it: not installed",
             "it is installed there",
         )
     ]
@@ -259,7 +271,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
     assert (memory.refuses, memory.need, memory.have, memory.clears_when) == (
         "jobs that share more than 10000 MiB of GPU memory",
         "more than 10000 MiB free",
-        "free: 10000 MiB",
+        "10000 MiB at most",
         "jobs end and free it",
     )
 
@@ -267,7 +279,7 @@ def test_memory_that_claims_and_others_use_is_a_limit_that_passes() -> None:
 def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
     assert limit(node(), ExclusionReason.CAPACITY_EXCEEDED).clears_when == "larger GPUs are put in"
     bare = limit(node(gpus=gpus()), ExclusionReason.CAPACITY_EXCEEDED)
-    assert (bare.refuses, bare.have) == ("jobs that share GPU memory", "free: no GPU")
+    assert (bare.refuses, bare.have) == ("jobs that share GPU memory", "no such GPU")
 
 
 @pytest.mark.parametrize(
@@ -275,19 +287,19 @@ def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
     [
         (
             {"gpus": gpus(gpu("a"), gpu("b"))},
-            "jobs that need more than 2 GPUs, or GPUs that are no NVIDIA L4",
+            "jobs that need more than 2 GPUs, or GPUs other than NVIDIA L4",
         ),
-        ({"gpus": gpus()}, "jobs that need more than 0 GPUs"),
-        ({"gpus": gpus(gpu("a", name="T4"))}, "jobs that need more than 1 GPU, or GPUs that are no T4"),
+        ({"gpus": gpus()}, "jobs that need GPUs"),
+        ({"gpus": gpus(gpu("a", name="T4"))}, "jobs that need more than 1 GPU, or GPUs other than T4"),
         (
             {"gpus": gpus(gpu("a", name="L4"), gpu("b", name="H100"), gpu("c", name="L4"))},
             "jobs that need more than 3 GPUs (1 H100, 2 L4), or GPUs of another name",
         ),
-        ({"ready_models": frozenset("ba")}, "jobs that need any model but a, b"),
+        ({"ready_models": frozenset("ba")}, "jobs that need a model other than a, b"),
         ({}, "jobs that need a model"),
-        ({"features": frozenset("f")}, "jobs that need any feature but f"),
+        ({"features": frozenset("f")}, "jobs that need a feature other than f"),
         ({}, "jobs that need a feature"),
-        ({"labels": {"zone": "a"}}, "jobs that ask for any label but zone=a"),
+        ({"labels": {"zone": "a"}}, "jobs that ask for a label other than zone=a"),
         ({}, "jobs that ask for a label"),
         (
             {"gpus": gpus(gpu("a", memory_mb=20_000), gpu("b", memory_mb=9_000), gpu("c", memory_mb=None))},

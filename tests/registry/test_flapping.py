@@ -55,7 +55,8 @@ def test_the_third_exit_within_the_window_is_flapping_and_names_its_cause() -> N
     record = flapping().node()
     assert (record.status, record.reason_code) == ("degraded", "flapping")
     assert record.reason == (
-        "left ready 3 times within 600 s, last for gpu_unavailable: gpus: 0 of 1 GPUs usable; 1 lost: xid_79"
+        "left ready 3 times within 600 s, last for gpu_unavailable: "
+        "gpus: the GPU is not usable (lost: xid_79)"
     )
 
 
@@ -96,7 +97,7 @@ def test_what_clears_it_names_both_conditions_and_the_seconds_left() -> None:
     (sent,) = [one for one in of(SendStatus, registry.done) if one.reason_code == "flapping"]
     assert sent.clears_when == (
         "3 more healthy heartbeats in a row, and in 588 s, when fewer than 3 exits within 600 s are left; "
-        "failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+        "failing now: gpus (the GPU is not usable (lost: xid_79))"
     )
     again = [one.clears_when for one in of(SendStatus, registry.heartbeats(9, every=15.0)) if one.periodic]
     assert again[-1] is not None

@@ -67,8 +67,8 @@ def test_a_job_of_one_gpu_gets_one_that_works_alone_so_that_the_others_stay_toge
 def test_a_job_that_needs_more_gpus_than_work_together_is_refused_with_the_reason() -> None:
     reasons, need, have = refused(ready(3).claim("all", gpu_count=4))
     assert reasons == [ExclusionReason.GPU_UNAVAILABLE]
-    assert need == "usable GPUs that work together: 4"
-    assert have == "3 (3x NVIDIA H100 ok, NVIDIA H100 degraded, for jobs of one GPU only)"
+    assert need == "4 usable GPUs that work together"
+    assert have == "3 (NVIDIA H100: 3 ok and 1 degraded (jobs of one GPU only))"
 
 
 def test_a_job_on_several_nodes_gets_no_gpu_whose_fabric_is_faulty() -> None:
@@ -109,7 +109,7 @@ def test_a_gpu_that_waits_for_a_reset_finishes_its_job_and_gets_no_new_one(code:
     assert granted(registry.claim("new", gpu_count=1)) == {"GPU-3-1"}
     reasons, _, have = refused(registry.claim("pair", gpu_count=2))
     assert reasons == [ExclusionReason.GPU_UNAVAILABLE]
-    assert have == "1 (3x NVIDIA H100 degraded, takes no new job, NVIDIA H100 ok)"
+    assert have == "1 (NVIDIA H100: 3 degraded (no new jobs) and 1 ok)"
 
 
 def test_a_node_whose_only_gpus_wait_for_a_reset_takes_no_job_and_keeps_the_claims_that_it_has() -> None:
@@ -141,7 +141,7 @@ def test_the_node_explains_which_jobs_a_faulty_fabric_excludes() -> None:
     assert account is not None
     (found,) = [one for one in account.exclusions if one.reason == "gpu_unavailable"]
     assert found.refuses == (
-        "jobs that need more than 2 GPUs, or GPUs that are no NVIDIA H100, where they need several"
+        "jobs that need more than 2 GPUs, or GPUs other than NVIDIA H100, where they need several"
     )
     assert found.clears_when == "the fabric between its GPUs recovers"
     registry.heartbeat(gpus=reported(0, 1, 2, 3))

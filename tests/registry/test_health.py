@@ -65,7 +65,7 @@ def test_no_usable_gpu_is_a_definite_failure() -> None:
     record = node(heartbeat(gpus=figures(2, health="lost", reasons=("xid_79",))))
     assert not health.is_healthy(record, DEFAULTS)
     assert health.definite_failure(record, DEFAULTS) is ReasonCode.GPU_UNAVAILABLE
-    assert failing(record) == {"gpus": "0 of 2 GPUs usable; 2 lost: xid_79"}
+    assert failing(record) == {"gpus": "none of the 2 GPUs is usable (2 lost: xid_79)"}
 
 
 def test_what_a_node_writes_of_its_gpus_is_clipped_and_few_kinds_of_trouble_are_named() -> None:
@@ -78,8 +78,9 @@ def test_what_a_node_writes_of_its_gpus_is_clipped_and_few_kinds_of_trouble_are_
     assert len(detail) <= 1000
     short = tuple(one.model_copy(update={"health": f"h{place:02}"}) for place, one in enumerate(figures(40)))
     assert failing(node(heartbeat(gpus=short), registration))["gpus"] == (
-        "0 of 40 GPUs usable; 1 h00: no reason given; 1 h01: no reason given; 1 h02: no reason given; "
-        "1 h03: no reason given; 1 h04: no reason given; and 35 other problems"
+        "none of the 40 GPUs is usable (1 h00: no reason given; 1 h01: no reason given; "
+        "1 h02: no reason given; "
+        "1 h03: no reason given; 1 h04: no reason given; and 35 other problems)"
     )
 
 
@@ -88,7 +89,7 @@ def test_a_hung_driver_is_named_in_the_checks() -> None:
         heartbeat(gpus=figures(2, health="unknown", reasons=("nvml_hung",)), probe_age_seconds=75.0)
     )
     assert failing(record) == {
-        "gpus": "0 of 2 GPUs usable; 2 unknown: nvml_hung",
+        "gpus": "none of the 2 GPUs is usable (2 unknown: nvml_hung)",
         "probe_age": "last good GPU reading 75 s ago, limit 60 s",
     }
 

@@ -67,7 +67,7 @@ def test_no_usable_gpu_degrades_a_node_at_once(status: str) -> None:
     assert registry.node().status == status
     assert statuses(registry.heartbeat(gpus=GONE)) == ["degraded"]
     assert registry.node().reason_code == "gpu_unavailable"
-    assert registry.node().reason == "gpus: 0 of 1 GPUs usable; 1 lost: xid_79"
+    assert registry.node().reason == "gpus: the GPU is not usable (lost: xid_79)"
 
 
 def test_s03_a_required_model_that_goes_degrades_a_node_and_takes_it_from_dispatch() -> None:

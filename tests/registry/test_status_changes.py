@@ -291,7 +291,7 @@ def test_a_degraded_node_receives_what_fails() -> None:
     registry.ready()
     sent = of(SendStatus, registry.heartbeat(gpus=figures(health="lost", reasons=("xid_79",))))
     assert sent[0].clears_when == (
-        "3 more healthy heartbeats in a row; failing now: gpus (0 of 1 GPUs usable; 1 lost: xid_79)"
+        "3 more healthy heartbeats in a row; failing now: gpus (the GPU is not usable (lost: xid_79))"
     )
 
 

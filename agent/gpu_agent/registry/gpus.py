@@ -103,8 +103,8 @@ class GpuState:
         if self.health == "ok" and not self.reasons and not self.failed_checks:  # as almost always
             return "ok"
         if self.is_sound and not self.is_parent and not self.usable:
-            return f"{self.condition}, takes no new job"
-        return f"{self.condition}, for jobs of one GPU only" if self.kind.is_single else self.condition
+            return f"{self.condition} (no new jobs)"
+        return f"{self.condition} (jobs of one GPU only)" if self.kind.is_single else self.condition
 
 
 @lru_cache(maxsize=1024)

@@ -18,6 +18,7 @@ from gpu_agent.registry.node import Declared, NodeRecord, Transition
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus, ReasonCode
+from gpu_agent.wire.inventory import usable_in_words
 from gpu_agent.wire.messages import Check, InstalledModel
 
 MAX_PERCENT = 100
@@ -133,12 +134,15 @@ def is_damped(record: NodeRecord, thresholds: Thresholds, now: float) -> bool:
 
 def _gpus(record: NodeRecord) -> Check:
     placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
-    detail = f"{record.gpus.usable} of {len(placeable)} GPUs usable"
+    usable, count = record.gpus.usable, len(placeable)
     problems = Counter(_problem(gpu) for gpu in placeable if gpu.condition != "ok")
-    named = [f"{count} {problem}" for problem, count in sorted(problems.items())[:_NAMED_PROBLEMS]]
+    listed = sorted(problems.items())[:_NAMED_PROBLEMS]
+    named = [problem if count == 1 else f"{number} {problem}" for problem, number in listed]
     if len(problems) > len(named):
         named.append(f"and {len(problems) - len(named)} other problems")
-    return Check(name="gpus", ok=record.gpus.usable > 0, detail=clip_sentence("; ".join((detail, *named))))
+    why = f" ({'; '.join(named)})" if named else ""
+    words = usable_in_words(usable, count) if count else "no GPU"
+    return Check(name="gpus", ok=usable > 0, detail=clip_sentence(f"{words}{why}"))
 
 
 def _problem(gpu: GpuState) -> str:

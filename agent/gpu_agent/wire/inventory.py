@@ -62,6 +62,15 @@ class HealthReason:
     """Unix time at which the reason was first seen."""
 
 
+def usable_in_words(usable: int, gpus: int) -> str:
+    """Say how many of a machine's GPUs are usable."""
+    if gpus == 1:
+        return "the GPU is usable" if usable else "the GPU is not usable"
+    if usable == gpus:
+        return f"all {gpus} GPUs are usable"
+    return f"{usable or 'none'} of the {gpus} GPUs {'are' if usable > 1 else 'is'} usable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuProcess:
     """One process that holds a GPU."""

@@ -59,7 +59,7 @@ def test_gpus_that_come_and_go_are_reported() -> None:
 def test_what_follows_for_the_registration_is_reported() -> None:
     broken = replace(WELL, gpu=GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="reboot."))
     assert changes(broken)[-1] == "Could not register: reboot."
-    assert changes(WELL, broken)[-1] == "Could register: 2 of 2 GPUs are usable."
+    assert changes(WELL, broken)[-1] == "Could register: all 2 GPUs are usable."
 
 
 def test_models_that_come_go_and_break_are_reported() -> None:

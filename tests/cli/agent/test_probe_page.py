@@ -47,7 +47,7 @@ def test_the_machine_comes_first_and_the_outcome_last() -> None:
     said = page(report, Model(model_id="m", version="1"))
     assert said[0] == "gpu-07  driver 570.1, CUDA 12.8"
     assert said[-2:] == [
-        "Could register: 1 of 2 GPUs are usable.",
+        "Could register: 1 of the 2 GPUs is usable.",
         "It would offer 1x L4 with 22 GiB in all, and 1 ready model.",
     ]
     heads = [one.split()[0] for one in said if one]
@@ -92,7 +92,7 @@ def test_a_screen_with_little_room_shows_the_outcome_and_counts_the_rest(lines: 
     page, left_out = fitted_page(inventory, (80, lines), UNICODE_GLYPHS, now=0.0)
     said = [plain_text(one) for one in page]
     assert len(said) <= lines
-    assert any("Could register: 16 of 16" in one for one in said) or lines < 5
+    assert any("Could register: all 16" in one for one in said) or lines < 5
     assert sum(one[:1].isdigit() for one in said) == min(16, max(0, lines - 4))
     assert bool(left_out) == (lines < 30)
 
@@ -194,7 +194,7 @@ def sentence(*gpus: Gpu, outcome: Outcome = Outcome.OK, detail: str | None = Non
 
 def test_r01_a_gpu_of_unknown_memory_does_not_count_as_usable() -> None:
     assert sentence(GOOD, BLIND) == (
-        "Could register: 1 of 2 GPUs are usable; the memory of 1 is unknown (not supported)."
+        "Could register: 1 of the 2 GPUs is usable; the memory of 1 is unknown (not supported)."
     )
 
 
@@ -226,6 +226,6 @@ def test_graphics_that_are_not_offered_are_listed_and_counted_nowhere() -> None:
     said = page(GpuReport(outcome=Outcome.OK, gpus=(L4, own)), columns=120)
     assert "part of the processor, not offered" in "\n".join(said)
     assert said[-2:] == [
-        "Could register: 1 of 1 GPUs are usable.",
+        "Could register: the GPU is usable.",
         "It would offer 1x L4 with 22 GiB in all, and 0 ready models.",
     ]

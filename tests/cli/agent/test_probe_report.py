@@ -103,7 +103,7 @@ def test_a_terminal_of_80_columns_sees_bars_and_colours_and_no_broken_line(fake:
     assert "\x1b[32mok" in shown
     assert "\x1b[1;31mlost" in shown
     assert "next step:" in shown
-    assert "Could register: 7 of 8 GPUs are usable." in shown
+    assert "Could register: 7 of the 8 GPUs are usable." in shown
 
 
 def test_a_name_from_the_driver_cannot_steer_the_terminal(fake: FakeNvml) -> None:

@@ -18,10 +18,10 @@ REASON = NodeExclusionView(
 )
 
 
-def test_each_reason_says_what_is_needed_what_is_there_and_what_ends_it() -> None:
-    assert [plain_text(one) for one in reasons_table("NOW REFUSED", [REASON], None)] == [
+def test_each_reason_says_what_is_there_and_what_ends_it() -> None:
+    assert [plain_text(one) for one in reasons_table([REASON], None)] == [
         "NOW REFUSED  REASON             WHY",
-        "every job    capacity_exceeded  needs a free slot; has 4 of 4 occupied; until a job ends",
+        "every job    capacity_exceeded  now: 4 of 4 occupied; clears when: a job ends",
     ]
 
 

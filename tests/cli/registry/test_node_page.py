@@ -73,7 +73,7 @@ def node(**more: object) -> dict[str, Any]:
         "in_flight_jobs": 0,
         "max_concurrent_jobs": 4,
         "last_heartbeat_age_seconds": 2.0,
-        "checks": [{"name": "gpus", "ok": False, "detail": "0 of 8 GPUs usable"}],
+        "checks": [{"name": "gpus", "ok": False, "detail": "none of the 8 GPUs is usable"}],
         "events": [],
         **more,
     }
@@ -207,7 +207,7 @@ def test_events_name_gpus_by_their_numbers_and_fit_the_terminal() -> None:
         "ready disabled",
         "llm",
         "FAILS",
-        "0 of 8 GPUs usable",
+        "none of the 8 GPUs is usable",
     ],
 )
 def test_gpus_models_and_checks_say_how_they_are(words: str) -> None:

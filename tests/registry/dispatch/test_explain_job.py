@@ -91,7 +91,8 @@ def test_a8_a_refusal_shows_at_most_five_examples_of_each_reason() -> None:
     assert refused.counts == {ExclusionReason.STATUS_NOT_READY: 12, ExclusionReason.MODEL_NOT_AVAILABLE: 1}
     assert len(refused.examples[ExclusionReason.STATUS_NOT_READY]) == 5
     [bare] = refused.examples[ExclusionReason.MODEL_NOT_AVAILABLE]
-    assert (bare.node_id, bare.need, bare.have) == ("bare", "model asr", "not installed")
+    assert (bare.node_id, bare.need) == ("bare", "model asr")
+    assert bare.have == "no ready version of it: not installed"
 
 
 def test_memory_within_one_step_is_counted_as_the_filters_judge_it() -> None:
@@ -114,8 +115,8 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
     explained = explained_by(index_of(*fleet), job())
     assert explained.eligible == ("idle", "loaded")
     assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
-        ("away", ExclusionReason.DISCONNECTED, "a live connection", "none"),
-        ("hot", ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, "GPU use at most 90 %", "99 %"),
+        ("away", ExclusionReason.DISCONNECTED, "a connected node", "no connection"),
+        ("hot", ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, "GPU use of at most 90 %", "99 %"),
     ]
 
 

@@ -39,23 +39,23 @@ def test_d01_a_node_that_is_not_ready_takes_no_job(status: NodeStatus) -> None:
     record = node(status=status, reason_code=ReasonCode.DRAIN_REQUESTED)
     assert account(record, job()) == (
         ExclusionReason.STATUS_NOT_READY,
-        "status ready",
-        f"{status} (drain_requested)",
+        "a ready node",
+        f"status {status} (drain_requested)",
     )
 
 
 def test_d02_a_node_whose_connection_is_gone_takes_no_job() -> None:
     assert account(node(connection=None), job()) == (
         ExclusionReason.DISCONNECTED,
-        "a live connection",
-        "none",
+        "a connected node",
+        "no connection",
     )
 
 
 @pytest.mark.parametrize(("why", "shown"), [("new driver", "new driver"), ("", "no reason given")])
 def test_d02_a_cordoned_node_takes_no_job(why: str, shown: str) -> None:
     reason, _, have = account(node(cordoned=why), job())
-    assert (reason, have) == (ExclusionReason.CORDONED, f"cordoned: {shown}")
+    assert (reason, have) == (ExclusionReason.CORDONED, f"a cordon: {shown}")
 
 
 def test_d02_a_node_outside_the_allowed_ones_takes_no_job() -> None:
@@ -122,8 +122,8 @@ def test_d04_a_label_may_have_one_of_several_values(zone: str) -> None:
 def test_d02_a_private_node_takes_no_public_job() -> None:
     assert account(node(), job(public=True)) == (
         ExclusionReason.NOT_IN_PUBLIC_POOL,
-        "accept_public_jobs",
-        "private or assigned jobs only",
+        "a node of the public pool",
+        "private and assigned jobs only",
     )
     assert excluded_by(node(accept_public_jobs=True), job(public=True)) is None
 
@@ -145,8 +145,8 @@ def test_d03_a_node_with_too_few_usable_gpus_of_that_name_takes_no_job() -> None
     assert excluded_by(record, job(gpu_count=2)) is None
     assert account(record, job(gpu_name="h100", gpu_count=2)) == (
         ExclusionReason.GPU_UNAVAILABLE,
-        "usable GPUs named h100: 2",
-        "1 (NVIDIA H100 ok, NVIDIA H100 lost, NVIDIA L4 ok)",
+        "2 usable GPUs named h100",
+        "1 (NVIDIA H100: 1 ok and 1 lost, NVIDIA L4: 1 ok)",
     )
 
 
@@ -164,7 +164,11 @@ def test_d04_a_node_without_the_model_ready_takes_no_job(
 ) -> None:
     record = node(installed_models=installed, capability_state=state, ready_models=frozenset({"asr"}))
     wanted = job(required_models=("asr", "nmt"))
-    assert account(record, wanted) == (ExclusionReason.MODEL_NOT_AVAILABLE, "model nmt", have)
+    assert account(record, wanted) == (
+        ExclusionReason.MODEL_NOT_AVAILABLE,
+        "model nmt",
+        f"no ready version of it: {have}",
+    )
 
 
 def test_d04_a_node_without_the_feature_takes_no_job() -> None:
@@ -205,16 +209,16 @@ def test_d05_a_node_without_enough_free_gpu_memory_takes_no_job() -> None:
     assert account(record, job(gpu_sharing="memory", min_gpu_memory_mb=8_000, gpu_count=2)) == (
         ExclusionReason.CAPACITY_EXCEEDED,
         "8000 MiB free on each of 2 GPUs",
-        "free: 4576 MiB, 0 MiB, unknown, 24576 MiB",
+        "4576 MiB at most on each of 2",
     )
 
 
 @pytest.mark.parametrize(
     ("figures", "need", "have"),
     [
-        ({"cpu": 90.5}, "CPU use at most 90 %", "90.5 %"),
-        ({"gpu_percent": 97}, "GPU use at most 90 %", "97 %"),
-        ({"memory": 99}, "memory use at most 90 %", "99 %"),
+        ({"cpu": 90.5}, "CPU use of at most 90 %", "90.5 %"),
+        ({"gpu_percent": 97}, "GPU use of at most 90 %", "97 %"),
+        ({"memory": 99}, "memory use of at most 90 %", "99 %"),
     ],
 )
 def test_d05_a_node_above_a_resource_limit_takes_no_job(
@@ -325,21 +329,23 @@ def test_many_names_are_a_few_in_order_and_a_count() -> None:
 
 def test_gpus_that_are_alike_are_counted_so_that_none_of_many_is_left_out() -> None:
     states = [gpu(str(place), name=f"NVIDIA L{place // 12}") for place in range(16)]
-    assert gpu_filters._gpus(node(gpus=gpus(*states))) == "12x NVIDIA L0 ok, 4x NVIDIA L1 ok"
+    assert gpu_filters._gpus(node(gpus=gpus(*states))) == "NVIDIA L0: 12 ok, NVIDIA L1: 4 ok"
 
 
 def test_gpus_are_named_with_their_health() -> None:
     parent = gpu("m", name="NVIDIA H100")
     parent.is_parent = True
     record = node(gpus=gpus(gpu("a"), gpu("b", health="lost"), parent))
-    assert gpu_filters._gpus(record) == "NVIDIA L4 ok, NVIDIA L4 lost, NVIDIA H100 MIG parent"
+    assert gpu_filters._gpus(record) == "NVIDIA L4: 1 ok and 1 lost"
     assert gpu_filters._gpus(node(gpus=gpus())) == "no GPU"
 
 
-def test_free_memory_is_shown_gpu_by_gpu_and_debt_counts_as_none() -> None:
-    assert gpu_filters._memory([24_000, None, -5]) == "24000 MiB, unknown, 0 MiB"
-    assert gpu_filters._memory([1] * 10).endswith("1 MiB and 2 more")
-    assert gpu_filters._memory([]) == "no GPU"
+def test_of_free_memory_the_most_is_shown_and_debt_counts_as_none() -> None:
+    assert gpu_filters._most_free([24_000, None, -5], 1) == "24000 MiB at most"
+    assert gpu_filters._most_free([24_000, 9, -5], 2) == "9 MiB at most on each of 2"
+    assert gpu_filters._most_free([-5], 1) == "0 MiB at most"
+    assert gpu_filters._most_free([], 1) == "no such GPU"
+    assert gpu_filters._most_free([1, None], 2) == "1 such GPUs"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from gpu_agent.cli.output.table import render_facts
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
-from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome
+from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome, usable_in_words
 
 MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
 """What to do about a GPU whose memory is unknown."""
@@ -105,7 +105,7 @@ def offer_sentence(inventory: Inventory) -> str:
 def _usable_in_words(report: GpuReport) -> str:
     parents = {gpu.parent_uuid for gpu in report.offered}
     devices = [gpu for gpu in report.offered if gpu.uuid not in parents]
-    words = f"{len(able_to_serve(report))} of {len(devices)} GPUs are usable"
+    words = usable_in_words(len(able_to_serve(report)), len(devices))
     unsized = _of_unknown_memory(report)
     return (
         f"{words}; the memory of {len(unsized)} is unknown{_reasons_in_words(unsized)}" if unsized else words

@@ -28,18 +28,30 @@ def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line
     """Draw the eligible nodes, best first, then the others with what the job needs and the node has."""
     rows = [Row((line(node_id), line(Piece("eligible", "green")))) for node_id in answer.eligible]
     rows += [
-        Row((line(one.node_id), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
+        Row((_node(one), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
         for one in answer.excluded
     ]
     return render_table(Table((Column(head="NODE"), Column(head="VERDICT")), rows, note="WHY"), columns)
 
 
-def reasons_table(head: str, reasons: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:
-    """Draw which jobs a node refuses, and why, with what would end it."""
+def _node(one: ExcludedNode) -> Line:
+    return line(one.node_id, Piece(f" {one.hostname}", "dim") if one.hostname else "")
+
+
+def reasons_table(reasons: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:
+    """Draw which jobs a node refuses now: what it has, and what would end that."""
     table = Table(
-        (Column(head=head, wraps=True), Column(head="REASON")), [_row(one) for one in reasons], note="WHY"
+        (Column(head="NOW REFUSED", wraps=True), Column(head="REASON")),
+        [_row(one) for one in reasons],
+        note="WHY",
     )
     return render_table(table, columns)
+
+
+def _limits_table(limits: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:
+    """Draw what never fits: what the node is says why."""
+    rows = [Row((line(one.refuses), line(Piece(one.reason, "yellow")))) for one in limits]
+    return render_table(Table((Column(head="NEVER FITS", wraps=True), Column(head="REASON")), rows), columns)
 
 
 def acceptance_line(name: str, answer: NodeExplanation | ExplainDocument) -> Line:
@@ -56,10 +68,10 @@ def explanation_page(answer: NodeExplanation, columns: int | None) -> Iterator[L
     yield acceptance_line(answer.node_id, answer)
     if answer.exclusions:
         yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
+        yield from reasons_table(answer.exclusions, columns)
     if answer.limits:
         yield BLANK
-        yield from reasons_table("NEVER FITS", answer.limits, columns)
+        yield from _limits_table(answer.limits, columns)
     if answer.model is not None:
         yield BLANK
         yield from wrap(_model_line(answer.model), columns)
@@ -70,7 +82,7 @@ def local_explanation_page(answer: ExplainDocument, columns: int | None) -> Iter
     yield acceptance_line(answer.node_id or "This machine", answer)
     if answer.exclusions:
         yield BLANK
-        yield from reasons_table("NOW REFUSED", answer.exclusions, columns)
+        yield from reasons_table(answer.exclusions, columns)
     yield BLANK
     unknown = "; ".join(answer.only_the_registry_knows)
     yield from wrap(line(Piece(f"Only the registry knows {unknown}. Ask it: {answer.ask}", "dim")), columns)
@@ -93,8 +105,10 @@ def need_and_have(one: ExcludedNode | NodeExclusionView) -> str:
 
 
 def _row(one: NodeExclusionView) -> Row:
-    clears = f"; until {one.clears_when}" if one.clears_when else ""
-    return Row((line(one.refuses), line(Piece(one.reason, "yellow"))), line(need_and_have(one), clears))
+    note = [Piece("now: ", "bold"), one.have]
+    if one.clears_when:
+        note += [Piece("; clears when: ", "bold"), one.clears_when]
+    return Row((line(one.refuses), line(Piece(one.reason, "yellow"))), line(*note))
 
 
 def _model_line(model: ModelState) -> Line:

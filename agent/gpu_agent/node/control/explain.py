@@ -74,7 +74,7 @@ def _of_session(snapshot: Snapshot, instant: Instant) -> Iterator[_Exclusion]:
         cause = f": {session.last_refusal}" if session.last_refusal else ""
         words = f"{STATE_PHRASES.get(session.state, session.state.value)}{cause}"
         yield _Exclusion(
-            reason=ExclusionReason.DISCONNECTED, need="a connected node", have=words, clears_when=again
+            reason=ExclusionReason.DISCONNECTED, need="a connection", have=words, clears_when=again
         )
     elif not is_ready(snapshot):
         details = None if status is None else status.details

@@ -97,7 +97,7 @@ def _public_pool(record: NodeRecord) -> frozenset[str]:
 
 
 def _private(_candidate: Candidate, _key: tuple[str, ...]) -> Shortfall:
-    return Shortfall("accept_public_jobs", "private or assigned jobs only")
+    return Shortfall("a node of the public pool", "private and assigned jobs only")
 
 
 def _public_jobs(asked: NodeQuestion) -> Iterator[NodeExclusion]:
@@ -112,7 +112,8 @@ def _public_jobs(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 
 def _model_missing(candidate: Candidate, models: tuple[str, ...]) -> Shortfall:
     (model,) = models
-    return Shortfall(f"model {model}", model_state(candidate.record, model).replace("_", " "))
+    state = model_state(candidate.record, model).replace("_", " ")
+    return Shortfall(f"model {model}", f"no ready version of it: {state}")
 
 
 def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
@@ -127,7 +128,7 @@ def _jobs_with_models(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     yield NodeExclusion.of(
         ExclusionReason.MODEL_NOT_AVAILABLE,
         Shortfall("every model that it names ready", f"ready: {listed(ready)}"),
-        jobs=f"jobs that need any model but {listed(ready)}" if ready else "jobs that need a model",
+        jobs=f"jobs that need a model other than {listed(ready)}" if ready else "jobs that need a model",
         clears_when="the model is installed, enabled and ready there",
         is_limit=True,
     )
@@ -156,7 +157,9 @@ def _jobs_with_features(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     yield NodeExclusion.of(
         ExclusionReason.FEATURE_NOT_SUPPORTED,
         Shortfall("every feature that it names", listed(features)),
-        jobs=f"jobs that need any feature but {listed(features)}" if features else "jobs that need a feature",
+        jobs=f"jobs that need a feature other than {listed(features)}"
+        if features
+        else "jobs that need a feature",
         clears_when="its agent claims the feature under [features]",
         is_limit=True,
     )
@@ -176,7 +179,7 @@ def _jobs_with_labels(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     yield NodeExclusion.of(
         ExclusionReason.LABEL_MISMATCH,
         Shortfall("every label that it names", shown),
-        jobs=f"jobs that ask for any label but {shown}" if labels else "jobs that ask for a label",
+        jobs=f"jobs that ask for a label other than {shown}" if labels else "jobs that ask for a label",
         clears_when="its agent sets the label under [labels]",
         is_limit=True,
     )

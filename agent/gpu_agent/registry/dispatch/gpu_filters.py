@@ -27,12 +27,11 @@ def _too_few_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
         return None
     fitting = sum(number for kind, number in candidate.usable if demand.gpus.fits(kind))
     several = demand.gpus.number > 1 or demand.gpus.on_several_nodes
-    which = "usable GPUs"
+    number = demand.gpus.number
+    which = "usable GPU" if number == 1 else "usable GPUs"
     if several and any(kind.is_single for kind, _ in candidate.usable):
         which = "usable GPUs that work together"
-    return Shortfall(
-        f"{which}{_of_demand(demand)}: {demand.gpus.number}", f"{fitting} ({_gpus(candidate.record)})"
-    )
+    return Shortfall(f"{number} {which}{_of_demand(demand)}", f"{fitting} ({_gpus(candidate.record)})")
 
 
 def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
@@ -41,7 +40,7 @@ def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     all_usable = all(gpu.usable or gpu.is_parent for gpu in record.gpus.values())
     yield NodeExclusion.of(
         ExclusionReason.GPU_UNAVAILABLE,
-        Shortfall(f"usable GPUs: {len(usable) + 1}", f"{len(usable)} ({_gpus(record)})"),
+        Shortfall(_count(len(usable) + 1, "usable GPU"), f"{len(usable)} ({_gpus(record)})"),
         jobs=_more_gpus(sorted(Counter(gpu.name for gpu in usable).items())),
         clears_when="other GPUs are put in" if all_usable else "the GPUs that are not usable recover",
         is_limit=all_usable,
@@ -51,7 +50,7 @@ def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
         yield NodeExclusion.of(
             ExclusionReason.GPU_UNAVAILABLE,
             Shortfall(
-                f"GPUs that work together: {max(len(together), 1) + 1}", f"{len(together)} ({_gpus(record)})"
+                f"{max(len(together), 1) + 1} GPUs that work together", f"{len(together)} ({_gpus(record)})"
             ),
             jobs=_jobs_together(together),
             clears_when="the fabric between its GPUs recovers",
@@ -65,25 +64,38 @@ def _jobs_together(together: list[GpuState]) -> str:
     return f"{_more_gpus(sorted(Counter(gpu.name for gpu in together).items()))}, where they need several"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _more_gpus(usable: list[tuple[str, int]], what: str = "GPUs") -> str:
     total = sum(count for _, count in usable)
+    if not usable:
+        return f"jobs that need {what}"
     if len(usable) > 1:
         each = ", ".join(f"{count} {clip_quote(name)}" for name, count in usable)
         return f"jobs that need more than {total} {what} ({each}), or GPUs of another name"
-    other = f", or GPUs that are no {clip_quote(usable[0][0])}" if usable else ""
+    other = f", or GPUs other than {clip_quote(usable[0][0])}"
     return f"jobs that need more than {total} {what.removesuffix('s') if total == 1 else what}{other}"
 
 
+def _number(gpu: GpuState) -> str:
+    """Name a GPU as its driver numbers it; a MIG device shares its GPU's number, and is named by its UUID."""
+    return clip_quote(gpu.uuid) if gpu.parent_uuid else f"GPU {gpu.index}"
+
+
 def _gpus(record: NodeRecord) -> str:
-    """List a node's GPUs with the health of each; equal ones are counted."""
-    equal = Counter(
-        (gpu.name, "MIG parent" if gpu.is_parent else gpu.condition_for_jobs) for gpu in record.gpus.values()
-    )
-    parts = (
-        f"{f'{count}x ' if count > 1 else ''}{clip_quote(name)} {clip_quote(state)}"
-        for (name, state), count in equal.items()
-    )
-    return listed(parts, in_order=True) if equal else "no GPU"
+    """Count a node's GPUs by name and health, without the parents of MIG devices."""
+    states: dict[str, Counter[str]] = {}
+    for gpu in record.gpus.values():
+        if not gpu.is_parent:
+            states.setdefault(gpu.name, Counter())[gpu.condition_for_jobs] += 1
+    parts = (f"{clip_quote(name)}: {_counted(counted)}" for name, counted in states.items())
+    return listed(parts, in_order=True, empty="no GPU")
+
+
+def _counted(states: Counter[str]) -> str:
+    return " and ".join(f"{number} {clip_quote(state)}" for state, number in states.items())
 
 
 def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
@@ -92,9 +104,9 @@ def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None
     count = demand.gpus.number
     if demand.sharing is Sharing.MEMORY:
         each = "1 GPU" if count == 1 else f"each of {count} GPUs"
-        have = f"free: {_memory(free_memory(candidate, demand.gpus))}"
+        have = _most_free(free_memory(candidate, demand.gpus), count)
         return Shortfall(f"{demand.gpus.memory_mb} MiB free on {each}{_of_demand(demand)}", have)
-    which = "a GPU that no exclusive claim holds" if demand.sharing is None else f"free GPUs: {count}"
+    which = "a GPU that no exclusive claim holds" if demand.sharing is None else _count(count, "free GPU")
     return Shortfall(f"{which}{_of_demand(demand)}", _holders(candidate, demand))
 
 
@@ -111,10 +123,16 @@ def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     candidate = asked.candidate
     usable, unheld, free = availability(candidate)
     if usable and len(free) < len(usable):
-        held = [f"{gpu.uuid} {why}" for gpu in usable if (why := why_not_free(candidate, gpu)) is not None]
+        held: dict[str, list[str]] = {}
+        for gpu in usable:
+            if (why := why_not_free(candidate, gpu)) is not None:
+                held.setdefault(why, []).append(_number(gpu))
+        holders = (f"{listed(which, in_order=True)} {why}" for why, which in held.items())
         yield NodeExclusion.of(
             ExclusionReason.CAPACITY_EXCEEDED,
-            Shortfall(f"free GPUs: {len(free) + 1}", f"{len(free)} free; {listed(held, in_order=True)}"),
+            Shortfall(
+                _count(len(free) + 1, "free GPU"), f"{len(free)} free; {listed(holders, in_order=True)}"
+            ),
             jobs=_more_gpus(sorted(Counter(gpu.name for gpu in free).items()), "whole GPUs"),
             clears_when=_until_free(candidate, "the claims on its GPUs end, and their jobs with them"),
         )
@@ -131,7 +149,7 @@ def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     sizes = [gpu.memory_mb or 0 for gpu in usable]
     yield NodeExclusion.of(
         ExclusionReason.CAPACITY_EXCEEDED,
-        Shortfall(f"more than {most} MiB free", f"free: {_memory(memory)}"),
+        Shortfall(f"more than {most} MiB free", _most_free(memory, 1)),
         jobs=_more_memory(freest),
         clears_when="jobs end and free it" if most < max(sizes, default=0) else "larger GPUs are put in",
         is_limit=True,
@@ -152,8 +170,10 @@ def _until_free(candidate: Candidate, claims_end: str) -> str:
 def _more_memory(freest: list[int]) -> str:
     if not freest:
         return "jobs that share GPU memory"
-    more = [f"on each of {count}: {free}" for count, free in enumerate(freest[1:], start=2) if free]
-    besides = f" ({listed(more, in_order=True)})" if more else ""
+    several = [count for count, free in enumerate(freest, start=1) if count > 1 and free]
+    fewest_and_most = dict.fromkeys((*several[:1], *several[-1:]))
+    more = [f"on each of {count}: {freest[count - 1]}" for count in fewest_and_most]
+    besides = f" ({', '.join(more)})" if more else ""
     return f"jobs that share more than {freest[0]} MiB of GPU memory{besides}"
 
 
@@ -180,10 +200,12 @@ def _jobs_after_waiting_job(asked: NodeQuestion) -> Iterator[NodeExclusion]:
         )
 
 
-def _memory(free: Iterable[int | None]) -> str:
-    """List free memory, GPU by GPU."""
-    amounts = ("unknown" if one is None else f"{max(one, 0)} MiB" for one in free)
-    return listed(amounts, in_order=True, empty="no GPU")
+def _most_free(free: Iterable[int | None], count: int) -> str:
+    """Say how much memory is free at most: on one GPU, or on each of several."""
+    known = sorted((max(one, 0) for one in free if one is not None), reverse=True)
+    if len(known) < count:
+        return "no such GPU" if count == 1 else f"{len(known)} such GPUs"
+    return f"{known[count - 1]} MiB at most" + ("" if count == 1 else f" on each of {count}")
 
 
 def _of_demand(demand: Demand) -> str:

@@ -48,7 +48,7 @@ def _node_state(
 
 def _not_ready(candidate: Candidate) -> Shortfall:
     record = candidate.record
-    return Shortfall("status ready", f"{record.status} ({record.reason_code})")
+    return Shortfall("a ready node", f"status {record.status} ({record.reason_code})")
 
 
 def _when_ready(asked: NodeQuestion) -> str:
@@ -58,7 +58,7 @@ def _when_ready(asked: NodeQuestion) -> str:
 
 def _disconnected(candidate: Candidate) -> Shortfall:
     silent = candidate.record.connection is not None
-    return Shortfall("a live connection", "one that is silent" if silent else "none")
+    return Shortfall("a connected node", "a silent connection" if silent else "no connection")
 
 
 def _when_connected(asked: NodeQuestion) -> str:
@@ -68,7 +68,7 @@ def _when_connected(asked: NodeQuestion) -> str:
 
 def _cordoned(candidate: Candidate) -> Shortfall:
     reason = candidate.record.desired.cordoned or "no reason given"
-    return Shortfall("a node that is not cordoned", f"cordoned: {reason}")
+    return Shortfall("a node that is not cordoned", f"a cordon: {reason}")
 
 
 def _no_free_slot(candidate: Candidate) -> Shortfall:
@@ -125,7 +125,7 @@ def _gpu_use(candidate: Candidate) -> Shortfall | None:
 
 
 def _use(what: str, limit: float, figure: float) -> Shortfall:
-    return Shortfall(f"{what} at most {limit:g} %", f"{figure:g} %")
+    return Shortfall(f"{what} of at most {limit:g} %", f"{figure:g} %")
 
 
 NODE_FILTERS: tuple[Filter, ...] = (
