@@ -535,7 +535,7 @@ class AgentSettings(BaseSettings):
         Names | None,
         Setting(
             "the collectors that run beside NVML, such as `amd`; else all that are installed. `[]` is NVML "
-            "alone (`docs/howto/collectors.md`)",
+            "alone (`docs/reference/collectors.md`)",
             example='["amd"]',
             advanced=True,
         ),
