@@ -54,9 +54,17 @@ def test_the_tour_is_found() -> None:
 
 
 def named_in_sentences() -> list[tuple[str, str]]:
-    """Find the commands that the program's own sentences name between backquotes, each with its module."""
+    """Find the commands that sentences of the program and of pages name between backquotes."""
+    pages = [(document.stem, document.read_text(encoding="utf-8")) for document in DOCUMENTS]
+    in_pages = [
+        (name, command if command.startswith("gpu-agent") else f"gpu-agent {command}")
+        for name, text in pages
+        for command in re.findall(
+            r"`((?:gpu-agent|registry) [a-z][^`{…\n]*)`", re.sub(r"(?s)```.*?```", "", text)
+        )
+    ]
     sources = sorted((ROOT_FOLDER / "agent" / "gpu_agent").rglob("*.py"))
-    return [
+    return in_pages + [
         (source.stem, command)
         for source in sources
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
@@ -75,7 +83,7 @@ def _text_of(node: ast.AST) -> str:
 
 def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
     named = named_in_sentences()
-    assert len(named) > 20
+    assert len(named) > 100
     for module, command in named:
         words = shlex.split(command)[1:]
         place: Group | Command = ROOT
