@@ -59,8 +59,8 @@ class Scene:
 
 
 BEFORE = (
-    "gpu-agent registry claim create train-7 --gpus 6 --model chat-70b --ttl 1h",
-    "gpu-agent registry claim create asr-1 --model whisper-large-v3 --ttl 1h",
+    "gpu-agent registry claim create train-7 --gpus 6 --node {gpu-01} --ttl 1h",
+    "gpu-agent registry claim create asr-1 --node {gpu-03} --ttl 1h",
     "gpu-agent registry node drain {gpu-03} --reason 'new fans' --deadline 1h",
 )
 """What the operator and a scheduler did before."""
