@@ -68,6 +68,16 @@ def test_words_keep_their_style_when_a_line_breaks() -> None:
     ]
 
 
+def test_a_change_of_style_is_no_place_to_break_a_line() -> None:
+    words = (Piece("8 GPUs", "dim"), Piece(", 4 lost", "red"), Piece("; done", "dim"))
+    assert [plain_text(part) for part in wrap(words, 14)] == ["8 GPUs, 4", "lost; done"]
+
+
+@pytest.mark.parametrize("figure", ["4 s", "15 min", "80 GiB", "12 %"])
+def test_a_figure_stays_with_its_unit(figure: str) -> None:
+    assert [plain_text(part) for part in wrap(line(f"aged {figure} long"), 7)] == ["aged", figure, "long"]
+
+
 @given(WORDS, st.integers(2, 20))
 def test_no_part_is_wider_than_asked_and_no_letter_is_lost(
     words: list[tuple[str, str]], columns: int

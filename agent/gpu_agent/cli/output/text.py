@@ -99,14 +99,30 @@ def wrap(words: Line, columns: int | None) -> list[Line]:
     parts: list[Line] = []
     current: list[Piece] = []
     taken = 0
-    for piece in _fit_pieces(_split_words(words), max(1, columns)):
-        if taken + text_width(piece.text.rstrip()) > columns and current:
-            parts.append(_trim(current))
-            current, taken = [], 0
-        current.append(piece)
-        taken += text_width(piece.text)
+    for word in _whole_words(_split_words(words)):
+        width = line_width(_trim(list(word)))
+        fits = width <= max(1, columns)
+        for piece in word if fits else _fit_pieces(word, max(1, columns)):
+            if taken + (width if fits else text_width(piece.text.rstrip())) > columns and current:
+                parts.append(_trim(current))
+                current, taken = [], 0
+            current.append(piece)
+            taken += text_width(piece.text)
+            width -= text_width(piece.text)
     parts.append(_trim(current))
     return parts
+
+
+def _whole_words(pieces: Iterable[Piece]) -> Iterator[Line]:
+    """Yield words, which may be of several pieces: a change of style is no place to break a line."""
+    word: list[Piece] = []
+    for piece in pieces:
+        word.append(piece)
+        if piece.text.endswith(" "):
+            yield tuple(word)
+            word = []
+    if word:
+        yield tuple(word)
 
 
 def _split_words(words: Line) -> Iterator[Piece]:
