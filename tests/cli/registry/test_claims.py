@@ -9,7 +9,8 @@ from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry.claims import claim_page, claim_table, lease_in_words, request_slot, slot_in_words
-from gpu_agent.wire.api import ClaimDetail, ClaimView
+from gpu_agent.cli.registry.node_targets import gpu_uuid
+from gpu_agent.wire.api import ClaimDetail, ClaimView, NodeDetail
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -265,6 +266,30 @@ def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
     assert codes == [0]
 
 
+@pytest.mark.parametrize(
+    ("named", "uuid"),
+    [
+        ("1", "GPU-5f2a8c1e-b"),
+        ("GPU-5f2a8c1e-b", "GPU-5f2a8c1e-b"),
+        ("GPU-77", "GPU-77"),
+        ("GPU-7777", "GPU-77770000"),
+        ("0:0", "MIG-1"),
+        ("GPU-unknown", "GPU-unknown"),
+    ],
+)
+def test_a_gpu_is_named_by_its_number_or_how_its_uuid_begins(named: str, uuid: str) -> None:
+    gpus = [
+        {"uuid": "GPU-5f2a8c1e-a", "index": 0},
+        {"uuid": "GPU-5f2a8c1e-b", "index": 1},
+        {"uuid": "GPU-77770000", "index": 2},
+        {"uuid": "MIG-1", "index": 0, "parent_uuid": "GPU-5f2a8c1e-a"},
+    ]
+    node = model_of(NodeDetail, {"node_id": "n", "gpus": gpus})
+    assert gpu_uuid(node, named) == uuid
+    with pytest.raises(Failure, match="GPU-5f2a8c1e may be GPU-5f2a8c1e-a or GPU-5f2a8c1e-b: write more"):
+        gpu_uuid(node, "GPU-5f2a8c1e")
+
+
 def test_a_gpu_is_cordoned_and_uncordoned(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     words = [served.able, "--gpu", "GPU-x", "--server", served.api]
     assert main(["registry", "node", "cordon", *words, "--reason", "hot"]) == 6
@@ -274,6 +299,7 @@ def test_a_gpu_is_cordoned_and_uncordoned(served: Served, capsys: pytest.Capture
     answers = {
         f"{path}/{action}": {"node_id": served.able, "gpus": [gpu]} for action in ("cordon", "uncordon")
     }
+    answers[f"GET /v1/nodes/{served.able}"] = {"node_id": served.able, "gpus": [gpu]}
     with standing_in(answers) as registry:
         words[-1] = registry.api
         assert main(["registry", "node", "cordon", *words]) == 0

@@ -8,7 +8,6 @@ from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_p
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.units import parse_duration
 
-_A_UUID = "GPU-5f2a8c1e-7d40-4b63-9a15-0c2e6f8b1d37"
 _SOME_FAILED = "with --label: a node refused, or you did not type yes"
 _MANY_JSON = "with --label one on a line for each node"
 
@@ -139,8 +138,7 @@ def run_cordon(arguments: argparse.Namespace) -> int:
     from gpu_agent.cli.registry.node_targets import act, gpu_cordoned, node_cordoned
 
     body = without_none(reason=arguments.reason)
-    words = partial(gpu_cordoned, arguments.gpu) if arguments.gpu else node_cordoned
-    return act(arguments, "cordon", done="cordoned", body=body, words=words)
+    return act(arguments, "cordon", done="cordoned", body=body, words=node_cordoned, gpu_words=gpu_cordoned)
 
 
 def configure_uncordon(parser: argparse.ArgumentParser) -> None:
@@ -165,8 +163,9 @@ def run_uncordon(arguments: argparse.Namespace) -> int:
     """Request it and print."""
     from gpu_agent.cli.registry.node_targets import act, gpu_uncordoned, node_uncordoned
 
-    words = partial(gpu_uncordoned, arguments.gpu) if arguments.gpu else node_uncordoned
-    return act(arguments, "uncordon", done="uncordoned", body={}, words=words)
+    return act(
+        arguments, "uncordon", done="uncordoned", body={}, words=node_uncordoned, gpu_words=gpu_uncordoned
+    )
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -194,8 +193,8 @@ def _add_reason(parser: argparse.ArgumentParser) -> None:
 def _add_gpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
-        metavar="UUID",
-        help=f"only this GPU of the node, such as {_A_UUID}, as `registry node show` shows it",
+        metavar="GPU",
+        help="only this GPU of the node: its number, its UUID or how that begins, such as GPU-5f2a8c1e",
     )
 
 

@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from gpu_agent.cli.client.answers import Answer, Document
 from gpu_agent.cli.client.http import Api, quote_id
@@ -20,6 +21,7 @@ from gpu_agent.wire.api import NodeDetail, NodeList, NodeSummary
 
 Act = Callable[[Node], Answer[NodeDetail]]
 _YES = "yes"
+_SHORTEST_UUID = len("GPU-5f2a")
 
 
 def act(
@@ -29,8 +31,9 @@ def act(
     done: str,
     body: Mapping[str, object],
     words: Callable[[NodeDetail], str],
+    gpu_words: Callable[[str, NodeDetail], str] | None = None,
 ) -> int:
-    """Act on one node, on one GPU of it, or on all nodes with the labels."""
+    """Act on one node, on one GPU of it, or on all nodes with the labels; say so in these words."""
     api, gpu = Api.of(arguments), getattr(arguments, "gpu", None)
 
     def show(answer: Answer[NodeDetail], *, many: bool = True) -> None:
@@ -40,8 +43,11 @@ def act(
             print(words(answer.model))
 
     if not arguments.label:
-        act = action_of(action if gpu is None else f"gpus/{quote_id(gpu)}/{action}", body)
-        show(act(node_named(api, arguments, action)), many=False)
+        node = node_named(api, arguments, action)
+        if gpu is not None and gpu_words is not None:
+            uuid = gpu_uuid(node.detail().model, gpu)
+            action, words = f"gpus/{quote_id(uuid)}/{action}", partial(gpu_words, uuid)
+        show(action_of(action, body)(node), many=False)
         return ExitCode.OK
     if gpu is not None:
         raise Failure(
@@ -64,6 +70,21 @@ def node_named(api: Api, arguments: argparse.Namespace, action: str) -> Node:
             code=ExitCode.CONFIGURATION,
         )
     return Node(api, arguments.node_id)
+
+
+def gpu_uuid(node: NodeDetail, named: str) -> str:
+    """Return the UUID of a GPU that is named by its number, its UUID or how that begins; raises `Failure`."""
+    from gpu_agent.cli.output.nodes import gpu_numbers
+
+    numbers = gpu_numbers(node.gpus)
+    found = [uuid for uuid, number in numbers.items() if named in (number, uuid)]
+    found = found or [uuid for uuid in numbers if len(named) >= _SHORTEST_UUID and uuid.startswith(named)]
+    if len(found) > 1:
+        raise Failure(
+            f"{printable(named)} may be {' or '.join(map(printable, found))}: write more of it",
+            code=ExitCode.CONFIGURATION,
+        )
+    return found[0] if found else named  # the registry refuses it, and says what to do
 
 
 def nodes_with_labels(api: Api, arguments: argparse.Namespace, action: str) -> list[Node]:

@@ -19,9 +19,10 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "List the nodes that the registry knows, each with its status, for how long it has\n"
-        "had it, and, unless it is ready, why. Only `ready` and connected nodes take jobs;\n"
-        "`registry explain node ID` says what stands in the way. In a pipe each node is one line.",
+        "List the nodes that the registry knows: hostname, id, status and, unless it is ready, why. GPUS "
+        "counts those that a claim could get now, of all, and those with a fault; MEMORY and LOAD are of the "
+        "GPUs; AGE is how long the node has had its status. A narrow terminal leaves columns out. In a pipe "
+        "each node is one line. `registry explain node ID` says why a node takes no job.",
         example="gpu-agent registry node list --status degraded --status offline --label zone=a",
         exits={ExitCode.OK: "listed, even if there is none; with --watch: ended by Ctrl-C"},
     )
@@ -99,8 +100,8 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     describe(
         parser,
-        "Show one node: its status and what would change it, jobs, drain, labels, GPUs,\n"
-        "models, every health check, and what happened to it lately.",
+        "Show one node: its status and what would change it, jobs, drain, labels, GPUs, models, the checks "
+        "that fail, and what happened to it lately. GPUs have the numbers that their driver gives them.",
         example="gpu-agent registry node show node-7",
         exits={ExitCode.OK: "shown, whatever its status"},
     )
