@@ -171,6 +171,7 @@ def test_unhealthy_gpus_are_red_and_held_ones_are_marked() -> None:
         ({"cordoned": "maintenance"}, "cordoned: maintenance"),
         ({"cordoned": ""}, "cordoned"),
         ({"simulated": True}, "simulated"),
+        ({"gpus": [gpu(reasons=["gpu_uuid_duplicate"])]}, "another node declares its GPUs"),
         ({"hostname": None}, "-     node-1"),
         ({"installed_models": [{"model_id": "m", "status": "error", "enabled": True}]}, "0/1"),
         ({"status": "degraded", "reason": "no GPU is usable"}, "no GPU is usable"),

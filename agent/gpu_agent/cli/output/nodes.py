@@ -290,6 +290,8 @@ def _notes(node: NodeSummary, *, in_pipe: bool) -> Iterator[Piece]:
         yield Piece(f"disconnected{silent}", "red")
     if node.cordoned is not None:
         yield Piece(f"cordoned: {node.cordoned}" if node.cordoned else "cordoned", "yellow")
+    if any("gpu_uuid_duplicate" in gpu.reasons for gpu in node.gpus):
+        yield Piece("another node declares its GPUs", "yellow")
     if node.simulated and in_pipe:  # a terminal has it in the summary
         yield Piece("simulated", "magenta")
 
