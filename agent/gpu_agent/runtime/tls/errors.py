@@ -106,7 +106,8 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: str, terms: TlsTe
             )
         case code if code == _NOT_YET:
             return TlsProblem(
-                "the registry's certificate is not valid yet", "see that this machine's clock is right"
+                "the registry's certificate is not valid yet",
+                "see that this machine's clock is right; else have its operator put another one in place",
             )
         case code if code == _SELF_SIGNED:
             known = f", or its key's pin in {terms.pin}" if terms.pin else ""
