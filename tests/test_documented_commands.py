@@ -6,10 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from gpu_agent.cli.command import Command, Group, Parser, parser_of
-from gpu_agent.cli.main import ROOT
+from gpu_agent.cli.declaration import Command, Group
+from gpu_agent.cli.groups import ROOT
 
 ROOT_FOLDER = Path(__file__).parent.parent
 _SYSTEMDS = ("systemctl ", "journalctl ")
@@ -32,21 +33,19 @@ def _bare(line: str) -> str:
     return re.sub(r"\$\([^)]*\)", "x", line)
 
 
-def parser_for(words: list[str]) -> tuple[Parser, list[str]]:
+def command_for(words: list[str]) -> tuple[Command, list[str]]:
     place: Group | Command = ROOT
-    path = ["gpu-agent"]
     while isinstance(place, Group):
-        path.append(words.pop(0))
-        place = place.commands[path[-1]]
-    return parser_of(place.load()[path[-1]][0], path), words
+        place = place.command(words.pop(0))
+    return place, words
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_shown_can_be_typed(document: Path) -> None:
     for command in shown(document):
-        parser, words = parser_for(shlex.split(command)[1:])
-        with contextlib.suppress(SystemExit):  # --help
-            parser.parse_args(words)
+        found, words = command_for(shlex.split(command)[1:])
+        with contextlib.suppress(click.exceptions.Exit):  # --help
+            found.make_context(found.path, words)
 
 
 def test_the_tour_is_found() -> None:
@@ -87,11 +86,8 @@ def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
     for module, command in named:
         words = shlex.split(command)[1:]
         place: Group | Command = ROOT
-        word = ""
         while isinstance(place, Group) and words and not words[0].startswith("-"):
-            word = words.pop(0)
-            place = place.commands[word]
-        if isinstance(place, Command):
-            parser = parser_of(place.load()[word][0], ["gpu-agent"])
-            options = {word for word in words if word.startswith("--")}
-            assert options <= parser._option_string_actions.keys(), f"{module}: {command}"
+            place = place.command(words.pop(0))
+        known = {name for param in place.params for name in param.opts}
+        options = {word for word in words if word.startswith("--")}
+        assert options <= known, f"{module}: {command}"

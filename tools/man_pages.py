@@ -4,18 +4,18 @@ They are generated from the commands' own help and from the settings' fields. SO
 that the same source makes the same pages.
 """
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from gpu_agent.cli.command import MEANINGS, Group, Parser
-from gpu_agent.cli.main import ROOT
+from gpu_agent.cli.command import MEANINGS
+from gpu_agent.cli.declaration import OWN, Argument, Command, Group, Option, shown
+from gpu_agent.cli.groups import ROOT
 from gpu_agent.version import __version__
 from tools import settings_docs
-from tools.cli_reference import commands, shown, taught
+from tools.cli_reference import commands
 from tools.roff import (
     bold,
     entry,
@@ -34,50 +34,52 @@ SOURCE = f"gpu-agent {__version__}"
 
 def pages(*, date: str) -> Mapping[str, str]:
     """Write every page, by the name of its file."""
-    written = {f"{name_of(words)}.1": _group(group, words, date) for words, group in _groups()}
-    for _, parser in commands():
-        written[f"{name_of(tuple(parser.prog.split()))}.1"] = _command(parser, date)
+    written = {f"{name_of(group.path)}.1": _group(group, date) for group in _groups()}
+    for _, command in commands():
+        written[f"{name_of(command.path)}.1"] = _command(command, date)
     for name, component in settings_docs.COMPONENTS.items():
         written[f"{name}.toml.5"] = settings_docs.manual_page(component, date=date, source=SOURCE)
     return written
 
 
-def name_of(words: tuple[str, ...]) -> str:
+def name_of(path: str) -> str:
     """The page of a command, as `man` finds it."""
-    return "-".join(words)
+    return path.replace(" ", "-")
 
 
-def _groups(
-    group: Group = ROOT, words: tuple[str, ...] = ("gpu-agent",)
-) -> Iterator[tuple[tuple[str, ...], Group]]:
-    yield words, group
-    for name, one in group.commands.items():
+def _groups(group: Group = ROOT) -> Iterator[Group]:
+    yield group
+    for one in group.entries.values():
         if isinstance(one, Group):
-            yield from _groups(one, (*words, name))
+            yield from _groups(one)
 
 
-def _group(group: Group, words: tuple[str, ...], date: str) -> str:
+def _group(group: Group, date: str) -> str:
     about = (
         "says what each GPU machine has, and whether it may take a job" if group is ROOT else group.summary
     )
-    typed = " ".join(words)
+    name = name_of(group.path)
     subjects = (
-        subtitled(subject, *(_listed((*words, name), one.summary) for name, one in entries.items()))
+        subtitled(subject, *(_listed(f"{group.path} {one}", entry.summary) for one, entry in entries.items()))
         for subject, entries in group.subjects.items()
     )
-    above = () if group is ROOT else (titled("SEE ALSO", f"{bold(name_of(words[:-1]))}(1)"),)
+    above = () if group is ROOT else (_see_above(group.path),)
     return _page(
-        heading(name_of(words), 1, date=date, source=SOURCE),
-        titled("NAME", f"{escaped(name_of(words))} \\- {escaped(about)}"),
-        titled("SYNOPSIS", f"{bold(typed)} {escaped(group.what.upper())} ..."),
-        titled("DESCRIPTION", paragraphs(group.description), *subjects),
+        heading(name, 1, date=date, source=SOURCE),
+        titled("NAME", f"{escaped(name)} \\- {escaped(about)}"),
+        titled("SYNOPSIS", f"{bold(group.path)} {escaped(group.what.upper())} ..."),
+        titled("DESCRIPTION", paragraphs(group.about), *subjects),
         *(_of_the_whole() if group is ROOT else ()),
         *above,
     )
 
 
-def _listed(words: tuple[str, ...], summary: str) -> str:
-    return entry(f"{bold(name_of(words))}(1)", words_of(summary))
+def _see_above(path: str) -> str:
+    return titled("SEE ALSO", f"{bold(name_of(path.rpartition(' ')[0]))}(1)")
+
+
+def _listed(path: str, summary: str) -> str:
+    return entry(f"{bold(name_of(path))}(1)", words_of(summary))
 
 
 def _of_the_whole() -> Iterator[str]:
@@ -90,51 +92,46 @@ def _of_the_whole() -> Iterator[str]:
     yield titled("SEE ALSO", f"{bold('agent.toml')}(5), {bold('registry.toml')}(5)")
 
 
-def _command(parser: Parser, date: str) -> str:
-    name = name_of(tuple(parser.prog.split()))
-    sample, exits = taught(parser)
-    description = parser.description or ""
-    *above, _ = parser.prog.split()
+def _command(command: Command, date: str) -> str:
+    name = name_of(command.path)
+    usage = command.usage.removeprefix(command.path)
     return _page(
         heading(name, 1, date=date, source=SOURCE),
-        titled("NAME", f"{escaped(name)} \\- {escaped(_summary(parser))}"),
-        titled("SYNOPSIS", _synopsis(parser)),
-        titled("DESCRIPTION", paragraphs(description)),
-        titled("OPTIONS", *_options(parser)),
-        titled("EXAMPLES", example(sample.splitlines())),
-        titled("EXIT STATUS", *_codes(exits)),
-        titled("SEE ALSO", f"{bold(name_of(tuple(above)))}(1)"),
+        titled("NAME", f"{escaped(name)} \\- {escaped(_summary(command))}"),
+        titled("SYNOPSIS", f"{bold(command.path)}{escaped(usage)}"),
+        titled("DESCRIPTION", paragraphs(command.declared.about)),
+        titled("OPTIONS", *_options(command)),
+        titled("EXAMPLES", example([command.declared.example])),
+        titled("EXIT STATUS", *_codes((str(int(code)), words) for code, words in command.exits.items())),
+        _see_above(command.path),
     )
 
 
-def _summary(parser: Parser) -> str:
+def _summary(command: Command) -> str:
     """The line about a command in the list that it stands in."""
     group: Group = ROOT
-    *above, last = parser.prog.split()[1:]
+    *above, last = command.path.split()[1:]
     for word in above:
-        inner = group.commands[word]
+        inner = group.entries[word]
         assert isinstance(inner, Group)  # noqa: S101 - a command's own words lead to it
         group = inner
-    return group.commands[last].summary
+    return group.entries[last].summary
 
 
-def _synopsis(parser: Parser) -> str:
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    return f"{bold(parser.prog)}{escaped(usage.removeprefix(parser.prog))}"
+def _options(command: Command) -> Iterator[str]:
+    if command.takes:
+        yield "\n".join(entry(_term(one), words_of(one.about)) for one in command.takes)
+    for subject, options in command.subjects.items():
+        entries = [entry(_term(one), words_of(one.help or "")) for one in options]
+        yield "\n".join(entries) if subject == OWN else subtitled(subject, *entries)
 
 
-def _options(parser: Parser) -> Iterator[str]:
-    for group in parser._action_groups:  # noqa: SLF001 - argparse lists its options nowhere else
-        entries = [entry(_term(action), words_of(action.help or "")) for action in group._group_actions]  # noqa: SLF001 - as above
-        usual = group.title in ("options", "positional arguments")
-        if entries:
-            yield "\n".join(entries) if usual else subtitled(group.title or "", *entries)
-
-
-def _term(action: argparse.Action) -> str:
-    *short, last = action.option_strings or ("",)
-    value = shown(action).removeprefix(last).strip()
-    named = " ".join([*([bold(last)] if last else []), *([italic(value)] if value else [])])
+def _term(param: Option | Argument) -> str:
+    if isinstance(param, Argument):
+        return italic(shown(param))
+    *short, last = param.opts
+    value = shown(param).removeprefix(last).strip()
+    named = " ".join([bold(last), *([italic(value)] if value else [])])
     return ", ".join([*map(bold, short), named])
 
 

@@ -226,7 +226,7 @@ def _imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
 
 
 def _is_command(text: str) -> bool:
-    return re.search(r"(?m)^def configure\w*\(", text) is not None and "arguments: argparse.Namespace" in text
+    return "\nCOMMANDS: Commands = {" in text
 
 
 def _is_docstring_only(text: str) -> bool:

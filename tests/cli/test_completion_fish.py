@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.completion import fish_script, places
-from gpu_agent.cli.main import ROOT
+from tests.cli.completion_scripts import WITH_THE_PROGRAM, script
 
 FISH = shutil.which("fish")
 pytestmark = pytest.mark.skipif(FISH is None, reason="no fish on this machine")
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.skipif(FISH is None, reason="no fish on this machine")
 @pytest.fixture(scope="module")
 def sourced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fish") / "gpu-agent.fish"
-    path.write_text(fish_script(places(ROOT)))
+    path.write_text(script("fish"))
     return path
 
 
@@ -26,7 +25,7 @@ def completed(sourced: Path, line: str, folder: Path) -> dict[str, str]:
         text=True,
         check=True,
         cwd=folder,
-        env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
+        env={**WITH_THE_PROGRAM, "HOME": str(folder)},
     )
     assert done.stderr == ""
     rows = [row.partition("\t") for row in done.stdout.splitlines()]
@@ -41,7 +40,6 @@ def completed(sourced: Path, line: str, folder: Path) -> dict[str, str]:
         ("gpu-agent registry token ", {"create", "list", "revoke", "rotate"}),
         ("gpu-agent run --join", {"--join-token-file"}),
         ("gpu-agent run --log-level ", {"debug", "info", "warning", "error"}),
-        ("gpu-agent run --log-level=w", {"--log-level=warning"}),
         ("gpu-agent completion ", {"bash", "zsh", "fish"}),
         ("gpu-agent registry node show token --js", {"--json"}),
     ],

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.completion import places, zsh_script
-from gpu_agent.cli.main import ROOT
+from tests.cli.completion_scripts import WITH_THE_PROGRAM, script
 from tests.programs import eventually
 from tests.waiting import patience
 
@@ -22,7 +21,7 @@ class Zsh:
     """An interactive zsh on a terminal, with the completion in its search path."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "_gpu-agent").write_text(zsh_script(places(ROOT)))
+        (folder / "_gpu-agent").write_text(script("zsh"))
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
             [ZSH or "", "-f", "-i"],
@@ -31,7 +30,7 @@ class Zsh:
             stderr=slave,
             start_new_session=True,
             cwd=folder,
-            env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "TERM": "dumb", "LISTMAX": "999"},
+            env={"HOME": str(folder), "PATH": WITH_THE_PROGRAM["PATH"], "TERM": "dumb", "LISTMAX": "999"},
         )
         os.close(slave)
         self._shown = b""

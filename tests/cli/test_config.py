@@ -1,4 +1,3 @@
-import argparse
 import json
 import subprocess
 import sys
@@ -7,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.config import (
     COMPONENTS,
-    add_arguments,
+    configuration_params,
     json_value,
     read_configuration,
     settings_failure,
@@ -22,6 +21,7 @@ from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.config.sources import Layer
 from gpu_agent.runtime.logs import REDACTED
+from tests.cli.given import given
 
 URL = 'registry_url = "ws://10.0.0.1:8080/ws/node"\n'
 
@@ -319,10 +319,8 @@ def _no_file_in_etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
 
-def asked(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(words)
+def asked(*words: str) -> Arguments:
+    return given(configuration_params(), *words)
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -1,20 +1,21 @@
-import argparse
 from pathlib import Path
 
+import click
 import pytest
 
-from gpu_agent.cli.setting_options import add_setting_options
+from gpu_agent.cli.declaration import shown
+from gpu_agent.cli.setting_options import setting_options
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.server.settings import RegistrySettings
+from tests.cli.given import given
 
 TLS = ("tls_ca_file", "tls_pin", "tls_cert_file", "tls_key_file")
 
 
 def help_of(settings: type[AgentSettings | RegistrySettings]) -> str:
-    parser = argparse.ArgumentParser()
-    add_setting_options(parser, settings)
-    return " ".join(parser.format_help().split())
+    options = [one for one in setting_options(settings) if isinstance(one, click.Option)]
+    return " ".join(f"{shown(one)} {one.help}" for one in options)
 
 
 def test_an_option_says_what_its_setting_means_and_its_default() -> None:
@@ -36,11 +37,10 @@ PIN = "sha256//" + "A" * 43 + "="
 
 
 def loaded(tmp_path: Path, *words: str, url: str = "wss://h") -> AgentSettings:
-    parser = argparse.ArgumentParser()
-    add_setting_options(parser, AgentSettings, only=(*TLS, "insecure_plaintext"))
+    options = setting_options(AgentSettings, only=(*TLS, "insecure_plaintext"))
     empty = tmp_path / "agent.toml"
     empty.touch()
-    return load({"registry_url": url, **vars(parser.parse_args(words))}, config=empty)
+    return load({"registry_url": url, **vars(given(options, *words))}, config=empty)
 
 
 def test_each_option_is_the_setting_of_its_name(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.command import Group
-from gpu_agent.cli.main import REGISTRY
+from gpu_agent.cli.declaration import Group
+from gpu_agent.cli.groups import REGISTRY
 from tests.programs import COMMAND, Agent, Registry, eventually
 from tests.waiting import patience
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 ELSEWHERE = {"serve", "backup", "restore", "claim run", "event follow"}
 """Tried by tests of their own."""
-NOUNS = {name: one for name, one in REGISTRY.commands.items() if isinstance(one, Group)}
+NOUNS = {name: one for name, one in REGISTRY.entries.items() if isinstance(one, Group)}
 """Words before actions."""
 
 
@@ -111,8 +111,8 @@ def test_every_action_does_what_it_says(tmp_path: Path, running: ExitStack) -> N
         assert operator.await_status("ready")["node_id"] == node_id
         _ends(operator, node_id)
 
-    actions = {name for name in REGISTRY.commands if name not in NOUNS}
-    actions |= {f"{noun} {name}" for noun, group in NOUNS.items() for name in group.commands}
+    actions = {name for name in REGISTRY.entries if name not in NOUNS}
+    actions |= {f"{noun} {name}" for noun, group in NOUNS.items() for name in group.entries}
     assert operator.typed == actions - ELSEWHERE
 
 

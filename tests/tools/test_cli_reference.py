@@ -3,22 +3,23 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.command import MEANINGS, Parser
+from gpu_agent.cli.command import MEANINGS
+from gpu_agent.cli.declaration import Command
 from tools.cli_reference import EVERYWHERE, MARK, commands, main, reference, written
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
-COMMANDS = [parser for _, parser in commands()]
+COMMANDS = [command for _, command in commands()]
 ASKING = [
-    parser
-    for parser in COMMANDS
-    if parser.prog.split()[1] == "registry"
-    and parser.prog.split(maxsplit=2)[-1] not in ("serve", "restore", "claim run")
+    command
+    for command in COMMANDS
+    if command.path.split()[1] == "registry"
+    and command.path.split(maxsplit=2)[-1] not in ("serve", "restore", "claim run")
 ]
 """`claim run` prints what its command prints."""
 
 
-def by_name(parser: Parser) -> str:
-    return parser.prog
+def by_name(command: Command) -> str:
+    return command.path
 
 
 def test_the_document_says_what_the_commands_say() -> None:
@@ -34,22 +35,16 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     assert document.read_text() == f"# Mine\n\n{MARK}\n{reference()}"
 
 
-@pytest.mark.parametrize("parser", COMMANDS, ids=by_name)
-def test_every_command_has_an_example_that_can_be_typed(parser: Parser) -> None:
-    example = (parser.epilog or "").splitlines()[1].strip()
-    assert example.startswith(parser.prog)
-    parser.parse_args(shlex.split(example.removeprefix(parser.prog)))
+@pytest.mark.parametrize("command", COMMANDS, ids=by_name)
+def test_every_command_has_an_example_that_can_be_typed(command: Command) -> None:
+    example = command.declared.example
+    assert example.startswith(command.path)
+    command.make_context(command.path, shlex.split(example.removeprefix(command.path)))
 
 
-@pytest.mark.parametrize("parser", COMMANDS, ids=by_name)
-def test_every_command_says_how_it_ends_and_every_option_what_it_means(parser: Parser) -> None:
-    assert "exit codes:\n    0  " in (parser.epilog or "")
-    assert all(action.help for action in parser._actions)
-
-
-@pytest.mark.parametrize("parser", ASKING, ids=by_name)
-def test_every_command_that_asks_a_registry_says_where_and_answers_in_json(parser: Parser) -> None:
-    options = {option for action in parser._actions for option in action.option_strings}
+@pytest.mark.parametrize("command", ASKING, ids=by_name)
+def test_every_command_that_asks_a_registry_says_where_and_answers_in_json(command: Command) -> None:
+    options = {name for param in command.params for name in param.opts}
     assert {*EVERYWHERE, "--json"} <= options
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.completion import places
-from gpu_agent.cli.main import ROOT
+from gpu_agent.cli.declaration import Command, Group
+from gpu_agent.cli.groups import ROOT
 from tools.cli_reference import commands
 from tools.man_pages import main, pages
 
@@ -14,15 +14,20 @@ MANDOC, MAN = shutil.which("mandoc"), shutil.which("man")
 
 
 def test_every_command_and_every_way_to_one_has_a_page_and_so_have_both_files() -> None:
-    of_commands = {"-".join(place.words) + ".1" for place in places(ROOT)}
+    def walk(group: Group) -> list[str]:
+        inner = [one for one in group.entries.values() if isinstance(one, Group)]
+        names = [f"{group.path} {name}" for name, one in group.entries.items() if not isinstance(one, Group)]
+        return [group.path, *names, *(name for one in inner for name in walk(one))]
+
+    of_commands = {name.replace(" ", "-") + ".1" for name in walk(ROOT)}
     assert set(PAGES) == {*of_commands, "agent.toml.5", "registry.toml.5"}
 
 
-@pytest.mark.parametrize("parser", [parser for _, parser in commands()], ids=lambda parser: parser.prog)
-def test_a_page_names_every_option_of_its_command(parser: object) -> None:
-    name = f"{getattr(parser, 'prog', '').replace(' ', '-')}.1"
-    for option in getattr(parser, "_option_string_actions", {}):
-        assert option.replace("-", "\\-") in PAGES[name]
+@pytest.mark.parametrize("command", [command for _, command in commands()], ids=lambda one: one.path)
+def test_a_page_names_every_option_of_its_command(command: Command) -> None:
+    page = PAGES[f"{command.path.replace(' ', '-')}.1"]
+    options = [one for options in command.subjects.values() for one in options]
+    assert all(one.opts[-1].replace("-", "\\-") in page for one in options)
 
 
 @pytest.mark.skipif(MANDOC is None, reason="no mandoc on this machine")

@@ -41,7 +41,7 @@ def test_a_small_module_with_two_importers_stays(checkout: Path) -> None:
 
 
 def test_a_command_is_a_module_of_its_own(checkout: Path) -> None:
-    command = "def configure(parser):\n    pass\n\n\ndef main(arguments: argparse.Namespace):\n    pass\n"
+    command = "COMMANDS: Commands = {}\n"
     write(checkout, "agent/gpu_agent/small.py", f"Y = 1\n\n\n{command}")
     assert "move it there" not in broken(checkout)
 

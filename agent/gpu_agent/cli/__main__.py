@@ -38,12 +38,9 @@ def _run_nvml_child() -> None:
 
 
 def _run(child: ForkedChild | None) -> int:
-    try:
-        from gpu_agent.cli.main import main as run_command
+    from gpu_agent.cli.main import main as run_command
 
-        return run_command(child=child)
-    except SystemExit as end:  # argparse, after --help and --version
-        return end.code if isinstance(end.code, int) else 0
+    return run_command(child=child)
 
 
 def _flushed(code: int) -> int:

@@ -3,7 +3,6 @@
 They are read as the component itself reads them, and neither is started. Secrets are masked.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -14,15 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import click
 from pydantic import BaseModel, SecretStr
 from pydantic_settings import BaseSettings
 
-from gpu_agent.cli.agent.run import configure as configure_run
-from gpu_agent.cli.command import Commands, Configure, ExitCode, Failure, describe, parser_of
+from gpu_agent.cli.agent.run import declare as declare_run
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option, values_of
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_lines, terminal_columns
-from gpu_agent.cli.registry.serve import configure_serve
+from gpu_agent.cli.registry.serve import declare_serve
 from gpu_agent.node import settings as agent
 from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.runtime.config.load import SettingsError, table_model
@@ -45,7 +46,7 @@ _COLUMNS = (Column(head="SETTING"), Column(head="VALUE", wraps=True), Column(hea
 class Component:
     """A component of the program, as its configuration needs it."""
 
-    configure: Configure
+    declare: Callable[[], Declaration]
     """Of the command that takes the settings as options."""
     words: tuple[str, ...]
     kind: type[BaseSettings]
@@ -57,7 +58,7 @@ class Component:
 
 COMPONENTS: Mapping[str, Component] = {
     "agent": Component(
-        configure_run,
+        declare_run,
         ("gpu-agent", "run"),
         agent.AgentSettings,
         lambda: agent.DEFAULT_CONFIG,
@@ -65,7 +66,7 @@ COMPONENTS: Mapping[str, Component] = {
         {"registry_url": "wss://registry.invalid"},
     ),
     "registry": Component(
-        configure_serve,
+        declare_serve,
         ("gpu-agent", "registry", "serve"),
         registry.RegistrySettings,
         lambda: registry.DEFAULT_CONFIG,
@@ -107,11 +108,10 @@ class Configuration:
         return self.file.is_file()
 
 
-def configure_check(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say whether the settings of the agent or the registry can be used: every fault at once, each "
+def declare_check() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Say whether the settings of the agent or the registry can be used: every fault at once, each "
         "with the line or the variable that has it, and for an unknown key the nearest that there is. "
         "Nothing is started or reached: `gpu-agent doctor` checks what the agent's settings name.",
         example="gpu-agent config check agent",
@@ -120,12 +120,11 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "they cannot; it says why",
         },
         asks=False,
+        params=[*configuration_params(), option("--json", help="print one object, for programs", flag=True)],
     )
-    add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one object, for programs")
 
 
-def run_check(arguments: argparse.Namespace) -> int:
+def run_check(arguments: Arguments) -> int:
     """Read and judge."""
     try:
         configuration = read_configuration(arguments)
@@ -141,11 +140,11 @@ def run_check(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_show(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show every setting of the agent or the registry as it holds, and where its value comes from: a "
+def declare_show() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show every setting of the agent or the registry as it holds, and where its value comes "
+        "from: a "
         "default, a line of the file, a variable, an option, or a credential that systemd gives to the unit. "
         "Secrets are masked, and a required setting that is missing is shown as none. It reads the variables "
         "of your shell, not those of a running service; give the options of its unit with --with.",
@@ -155,13 +154,15 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "the settings cannot be used, or one is lacking; it says which",
         },
         asks=False,
+        params=[
+            *configuration_params(),
+            option("--changed", help="leave out what holds by default", flag=True),
+            option("--json", help="print one object, for programs", flag=True),
+        ],
     )
-    add_arguments(parser)
-    parser.add_argument("--changed", action="store_true", help="leave out what holds by default")
-    parser.add_argument("--json", action="store_true", help="print one object, for programs")
 
 
-def run_show(arguments: argparse.Namespace) -> int:
+def run_show(arguments: Arguments) -> int:
     """Read and print."""
     try:
         configuration = read_configuration(arguments)
@@ -184,23 +185,23 @@ def run_show(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the component and where its settings are."""
-    parser.add_argument("component", metavar="COMPONENT", choices=tuple(COMPONENTS), help="agent or registry")
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
-    )
-    parser.add_argument(
-        "--with",
-        dest="options",
-        metavar="OPTIONS",
-        type=shlex.split,
-        default=[],
-        help="options that the component is started with, such as those of its unit, in quotes",
-    )
+def configuration_params() -> list[click.Parameter]:
+    """Return the component and where its settings are."""
+    return [
+        argument("component", metavar="COMPONENT", choices=tuple(COMPONENTS), help="agent or registry"),
+        option("--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"),
+        option(
+            "--with",
+            dest="options",
+            metavar="OPTIONS",
+            type=shlex.split,
+            default=[],
+            help="options that the component is started with, such as those of its unit, in quotes",
+        ),
+    ]
 
 
-def read_configuration(arguments: argparse.Namespace) -> Configuration:
+def read_configuration(arguments: Arguments) -> Configuration:
     """Read one component's settings; raises `SettingsError`, and `Failure` for wrong options.
 
     Where only required settings are missing, the others are returned all the same.
@@ -274,7 +275,7 @@ def _key(name: str) -> str:
 
 
 def _parse_options(component: Component, options: Sequence[str]) -> dict[str, object]:
-    given = vars(parser_of(component.configure, component.words).parse_args(options))
+    given = values_of(component.declare(), component.words, options)
     if given.pop("config") is not None:
         raise Failure("name the file with --config itself, not inside --with", code=ExitCode.CONFIGURATION)
     return given
@@ -413,6 +414,6 @@ def _settings_document(configuration: Configuration, settings: list[ShownSetting
 
 
 COMMANDS: Commands = {
-    "check": (configure_check, run_check),
-    "show": (configure_show, run_show),
+    "check": (declare_check, run_check),
+    "show": (declare_show, run_show),
 }

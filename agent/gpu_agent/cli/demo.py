@@ -4,7 +4,6 @@ Where Linux has `setpriv`, they end even when the demo is killed outright; the f
 the way of real ones: through the state directory, over the operators' API, in files.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,7 +21,8 @@ from typing import TypeVar
 
 from gpu_agent.cli.client.discovery import OperatorToken
 from gpu_agent.cli.client.http import Api, quote_id
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.demo_workload import Workload
 from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.inventory import gpus_in_words
@@ -128,12 +128,11 @@ class DemoFleet:
         return seen
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Start a registry and three agents on loopback ports of their own, give them jobs, drain one now and "
-        "then, and show what happens, until Ctrl-C. "
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Start a registry and three agents on loopback ports of their own, give them jobs, drain one "
+        "now and then, and show what happens, until Ctrl-C. "
         "Uses the machine's GPUs if it has some, else simulated ones, and says which. "
         "No process and no file stays afterwards.",
         example="gpu-agent demo --once",
@@ -143,15 +142,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
             ExitCode.INTERRUPTED: "--once was interrupted",
         },
         asks=False,
-    )
-    parser.add_argument(
-        "--once",
-        action="store_true",
-        help="walk once through ready, claim, explain, drain and offline, then exit: 0 when all went well",
+        params=[
+            option(
+                "--once",
+                help="walk once through ready, claim, explain, drain and offline, then exit: 0 when all "
+                "went well",
+                flag=True,
+            )
+        ],
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Run the demo until it is done or interrupted."""
     started = time.monotonic()
     try:
@@ -450,5 +452,5 @@ def write_join_token(api: Api, file: Path, *, uses: int) -> Path:
 
 
 COMMANDS: Commands = {
-    "demo": (configure, main),
+    "demo": (declare, main),
 }

@@ -1,6 +1,5 @@
 """`gpu-agent schema`: the JSON Schemas of messages and of what commands print with `--json`."""
 
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from gpu_agent.cli.agent.check import check_schema
 from gpu_agent.cli.agent.doctor import doctor_schema
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.wire import schema as messages
 from gpu_agent.wire.control import status_schema
 from gpu_agent.wire.explain_document import explain_schema
@@ -25,27 +25,31 @@ NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
 """What a schema exists for: the protocol's messages, then what commands print with `--json`."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of what "
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of "
+        "what "
         "`probe`, `doctor`, `check`, `status` or `explain` prints with `--json`. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},
         asks=False,
-    )
-    parser.add_argument("name", nargs="?", choices=NAMES, metavar="NAME", help=f"one of: {', '.join(NAMES)}")
-    parser.add_argument(
-        "--write",
-        metavar="DIR",
-        type=Path,
-        help="write each schema to DIR/<name>.json; DIR is made if need be",
+        params=[
+            argument(
+                "name", choices=NAMES, metavar="NAME", help=f"one of: {', '.join(NAMES)}", optional=True
+            ),
+            option(
+                "--write",
+                metavar="DIR",
+                type=Path,
+                help="write each schema to DIR/<name>.json; DIR is made if need be",
+            ),
+        ],
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Print or write."""
     if arguments.write is not None:
         _write(arguments.write, NAMES if arguments.name is None else (arguments.name,))
@@ -78,5 +82,5 @@ def _text(document: object) -> str:
 
 
 COMMANDS: Commands = {
-    "schema": (configure, main),
+    "schema": (declare, main),
 }

@@ -1,6 +1,5 @@
 """`gpu-agent service`: make agent or registry a systemd service after a pip install, or look at it."""
 
-import argparse
 import importlib.util
 import os
 import sys
@@ -10,8 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+import click
+
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.config import COMPONENTS as CONFIGURATIONS
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.logs import redact_secrets
@@ -45,16 +47,18 @@ _OF_BOTH = ("gpu_agent", "pydantic", "websockets", "psutil", "pynvml")
 _OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "prometheus_client", "msgspec", "uvloop")
 
 
-def add_component(parser: argparse.ArgumentParser) -> None:
-    """Add which component is meant."""
-    parser.add_argument(
-        "component",
-        metavar="COMPONENT",
-        nargs="?",
-        default="agent",
-        choices=tuple(COMPONENTS),
-        help="agent (default) or registry",
-    )
+def component_argument() -> list[click.Parameter]:
+    """Return which component is meant."""
+    return [
+        argument(
+            "component",
+            metavar="COMPONENT",
+            default="agent",
+            choices=tuple(COMPONENTS),
+            help="agent (default) or registry",
+            optional=True,
+        )
+    ]
 
 
 def this_machine() -> Machine:
@@ -95,11 +99,11 @@ def refused(error: RefusedError | UnwritablePathError) -> Failure:
     return Failure(str(error), ExitCode.CONFIGURATION)
 
 
-def configure_install(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Make the agent, or the registry, a service of this machine, as the packages do: the systemd unit "
+def declare_install() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Make the agent, or the registry, a service of this machine, as the packages do: the systemd "
+        "unit "
         "with this environment's program, the user it runs as, and settings to begin with where there are "
         "none. Settings that are there stay. Run it again after each upgrade by pip: it brings the unit up "
         "to date, and a service that runs goes on in the new version.\n\n"
@@ -112,13 +116,15 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "refused, or with --now not started, as its settings are not ready",
         },
         asks=False,
+        params=[
+            *component_argument(),
+            option("--now", help="start it too, now and at every boot", flag=True),
+            option("--dry-run", help="only say what would be done", flag=True),
+        ],
     )
-    add_component(parser)
-    parser.add_argument("--now", action="store_true", help="start it too, now and at every boot")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def run_install(arguments: argparse.Namespace) -> int:
+def run_install(arguments: Arguments) -> int:
     """Plan the steps and run them."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
@@ -210,11 +216,11 @@ def _why_not_ready(component: Component, plan: Plan) -> str | None:
     return None
 
 
-def configure_uninstall(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Stop the service, and remove what `gpu-agent service install` installed. Settings and state stay, "
+def declare_uninstall() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Stop the service, and remove what `gpu-agent service install` installed. Settings and state "
+        "stay, "
         "so that another install continues with the same id, unless --purge deletes them. The program itself "
         "stays: `pip uninstall gpu-agent` removes that.",
         example="gpu-agent service uninstall --dry-run",
@@ -224,15 +230,15 @@ def configure_uninstall(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "refused: no systemd, not root, or it is a package's, or somebody else's",
         },
         asks=False,
+        params=[
+            *component_argument(),
+            option("--purge", help="delete its settings, its tokens and its state, too", flag=True),
+            option("--dry-run", help="only say what would be done", flag=True),
+        ],
     )
-    add_component(parser)
-    parser.add_argument(
-        "--purge", action="store_true", help="delete its settings, its tokens and its state, too"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def run_uninstall(arguments: argparse.Namespace) -> int:
+def run_uninstall(arguments: Arguments) -> int:
     """Plan the steps and run them."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
@@ -274,11 +280,11 @@ _INSTALLED_BY = {
 _NAME_COLUMNS = 13
 
 
-def configure_status(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show the service of this machine as systemd has it: who installed it, whether it is enabled and "
+def declare_status() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show the service of this machine as systemd has it: who installed it, whether it is enabled "
+        "and "
         "runs, since when, whether its unit fits this program, and the last lines of its log, where you may "
         "read them.",
         example="gpu-agent service status",
@@ -288,12 +294,11 @@ def configure_status(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "wrong arguments, or no systemd here",
         },
         asks=False,
+        params=[*component_argument(), option("--json", help="print one object, for programs", flag=True)],
     )
-    add_component(parser)
-    parser.add_argument("--json", action="store_true", help="print one object, for programs")
 
 
-def run_status(arguments: argparse.Namespace) -> int:
+def run_status(arguments: Arguments) -> int:
     """Read the service's state and print it."""
     component = COMPONENTS[arguments.component]
     here = this_machine()
@@ -384,7 +389,7 @@ def _since(seconds: float | None) -> str:
 
 
 COMMANDS: Commands = {
-    "install": (configure_install, run_install),
-    "uninstall": (configure_uninstall, run_uninstall),
-    "status": (configure_status, run_status),
+    "install": (declare_install, run_install),
+    "uninstall": (declare_uninstall, run_uninstall),
+    "status": (declare_status, run_status),
 }

@@ -3,37 +3,49 @@
 A module of its own, since it loads pydantic: other commands start without.
 """
 
-import argparse
 from collections.abc import Container
 from typing import Literal, get_args, get_origin
 
+import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from gpu_agent.cli.declaration import option
 from gpu_agent.runtime.config.fields import options_of
+from gpu_agent.wire.settings import Setting
 
 
-def add_setting_options(
-    parser: argparse.ArgumentParser, settings: type[BaseModel], *, only: Container[str] | None = None
-) -> None:
-    """Add the options of a component's settings; one that is not given is left to the other layers."""
-    for name, field, setting in options_of(settings):
-        if only is not None and name not in only:
-            continue
-        option, default = str(setting.option), _default_words(field)
-        if field.annotation is bool:
-            parser.add_argument(
-                option, dest=name, action="store_true", default=None, help=setting.meaning.replace("`", "")
-            )
-        else:
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-            parser.add_argument(
-                option,
-                dest=name,
-                choices=choices,
-                metavar=setting.metavar or (None if choices else "N"),
-                help=setting.meaning.replace("`", "") + (f" (default {default})" if default else ""),
-            )
+def setting_options(
+    settings: type[BaseModel], *, only: Container[str] | None = None
+) -> list[click.Parameter]:
+    """Return the options of a component's settings; one that is not given is left to the other layers."""
+    return [
+        _option(name, field, setting)
+        for name, field, setting in options_of(settings)
+        if only is None or name in only
+    ]
+
+
+def _option(name: str, field: FieldInfo, setting: Setting) -> click.Option:
+    default, meaning = _default_words(field), setting.meaning.replace("`", "")
+    typed = str(setting.option)
+    if field.annotation is bool:
+        made = option(typed, dest=name, flag=True, help=meaning)
+        made.callback = _none_unless_given
+        return made
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+    return option(
+        typed,
+        dest=name,
+        choices=choices,
+        metavar=setting.metavar or (None if choices else "N"),
+        help=meaning + (f" (default {default})" if default else ""),
+    )
+
+
+def _none_unless_given(ctx: click.Context, param: click.Parameter, value: bool) -> bool | None:  # noqa: FBT001 - click hands it over so
+    del ctx, param
+    return value or None
 
 
 def _default_words(field: FieldInfo) -> str:

@@ -1,4 +1,3 @@
-import argparse
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from gpu_agent.cli.agent.doctor import (
     report_document,
     summary_line,
 )
+from gpu_agent.cli.command import Arguments
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.probe.nvml.driver_files import find_driver_files
 from gpu_agent.runtime.check_results import fail, ok, skipped, warn
@@ -25,7 +25,7 @@ from tests.hung_disk import hung
 from tests.waiting import patience
 
 
-def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
+def arguments(tmp_path: Path, **given: object) -> Arguments:
     options = {
         "json": False,
         "registry_url": None,
@@ -35,7 +35,7 @@ def arguments(tmp_path: Path, **given: object) -> argparse.Namespace:
         "config": None,
         **dict.fromkeys(SETTING_OPTIONS),
     }
-    return argparse.Namespace(**{**options, **given})
+    return Arguments(**{**options, **given})
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +210,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def examined(capsys: pytest.CaptureFixture[str], given: argparse.Namespace) -> dict[str, str]:
+def examined(capsys: pytest.CaptureFixture[str], given: Arguments) -> dict[str, str]:
     main(given)
     return {one["check"]: one["detail"] for one in json.loads(capsys.readouterr().out)["checks"]}
 

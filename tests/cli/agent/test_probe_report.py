@@ -1,4 +1,3 @@
-import argparse
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.agent.probe_report import preview
+from gpu_agent.cli.command import Arguments
 from gpu_agent.cli.main import main
 from gpu_agent.node.identity import FILE
 from gpu_agent.probe.simulation.gpus import SimulatedGpus
@@ -23,7 +23,7 @@ GPUS = SimulatedGpus("2xL4-24GB", seed="a").read(0.0)
 
 
 def previewed(state_dir: Path, report: GpuReport = GPUS) -> tuple[NodeRegister, bool]:
-    arguments = argparse.Namespace(config=None, simulate=None, state_dir=str(state_dir))
+    arguments = Arguments(config=None, simulate=None, state_dir=str(state_dir))
     made = preview(take(report, Sources(), simulated=True), arguments)
     message = decode_from_node(made.frame)
     assert isinstance(message, NodeRegister)
@@ -65,7 +65,7 @@ def test_r01_a_registration_without_a_gpu_is_one_that_stays_unsent(tmp_path: Pat
 def test_a_name_that_would_steer_a_terminal_is_escaped_and_means_the_same(tmp_path: Path) -> None:
     name = "L4\u202e\x9b31m\x7f\U000e0001 é"
     report = replace(GPUS, gpus=(replace(GPUS.gpus[0], name=name), *GPUS.gpus[1:]))
-    arguments = argparse.Namespace(config=None, simulate=None, state_dir=str(tmp_path))
+    arguments = Arguments(config=None, simulate=None, state_dir=str(tmp_path))
     frame = preview(take(report, Sources(), simulated=True), arguments).frame
     assert frame.isprintable()
     assert "é" in frame

@@ -1,4 +1,3 @@
-import argparse
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from gpu_agent.cli.agent.reading import (
     read_inventory,
 )
 from gpu_agent.cli.agent.settings import load_settings
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import DISK_SILENT, DiskPatience, ModelScanner, Scan
@@ -28,7 +27,7 @@ from tests.waiting import patience
 
 def test_where_nothing_is_configured_the_arguments_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SYSTEM_CONFIGURATION", Path("/nowhere"))
-    given = argparse.Namespace(config=None, state_dir=None, simulate="1xL4-24GB")
+    given = Arguments(config=None, state_dir=None, simulate="1xL4-24GB")
     assert probe_request(given) == ProbeRequest(simulate="1xL4-24GB")
 
 
@@ -155,7 +154,7 @@ def test_settings_are_loaded_only_where_there_are_some(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "SYSTEM_CONFIGURATION", tmp_path / "agent.toml")
-    arguments = argparse.Namespace(**{"config": None, "state_dir": None, **options})
+    arguments = Arguments(**{"config": None, "state_dir": None, **options})
     assert is_configured(arguments, environ) is configured
     (tmp_path / "agent.toml").touch()
     assert is_configured(arguments, environ) is True
@@ -178,8 +177,8 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def arguments(**given: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"config": None, "simulate": None, "state_dir": None, **given})
+def arguments(**given: object) -> Arguments:
+    return Arguments(**{"config": None, "simulate": None, "state_dir": None, **given})
 
 
 def test_the_probes_part_and_the_owners_part_are_read_without_a_registry(path: Path) -> None:

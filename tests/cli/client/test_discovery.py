@@ -1,4 +1,3 @@
-import argparse
 import socket
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from gpu_agent.cli.client.discovery import (
     check_url,
     find_endpoint,
 )
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.runtime.state_dir import ENDPOINT_FILE, write_endpoint_file
 from gpu_agent.runtime.state_dir import Endpoint as LeftEndpoint
 
@@ -31,7 +30,7 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def place(api: str | None = None) -> RegistryEndpoint:
-    return find_endpoint(argparse.Namespace(server=api))
+    return find_endpoint(Arguments(server=api))
 
 
 def test_where_no_registry_has_left_its_address_the_usual_one_is_taken(state_dir: Path) -> None:

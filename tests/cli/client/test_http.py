@@ -1,4 +1,3 @@
-import argparse
 import json
 import os
 import socket
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 
 from gpu_agent.cli.client.discovery import OperatorToken
-from gpu_agent.cli.client.http import Api, Refused, add_api_options, add_request_options, quote_id
+from gpu_agent.cli.client.http import Api, Refused, api_options, quote_id, request_options
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.wire.api import NodeList, TokenList
 from tests.cli.conftest import Served
+from tests.cli.given import given
 from tests.cli.stand_in import Answer, Refusal, standing_in
 from tests.programs import free_port
 from tests.waiting import patience
@@ -110,17 +110,13 @@ def test_where_a_token_that_was_found_here_is_unknown_the_other_state_directory_
 
 def test_the_arguments_of_a_command_lead_to_its_registry_and_its_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("gpuo_t\n")
-    parser = argparse.ArgumentParser()
-    add_api_options(parser)
     words = ["--server", "http://127.0.0.1:1/", "--token-file", str(tmp_path / "token")]
-    assert Api.of(parser.parse_args(words)).url == "http://127.0.0.1:1"
+    assert Api.of(given(api_options(), *words)).url == "http://127.0.0.1:1"
     with pytest.raises(Failure, match="not encrypted"):
-        Api.of(parser.parse_args(["--server", "http://10.0.0.1:1", *words[2:]]))
+        Api.of(given(api_options(), "--server", "http://10.0.0.1:1", *words[2:]))
 
 
 def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = argparse.ArgumentParser()
-    add_api_options(parser)
     for variable, words, url in (
         (None, [], "http://127.0.0.1:8081"),
         ("", [], "http://127.0.0.1:8081"),
@@ -129,9 +125,9 @@ def test_the_environment_names_a_registry_where_no_argument_does(monkeypatch: py
     ):
         if variable is not None:
             monkeypatch.setenv("GPU_REGISTRY_SERVER", variable)
-        assert Api.of(parser.parse_args(words)).url == url
+        assert Api.of(given(api_options(), *words)).url == url
     with pytest.raises(Failure, match="'', of --server"):
-        Api.of(parser.parse_args(["--server", ""]))
+        Api.of(given(api_options(), "--server", ""))
 
 
 def test_an_answer_without_what_is_read_comes_from_no_registry(api: Api) -> None:
@@ -249,8 +245,7 @@ def test_a_real_registrys_pages_are_all_of_its_nodes(served: Served) -> None:
 
 
 def test_a_command_that_uses_the_api_can_say_where_and_in_which_form() -> None:
-    parser = argparse.ArgumentParser()
-    add_request_options(parser, json_is="the answer")
-    given = parser.parse_args(["--json", "--server", "http://h"])
-    assert (given.json, given.server) == (True, "http://h")
-    assert "print the answer" in parser.format_help()
+    options = request_options(json_is="the answer")
+    asked = given(options, "--json", "--server", "http://h")
+    assert (asked.json, asked.server) == (True, "http://h")
+    assert getattr(options[0], "help", "") == "print the answer"

@@ -1,20 +1,18 @@
-import argparse
 from pathlib import Path
 
 import pytest
 
-from gpu_agent.cli.client.local import add_agent_options, agent_failure, request_agent
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.client.local import agent_failure, agent_options, request_agent
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.local.connection import NoAgentError, RefusedError
 from gpu_agent.wire.control import JobsDocument, StatusDocument
+from tests.cli.given import given
 from tests.local.foreign_server import answering_with
 from tests.node.control_harness import serving
 
 
-def arguments(path: Path) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_agent_options(parser, json_is="it")
-    return parser.parse_args(["--socket", str(path)])
+def arguments(path: Path) -> Arguments:
+    return given(agent_options(json_is="it"), "--socket", str(path))
 
 
 def test_a_request_goes_to_the_socket_that_is_named(tmp_path: Path) -> None:
@@ -27,11 +25,9 @@ def test_a_request_goes_to_the_socket_that_is_named(tmp_path: Path) -> None:
 def test_without_a_socket_it_is_looked_for_by_the_rule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parser = argparse.ArgumentParser()
-    add_agent_options(parser, json_is="it")
     with serving(tmp_path / "s") as served:
         monkeypatch.setenv("GPU_AGENT_SOCKET", str(served.path))
-        assert request_agent(parser.parse_args([]), "status", StatusDocument).model.ready
+        assert request_agent(given(agent_options(json_is="it")), "status", StatusDocument).model.ready
 
 
 def test_where_no_agent_answers_the_command_ends_with_5(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Commands and a registry's encrypted port, over real sockets."""
 
-import argparse
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.cli.client.discovery import SERVER_VARIABLE, STATE_DIR_VARIABLE, VARIABLE
-from gpu_agent.cli.client.http import Api, add_api_options
+from gpu_agent.cli.client.http import Api, api_options
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, Endpoint, write_endpoint_file
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, server_context
 from tests.authority import Authority, self_signed
 from tests.cli.client.test_http import Answering
+from tests.cli.given import given
 
 TOKEN = "gpuo_00000000_s3cret"
 
@@ -58,9 +58,7 @@ def serving(own: OwnCertificate, *, client_ca_file: Path | None = None) -> Itera
 
 
 def api(*words: str) -> Api:
-    parser = argparse.ArgumentParser()
-    add_api_options(parser)
-    return Api.of(parser.parse_args(words))
+    return Api.of(given(api_options(), *words))
 
 
 def refusal(*words: str) -> str:

@@ -1,4 +1,3 @@
-import argparse
 import json
 import shlex
 import time
@@ -6,16 +5,18 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.job_options import (
-    add_job_options,
-    add_life_options,
+    job_options,
     job_request,
     job_words,
+    life_options,
     life_request,
 )
 from gpu_agent.wire.api import JobRequest
 from tests.cli.conftest import Served
+from tests.cli.given import given
 from tests.cli.stand_in import Refusal, standing_in
 from tests.programs import Registry
 
@@ -162,10 +163,7 @@ ALL = [
 
 
 def demands(*words: str) -> dict[str, object]:
-    parser = argparse.ArgumentParser()
-    add_job_options(parser)
-    add_life_options(parser)
-    arguments = parser.parse_args(words)
+    arguments = given([*job_options(), *life_options()], *words)
     return {**job_request(arguments), **life_request(arguments)}
 
 
@@ -209,8 +207,7 @@ def test_what_is_not_demanded_is_left_to_the_registry() -> None:
     ],
 )
 def test_a_demand_that_makes_no_sense_is_refused_with_how_to_write_it(
-    words: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], hint: str
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(Failure, match=hint):
         demands(*words)
-    assert hint in capsys.readouterr().err

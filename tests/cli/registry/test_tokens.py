@@ -1,4 +1,3 @@
-import argparse
 import json
 import os
 import time
@@ -9,10 +8,11 @@ import pytest
 
 from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.declaration import option
 from gpu_agent.cli.main import main
 from gpu_agent.cli.registry.tokens import (
-    add_out_options,
     lifetime_in_words,
+    out_options,
     parse_ttl,
     print_new_token,
     secret_file,
@@ -21,6 +21,7 @@ from gpu_agent.cli.registry.tokens import (
 from gpu_agent.wire.api import NewToken
 from tests.cli.answers import answer_of, model_of
 from tests.cli.conftest import Served
+from tests.cli.given import given
 from tests.cli.stand_in import Answer, Refusal, standing_in
 
 PATH = "POST /v1/tokens"
@@ -76,7 +77,7 @@ def test_what_is_requested_is_created_and_explained(
     [
         (["--ttl", "24"], "24h"),
         (["--uses", "0"], "at least 1"),
-        (["--uses", "few"], "number of nodes"),
+        (["--uses", "few"], "'few' is no whole number"),
         (["--label", "zone"], "zone=a"),
         (["--name", "alice"], "--operator ROLE"),
         (["--operator", "boss"], "admin"),
@@ -234,11 +235,9 @@ def test_the_reclaim_token_goes_to_stdout_alone(capsys: pytest.CaptureFixture[st
 
 
 def print_with(*words: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_out_options(parser)
-    parser.add_argument("--json", action="store_true")
+    options = [*out_options(), option("--json", help="JSON", flag=True)]
     print_new_token(
-        parser.parse_args(words), lambda: answer_of(NewToken, MADE), lambda token: f"About {token.token_id}."
+        given(options, *words), lambda: answer_of(NewToken, MADE), lambda token: f"About {token.token_id}."
     )
 
 
@@ -283,7 +282,7 @@ def test_how_long_it_may_be_used_is_a_length_or_never() -> None:
     assert ttl_field(None) == {}
     assert ttl_field(parse_ttl("24h")) == {"ttl_seconds": 86400.0}
     assert ttl_field(parse_ttl("never")) == {"ttl_seconds": None}
-    with pytest.raises(argparse.ArgumentTypeError, match="90s"):
+    with pytest.raises(ValueError, match="90s"):
         parse_ttl("soon")
 
 

@@ -1,6 +1,5 @@
 """`gpu-agent check`: all admission checks of this machine, now, without an agent and without a registry."""
 
-import argparse
 import os
 import threading
 import time
@@ -12,7 +11,8 @@ from pydantic import Field
 
 from gpu_agent.cli.agent.reading import ProbeRequest, is_configured
 from gpu_agent.cli.agent.settings import load_settings
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
 from gpu_agent.cli.signals import Interruption
@@ -66,11 +66,10 @@ class CheckDocument(Document):
     took_seconds: float
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        DESCRIPTION,
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about=DESCRIPTION,
         example="gpu-agent check --json",
         exits={
             ExitCode.OK: "no check has failed",
@@ -79,19 +78,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
             ExitCode.DRIVER_BROKEN: "the driver is broken; the output says what to do",
         },
         asks=False,
-    )
-    parser.add_argument("--json", action="store_true", help="print the gpu-agent.check/1 document")
-    parser.add_argument(
-        "--simulate",
-        metavar="SPEC",
-        help="a machine that does not exist, such as 8xH100-80GB (docs/howto/simulation.md)",
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="the agent's configuration (default /etc/gpu-agent/agent.toml)"
+        params=[
+            option("--json", help="print the gpu-agent.check/1 document", flag=True),
+            option(
+                "--simulate",
+                metavar="SPEC",
+                help="a machine that does not exist, such as 8xH100-80GB (docs/howto/simulation.md)",
+            ),
+            option(
+                "--config",
+                metavar="FILE",
+                help="the agent's configuration (default /etc/gpu-agent/agent.toml)",
+            ),
+        ],
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Run them one after another, and print each result once it is there."""
     began = time.monotonic()
     arguments.state_dir = None
@@ -213,5 +216,5 @@ def summary(results: Sequence[Result]) -> Line:
 
 
 COMMANDS: Commands = {
-    "check": (configure, main),
+    "check": (declare, main),
 }

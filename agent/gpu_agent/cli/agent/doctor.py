@@ -5,7 +5,6 @@ printed as soon as it is there. What may hang runs in a thread with a deadline, 
 deadline and no more.
 """
 
-import argparse
 import asyncio
 import getpass
 import os
@@ -29,9 +28,10 @@ from gpu_agent.cli.agent.doctor_machine import (
 )
 from gpu_agent.cli.agent.doctor_service import AGENT, agent_checks, become_service, why_not_as_service
 from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap
-from gpu_agent.cli.setting_options import add_setting_options
+from gpu_agent.cli.setting_options import setting_options
 from gpu_agent.local.socket_path import service_socket
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
 from gpu_agent.node.credentials import read_token_file
@@ -112,20 +112,19 @@ class DoctorDocument(Document):
     checks: tuple[CheckDocument, ...] = Field(description="in order, from the driver to the registry")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments; what is not given is left to the other layers."""
-    describe(
-        parser,
-        DESCRIPTION,
-        example="gpu-agent doctor --registry wss://registry.example:8080 --join-token-file join.token",
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about=DESCRIPTION,
+        example="gpu-agent doctor --registry wss://registry.example:8080 --tls-ca-file ca.pem",
         exits={ExitCode.OK: "nothing fails", ExitCode.FAILED: "something fails; its line says what to do"},
         asks=False,
+        params=[
+            option("--json", help="print the gpu-agent.doctor/1 document", flag=True),
+            option("--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"),
+            *setting_options(AgentSettings, only=SETTING_OPTIONS),
+        ],
     )
-    parser.add_argument("--json", action="store_true", help="print the gpu-agent.doctor/1 document")
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
-    )
-    add_setting_options(parser, AgentSettings, only=SETTING_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +136,12 @@ class _Configured:
     result: CheckResult
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Run the checks; 1 when one fails."""
     return asyncio.run(_run_checks(arguments))
 
 
-async def _run_checks(arguments: argparse.Namespace) -> int:
+async def _run_checks(arguments: Arguments) -> int:
     results: list[CheckResult] = []
     async for result in _checks(arguments):
         results.append(result)
@@ -156,7 +155,7 @@ async def _run_checks(arguments: argparse.Namespace) -> int:
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _checks(arguments: argparse.Namespace) -> AsyncIterator[CheckResult]:
+async def _checks(arguments: Arguments) -> AsyncIterator[CheckResult]:
     standing = await in_thread("service", lambda: find_service(AGENT), deadline_seconds=None)
     if standing is not None:
         yield judge_service(AGENT, standing)
@@ -316,7 +315,7 @@ def _enter_service(standing: ServiceStatus | None) -> Credential | None:
     return credential
 
 
-def _configuration(arguments: argparse.Namespace, *, as_service: bool) -> _Configured:
+def _configuration(arguments: Arguments, *, as_service: bool) -> _Configured:
     flags = {name: getattr(arguments, name) for name in SETTING_OPTIONS}
     named, why = True, ""
     settings = _load_settings(flags, arguments.config)
@@ -354,7 +353,7 @@ def _load_settings(flags: dict[str, object], config: Path | None) -> AgentSettin
         return str(error)
 
 
-def _probe_request(settings: AgentSettings | None, arguments: argparse.Namespace) -> ProbeRequest:
+def _probe_request(settings: AgentSettings | None, arguments: Arguments) -> ProbeRequest:
     if settings is None:
         return ProbeRequest(simulate=arguments.simulate)
     return ProbeRequest(
@@ -420,5 +419,5 @@ def _is_root() -> bool:
 
 
 COMMANDS: Commands = {
-    "doctor": (configure, main),
+    "doctor": (declare, main),
 }

@@ -3,20 +3,19 @@
 They follow the agent alone: a registry that is away ends no waiting, the drain's deadline does.
 """
 
-import argparse
-
-from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, add_agent_options, request_agent
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, agent_options, request_agent
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import print_json
 from gpu_agent.cli.output.units import parse_duration
 
 
-def configure_drain(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Drain this machine: it gets no new jobs, finishes those in flight, then goes offline. The drain is "
+def declare_drain() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Drain this machine: it gets no new jobs, finishes those in flight, then goes offline. The "
+        "drain is "
         "the owner's; the agent sends it to the registry as soon as it is connected. After the deadline the "
         "machine goes offline whatever runs. It stays so until `gpu-agent resume` or the agent's next start.",
         example="gpu-agent drain --deadline 10m --reason 'new fans' --wait",
@@ -25,21 +24,23 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
             ExitCode.FAILED: "with --wait: the machine was resumed meanwhile",
             ExitCode.INTERRUPTED: "with --wait: interrupted; the drain goes on",
         },
-    )
-    parser.add_argument(
-        "--deadline",
-        type=parse_duration,
-        metavar="TIME",
-        help="how long jobs may take, such as 10m (default: the registry's)",
-    )
-    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
-    parser.add_argument("--wait", action="store_true", help="end when the machine is drained")
-    add_agent_options(
-        parser, json_is="the gpu-agent.status/1 document, as it stands then; with --wait when it is over"
+        params=[
+            option(
+                "--deadline",
+                type=parse_duration,
+                metavar="TIME",
+                help="how long jobs may take, such as 10m (default: the registry's)",
+            ),
+            option("--reason", metavar="TEXT", help="why, for people who look at the node"),
+            option("--wait", help="end when the machine is drained", flag=True),
+            *agent_options(
+                json_is="the gpu-agent.status/1 document, as it stands then; with --wait when it is over"
+            ),
+        ],
     )
 
 
-def run_drain(arguments: argparse.Namespace) -> int:
+def run_drain(arguments: Arguments) -> int:
     """Request the drain, wait for its end if requested, and print how it stands."""
     from gpu_agent.cli.agent.drain_progress import drain_in_words, wait_until_drained
     from gpu_agent.wire.control import StatusDocument
@@ -67,20 +68,20 @@ def run_drain(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_resume(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "End the drain that `gpu-agent drain` requested, and have the machine register. An agent that waits "
+def declare_resume() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="End the drain that `gpu-agent drain` requested, and have the machine register. An agent "
+        "that waits "
         "for its next attempt, or yielded to a newer session, connects at once. A drain by an operator of "
         "the registry is ended there only: `registry node resume`.",
         example="gpu-agent resume",
         exits={ExitCode.OK: "the agent registers; `gpu-agent status` shows the result"},
+        params=[*agent_options(json_is="the gpu-agent.status/1 document, as it stands then")],
     )
-    add_agent_options(parser, json_is="the gpu-agent.status/1 document, as it stands then")
 
 
-def run_resume(arguments: argparse.Namespace) -> int:
+def run_resume(arguments: Arguments) -> int:
     """Request it and print."""
     from gpu_agent.cli.agent.drain_progress import node_name
     from gpu_agent.wire.control import StatusDocument
@@ -94,6 +95,6 @@ def run_resume(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "drain": (configure_drain, run_drain),
-    "resume": (configure_resume, run_resume),
+    "drain": (declare_drain, run_drain),
+    "resume": (declare_resume, run_resume),
 }

@@ -1,26 +1,24 @@
 """`gpu-agent explain`: which jobs this machine would be refused now, and why, by its agent's report."""
 
-import argparse
-
-from gpu_agent.cli.client.local import add_agent_options, request_agent
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.local import agent_options, request_agent
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration
 from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say which jobs this machine would be refused now and why, as far as its agent knows: the "
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Say which jobs this machine would be refused now and why, as far as its agent knows: the "
         "connection, the status that the registry sent last, the owner's limits, GPUs and models, each "
         "with what would end it. What only the registry knows is named; `registry explain node` asks it.",
         example="gpu-agent explain",
         exits={ExitCode.OK: "explained, whatever the reasons"},
+        params=[*agent_options(json_is="the gpu-agent.explain/1 document")],
     )
-    add_agent_options(parser, json_is="the gpu-agent.explain/1 document")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Read the explanation and print it."""
     from gpu_agent.wire.explain_document import ExplainDocument
 
@@ -35,5 +33,5 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "explain": (configure, main),
+    "explain": (declare, main),
 }

@@ -3,13 +3,12 @@
 What only one form needs is loaded when that form is asked for: `--json` must stay quick.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 from gpu_agent.cli.agent.reading import probe_request, read_inventory
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.probe.nvml.forked_child import ForkedChild
 from gpu_agent.probe.nvml.process import StartedChild
@@ -27,7 +26,7 @@ class Preview:
     would_be_sent: bool
 
 
-def report(arguments: argparse.Namespace, child: StartedChild | ForkedChild | None) -> int:
+def report(arguments: Arguments, child: StartedChild | ForkedChild | None) -> int:
     """Read the machine and print; the exit code says whether it could register."""
     inventory = read_inventory(probe_request(arguments), child)
     if arguments.register_preview:
@@ -47,7 +46,7 @@ def print_inventory(inventory: Inventory) -> None:
     print_lines(probe_page(inventory, terminal_columns(), glyphs(), now=time.time()))
 
 
-def preview(inventory: Inventory, arguments: argparse.Namespace) -> Preview:
+def preview(inventory: Inventory, arguments: Arguments) -> Preview:
     """Write the registration, validated as a registry does; raises `Failure` where it is malformed.
 
     It reads the stored identity without locking it, so that a running agent is not disturbed. An identity
@@ -73,7 +72,7 @@ def preview(inventory: Inventory, arguments: argparse.Namespace) -> Preview:
     return Preview(_visible(frame), declaration.has_gpu)
 
 
-def _print_preview(inventory: Inventory, arguments: argparse.Namespace) -> None:
+def _print_preview(inventory: Inventory, arguments: Arguments) -> None:
     from gpu_agent.cli.agent.probe_page import outcome_sentence
 
     registration = preview(inventory, arguments)

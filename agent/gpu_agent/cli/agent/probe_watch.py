@@ -4,7 +4,6 @@ The driver is read as the agent reads it: one that hangs costs nothing but its f
 old they are.
 """
 
-import argparse
 import asyncio
 import json
 import shutil
@@ -16,7 +15,7 @@ from typing import Protocol
 from gpu_agent.cli.agent.probe_page import fitted_page, machine_changes, probe_page
 from gpu_agent.cli.agent.reading import ProbeRequest
 from gpu_agent.cli.agent.settings import load_settings
-from gpu_agent.cli.command import ExitCode
+from gpu_agent.cli.command import Arguments, ExitCode
 from gpu_agent.cli.output.blocks import foot_lines
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import reader_left
@@ -52,7 +51,7 @@ class View(Protocol):
         """Say whether its reader has left."""
 
 
-def watch_probe(arguments: argparse.Namespace) -> int:
+def watch_probe(arguments: Arguments) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
     settings = load_settings(arguments)
     configure("error")  # the page shows what the loop would log

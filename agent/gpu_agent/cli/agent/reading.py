@@ -3,7 +3,6 @@
 Where nothing is configured the settings and their library stay unloaded.
 """
 
-import argparse
 import contextlib
 import os
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
 from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
 from gpu_agent.probe.nvml.forked_child import ForkedChild
@@ -50,7 +49,7 @@ class ProbeRequest:
         return platform.node() if self.state_dir is None else f"{platform.node()}\n{self.state_dir}"
 
 
-def probe_request(arguments: argparse.Namespace) -> ProbeRequest:
+def probe_request(arguments: Arguments) -> ProbeRequest:
     """Return what to read; raises `Failure` when the configuration is wrong."""
     if not is_configured(arguments, os.environ):
         return ProbeRequest(simulate=arguments.simulate)
@@ -62,7 +61,7 @@ def probe_request(arguments: argparse.Namespace) -> ProbeRequest:
     )
 
 
-def is_configured(arguments: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+def is_configured(arguments: Arguments, environ: Mapping[str, str]) -> bool:
     """Say whether there are settings to load: named, in the environment, or in the system's file."""
     if arguments.config is not None or arguments.state_dir is not None:
         return True

@@ -1,12 +1,12 @@
 """`gpu-agent run`: the agent in the foreground, until SIGTERM or Ctrl-C."""
 
-import argparse
 import os
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.setting_options import add_setting_options
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, option
+from gpu_agent.cli.setting_options import setting_options
 from gpu_agent.node import daemon
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.config.load import SettingsError
@@ -20,12 +20,11 @@ Settings come from /etc/gpu-agent/agent.toml (or --config), then GPU_AGENT_* var
 options. Log lines are JSON on stderr, or text on a terminal. SIGTERM and Ctrl-C end it within 5 s."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments; what is not given is left to the other layers."""
-    describe(
-        parser,
-        DESCRIPTION,
-        example="gpu-agent run --registry wss://registry.example:8080 --join-token-file join.token",
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about=DESCRIPTION,
+        example="gpu-agent run --registry wss://registry.example:8080 --join-token-file token",
         exits={
             ExitCode.OK: "stopped by a signal, after leaving the registry",
             ExitCode.FAILED: "an internal fault; the log has it",
@@ -33,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             ExitCode.REFUSED: "the registry refuses this node for good; the last line says why",
         },
         asks=False,
+        params=[
+            option("--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"),
+            *setting_options(AgentSettings),
+        ],
     )
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
-    )
-    add_setting_options(parser, AgentSettings)
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(arguments: Arguments) -> int:
     """Load the settings and run."""
     flags = {name: value for name, value in vars(arguments).items() if name != "config"}
     read = partial(load, flags, config=arguments.config)
@@ -53,5 +52,5 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "run": (configure, main),
+    "run": (declare, main),
 }

@@ -1,16 +1,15 @@
 """The agent's settings for commands that reach no registry: none need be named."""
 
-import argparse
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.config.load import SettingsError
 
 _NO_REGISTRY = "wss://localhost/"  # agrees with settings for TLS and without
 
 
-def load_settings(arguments: argparse.Namespace) -> AgentSettings:
+def load_settings(arguments: Arguments) -> AgentSettings:
     """Load them, the command's own options over the other layers; raises `Failure`."""
     flags = {
         "registry_url": _NO_REGISTRY,

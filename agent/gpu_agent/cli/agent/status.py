@@ -1,35 +1,36 @@
 """`gpu-agent status` and `gpu-agent refresh`: the state of this machine's agent, by its own report."""
 
-import argparse
 import time
 
 from gpu_agent.cli.client.answers import Answer
-from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, add_agent_options, request_agent
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.local import ACTION_PATIENCE_SECONDS, agent_options, request_agent
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.output.text import glyphs, print_json, print_lines, terminal_columns
 
 
-def configure_status(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show the state of the agent on this machine: the node's status at the registry and why, the "
+def declare_status() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show the state of the agent on this machine: the node's status at the registry and why, the "
         "connection, the last heartbeat and the next attempt, drains, jobs in flight, the owner's limits "
         "for public jobs, GPUs, models, and what is wrong with them. It asks the agent alone, and so works "
         "while the registry is away.",
         example="gpu-agent status",
         exits={ExitCode.OK: "shown, whatever the state"},
+        params=[
+            option(
+                "--watch",
+                help="read it again every second until Ctrl-C: live on a terminal, elsewhere a line for each "
+                "change, or with --json the document whenever something changed",
+                flag=True,
+            ),
+            *agent_options(json_is="the gpu-agent.status/1 document"),
+        ],
     )
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="read it again every second until Ctrl-C: live on a terminal, elsewhere a line for each "
-        "change, or with --json the document whenever something changed",
-    )
-    add_agent_options(parser, json_is="the gpu-agent.status/1 document")
 
 
-def run_status(arguments: argparse.Namespace) -> int:
+def run_status(arguments: Arguments) -> int:
     """Read the status and print it, or watch it."""
     from gpu_agent.wire.control import StatusDocument
 
@@ -50,19 +51,19 @@ def run_status(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_refresh(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Have the agent probe its machine now, and send the registry all of it: after a repair, a new model "
+def declare_refresh() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Have the agent probe its machine now, and send the registry all of it: after a repair, a "
+        "new model "
         "or a new driver that should not wait for the next probe. Ends when the probe has ended.",
         example="gpu-agent refresh",
         exits={ExitCode.OK: "probed, whatever was found"},
+        params=[*agent_options(json_is="the gpu-agent.status/1 document, as it stands then")],
     )
-    add_agent_options(parser, json_is="the gpu-agent.status/1 document, as it stands then")
 
 
-def run_refresh(arguments: argparse.Namespace) -> int:
+def run_refresh(arguments: Arguments) -> int:
     """Request it and print what was found."""
     from gpu_agent.wire.control import StatusDocument
 
@@ -77,6 +78,6 @@ def run_refresh(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "status": (configure_status, run_status),
-    "refresh": (configure_refresh, run_refresh),
+    "status": (declare_status, run_status),
+    "refresh": (declare_refresh, run_refresh),
 }

@@ -7,7 +7,6 @@ registry wrote is sent only to a port that the same user, or root, listens on: a
 port.
 """
 
-import argparse
 import ipaddress
 import os
 import stat
@@ -17,7 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gpu_agent.cli.command import ExitCode, Failure
+import click
+
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import option
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.runtime.state_dir import (
     ENDPOINT_FILE,
@@ -73,22 +75,25 @@ class OperatorToken:
     """The user whose registry wrote it on this machine; None where it was named."""
 
 
-def add_token_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--token-file FILE` and `--insecure-plaintext`."""
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        type=Path,
-        help=f"holds the operator token (default: ${VARIABLE}, else the one that a registry here wrote)",
-    )
-    parser.add_argument(
-        "--insecure-plaintext",
-        action="store_true",
-        help="DANGER: send the token unencrypted to another machine: who listens on the way can act as you",
-    )
+def token_options() -> list[click.Parameter]:
+    """Return `--token-file FILE` and `--insecure-plaintext`."""
+    return [
+        option(
+            "--token-file",
+            metavar="FILE",
+            type=Path,
+            help=f"holds the operator token (default: ${VARIABLE}, else the one that a registry here wrote)",
+        ),
+        option(
+            "--insecure-plaintext",
+            help="DANGER: send the token unencrypted to another machine: who listens on the way can act as "
+            "you",
+            flag=True,
+        ),
+    ]
 
 
-def find_endpoint(arguments: argparse.Namespace) -> RegistryEndpoint:
+def find_endpoint(arguments: Arguments) -> RegistryEndpoint:
     """Find the registry that a command's arguments lead to; raises `Failure`."""
     named = arguments.server if arguments.server is not None else os.environ.get(SERVER_VARIABLE) or None
     url = None if named is None else check_url(named)

@@ -4,7 +4,6 @@ Uses no proxy and follows no redirect: an API is named by its own address, and a
 answer counts only when it is the document that the API defines (`gpu_agent.wire.api`).
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+import click
+
 from gpu_agent.cli.client.answers import Answer, Document, Model, parse_answer
 from gpu_agent.cli.client.discovery import (
     DEFAULT_API,
@@ -25,13 +26,14 @@ from gpu_agent.cli.client.discovery import (
     VARIABLE,
     OperatorToken,
     RegistryEndpoint,
-    add_token_options,
     check_url,
     find_endpoint,
     find_token,
     may_send,
+    token_options,
 )
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import option
 from gpu_agent.cli.output.text import printable
 from gpu_agent.runtime.tls.certificate import PinError
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
@@ -81,22 +83,26 @@ class Refused(Failure):
         self.problem_code = document["code"]
 
 
-def add_request_options(parser: argparse.ArgumentParser, *, json_is: str) -> None:
-    """Add `--json`, whose output is `json_is`, and what says where the registry is."""
-    parser.add_argument("--json", action="store_true", help=f"print {json_is}")
-    add_api_options(parser)
+def request_options(*, json_is: str) -> list[click.Parameter]:
+    """Return `--json`, whose output is `json_is`, and what says where the registry is."""
+    return [option("--json", help=f"print {json_is}", flag=True), *api_options()]
 
 
-def add_api_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--server URL`, and how a token for it is found."""
-    parser.add_argument(
-        "--server",
-        metavar="URL",
-        help=f"the registry's operator API (default: ${SERVER_VARIABLE}, else this machine's: {DEFAULT_API})",
-    )
-    add_token_options(parser)
-    for option, variable, meaning in _TLS_OPTIONS:
-        parser.add_argument(option, metavar="FILE", type=Path, help=meaning.format(variable))
+def api_options() -> list[click.Parameter]:
+    """Return `--server URL`, and what says how a token for it is found."""
+    return [
+        option(
+            "--server",
+            metavar="URL",
+            help=f"the registry's operator API (default: ${SERVER_VARIABLE}, else this machine's: "
+            f"{DEFAULT_API})",
+        ),
+        *token_options(),
+        *(
+            option(name, metavar="FILE", type=Path, help=meaning.format(variable))
+            for name, variable, meaning in _TLS_OPTIONS
+        ),
+    ]
 
 
 def without_none(**fields: object) -> dict[str, object]:
@@ -123,7 +129,7 @@ class Api:
             self._opener.add_handler(_TlsHandler(context or client_context(ca_file=None, own=None)))
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
+    def of(cls, arguments: Arguments) -> Self:
         """Return the API that a command's arguments name, with the token for it; raises `Failure`."""
         endpoint = find_endpoint(arguments)
         token = find_token(
@@ -348,7 +354,7 @@ class _TlsConnection(http.client.HTTPSConnection):
             raise
 
 
-def _tls_context(endpoint: RegistryEndpoint, arguments: argparse.Namespace) -> ssl.SSLContext | None:
+def _tls_context(endpoint: RegistryEndpoint, arguments: Arguments) -> ssl.SSLContext | None:
     """Make the context of the handshake, None for `http://`; raises `Failure`.
 
     This machine's own registry is known by the pin of its key, any other by an authority.
@@ -370,7 +376,7 @@ def _tls_context(endpoint: RegistryEndpoint, arguments: argparse.Namespace) -> s
         raise Failure(str(error), code=ExitCode.CONFIGURATION) from None
 
 
-def _file_option(arguments: argparse.Namespace, option: str, variable: str) -> Path | None:
+def _file_option(arguments: Arguments, option: str, variable: str) -> Path | None:
     given: Path | None = getattr(arguments, option.removeprefix("--").replace("-", "_"))
     value = os.environ.get(variable)
     return given if given is not None else (Path(value).expanduser() if value else None)

@@ -3,12 +3,14 @@
 It uses the local socket only: a registry that is away changes nothing here.
 """
 
-import argparse
 import os
 from pathlib import Path
 
+import click
+
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import option
 from gpu_agent.local.connection import PATIENCE_SECONDS, LocalError, NoAgentError, RefusedError, ask
 from gpu_agent.local.socket_path import VARIABLE, service_socket
 
@@ -16,24 +18,26 @@ ACTION_PATIENCE_SECONDS = 35.0
 """For what the agent does before it answers; its own deadline for that is a little shorter."""
 
 
-def add_agent_options(parser: argparse.ArgumentParser, *, json_is: str) -> None:
-    """Add `--json`, whose output is `json_is`, and `--socket`."""
-    parser.add_argument("--json", action="store_true", help=f"print {json_is}")
-    add_socket_option(parser)
+def agent_options(*, json_is: str) -> list[click.Parameter]:
+    """Return `--json`, whose output is `json_is`, and `--socket`."""
+    return [option("--json", help=f"print {json_is}", flag=True), *socket_option()]
 
 
-def add_socket_option(parser: argparse.ArgumentParser) -> None:
-    """Add what says where the agent listens."""
-    parser.add_argument(
-        "--socket",
-        metavar="FILE",
-        type=Path,
-        help="where the agent listens (default: $GPU_AGENT_SOCKET, else where an agent of this machine does)",
-    )
+def socket_option() -> list[click.Parameter]:
+    """Return what says where the agent listens."""
+    return [
+        option(
+            "--socket",
+            metavar="FILE",
+            type=Path,
+            help="where the agent listens (default: $GPU_AGENT_SOCKET, else where an agent of this machine "
+            "does)",
+        )
+    ]
 
 
 def request_agent(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     what: str,
     model: type[Model],
     *,

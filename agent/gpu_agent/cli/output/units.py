@@ -3,7 +3,6 @@
 A number without a unit is refused: it would be easy to mean another one.
 """
 
-import argparse
 import re
 import time
 from collections.abc import Callable
@@ -20,25 +19,25 @@ LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 def parse_duration(text: str) -> float:
-    """Read a length of time; an argparse type."""
+    """Read a length of time; raises `ValueError` with what is wrong."""
     written = text.strip().lower()
     if _WHOLE.fullmatch(written) is None:
-        raise argparse.ArgumentTypeError(_duration_fault(text))
+        raise ValueError(_duration_fault(text))
     length = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(written))
     if length > LONGEST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is too long: ten years (3650d) at the most")
+        raise ValueError(f"{text!r} is too long: ten years (3650d) at the most")
     return length
 
 
 def duration_between(shortest: str, longest: str) -> Callable[[str], float]:
-    """Return an argparse type: a length of time between two, both included."""
+    """Return what reads a length of time between two, both included."""
     least, most = parse_duration(shortest), parse_duration(longest)
 
     def parse(text: str) -> float:
         length = parse_duration(text)
         if least <= length <= most:
             return length
-        raise argparse.ArgumentTypeError(f"{text!r} is not between {shortest} and {longest}")
+        raise ValueError(f"{text!r} is not between {shortest} and {longest}")
 
     return parse
 

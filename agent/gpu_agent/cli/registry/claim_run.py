@@ -3,7 +3,6 @@
 Uses the command line's own HTTP, so that it needs no extra.
 """
 
-import argparse
 import subprocess
 import threading
 import time
@@ -13,13 +12,14 @@ from dataclasses import replace
 
 from gpu_agent.cli.child import Child, find_command, run_child
 from gpu_agent.cli.client.events import Received, follow_events
-from gpu_agent.cli.client.http import Api, Refused, add_api_options, quote_id, without_none
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.client.http import Api, Refused, api_options, quote_id, without_none
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import printable
 from gpu_agent.cli.output.units import parse_duration
 from gpu_agent.cli.registry.claims import request_slot, slot_in_words
-from gpu_agent.cli.registry.job_options import add_job_options, add_ttl_option, job_request
+from gpu_agent.cli.registry.job_options import job_options, job_request, ttl_option
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.wire.api import ClaimView, RegistryEvent
 from gpu_agent.wire.lease import END_CODES, END_EVENTS, Lease, is_worth_asking_again
@@ -35,11 +35,11 @@ _LONGEST_VARIABLE = 128 * 1024 - 64
 """Linux runs no command with a longer variable (`MAX_ARG_STRLEN`, its name included)."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Run a command with GPUs that are claimed for it: wait for them, claim them, renew the claim while "
+def declare() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Run a command with GPUs that are claimed for it: wait for them, claim them, renew the claim "
+        "while "
         "the command runs, release them when it ends. The command stands behind `--`.\n\n"
         "The command finds GPU_AGENT_NODE_ID, GPU_AGENT_HOSTNAME, GPU_AGENT_ENDPOINT, GPU_AGENT_CLAIM_ID, "
         "GPU_AGENT_GPU_UUIDS and CUDA_VISIBLE_DEVICES in its environment; of a job on several nodes these "
@@ -55,34 +55,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
             ExitCode.OK: "the command ended with 0",
             ExitCode.NO_NODE: "no node could take the job in time, and the command was not run",
         },
+        params=[
+            argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses"),
+            argument("command", metavar="COMMAND", help="what to run, behind `--`", several=True),
+            option(
+                "--wait",
+                type=parse_duration,
+                default=0.0,
+                metavar="DURATION",
+                help="how long to wait where no node can take the job now, such as 90s or 2h (default: not "
+                "at all)",
+            ),
+            *ttl_option(),
+            option(
+                "--kill-on-loss",
+                help="end the command when the claim is lost, with SIGTERM, then with SIGKILL",
+                flag=True,
+            ),
+            option(
+                "--grace",
+                type=parse_duration,
+                default=GRACE_SECONDS,
+                metavar="DURATION",
+                help=f"time between SIGTERM and SIGKILL (default {GRACE_SECONDS:.0f}s)",
+            ),
+            *job_options(),
+            *api_options(),
+        ],
     )
-    parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
-    parser.add_argument("command", metavar="COMMAND", nargs="+", help="what to run, behind `--`")
-    parser.add_argument(
-        "--wait",
-        type=parse_duration,
-        default=0.0,
-        metavar="DURATION",
-        help="how long to wait where no node can take the job now, such as 90s or 2h (default: not at all)",
-    )
-    add_ttl_option(parser)
-    parser.add_argument(
-        "--kill-on-loss",
-        action="store_true",
-        help="end the command when the claim is lost, with SIGTERM, then with SIGKILL",
-    )
-    parser.add_argument(
-        "--grace",
-        type=parse_duration,
-        default=GRACE_SECONDS,
-        metavar="DURATION",
-        help=f"time between SIGTERM and SIGKILL (default {GRACE_SECONDS:.0f}s)",
-    )
-    add_job_options(parser)
-    add_api_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Claim, run the command, release, and end as the command ends."""
     problem = find_command(arguments.command[0])
     if problem is not None:
@@ -288,4 +291,4 @@ class _HeldClaim:
                 return
 
 
-COMMANDS: Commands = {"run": (configure, run)}
+COMMANDS: Commands = {"run": (declare, run)}

@@ -1,18 +1,15 @@
 """`registry claim create|list|show|renew|release`, and `registry queue`."""
 
-import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import click
+
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
-from gpu_agent.cli.client.http import Api, Refused, add_request_options, without_none
+from gpu_agent.cli.client.http import Api, Refused, request_options, without_none
 from gpu_agent.cli.client.resources import Node, read_claim, release_claim, renew_claim
-from gpu_agent.cli.command import (
-    Commands,
-    ExitCode,
-    Failure,
-    describe,
-)
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
 from gpu_agent.cli.output.text import (
@@ -27,12 +24,12 @@ from gpu_agent.cli.output.text import (
 )
 from gpu_agent.cli.output.units import clock, duration_in_words, local_time
 from gpu_agent.cli.registry.job_options import (
-    add_job_options,
-    add_life_options,
-    add_ttl_option,
+    job_options,
     job_request,
     job_words,
+    life_options,
     life_request,
+    ttl_option,
 )
 from gpu_agent.wire.api import (
     ClaimDetail,
@@ -76,23 +73,24 @@ _QUEUE_COLUMNS = (
 )
 
 
-def configure_create(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Claim slots for a job on the best nodes that can take it now, with GPUs of its own\n"
+def declare_create() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Claim slots for a job on the best nodes that can take it now, with GPUs of its own\n"
         "where it asks for them. The same job again gets the same claim. Renew the claim while\n"
         "the job runs, release it when it ends.",
         example="gpu-agent registry claim create job-1 --model my/model --gpus 2 --wait 5m",
         exits={ExitCode.OK: "the slots are reserved", ExitCode.NO_NODE: "no node can take the job now"},
+        params=[
+            argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses"),
+            *job_options(),
+            *life_options(),
+            *request_options(json_is="what POST /v1/claims answers, a refusal for want of a node too"),
+        ],
     )
-    parser.add_argument("job_id", metavar="JOB", help="the job's id, which its scheduler chooses")
-    add_job_options(parser)
-    add_life_options(parser)
-    add_request_options(parser, json_is="what POST /v1/claims answers, a refusal for want of a node too")
 
 
-def run_create(arguments: argparse.Namespace) -> int:
+def run_create(arguments: Arguments) -> int:
     """Request it and print the slot."""
     job = {"job_id": arguments.job_id, **job_request(arguments), **life_request(arguments)}
     slot = request_slot(
@@ -170,20 +168,21 @@ def lease_in_words(slot: ClaimView) -> str:
     return f"for {duration_in_words(slot.expires_in_seconds)} unless renewed"
 
 
-def configure_renew(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Renew a job's claim for one more TTL (`registry settings` shows how long that is).",
+def declare_renew() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Renew a job's claim for one more TTL (`registry settings` shows how long that is).",
         example="gpu-agent registry claim renew job-1",
         exits={ExitCode.OK: "renewed", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
+        params=[
+            *_which_claim(),
+            *ttl_option(),
+            *request_options(json_is="what POST /v1/claims/JOB/renew answers"),
+        ],
     )
-    _add_claim(parser)
-    add_ttl_option(parser)
-    add_request_options(parser, json_is="what POST /v1/claims/JOB/renew answers")
 
 
-def run_renew(arguments: argparse.Namespace) -> int:
+def run_renew(arguments: Arguments) -> int:
     """Request it and print the slot."""
     slot = renew_claim(Api.of(arguments), arguments.job_id, arguments.claim_id, ttl_seconds=arguments.ttl)
     if arguments.json:
@@ -194,21 +193,22 @@ def run_renew(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_release(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Release a job's claim because the job has ended, so that another job may have the slot\n"
+def declare_release() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Release a job's claim because the job has ended, so that another job may have the slot\n"
         "and the GPUs. A claim that has expired or was lost still holds its GPUs until its node\n"
         "shows that the job is gone: name it with --claim-id to release them. Ends no process.",
         example="gpu-agent registry claim release job-1",
         exits={ExitCode.OK: "released", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
+        params=[
+            *_which_claim(),
+            *request_options(json_is="nothing, as DELETE /v1/claims/JOB answers nothing"),
+        ],
     )
-    _add_claim(parser)
-    add_request_options(parser, json_is="nothing, as DELETE /v1/claims/JOB answers nothing")
 
 
-def run_release(arguments: argparse.Namespace) -> int:
+def run_release(arguments: Arguments) -> int:
     """Request it and print."""
     release_claim(Api.of(arguments), arguments.job_id, arguments.claim_id)
     if not arguments.json:
@@ -216,30 +216,29 @@ def run_release(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _add_claim(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claim list` shows it")
-    parser.add_argument(
-        "--claim-id", metavar="ID", help="only this claim of the job (default: your own current one)"
-    )
+def _which_claim() -> list[click.Parameter]:
+    return [
+        argument("job_id", metavar="JOB", help="the job, as `registry claim list` shows it"),
+        option("--claim-id", metavar="ID", help="only this claim of the job (default: your own current one)"),
+    ]
 
 
-def configure_list(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "List the claims: job, state, nodes, owner, for how long already, and when each expires\n"
+def declare_list() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="List the claims: job, state, nodes, owner, for how long already, and when each expires\n"
         "unless it is renewed.",
         example="gpu-agent registry claim list --node node-7",
         exits={ExitCode.OK: "listed, even if there is none"},
+        params=[
+            option("--node", metavar="ID", help="only those on this node"),
+            option("--ended", help="also those that ended within the hour, and how they ended", flag=True),
+            *request_options(json_is="what GET /v1/claims answers, all pages as one"),
+        ],
     )
-    parser.add_argument("--node", metavar="ID", help="only those on this node")
-    parser.add_argument(
-        "--ended", action="store_true", help="also those that ended within the hour, and how they ended"
-    )
-    add_request_options(parser, json_is="what GET /v1/claims answers, all pages as one")
 
 
-def run_list(arguments: argparse.Namespace) -> int:
+def run_list(arguments: Arguments) -> int:
     """Read the list and print it."""
     api = Api.of(arguments)
     wanted = without_none(node_id=arguments.node, ended="true" if arguments.ended else None)
@@ -287,20 +286,21 @@ def _gpu_positions(node: ClaimNode) -> str:
     return " ".join(map(str, node.gpu_indices)) or " ".join(node.gpu_uuids)
 
 
-def configure_show(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show a job's claim, also for an hour after its end: where, since when, what happened to\n"
+def declare_show() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show a job's claim, also for an hour after its end: where, since when, what happened to\n"
         "it, and how busy its GPUs were while it held them.",
         example="gpu-agent registry claim show job-1",
         exits={ExitCode.OK: "shown", ExitCode.REFUSED: "the job has no claim, and had none within the hour"},
+        params=[
+            argument("job_id", metavar="JOB", help="the job, as `registry claim list --ended` shows it"),
+            *request_options(json_is="what GET /v1/claims/JOB answers"),
+        ],
     )
-    parser.add_argument("job_id", metavar="JOB", help="the job, as `registry claim list --ended` shows it")
-    add_request_options(parser, json_is="what GET /v1/claims/JOB answers")
 
 
-def run_show(arguments: argparse.Namespace) -> int:
+def run_show(arguments: Arguments) -> int:
     """Read the claim and print it."""
     answer = read_claim(Api.of(arguments), arguments.job_id)
     if arguments.json:
@@ -356,19 +356,18 @@ def _percent(value: float | None) -> Line:
     return line("?" if value is None else f"{value:.0f}%")
 
 
-def configure_queue(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "List the jobs that wait for capacity, in the order in which they get it, each with the\n"
+def declare_queue() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="List the jobs that wait for capacity, in the order in which they get it, each with the\n"
         "nodes that are reserved for it and the reason why no node takes it now.",
         example="gpu-agent registry queue",
         exits={ExitCode.OK: "listed, even if there is none"},
+        params=[*request_options(json_is="what GET /v1/queue answers")],
     )
-    add_request_options(parser, json_is="what GET /v1/queue answers")
 
 
-def run_queue(arguments: argparse.Namespace) -> int:
+def run_queue(arguments: Arguments) -> int:
     """Read the queue and print it."""
     answer = Api.of(arguments).get("/v1/queue", QueueView)
     if arguments.json:
@@ -397,10 +396,10 @@ def _queue_row(job: WaitingJob) -> Row:
 
 
 COMMANDS: Commands = {
-    "create": (configure_create, run_create),
-    "list": (configure_list, run_list),
-    "show": (configure_show, run_show),
-    "renew": (configure_renew, run_renew),
-    "release": (configure_release, run_release),
-    "queue": (configure_queue, run_queue),
+    "create": (declare_create, run_create),
+    "list": (declare_list, run_list),
+    "show": (declare_show, run_show),
+    "renew": (declare_renew, run_renew),
+    "release": (declare_release, run_release),
+    "queue": (declare_queue, run_queue),
 }

@@ -3,18 +3,20 @@
 An event that is not known here, as of a newer registry, is printed under its identifier with all its fields.
 """
 
-import argparse
 import json
 import string
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+import click
+
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import Lost, Opened, Received, follow_events, past_events
-from gpu_agent.cli.client.http import Api, add_request_options
+from gpu_agent.cli.client.http import Api, request_options
 from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import Commands, ExitCode, describe, positive_number, whole_number
+from gpu_agent.cli.command import Arguments, ExitCode, positive_number, whole_number
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.inventory import status_piece
 from gpu_agent.cli.output.streams import print_stderr, reader_left
 from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
@@ -94,29 +96,30 @@ _STYLES = {
 }
 
 
-def configure_list(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "List the latest events, of one node or of all, each on a line.",
+def declare_list() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="List the latest events, of one node or of all, each on a line.",
         example="gpu-agent registry event list node-7 --limit 50",
         exits={ExitCode.OK: "listed, even if there is none"},
-    )
-    _add_which(parser)
-    parser.add_argument(
-        "--limit",
-        metavar="N",
-        type=positive_number,
-        default=_LATEST,
-        help=f"how many of the latest (default {_LATEST})",
-    )
-    parser.add_argument("--after", metavar="EVENT_ID", type=whole_number, help="only events after this one")
-    add_request_options(
-        parser, json_is="each event on a line; for one node what GET /v1/nodes/ID/events answers"
+        params=[
+            *_which_node(),
+            option(
+                "--limit",
+                metavar="N",
+                type=positive_number,
+                default=_LATEST,
+                help=f"how many of the latest (default {_LATEST})",
+            ),
+            option("--after", metavar="EVENT_ID", type=whole_number, help="only events after this one"),
+            *request_options(
+                json_is="each event on a line; for one node what GET /v1/nodes/ID/events answers"
+            ),
+        ],
     )
 
 
-def run_list(arguments: argparse.Namespace) -> int:
+def run_list(arguments: Arguments) -> int:
     """Read the latest events and print them."""
     api = Api.of(arguments)
     if arguments.after is None and arguments.node_id is not None:
@@ -131,23 +134,25 @@ def run_list(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_follow(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Print each event as it happens, until Ctrl-C; for one node its latest events first. It waits for a "
+def declare_follow() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Print each event as it happens, until Ctrl-C; for one node its latest events first. It "
+        "waits for a "
         "registry that restarts, and prints what happened meanwhile: no event is missed, none printed twice.",
         example="gpu-agent registry event follow",
         exits={ExitCode.OK: "ended by Ctrl-C or by the output's reader"},
+        params=[
+            *_which_node(),
+            option(
+                "--after", metavar="EVENT_ID", type=whole_number, help="from this event on, not from now on"
+            ),
+            *request_options(json_is="each event on a line"),
+        ],
     )
-    _add_which(parser)
-    parser.add_argument(
-        "--after", metavar="EVENT_ID", type=whole_number, help="from this event on, not from now on"
-    )
-    add_request_options(parser, json_is="each event on a line")
 
 
-def run_follow(arguments: argparse.Namespace) -> int:
+def run_follow(arguments: Arguments) -> int:
     """Print a node's latest events, then each event as it happens."""
     api = Api.of(arguments)
     after = None if arguments.after is None else str(arguments.after)
@@ -162,15 +167,15 @@ def run_follow(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _add_which(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node_id", metavar="ID", nargs="?", help="only this node's events")
+def _which_node() -> list[click.Parameter]:
+    return [argument("node_id", metavar="ID", help="only this node's events", optional=True)]
 
 
 def _history(api: Api, node_id: str, limit: int) -> Answer[EventList]:
     return Node(api, node_id).get("/events", EventList, query=(("limit", str(limit)),))
 
 
-def _print_events(answer: Answer[EventList], arguments: argparse.Namespace) -> None:
+def _print_events(answer: Answer[EventList], arguments: Arguments) -> None:
     documents = answer.document["events"]
     listed = documents if isinstance(documents, list) else ()
     for event, document in zip(answer.model.events, listed, strict=True):
@@ -182,13 +187,13 @@ def _last_id(answer: Answer[EventList]) -> str | None:
     return str(ids[-1]) if ids else None
 
 
-def _past(api: Api, arguments: argparse.Namespace) -> Iterator[Received]:
+def _past(api: Api, arguments: Arguments) -> Iterator[Received]:
     """Yield the latest events; `MISSED`, for older ones, only with `--after`."""
     past = past_events(api, after=arguments.after or 0, node_id=arguments.node_id)
     return (one for one in past if arguments.after is not None or one.event.event != MISSED)
 
 
-def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
+def _follow(api: Api, arguments: Arguments, after: str | None) -> None:
     broken = False
     has_answered = arguments.node_id is not None and arguments.after is None  # with its history
     for happened in follow_events(api, after=after, node_id=arguments.node_id, answered=has_answered):
@@ -207,7 +212,7 @@ def _follow(api: Api, arguments: argparse.Namespace, after: str | None) -> None:
             return
 
 
-def _print_event(event: RegistryEvent, document: object, arguments: argparse.Namespace) -> None:
+def _print_event(event: RegistryEvent, document: object, arguments: Arguments) -> None:
     if arguments.json:
         print(json.dumps(document), flush=True)
     else:
@@ -259,6 +264,6 @@ def _raw_event(name: str, fields: Mapping[str, object]) -> str:
 
 
 COMMANDS: Commands = {
-    "list": (configure_list, run_list),
-    "follow": (configure_follow, run_follow),
+    "list": (declare_list, run_list),
+    "follow": (declare_follow, run_follow),
 }

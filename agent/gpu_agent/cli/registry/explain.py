@@ -1,41 +1,44 @@
 """`registry explain job|node|exclusions`: why a job gets no node, and why a node gets no jobs."""
 
-import argparse
 import time
 
-from gpu_agent.cli.client.http import Api, add_request_options
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.http import Api, request_options
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
-from gpu_agent.cli.registry.job_options import add_job_options, job_request
+from gpu_agent.cli.registry.job_options import job_options, job_request
 
 
-def configure_job(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: one for each need that a job may state."""
-    describe(
-        parser,
-        "Describe a job; every node answers whether it could take it now, and if not, which demand fails "
+def declare_job() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Describe a job; every node answers whether it could take it now, and if not, which demand "
+        "fails "
         "first, what the job needs and what the node has. Reserves nothing.",
         example="gpu-agent registry explain job --model my/model --gpus 2 --label zone=a",
         exits={
             ExitCode.OK: "explained, whatever the answer; with --pick: there is a node",
             ExitCode.NO_NODE: "with --pick: no node can take the job now",
         },
-    )
-    parser.add_argument(
-        "--pick",
-        action="store_true",
-        help="print only the node that the job would get now, and which of its GPUs: a dry run of `claim "
-        "create`",
-    )
-    add_job_options(parser)
-    add_request_options(
-        parser,
-        json_is="what POST /v1/dispatch/explain answers; with --pick what POST /v1/dispatch/select does, a "
-        "refusal for want of a node too",
+        params=[
+            option(
+                "--pick",
+                help="print only the node that the job would get now, and which of its GPUs: a dry run of "
+                "`claim "
+                "create`",
+                flag=True,
+            ),
+            *job_options(),
+            *request_options(
+                json_is="what POST /v1/dispatch/explain answers; with --pick what POST /v1/dispatch/select "
+                "does, a "
+                "refusal for want of a node too"
+            ),
+        ],
     )
 
 
-def run_job(arguments: argparse.Namespace) -> int:
+def run_job(arguments: Arguments) -> int:
     """Request it and print the nodes with their reasons, or the one node."""
     if arguments.pick:
         return _run_pick(arguments)
@@ -57,7 +60,7 @@ def run_job(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _run_pick(arguments: argparse.Namespace) -> int:
+def _run_pick(arguments: Arguments) -> int:
     from gpu_agent.cli.registry.claims import request_slot, slot_in_words
     from gpu_agent.wire.api import Selection
 
@@ -77,22 +80,23 @@ def _run_pick(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_node(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Say which jobs a node would be refused now, and why: first what may pass, with what would "
+def declare_node() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Say which jobs a node would be refused now, and why: first what may pass, with what would "
         "clear it, then what the node is, beyond which no job ever fits. With --model also the state of "
         "that model there.",
         example="gpu-agent registry explain node node-7 --model my/model",
         exits={ExitCode.OK: "explained, whatever the reasons"},
+        params=[
+            argument("node_id", metavar="ID", help="the node, as `registry node list` shows it"),
+            option("--model", metavar="M", help="also the state of this model there"),
+            *request_options(json_is="what GET /v1/nodes/ID/explain answers"),
+        ],
     )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
-    parser.add_argument("--model", metavar="M", help="also the state of this model there")
-    add_request_options(parser, json_is="what GET /v1/nodes/ID/explain answers")
 
 
-def run_node(arguments: argparse.Namespace) -> int:
+def run_node(arguments: Arguments) -> int:
     """Read the explanation and print it."""
     from gpu_agent.cli.client.resources import Node
     from gpu_agent.cli.output.exclusions import explanation_page
@@ -107,19 +111,18 @@ def run_node(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_exclusions(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
+def declare_exclusions() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
         "many nodes each reason excluded, with one of them as an example.",
         example="gpu-agent registry explain exclusions",
         exits={ExitCode.OK: "counted, even if no job failed"},
+        params=[*request_options(json_is="what GET /v1/exclusions answers")],
     )
-    add_request_options(parser, json_is="what GET /v1/exclusions answers")
 
 
-def run_exclusions(arguments: argparse.Namespace) -> int:
+def run_exclusions(arguments: Arguments) -> int:
     """Read the counts and print them."""
     from gpu_agent.cli.output.exclusions import exclusions_table
     from gpu_agent.wire.api import ExclusionsList
@@ -137,7 +140,7 @@ def run_exclusions(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "job": (configure_job, run_job),
-    "node": (configure_node, run_node),
-    "exclusions": (configure_exclusions, run_exclusions),
+    "job": (declare_job, run_job),
+    "node": (declare_node, run_node),
+    "exclusions": (declare_exclusions, run_exclusions),
 }

@@ -1,10 +1,10 @@
 """`gpu-agent registry members`: the processes that are the registry, and which of them leads."""
 
-import argparse
 import time
 
-from gpu_agent.cli.client.http import Api, add_request_options
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.http import Api, request_options
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import line, print_json, print_lines, terminal_columns
 from gpu_agent.cli.output.units import duration_in_words
@@ -21,19 +21,18 @@ _COLUMNS = (
 _NO_LEADER = "No instance leads as far as this one knows: what needs the leader is refused (see GET /readyz)."
 
 
-def configure_members(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show the processes that are this registry: which one leads, for how long each does what\n"
+def declare_members() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show the processes that are this registry: which one leads, for how long each does what\n"
         "it does, and how many node connections it holds.",
         example="gpu-agent registry members",
         exits={ExitCode.OK: "shown"},
+        params=[*request_options(json_is="what GET /v1/members answers")],
     )
-    add_request_options(parser, json_is="what GET /v1/members answers")
 
 
-def run_members(arguments: argparse.Namespace) -> int:
+def run_members(arguments: Arguments) -> int:
     """Read them and print."""
     answer = Api.of(arguments).get("/v1/members", MemberList)
     if arguments.json:
@@ -54,5 +53,5 @@ def _row(one: MemberView) -> Row:
 
 
 COMMANDS: Commands = {
-    "members": (configure_members, run_members),
+    "members": (declare_members, run_members),
 }

@@ -1,22 +1,24 @@
 """`registry node drain|resume|cordon|uncordon`: for one node, or for all nodes with a label."""
 
-import argparse
 from functools import partial
 
-from gpu_agent.cli.client.http import Api, add_request_options, without_none
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair, positive_number
+import click
+
+from gpu_agent.cli.client.http import Api, request_options, without_none
+from gpu_agent.cli.command import Arguments, ExitCode, Failure, label_pair, positive_number
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.units import parse_duration
 
+_MANY = "several nodes at once"
 _SOME_FAILED = "with --label: a node refused, or you did not type yes"
 _MANY_JSON = "with --label one on a line for each node"
 
 
-def configure_drain(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Drain a node: it gets no new jobs, finishes those in flight, then goes offline. After the "
+def declare_drain() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Drain a node: it gets no new jobs, finishes those in flight, then goes offline. After the "
         "deadline it goes offline whatever runs. The drain outlives restarts of both sides; `registry node "
         "resume` ends it.\n\n"
         "With --label all nodes that have the label are drained, and listed first: nothing happens until "
@@ -28,31 +30,32 @@ def configure_drain(parser: argparse.ArgumentParser) -> None:
             ExitCode.FAILED: "a node was resumed meanwhile or refused, or you did not type yes",
             ExitCode.INTERRUPTED: "interrupted while it waited; the drains that have begun go on",
         },
-    )
-    many = _add_selection(parser)
-    many.add_argument(
-        "--at-once",
-        type=positive_number,
-        metavar="N",
-        help="at most so many drain at the same time; waits until all are offline",
-    )
-    parser.add_argument(
-        "--deadline",
-        type=parse_duration,
-        metavar="TIME",
-        help="how long jobs may take, such as 10m (default: the registry's)",
-    )
-    _add_reason(parser)
-    parser.add_argument(
-        "--wait", action="store_true", help="show the jobs in flight, and end when it is offline"
-    )
-    add_request_options(
-        parser,
-        json_is=f"the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over; {_MANY_JSON}",
+        params=[
+            *_selection(),
+            option(
+                "--at-once",
+                type=positive_number,
+                metavar="N",
+                help="at most so many drain at the same time; waits until all are offline",
+                subject=_MANY,
+            ),
+            option(
+                "--deadline",
+                type=parse_duration,
+                metavar="TIME",
+                help="how long jobs may take, such as 10m (default: the registry's)",
+            ),
+            *_reason(),
+            option("--wait", help="show the jobs in flight, and end when it is offline", flag=True),
+            *request_options(
+                json_is="the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over; "
+                f"{_MANY_JSON}"
+            ),
+        ],
     )
 
 
-def run_drain(arguments: argparse.Namespace) -> int:
+def run_drain(arguments: Arguments) -> int:
     """Request the drain, wait for its end if requested, and print each node's status."""
     from gpu_agent.cli.registry.node_drain import drain_in_turn, wait_until_offline
     from gpu_agent.cli.registry.node_targets import (
@@ -92,48 +95,52 @@ def run_drain(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_resume(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "End a node's drain. It registers again and becomes ready as a new node does; if its agent is not "
+def declare_resume() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="End a node's drain. It registers again and becomes ready as a new node does; if its agent "
+        "is not "
         "connected, as soon as it is. With --label the drains of all nodes that have the label.",
         example="gpu-agent registry node resume node-7",
         exits={ExitCode.OK: "the drain is ended", ExitCode.FAILED: _SOME_FAILED},
+        params=[
+            *_selection(),
+            *request_options(json_is=f"the node, as POST /v1/nodes/ID/resume answers it; {_MANY_JSON}"),
+        ],
     )
-    _add_selection(parser)
-    add_request_options(parser, json_is=f"the node, as POST /v1/nodes/ID/resume answers it; {_MANY_JSON}")
 
 
-def run_resume(arguments: argparse.Namespace) -> int:
+def run_resume(arguments: Arguments) -> int:
     """Request it and print each node's status."""
     from gpu_agent.cli.registry.node_targets import act, status_words
 
     return act(arguments, "resume", done="resumed", body={}, words=status_words)
 
 
-def configure_cordon(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Cordon a node: it gets no new jobs. Its status and the jobs that it has stay as they are. With "
+def declare_cordon() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Cordon a node: it gets no new jobs. Its status and the jobs that it has stay as they are. "
+        "With "
         "--gpu only that GPU of it: no new claim gets it, and a claim that holds it goes on. With --label "
         "all nodes that have the label. The cordon outlives restarts of both sides, until `registry node "
         "uncordon`.",
         example="gpu-agent registry node cordon node-7 --reason 'odd noise, watch it'",
         exits={ExitCode.OK: "no new jobs come", ExitCode.FAILED: _SOME_FAILED},
-    )
-    _add_selection(parser)
-    _add_gpu(parser)
-    _add_reason(parser)
-    add_request_options(
-        parser,
-        json_is="the node, as POST /v1/nodes/ID/cordon, or with --gpu POST /v1/nodes/ID/gpus/UUID/cordon, "
-        f"answers it; {_MANY_JSON}",
+        params=[
+            *_selection(),
+            *_gpu(),
+            *_reason(),
+            *request_options(
+                json_is="the node, as POST /v1/nodes/ID/cordon, or with --gpu POST "
+                "/v1/nodes/ID/gpus/UUID/cordon, "
+                f"answers it; {_MANY_JSON}"
+            ),
+        ],
     )
 
 
-def run_cordon(arguments: argparse.Namespace) -> int:
+def run_cordon(arguments: Arguments) -> int:
     """Request it and print."""
     from gpu_agent.cli.registry.node_targets import act, gpu_cordoned, node_cordoned
 
@@ -141,25 +148,26 @@ def run_cordon(arguments: argparse.Namespace) -> int:
     return act(arguments, "cordon", done="cordoned", body=body, words=node_cordoned, gpu_words=gpu_cordoned)
 
 
-def configure_uncordon(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Uncordon a node: it gets new jobs whenever it is ready. With --gpu only that GPU of it: claims may "
+def declare_uncordon() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Uncordon a node: it gets new jobs whenever it is ready. With --gpu only that GPU of it: "
+        "claims may "
         "have it again. With --label all nodes that have the label.",
         example="gpu-agent registry node uncordon node-7",
         exits={ExitCode.OK: "it is uncordoned", ExitCode.FAILED: _SOME_FAILED},
-    )
-    _add_selection(parser)
-    _add_gpu(parser)
-    add_request_options(
-        parser,
-        json_is="the node, as POST /v1/nodes/ID/uncordon, or with --gpu POST "
-        f"/v1/nodes/ID/gpus/UUID/uncordon, answers it; {_MANY_JSON}",
+        params=[
+            *_selection(),
+            *_gpu(),
+            *request_options(
+                json_is="the node, as POST /v1/nodes/ID/uncordon, or with --gpu POST "
+                f"/v1/nodes/ID/gpus/UUID/uncordon, answers it; {_MANY_JSON}"
+            ),
+        ],
     )
 
 
-def run_uncordon(arguments: argparse.Namespace) -> int:
+def run_uncordon(arguments: Arguments) -> int:
     """Request it and print."""
     from gpu_agent.cli.registry.node_targets import act, gpu_uncordoned, node_uncordoned
 
@@ -168,39 +176,44 @@ def run_uncordon(arguments: argparse.Namespace) -> int:
     )
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the node's id, and what selects several nodes; returns the group of the latter's options."""
-    parser.add_argument("node_id", metavar="ID", nargs="?", help="the node, as `registry node list` shows it")
-    many = parser.add_argument_group("several nodes at once")
-    many.add_argument(
-        "--label",
-        action="append",
-        type=label_pair,
-        default=[],
-        metavar="K=V",
-        help="all nodes with this label; the same one again: another value that will do (repeatable)",
-    )
-    many.add_argument(
-        "--yes", action="store_true", help="do not ask whether the nodes that are listed are meant"
-    )
-    return many
+def _selection() -> list[click.Parameter]:
+    """Return the node's id, and what selects several nodes."""
+    return [
+        argument("node_id", metavar="ID", help="the node, as `registry node list` shows it", optional=True),
+        option(
+            "--label",
+            type=label_pair,
+            metavar="K=V",
+            help="all nodes with this label; the same one again: another value that will do (repeatable)",
+            repeatable=True,
+            subject=_MANY,
+        ),
+        option(
+            "--yes",
+            help="do not ask whether the nodes that are listed are meant",
+            flag=True,
+            subject=_MANY,
+        ),
+    ]
 
 
-def _add_reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", metavar="TEXT", help="why, for people who look at the node")
+def _reason() -> list[click.Parameter]:
+    return [option("--reason", metavar="TEXT", help="why, for people who look at the node")]
 
 
-def _add_gpu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gpu",
-        metavar="GPU",
-        help="only this GPU of the node: its number, its UUID or how that begins, such as GPU-5f2a8c1e",
-    )
+def _gpu() -> list[click.Parameter]:
+    return [
+        option(
+            "--gpu",
+            metavar="GPU",
+            help="only this GPU of the node: its number, its UUID or how that begins, such as GPU-5f2a8c1e",
+        )
+    ]
 
 
 COMMANDS: Commands = {
-    "drain": (configure_drain, run_drain),
-    "resume": (configure_resume, run_resume),
-    "cordon": (configure_cordon, run_cordon),
-    "uncordon": (configure_uncordon, run_uncordon),
+    "drain": (declare_drain, run_drain),
+    "resume": (declare_resume, run_resume),
+    "cordon": (declare_cordon, run_cordon),
+    "uncordon": (declare_uncordon, run_uncordon),
 }

@@ -4,7 +4,6 @@ Nodes that a label selects are listed before anything happens to them. One node'
 command from the others.
 """
 
-import argparse
 import json
 import shlex
 import sys
@@ -14,7 +13,7 @@ from functools import partial
 from gpu_agent.cli.client.answers import Answer, Document
 from gpu_agent.cli.client.http import Api, quote_id
 from gpu_agent.cli.client.resources import Node
-from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.cli.output.text import print_json, printable
 from gpu_agent.wire.api import NodeDetail, NodeList, NodeSummary
@@ -25,7 +24,7 @@ _SHORTEST_UUID = len("GPU-5f2a")
 
 
 def act(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     action: str,
     *,
     done: str,
@@ -61,7 +60,7 @@ def action_of(action: str, body: Mapping[str, object]) -> Act:
     return lambda node: node.act(action, NodeDetail, body)
 
 
-def node_named(api: Api, arguments: argparse.Namespace, action: str) -> Node:
+def node_named(api: Api, arguments: Arguments, action: str) -> Node:
     """Return the node whose id is given; raises `Failure` where none is."""
     if arguments.node_id is None:
         raise Failure(
@@ -87,7 +86,7 @@ def gpu_uuid(node: NodeDetail, named: str) -> str:
     return found[0] if found else named  # the registry refuses it, and says what to do
 
 
-def nodes_with_labels(api: Api, arguments: argparse.Namespace, action: str) -> list[Node]:
+def nodes_with_labels(api: Api, arguments: Arguments, action: str) -> list[Node]:
     """List the nodes with the labels, ask whether they are meant, and return them; raises `Failure`."""
     if arguments.node_id is not None:
         raise Failure(

@@ -1,12 +1,12 @@
 """`gpu-agent registry serve`: run the registry until SIGTERM or Ctrl-C."""
 
-import argparse
 import os
 from functools import partial
 from pathlib import Path
 
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
-from gpu_agent.cli.setting_options import add_setting_options
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, option
+from gpu_agent.cli.setting_options import setting_options
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.sdnotify import SystemdNotifier
 from gpu_agent.runtime.signals import run_as_first_process
@@ -19,11 +19,10 @@ then these options. Times are seconds, fractions welcome. It prints the addresse
 as the event `registry_listening`."""
 
 
-def configure_serve(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments; what is not given is left to the other layers."""
-    describe(
-        parser,
-        DESCRIPTION,
+def declare_serve() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about=DESCRIPTION,
         example="gpu-agent registry serve --node-listen 10.0.0.1:8080 --tls-cert-file own.pem",
         exits={
             ExitCode.OK: "stopped by a signal, after leaving all nodes",
@@ -31,14 +30,14 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "wrong settings, or the extra [registry] is not installed",
         },
         asks=False,
+        params=[
+            option("--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"),
+            *setting_options(RegistrySettings),
+        ],
     )
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
-    )
-    add_setting_options(parser, RegistrySettings)
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
+def run_serve(arguments: Arguments) -> int:
     """Load the settings and serve."""
     flags = {name: value for name, value in vars(arguments).items() if name != "config"}
     read = partial(load, flags, config=arguments.config)
@@ -59,5 +58,5 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "serve": (configure_serve, run_serve),
+    "serve": (declare_serve, run_serve),
 }

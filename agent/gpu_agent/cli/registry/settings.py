@@ -1,9 +1,8 @@
 """`gpu-agent registry settings`: the thresholds in force."""
 
-import argparse
-
-from gpu_agent.cli.client.http import Api, add_request_options
-from gpu_agent.cli.command import Commands, ExitCode, describe
+from gpu_agent.cli.client.http import Api, request_options
+from gpu_agent.cli.command import Arguments, ExitCode
+from gpu_agent.cli.declaration import Commands, Declaration
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, terminal_columns
 from gpu_agent.wire.api import ThresholdList, ThresholdView
@@ -11,19 +10,18 @@ from gpu_agent.wire.api import ThresholdList, ThresholdView
 _COLUMNS = (Column(head="THRESHOLD"), Column(head="VALUE", right=True), Column(head="UNIT"))
 
 
-def configure_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Show every threshold in force, what it means, and where it is not the default.\n"
+def declare_settings() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Show every threshold in force, what it means, and where it is not the default.\n"
         "Each is a setting: an option of `registry serve`, a key of its file, or a variable.",
         example="gpu-agent registry settings",
         exits={ExitCode.OK: "shown"},
+        params=[*request_options(json_is="what GET /v1/thresholds answers")],
     )
-    add_request_options(parser, json_is="what GET /v1/thresholds answers")
 
 
-def run_settings(arguments: argparse.Namespace) -> int:
+def run_settings(arguments: Arguments) -> int:
     """Read them and print."""
     answer = Api.of(arguments).get("/v1/thresholds", ThresholdList)
     if arguments.json:
@@ -46,5 +44,5 @@ def _value_in_words(value: float | tuple[str, ...]) -> str:
 
 
 COMMANDS: Commands = {
-    "settings": (configure_settings, run_settings),
+    "settings": (declare_settings, run_settings),
 }

@@ -1,14 +1,14 @@
 """`gpu-agent registry backup` and `restore`: the registry's database as a file."""
 
-import argparse
 import os
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from gpu_agent.cli.client.http import Api, add_request_options
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe
+from gpu_agent.cli.client.http import Api, request_options
+from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.text import print_json
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.server.settings import load
@@ -19,11 +19,10 @@ from gpu_agent.store.base import StoreError
 _MEDIA_TYPE = "application/vnd.sqlite3"
 
 
-def configure_backup(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Write all that the registry stores at this moment to a file on this machine: nodes,\n"
+def declare_backup() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Write all that the registry stores at this moment to a file on this machine: nodes,\n"
         "drains, claims, tokens (as digests, never their secrets) and events. It goes on\n"
         "working meanwhile. The file is checked before it counts, and for you alone.",
         example="gpu-agent registry backup registry-backup.db",
@@ -31,13 +30,15 @@ def configure_backup(parser: argparse.ArgumentParser) -> None:
             ExitCode.OK: "written, and checked",
             ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written",
         },
+        params=[
+            argument("file", metavar="FILE", type=Path, help="where the backup goes"),
+            option("--force", help="replace the file if it is there", flag=True),
+            *request_options(json_is="the file's name and how many things it holds"),
+        ],
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="where the backup goes")
-    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
-    add_request_options(parser, json_is="the file's name and how many things it holds")
 
 
-def run_backup(arguments: argparse.Namespace) -> int:
+def run_backup(arguments: Arguments) -> int:
     """Download it, check it, and only then rename it to the file."""
     target: Path = arguments.file
     if target.exists() and not arguments.force:
@@ -106,11 +107,10 @@ def _unwritable(target: Path, error: OSError) -> Failure:
 _SETTINGS = ("store", "state_dir")
 
 
-def configure_restore(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Restore a backup as the database of this machine's registry. The registry\n"
+def declare_restore() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Restore a backup as the database of this machine's registry. The registry\n"
         "must be stopped. The backup is checked first; a database that is there already is\n"
         "renamed and stays beside it, and what is in etcd is written to the state directory.\n\n"
         "What happened after the backup is lost: nodes come back by themselves,\n"
@@ -123,27 +123,38 @@ def configure_restore(parser: argparse.ArgumentParser) -> None:
             ExitCode.CONFIGURATION: "wrong arguments, or a database is there and no --force",
         },
         asks=False,
-    )
-    parser.add_argument("file", metavar="FILE", type=Path, help="what `registry backup` has written")
-    parser.add_argument(
-        "--force", action="store_true", help="put it in the place of a database that is there already"
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the database's name, how many things it holds, what it replaced",
-    )
-    where = parser.add_argument_group("where the database is, as for `registry serve`")
-    where.add_argument("--store", metavar="STORE", help="sqlite (default), sqlite:///PATH, or etcd://…")
-    where.add_argument(
-        "--state-dir", metavar="DIR", help="where registry.db lies (default: the platform's place)"
-    )
-    where.add_argument(
-        "--config", metavar="FILE", type=Path, help="read this file instead of the one in /etc"
+        params=[
+            argument("file", metavar="FILE", type=Path, help="what `registry backup` has written"),
+            option("--force", help="put it in the place of a database that is there already", flag=True),
+            option(
+                "--json",
+                help="print the database's name, how many things it holds, what it replaced",
+                flag=True,
+            ),
+            option(
+                "--store",
+                metavar="STORE",
+                help="sqlite (default), sqlite:///PATH, or etcd://…",
+                subject="where the database is, as for `registry serve`",
+            ),
+            option(
+                "--state-dir",
+                metavar="DIR",
+                help="where registry.db lies (default: the platform's place)",
+                subject="where the database is, as for `registry serve`",
+            ),
+            option(
+                "--config",
+                metavar="FILE",
+                type=Path,
+                help="read this file instead of the one in /etc",
+                subject="where the database is, as for `registry serve`",
+            ),
+        ],
     )
 
 
-def run_restore(arguments: argparse.Namespace) -> int:
+def run_restore(arguments: Arguments) -> int:
     """Check it and restore it."""
     flags = {name: getattr(arguments, name) for name in _SETTINGS}
     try:
@@ -184,6 +195,6 @@ def _restored_lines(done: RestoreResult) -> list[str]:
 
 
 COMMANDS: Commands = {
-    "backup": (configure_backup, run_backup),
-    "restore": (configure_restore, run_restore),
+    "backup": (declare_backup, run_backup),
+    "restore": (declare_restore, run_restore),
 }

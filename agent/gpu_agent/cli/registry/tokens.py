@@ -4,7 +4,6 @@ A new token goes to stdout alone and everything about it to stderr, so that `> f
 token and nothing else. It is shown once.
 """
 
-import argparse
 import contextlib
 import os
 import sys
@@ -14,10 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import click
+
 from gpu_agent.cli.client.answers import Answer
-from gpu_agent.cli.client.http import Api, add_request_options
+from gpu_agent.cli.client.http import Api, request_options
 from gpu_agent.cli.client.resources import Node, revoke_token
-from gpu_agent.cli.command import Commands, ExitCode, Failure, describe, label_pair
+from gpu_agent.cli.command import Arguments, ExitCode, Failure, label_pair, positive_number
+from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import (
     Line,
@@ -49,11 +51,10 @@ _NONE = "No token was ever created here."
 _NONE_LIVE = "No token is valid here; --all shows those that have ended."
 
 
-def configure_token_create(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Create a join token, with which new nodes register; or with --operator one for a person\n"
+def declare_token_create() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Create a join token, with which new nodes register; or with --operator one for a person\n"
         "or a program that uses this API. Only the token goes to stdout, so that `> FILE`\n"
         "works; what it is for goes to stderr. It is shown this once.",
         example="gpu-agent registry token create --uses 8 --label zone=a --out join.token",
@@ -61,46 +62,55 @@ def configure_token_create(parser: argparse.ArgumentParser) -> None:
             ExitCode.OK: "created",
             ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
         },
-    )
-    parser.add_argument(
-        "--ttl",
-        type=parse_ttl,
-        metavar="TIME",
-        help="how long it may be used, such as 24h; or never (default 24h; with --operator never)",
-    )
-    joining = parser.add_argument_group("a join token")
-    joining.add_argument(
-        "--uses", type=parse_uses, metavar="N", help=f"how many nodes may join with it, or {_ANY} (default 1)"
-    )
-    joining.add_argument(
-        "--label",
-        action="append",
-        type=label_pair,
-        default=None,
-        metavar="K=V",
-        help="a label of every node that joins with it, whatever the node declares (repeatable)",
-    )
-    joining.add_argument(
-        "--node",
-        metavar="ID",
-        help="the only node that may join with it; with --uses any for one that stores no token of its own",
-    )
-    joining.add_argument("--note", metavar="TEXT", help="what it is for, as the list shows it")
-    operator = parser.add_argument_group("an operator token")
-    operator.add_argument(
-        "--operator",
-        choices=ROLES,
-        metavar="ROLE",
-        help="read, operate (act on nodes and jobs) or admin (all)",
-    )
-    operator.add_argument("--name", metavar="WHO", help="its owner")
-    add_out_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/tokens answers, the token in it; with --out its file instead"
+        params=[
+            option(
+                "--ttl",
+                type=parse_ttl,
+                metavar="TIME",
+                help="how long it may be used, such as 24h; or never (default 24h; with --operator never)",
+            ),
+            option(
+                "--uses",
+                type=parse_uses,
+                metavar="N",
+                help=f"how many nodes may join with it, or {_ANY} (default 1)",
+                subject="a join token",
+            ),
+            option(
+                "--label",
+                type=label_pair,
+                metavar="K=V",
+                help="a label of every node that joins with it, whatever the node declares (repeatable)",
+                repeatable=True,
+                subject="a join token",
+            ),
+            option(
+                "--node",
+                metavar="ID",
+                help="the only node that may join with it; with --uses any for one that stores no token of "
+                "its own",
+                subject="a join token",
+            ),
+            option(
+                "--note", metavar="TEXT", help="what it is for, as the list shows it", subject="a join token"
+            ),
+            option(
+                "--operator",
+                choices=ROLES,
+                metavar="ROLE",
+                help="read, operate (act on nodes and jobs) or admin (all)",
+                subject="an operator token",
+            ),
+            option("--name", metavar="WHO", help="its owner", subject="an operator token"),
+            *out_options(),
+            *request_options(
+                json_is="what POST /v1/tokens answers, the token in it; with --out its file instead"
+            ),
+        ],
     )
 
 
-def run_token_create(arguments: argparse.Namespace) -> int:
+def run_token_create(arguments: Arguments) -> int:
     """Create the token and print it."""
     body = _operator_request(arguments) if arguments.operator else _join_request(arguments)
     api = Api.of(arguments)
@@ -111,7 +121,7 @@ def run_token_create(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _join_request(arguments: argparse.Namespace) -> dict[str, object]:
+def _join_request(arguments: Arguments) -> dict[str, object]:
     if arguments.name is not None:
         raise Failure(
             "--name is for --operator ROLE; use --note for a join token", code=ExitCode.CONFIGURATION
@@ -128,8 +138,8 @@ def _join_request(arguments: argparse.Namespace) -> dict[str, object]:
     return body
 
 
-def _operator_request(arguments: argparse.Namespace) -> dict[str, object]:
-    wrong = [f"--{name}" for name in _JOIN_OPTIONS if getattr(arguments, name) is not None]
+def _operator_request(arguments: Arguments) -> dict[str, object]:
+    wrong = [f"--{name}" for name in _JOIN_OPTIONS if getattr(arguments, name) not in (None, [])]
     if wrong:
         raise Failure(
             f"{', '.join(wrong)}: only for join tokens, not with --operator", code=ExitCode.CONFIGURATION
@@ -140,7 +150,7 @@ def _operator_request(arguments: argparse.Namespace) -> dict[str, object]:
     return body
 
 
-def _about_join(arguments: argparse.Namespace, token: NewToken) -> str:
+def _about_join(arguments: Arguments, token: NewToken) -> str:
     uses = 1 if arguments.uses is None else arguments.uses
     nodes = "any number of nodes" if uses == _ANY else "1 node" if uses == 1 else f"{uses} nodes"
     if arguments.node is not None:
@@ -154,7 +164,7 @@ def _about_join(arguments: argparse.Namespace, token: NewToken) -> str:
     )
 
 
-def _about_operator(arguments: argparse.Namespace, token: NewToken) -> str:
+def _about_operator(arguments: Arguments, token: NewToken) -> str:
     owner = printable(f" of {arguments.name}") if arguments.name else ""
     return (
         f"Operator token {token.token_id}{owner}, role {arguments.operator}, {lifetime_in_words(token)}.\n"
@@ -163,23 +173,14 @@ def _about_operator(arguments: argparse.Namespace, token: NewToken) -> str:
 
 
 def parse_uses(text: str) -> int | str:
-    """Read how many nodes may join by a token; an argparse type."""
-    if text == _ANY:
-        return _ANY
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+    """Read how many nodes may join by a token; raises `ValueError` with what is wrong."""
+    return _ANY if text == _ANY else positive_number(text)
 
 
-parse_uses.__name__ = "number of nodes"  # argparse names it so where the text is no number at all
-
-
-def configure_readmit(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Create a token with which one machine gets a node's id back, once: for a node that lost\n"
+def declare_readmit() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Create a token with which one machine gets a node's id back, once: for a node that lost\n"
         "its state directory, or moved to another machine. Its drain, cordon and labels stay.\n"
         "Only the token goes to stdout, so that `> FILE` works.",
         example="gpu-agent registry node readmit node-7 --out join.token",
@@ -187,21 +188,23 @@ def configure_readmit(parser: argparse.ArgumentParser) -> None:
             ExitCode.OK: "created",
             ExitCode.CONFIGURATION: "wrong arguments, or the file cannot be written; no token was created",
         },
-    )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
-    parser.add_argument(
-        "--ttl",
-        type=parse_ttl,
-        metavar="TIME",
-        help="how long it may be used, such as 24h; or never (default 24h)",
-    )
-    add_out_options(parser)
-    add_request_options(
-        parser, json_is="what POST /v1/nodes/ID/reclaim answers, the token in it; with --out its file instead"
+        params=[
+            argument("node_id", metavar="ID", help="the node, as `registry node list` shows it"),
+            option(
+                "--ttl",
+                type=parse_ttl,
+                metavar="TIME",
+                help="how long it may be used, such as 24h; or never (default 24h)",
+            ),
+            *out_options(),
+            *request_options(
+                json_is="what POST /v1/nodes/ID/reclaim answers, the token in it; with --out its file instead"
+            ),
+        ],
     )
 
 
-def run_readmit(arguments: argparse.Namespace) -> int:
+def run_readmit(arguments: Arguments) -> int:
     """Create the token and print it."""
     node = Node(Api.of(arguments), arguments.node_id)
     print_new_token(
@@ -215,19 +218,21 @@ def run_readmit(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def add_out_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--out FILE` and `--force`."""
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        type=Path,
-        help="write the token to this file (mode 0600) rather than to stdout",
-    )
-    parser.add_argument("--force", action="store_true", help="replace that file if it is there")
+def out_options() -> list[click.Parameter]:
+    """Return `--out FILE` and `--force`."""
+    return [
+        option(
+            "--out",
+            metavar="FILE",
+            type=Path,
+            help="write the token to this file (mode 0600) rather than to stdout",
+        ),
+        option("--force", help="replace that file if it is there", flag=True),
+    ]
 
 
 def parse_ttl(text: str) -> float | str:
-    """Read how long a token may be used; an argparse type."""
+    """Read how long a token may be used; raises `ValueError` with what is wrong."""
     return NEVER if text == NEVER else parse_duration(text)
 
 
@@ -239,7 +244,7 @@ def ttl_field(given: float | str | None) -> dict[str, float | None]:
 
 
 def print_new_token(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     create: Callable[[], Answer[NewToken]],
     about: Callable[[NewToken], str],
 ) -> None:
@@ -278,7 +283,7 @@ def lifetime_in_words(token: NewToken) -> str:
     return f"for {duration_in_words(token.expires_at - time.time() + 1)}"
 
 
-def _open_out_file(arguments: argparse.Namespace) -> AbstractContextManager[Callable[[str], None]]:
+def _open_out_file(arguments: Arguments) -> AbstractContextManager[Callable[[str], None]]:
     """Open the file of `--out`. An existing one may hold the only copy of a token that is in use."""
     path: Path = arguments.out
     if path.is_file() and not arguments.force:
@@ -324,20 +329,21 @@ def _unwritable(path: Path, error: OSError) -> Failure:
     )
 
 
-def configure_token_list(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "List join and operator tokens, the oldest first: what each is for, how often it was\n"
+def declare_token_list() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="List join and operator tokens, the oldest first: what each is for, how often it was\n"
         "used and when it ends. Never a secret. Nodes' own tokens are not among them.",
         example="gpu-agent registry token list --all",
         exits={ExitCode.OK: "listed, even if there is none"},
+        params=[
+            option("--all", help="those that have ended too", flag=True),
+            *request_options(json_is="what GET /v1/tokens answers, always all of them"),
+        ],
     )
-    parser.add_argument("--all", action="store_true", help="those that have ended too")
-    add_request_options(parser, json_is="what GET /v1/tokens answers, always all of them")
 
 
-def run_token_list(arguments: argparse.Namespace) -> int:
+def run_token_list(arguments: Arguments) -> int:
     """Read the list and print it."""
     answer = Api.of(arguments).get_pages("/v1/tokens", TokenList, members="tokens")
     shown = [token for token in answer.model.tokens if arguments.all or token.state == _LIVE]
@@ -382,20 +388,21 @@ def _purpose(token: TokenView) -> Line:
     return line("; ".join(one for one in (role, token.name, node, labels, token.note) if one))
 
 
-def configure_token_revoke(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Revoke a join or operator token now. Nodes that joined with it stay: they have tokens\n"
+def declare_token_revoke() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Revoke a join or operator token now. Nodes that joined with it stay: they have tokens\n"
         "of their own, which `registry token rotate` and `registry node remove` revoke.",
         example="gpu-agent registry token revoke 3f9a01bc",
         exits={ExitCode.OK: "it is revoked"},
+        params=[
+            argument("token_id", metavar="TOKEN_ID", help="the token, as `registry token list` shows it"),
+            *request_options(json_is="nothing, as DELETE /v1/tokens/TOKEN_ID answers nothing"),
+        ],
     )
-    parser.add_argument("token_id", metavar="TOKEN_ID", help="the token, as `registry token list` shows it")
-    add_request_options(parser, json_is="nothing, as DELETE /v1/tokens/TOKEN_ID answers nothing")
 
 
-def run_token_revoke(arguments: argparse.Namespace) -> int:
+def run_token_revoke(arguments: Arguments) -> int:
     """Revoke it and print."""
     revoke_token(Api.of(arguments), arguments.token_id)
     if not arguments.json:
@@ -403,26 +410,28 @@ def run_token_revoke(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def configure_token_rotate(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    describe(
-        parser,
-        "Replace the token with which a node authenticates. The node receives the new one when it next "
+def declare_token_rotate() -> Declaration:
+    """Declare what it takes, and its help."""
+    return Declaration(
+        about="Replace the token with which a node authenticates. The node receives the new one when it next "
         "registers, at once where it is connected; the old one ends when it next connects with the new "
         "one, and `registry node show` shows until then that the rotation is not done.",
         example="gpu-agent registry token rotate node-7",
         exits={ExitCode.OK: "the node gets another token"},
+        params=[
+            argument("node_id", metavar="ID", help="the node, as `registry node list` shows it"),
+            option(
+                "--at-once",
+                help="revoke the old token now, as one that was stolen; then only `registry node readmit` "
+                "helps",
+                flag=True,
+            ),
+            *request_options(json_is="the node, as POST /v1/nodes/ID/rotate answers it"),
+        ],
     )
-    parser.add_argument("node_id", metavar="ID", help="the node, as `registry node list` shows it")
-    parser.add_argument(
-        "--at-once",
-        action="store_true",
-        help="revoke the old token now, as one that was stolen; then only `registry node readmit` helps",
-    )
-    add_request_options(parser, json_is="the node, as POST /v1/nodes/ID/rotate answers it")
 
 
-def run_token_rotate(arguments: argparse.Namespace) -> int:
+def run_token_rotate(arguments: Arguments) -> int:
     """Request it and print what follows."""
     node = Node(Api.of(arguments), arguments.node_id)
     answer = node.act("rotate", NodeDetail, {"at_once": arguments.at_once})
@@ -441,9 +450,9 @@ def run_token_rotate(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Commands = {
-    "create": (configure_token_create, run_token_create),
-    "list": (configure_token_list, run_token_list),
-    "revoke": (configure_token_revoke, run_token_revoke),
-    "rotate": (configure_token_rotate, run_token_rotate),
-    "readmit": (configure_readmit, run_readmit),
+    "create": (declare_token_create, run_token_create),
+    "list": (declare_token_list, run_token_list),
+    "revoke": (declare_token_revoke, run_token_revoke),
+    "rotate": (declare_token_rotate, run_token_rotate),
+    "readmit": (declare_readmit, run_readmit),
 }
