@@ -175,7 +175,7 @@ async def test_a_draining_agent_extends_its_stop_until_it_stalls(
         (replace(SESSION, state=State.CONNECTING), "connecting"),
         (replace(SESSION, state=State.AWAITING_ACK), "registering"),
         (SESSION, "not connected, will try again: connection refused"),
-        (replace(SESSION, last_refusal=None), "not connected, will try again"),
+        (replace(SESSION, last_refusal=None), "connecting"),
         (
             replace(SESSION, state=State.WAITING_GPU, last_refusal="no usable GPU to declare"),
             "waiting for a GPU: no usable GPU to declare",

@@ -101,6 +101,8 @@ def status_line(session: SessionSnapshot) -> str:
     """Say in a line what the session does, with the registry's reason where it has sent one."""
     if (line := _STATE_LINES.get(session.state)) is not None:
         return line
+    if session.state is State.BACKING_OFF and session.last_refusal is None:
+        return _STATE_LINES[State.CONNECTING]  # in a moment: no attempt has failed yet
     if (line := _NOT_CONNECTED.get(session.state)) is not None:
         return line if session.last_refusal is None else f"{line}: {session.last_refusal}"
     if session.registry_status is None:
