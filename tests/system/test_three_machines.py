@@ -265,7 +265,7 @@ def put_a_balancer_before_them(site: Site) -> None:
     machine.run("sh", "-c", f"echo 10.0.0.{BALANCER} registry.example >> /etc/hosts")
     settings = "/etc/gpu-agent/agent.toml"
     toml = machine.path(settings).read_text(encoding="utf-8")
-    (one_url,) = re.findall(r"Agents then name `(registry_urls = .*?)`", PAGE)
+    (one_url,) = re.findall(r"Agents then name\s`(registry_urls = .*?)`", PAGE)
     machine.write(settings, re.sub(r"registry_urls = .*", one_url, toml))
     machine.run("systemctl", "restart", "gpu-agent")
 
