@@ -16,11 +16,18 @@ import pytest
 
 from gpu_agent.runtime.tasks import MAX_STUCK_THREADS
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
-from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError
+from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context, server_context
 from gpu_agent.server import tls
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_listener import RETRY_AFTER_SECONDS
-from gpu_agent.server.tls import NOT_ENCRYPTED, READ_BYTES, Encryption, TlsConnection, TlsFiles
+from gpu_agent.server.tls import (
+    NOT_ENCRYPTED,
+    READ_BYTES,
+    Encryption,
+    RenewedCertificate,
+    TlsConnection,
+    TlsFiles,
+)
 from tests.authority import Authority
 from tests.server.encrypted_ports import encrypted, ended, hello, node, operators, refusals, stranger
 from tests.server.harness import heartbeat, running, until
@@ -69,6 +76,62 @@ async def test_a_reload_uses_a_renewed_certificate_and_logs_it(
     fields = {"file": str(installed.own.cert_file), "days": 200, "pin": encryption.pin}
     assert logged(caplog) == [("certificate_loaded", fields)]
     assert encryption.pin == pin_of(read_certificate_file(installed.own.cert_file))
+
+
+async def shown(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[bytes, bytes]:
+    """The certificates that both ends of a new connection show."""
+    seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.set_result(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=server) as listener:
+        _, port = listener.sockets[0].getsockname()
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        of_server: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        of_client = await asyncio.wait_for(seen, patience(5))
+        writer.close()
+    return of_server, of_client
+
+
+async def test_a_renewed_certificate_is_shown_by_contexts_in_use(
+    installed: Installed, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = installed.authority.file
+    server = server_context(installed.own, client_ca_file=ca)
+    client = client_context(ca_file=ca, own=installed.own)
+    renewed = RenewedCertificate(installed.own, lambda: [server, None, client])
+
+    def in_the_file() -> bytes:
+        return ssl.PEM_cert_to_DER_cert(installed.own.cert_file.read_text())
+
+    assert await shown(server, client) == (in_the_file(), in_the_file())
+    before = in_the_file()
+    installed.put(installed.authority.issue(to_days=200.5))
+    await renewed.reload()
+    assert in_the_file() != before
+    assert await shown(server, client) == (in_the_file(), in_the_file())
+    assert [event for event, _ in logged(caplog)] == ["certificate_loaded"]
+    await renewed.reload()
+    assert len(logged(caplog)) == 1
+
+
+async def test_an_unusable_renewal_changes_nothing_shown_and_is_logged_once(
+    installed: Installed, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = server_context(installed.own, client_ca_file=installed.authority.file)
+    client = client_context(ca_file=installed.authority.file, own=installed.own)
+    renewed = RenewedCertificate(installed.own, lambda: [server, client])
+    before = await shown(server, client)
+    assert installed.own.key_file is not None
+    other = installed.authority.issue().key_file
+    assert other is not None
+    other.replace(installed.own.key_file)  # of another certificate
+    await renewed.reload()
+    await renewed.reload()
+    assert [event for event, _ in logged(caplog)] == ["certificate_unusable"]
+    assert await shown(server, client) == before
 
 
 async def test_unchanged_files_are_read_again_only_by_force(installed: Installed) -> None:

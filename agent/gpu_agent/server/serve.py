@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -45,7 +46,7 @@ from gpu_agent.server.storage import (
     parse_location,
     refuse_foreign_state_dir,
 )
-from gpu_agent.server.tls import Encryption
+from gpu_agent.server.tls import Encryption, RenewedCertificate
 from gpu_agent.server.tokens import write_admin_token
 from gpu_agent.store.base import StoreError, UnusableError
 
@@ -348,8 +349,25 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
         endpoint=endpoint,
         status_line=lambda: f"{instance.state_words()}; {addresses}",
         stop=stop,
-        tasks=instance.tasks(),
+        tasks={**instance.tasks(), **_renewals(settings, instance_settings, forwarder)},
     )
+
+
+def _renewals(
+    settings: RegistrySettings, instance: InstanceSettings, forwarder: Forwarder
+) -> Mapping[str, Coroutine[None, None, None]]:
+    """Follow the files of the certificates that this instance shows to the others and to etcd."""
+
+    def shown_to_others() -> list[ssl.SSLContext | None]:
+        return [instance.link_server_tls, instance.link_client_tls, *forwarder.contexts]
+
+    of_instance, of_etcd = settings.instance_certificate, settings.etcd_security.own
+    tasks = {}
+    if of_instance is not None:
+        tasks["instance-certificate"] = RenewedCertificate(of_instance, shown_to_others).watch()
+    if of_etcd is not None:
+        tasks["etcd-certificate"] = RenewedCertificate(of_etcd, lambda: [instance.access.tls]).watch()
+    return tasks
 
 
 async def _listening(

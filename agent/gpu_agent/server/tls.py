@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
-from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, server_context
+from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, server_context, show_renewed
 from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.event_loop import reads_overlap
 from gpu_agent.server.fair_queue import FairQueue
@@ -183,6 +183,43 @@ class Encryption:
     def _days_left(self) -> int:
         """How many days the certificate in use is valid; below 0, it has expired."""
         return int((self.ends_at - time.time()) // _DAY_SECONDS)
+
+
+class RenewedCertificate:
+    """A certificate that contexts in use show, read again when its files change.
+
+    `contexts` returns those of this moment: links between instances, and clients of etcd and of the leader.
+    """
+
+    def __init__(self, own: OwnCertificate, contexts: Callable[[], Iterable[ssl.SSLContext | None]]) -> None:
+        self._files = TlsFiles(own=own)
+        self._contexts = contexts
+        self._read = _file_states(self._files)
+
+    async def watch(self) -> None:
+        """Check the files until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Show the certificate in the files, if they changed and it can be used."""
+        try:
+            await in_thread("tls-files", self._reload, deadline_seconds=_READ_TIMEOUT_SECONDS)
+        except TimeoutError:
+            _LOG.error("certificate_unusable", problem="the disk with the certificate does not answer")
+        except (TlsFileError, OSError, ValueError) as error:
+            _LOG.error("certificate_unusable", problem=str(error))
+
+    def _reload(self) -> None:
+        states, path = _file_states(self._files), self._files.own.cert_file
+        if states == self._read:
+            return
+        self._read = states
+        show_renewed(self._files.own, (one for one in self._contexts() if one is not None))
+        certificate = read_certificate_file(path)
+        days = int((certificate.ends_at - time.time()) // _DAY_SECONDS)
+        _LOG.info("certificate_loaded", file=str(path), days=days, pin=pin_of(certificate))
 
 
 class TlsPort:

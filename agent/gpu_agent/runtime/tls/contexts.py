@@ -8,6 +8,7 @@ the library's default contexts let it.
 import os
 import ssl
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -75,6 +76,16 @@ def server_context(
         _trust(context, client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
     return context
+
+
+def show_renewed(own: OwnCertificate, contexts: Iterable[ssl.SSLContext]) -> None:
+    """Show a renewed certificate in the next handshakes of contexts in use; raises `TlsFileError`.
+
+    A certificate that cannot be used changes nothing.
+    """
+    _load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), own)
+    for context in contexts:
+        _load_own(context, own)
 
 
 def _trust(context: ssl.SSLContext, ca_file: Path) -> None:

@@ -12,7 +12,7 @@ has lost the lead is not waited for: it may be frozen, or its machine gone witho
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -102,6 +102,12 @@ class Forwarder:
         self._log_limit = LogLimit(_LOG.warning)
         self._closed = False
 
+    @property
+    def contexts(self) -> Iterable[ssl.SSLContext]:
+        """What the next connections to the leader show this instance's certificate with."""
+        link = self._link
+        return () if link is None or link.context is None else (link.context,)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have one request answered."""
         api = self._leader()
@@ -180,7 +186,7 @@ class _Link:
         encrypted = url.scheme == "https"
         self._name, self._port = url.hostname or "", url.port or (443 if encrypted else 80)
         self.host = url.netloc.encode()
-        self._context = _context(api, own) if encrypted else None
+        self.context = _context(api, own) if encrypted else None
         self._idle: dict[HttpConnection, asyncio.TimerHandle] = {}
         """Connections for the next requests, the one used last at the end."""
         self._leader = leader
@@ -191,7 +197,7 @@ class _Link:
     def renew(self, api: LeaderApi) -> None:
         """Go on with the same leader's new key, and cut nothing off; raises `TlsFileError`."""
         if api != self.api:
-            self._context = None if self._context is None else _context(api, self._own)
+            self.context = None if self.context is None else _context(api, self._own)
             self.api = api
             for connection in tuple(self._idle):
                 self._drop_idle(connection)
@@ -214,7 +220,7 @@ class _Link:
         connection = self._take_idle()
         if connection is None:
             async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await HttpConnection.open(self._name, self._port, context=self._context)
+                connection = await HttpConnection.open(self._name, self._port, context=self.context)
         try:
             yield connection
         finally:
