@@ -102,7 +102,7 @@ def _of_owner(snapshot: Snapshot, jobs_in_flight: int | None) -> Iterator[_Exclu
             reason=ExclusionReason.NOT_IN_PUBLIC_POOL,
             jobs="public jobs",
             need="accept_public_jobs = true",
-            have=_pauses(public) or "false, as its owner states",
+            have=_pauses(public) or "accept_public_jobs is false",
             clears_when="the owner's limits allow them" if public.wanted else "its owner allows them",
         )
     most = snapshot.owner.max_concurrent_jobs
