@@ -54,7 +54,7 @@ EXPLANATION = ExplanationView(
 
 def test_eligible_nodes_come_first_and_the_others_say_why_not() -> None:
     assert [plain_text(one) for one in eligibility_table(EXPLANATION, None)] == [
-        "NODE    VERDICT          WHY",
+        "NODE    RESULT           WHY",
         "node-1  eligible",
         "node-2  gpu_unavailable  needs 2 GPUs; has 1 usable GPU",
     ]

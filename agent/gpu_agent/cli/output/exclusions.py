@@ -31,7 +31,7 @@ def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line
         Row((_node(one), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
         for one in answer.excluded
     ]
-    return render_table(Table((Column(head="NODE"), Column(head="VERDICT")), rows, note="WHY"), columns)
+    return render_table(Table((Column(head="NODE"), Column(head="RESULT")), rows, note="WHY"), columns)
 
 
 def _node(one: ExcludedNode) -> Line:
