@@ -56,11 +56,11 @@ QUIET_REGISTRY = {
 }
 MOST_FILES = {
     "heartbeat": 13,
-    "status change": 41,  # the fast reader of heartbeats included
+    "status change": 42,  # the fast reader of heartbeats included
     "claim over HTTP": 42,
-    "drain": 48,
+    "drain": 49,
     "GPU reading to the wire": 22,
-    "gpu-agent status": 28,  # what is wrong with the machine is drawn as `probe` draws it
+    "gpu-agent status": 29,  # what is wrong with the machine is drawn as `probe` draws it
 }
 """Each file on a journey decides something (access, rate, trace, order, health, admission checks, capacity,
 GPUs, what is stored, logged and counted) and is a subject that one looks for by name. A merge would hide one.
