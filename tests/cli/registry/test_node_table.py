@@ -63,5 +63,5 @@ def test_no_node_of_that_kind_is_mentioned(served: Served, capsys: pytest.Captur
 def test_a_status_that_there_is_not_is_a_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["registry", "node", "list", "--status", "reddy"]) == 4
     said = capsys.readouterr().err
-    assert "invalid choice: 'reddy'" in said
+    assert "'reddy' is not one of 'registering'" in said
     assert "ready" in said.split("choose from")[1]  # quoted by Python before 3.12 only
