@@ -78,7 +78,7 @@ def test_a_simulated_machine_says_that_it_does_not_exist(capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "SIMULATED" in said
     assert said.count("H100 80GB HBM3  ok") == 8
-    assert "Could register: 9 of 9" in said
+    assert "Could register: all 9" in said
 
 
 @pytest.mark.usefixtures("fake")

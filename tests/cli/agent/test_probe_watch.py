@@ -72,7 +72,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
 
 def test_in_a_pipe_each_change_is_a_line_and_ctrl_c_is_a_good_end(fake: FakeNvml) -> None:
     watching = Watching()
-    watching.await_words("Could register: 2 of 2")
+    watching.await_words("Could register: all 2")
     fake.set("error", "nvmlDeviceGetTemperature", "1", "GPU_IS_LOST")
     watching.await_words("GPU 1: ok → lost")
     assert watching.end() == (0, "")
@@ -80,7 +80,7 @@ def test_in_a_pipe_each_change_is_a_line_and_ctrl_c_is_a_good_end(fake: FakeNvml
 
 def test_a_driver_that_hangs_is_reported_of_and_ends_nothing(fake: FakeNvml) -> None:
     watching = Watching()
-    watching.await_words("Could register: 2 of 2")
+    watching.await_words("Could register: all 2")
     fake.set("hang", "nvmlDeviceGetTemperature", "*")
     watching.await_words("the driver has not answered for ")
     fake.unset("hang")
@@ -118,12 +118,12 @@ def test_it_ends_when_its_reader_has_left() -> None:
 def test_a_terminal_is_redrawn_and_restored_with_the_last_page() -> None:
     with OnTerminal("probe", "--watch") as terminal:
         terminal.await_words("Ctrl-C ends")
-        terminal.await_words("Could register: 2 of 2")
+        terminal.await_words("Could register: all 2")
         terminal.send(signal.SIGINT)
         assert terminal.wait() == 0
         shown = terminal.shown
     assert "\x1b[?1049h" in shown
-    assert "Could register: 2 of 2" in shown.rpartition("\x1b[?1049l")[2]
+    assert "Could register: all 2" in shown.rpartition("\x1b[?1049l")[2]
 
 
 def test_a_preview_is_nothing_to_watch() -> None:
