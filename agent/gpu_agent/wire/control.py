@@ -114,11 +114,10 @@ class AgentInfo(Document):
     hostname: str = Field(description="of its machine")
     started_at: float
     state_problem: str | None = Field(
-        None,
         description="why its state directory lacks the identity or takes no other one, with the next step",
     )
     settings_problem: str | None = Field(
-        None, description="what the last reload did not take over: a faulty file, or what waits for a restart"
+        description="what the last reload did not take over: a faulty file, or what waits for a restart"
     )
 
 

@@ -131,7 +131,7 @@ def test_a_preview_is_nothing_to_watch() -> None:
         [*COMMAND, "probe", "--watch", "--register-preview"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 4
-    assert "not allowed with" in done.stderr
+    assert "--watch and --register-preview do not go together" in done.stderr
 
 
 L4 = Gpu(index=0, uuid="GPU-1", name="NVIDIA L4", memory_mb=23034)
