@@ -1,10 +1,12 @@
 """What the agent exposes to Prometheus: names, labels, what is absent, and where it goes."""
 
 import asyncio
+import errno
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -260,6 +262,44 @@ async def test_the_file_is_whole_each_time_and_gone_in_the_end(
     writing.cancel()
     await asyncio.wait({writing})
     assert list(path.parent.iterdir()) == []
+
+
+async def test_a_link_that_another_user_puts_beside_the_file_is_not_followed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "gpu_agent.prom", tmp_path / "identity.json"
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    writing = asyncio.ensure_future(write_metrics(path, lambda: "up 1\n", every_seconds=lambda: 0.01))
+    await until(lambda: not path.is_symlink() and path.read_text() == "up 1\n")
+    writing.cancel()
+    await asyncio.wait({writing})
+    assert victim.read_text() == "mine"
+    assert not path.exists()
+
+
+async def test_a_file_that_cannot_be_replaced_leaves_no_old_figures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gpu_agent.prom"
+    writing = asyncio.ensure_future(write_metrics(path, lambda: "up 1\n", every_seconds=lambda: 0.01))
+    await until(path.exists)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("gpu_agent.node.metrics_export.os.fdopen", Mock(side_effect=full))
+    await until(lambda: "metrics_file_failed" in caplog.text and not path.exists())
+    writing.cancel()
+    await asyncio.wait({writing})
+    assert not path.exists()
+
+
+async def test_an_open_connection_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    own = self_signed(tmp_path)
+    for certificate in (None, own):
+        async with served(own=certificate) as address:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            ending = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - ending < patience(1.0)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), patience(5)) == b""
+        writer.close()
 
 
 async def test_a_running_agent_exposes_its_machine(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ import pytest
 
 from gpu_agent.runtime.tasks import MAX_STUCK_THREADS
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
-from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context, server_context
+from gpu_agent.runtime.tls.contexts import (
+    OwnCertificate,
+    RenewableContext,
+    TlsFileError,
+    client_context,
+    server_context,
+    show_renewed,
+)
 from gpu_agent.server import tls
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_listener import RETRY_AFTER_SECONDS
@@ -101,7 +108,7 @@ async def test_a_renewed_certificate_is_shown_by_contexts_in_use(
     ca = installed.authority.file
     server = server_context(installed.own, client_ca_file=ca)
     client = client_context(ca_file=ca, own=installed.own)
-    renewed = RenewedCertificate(installed.own, lambda: [server, None, client])
+    renewed = RenewedCertificate(installed.own, lambda: show_renewed(installed.own, [server, client]))
 
     def in_the_file() -> bytes:
         return ssl.PEM_cert_to_DER_cert(installed.own.cert_file.read_text())
@@ -122,7 +129,7 @@ async def test_an_unusable_renewal_changes_nothing_shown_and_is_logged_once(
 ) -> None:
     server = server_context(installed.own, client_ca_file=installed.authority.file)
     client = client_context(ca_file=installed.authority.file, own=installed.own)
-    renewed = RenewedCertificate(installed.own, lambda: [server, client])
+    renewed = RenewedCertificate(installed.own, lambda: show_renewed(installed.own, [server, client]))
     before = await shown(server, client)
     assert installed.own.key_file is not None
     other = installed.authority.issue().key_file
@@ -132,6 +139,32 @@ async def test_an_unusable_renewal_changes_nothing_shown_and_is_logged_once(
     await renewed.reload()
     assert [event for event, _ in logged(caplog)] == ["certificate_unusable"]
     assert await shown(server, client) == before
+
+
+@pytest.mark.parametrize("days", [(-9.0, -1.0), (1.0, 90.0)], ids=["expired", "not yet valid"])
+async def test_a_renewal_that_is_not_valid_now_is_not_shown(
+    installed: Installed, caplog: pytest.LogCaptureFixture, days: tuple[float, float]
+) -> None:
+    shown: list[str] = []
+    renewed = RenewedCertificate(installed.own, lambda: shown.append("used"))
+    installed.put(installed.authority.issue(from_days=days[0], to_days=days[1]))
+    await renewed.reload()
+    assert not shown
+    assert [event for event, _ in logged(caplog)] == ["certificate_unusable"]
+
+
+async def test_a_key_whose_mode_is_corrected_is_read_again(installed: Installed) -> None:
+    context = RenewableContext(lambda: client_context(ca_file=installed.authority.file, own=installed.own))
+    renewed = RenewedCertificate(installed.own, context.renew)
+    installed.put(installed.authority.issue())
+    assert installed.own.key_file is not None
+    installed.own.key_file.chmod(0o644)
+    before = context.context
+    await renewed.reload()
+    assert context.context is before
+    installed.own.key_file.chmod(0o600)
+    await renewed.reload()
+    assert context.context is not before
 
 
 async def test_unchanged_files_are_read_again_only_by_force(installed: Installed) -> None:

@@ -108,7 +108,8 @@ class Cluster:
 
     @property
     def access(self) -> Access:
-        return Access(tuple(one.endpoint for one in self.members), tls=self._tls)
+        tls = self._tls
+        return Access(tuple(one.endpoint for one in self.members), tls=None if tls is None else lambda: tls)
 
     def leader(self) -> Member:
         for one in self.members:

@@ -180,7 +180,7 @@ def test_the_store_proves_itself_by_certificate_and_password(
             *("--client-cert-auth", "--trusted-ca-file", str(authority.file)),
         )
         with cluster(1, *options, tls=authority.trusting(authority.issue())) as running:
-            anonymous = dataclasses.replace(running.access, tls=authority.trusting())
+            anonymous = dataclasses.replace(running.access, tls=authority.trusting)
             with pytest.raises(StoreError, match=r"no member of etcd is reached|has not answered"):
                 EtcdStore(anonymous, prefix)
             with closing(EtcdClient(running.access)) as client:

@@ -125,7 +125,7 @@ def _start_metrics(agent: Agent, tasks: Tasks) -> None:
     from gpu_agent.node.metrics_export import serve_metrics, write_metrics  # noqa: PLC0415 - few ask for it
 
     if settings.metrics_listen is not None:
-        own = settings.security.own
+        own = None if settings.metrics_listen.is_loopback else settings.security.own
         tasks.start("metrics-listener", serve_metrics(settings.metrics_listen, own, agent.metrics))
     if settings.metrics_file is not None:
         path = settings.metrics_file

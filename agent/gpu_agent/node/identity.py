@@ -303,6 +303,8 @@ async def watch_disk(identity: IdentityFile) -> None:
             fault = f"{identity.folder} cannot be read ({error.strerror or error})"
         if fault is not None:
             raise IdentityError(fault)
+        if identity.problem is not None:  # a quota shows only when something is written
+            identity.prove_writable()
         identity.save_again()
 
     while True:

@@ -7,7 +7,6 @@ import asyncio
 import os
 import signal
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -28,7 +27,13 @@ from gpu_agent.runtime.state_dir import (
     write_endpoint_file,
 )
 from gpu_agent.runtime.tasks import Tasks, in_thread
-from gpu_agent.runtime.tls.contexts import TlsFileError, client_context, server_context
+from gpu_agent.runtime.tls.contexts import (
+    RenewableContext,
+    TlsFileError,
+    client_context,
+    server_context,
+    show_renewed,
+)
 from gpu_agent.server.api.app import ApiServer
 from gpu_agent.server.collector import collector_paused, tune_the_collector
 from gpu_agent.server.event_loop import loop_factory
@@ -42,6 +47,7 @@ from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.storage import (
     EtcdLocation,
     etcd_access,
+    etcd_tls,
     open_store,
     parse_location,
     refuse_foreign_state_dir,
@@ -298,9 +304,10 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
     encryption = await in_thread("store", lambda: _secured(settings), deadline_seconds=None)
     listener = settings.operator_listen.bind()
     operators = bound_address(listener)
+    tls = await in_thread("store", lambda: etcd_tls(settings.etcd_security), deadline_seconds=None)
     instance_settings = await in_thread(
         "store",
-        lambda: _instance_settings(settings, location, encryption, api_port=operators.port),
+        lambda: _instance_settings(settings, location, encryption, api_port=operators.port, etcd=tls),
         deadline_seconds=None,
     )
 
@@ -349,24 +356,29 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
         endpoint=endpoint,
         status_line=lambda: f"{instance.state_words()}; {addresses}",
         stop=stop,
-        tasks={**instance.tasks(), **_renewals(settings, instance_settings, forwarder)},
+        tasks={**instance.tasks(), **_renewals(settings, instance_settings, forwarder, etcd=tls)},
     )
 
 
 def _renewals(
-    settings: RegistrySettings, instance: InstanceSettings, forwarder: Forwarder
+    settings: RegistrySettings,
+    instance: InstanceSettings,
+    forwarder: Forwarder,
+    *,
+    etcd: RenewableContext | None,
 ) -> Mapping[str, Coroutine[None, None, None]]:
     """Follow the files of the certificates that this instance shows to the others and to etcd."""
-
-    def shown_to_others() -> list[ssl.SSLContext | None]:
-        return [instance.link_server_tls, instance.link_client_tls, *forwarder.contexts]
-
     of_instance, of_etcd = settings.instance_certificate, settings.etcd_security.own
     tasks = {}
     if of_instance is not None:
-        tasks["instance-certificate"] = RenewedCertificate(of_instance, shown_to_others).watch()
-    if of_etcd is not None:
-        tasks["etcd-certificate"] = RenewedCertificate(of_etcd, lambda: [instance.access.tls]).watch()
+
+        def show_to_instances() -> None:
+            used = (instance.link_server_tls, instance.link_client_tls, *forwarder.contexts)
+            show_renewed(of_instance, [one for one in used if one is not None])
+
+        tasks["instance-certificate"] = RenewedCertificate(of_instance, show_to_instances).watch()
+    if of_etcd is not None and etcd is not None:
+        tasks["etcd-certificate"] = RenewedCertificate(of_etcd, etcd.renew).watch()
     return tasks
 
 
@@ -448,7 +460,12 @@ def _secured(settings: RegistrySettings) -> Encryption | None:
 
 
 def _instance_settings(
-    settings: RegistrySettings, location: EtcdLocation, encryption: Encryption | None, *, api_port: int
+    settings: RegistrySettings,
+    location: EtcdLocation,
+    encryption: Encryption | None,
+    *,
+    api_port: int,
+    etcd: RenewableContext | None,
 ) -> InstanceSettings:
     """Say what this instance is, and read the certificate that it shows to the others."""
     api, own = replace(settings.operator_listen, port=api_port), settings.instance_certificate
@@ -463,7 +480,7 @@ def _instance_settings(
             api=f"{'http' if encryption is None else 'https'}://{api}",
             pin=None if encryption is None else encryption.pin,
         ),
-        access=etcd_access(location, settings.etcd_security),
+        access=etcd_access(location, settings.etcd_security, etcd),
         prefix=location.prefix,
         link_server_tls=None if own is None else server_context(own, client_ca_file=authority),
         link_client_tls=None if own is None else client_context(ca_file=authority, own=own),

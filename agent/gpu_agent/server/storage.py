@@ -16,13 +16,14 @@ import time
 import urllib.parse
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
 from gpu_agent.runtime import state_dir
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.files import AlreadyLockedError, FileLock, foreign_link
-from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
+from gpu_agent.runtime.tls.contexts import OwnCertificate, RenewableContext, TlsFileError, client_context
 from gpu_agent.store.backup import Contents, inspect_backup, read_backup, replace_database
 from gpu_agent.store.base import Store, StoreError, UnusableError
 from gpu_agent.store.etcd.client import Access
@@ -236,20 +237,26 @@ def _open_sqlite(path: Path) -> SqliteStore:
 
 
 def _open_etcd(location: EtcdLocation, security: EtcdSecurity) -> EtcdStore:
-    return EtcdStore(etcd_access(location, security), location.prefix)
+    return EtcdStore(etcd_access(location, security, etcd_tls(security)), location.prefix)
 
 
-def etcd_access(location: EtcdLocation, security: EtcdSecurity) -> Access:
-    """Return how a cluster is reached; raises `UnusableError`."""
+def etcd_tls(security: EtcdSecurity) -> RenewableContext | None:
+    """Return the context for etcd, None without TLS; raises `UnusableError`."""
+    if not security.encrypted:
+        return None
     try:
-        tls = client_context(ca_file=security.ca_file, own=security.own) if security.encrypted else None
+        return RenewableContext(partial(client_context, ca_file=security.ca_file, own=security.own))
     except TlsFileError as error:
         raise UnusableError(str(error)) from None
+
+
+def etcd_access(location: EtcdLocation, security: EtcdSecurity, tls: RenewableContext | None) -> Access:
+    """Return how a cluster is reached; raises `UnusableError`."""
     if security.password_file is not None:
         _check_password_file(security.password_file)
     return Access(
         endpoints=tuple((one.host, one.port) for one in location.members),
-        tls=tls,
+        tls=None if tls is None else lambda: tls.context,
         user=security.user,
         password_file=security.password_file,
     )

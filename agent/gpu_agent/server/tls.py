@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import in_thread
-from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
-from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, server_context, show_renewed
+from gpu_agent.runtime.tls.certificate import Certificate, pin_of, read_certificate_file
+from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, check_own, server_context
 from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.event_loop import reads_overlap
 from gpu_agent.server.fair_queue import FairQueue
@@ -32,8 +32,8 @@ WARN_DAYS = 14
 _DAY_SECONDS = 86400.0
 _LOG = Logger("server.tls")
 
-_FileStates = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and modification time of each file; None for one that is missing."""
+_FileStates = tuple[tuple[int, int, int, int] | None, ...]
+"""Inode, size, and when content and mode last changed, of each file; None for one that is missing."""
 
 READ_BYTES = 16 * 1024
 """Encrypted bytes of one read: at most this and one record are held for a peer."""
@@ -186,14 +186,14 @@ class Encryption:
 
 
 class RenewedCertificate:
-    """A certificate that contexts in use show, read again when its files change.
+    """A certificate of links between instances or of clients, read again when its files change.
 
-    `contexts` returns those of this moment: links between instances, and clients of etcd and of the leader.
+    `use` shows it in the next connections, on this loop; it raises `TlsFileError`.
     """
 
-    def __init__(self, own: OwnCertificate, contexts: Callable[[], Iterable[ssl.SSLContext | None]]) -> None:
+    def __init__(self, own: OwnCertificate, use: Callable[[], None]) -> None:
         self._files = TlsFiles(own=own)
-        self._contexts = contexts
+        self._use = use
         self._read = _file_states(self._files)
 
     async def watch(self) -> None:
@@ -205,21 +205,33 @@ class RenewedCertificate:
     async def reload(self) -> None:
         """Show the certificate in the files, if they changed and it can be used."""
         try:
-            await in_thread("tls-files", self._reload, deadline_seconds=_READ_TIMEOUT_SECONDS)
+            read = await in_thread("tls-files", self._look, deadline_seconds=_READ_TIMEOUT_SECONDS)
+            if read is None:
+                return
+            self._use()
         except TimeoutError:
             _LOG.error("certificate_unusable", problem="the disk with the certificate does not answer")
         except (TlsFileError, OSError, ValueError) as error:
             _LOG.error("certificate_unusable", problem=str(error))
+        else:
+            days = int((read.ends_at - time.time()) // _DAY_SECONDS)
+            file = str(self._files.own.cert_file)
+            _LOG.info("certificate_loaded", file=file, days=days, pin=pin_of(read))
 
-    def _reload(self) -> None:
-        states, path = _file_states(self._files), self._files.own.cert_file
+    def _look(self) -> Certificate | None:
+        """Return the certificate in files that changed; raises what `reload` logs where it cannot be used."""
+        states = _file_states(self._files)
         if states == self._read:
-            return
+            return None
         self._read = states
-        show_renewed(self._files.own, (one for one in self._contexts() if one is not None))
-        certificate = read_certificate_file(path)
-        days = int((certificate.ends_at - time.time()) // _DAY_SECONDS)
-        _LOG.info("certificate_loaded", file=str(path), days=days, pin=pin_of(certificate))
+        check_own(self._files.own)
+        read = read_certificate_file(self._files.own.cert_file)
+        if not read.begins_at <= time.time() < read.ends_at:
+            raise TlsFileError(
+                f"the certificate in {self._files.own.cert_file} has expired or is not valid yet; the one "
+                "before it stays in use: have another one issued, and see that this machine's clock is right"
+            )
+        return read
 
 
 class TlsPort:
@@ -482,9 +494,9 @@ def _file_states(files: TlsFiles) -> _FileStates:
     return tuple(_file_state(path) for path in files.files)
 
 
-def _file_state(path: Path) -> tuple[int, int, int] | None:
+def _file_state(path: Path) -> tuple[int, int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -178,6 +178,16 @@ def test_a_terminal_sees_bars_and_a_pipe_does_not() -> None:
     assert "█" not in drawn(node(gpus=[busy]))
 
 
+def test_what_a_node_calls_its_gpus_makes_no_event_longer() -> None:
+    uuids = ["GPU-0000" + "GPU-0000" * (n % 2) + str(n) for n in range(60)] + ["e", "GPU"]
+    gpus = [gpu(0) | {"uuid": uuid} for uuid in uuids]
+    events = [{"at": NOW, "event": "gpu_cordoned", "fields": {"gpu_uuid": uuids[0], "reason": "GPU e " * 9}}]
+    said = drawn(node(gpus=gpus, events=events))
+    history = said[said.index("EVENTS") :]
+    assert "cordoned: GPU e GPU e" in history
+    assert len(history) < 200
+
+
 def test_events_name_gpus_by_their_numbers_and_fit_the_terminal() -> None:
     uuid = gpu(0)["uuid"]
     events = [

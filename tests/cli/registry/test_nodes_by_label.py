@@ -163,6 +163,30 @@ def test_no_more_nodes_drain_at_the_same_time_than_allowed(
     assert "draining (" in said.err
 
 
+def test_a_registry_without_a_leader_for_a_while_lets_no_more_nodes_drain(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes = Rack("a", "b", "c")
+    answers, asked = nodes.answers(), 0
+
+    def now_and_then(answer: Callable[[], Said]) -> Callable[[], Said]:
+        def refuse() -> Said:
+            nonlocal asked
+            asked += 1
+            return Refusal(503, "REGISTRY_BUSY", "no instance leads") if asked % 2 else answer()
+
+        return refuse
+
+    for path, answer in list(answers.items()):
+        if path != RACK:
+            answers[path] = now_and_then(answer)
+    with standing_in(answers) as registry:
+        words = ["registry", "node", "drain", "--label", "rack=7", "--yes", "--at-once", "1"]
+        assert main([*words, "--server", registry.api]) == 0
+    assert nodes.most == 1
+    assert capsys.readouterr().out == "a is offline: asked\nb is offline: asked\nc is offline: asked\n"
+
+
 def test_a_node_that_is_resumed_meanwhile_is_named_and_the_others_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

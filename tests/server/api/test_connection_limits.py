@@ -209,12 +209,13 @@ async def test_a_large_answer_reaches_a_client_that_reads_slowly(
     tls = None if authority is None else Encryption(TlsFiles(own=authority.issue()))
     async with limited_server(said, tls=tls) as one:
         reader, writer = await one.dial_slowly(None if authority is None else authority.trusting())
+        unread = min(6.0, patience(1.5))
         monkeypatch.setattr(operator_connection, "REQUEST_SECONDS", 0.2)
-        monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", 1.5)
+        monkeypatch.setattr(operator_connection, "UNREAD_SECONDS", unread)
         writer.write(LARGE_ASKED)
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(80):
-            await asyncio.sleep(0.03)  # so slow is the client: longer in all than it may read nothing
+            await asyncio.sleep(unread / 50)  # so slow is the client: longer in all than it may read nothing
             await reader.readexactly(len(LARGE_BODY) // 80)
         assert await closed((reader, writer))
     assert [fields["reason"] for _, fields in said] == ["no request in time"]

@@ -70,6 +70,7 @@ SETTING_OPTIONS = (
     "insecure_plaintext",
 )
 """The settings of the agent that are options here too."""
+_FILES = ("config", "join_token_file", "state_dir", "tls_ca_file", "tls_cert_file", "tls_key_file")
 MACHINE_SECONDS = 12.0
 """For the GPUs, the host and the models together."""
 DISK_SECONDS = 3.0
@@ -138,6 +139,10 @@ class _Configured:
 
 def main(arguments: Arguments) -> int:
     """Run the checks; 1 when one fails."""
+    for name in _FILES:  # as the caller means them: the service's user has another home and directory
+        path = getattr(arguments, name)
+        if path is not None:
+            setattr(arguments, name, type(path)(Path(path).expanduser().absolute()))
     return asyncio.run(_run_checks(arguments))
 
 
@@ -160,7 +165,8 @@ async def _checks(arguments: Arguments) -> AsyncIterator[CheckResult]:
     if standing is not None:
         yield judge_service(AGENT, standing)
     socket = service_socket() if standing is not None and standing.origin is not None else None
-    for result in await _with_deadline(AGENT_SECONDS, "agent", lambda: list(agent_checks(socket))):
+    ask = partial(agent_checks, socket, service_runs=_runs(standing))
+    for result in await _with_deadline(AGENT_SECONDS, "agent", lambda: list(ask())):
         yield result
     service = _is_root() and arguments.state_dir is None and _is_installed(standing)
     credential = _enter_service(standing) if service else None
@@ -297,6 +303,10 @@ async def _with_deadline(
     except TimeoutError:
         fix = "see whether that disk answers: `df`, `mount`, and `dmesg`"
         return [fail(check, f"the disk did not answer within {seconds:g} s", fix)]
+
+
+def _runs(standing: ServiceStatus | None) -> bool:
+    return standing is not None and standing.active == "active"
 
 
 def _is_installed(standing: ServiceStatus | None) -> bool:

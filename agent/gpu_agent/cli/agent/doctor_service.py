@@ -30,15 +30,22 @@ _DRIVERS_GROUP = "video"
 _OF_THE_TERMINAL = ("PATH", "LANG", "LC_ALL", "TERM", "COLUMNS", "LINES", "NO_COLOR", "GPU_AGENT_DEBUG")
 _OF_THE_PROGRAM = ("PYTHON", "GPU_AGENT_CALLERS_PYTHON")
 """By these variables the processes that it starts find the same libraries."""
+_SETGID_AND_SETUID = 1 << 6 | 1 << 7
 _MORE = "do what this says; `gpu-agent status` shows more"
 
 
-def agent_checks(socket: Path | None = None) -> Iterator[CheckResult]:
-    """Yield what the agent of this machine reports itself: its session, its state directory, its settings."""
+def agent_checks(socket: Path | None = None, *, service_runs: bool = False) -> Iterator[CheckResult]:
+    """Yield what the agent of this machine reports itself: its session, its state directory, its settings.
+
+    An agent that does not answer although its service runs has stalled.
+    """
     try:
         answer = parse_answer(ask("status", path=socket), StatusDocument).model
     except (LocalError, ValueError) as error:
         words = str(error).partition(": ")[0]
+        if service_runs and not isinstance(error, RefusedError):
+            yield fail(_CHECK, words, "run `systemctl restart gpu-agent`; its log says what it did last")
+            return
         yield skipped(_CHECK, words if not isinstance(error, RefusedError) else str(error))
         return
     yield _session_check(answer)
@@ -78,11 +85,23 @@ def why_not_as_service() -> str | None:
     user = find_user(AGENT.service)
     if user.uid is None:
         return f"there is no user {AGENT.service}"
+    if not _may_change_user():
+        return "this container lets root become no other user"
     needed = [Path(sys.executable), Path(os.__file__), Path(gpu_agent.__file__)]
     closed = first_inaccessible(needed, user, unit="")
     return (
         None if closed is None else f"user {AGENT.service} cannot run this program: closed to it is {closed}"
     )
+
+
+def _may_change_user() -> bool:
+    """Whether this process has CAP_SETGID and CAP_SETUID, as root has outside of containers."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    effective = next((row.split()[1] for row in status.splitlines() if row.startswith("CapEff:")), None)
+    return effective is None or int(effective, 16) & _SETGID_AND_SETUID == _SETGID_AND_SETUID
 
 
 def become_service(environment: Iterable[str]) -> None:
@@ -98,12 +117,12 @@ def become_service(environment: Iterable[str]) -> None:
         for name, value in os.environ.items()
         if name in _OF_THE_TERMINAL or name.lstrip("_").startswith(_OF_THE_PROGRAM)
     }
+    os.setgroups([*groups])  # the ids first: where the system refuses them nothing else has changed
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     os.environ.clear()
     os.environ.update({**terminal, "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
     for variable in environment:
         name, _, value = variable.partition("=")
         os.environ[name] = value
-    os.setgroups([*groups])
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     os.chdir("/")

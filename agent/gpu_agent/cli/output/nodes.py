@@ -311,7 +311,7 @@ def _is_number(name: str) -> bool:
 def _in_order(name: str) -> list[tuple[int, str]]:
     """Sort `gpu-2` before `gpu-10`."""
     parts = re.split(r"(\d{1,18})", name.lower())
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def _name_order(node: NodeSummary) -> tuple[bool, list[tuple[int, str]], str]:

@@ -44,6 +44,7 @@ from gpu_agent.wire.api import (
 
 _NO_NODE = "NO_AVAILABLE_NODE"
 _EXAMPLES = 5
+_SHOWN_OF_UUID = 12
 _STATE_COLORS = {"active": "green", "held": "yellow", "lost": "red"}
 _CLAIM_COLUMNS = (
     Column(head="JOB", wraps=True),
@@ -283,7 +284,10 @@ def _claim_row(claim: ClaimView, now: float, *, with_id: bool) -> Row:
 
 def _gpu_positions(node: ClaimNode) -> str:
     """Name a claim's GPUs on one node as `node show` numbers them; `claim show` has their UUIDs."""
-    return " ".join(map(str, node.gpu_indices)) or " ".join(node.gpu_uuids)
+    numbers = node.gpu_indices
+    if not numbers or len(set(numbers)) < len(numbers):  # MIG devices have their GPU's position
+        return " ".join(uuid[:_SHOWN_OF_UUID] for uuid in node.gpu_uuids)
+    return " ".join(map(str, numbers))
 
 
 def declare_show() -> Declaration:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gpu_agent.cli.client.answers import Answer
+from gpu_agent.cli.client.http import Refused
 from gpu_agent.cli.client.resources import Node
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.streams import StatusLine, print_stderr
@@ -63,6 +64,9 @@ def drain_in_turn(
     return ExitCode.OK
 
 
+_FOR_NOW = (429, 503)
+
+
 class _Turns:
     """The nodes whose drain has not begun, those that drain, and those on which it failed."""
 
@@ -98,6 +102,10 @@ class _Turns:
             try:
                 self._draining[node.node_id] = (node, self._begin(node))
             except Failure as failure:
+                if _is_busy(failure):
+                    self._waiting.appendleft(node)
+                    shown.show(f"the registry is busy; waiting for it: {failure}")
+                    return
                 if failure.code is not ExitCode.REFUSED:
                     self._waiting.appendleft(node)
                     raise Failure(
@@ -138,10 +146,15 @@ def _read_again(node: Node, shown: StatusLine) -> Answer[NodeDetail] | None:
     try:
         return node.detail()
     except Failure as failure:
-        if failure.code is not ExitCode.UNREACHABLE:
+        if failure.code is not ExitCode.UNREACHABLE and not _is_busy(failure):
             raise
         shown.show("the registry does not answer; waiting for it")
         return None
+
+
+def _is_busy(failure: Failure) -> bool:
+    """Whether the registry refused for now: no instance leads, its store fails, or too many ask."""
+    return isinstance(failure, Refused) and failure.status in _FOR_NOW
 
 
 def _jobs_in_flight(node: NodeDetail) -> tuple[str, str]:

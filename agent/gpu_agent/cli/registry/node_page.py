@@ -1,5 +1,6 @@
 """One node in full, as a page. What is not known is left out, never guessed."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from gpu_agent.cli.output.inventory import (
@@ -39,6 +40,8 @@ from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, Nod
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 
 SHOWN_EVENTS = 10
+_LEAST_UUID_LENGTH = 8
+"""A shorter one may be a word of any sentence."""
 _MIB_IN_GIB = 1024
 _SHORT_UUID = len("GPU-5f2a8c1e")
 """A shortened UUID has so many letters, or as many as distinguish the GPUs of its node."""
@@ -284,11 +287,12 @@ def _history(
 
 
 def _number_gpus(words: str, numbers: Mapping[str, str]) -> str:
-    for uuid, number in numbers.items():
-        if uuid in words:
-            for written in (f"GPU {number} ({uuid})", f"GPU {uuid}", uuid):
-                words = words.replace(written, f"GPU {number}")
-    return words
+    """Name GPUs by number, in one pass: what a node calls its GPUs may stand in what replaces them."""
+    uuids = "|".join(re.escape(uuid) for uuid in numbers if len(uuid) >= _LEAST_UUID_LENGTH)
+    if not uuids:
+        return words
+    written = re.compile(rf"(?:GPU \d+(?::\d+)? \((?P<a>{uuids})\)|(?:GPU )?\b(?P<b>{uuids})\b)")
+    return written.sub(lambda found: f"GPU {numbers[found['a'] or found['b']]}", words)
 
 
 def node_facts(node: NodeDetail, *, now: float) -> Iterator[Fact]:

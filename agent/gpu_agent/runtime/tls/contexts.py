@@ -8,7 +8,7 @@ the library's default contexts let it.
 import os
 import ssl
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -78,12 +78,29 @@ def server_context(
     return context
 
 
-def show_renewed(own: OwnCertificate, contexts: Iterable[ssl.SSLContext]) -> None:
-    """Show a renewed certificate in the next handshakes of contexts in use; raises `TlsFileError`.
+class RenewableContext:
+    """A context for threads that connect with it: it is made again when its files change, never changed."""
 
-    A certificate that cannot be used changes nothing.
-    """
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        """Raises `TlsFileError`."""
+        self._make = make
+        self.context = make()
+
+    def renew(self) -> None:
+        """Make the context of the next connections; raises `TlsFileError`."""
+        self.context = self._make()
+
+
+def check_own(own: OwnCertificate) -> None:
+    """Raise `TlsFileError` where no side could prove itself with these files."""
     _load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), own)
+
+
+def show_renewed(own: OwnCertificate, contexts: Iterable[ssl.SSLContext]) -> None:
+    """Show a certificate that was checked in the next handshakes of contexts in use.
+
+    Only on the loop that makes their connections: OpenSSL lets no other thread use a context that changes.
+    """
     for context in contexts:
         _load_own(context, own)
 

@@ -88,7 +88,8 @@ class Access:
     """How the members are reached."""
 
     endpoints: tuple[Endpoint, ...]
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
+    """Returns the context of the next connection; None without TLS."""
     user: str | None = None
     password_file: Path | None = None
     """Read at each authentication; required with a user."""
@@ -448,7 +449,7 @@ class EtcdClient:
             if self._idle[endpoint]:
                 return self._idle[endpoint].pop()
         seconds = max(0.01, min(_CONNECT_SECONDS, deadline - time.monotonic()))
-        tls = self._access.tls
+        tls = None if self._access.tls is None else self._access.tls()
         try:
             plain = socket.create_connection(endpoint, timeout=seconds)
             try:
