@@ -314,3 +314,10 @@ def test_gpus_are_counted_by_name() -> None:
     cordoned = model_of(GpuView, {"name": "A", "health": "ok", "cordoned": "cordoned by ann: hot"})
     assert gpus_in_words([cordoned]) == "1x A (1 cordoned)"
     assert gpus_in_words([]) == "none"
+
+
+@pytest.mark.parametrize("name", ["²", "gpu-²", "٣", "gpu-" + "9" * 40, "1²"])
+def test_no_hostname_or_version_ends_the_list(name: str) -> None:
+    odd, other = node(hostname=name, agent_version=name), node(node_id="node-2")
+    for order in OFFERED:
+        assert "node-2" in drawn(odd, other, columns=120, style=ListStyle(wide=True, sort=order))
