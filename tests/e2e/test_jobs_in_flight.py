@@ -91,7 +91,7 @@ async def test_processes_on_the_gpus_are_shown_and_occupy_no_slot_and_delay_no_d
     fake.set("process", "0", "4242", str(1 << 30))
     fake.set("process", "1", "4242", str(1 << 30))
     fake.set("process", "1", "4343", str(1 << 30))
-    async with running() as service, agent_at(service, tmp_path / "state", simulate=None):
+    async with running() as service, agent_at(service, tmp_path, simulate=None):
         node_id = await ready(service)
         await until(lambda: processes(seen(service, node_id)) == [1, 2], what="the processes are shown")
         assert (seen(service, node_id).running_jobs, seen(service, node_id).in_flight_jobs) == (None, 0)

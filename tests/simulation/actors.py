@@ -400,8 +400,18 @@ class TokenAdministrator:
             self._cluster.world.dice.choice((self._rotate, self._rotate, self._reclaim, self._replace))()
 
     def help(self, agent: Agent) -> None:
-        """Put a join token on the machine of somebody who is locked out for good."""
-        self._join_token(lambda _, text: setattr(agent.disk, "join_token", text), tries=_PATIENT_TRIES)
+        """Put a join token on the machine of somebody who is locked out for good.
+
+        A node whose token an operator ended waits under its id, and only a token for that id lets it in.
+        """
+        records = {record.node_id: record for record in self._cluster.records()}
+        known = records.get(agent.disk.node_id or "")
+        ended = known is not None and not known.tokens.all
+        self._join_token(
+            lambda _, text: setattr(agent.disk, "join_token", text),
+            node_id=agent.disk.node_id if ended else None,
+            tries=_PATIENT_TRIES,
+        )
 
     def _hand_out(self, token_id: str, text: str) -> None:
         self._join_id = token_id

@@ -431,8 +431,8 @@ def _token_ended(holder: NodeRecord) -> NodeError:
     return NodeError(
         node_id=node_id,
         code=ErrorCode.NODE_ID_CONFLICT,
-        message=f"no token proves node {node_id!r} any more, as where an operator ended it: have one run "
-        f"gpu-agent registry node readmit {node_id} and give its agent the token that this prints",
+        message=f"an operator ended the token of node {node_id!r}: have one run gpu-agent registry node "
+        f"readmit {node_id} and give its agent the token that this prints",
         details={"token_ended": True},
     )
 
