@@ -80,6 +80,8 @@ class Session:
     epoch: int = 0
     last: Heartbeat | None = None
     last_at: float = 0.0
+    heard_at: list[float] = field(default_factory=list)
+    """When heartbeats came, each moment once."""
     parts: Heartbeat | None = None
     """All parts that the node replaced since it registered."""
     registration: UpFrame | None = None
@@ -330,6 +332,8 @@ class Gateways:
         now = self._world.now
         if session.node_id is not None:
             session.last, session.last_at = heartbeat, now
+            if session.heard_at[-1:] != [now]:
+                session.heard_at.append(now)
             if heartbeat[FIRST_PART:] != NO_PARTS:
                 earlier = session.parts
                 session.parts = heartbeat if earlier is None else heartbeat.with_parts_of(earlier)

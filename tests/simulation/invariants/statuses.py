@@ -305,10 +305,14 @@ class TimeoutInvariants(Observer):
         """No node times out that has sent a heartbeat to a gateway with a link of some seconds."""
         gateways = self._cluster.gateways
         for session in () if gateways is None else gateways.linked(for_seconds=_HANDED_ON_WITHIN_SECONDS):
-            silent = self._cluster.world.now - session.last_at
-            if session.node_id == node_id and session.last is not None:
-                in_time = silent >= timeout - _HANDED_ON_WITHIN_SECONDS
-                hold(Invariant.NO_FALSE_TIMEOUT, in_time, f"a gateway heard {node_id} {silent:.1f} s ago")
+            if session.node_id != node_id or session.last is None:
+                continue
+            for heard_at in reversed(session.heard_at):  # one that came just now is still on its way
+                silent = self._cluster.world.now - heard_at
+                if silent >= timeout - _HANDED_ON_WITHIN_SECONDS:
+                    break
+                on_its_way = silent < _HANDED_ON_WITHIN_SECONDS
+                hold(Invariant.NO_FALSE_TIMEOUT, on_its_way, f"a gateway heard {node_id} {silent:.1f} s ago")
 
     def _most_are_silent(self, timed_out: Collection[str]) -> bool:
         """Say whether, before these timeouts, the registry had reason to suspect itself (§4)."""
