@@ -10,7 +10,6 @@ from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.server.event_log import (
     EVENTS_PER_SUBSCRIBER,
     HEARTBEAT,
-    MISSED,
     MOST_IN_A_PIECE,
     OPENING,
     EventStreams,
@@ -19,6 +18,7 @@ from gpu_agent.server.event_log import (
 from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Batch, Loaded
 from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.api import RegistryEvent
+from gpu_agent.wire.event_words import MISSED
 from tests.server.sse import Parser
 from tests.waiting import patience
 

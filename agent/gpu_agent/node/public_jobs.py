@@ -4,17 +4,15 @@ A limit whose reading is unknown stays as it was; one that was never known to ho
 a reading has reached its limit, it must be good for a while before it counts as good, so that nothing flaps.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from zoneinfo import ZoneInfo
 
 from gpu_agent.node.jobs import Jobs
-from gpu_agent.node.schedule import parse
 from gpu_agent.node.settings import AgentSettings, PublicJobsSettings
 from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.schedule import local_time, parse
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import Gpu, GpuReport
 
@@ -82,7 +80,7 @@ class PublicJobs:
         if not self.owner.accept_public_jobs:
             self.state, self._logged = PublicJobsState(wanted=False), frozenset()
             return self.owner
-        local = _local_time(self._settings.public_jobs.time_zone)
+        local = local_time(self._settings.public_jobs.time_zone)
         pauses = self._limits.check(Now(report, bool(jobs.ids), local, now))
         self.state = PublicJobsState(wanted=True, pauses=pauses)
         self._log_changes(pauses)
@@ -98,15 +96,6 @@ class PublicJobs:
             _LOG.info("public_jobs_paused", limits=sorted(limits), detail=detail)
         else:
             _LOG.info("public_jobs_resumed")
-
-
-def _local_time(zone: str | None) -> datetime:
-    """The time in a zone; None means the machine's zone, which may change while the agent runs."""
-    if zone is not None:
-        return datetime.fromtimestamp(time.time(), ZoneInfo(zone))
-    if hasattr(time, "tzset"):  # not on Windows
-        time.tzset()
-    return datetime.fromtimestamp(time.time())  # noqa: DTZ006 - the machine's own zone, as it is now
 
 
 @dataclass(frozen=True, slots=True)

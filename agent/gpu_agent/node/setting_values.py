@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +20,6 @@ from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 from pydantic_settings import NoDecode
 
-from gpu_agent.node.schedule import parse
 from gpu_agent.records import dataclass
 from gpu_agent.runtime.config.fields import ConfigPath
 from gpu_agent.runtime.logs import contains_token
@@ -179,34 +177,6 @@ def _split_words(value: object) -> object:
         raise ValueError(f"{error}: write the command as a list of words") from None
 
 
-def _split_hours(value: object) -> object:
-    """Accept `a; b` where a list of hours is meant: a variable has no lists."""
-    if not isinstance(value, str):
-        return value
-    return tuple(entry.strip() for entry in value.split(";") if entry.strip())
-
-
-def _check_hours(entry: str) -> str:
-    parse([entry])
-    return entry
-
-
-def _check_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(_unknown_zone()) from None
-    return name
-
-
-def _unknown_zone() -> str:
-    try:
-        ZoneInfo("UTC")
-    except ZoneInfoNotFoundError:  # as in many slim images
-        return "this machine has no time zones; install its package tzdata, or `pip install tzdata`"
-    return "this machine knows no such time zone; write it like Europe/Berlin"
-
-
 def _check_group(value: str) -> str:
     if not _GROUP.fullmatch(value):
         raise ValueError("a group is a name or a number")
@@ -267,10 +237,6 @@ Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 CommandWords = Annotated[
     tuple[Annotated[Text, StringConstraints(min_length=1)], ...], BeforeValidator(_split_words), NoDecode
 ]
-Hours = Annotated[
-    tuple[Annotated[str, AfterValidator(_check_hours)], ...], BeforeValidator(_split_hours), NoDecode
-]
-TimeZone = Annotated[str, AfterValidator(_check_zone)]
 Group = Annotated[str, AfterValidator(_check_group)]
 """A group of the system's, by name or number; looked up only when the socket is created."""
 

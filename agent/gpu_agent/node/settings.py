@@ -29,14 +29,12 @@ from gpu_agent.node.setting_values import (
     Folders,
     FreshReading,
     Group,
-    Hours,
     Labels,
     Lanes,
     Names,
     Pins,
     RegistryUrl,
     Span,
-    TimeZone,
     check_simulation,
     textfile,
     token_file,
@@ -50,6 +48,7 @@ from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
 from gpu_agent.runtime.config.fields import ConfigPath, Listen
 from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
+from gpu_agent.runtime.schedule import Hours, TimeZone
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner
 from gpu_agent.wire.inventory import ModelStatus

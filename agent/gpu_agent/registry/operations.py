@@ -11,7 +11,7 @@ To add a request:
    `by_operator`, and its place in `_NodeDocument`, `serialize_node` and `load_node` of `persistence`; to show
    it, a field of `wire.api.NodeDetail`, filled in `server.views`;
 4. where it logs an event of its own: a line of `docs/reference/logs.md` and of `SENTENCES` in
-   `cli.registry.events`.
+   `wire.event_words`.
 """
 
 from typing import assert_never

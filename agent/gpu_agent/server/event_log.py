@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Loaded
 from gpu_agent.wire.api import RegistryEvent
+from gpu_agent.wire.event_words import MISSED
 
 EVENTS_PER_SUBSCRIBER = 1000
-MISSED = "events_missed"
 
 MOST_STREAMS = 256
 MOST_STREAMS_OF_ONE = 64

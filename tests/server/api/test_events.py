@@ -14,9 +14,9 @@ import pytest
 
 from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
-from gpu_agent.server.event_log import MISSED
 from gpu_agent.server.service import RegistryService
 from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.wire.event_words import MISSED
 from tests.server.api_harness import problem, serving
 from tests.server.harness import LOOPBACK, Node, node, running, until
 from tests.server.sse import Heard, Parser, following

@@ -26,8 +26,8 @@ from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.api.auth import MAX_BODY_BYTES
 from gpu_agent.server.api.connection import cut_answer
 from gpu_agent.server.api.errors import STATUSES, problem_response
+from gpu_agent.server.http_connection import Headers, HttpConnection
 from gpu_agent.server.http_headers import FORWARDING_MARK, forwarding_mark
-from gpu_agent.server.leadership.http_connection import Headers, HttpConnection
 from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.wire.codes import ErrorCode
 

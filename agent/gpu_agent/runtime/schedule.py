@@ -1,11 +1,17 @@
 """A weekly schedule as an owner writes it: `mon-fri 18:00-08:00`, `sat-sun`, `22:00-06:00`.
 
-Pure: the caller brings the local time. Hours that pass midnight belong to the day on which they begin.
+Hours that pass midnight belong to the day on which they begin.
 """
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
 
 from gpu_agent.records import dataclass
 
@@ -45,6 +51,15 @@ class Schedule:
 def parse(entries: Iterable[str]) -> Schedule:
     """Read a schedule; raises `ValueError` with the next step."""
     return Schedule(tuple(window for entry in entries for window in _windows(entry)))
+
+
+def local_time(zone: str | None) -> datetime:
+    """The time in a zone; None means the machine's zone, which may change while the program runs."""
+    if zone is not None:
+        return datetime.fromtimestamp(time.time(), ZoneInfo(zone))
+    if hasattr(time, "tzset"):  # not on Windows
+        time.tzset()
+    return datetime.fromtimestamp(time.time())  # noqa: DTZ006 - the machine's own zone, as it is now
 
 
 def _minute_of(local: datetime) -> int:
@@ -87,3 +102,39 @@ def _span(written: str, entry: str) -> tuple[int, int]:
     if begins == ends:
         raise ValueError(f"{entry!r}: it begins as it ends; leave the hours out to mean the whole day")
     return begins, (ends - begins) % _DAY or _DAY
+
+
+def _split_hours(value: object) -> object:
+    """Accept `a; b` where a list of hours is meant: a variable has no lists."""
+    if not isinstance(value, str):
+        return value
+    return tuple(entry.strip() for entry in value.split(";") if entry.strip())
+
+
+def _check_hours(entry: str) -> str:
+    parse([entry])
+    return entry
+
+
+def _check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(_unknown_zone()) from None
+    return name
+
+
+def _unknown_zone() -> str:
+    try:
+        ZoneInfo("UTC")
+    except ZoneInfoNotFoundError:  # as in many slim images
+        return "this machine has no time zones; install its package tzdata, or `pip install tzdata`"
+    return "this machine knows no such time zone; write it like Europe/Berlin"
+
+
+Hours = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_hours)], ...], BeforeValidator(_split_hours), NoDecode
+]
+"""A setting: the hours of a week."""
+TimeZone = Annotated[str, AfterValidator(_check_zone)]
+"""A setting: the name of a time zone."""

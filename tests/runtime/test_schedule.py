@@ -2,7 +2,7 @@ from datetime import datetime
 
 import pytest
 
-from gpu_agent.node.schedule import DAYS, Window, parse
+from gpu_agent.runtime.schedule import DAYS, Window, parse
 
 
 def at(moment: str) -> datetime:
