@@ -70,7 +70,7 @@ def test_the_hours_are_those_of_the_owners_time_zone(
     tmp_path: Path, zone: str, open_hour: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     midnight = {"Etc/GMT-14": 0, "Etc/GMT+10": 86400}[zone]  # UTC at which it is 14:00 there
-    monkeypatch.setattr("gpu_agent.node.public_jobs.time.time", lambda: float(midnight))
+    monkeypatch.setattr("gpu_agent.runtime.schedule.time.time", lambda: float(midnight))
     public = pool(tmp_path, f'schedule = ["{open_hour}:00-{open_hour + 1}:00"]\ntime_zone = "{zone}"')
     assert public.owner_at(report(), Jobs(), now=0).accept_public_jobs
 
@@ -145,7 +145,7 @@ def test_limits_on_gpus_that_are_not_polled_pause_public_jobs(tmp_path: Path) ->
 def test_a_change_of_the_machines_time_zone_takes_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_agent.node.public_jobs.time.time", lambda: 0.0)
+    monkeypatch.setattr("gpu_agent.runtime.schedule.time.time", lambda: 0.0)
     public = pool(tmp_path, 'schedule = ["14:00-15:00"]')
     accepted = []
     for zone in ("Etc/GMT+2", "Etc/GMT-14", "Etc/GMT+2"):
