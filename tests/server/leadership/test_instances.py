@@ -234,6 +234,38 @@ async def test_nodes_stay_connected_while_etcd_answers_nobody(
         assert [known(leader.service, one.node_id).session_epoch for one in nodes] == epochs
 
 
+async def test_nodes_stay_connected_while_a_new_leader_loads_its_fleet(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Etcd names it before it accepts links: with a large fleet for longer than a lost leader may be away."""
+    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        first = await leader_among(instances)
+        nodes = [await stack.enter_async_context(node_at(one.address)) for one in instances]
+        for one in nodes:
+            await one.become_ready()
+        epochs = [known(first.service, one.node_id).session_epoch for one in nodes]
+        monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
+        monkeypatch.setattr(leader_link, "LEADER_SILENT_SECONDS", 0.5)
+        admit, loaded = instance_links.InstanceLinks.admit, asyncio.Event()
+
+        async def admit_late(links: instance_links.InstanceLinks) -> None:
+            await loaded.wait()
+            await admit(links)
+
+        monkeypatch.setattr(instance_links.InstanceLinks, "admit", admit_late)
+        depose(etcd, prefix)
+        await until(lambda: not any(one.is_linked for one in instances), what="the end of all links")
+        await asyncio.sleep(3)  # longer than all of them may be without a link
+        loaded.set()
+        leader = await leader_among(instances)
+
+        def connected() -> bool:
+            return all(known(leader.service, one.node_id).connected for one in nodes)
+
+        await until(connected, what="the sessions of all nodes")
+        assert [known(leader.service, one.node_id).session_epoch for one in nodes] == epochs
+
+
 async def test_without_a_leader_the_connections_share_what_is_held(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,9 @@ LEASE_LOOK_SECONDS = 0.1
 """How often a leader looks whether it still leads; each request looks itself."""
 ALONE_SECONDS = 10.0
 """A gateway that does not reach a leader which etcd names closes its node connections after this time."""
+LOADING_SECONDS = 30.0
+"""A new leader is named before it has loaded its fleet and accepts links. For so long a gateway waits for it,
+as long as its machine answers: nodes that were sent away would have to register again, all at a time."""
 MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 _NAME_SECONDS = 7.0
@@ -433,11 +436,14 @@ class RegistryInstance:
 
     async def _stay_linked(self) -> None:
         """Hold a link to the leader."""
-        alone_since = time.monotonic()
+        alone_since = named_at = time.monotonic()
+        named = None
         while True:
             self._link_changes.clear()
             leader, secret = self._follower.leader, self._follower.secret
-            was_linked = False
+            was_linked = is_loading = False
+            if leader is not None and leader.created_at != named:
+                named, named_at = leader.created_at, time.monotonic()
             if leader is not None and secret is not None and not self._name_taken:
                 self._link = LeaderLink(
                     self._gateway,
@@ -447,9 +453,10 @@ class RegistryInstance:
                     leader_clock=self._compare_clocks,
                 )
                 was_linked = await self._link.hold(partial(self._leads, leader))
+                is_loading = self._link.is_answered and time.monotonic() - named_at < LOADING_SECONDS
             if was_linked:
                 alone_since, self._alone = time.monotonic(), False
-            elif not await self._is_cut_off():
+            elif is_loading or not await self._is_cut_off():
                 alone_since = time.monotonic()
             elif time.monotonic() - alone_since > ALONE_SECONDS:
                 _LOG.error("leader_not_reached", problem=self._link_problem())
