@@ -16,7 +16,9 @@ from gpu_agent.node.metrics_export import MOST_REQUESTS, serve_metrics, write_me
 from gpu_agent.records import replace
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.load import SettingsError
-from gpu_agent.wire.inventory import Gpu, GpuReport, Health, HealthReason, Outcome
+from gpu_agent.session.types import State
+from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, Health, HealthReason, Outcome
+from gpu_agent.wire.messages import NodeStatusMessage, StatusDetails
 from tests.authority import self_signed
 from tests.node.control_harness import INVENTORY, snapshot
 from tests.node.running_agent import running_agent, settings_for
@@ -125,13 +127,55 @@ def test_an_event_is_counted_once_though_its_reading_is_reported_again() -> None
 
 def test_a_mig_device_names_its_profile_and_its_gpu() -> None:
     device = Gpu(
-        uuid="MIG-1", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", index=0, parent_uuid="GPU-1", memory_used_mb=5
+        uuid="MIG-1",
+        name="NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        index=0,
+        parent_uuid="GPU-1",
+        gpu_instance=7,
+        memory_used_mb=5,
     )
     used = {
         labels["UUID"]: labels for labels, _ in series(exposition(view(GPU, device)))["DCGM_FI_DEV_FB_USED"]
     }
-    assert (used["MIG-1"]["GPU_I_PROFILE"], used["MIG-1"]["parent_UUID"]) == ("1g.10gb", "GPU-1")
-    assert "GPU_I_PROFILE" not in used["GPU-1"]
+    labels = used["MIG-1"]
+    assert (labels["GPU_I_PROFILE"], labels["GPU_I_ID"], labels["parent_UUID"]) == ("1g.10gb", "7", "GPU-1")
+    assert not {"GPU_I_PROFILE", "GPU_I_ID"} & used["GPU-1"].keys()
+
+
+def test_replays_and_remapped_rows_have_dcgms_names_and_are_absent_where_unknown() -> None:
+    known = replace(
+        GPU,
+        pcie_replays=17,
+        remapped_rows_correctable=3,
+        remapped_rows_uncorrectable=2,
+        row_remap_failed=False,
+    )
+    found = series(exposition(view(known, LOST)))
+    figures = {
+        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER": 17,
+        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS": 3,
+        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS": 2,
+        "DCGM_FI_DEV_ROW_REMAP_FAILURE": 0,
+    }
+    for name, value in figures.items():
+        assert [(labels["UUID"], one) for labels, one in found[name]] == [("GPU-1", value)], name
+
+
+def test_processes_of_nobody_that_is_known_are_counted_where_each_is_known() -> None:
+    ours, foreign, unseen = (GpuProcess(pid=pid, ours=one) for pid, one in ((1, True), (2, False), (3, None)))
+    for processes, counted in (((ours, foreign), [1]), ((), [0]), ((foreign, unseen), []), (None, [])):
+        found = series(exposition(view(replace(GPU, processes=processes))))
+        assert [value for _, value in found.get("gpu_agent_gpu_foreign_processes", [])] == counted
+
+
+def test_the_jobs_that_the_registry_counts_here_are_absent_without_a_connection() -> None:
+    seen = view(GPU)
+    session = seen.snapshot.session
+    told = NodeStatusMessage(node_id="node-1", status="ready", details=StatusDetails(in_flight_jobs=3))
+    for state, counted in ((State.REGISTERED, [3]), (State.BACKING_OFF, [])):
+        now = replace(session, state=state, registry_status=told)
+        found = series(exposition(replace(seen, snapshot=replace(seen.snapshot, session=now))))
+        assert [value for _, value in found.get("gpu_agent_registry_jobs", [])] == counted
 
 
 def test_a_hostile_name_stays_within_its_label() -> None:

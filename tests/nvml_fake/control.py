@@ -169,6 +169,7 @@ class FakeNvml:
             "pcie_generation_max": 5,
             "pcie_width": 16,
             "pcie_width_max": 16,
+            "pcie_replays": 0,
             "mig": 0,
             "fan_percent": 30,
             "performance_state": 0,

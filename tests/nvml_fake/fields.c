@@ -144,6 +144,10 @@ nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t device, unsigned int *la
     return answer_number("nvmlDeviceGetMaxPcieLinkWidth", device, "pcie_width_max", lanes);
 }
 
+nvmlReturn_t nvmlDeviceGetPcieReplayCounter(nvmlDevice_t device, unsigned int *replays) {
+    return answer_number("nvmlDeviceGetPcieReplayCounter", device, "pcie_replays", replays);
+}
+
 nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t device, nvmlEccSramErrorStatus_t *status) {
     unsigned int exceeded = 0;
     nvmlReturn_t code =

@@ -126,6 +126,7 @@ _FACTS: dict[str, Callable[[random.Random, int], str]] = {
     "pcie_generation_max": lambda _dice, _index: "5",
     "pcie_width": lambda dice, _: dice.choice(("1", "8", "16")),
     "pcie_width_max": lambda _dice, _index: "16",
+    "pcie_replays": lambda dice, _: str(dice.choice((0, 3, 2**32 - 1))),
 }
 RARELY, FEW, SOME, HALF = 0.004, 0.02, 0.1, 0.5
 

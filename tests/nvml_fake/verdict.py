@@ -44,7 +44,18 @@ _MOMENT = HeartbeatFigures(
 _UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_inaccessible", "gpu_silent"})
 """Reasons of a GPU that was not read: they stand for each of its figures."""
 _NOFIGURES = frozenset(
-    {"uuid", "name", "index", "vendor", "memory_kind", "parent_uuid", "health", "reasons", "unknowns"}
+    {
+        "uuid",
+        "name",
+        "index",
+        "vendor",
+        "memory_kind",
+        "parent_uuid",
+        "gpu_instance",
+        "health",
+        "reasons",
+        "unknowns",
+    }
     | {"events", "asleep", "visible", "offered"}
 )
 FIGURES = tuple(field.name for field in fields(Gpu) if field.name not in _NOFIGURES)

@@ -196,6 +196,13 @@ NOT_SENT = frozenset(
     | {"throttle_reasons", "mig_enabled", "asleep", "visible", "offered", "events", "unknowns"}
     | {"sram_threshold_exceeded", "compute_mode", "fabric_faults", "nvlinks_up", "nvlinks_down"}
     | {"nvlink_errors", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max"}
+    | {
+        "pcie_replays",
+        "remapped_rows_correctable",
+        "remapped_rows_uncorrectable",
+        "row_remap_failed",
+        "gpu_instance",
+    }
 )
 """What stays on the machine: `gpu-agent probe` and `status` show it, health judges it."""
 

@@ -22,7 +22,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Health, ModelStatus, Outcom
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GPU_LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname")
-"""As dcgm-exporter writes them; a MIG device has `GPU_I_PROFILE` and `parent_UUID` besides."""
+"""As dcgm-exporter writes them; a MIG device has `GPU_I_PROFILE`, `GPU_I_ID` and `parent_UUID` besides."""
 
 _PROFILE = re.compile(r"\bMIG (\S+)")
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -96,6 +96,7 @@ class View:
         return (
             *labels,
             ("GPU_I_PROFILE", profile[1] if profile else ""),
+            ("GPU_I_ID", "" if gpu.gpu_instance is None else str(gpu.gpu_instance)),
             ("parent_UUID", gpu.parent_uuid),
         )
 
@@ -134,6 +135,12 @@ def _figure(read: Callable[[Gpu], float | None]) -> Callable[[View], Series]:
 
 def _of_gpu(name: str, meaning: str, read: Callable[[Gpu], float | None], *, counts: bool = False) -> Metric:
     return Metric(name, "counter" if counts else "gauge", meaning, _figure(read), GPU_LABELS)
+
+
+def _foreign_processes(gpu: Gpu) -> int | None:
+    """Count the processes of nobody that the agent knows; None where it cannot say of each."""
+    owned = None if gpu.processes is None else [one.ours for one in gpu.processes]
+    return None if owned is None or None in owned else owned.count(False)
 
 
 def _last_xids(view: View) -> Series:
@@ -195,6 +202,14 @@ def _checks(view: View) -> Series:
     return (((("check", one.name), ("scope", one.scope)), one.ok) for one in view.snapshot.checks)
 
 
+def _registry_jobs(view: View) -> float | None:
+    session = view.snapshot.session
+    if session.registry_status is None or session.state not in CONNECTED:
+        return None
+    details = session.registry_status.details
+    return None if details is None else details.in_flight_jobs
+
+
 def _one(read: Callable[[View], float | None]) -> Callable[[View], Series]:
     return lambda view: (((), read(view)),)
 
@@ -244,6 +259,29 @@ METRICS = (
         counts=True,
     ),
     _of_gpu(
+        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
+        "Rows of the memory that were replaced after corrected errors, ever since it was made.",
+        lambda gpu: gpu.remapped_rows_correctable,
+        counts=True,
+    ),
+    _of_gpu(
+        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
+        "Rows of the memory that were replaced after uncorrected errors, ever since it was made.",
+        lambda gpu: gpu.remapped_rows_uncorrectable,
+        counts=True,
+    ),
+    _of_gpu(
+        "DCGM_FI_DEV_ROW_REMAP_FAILURE",
+        "1 where a row of the memory could not be replaced.",
+        lambda gpu: gpu.row_remap_failed,
+    ),
+    _of_gpu(
+        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
+        "Packets that the PCIe link had to repeat since the driver was loaded.",
+        lambda gpu: gpu.pcie_replays,
+        counts=True,
+    ),
+    _of_gpu(
         "DCGM_FI_DEV_PCIE_LINK_GEN",
         "Generation of the PCIe link now; it falls without load.",
         lambda gpu: gpu.pcie_generation,
@@ -275,6 +313,12 @@ METRICS = (
         "Processes that hold the GPU.",
         lambda gpu: None if gpu.processes is None else len(gpu.processes),
     ),
+    _of_gpu(
+        "gpu_agent_gpu_foreign_processes",
+        "Those of them that belong to no announced job and run no program of the owner's; absent where that "
+        "is not known of each.",
+        _foreign_processes,
+    ),
     Metric(
         "gpu_agent_gpu_events_total",
         "counter",
@@ -302,6 +346,13 @@ METRICS = (
         "gauge",
         "Jobs that workers of this machine have announced; absent where none announces any.",
         _one(lambda view: view.jobs_in_flight),
+    ),
+    Metric(
+        "gpu_agent_registry_jobs",
+        "gauge",
+        "Jobs that the registry counts on this node, claims among them, by its last status; absent without a "
+        "connection.",
+        _one(_registry_jobs),
     ),
     Metric(
         "gpu_agent_check_ok",

@@ -109,6 +109,12 @@ class Gpu:
     """Energy used since the driver was loaded, in millijoules: where it falls, the GPU was reset."""
     ecc_uncorrected: int | None = None
     retirement_pending: bool | None = None
+    remapped_rows_correctable: int | None = None
+    """Rows of its memory that were replaced by spare ones after corrected errors, ever since it was made."""
+    remapped_rows_uncorrectable: int | None = None
+    """The same after uncorrected errors."""
+    row_remap_failed: bool | None = None
+    """Whether a row could not be replaced."""
     recovery_action: str | None = None
     """What the driver itself asks for: `none`, or the code of the reason that it is."""
     sram_threshold_exceeded: bool | None = None
@@ -129,8 +135,12 @@ class Gpu:
     """The most that the card and its slot allow together."""
     pcie_width: int | None = None
     pcie_width_max: int | None = None
+    pcie_replays: int | None = None
+    """Packets that the PCIe link had to repeat since the driver was loaded."""
     mig_enabled: bool | None = None
     parent_uuid: str | None = None
+    gpu_instance: int | None = None
+    """Of a MIG device: the number of its GPU instance."""
     processes: tuple[GpuProcess, ...] | None = None
     asleep: bool | None = None
     """True when it sleeps, to save power, and was not asked."""

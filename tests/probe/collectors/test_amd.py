@@ -189,6 +189,7 @@ FILES_OF = {
     "hwmon/hwmon9/freq1_input": "clock_sm_mhz",
     "hwmon/hwmon9/freq2_input": "clock_memory_mhz",
     "ras/gpu_vram_bad_pages": "retirement_pending",
+    "pcie_replay_count": "pcie_replays",
 }
 
 
@@ -235,7 +236,12 @@ def test_every_figure_that_is_unknown_has_a_reason(
     device = card(tmp_path, files)
     (device / "config").write_bytes(config)
     (gpu,) = validate(GpuReport(outcome=Outcome.OK, gpus=(amd_card_read(device),))).gpus
-    no_figures = {"parent_uuid", "asleep", "visible"}  # no MIG device, never asleep, no CUDA_VISIBLE_DEVICES
+    no_figures = {
+        "parent_uuid",
+        "gpu_instance",
+        "asleep",
+        "visible",
+    }  # no MIG device, never asleep, no CUDA_VISIBLE_DEVICES
     unknown = {one.name for one in fields(gpu) if getattr(gpu, one.name) is None} - no_figures
     assert sorted(unknown - gpu.unknowns.keys()) == []
     assert {"compute_capability", "energy_mj", "memory_reserved_mb", "recovery_action"} <= unknown

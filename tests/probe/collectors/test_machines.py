@@ -52,7 +52,7 @@ def report(name: str, folder: Path, *, offers: bool = False) -> GpuReport:
 
 
 def gpus_of(found: GpuReport) -> tuple[Gpu, ...]:
-    known_by_absence = {"parent_uuid", "asleep", "visible"}
+    known_by_absence = {"parent_uuid", "gpu_instance", "asleep", "visible"}
     for gpu in found.gpus:
         unknown = {each for each in field_names(Gpu) if getattr(gpu, each) is None} - known_by_absence
         assert sorted(unknown - gpu.unknowns.keys()) == []

@@ -42,7 +42,14 @@ from tests.nvml_fake.control import FakeNvml
         ("nvmlDeviceGetSramEccErrorStatus", ["sram_threshold_exceeded"]),
         ("nvmlDeviceGetCurrPcieLinkWidth", ["pcie_width"]),
         ("nvmlDeviceGetMaxPcieLinkGeneration", ["pcie_generation_max"]),
-        ("nvmlDeviceGetRemappedRows", ["row_remap_pending", "row_remap_failed"]),
+        ("nvmlDeviceGetPcieReplayCounter", ["pcie_replays"]),
+        (
+            "nvmlDeviceGetRemappedRows",
+            [
+                *("remapped_rows_correctable", "remapped_rows_uncorrectable"),
+                *("row_remap_failed", "row_remap_pending"),
+            ],
+        ),
         ("nvmlDeviceGetRetiredPagesPendingStatus", ["retired_pages_pending"]),
         ("nvmlDeviceGetMigMode", ["mig_enabled"]),
     ],
@@ -84,6 +91,7 @@ def test_every_getter_unsupported_still_lists_the_gpu(tmp_path: Path) -> None:
         ("pcie_generation_max", 0, "pcie_generation_max"),
         ("compute_mode", 9, "compute_mode"),
         ("nvlinks", 4294967295, "nvlinks_up"),
+        ("pcie_replays", 4294967295, "pcie_replays"),
     ],
 )
 def test_a_figure_that_no_gpu_has_is_unknown(tmp_path: Path, *, key: str, value: object, field: str) -> None:
@@ -92,6 +100,23 @@ def test_a_figure_that_no_gpu_has_is_unknown(tmp_path: Path, *, key: str, value:
     gpu = gpu_of(fake)
     assert str(value).partition(".")[0] in gpu["unknowns"][field]
     assert field not in gpu
+
+
+def test_rows_are_counted_by_their_errors_and_replays_of_the_link_are(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("remapped_rows", 0, "3 2 1 0")
+    fake.set("pcie_replays", 0, 17)
+    gpu = gpu_of(fake)
+    assert (gpu["remapped_rows_correctable"], gpu["remapped_rows_uncorrectable"]) == (3, 2)
+    assert (gpu["row_remap_pending"], gpu["row_remap_failed"], gpu["pcie_replays"]) == (True, False, 17)
+
+
+def test_a_count_of_rows_that_cannot_be_hides_no_failed_remap(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("remapped_rows", 0, f"{2**32 - 1} {2**32 - 1} 0 1")
+    gpu = gpu_of(fake)
+    assert gpu["row_remap_failed"] is True
+    assert {"remapped_rows_correctable", "remapped_rows_uncorrectable"} <= gpu["unknowns"].keys()
 
 
 def test_temperature_falls_back_to_the_call_of_newer_drivers(tmp_path: Path) -> None:

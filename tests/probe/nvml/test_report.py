@@ -92,7 +92,8 @@ def test_retirement_is_unknown_only_when_neither_way_of_asking_works() -> None:
     one_way = gpu_of(retired_pages_pending=False, unknowns=cannot)
     assert (one_way.retirement_pending, one_way.unknowns) == (False, cannot)
     no_way = gpu_of(unknowns={**cannot, "retired_pages_pending": "not supported"})
-    assert (no_way.retirement_pending, no_way.unknowns) == (None, {"retirement_pending": "not supported"})
+    assert (no_way.retirement_pending, no_way.row_remap_failed) == (None, None)
+    assert no_way.unknowns == dict.fromkeys(("retirement_pending", "row_remap_failed"), "not supported")
 
 
 def test_a_lost_gpu_is_lost_with_the_drivers_message() -> None:

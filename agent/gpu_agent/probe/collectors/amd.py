@@ -59,6 +59,7 @@ _FILES: Mapping[str, FigureFile] = {
     "power_limit_w": FigureFile(("power1_cap",), MICRO, tenths, hwmon=True),
     "clock_sm_mhz": FigureFile(("freq1_input",), MICRO, int, hwmon=True, labels=("sclk",)),
     "clock_memory_mhz": FigureFile(("freq2_input",), MICRO, int, hwmon=True, labels=("mclk",)),
+    "pcie_replays": FigureFile(("pcie_replay_count",), 1, int),
 }
 _LIVE = (*_FILES, "ecc_uncorrected", "retirement_pending", "processes")
 

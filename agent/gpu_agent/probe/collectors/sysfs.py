@@ -30,6 +30,10 @@ _NVIDIAS = {
     "recovery_action": "a report of NVIDIA's driver",
     "compute_mode": "a mode of NVIDIA's",
     "sram_threshold_exceeded": "a limit of NVIDIA's",
+    **dict.fromkeys(
+        ("remapped_rows_correctable", "remapped_rows_uncorrectable", "row_remap_failed"),
+        "a count of NVIDIA's driver",
+    ),
     **dict.fromkeys(("fabric_faults", "nvlinks_up", "nvlinks_down", "nvlink_errors"), "a link of NVIDIA's"),
 }
 

@@ -204,6 +204,7 @@ def _without_figures(gpu: Gpu) -> Gpu:
         pci_bus_id=gpu.pci_bus_id,
         mig_enabled=gpu.mig_enabled,
         parent_uuid=gpu.parent_uuid,
+        gpu_instance=gpu.gpu_instance,
     )
 
 
@@ -226,7 +227,17 @@ def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
 _POLLING_IS_OFF = "polling of GPUs is off (poll_gpus): read only on request"
 _CONSTANT = frozenset(
     {"uuid", "name", "index", "vendor", "memory_mb", "memory_kind", "compute_capability", "pci_bus_id"}
-    | {"mig_enabled", "parent_uuid", "visible", "asleep", "health", "reasons", "events", "unknowns"}
+    | {
+        "mig_enabled",
+        "parent_uuid",
+        "gpu_instance",
+        "visible",
+        "asleep",
+        "health",
+        "reasons",
+        "events",
+        "unknowns",
+    }
 )
 _POLLED_FIELDS = tuple(name for name in field_names(Gpu) if name not in _CONSTANT)
 

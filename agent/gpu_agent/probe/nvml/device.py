@@ -17,7 +17,7 @@ from gpu_agent.probe.stand_in import UNIDENTIFIED
 _SIZE = ("memory_mb", "memory_kind")
 """Figures that are part of the identity: reported for a lost GPU too, and where a later value is nonsense."""
 _IDENTITY = ("uuid", "name", "compute_capability", "pci_bus_id")
-_OF_A_MIG_DEVICE = (*_IDENTITY, *_SIZE, "index", "parent_uuid")
+_OF_A_MIG_DEVICE = (*_IDENTITY, *_SIZE, "index", "parent_uuid", "gpu_instance")
 _OF_A_QUARANTINE = ("index", "why")
 
 _ASLEEP = "the GPU is suspended and was not queried, so as not to wake it"

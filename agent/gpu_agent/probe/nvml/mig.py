@@ -76,7 +76,6 @@ def _read(nvml: ModuleType, handle: object, *, slot: int, parent: Values, driver
         values["uuid"] = f"MIG-{parent_uuid}/{path}"
     if not values.get("name"):
         values["name"] = f"MIG device of {parent.get('name') or parent_uuid}"
-    hidden = {"gpu_instance", "compute_instance"}
     return {
         **{name: parent[name] for name in _SHARED if name in parent},
         **values,
@@ -86,7 +85,7 @@ def _read(nvml: ModuleType, handle: object, *, slot: int, parent: Values, driver
         "unknowns": {
             **dict.fromkeys(OF_THE_WHOLE_GPU, _REPORTED_BY_THE_GPU),
             **{name: parent_unknowns[name] for name in _SHARED if name in parent_unknowns},
-            **{name: why for name, why in unknowns.items() if name not in hidden},
+            **{name: why for name, why in unknowns.items() if name != "compute_instance"},
         },
     }
 

@@ -56,6 +56,9 @@ _CLOCK = (0, 20_000)
 _GENERATION = (1, 16)
 _LANES = (1, 64)
 _LOAD = ("utilization_percent", "memory_utilization_percent")
+_ROW_COUNTS = ("remapped_rows_correctable", "remapped_rows_uncorrectable")
+_COUNT = (0, 2**32 - 2)
+"""What a driver counts in 32 bits; all ones stand for an unknown number."""
 _NOT_IN_MIG_MODE = "not available for a GPU in MIG mode"
 
 THROTTLE_REASONS = {
@@ -280,8 +283,14 @@ def _ecc(nvml: ModuleType, handle: object) -> int:
 
 
 def _remapped_rows(nvml: ModuleType, handle: object) -> Values:
-    _, _, pending, failed = nvml.nvmlDeviceGetRemappedRows(handle)
-    return {"row_remap_pending": bool(pending), "row_remap_failed": bool(failed)}
+    correctable, uncorrectable, pending, failed = nvml.nvmlDeviceGetRemappedRows(handle)
+    known: Values = {"row_remap_pending": bool(pending), "row_remap_failed": bool(failed)}
+    for field, count in zip(_ROW_COUNTS, (correctable, uncorrectable), strict=True):
+        try:
+            known[field] = check_bounds(field, count)
+        except UnknownValueError as error:
+            raise UnknownValueError(str(error), known) from error
+    return known
 
 
 def _retired_pages(nvml: ModuleType, handle: object) -> Values:
@@ -344,16 +353,19 @@ _NUMBERS: Mapping[str, tuple[_Call, int, tuple[int, int]]] = {
     "pcie_width": (lambda nvml, gpu: nvml.nvmlDeviceGetCurrPcieLinkWidth(gpu), 1, _LANES),
     "pcie_generation_max": (lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu), 1, _GENERATION),
     "pcie_width_max": (lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu), 1, _LANES),
+    "pcie_replays": (lambda nvml, gpu: nvml.nvmlDeviceGetPcieReplayCounter(gpu), 1, _COUNT),
 }
 """Field → its call, how many of the driver's units make one of the inventory's, and bounds in the latter."""
 
 GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
     "index": (0, MOST_GPUS),
+    "gpu_instance": (0, MOST_GPUS),
     "memory_mb": (1, _MOST_MEMORY_MB),
     "memory_used_mb": (0, _MOST_MEMORY_MB),
     "memory_free_mb": (0, _MOST_MEMORY_MB),
     "memory_reserved_mb": (0, _MOST_MEMORY_MB),
     **dict.fromkeys(_LOAD, (0, 100)),
+    **dict.fromkeys(_ROW_COUNTS, _COUNT),
     **dict.fromkeys(("nvlinks_up", "nvlinks_down"), (0, links.MOST_LINKS)),
     "nvlink_errors": (0, links.MOST_ERRORS),
     **{field: bounds for field, (_, _, bounds) in _NUMBERS.items()},
@@ -369,7 +381,7 @@ _EVERY_GETTER: tuple[Getter, ...] = (
         ((field,), partial(_number, field=field, call=call, per_unit=per_unit))
         for field, (call, per_unit, _) in _NUMBERS.items()
     ),
-    (("row_remap_pending", "row_remap_failed"), _remapped_rows),
+    (("row_remap_pending", "row_remap_failed", *_ROW_COUNTS), _remapped_rows),
     (("retired_pages_pending",), _retired_pages),
     (("sram_threshold_exceeded",), _sram_threshold),
     (("recovery_action",), _recovery_action),
@@ -382,8 +394,8 @@ _EVERY_GETTER: tuple[Getter, ...] = (
 """Of the whole GPU: a MIG device does not have these figures."""
 
 _SLOW = frozenset(
-    {"power_limit_w", "pcie_generation_max", "pcie_width_max", "retired_pages_pending", "compute_mode"}
-    | {"row_remap_pending", "sram_threshold_exceeded", "fabric_faults", "nvlinks_up"}
+    {"power_limit_w", "pcie_generation_max", "pcie_width_max", "pcie_replays", "compute_mode"}
+    | {"retired_pages_pending", "row_remap_pending", "sram_threshold_exceeded", "fabric_faults", "nvlinks_up"}
 )
 """The first field of each getter whose values change slowly."""
 

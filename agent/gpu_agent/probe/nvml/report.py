@@ -103,7 +103,7 @@ def _gpu(sent: Mapping[str, Any]) -> Gpu:
     unknowns = dict(sent.get("unknowns", {}))
     retirement = [sent[name] for name in _RETIREMENT if name in sent]
     if not retirement:
-        why_not = [unknowns.pop(name) for name in _FAULT_FIELDS if name in unknowns]
+        why_not = [unknowns.pop(name) for name in _RETIREMENT if name in unknowns]
         unknowns |= {"retirement_pending": why_not[0]} if why_not else {}
     throttle, fabric, processes = (
         sent.get(name) for name in ("throttle_reasons", "fabric_faults", "processes")
