@@ -3,16 +3,18 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from gpu_agent.cli.agent.probe_watch import JsonView, LinesView, ScreenView, is_late
+from gpu_agent.cli.agent.probe_watch import PAGE, Reading, next_reading, update_of
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.output.text import Line, plain_text
+from gpu_agent.cli.output.watch import Update, drawer, printer
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Inventory, Outcome
 from gpu_agent.wire.probe_document import probe_schema
 from tests.cli.hosts import HOST
@@ -150,39 +152,57 @@ class Screen(LiveLines):
         self.lines = [plain_text(one) for one in lines]
 
 
+class Machine:
+    """Shows its inventories in turn, each with the age of the GPUs' last good reading."""
+
+    def __init__(self, show: Callable[[Update[Reading]], None]) -> None:
+        self._show = show
+        self.newest: Reading | None = None
+
+    def read(self, inventory: Inventory, age_seconds: float | None = 0.1) -> None:
+        self.newest = next_reading(self.newest, inventory, at=time.time())
+        self.tick(age_seconds)
+
+    def tick(self, age_seconds: float | None) -> None:
+        self._show(update_of(self.newest, age_seconds))
+
+
 def test_lines_are_the_page_and_then_each_change_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
-    view = LinesView()
-    view.take(WELL, 0.1)
-    assert capsys.readouterr().out.rstrip().endswith("and 0 ready models.")
-    view.take(WELL, 0.1)
+    machine = Machine(printer(PAGE))
+    machine.tick(None)
     assert capsys.readouterr().out == ""
-    view.take(ILL, 0.1)
+    machine.read(WELL)
+    assert capsys.readouterr().out.rstrip().endswith("and 0 ready models.")
+    machine.read(WELL)
+    assert capsys.readouterr().out == ""
+    machine.read(ILL)
     assert capsys.readouterr().out.partition("  ")[2] == "GPU 0: ok → degraded\n"
 
 
 def test_a_late_driver_is_reported_of_once_and_its_return_once(capsys: pytest.CaptureFixture[str]) -> None:
-    view = LinesView()
-    view.take(WELL, 0.1)
+    machine = Machine(printer(PAGE))
+    machine.read(WELL)
     capsys.readouterr()
     for age in (5.0, 6.0, 7.0):
-        view.tick(age)
+        machine.tick(age)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
     assert "the driver has not answered for 5 s: the GPUs' figures are of " in said[0]
-    view.take(WELL, 0.1)
+    machine.read(WELL)
     assert capsys.readouterr().out.endswith("the driver answers again\n")
 
 
 @pytest.mark.parametrize(("age", "late"), [(None, False), (0.0, False), (3.0, False), (5.0, True)])
 def test_a_reading_is_late_when_it_should_have_been_followed(age: float | None, *, late: bool) -> None:
-    assert is_late(age) is late
+    assert Reading(WELL, at=0.0, age_seconds=age).is_late is late
 
 
 def test_each_look_is_one_line_of_json_that_the_schema_knows(capsys: pytest.CaptureFixture[str]) -> None:
-    view = JsonView()
-    view.take(WELL, 0.12345)
-    view.tick(1.0)
-    view.take(BROKEN, None)
+    machine = Machine(printer(PAGE, as_json=True))
+    machine.read(WELL, 0.12345)
+    machine.tick(1.0)
+    machine.tick(6.0)
+    machine.read(BROKEN, None)
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     for document in (first, second):
         jsonschema.validate(document, probe_schema())
@@ -194,10 +214,10 @@ def test_a_screen_shows_the_page_and_how_to_leave(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
     screen = Screen()
-    view = ScreenView(screen)
-    view.tick(None)
-    assert screen.lines[0].startswith("reading this machine")
-    view.take(WELL, 0.1)
+    machine = Machine(drawer(PAGE, screen))
+    machine.tick(None)
+    assert screen.lines[-1].startswith("reading this machine")
+    machine.read(WELL)
     assert any("Could register" in one for one in screen.lines)
     assert screen.lines[-1].endswith("Ctrl-C ends")
     assert len(screen.lines) <= 24
@@ -205,10 +225,14 @@ def test_a_screen_shows_the_page_and_how_to_leave(monkeypatch: pytest.MonkeyPatc
 
 def test_a_screen_says_since_when_a_driver_is_silent_or_broken() -> None:
     screen = Screen()
-    view = ScreenView(screen)
-    view.take(WELL, 65.0)
+    machine = Machine(drawer(PAGE, screen))
+    machine.read(WELL, 65.0)
     assert "the driver has not answered for 65 s" in " ".join(screen.lines)
-    view.take(BROKEN, None)
+    machine.read(BROKEN, None)
     assert "the driver does not work since " in " ".join(screen.lines)
-    view.take(WELL, 0.0)
+    assert machine.newest is not None
+    since = machine.newest.broken_since
+    machine.read(BROKEN, None)
+    assert machine.newest.broken_since == since
+    machine.read(WELL, 0.0)
     assert "does not work" not in " ".join(screen.lines)

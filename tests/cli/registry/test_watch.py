@@ -8,8 +8,9 @@ from gpu_agent.cli.client.events import Lost, Opened, Received, StreamEvent
 from gpu_agent.cli.client.http import Refused
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.cli.output.text import plain_text
+from gpu_agent.cli.output.watch import State, Update
 from gpu_agent.cli.registry import watch
-from gpu_agent.cli.registry.watch import FROM_EVENTS, Freshness, Nodes, Watch, node_changes
+from gpu_agent.cli.registry.watch import Follower, Nodes, node_changes
 from gpu_agent.wire.api import NodeList, RegistryEvent
 from tests.cli.answers import answer_of, model_of
 from tests.waiting import patience
@@ -81,21 +82,30 @@ RECEIVED = Received(RegistryEvent(at=1.0, event="x"), {})
 
 
 class Shown:
-    """A view that is left once it has seen what it waited for."""
+    """What a watch showed; its reader leaves once it has seen what it waited for."""
 
     def __init__(self, enough: Callable[["Shown"], bool]) -> None:
-        self.drawn: list[tuple[int, Freshness]] = []
+        self.updates: list[Update[Nodes]] = []
         self._enough = enough
 
-    def draw(self, answer: Nodes, freshness: Freshness) -> None:
-        self.drawn.append((answer.model.count, freshness))
-
-    def over(self) -> bool:
-        return bool(self.drawn) and self._enough(self)
+    def show(self, update: Update[Nodes]) -> bool:
+        self.updates.append(update)
+        return not self._enough(self)
 
     @property
-    def newest(self) -> tuple[int, Freshness]:
-        return self.drawn[-1]
+    def readings(self) -> list[int]:
+        return [update.document.model.count for update in self.updates if update.document]
+
+    @property
+    def newest(self) -> int:
+        return self.readings[-1]
+
+    @property
+    def is_live(self) -> bool:
+        return self.updates[-1].state is State.LIVE
+
+    def said(self, words: str) -> bool:
+        return any(words in update.foot.text for update in self.updates)
 
 
 class Readings:
@@ -112,23 +122,23 @@ class Readings:
         return answer_of(NodeList, {"count": self.count})
 
 
-def watched(read: Readings, events: Callable[[], Iterator[StreamEvent]], view: Shown) -> Shown:
+def watched(read: Readings, events: Callable[[], Iterator[StreamEvent]], shown: Shown) -> Shown:
     """Watch in a thread of its own, so that a watch that never ends is a failure and no hang."""
     faults: list[BaseException] = []
 
     def run() -> None:
         try:
-            Watch(read, events, view).run()
+            Follower(read, events).run(shown.show)
         except Failure as failure:
             faults.append(failure)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(patience(20))
-    assert not thread.is_alive(), view.drawn
+    assert not thread.is_alive(), shown.updates
     if faults:
         raise faults[0]
-    return view
+    return shown
 
 
 @pytest.fixture(autouse=True)
@@ -148,20 +158,20 @@ def test_an_event_has_the_list_read_again_and_no_clock_does() -> None:
 
     read = Readings()
 
-    def enough(view: Shown) -> bool:
-        if view.newest[0] == 2 and len(view.drawn) > 5:
+    def enough(shown: Shown) -> bool:
+        if shown.newest == 2 and len(shown.updates) > 5:
             go_on.set()
-        return view.newest[0] >= 3
+        return shown.newest >= 3
 
-    view = watched(read, events, Shown(enough))
-    assert view.newest == (3, FROM_EVENTS)
-    assert len([one for one in view.drawn if one[0] == 2]) > 2, "several ticks passed without a reading"
+    shown = watched(read, events, Shown(enough))
+    assert (shown.newest, shown.is_live) == (3, True)
+    assert shown.readings.count(2) > 2, "several ticks passed without a reading"
 
 
 def test_figures_that_no_event_carries_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "FIGURES_SECONDS", 0.05)
-    view = watched(Readings(), lambda: iter([Opened()]), Shown(lambda view: view.newest[0] >= 4))
-    assert view.newest[1] is FROM_EVENTS
+    shown = watched(Readings(), lambda: iter([Opened()]), Shown(lambda shown: shown.newest >= 4))
+    assert shown.is_live
 
 
 def test_a_broken_stream_is_shown_and_its_return_read_at_once() -> None:
@@ -172,10 +182,8 @@ def test_a_broken_stream_is_shown_and_its_return_read_at_once() -> None:
         yield Opened()
         threading.Event().wait(patience(10))
 
-    def enough(view: Shown) -> bool:
-        return view.newest[1] is FROM_EVENTS and any(
-            "has gone (refused)" in one.words for _, one in view.drawn
-        )
+    def enough(shown: Shown) -> bool:
+        return shown.is_live and shown.said("has gone (refused)")
 
     watched(Readings(), events, Shown(enough))
 
@@ -185,8 +193,10 @@ def test_a_registry_that_does_not_answer_keeps_the_list_that_there_was() -> None
         yield Opened()
         threading.Event().wait(patience(10))
 
-    view = watched(Readings(2), events, Shown(lambda view: view.newest[0] == 3))
-    assert any(number == 1 and "no answer" in one.words for number, one in view.drawn)
+    shown = watched(Readings(2), events, Shown(lambda shown: shown.newest == 3))
+    gone = [update for update in shown.updates if update.state is State.GONE]
+    assert {update.document.model.count for update in gone if update.document} == {1}
+    assert shown.said("no answer")
 
 
 def without_stream(status: int) -> Iterator[StreamEvent]:
@@ -196,8 +206,8 @@ def without_stream(status: int) -> Iterator[StreamEvent]:
 
 
 def test_without_a_stream_it_reads_every_so_often_and_says_so() -> None:
-    view = watched(Readings(), lambda: without_stream(404), Shown(lambda view: view.newest[0] >= 3))
-    assert "reading every 0.05 s instead" in view.newest[1].words
+    shown = watched(Readings(), lambda: without_stream(404), Shown(lambda shown: shown.newest >= 3))
+    assert "reading every 0.05 s instead" in shown.updates[-1].foot.text
 
 
 def test_a_stream_that_is_refused_for_another_reason_ends_the_watch() -> None:

@@ -9,16 +9,8 @@ import pytest
 from gpu_agent.cli.client.http import Api
 from gpu_agent.cli.output.screen import LiveLines
 from gpu_agent.cli.output.text import plain_text
-from gpu_agent.cli.registry.watch import (
-    FROM_EVENTS,
-    Freshness,
-    Nodes,
-    ScreenView,
-    State,
-    fit_nodes,
-    json_view,
-    lines_view,
-)
+from gpu_agent.cli.output.watch import State, drawer, printer
+from gpu_agent.cli.registry.watch import FROM_EVENTS, Freshness, Nodes, fit_nodes, node_list_page, update_of
 from gpu_agent.wire.api import NodeList
 from tests.cli.answers import answer_of
 from tests.cli.conftest import Served
@@ -28,6 +20,7 @@ from tests.waiting import patience
 
 LOST = Freshness(State.GONE, "the registry has gone")
 NOW = 1_000_000.0
+PAGE = node_list_page()
 
 
 def node(node_id: str = "n", status: str = "ready", **more: object) -> dict[str, Any]:
@@ -53,31 +46,31 @@ def answer(*nodes: dict[str, Any]) -> Nodes:
 
 
 def test_a_pipe_gets_the_list_then_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
-    view, first = lines_view(), answer(node())
+    view, first = printer(PAGE), answer(node())
     for one in (first, first, answer(node(last_heartbeat_age_seconds=2.0)), answer(node(status="degraded"))):
-        view.draw(one, FROM_EVENTS)
+        view(update_of(one, FROM_EVENTS, read_at=NOW))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("HOST")
     assert [line[10:] for line in lines[2:]] == ["n (n)  ready → degraded: why n"]
 
 
 def test_an_empty_list_says_how_to_start_a_node(capsys: pytest.CaptureFixture[str]) -> None:
-    lines_view().draw(answer(), FROM_EVENTS)
+    printer(PAGE)(update_of(answer(), FROM_EVENTS, read_at=NOW))
     assert "gpu-agent run" in capsys.readouterr().out
 
 
 def test_how_current_the_list_is_goes_once_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    view = lines_view()
+    view = printer(PAGE)
     for freshness in (FROM_EVENTS, FROM_EVENTS, LOST, LOST, FROM_EVENTS):
-        view.draw(answer(node()), freshness)
+        view(update_of(answer(node()), freshness, read_at=NOW))
     assert capsys.readouterr().err == "gpu-agent: the registry has gone\ngpu-agent: the registry is back\n"
 
 
 def test_a_registry_that_goes_is_reported_while_polling_too(capsys: pytest.CaptureFixture[str]) -> None:
-    view = lines_view()
+    view = printer(PAGE)
     polling = Freshness(State.POLLING, "reading every 2 s")
     for freshness in (polling, polling, LOST, Freshness(State.GONE, "still gone"), polling):
-        view.draw(answer(node()), freshness)
+        view(update_of(answer(node()), freshness, read_at=NOW))
     assert capsys.readouterr().err.splitlines() == [
         "gpu-agent: reading every 2 s",
         "gpu-agent: the registry has gone",
@@ -88,19 +81,18 @@ def test_a_registry_that_goes_is_reported_while_polling_too(capsys: pytest.Captu
 def test_json_is_a_whole_answer_on_a_line_whenever_something_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    view = json_view()
+    view = printer(PAGE, as_json=True)
     shown = [
         answer(node()),
         answer(node(last_heartbeat_age_seconds=2.0)),
         answer(node(), node("m")),
     ]
     for one in shown:
-        view.draw(one, FROM_EVENTS)
+        view(update_of(one, FROM_EVENTS, read_at=NOW))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
         shown[0].document,
         shown[2].document,
     ]
-    assert not view.over()
 
 
 def test_a_screen_shows_the_list_and_how_current_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +100,10 @@ def test_a_screen_shows_the_list_and_how_current_it_is(monkeypatch: pytest.Monke
     monkeypatch.setenv("LINES", "24")
     written = io.StringIO()
     with LiveLines(terminal=written) as live:
-        view = ScreenView(live)
-        view.draw(answer(node("node-1")), FROM_EVENTS)
-        view.draw(answer(), LOST)
-        assert not view.over()
-    said = written.getvalue()
+        view = drawer(PAGE, live)
+        view(update_of(answer(node("node-1")), FROM_EVENTS, read_at=NOW))
+        view(update_of(answer(), LOST, read_at=NOW))
+        said = written.getvalue()
     for words in ("node-1", "sends each change; Ctrl-C ends", "gpu-agent run", "the registry has gone"):
         assert words in said
 

@@ -1,34 +1,20 @@
 """`gpu-agent status --watch`: the agent's status until interrupted, read once a second.
 
-A terminal is redrawn; a pipe gets a line for each change, or the document. An agent that stops answering
-ends no watch: it is waited for.
+An agent that stops answering ends no watch: it is waited for.
 """
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from gpu_agent.cli.agent.probe_page import machine_changes
 from gpu_agent.cli.agent.status_page import machine_inventory, status_blocks, status_page
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.blocks import fit_page, foot_lines
+from gpu_agent.cli.output.blocks import fit_page
 from gpu_agent.cli.output.inventory import status_piece
-from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
-from gpu_agent.cli.output.streams import print_stderr, reader_left
-from gpu_agent.cli.output.text import (
-    Line,
-    Piece,
-    glyphs,
-    line,
-    plain_text,
-    print_lines,
-    terminal_columns,
-)
+from gpu_agent.cli.output.text import Line, Piece, glyphs, line, plain_text, terminal_columns
 from gpu_agent.cli.output.units import clock
-from gpu_agent.cli.signals import Interruption
+from gpu_agent.cli.output.watch import Page, Show, State, Update, watch
 from gpu_agent.wire.codes import STATUS_COLOURS
 from gpu_agent.wire.control import StatusDocument
 
@@ -37,139 +23,54 @@ READ_SECONDS = 1.0
 Status = Answer[StatusDocument]
 
 
-class View(Protocol):
-    """Where the status is shown."""
-
-    def draw(self, answer: Status) -> None:
-        """Show what was read."""
-
-    def gone(self, why: str) -> None:
-        """Say that no agent answers now."""
-
-    def over(self) -> bool:
-        """Say whether its reader has left."""
-
-
 def watch_status(read: Callable[[], Status], *, as_json: bool) -> int:
     """Watch until interrupted, which is its good end; raises `Failure` where no agent is there at first."""
-    first = read()
-    if as_json or not can_redraw():
-        _watch_until_interrupted(read, first, json_view() if as_json else lines_view())
-        return ExitCode.OK
-    with LiveLines(whole_screen=True) as live:
-        view = ScreenView(live, first)
-        _watch_until_interrupted(read, first, view)
-    print_lines(status_page(view.shown.model, terminal_columns(), glyphs(), now=time.time()))
-    return ExitCode.OK
+    return watch(PAGE, lambda show: _follow(read, show), as_json=as_json)
 
 
-def _watch_until_interrupted(read: Callable[[], Status], first: Status, view: View) -> None:
-    with Interruption() as interruption:
+def _follow(read: Callable[[], Status], show: Show[Status]) -> None:
+    answer, read_at = read(), time.time()
+    update = _live(answer, read_at)
+    while show(update):
+        time.sleep(READ_SECONDS)
         try:
-            view.draw(first)
-            while not view.over():
-                time.sleep(READ_SECONDS)
-                _read_again(read, view)
-        except KeyboardInterrupt:
-            interruption.finish()
+            answer, read_at = read(), time.time()
+            update = _live(answer, read_at)
+        except Failure as failure:
+            if failure.code is not ExitCode.UNREACHABLE:
+                raise
+            update = _gone(answer, read_at, str(failure).partition(": ")[0])
 
 
-def _read_again(read: Callable[[], Status], view: View) -> None:
-    try:
-        answer = read()
-    except Failure as failure:
-        if failure.code is not ExitCode.UNREACHABLE:
-            raise
-        view.gone(str(failure))
-    else:
-        view.draw(answer)
+def _live(answer: Status, read_at: float) -> Update[Status]:
+    return Update(answer, Piece(clock(read_at, read_at), "dim"), notice="the agent answers again")
 
 
-class PipeView:
-    """The first status, then what changes; that no agent answers goes to stderr."""
-
-    def __init__(self, begin: Callable[[Status], None], go_on: Callable[[list[Line], Status], None]) -> None:
-        """`begin` prints the first status, `go_on` what is different from the status before."""
-        self._begin = begin
-        self._go_on = go_on
-        self._shown: Status | None = None
-        self._gone = False
-
-    def draw(self, answer: Status) -> None:
-        """Print what changed."""
-        if self._gone:
-            print_stderr("the agent answers again")
-        self._gone = False
-        if self._shown is None:
-            self._begin(answer)
-        else:
-            self._go_on(list(status_changes(self._shown.model, answer.model)), answer)
-        self._shown = answer
-
-    def gone(self, why: str) -> None:
-        """Say it once."""
-        if not self._gone:
-            print_stderr(f"{why.partition(': ')[0]}; waiting for it")
-        self._gone = True
-
-    def over(self) -> bool:
-        """A pipe's reader may leave."""
-        return reader_left()
+def _gone(answer: Status, read_at: float, why: str) -> Update[Status]:
+    foot = Piece(f"{why}; the page is of {clock(read_at, time.time())}", "bold red")
+    return Update(answer, foot, State.GONE, f"{why}; waiting for it")
 
 
-def lines_view() -> PipeView:
-    """Show the page, then a line for each change."""
-
-    def begin(answer: Status) -> None:
-        print_lines(status_page(answer.model, terminal_columns(), glyphs(), now=time.time()))
-
-    def go_on(changes: list[Line], _: Status) -> None:
-        print_changes(changes)
-
-    return PipeView(begin, go_on)
+def _whole(answer: Status) -> list[Line]:
+    return status_page(answer.model, terminal_columns(), glyphs(), now=time.time())
 
 
-def json_view() -> PipeView:
-    """Show the document on one line, whenever something in it changed."""
-
-    def begin(answer: Status) -> None:
-        print(json.dumps(answer.document), flush=True)
-
-    def go_on(changes: list[Line], answer: Status) -> None:
-        if changes:
-            begin(answer)
-
-    return PipeView(begin, go_on)
+def _fitted(answer: Status, size: tuple[int, int]) -> tuple[list[Line], list[str]]:
+    columns, lines = size
+    return fit_page(status_blocks(answer.model, columns, glyphs(), now=time.time()), lines)
 
 
-class ScreenView:
-    """The page on a whole terminal, redrawn in place; lines that do not fit are counted."""
+def _changes(before: Status, after: Status) -> Iterator[Line]:
+    return status_changes(before.model, after.model)
 
-    def __init__(self, live: LiveLines, first: Status) -> None:
-        self._live = live
-        self.shown = first
-        self._read_at = 0.0
 
-    def draw(self, answer: Status) -> None:
-        """Draw it."""
-        self.shown, self._read_at = answer, time.time()
-        self._draw(Piece(clock(self._read_at, self._read_at), "dim"))
-
-    def gone(self, why: str) -> None:
-        """Leave the last page, and say so."""
-        words = f"{why.partition(': ')[0]}; the page is of {clock(self._read_at, time.time())}"
-        self._draw(Piece(words, "bold red"))
-
-    def over(self) -> bool:
-        """A terminal is left by Ctrl-C."""
-        return False
-
-    def _draw(self, foot: Piece) -> None:
-        size, now = shutil.get_terminal_size(), time.time()
-        room = size.lines - len(foot_lines((foot,), [], size.columns))
-        blocks = status_blocks(self.shown.model, size.columns, glyphs(), now=now)
-        page, left_out = fit_page(blocks, room)
-        self._live.draw([*page, *foot_lines((foot,), left_out, size.columns)])
+PAGE: Page[Status] = Page(
+    whole=_whole,
+    fitted=_fitted,
+    changes=_changes,
+    json=lambda answer: answer.document,
+    json_is_due=lambda before, after: any(_changes(before, after)),
+)
 
 
 def status_changes(before: StatusDocument, after: StatusDocument) -> Iterator[Line]:

@@ -26,18 +26,20 @@ class LiveLines:
         self._whole_screen = whole_screen
         self._terminal = terminal or sys.stdout
         self._shown: Sequence[Line] = ()
+        self._began = False
         self._height = 0
         """How many lines are drawn, the cursor being in the last."""
 
     def __enter__(self) -> Self:
-        """Start drawing."""
-        self._write((_ENTER_SCREEN if self._whole_screen else "") + _HIDE_CURSOR)
+        """Leave the terminal as it is until something is drawn: an error before that stays on it."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Restore the terminal, cursor and all."""
+        if not self._began:
+            return
         end = _LEAVE_SCREEN if self._whole_screen else "\r\n" if self._height else ""
         self._write(_SHOW_CURSOR + end)
 
@@ -52,6 +54,9 @@ class LiveLines:
         self._write(self._to_begin() + printed + self._drawn())
 
     def _to_begin(self) -> str:
+        if not self._began:
+            self._began = True
+            return f"{_ENTER_SCREEN}{_HIDE_CURSOR}{_HOME}" if self._whole_screen else f"{_HIDE_CURSOR}\r"
         if self._whole_screen:
             return _HOME
         return f"\r\x1b[{self._height - 1}A" if self._height > 1 else "\r"

@@ -4,21 +4,16 @@ Figures that no event carries (ages of heartbeats, jobs that nodes report) are r
 Without an event stream it reads every two seconds, and says so.
 """
 
-import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import KeepAlive, Lost, Opened, Received, StreamEvent, follow_events
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.blocks import foot_lines
 from gpu_agent.cli.output.inventory import gpus_in_words, health_piece, models_in_words, status_piece
 from gpu_agent.cli.output.nodes import (
     DEFAULT_STYLE,
@@ -36,11 +31,9 @@ from gpu_agent.cli.output.nodes import (
     urgency,
     warning_lines,
 )
-from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
-from gpu_agent.cli.output.streams import print_stderr, reader_left
-from gpu_agent.cli.output.text import Line, Piece, line, print_lines, terminal_columns, wrap
+from gpu_agent.cli.output.text import Line, Piece, line, terminal_columns, wrap
 from gpu_agent.cli.output.units import clock
-from gpu_agent.cli.signals import Interruption
+from gpu_agent.cli.output.watch import Page, Show, State, Update, watch
 from gpu_agent.wire.api import GpuView, NodeList, NodeSummary
 
 TICK_SECONDS = 1.0
@@ -55,17 +48,6 @@ Nodes = Answer[NodeList]
 Words = tuple[object, ...]
 
 
-class State(StrEnum):
-    """How a list is updated."""
-
-    LIVE = "live"
-    """By events."""
-    POLLING = "polling"
-    """By reading every so often."""
-    GONE = "gone"
-    """Not at all: the registry does not answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """How current the list is, in words too."""
@@ -78,40 +60,39 @@ FROM_EVENTS = Freshness(State.LIVE, "current: the registry sends each change")
 _STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 
 
-class View(Protocol):
-    """Where the list is shown."""
-
-    def draw(self, answer: Nodes, freshness: Freshness) -> None:
-        """Show a list, which may be the one that was shown before."""
-
-    def over(self) -> bool:
-        """Say whether its reader has left."""
-
-
 def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool, style: ListStyle) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
-    if as_json or not can_redraw():
-        _watch_until_interrupted(api, read, json_view() if as_json else lines_view(style))
-        return ExitCode.OK
-    last = read()  # a registry that does not answer is reported here, not on a screen that vanishes
-
-    def read_again() -> Nodes:
-        nonlocal last
-        last = read()
-        return last
-
-    with LiveLines(whole_screen=True) as live:
-        _watch_until_interrupted(api, read_again, ScreenView(live, style))
-    print_lines(node_table(last.model, terminal_columns(), now=time.time(), style=style))
-    return ExitCode.OK
+    follower = Follower(read, lambda: follow_events(api, answered=True))
+    return watch(node_list_page(style), follower.run, as_json=as_json)
 
 
-def _watch_until_interrupted(api: Api, read: Callable[[], Nodes], view: View) -> None:
-    with Interruption() as interruption:
-        try:
-            Watch(read, lambda: follow_events(api, answered=True), view).run()
-        except KeyboardInterrupt:
-            interruption.finish()
+def node_list_page(style: ListStyle = DEFAULT_STYLE) -> Page[Nodes]:
+    """Return how the list is shown."""
+
+    def whole(answer: Nodes) -> list[Line]:
+        table = node_table(answer.model, terminal_columns(), now=time.time(), style=style)
+        return table if answer.model.nodes else [*table, line(NO_NODES)]
+
+    def fitted(answer: Nodes, size: tuple[int, int]) -> tuple[list[Line], list[str]]:
+        return fit_nodes(answer.model, size, now=time.time(), style=style), []
+
+    def changes(before: Nodes, after: Nodes) -> Iterator[Line]:
+        return node_changes(before.model, after.model)
+
+    return Page(
+        whole=whole,
+        fitted=fitted,
+        changes=changes,
+        json=lambda answer: answer.document,
+        json_is_due=lambda before, after: any(changes(before, after)),
+    )
+
+
+def update_of(answer: Nodes, freshness: Freshness, *, read_at: float) -> Update[Nodes]:
+    """Return what a watch shows of a list that was read at this wall time, in seconds."""
+    foot = Piece(f"{clock(read_at, time.time())}  {freshness.words}", _STYLES[freshness.state])
+    notice = "the registry is back" if freshness.state is State.LIVE else freshness.words
+    return Update(answer, foot, freshness.state, notice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,26 +100,26 @@ class _Ended:
     failure: Failure
 
 
-class Watch:
-    """One list, current until it is interrupted; every method raises `Failure`."""
+class Follower:
+    """Keeps one list current; every method raises `Failure`."""
 
-    def __init__(
-        self, read: Callable[[], Nodes], events: Callable[[], Iterator[StreamEvent]], view: View
-    ) -> None:
-        self._read, self._events, self._view = read, events, view
+    def __init__(self, read: Callable[[], Nodes], events: Callable[[], Iterator[StreamEvent]]) -> None:
+        self._read, self._events = read, events
         self._received: SimpleQueue[StreamEvent | _Ended] = SimpleQueue()
         self._stream = FROM_EVENTS
         self._unreachable: Freshness | None = None
         """Why the last reading failed."""
         self._stale = False
         self._read_at = self._took = 0.0
+        """Monotonic seconds at the end of the last reading, and how long it took."""
+        self._answered_at = 0.0
+        """When the list was read that is shown, in wall seconds."""
 
-    def run(self) -> None:
-        """Read and draw until the view's reader leaves."""
+    def run(self, show: Show[Nodes]) -> None:
+        """Read and show until the reader of what is shown leaves."""
         answer = self._read_now()
         threading.Thread(target=self._follow, name="events", daemon=True).start()
-        while not self._view.over():
-            self._view.draw(answer, self._unreachable or self._stream)
+        while show(update_of(answer, self._unreachable or self._stream, read_at=self._answered_at)):
             self._wait_for_events(min(TICK_SECONDS, self._due() - time.monotonic()))
             if time.monotonic() >= self._due():
                 answer = self._read_again() or answer
@@ -151,7 +132,7 @@ class Watch:
             self._read_at = time.monotonic()
             self._took = self._read_at - began
             self._stale = False
-        self._unreachable = None
+        self._unreachable, self._answered_at = None, time.time()
         return answer
 
     def _read_again(self) -> Nodes | None:
@@ -207,82 +188,6 @@ def _by_polling(failure: Failure) -> Freshness:
     if not isinstance(failure, Refused) or failure.status not in _NO_STREAM:
         raise failure
     return Freshness(State.POLLING, f"no event stream here: reading every {POLL_SECONDS:g} s instead")
-
-
-class PipeView:
-    """The first list, then what changes; how current it is goes to stderr."""
-
-    def __init__(self, begin: Callable[[Nodes], None], go_on: Callable[[Nodes, Nodes], None]) -> None:
-        """`begin` prints the first list, `go_on` what is different from the list before."""
-        self._begin = begin
-        self._go_on = go_on
-        self._shown: Nodes | None = None
-        self._state = State.LIVE
-
-    def draw(self, answer: Nodes, freshness: Freshness) -> None:
-        """Print what changed."""
-        if self._shown is None:
-            self._begin(answer)
-        elif answer is not self._shown:
-            self._go_on(self._shown, answer)
-        self._shown = answer
-        if freshness.state is not self._state:
-            print_stderr("the registry is back" if freshness.state is State.LIVE else freshness.words)
-        self._state = freshness.state
-
-    def over(self) -> bool:
-        """A pipe's reader may leave."""
-        return reader_left()
-
-
-def lines_view(style: ListStyle = DEFAULT_STYLE) -> PipeView:
-    """Show the list, then a line for each change."""
-
-    def begin(answer: Nodes) -> None:
-        print_lines(node_table(answer.model, terminal_columns(), now=time.time(), style=style))
-        if not answer.model.nodes:
-            print(NO_NODES)
-
-    def go_on(before: Nodes, after: Nodes) -> None:
-        print_changes(node_changes(before.model, after.model))
-
-    return PipeView(begin, go_on)
-
-
-def json_view() -> PipeView:
-    """Show the list as the API answered it, on one line, whenever something in it changed."""
-
-    def begin(answer: Nodes) -> None:
-        print(json.dumps(answer.document), flush=True)
-
-    def go_on(before: Nodes, after: Nodes) -> None:
-        if any(node_changes(before.model, after.model)):
-            begin(after)
-
-    return PipeView(begin, go_on)
-
-
-class ScreenView:
-    """The list on a whole terminal, redrawn in place; urgent nodes come first, and the rest is counted."""
-
-    def __init__(self, live: LiveLines, style: ListStyle = DEFAULT_STYLE) -> None:
-        self._live, self._style = live, style
-        self._shown: Nodes | None = None
-        self._read_at = 0.0
-
-    def draw(self, answer: Nodes, freshness: Freshness) -> None:
-        """Draw the list as the terminal is now."""
-        now, size = time.time(), shutil.get_terminal_size()
-        if answer is not self._shown:
-            self._shown, self._read_at = answer, now
-        words = Piece(f"{clock(self._read_at, now)}  {freshness.words}", _STYLES[freshness.state])
-        foot = foot_lines((words,), [], size.columns)
-        room = (size.columns, size.lines - len(foot))
-        self._live.draw([*fit_nodes(answer.model, room, now=now, style=self._style), *foot])
-
-    def over(self) -> bool:
-        """A terminal is left by Ctrl-C."""
-        return False
 
 
 def fit_nodes(
