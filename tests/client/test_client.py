@@ -38,6 +38,10 @@ async def test_nodes_are_read_and_acted_on(client: RegistryClient, gpu_node: Nod
     assert [node.node_id async for node in client.nodes(statuses=["offline"])] == []
     assert [node.node_id async for node in client.nodes(labels={"zone": "a=b&c"})] == []
     assert [node.node_id async for node in client.nodes(connected=True, gpu_name="h100")] == [node_id]
+    assert [node.node_id async for node in client.find_nodes("h100", show="free")] == [node_id]
+    assert [node.node_id async for node in client.find_nodes(show="attention")] == []
+    assert (await client.fleet()).nodes["ready"] == 1
+    assert [len(one.points) for one in await client.gpu_history(node_id)] == [1, 1]
     assert (await client.cordon(node_id, reason="a new fan")).cordoned == "a new fan"
     assert (await client.explain_node(node_id)).refuses_every_job
     assert (await client.uncordon(node_id)).cordoned is None

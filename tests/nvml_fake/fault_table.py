@@ -24,6 +24,7 @@ from gpu_agent.probe.nvml.report import parse_answer
 from gpu_agent.registry.claim_history import ClaimHistory
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.server import views
+from gpu_agent.server.views import GpuFacts
 from gpu_agent.wire.declaration import (
     DeclarationChanges,
     HeartbeatFigures,
@@ -296,7 +297,7 @@ def _said_by_registry(report: GpuReport) -> str:
         registry.node(),
         views.Clock(lambda: registry.now, lambda: _EPOCH),
         thresholds=Thresholds(),
-        history=ClaimHistory(),
+        gpus=GpuFacts((), ClaimHistory()),
         events=(),
         stored=True,
     )

@@ -23,6 +23,7 @@ from gpu_agent.server.views import (
     ALL_NODES,
     NODES_IN_A_PIECE,
     Clock,
+    GpuFacts,
     NodeFilter,
     claims_page,
     explanation_json,
@@ -42,6 +43,7 @@ from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.server.harness import Node, heartbeat, registration
 
 THRESHOLDS = Thresholds()
+NO_FACTS = GpuFacts((), ClaimHistory())
 CLOCK = Clock(monotonic=lambda: 100.0, wall=lambda: 1_000_000.0)
 UUID = "GPU-1"
 GPU = {"name": "NVIDIA L4", "memory_gb": 24, "memory_mb": 23034, "uuid": UUID}
@@ -66,13 +68,11 @@ def record(*, alive: bool = True, **fields: object) -> NodeRecord:
 
 
 def detail(of: NodeRecord, *events: RegistryEvent) -> NodeDetail:
-    return views.node_detail(
-        of, CLOCK, thresholds=THRESHOLDS, history=ClaimHistory(), events=events, stored=True
-    )
+    return views.node_detail(of, CLOCK, thresholds=THRESHOLDS, gpus=NO_FACTS, events=events, stored=True)
 
 
 def summary(of: NodeRecord) -> NodeSummary:
-    return views.node_summary(of, CLOCK, thresholds=THRESHOLDS, history=ClaimHistory(), stored=True)
+    return views.node_summary(of, CLOCK, thresholds=THRESHOLDS, gpus=NO_FACTS, stored=True)
 
 
 def test_a_list_shows_status_figures_and_the_age_of_the_last_heartbeat() -> None:

@@ -47,6 +47,7 @@ from gpu_agent.wire.api import (
     ThresholdView,
     WaitingJob,
 )
+from gpu_agent.wire.fleet_documents import FleetFigures, GpuHistoryView
 from gpu_agent.wire.lease import END_CODES, END_EVENTS, Lease, is_worth_asking_again
 from gpu_agent.wire.service_discovery import EndpointView
 
@@ -392,6 +393,26 @@ class RegistryClient:
     async def node(self, node_id: str) -> NodeDetail:
         """Return all that the registry knows of a node; raises `NotFound`."""
         return await self._transport.send(routes.show_node(node_id))
+
+    async def find_nodes(
+        self, text: str | None = None, *, show: str | None = None, sort: str = "severity"
+    ) -> AsyncGenerator[NodeSummary, None]:
+        """Yield the nodes that mention a text, or need attention, or have free GPUs, in an order."""
+        after = None
+        while True:
+            page = await self._transport.send(routes.find_nodes(text, show=show, sort=sort, after=after))
+            for one in page.nodes:
+                yield one
+            if (after := page.next) is None:
+                return
+
+    async def fleet(self) -> FleetFigures:
+        """Return the fleet in figures: nodes by status, GPUs by status and model, slots, models."""
+        return await self._transport.send(routes.show_fleet())
+
+    async def gpu_history(self, node_id: str) -> tuple[GpuHistoryView, ...]:
+        """Return what each GPU of a node did in the last 15 minutes; raises `NotFound`."""
+        return (await self._transport.send(routes.show_gpu_history(node_id))).gpus
 
     async def node_events(self, node_id: str, *, limit: int = 50) -> tuple[RegistryEvent, ...]:
         """Return a node's latest events, oldest first; raises `NotFound`."""

@@ -32,6 +32,7 @@ from gpu_agent.wire.api import (
     Selection,
     ThresholdList,
 )
+from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
 from gpu_agent.wire.service_discovery import EndpointList
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -135,6 +136,28 @@ def list_nodes(
         "after": after,
     }
     return Route("GET", _query("/v1/nodes", fields), NodeList)
+
+
+def find_nodes(text: str | None, *, show: str | None, sort: str | None, after: str | None) -> Route[NodeList]:
+    """List one page of nodes by text, kind and order."""
+    fields: dict[str, str | list[str] | None] = {
+        "q": text,
+        "show": show,
+        "sort": sort,
+        "limit": "1000",
+        "after": after,
+    }
+    return Route("GET", _query("/v1/nodes", fields), NodeList)
+
+
+def show_fleet() -> Route[FleetFigures]:
+    """Show the fleet in figures."""
+    return Route("GET", "/v1/fleet", FleetFigures)
+
+
+def show_gpu_history(node_id: str) -> Route[NodeGpuHistory]:
+    """Show what a node's GPUs did lately."""
+    return Route("GET", f"/v1/nodes/{_id(node_id)}/gpu-history", NodeGpuHistory)
 
 
 def show_node(node_id: str) -> Route[NodeDetail]:

@@ -35,6 +35,7 @@ from gpu_agent.wire.api import (
     ThresholdView,
     WaitingJob,
 )
+from gpu_agent.wire.fleet_documents import FleetFigures, GpuHistoryView
 from gpu_agent.wire.service_discovery import EndpointView
 
 _T = TypeVar("_T")
@@ -230,6 +231,20 @@ class RegistryClient:
     def node(self, node_id: str) -> NodeDetail:
         """Return all that the registry knows of a node; raises `NotFound`."""
         return self._loop.call(self._client.node(node_id))
+
+    def find_nodes(
+        self, text: str | None = None, *, show: str | None = None, sort: str = "severity"
+    ) -> Generator[NodeSummary, None, None]:
+        """Yield the nodes that mention a text, or need attention, or have free GPUs, in an order."""
+        return self._loop.iterate(self._client.find_nodes(text, show=show, sort=sort))
+
+    def fleet(self) -> FleetFigures:
+        """Return the fleet in figures: nodes by status, GPUs by status and model, slots, models."""
+        return self._loop.call(self._client.fleet())
+
+    def gpu_history(self, node_id: str) -> tuple[GpuHistoryView, ...]:
+        """Return what each GPU of a node did in the last 15 minutes; raises `NotFound`."""
+        return self._loop.call(self._client.gpu_history(node_id))
 
     def node_events(self, node_id: str, *, limit: int = 50) -> tuple[RegistryEvent, ...]:
         """Return a node's latest events, oldest first; raises `NotFound`."""

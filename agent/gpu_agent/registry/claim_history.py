@@ -42,8 +42,8 @@ class ClaimRecord:
     """UUIDs that were reported as unusable."""
     use: dict[tuple[str, str], GpuUse] = field(default_factory=dict)
     """By node and UUID."""
-    idle_reported: bool = False
-    """True once its GPUs were reported as idle, until one of them is used."""
+    idle_since: float | None = None
+    """Since when all its GPUs are idle, once that was reported, until one of them is used."""
     end: ClaimEnd | None = None
     ended_at: float | None = None
     size_bytes: int = 0
@@ -122,6 +122,11 @@ class ClaimHistory:
     def of_job(self, job_id: str) -> ClaimRecord | None:
         """Return the record of the claim that a job holds."""
         return self._current.get(job_id)
+
+    def is_idle(self, job_id: str) -> bool:
+        """Whether the claim that a job holds was reported to leave its GPUs idle, and still does."""
+        record = self._current.get(job_id)
+        return record is not None and record.idle_since is not None
 
     def last_of(self, job_id: str, now: float) -> ClaimRecord | None:
         """Return the record of the job's claim that ended last, within the hour."""

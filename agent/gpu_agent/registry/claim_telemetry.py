@@ -45,7 +45,9 @@ class ClaimWatch:
 class ClaimTelemetry:
     """Watches the GPUs of claims."""
 
-    def __init__(self, thresholds: Thresholds, history: ClaimHistory) -> None:
+    def __init__(self, thresholds: Thresholds, history: ClaimHistory, changed_nodes: set[str]) -> None:
+        """Add to `changed_nodes` the nodes on which a claim becomes idle, or is used again."""
+        self._changed_nodes = changed_nodes
         self._idle_seconds = thresholds.claim_idle_seconds
         self._history = history
         self._of_node: dict[str, list[ClaimWatch]] = {}
@@ -104,7 +106,9 @@ class ClaimTelemetry:
         """Log claims that do not use their GPUs."""
         for watch in idle:
             claim, seconds = watch.record.claim, step.now - (watch.idle_since or step.now)
-            watch.record.idle_reported = True
+            since = [one.idle_since for one in self._of_claim[claim.claim_id] if one.idle_since is not None]
+            watch.record.idle_since = max(since, default=step.now)
+            self._changed_nodes.update(grant.node_id for grant in claim.grants)
             fields = {
                 "job_id": claim.job_id,
                 "node_id": watch.node_id,
@@ -154,13 +158,15 @@ class ClaimTelemetry:
             use.highest_percent = max(use.highest_percent, percent)
             if percent > IDLE_PERCENT:
                 idle = False
-                watch.record.idle_reported = False
+                if watch.record.idle_since is not None:
+                    watch.record.idle_since = None
+                    self._changed_nodes.update(grant.node_id for grant in watch.record.claim.grants)
         if not idle:
             watch.idle_since = None
             return False
         if watch.idle_since is None:
             watch.idle_since = now
-        if watch.record.idle_reported or now - watch.idle_since < self._idle_seconds:
+        if watch.record.idle_since is not None or now - watch.idle_since < self._idle_seconds:
             return False
         others = self._of_claim[watch.record.claim.claim_id]
         return all(

@@ -57,7 +57,7 @@ class ClaimRequests:
         self._debug = debug
         self.exclusions = ExclusionCounters()
         self.history = ClaimHistory()
-        self.telemetry = ClaimTelemetry(thresholds, self.history)
+        self.telemetry = ClaimTelemetry(thresholds, self.history, dispatch.changed_nodes)
         self.queue = ClaimQueue(thresholds, dispatch)
 
     # Requests

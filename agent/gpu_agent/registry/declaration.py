@@ -87,7 +87,7 @@ def schema_not_supported(version: str, *, node_id: str | None) -> NodeError:
 def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thresholds) -> None:
     """Write a whole declaration into a record."""
     record.declared = derive(message, record.granted_labels, thresholds)
-    record.gpus = gpus_of(message.hardware)
+    record.gpus = gpus_of(message.hardware, before=record.gpus)
 
 
 def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Thresholds) -> NodeError | None:
@@ -123,7 +123,7 @@ def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Threshol
         return refusal
     record.declared = derive(registration, record.granted_labels, thresholds)
     if "hardware" in parts:
-        record.gpus = gpus_of(registration.hardware)
+        record.gpus = gpus_of(registration.hardware, before=record.gpus)
     return None
 
 
@@ -152,10 +152,11 @@ def gpu_key(gpu: GpuDeclaration, position: int) -> str:
     return gpu.uuid or f"#{position}"
 
 
-def gpus_of(hardware: Hardware) -> Gpus:
-    """Build the GPUs that a node declares; the first heartbeat brings their figures."""
+def gpus_of(hardware: Hardware, *, before: Gpus | None = None) -> Gpus:
+    """Build the GPUs that a node declares in place of others; the first heartbeat brings their figures."""
     parents = {gpu.parent_uuid for gpu in hardware.gpus if gpu.parent_uuid}
-    return Gpus(_gpu_state(gpu, position, parents) for position, gpu in enumerate(hardware.gpus))
+    states = (_gpu_state(gpu, position, parents) for position, gpu in enumerate(hardware.gpus))
+    return Gpus(states, before=before)
 
 
 def _ready(models: Iterable[InstalledModel], state: Mapping[str, str] | None) -> Iterable[InstalledModel]:

@@ -44,6 +44,7 @@ from gpu_agent.registry.events import (
     UnregistrationReceived,
 )
 from gpu_agent.registry.fault_reports import log_fault
+from gpu_agent.registry.fleet_totals import NodeFigures, node_figures
 from gpu_agent.registry.heartbeat import Heartbeats
 from gpu_agent.registry.job import Claim, HeldGrant, Job
 from gpu_agent.registry.lifecycle import next_deadline
@@ -67,6 +68,7 @@ from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes,
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.registry.tokens import Credential, Token, TokenTable
 from gpu_agent.wire.api import NodeExplanation
+from gpu_agent.wire.codes import GpuStatus
 
 _SCAN_SHARE = 0.5
 """The scan interval is how late a timeout may be noticed: half of it is left to a busy loop."""
@@ -234,6 +236,23 @@ class Fleet:
     def node(self, node_id: str) -> NodeRecord | None:
         """Return one node's record, the fleet's own: read it at once; None when the id is not known."""
         return self._nodes.records.get(node_id)
+
+    @property
+    def changed_nodes(self) -> set[str]:
+        """Nodes, removed ones too, of which something that people see may have changed, figures apart.
+
+        The fleet's view empties it; it never holds more than the ids of all nodes.
+        """
+        return self._dispatch.changed_nodes
+
+    def gpu_statuses(self, node_id: str) -> tuple[GpuStatus, ...]:
+        """Return what each GPU of a node is for jobs now, without the parents of MIG devices."""
+        return self._dispatch.gpu_statuses(node_id, self._claims.history.is_idle)
+
+    def figures_of(self, node_id: str) -> NodeFigures | None:
+        """Return what a node adds to the figures of the fleet; None when the id is not known."""
+        record = self._nodes.records.get(node_id)
+        return None if record is None else node_figures(record, self.gpu_statuses(node_id))
 
     def wants_exact_figures(self, connection: int) -> bool:
         """Whether dispatch needs the free memory of the node on this connection to the MiB."""
@@ -437,6 +456,7 @@ class Fleet:
         effects = (*map(self._with_hostname, step.logged), *step.effects)
         if not (step.changed or effects or step.immediate):
             return NOTHING
+        self.changed_nodes.update(*step.changed.values())
         changes = tuple(self._documents.change_of(key, step.now) for key in step.changed)
         number = self._unstored.add(step) if changes else None
         return Output(changes, effects, number, tuple(step.immediate))

@@ -93,6 +93,12 @@ class GpuState:
         return not self.is_parent and self.is_sound and NO_NEW_JOBS.isdisjoint(self.reasons)
 
     @property
+    def free_step(self) -> int | None:
+        """How many whole steps of memory are free; None where that is unknown."""
+        size, used = self.memory_mb, self.memory_used_mb
+        return None if size is None or used is None else (size - used) // STEP_MB
+
+    @property
     def condition(self) -> str:
         """Its health, or what else makes it unusable."""
         return CHECK_FAILED if self.failed_checks and self.health in _USABLE else self.health
@@ -135,10 +141,12 @@ class Gpus(Mapping[str, GpuState]):
         "kinds",
         "list_id",
         "names",
+        "not_ok_since",
         "usable",
     )
 
-    def __init__(self, states: Iterable[GpuState] = ()) -> None:
+    def __init__(self, states: Iterable[GpuState] = (), *, before: "Gpus | None" = None) -> None:
+        """Begin with what is declared; `before` is the list that it replaces."""
         self._states = {state.uuid: state for state in states}
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
@@ -165,6 +173,8 @@ class Gpus(Mapping[str, GpuState]):
         self._processes: tuple[int | None, ...] = ()
         """The last heartbeat's, in order, where all were ok."""
         self._failed_checks: Mapping[str, tuple[str, ...]] = {}
+        self.not_ok_since: dict[str, tuple[str, float]] = {} if before is None else dict(before.not_ok_since)
+        """Of each GPU that was not ok in the last heartbeat: its health, and when that was first reported."""
         self._is_unreported = False
         """True when the last heartbeat brought no figures, and that is written."""
         self._all_ok = False
@@ -173,8 +183,8 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = sum(state.usable for state in self._states.values())
         """How many can take a job, by the last heartbeat."""
 
-    def write(self, figures: GpuColumns | None, *, exactly: bool) -> bool:
-        """Write the figures of one heartbeat; returns True when dispatch must update the node.
+    def write(self, figures: GpuColumns | None, *, exactly: bool, at: float = 0.0) -> bool:
+        """Write the figures of a heartbeat that came `at`; returns True when dispatch must update the node.
 
         Dispatch holds free memory in steps, so a change within one step returns False; so does another
         number of processes where there were some before. With `exactly` every change of memory returns True:
@@ -188,8 +198,10 @@ class Gpus(Mapping[str, GpuState]):
         uuids, utilizations, used, _, temperatures, powers, processes, healths, reasons = figures
         in_order = "\n".join(uuids) == self._order and self._in_one_row
         if not in_order or healths != self._ok_healths or any(reasons) or self._failed_checks:
-            self._write_each(figures)
+            self._write_each(figures, at)
             return True
+        if self.not_ok_since:
+            self.not_ok_since.clear()
         row = _row((*used, *utilizations, *temperatures, *powers))
         steps = _steps(self._sizes, used)
         if exactly or steps is None:
@@ -246,6 +258,27 @@ class Gpus(Mapping[str, GpuState]):
             return [_known(figure) for figure in _layout(len(self._states)).unpack(column)]
         return [state.utilization_percent for state in self._states.values()]
 
+    @property
+    def figures(self) -> tuple[float, ...]:
+        """Four columns: utilization, free steps of memory, temperature, power; NaN for an unknown one."""
+        size = len(self._states)
+        if self._all_ok:
+            row = _layout(len(_ROW) * size).unpack(self._row)
+            return (*row[size : 2 * size], *(self._steps or (nan,) * size), *row[2 * size :])
+        states = self._states.values()
+        columns = (
+            [state.utilization_percent for state in states],
+            [state.free_step for state in states],
+            [state.temperature_c for state in states],
+            [state.power_w for state in states],
+        )
+        return tuple(nan if figure is None else figure for column in columns for figure in column)
+
+    def since(self, uuid: str) -> float | None:
+        """Return when the health of a GPU that is not ok was first reported, in monotonic seconds."""
+        health, since = self.not_ok_since.get(uuid, ("", 0.0))
+        return since if health == self[uuid].health else None
+
     def places_of(self, uuids: Iterable[str]) -> tuple[int | None, ...]:
         """Return the place of each of these in the order; None for one that is not declared."""
         places = {uuid: place for place, uuid in enumerate(self._states)}
@@ -285,7 +318,7 @@ class Gpus(Mapping[str, GpuState]):
                 _write_one(state, {**values, "processes": self._processes[place]})
         return self._states
 
-    def _write_each(self, figures: GpuColumns) -> None:
+    def _write_each(self, figures: GpuColumns, at: float) -> None:
         """Write figures of which not all are ok, or which do not list the GPUs as declared."""
         self._row_is_newer = self._all_ok = False
         missing = dict(self._states)
@@ -296,6 +329,11 @@ class Gpus(Mapping[str, GpuState]):
                 _write_one(state, values, health=figures.health[place], reasons=figures.reasons[place])
         for state in missing.values():
             _write_one(state, _UNKNOWN, health="unknown", reasons=(NOT_REPORTED,))
+        before, self.not_ok_since = self.not_ok_since, {}
+        for uuid, state in self._states.items():
+            if state.health != "ok":
+                health, since = before.get(uuid, ("", at))
+                self.not_ok_since[uuid] = (state.health, since if health == state.health else at)
         self.usable = sum(state.usable for state in self._states.values())
 
     def _matched(self, uuids: Sequence[str]) -> Iterable[str]:

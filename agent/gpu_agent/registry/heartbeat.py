@@ -66,9 +66,11 @@ class Heartbeats:
                 return _send(event, refusal, now)
         replaced = record.declared is not declared_before or message.checks is not None
         exactly = self.wants_exact_figures(record)
-        gpus_differ = record.gpus.write(gpus, exactly=exactly) or (
+        gpus_differ = record.gpus.write(gpus, exactly=exactly, at=at) or (
             gpus is None and _mean_memory_differs(usage, liveness.usage)
         )
+        if at >= record.gpu_history.due_at:
+            record.gpu_history.add(record.gpus, at)
         jobs = record.jobs
         jobs_differ = (
             message.running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
@@ -128,7 +130,9 @@ class Heartbeats:
         liveness, usage = record.liveness, message.usage
         if record.node_id != message.node_id or liveness.last_heartbeat_at is None or liveness.last_refused:
             return
-        gpus_differ = record.gpus.write(message.gpus, exactly=self.wants_exact_figures(record))
+        gpus_differ = record.gpus.write(message.gpus, exactly=self.wants_exact_figures(record), at=now)
+        if now >= record.gpu_history.due_at:
+            record.gpu_history.add(record.gpus, now)
         load_differs = _write_load(liveness, usage, None, thresholds=self._thresholds)
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
         liveness.figures_at = now

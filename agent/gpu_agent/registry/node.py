@@ -10,6 +10,7 @@ from math import inf
 
 from pydantic_core import to_json
 
+from gpu_agent.registry.gpu_history import GpuHistory
 from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.job import Claim, HeldGrant
 from gpu_agent.registry.model_list import ModelList
@@ -270,6 +271,8 @@ class NodeRecord:
     declared: Declared
     gpus: Gpus = field(default_factory=Gpus)
     """By UUID; a GPU declared without one is keyed `#<position>`."""
+    gpu_history: GpuHistory = field(default_factory=GpuHistory)
+    """What they did in the last 15 minutes; written by `heartbeat`."""
     liveness: Liveness = field(default_factory=Liveness)
     schedule: Schedule = field(default_factory=Schedule)
     desired: DesiredState = field(default_factory=DesiredState)

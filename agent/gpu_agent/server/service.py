@@ -37,6 +37,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
+from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.queue import demand_key
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
@@ -46,6 +47,7 @@ from gpu_agent.server.counters import EventCounters, LagSampler, Performance, Pe
 from gpu_agent.server.effects import EffectsExecutor, stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.fair_queue import collect_in_slices
+from gpu_agent.server.fleet_view import PAGE_NODES, FleetView, NodePage, NodeQuery
 from gpu_agent.server.gateway.connection import GatewayConnections
 from gpu_agent.server.gateway.gateway import GatewaySettings
 from gpu_agent.server.gateway.gateways import Gateways
@@ -61,7 +63,7 @@ from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
-from gpu_agent.server.views import ALL_NODES, Clock, NodeFilter
+from gpu_agent.server.views import ALL_NODES, Clock, GpuFacts, NodeFilter
 from gpu_agent.server.writer import Writer
 from gpu_agent.store.base import Store
 from gpu_agent.wire.api import (
@@ -79,6 +81,7 @@ from gpu_agent.wire.api import (
     WaitingJob,
 )
 from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
 from gpu_agent.wire.service_discovery import EndpointView
 
 
@@ -247,6 +250,8 @@ class RegistryService:
             encryption=settings.tls,
         )
         """Its readiness and liveness, and what metrics read."""
+        self.fleet_view = FleetView(self._fleet, monotonic=self._clock.monotonic)
+        """Totals, and lists of nodes by filter, order and page."""
 
     async def start(self) -> None:
         """Open the nodes' port, load the stored state, admit nodes; raises `OSError`, `StoreError`."""
@@ -295,17 +300,34 @@ class RegistryService:
 
     def nodes(self, wanted: NodeFilter = ALL_NODES, *, after: str | None = None) -> Iterator[NodeSummary]:
         """Yield the wanted nodes by id, each as it is when the iterator reaches it."""
-        return (
-            views.node_summary(
-                record,
-                self._clock,
-                thresholds=self._settings.thresholds,
-                history=self._fleet.claim_history,
-                stored=self._is_stored(record.node_id),
-            )
-            for record in self._fleet.nodes(after=after)
-            if wanted.matches(record)
-        )
+        records = self._fleet.nodes(after=after)
+        return (self._summary(record) for record in records if wanted.matches(record))
+
+    async def fleet_figures(self) -> FleetFigures:
+        """Return the fleet's totals."""
+        await self.fleet_view.refresh()
+        return views.fleet_figures(self.fleet_view.totals, waiting_jobs=len(self._fleet.queue()))
+
+    async def page_of_nodes(
+        self, query: NodeQuery, *, after: str | None = None, limit: int = PAGE_NODES
+    ) -> tuple[Iterator[NodeSummary], NodePage]:
+        """Return a page of a list in an order of its own; raises `CursorError`.
+
+        Each node is as it is when the iterator reaches it.
+        """
+        await self.fleet_view.refresh()
+        page = self.fleet_view.page(query, after=after, limit=limit)
+        return self.summaries(page.node_ids), page
+
+    def summaries(self, node_ids: Iterable[str]) -> Iterator[NodeSummary]:
+        """Yield these nodes in this order, but for those that are not known."""
+        records = (self._fleet.node(node_id) for node_id in node_ids)
+        return (self._summary(record) for record in records if record is not None)
+
+    def gpu_history(self, node_id: str) -> NodeGpuHistory | None:
+        """Return what a node's GPUs did in the last 15 minutes; None where there is none with this id."""
+        record = self._fleet.node(node_id)
+        return None if record is None else views.gpu_history(record, self._clock)
 
     def endpoints(self, wanted: NodeFilter = ALL_NODES) -> Iterator[EndpointView]:
         """Yield the workers of the wanted nodes by id, of those with an endpoint that are not cordoned."""
@@ -324,7 +346,7 @@ class RegistryService:
             record,
             self._clock,
             thresholds=self._settings.thresholds,
-            history=self._fleet.claim_history,
+            gpus=self._gpu_facts(node_id),
             events=self.event_log.history_of(node_id),
             stored=self._is_stored(node_id),
         )
@@ -539,6 +561,18 @@ class RegistryService:
     def _is_stored(self, node_id: str) -> bool:
         """Say whether all that a node shows is stored; while the store fails, its claims may not be (§4)."""
         return self._loop.store_problem is None and self._fleet.is_stored(node_id)
+
+    def _summary(self, record: NodeRecord) -> NodeSummary:
+        return views.node_summary(
+            record,
+            self._clock,
+            thresholds=self._settings.thresholds,
+            gpus=self._gpu_facts(record.node_id),
+            stored=self._is_stored(record.node_id),
+        )
+
+    def _gpu_facts(self, node_id: str) -> GpuFacts:
+        return GpuFacts(self._fleet.gpu_statuses(node_id), self._fleet.claim_history)
 
     def _is_held(self, record: ClaimRecord) -> bool:
         """Whether a claim that has ended still holds GPUs."""

@@ -17,22 +17,35 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from gpu_agent.probe.health.reasons import next_step
 from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord
 from gpu_agent.registry.dispatch.dispatch import Choice
 from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
-from gpu_agent.registry.gpus import CHECK_FAILED, GpuState
+from gpu_agent.registry.fleet_totals import FleetTotals
+from gpu_agent.registry.gpu_history import POINT_SECONDS, POINTS
+from gpu_agent.registry.gpus import CHECK_FAILED, NOT_REPORTED, GpuState
 from gpu_agent.registry.job import Claim, Grant, Sharing, sharing_of
 from gpu_agent.registry.node import Drain, NodeRecord
 from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import GpuStatus, NodeStatus
+from gpu_agent.wire.fleet_documents import (
+    FleetFigures,
+    GpuHistoryView,
+    GpuModelCount,
+    GpuPointView,
+    NodeGpuHistory,
+    ReasonCount,
+)
+from gpu_agent.wire.inventory import Health
 from gpu_agent.wire.messages import InstalledModel
 from gpu_agent.wire.service_discovery import EndpointView
 
 NODES_IN_A_PIECE = 256
+HISTORY_SECONDS = POINTS * POINT_SECONDS
 
 T = TypeVar("T")
 
@@ -65,6 +78,8 @@ class NodeFilter:
     gpu_name: str | None = None
     """Part of a GPU's name, in upper or lower case."""
     connected: bool | None = None
+    text: str | None = None
+    """Part of a hostname, an id, an address, a label's value, a GPU's name or a model, in any case."""
 
     def matches(self, record: NodeRecord) -> bool:
         """Return whether every condition holds for a node."""
@@ -76,19 +91,29 @@ class NodeFilter:
             return False
         if not all(_has_label(record, name, values) for name, values in self.labels.items()):
             return False
+        if self.text is not None and not _mentions(record, self.text.lower()):
+            return False
         return self.gpu_name is None or _has_gpu(record.gpus.names, self.gpu_name.lower())
 
 
 ALL_NODES = NodeFilter()
 
 
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What the documents of a node's GPUs take from elsewhere than its record."""
+
+    statuses: Sequence[GpuStatus]
+    """Without the parents of MIG devices."""
+    history: ClaimHistory
+    """Of the claims."""
+
+
 def node_summary(
-    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, history: ClaimHistory, stored: bool
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, gpus: GpuFacts, stored: bool
 ) -> api.NodeSummary:
-    """Make a node's document for a list; `history` is that of the claims."""
-    return api.NodeSummary(
-        **_summary_fields(record, clock, thresholds=thresholds, history=history), stored=stored
-    )
+    """Make a node's document for a list."""
+    return api.NodeSummary(**_summary_fields(record, clock, thresholds=thresholds, gpus=gpus), stored=stored)
 
 
 def endpoint_view(record: NodeRecord, endpoint: str, *, takes_slots: bool) -> EndpointView:
@@ -109,13 +134,13 @@ def node_detail(
     clock: Clock,
     *,
     thresholds: Thresholds,
-    history: ClaimHistory,
+    gpus: GpuFacts,
     events: tuple[api.RegistryEvent, ...],
     stored: bool,
 ) -> api.NodeDetail:
     """Make a node's full document."""
     return api.NodeDetail(
-        **_summary_fields(record, clock, thresholds=thresholds, history=history),
+        **_summary_fields(record, clock, thresholds=thresholds, gpus=gpus),
         stored=stored,
         previous_status=record.previous_status and record.previous_status.value,
         checks=tuple(
@@ -143,6 +168,53 @@ def node_detail(
         claimed_jobs=tuple(record.claims),
         running_jobs=None if record.jobs.ids is None else tuple(sorted(record.jobs.ids)),
         events=events,
+    )
+
+
+def fleet_figures(totals: FleetTotals, *, waiting_jobs: int) -> FleetFigures:
+    """Make the document of the fleet's totals."""
+    models = sorted(totals.gpu_models.items(), key=lambda one: (-one[1].gpus, one[0]))
+    return FleetFigures(
+        nodes={status.value: totals.nodes[status] for status in NodeStatus},
+        reasons=tuple(
+            ReasonCount(status=status.value, reason_code=code.value, nodes=count)
+            for (status, code), count in totals.reasons.most_common()
+        ),
+        attention=totals.attention,
+        cordoned=totals.cordoned,
+        gpus={status.value: totals.gpus[status] for status in GpuStatus},
+        degraded_gpus=totals.degraded_gpus,
+        gpu_models=tuple(
+            GpuModelCount(
+                name=name,
+                gpus=one.gpus,
+                free=one.free,
+                most_free_on_one_node=one.most_free_on_one_node,
+            )
+            for name, one in models
+        ),
+        slots=totals.slots,
+        slots_taken=totals.slots_taken,
+        models=dict(totals.models.most_common()),
+        waiting_jobs=waiting_jobs,
+    )
+
+
+def gpu_history(record: NodeRecord, clock: Clock) -> NodeGpuHistory:
+    """Make the document of what a node's GPUs did in the last 15 minutes."""
+    since = clock.monotonic() - HISTORY_SECONDS
+    return NodeGpuHistory(
+        node_id=record.node_id,
+        gpus=tuple(
+            GpuHistoryView(
+                uuid=gpu.uuid,
+                points=tuple(
+                    GpuPointView(**(point._asdict() | {"at": clock.wall_at(point.at)}))
+                    for point in record.gpu_history.points(gpu, since=since)
+                ),
+            )
+            for gpu in record.gpus.values()
+        ),
     )
 
 
@@ -317,7 +389,7 @@ def known_gpu_uuids(uuids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _summary_fields(
-    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, history: ClaimHistory
+    record: NodeRecord, clock: Clock, *, thresholds: Thresholds, gpus: GpuFacts
 ) -> dict[str, Any]:
     declared, states = record.declared.registration, record.declared.models.states()
     usage = record.liveness.usage
@@ -330,7 +402,7 @@ def _summary_fields(
         "since": clock.wall_at(record.since),
         "clears_when": lifecycle.clears_when(record, thresholds, clock.monotonic()),
         "connected": record.connected,
-        "gpus": tuple(_gpu(gpu, record, history) for gpu in record.gpus.values()),
+        "gpus": tuple(_gpus(record, gpus, clock)),
         "installed_models": tuple(_model(model, states) for model in record.declared.models.models()),
         "in_flight_jobs": record.in_flight_jobs,
         "max_concurrent_jobs": record.slots,
@@ -364,12 +436,23 @@ def _node_checks(record: NodeRecord, thresholds: Thresholds) -> tuple[api.NodeCh
     )
 
 
-def _gpu(gpu: GpuState, record: NodeRecord, history: ClaimHistory) -> api.GpuView:
+def _gpus(record: NodeRecord, facts: GpuFacts, clock: Clock) -> Iterator[api.GpuView]:
+    statuses = iter(facts.statuses)
+    for gpu in record.gpus.values():
+        status = None if gpu.is_parent else next(statuses, None)
+        yield _gpu(gpu, record, status, history=facts.history, clock=clock)
+
+
+def _gpu(
+    gpu: GpuState, record: NodeRecord, status: GpuStatus | None, *, history: ClaimHistory, clock: Clock
+) -> api.GpuView:
     cordon = record.desired.gpu_cordons.get(gpu.uuid)
     holder = next((one for one in record.claims.values() if _holds(one, record, gpu)), None)
     ended = next((one for one in record.held.values() if gpu.uuid in one.gpu_uuids), None)
     duplicate = ("gpu_uuid_duplicate",) if gpu.uuid in record.duplicate_gpus else ()
     watched = None if holder is None else history.of_job(holder.job_id)
+    idle_since = None if watched is None else watched.idle_since
+    since = None if gpu.health == Health.OK else record.gpus.since(gpu.uuid)
     return api.GpuView(
         uuid=gpu.uuid,
         index=gpu.index,
@@ -392,8 +475,22 @@ def _gpu(gpu: GpuState, record: NodeRecord, history: ClaimHistory) -> api.GpuVie
         ),
         held_for=None if ended is None else ended.claim.job_id,
         processes=gpu.processes,
-        idle=watched is not None and watched.idle_reported,
+        idle=idle_since is not None,
+        idle_since=None if idle_since is None else clock.wall_at(idle_since),
+        status=status,
+        since=None if since is None else clock.wall_at(since),
+        next_step=_next_step(gpu),
     )
+
+
+def _next_step(gpu: GpuState) -> str | None:
+    if gpu.reasons:
+        return next_step(gpu.reasons) or _NEXT_STEPS.get(gpu.reasons[0])
+    return _AFTER_FAILED_CHECK if gpu.failed_checks else None
+
+
+_AFTER_FAILED_CHECK = "see what the check found, correct it, and have the node run its checks again"
+_NEXT_STEPS: Mapping[str, str] = {NOT_REPORTED: "see the agent's log on the node: the GPU was declared"}
 
 
 def _holds(claim: Claim, record: NodeRecord, gpu: GpuState) -> bool:
@@ -437,6 +534,16 @@ def _excluded_node(one: Excluded) -> api.ExcludedNode:
 def _has_label(record: NodeRecord, name: str, values: str | tuple[str, ...]) -> bool:
     value = record.declared.labels.get(name)
     return value is not None and value in ((values,) if isinstance(values, str) else values)
+
+
+def _mentions(record: NodeRecord, part: str) -> bool:
+    declared = record.declared
+    names = (record.hostname, record.node_id, record.address, *declared.labels.values())
+    return (
+        any(part in name.lower() for name in names if name is not None)
+        or _has_gpu(record.gpus.names, part)
+        or any(part in model_id.lower() for model_id in declared.ready_models)
+    )
 
 
 @lru_cache(maxsize=256)

@@ -39,7 +39,13 @@ from gpu_agent.wire.claim_documents import (
     Selection,
     WaitingJob,
 )
-from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ExclusionReason, NodeStatus, ReasonCode
+from gpu_agent.wire.codes import (
+    SUPPORTED_SCHEMA_VERSIONS,
+    ExclusionReason,
+    GpuStatus,
+    NodeStatus,
+    ReasonCode,
+)
 from gpu_agent.wire.documents import (
     DAY_SECONDS,
     MAX_NOTE,
@@ -226,6 +232,21 @@ class GpuView(ApiAnswer):
     processes: int | None = Field(None, description="Compute processes on it; null where unknown")
     idle: bool = Field(
         default=False, description="Whether the claim that holds it has left all its GPUs idle: `claim_idle`."
+    )
+    idle_since: float | None = Field(
+        None, description="Since when they are idle, in Unix seconds; null unless `idle`."
+    )
+    status: Annotated[str, open_words(*GpuStatus)] | None = Field(
+        None,
+        description="What it is for jobs now, the first that applies; null for the parent of MIG devices.",
+    )
+    since: float | None = Field(
+        None,
+        description="Unix time at which a heartbeat first reported its `health`, as far as this leader "
+        "knows; null for `ok`.",
+    )
+    next_step: str | None = Field(
+        None, description="What to do about the worst of its `reasons`; null where there is nothing to do."
     )
 
 

@@ -66,6 +66,25 @@ class ExclusionReason(StrEnum):
     RESOURCE_THRESHOLD_EXCEEDED = "resource_threshold_exceeded"
 
 
+class GpuStatus(StrEnum):
+    """What a GPU is for jobs now; the first that applies counts."""
+
+    LOST = "lost"
+    """It does not work."""
+    UNKNOWN = "unknown"
+    """Nothing is known of it now."""
+    CLAIMED = "claimed"
+    """A claim holds it, an ended one still does, or a job without GPUs of its own runs on it."""
+    IDLE = "idle"
+    """Its claims leave it idle."""
+    USED_WITHOUT_CLAIM = "used_without_claim"
+    """Processes or jobs that hold no claim use it."""
+    NOT_SCHEDULABLE = "not_schedulable"
+    """No claim can get it now."""
+    FREE = "free"
+    """A claim of one GPU can get it now."""
+
+
 class ErrorCode(StrEnum):
     """The codes of `node_error` that this protocol names."""
 

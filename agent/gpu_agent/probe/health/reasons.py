@@ -235,6 +235,14 @@ def reason(code: str, *, detail: str | None = None, since: float | None = None) 
     return HealthReason(code=code, detail=detail or entry.detail, action=entry.action, since=since)
 
 
+def next_step(codes: Iterable[str]) -> str | None:
+    """Return what to do about the worst of these reasons; None where the table knows nothing to do."""
+    known = [REASONS[code] for code in codes if code in REASONS]
+    wanted = [one for one in known if one.action != Action.NONE]
+    worst = max(wanted, key=lambda one: _SEVERITY.index(one.health), default=None)
+    return None if worst is None else worst.action
+
+
 def health_from(reasons: Iterable[HealthReason]) -> Health:
     """The worst health that these reasons lead to; without a reason it is `ok`."""
     found = (REASONS[each.code].health for each in reasons)

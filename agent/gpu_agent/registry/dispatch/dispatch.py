@@ -19,6 +19,7 @@ from gpu_agent.registry.dispatch.explain import count_exclusions, explain_each, 
 from gpu_agent.registry.dispatch.filters import first_exclusion, lacks_only_capacity
 from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, has_free_gpus, reclaimable, used_mb
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
+from gpu_agent.registry.dispatch.gpu_status import gpu_statuses
 from gpu_agent.registry.dispatch.index import Freed, Index
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import (
@@ -38,7 +39,7 @@ from gpu_agent.registry.job import (
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.api import NodeExplanation
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import GpuStatus, NodeStatus
 
 AFFINITY_SECONDS = 600.0
 """How long the node that last held an affinity key is preferred: its caches may still be warm."""
@@ -98,6 +99,19 @@ class Dispatch:
     def changes(self) -> int:
         """Grows whenever something changed that may let a waiting job in, or moves a reservation."""
         return self._index.changes
+
+    @property
+    def changed_nodes(self) -> set[str]:
+        """Nodes of which something that people see may have changed; the fleet's view empties it."""
+        return self._index.changed_nodes
+
+    def gpu_statuses(self, node_id: str, is_idle: Callable[[str], bool]) -> tuple[GpuStatus, ...]:
+        """Return what each GPU of a node is for jobs now, without the parents of MIG devices.
+
+        `is_idle` says of a job whether its claim leaves its GPUs idle.
+        """
+        candidate = self._index.candidates.get(node_id)
+        return () if candidate is None else gpu_statuses(candidate, is_idle)
 
     def has_freed(self) -> bool:
         """Whether a node may take jobs that it did not take at the last `take_freed`."""

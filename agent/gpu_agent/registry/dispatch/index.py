@@ -89,6 +89,9 @@ class Index:
         """By position: the nodes on which a waiting job keeps others from what it needs."""
         self._scores = Column(best_score(limits).bit_length())
         self._taken = Column(_TAKEN_WIDTH)
+        self.changed_nodes: set[str] = set()
+        """Nodes, removed ones too, of which something that people see may have changed; the fleet's view
+        empties it."""
         self.changes = 0
         """Grows whenever something changed that may let a waiting job in, or moves a reservation."""
         self._freed: set[int] = set()
@@ -117,6 +120,7 @@ class Index:
         if record.declared is not candidate.declared:
             self._update_keys(candidate)
             self.changes += 1
+        self.changed_nodes.add(record.node_id)
         self._freed.add(candidate.position)
         if identity:
             self._update_gpu_sets(candidate)
@@ -143,6 +147,7 @@ class Index:
     def reserve(self, candidate: Candidate, reservation: QueueReservation | None) -> None:
         """Keep others from what a waiting job needs on a node; None ends that."""
         candidate.reservation = reservation
+        self.changed_nodes.add(candidate.record.node_id)
         if self._reserved.pop(candidate.position, None) is not None:
             self._freed.add(candidate.position)
         if reservation is None:
@@ -153,6 +158,7 @@ class Index:
     def update_suspected(self, records: Sequence[NodeRecord]) -> None:
         """Take in nodes, perhaps most of a fleet, that became suspected and changed in nothing else."""
         moved: dict[tuple[ExclusionReason | None, ExclusionReason | None], list[int]] = {}
+        self.changed_nodes.update(record.node_id for record in records)
         for record in records:
             candidate = self.candidates[record.node_id]
             before, now = candidate.unschedulable, unschedulable_reason(record, self._limits)
@@ -169,6 +175,7 @@ class Index:
         candidate = self.candidates.pop(node_id, None)
         if candidate is None:
             return
+        self.changed_nodes.add(node_id)
         position, bit = candidate.position, 1 << candidate.position
         for (_, postings), keys in zip(self._keys, candidate.keys, strict=True):
             postings.move(position, keys, frozenset())
@@ -392,6 +399,7 @@ class Index:
 
     def _update_gpu_sets(self, candidate: Candidate) -> None:
         states, position = candidate.record.gpus, candidate.position
+        self.changed_nodes.add(candidate.record.node_id)
         is_new = candidate.gpu_states is None
         if states is not candidate.gpu_states:
             sound = declared_set(states)
@@ -445,6 +453,7 @@ class Index:
             self.unschedulable[candidate.unschedulable] ^= bit
             self.unschedulable[unschedulable] ^= bit
             candidate.unschedulable = unschedulable
+            self.changed_nodes.add(record.node_id)
             self.changes += 1
             if unschedulable is None:
                 self._freed.add(candidate.position)

@@ -30,7 +30,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.server.api.claims import requester_of
-from gpu_agent.server.api.errors import raise_if_refused, refuse_body, unknown_node
+from gpu_agent.server.api.errors import ApiError, raise_if_refused, refuse_body, unknown_node
 from gpu_agent.server.api.routing import (
     EVENT_ID,
     WITH_EVENT_ID,
@@ -42,6 +42,7 @@ from gpu_agent.server.api.routing import (
     needs,
     refusals,
 )
+from gpu_agent.server.fleet_view import CursorError, NodeQuery, Show, Sort
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.wire.api import (
@@ -57,8 +58,12 @@ from gpu_agent.wire.api import (
     NodeSummary,
 )
 from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
 
 NODES_IN_A_PIECE = 50
+MOST_NODES = 100_000
+MAX_CURSOR = 1024
+"""Characters: a cursor holds a hostname."""
 
 _EMPTY = EmptyRequest()
 _OPTIONAL_TEXT: TypeAdapter[str | None] = TypeAdapter(str | None)
@@ -87,8 +92,24 @@ class NodesQuery(ApiRequest):
     )
     gpu_name: Name | None = Field(None, description="Part of a GPU's name, in upper or lower case.")
     connected: Literal["true", "false"] | None = Field(None, description="Whether it has a live connection.")
-    limit: Annotated[int, Field(ge=1, le=100_000)] | None = Field(None, description="At most so many.")
-    after: Name | None = Field(None, description="Only ids after this one: the `next` of the page before.")
+    q: Name | None = Field(
+        None,
+        description="Part of a hostname, an id, an address, a label's value, a GPU's name or a ready model.",
+    )
+    show: Show | None = Field(
+        None,
+        description="Nodes that need attention, or with a GPU of this kind: `free`, `claimed`, `idle` though "
+        "claimed, `unclaimed` (used without a claim) or `cordoned`.",
+    )
+    sort: Sort | None = Field(
+        None,
+        description="The most urgent first, by hostname, by status, the most free GPUs first, or the latest "
+        "change of status first; left out: by id.",
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST_NODES)] | None = Field(None, description="At most so many.")
+    after: Annotated[str, StringConstraints(min_length=1, max_length=MAX_CURSOR)] | None = Field(
+        None, description="Only what comes behind: the `next` of the page before."
+    )
 
     def filter(self) -> NodeFilter:
         """Return the conditions as the registry applies them."""
@@ -98,7 +119,14 @@ class NodesQuery(ApiRequest):
             labels=labels_of(self.label),
             gpu_name=self.gpu_name,
             connected=None if self.connected is None else self.connected == "true",
+            text=self.q,
         )
+
+    def query(self) -> NodeQuery | None:
+        """Return the list in an order of its own, or of some nodes; None where it is by id."""
+        if self.sort is None and self.show is None:
+            return None
+        return NodeQuery(wanted=self.filter(), show=self.show, sort=self.sort or Sort.SEVERITY)
 
 
 class EventsQuery(ApiRequest):
@@ -121,15 +149,33 @@ class ExplainQuery(ApiRequest):
     responses={**WITH_EVENT_ID, **refusals(503)},
 )
 async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) -> StreamingResponse:
-    """List nodes by id, each with its status and the reason for it."""
+    """List nodes, each with its status and the reason for it: by id, or in the order of `sort`."""
     event_id = str(registry.event_log.last_id)
-    nodes = registry.nodes(query.filter(), after=query.after)
     head = {"auth": "on" if registry.auth_on else "off", "plaintext": registry.plaintext}
-    return StreamingResponse(
-        _write_page(nodes, head=head, limit=query.limit),
-        media_type="application/json",
-        headers={EVENT_ID: event_id},
-    )
+    in_order = query.query()
+    if in_order is None:
+        nodes = registry.nodes(query.filter(), after=query.after)
+        pieces = _write_page(nodes, head=head, limit=query.limit)
+    else:
+        try:
+            nodes, page = await registry.page_of_nodes(
+                in_order, after=query.after, limit=query.limit or MOST_NODES
+            )
+        except CursorError as error:
+            raise ApiError("INVALID_REQUEST", f"$.after: {error}") from None
+        pieces = _write_page(nodes, head=head, limit=query.limit, following=page.after)
+    return StreamingResponse(pieces, media_type="application/json", headers={EVENT_ID: event_id})
+
+
+@router.get(
+    "/v1/fleet",
+    summary="Show the fleet in figures",
+    openapi_extra=needs("read"),
+    responses={**WITH_EVENT_ID, **refusals(503)},
+)
+async def show_fleet(registry: RegistryRead) -> FleetFigures:
+    """Count nodes by status and reason, GPUs by status and model, slots and models."""
+    return await registry.fleet_figures()
 
 
 @router.get(
@@ -155,6 +201,20 @@ async def list_node_events(
 ) -> EventList:
     """Show a node's latest events, oldest first."""
     return EventList(node_id=node_id, events=_node(registry, node_id).events[-query.limit :])
+
+
+@router.get(
+    "/v1/nodes/{node_id}/gpu-history",
+    summary="Show what a node's GPUs did lately",
+    openapi_extra=needs("read"),
+    responses=refusals(404, 503),
+)
+async def show_gpu_history(node_id: NodeId, registry: Registry) -> NodeGpuHistory:
+    """Show use, memory, temperature and power of each GPU over the last 15 minutes."""
+    found = registry.gpu_history(node_id)
+    if found is None:
+        raise unknown_node(node_id)
+    return found
 
 
 @router.get(
@@ -310,9 +370,16 @@ def _node(registry: RegistryService, node_id: str) -> NodeDetail:
 
 
 async def _write_page(
-    nodes: Iterator[NodeSummary], *, head: Mapping[str, object], limit: int | None
+    nodes: Iterator[NodeSummary],
+    *,
+    head: Mapping[str, object],
+    limit: int | None,
+    following: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """Write a page as `NodeList` reads it, in pieces: the nodes, their count, where the next page begins."""
+    """Write a page as `NodeList` reads it, in pieces: the nodes, their count, where the next page begins.
+
+    Without `following` the last id is where that is.
+    """
     yield f'{json.dumps(head, separators=(",", ":"))[:-1]},"nodes":['.encode()
     count, last = 0, ""
     page = itertools.islice(nodes, limit)
@@ -321,5 +388,5 @@ async def _write_page(
         count, last = count + len(piece), piece[-1].node_id
         await asyncio.sleep(0)
     more = limit is not None and next(nodes, None) is not None
-    following = _OPTIONAL_TEXT.dump_json(last if more else None).decode()
-    yield f'],"count":{count},"next":{following}}}'.encode()
+    last_or_none = _OPTIONAL_TEXT.dump_json(following or (last if more else None)).decode()
+    yield f'],"count":{count},"next":{last_or_none}}}'.encode()
