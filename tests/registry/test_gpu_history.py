@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gpu_agent.registry.events import ConnectionLost
-from gpu_agent.registry.gpu_history import POINTS, GpuPoint
+from gpu_agent.registry.gpu_history import POINTS, GpuHistory, GpuPoint
+from gpu_agent.registry.gpus import Gpus
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.wire.messages import GpuDeclaration, GpuFigures, Hardware
 from tests.registry.harness import Registry, figures, hardware
@@ -116,6 +117,13 @@ def test_another_list_of_gpus_starts_again_and_the_same_one_goes_on() -> None:
     registry.pass_time(15.0)
     registry.heartbeat(2, "node-1", hardware=other, gpus=(GpuFigures(uuid="B", utilization_percent=7.0),))
     assert [one.utilization_percent for one in points(registry, "B")] == [7.0]
+
+
+def test_a_node_without_gpus_has_points_of_none() -> None:
+    history = GpuHistory()
+    history.add(Gpus(), 1000.0)
+    history.add(Gpus(), 1015.0)
+    assert history.size_bytes == POINTS * 4
 
 
 def test_a_gpu_takes_510_bytes() -> None:

@@ -44,7 +44,7 @@ class GpuHistory:
     def __init__(self) -> None:
         self.due_at = 0.0
         """From when on a reading is a point, in monotonic seconds."""
-        self._gpus: tuple[str, ...] = ()
+        self._gpus: tuple[str, ...] | None = None
         self._ring = bytearray()
         self._times = array("I")
         """When each place of the ring was written, in whole seconds; 0 for an empty place."""
@@ -69,7 +69,7 @@ class GpuHistory:
 
     def points(self, gpu: GpuState, *, since: float) -> list[GpuPoint]:
         """Return the points of one GPU from a moment on, the oldest first; none for one that is not known."""
-        return list(self._points(gpu, since)) if gpu.uuid in self._gpus else []
+        return list(self._points(gpu, since)) if gpu.uuid in (self._gpus or ()) else []
 
     @property
     def size_bytes(self) -> int:
@@ -77,7 +77,8 @@ class GpuHistory:
         return len(self._ring) + len(self._times) * self._times.itemsize
 
     def _points(self, gpu: GpuState, since: float) -> Iterator[GpuPoint]:
-        count, own = len(self._gpus), self._gpus.index(gpu.uuid)
+        gpus = self._gpus or ()
+        count, own = len(gpus), gpus.index(gpu.uuid)
         for place in (*range(self._newest + 1, POINTS), *range(self._newest + 1)):
             at = self._times[place]
             if not at or at < int(since):

@@ -271,7 +271,7 @@ class NodeRecord:
     declared: Declared
     gpus: Gpus = field(default_factory=Gpus)
     """By UUID; a GPU declared without one is keyed `#<position>`."""
-    gpu_history: GpuHistory = field(default_factory=GpuHistory)
+    gpu_history: GpuHistory = field(default_factory=GpuHistory, compare=False)
     """What they did in the last 15 minutes; written by `heartbeat`."""
     liveness: Liveness = field(default_factory=Liveness)
     schedule: Schedule = field(default_factory=Schedule)
