@@ -59,6 +59,7 @@ def test_a_document_of_a_node_reads_back_as_it_was_written_except_for_what_heart
     not_stored = {
         "claims",
         "connection",
+        "gpu_history",
         "gpus",
         "history",
         "issued_on",
