@@ -104,8 +104,11 @@ docs: $(READY) ## the site of docs/, into dist/html; a dead link or anchor fails
 pictures: $(READY) ## draw the pictures of docs/ again, from real runs
 	$(BIN)/python -m tools.pictures $(ARGS)
 
+# Tests of the floors without I/O.
+PURE := tests/wire tests/session tests/registry tests/scenarios
+
 cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 %
-	$(BIN)/python -m pytest -q tests/wire tests/session tests/registry tests/scenarios --cov --cov-report=term
+	$(BIN)/python -m pytest -q -n $(or $(JOBS),3) $(PURE) --cov --cov-report=term
 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
