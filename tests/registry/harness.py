@@ -206,8 +206,8 @@ class Registry:
         self._relay.follow(event, done)
         return done
 
-    def restore(self, stored: list[StoredDocument]) -> list[Effect]:
-        return self.carry_out(*self.fleet.restore(stored, self.now))
+    def restore(self, stored: list[StoredDocument], *, takeover: bool = False) -> list[Effect]:
+        return self.carry_out(*self.fleet.restore(stored, self.now, takeover=takeover))
 
     def stored_documents(self, *, away: float = 0.0) -> list[StoredDocument]:
         """What the store holds."""

@@ -51,7 +51,7 @@ def take_over(registry: Registry, *, after: float = 0.0, **settings: Any) -> Reg
     another = Registry(auth_off=registry.auth_off, gateways=False, **settings)
     another.now = registry.now + after
     another.documents.update(registry.documents)
-    another.restore(registry.stored_documents(away=after))
+    another.restore(registry.stored_documents(away=after), takeover=True)
     another.done.clear()
     another.stored.clear()
     return another
@@ -133,6 +133,14 @@ def test_a_node_has_its_full_timeout_from_the_report_and_from_the_heartbeat_that
         assert registry.node().status is NodeStatus.READY
         (lost,) = logged(registry.pass_time(1.0), "heartbeat_timeout")
         assert lost.fields["node_id"] == "node-1"
+
+
+def test_a_node_whose_connection_went_with_the_leader_has_two_timeouts() -> None:
+    registry = taken_over()
+    assert logged(registry.pass_time(89.9), "heartbeat_timeout") == []
+    assert registry.node().status is NodeStatus.READY
+    (lost,) = logged(registry.pass_time(1.1), "heartbeat_timeout")
+    assert lost.fields["node_id"] == "node-1"
 
 
 def test_the_same_heartbeat_handed_on_again_takes_nothing_of_a_full_timeout() -> None:

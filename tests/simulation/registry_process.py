@@ -129,7 +129,9 @@ class RegistryProcess:
         self._term, self._numbers = self._term + 1, 0
         loaded = self.disk.load()
         self._event_log.restore(loaded)
-        outputs = self.fleet.restore(stored_documents(loaded.changes, world.wall()), world.now)
+        outputs = self.fleet.restore(
+            stored_documents(loaded.changes, world.wall()), world.now, takeover=self._profile.gateways > 0
+        )
         self._say(f"starts with {self.fleet.size} nodes")
         self.observer.restored(loaded)
         self._played.enter(self._loop.start)

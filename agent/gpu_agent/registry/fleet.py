@@ -64,7 +64,13 @@ from gpu_agent.registry.removal import NodeRemoval
 from gpu_agent.registry.settings import Policy, Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.takeover import ReportedSessions
-from gpu_agent.registry.timers import MOST_AT_ONCE, Sweep, exclude_silent_nodes, resume_timeouts
+from gpu_agent.registry.timers import (
+    MOST_AT_ONCE,
+    Sweep,
+    exclude_silent_nodes,
+    extend_timeout,
+    resume_timeouts,
+)
 from gpu_agent.registry.token_issuing import TokenRequests
 from gpu_agent.registry.tokens import Credential, Token, TokenTable
 from gpu_agent.wire.api import NodeExplanation
@@ -207,18 +213,29 @@ class Fleet:
         self._scan_from = now + (0.0 if unfinished else self._scan_every_seconds)
         return self._finish(step)
 
-    def restore(self, documents: Iterable[StoredDocument], now: float) -> list[Output]:
+    def restore(
+        self, documents: Iterable[StoredDocument], now: float, *, takeover: bool = False
+    ) -> list[Output]:
         """Load what the store holds (§4, restart): call it once, before the first event."""
-        return list(self.restore_each(documents, now))
+        return list(self.restore_each(documents, now, takeover=takeover))
 
-    def restore_each(self, documents: Iterable[StoredDocument], now: float) -> Iterator[Output]:
-        """Load document by document, so that the caller can let other tasks run; to be run to its end."""
+    def restore_each(
+        self, documents: Iterable[StoredDocument], now: float, *, takeover: bool = False
+    ) -> Iterator[Output]:
+        """Load document by document, so that the caller can let other tasks run; to be run to its end.
+
+        With `takeover` another process led before. A node that no gateway reports had its connection there:
+        as after any link that ends without notice it has 2 timeouts, for it reached nobody meanwhile.
+        """
         for step in self._documents.load_each(documents, now):
             self._update_indexes(step)
             yield self._output(step)
         step = Step(now)
         step.log("registry_restored", {"nodes": self.size})
         self._claims.restore()
+        if takeover:
+            for record in self._nodes.records.values():
+                extend_timeout(record)
         step.touched.update(
             dict.fromkeys(self._nodes.records)
         )  # a node with claims stays: all are loaded now

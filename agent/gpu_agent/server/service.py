@@ -237,6 +237,7 @@ class RegistryService:
             )
         self._node_address: Address | None = None
         self._started_at = self._clock.monotonic()
+        self._takes_over = lead is not None
         self._stopping = False
         self.health = RegistryHealth(
             fleet=self._fleet,
@@ -260,8 +261,8 @@ class RegistryService:
         self.event_log.restore(stored)
         self._lag.start()
         documents = stored_documents(stored.changes, self._clock.wall())
-        consequences = collect_in_slices(self._fleet.restore_each(documents, self._clock.monotonic()))
-        for output in await consequences:
+        loading = self._fleet.restore_each(documents, self._clock.monotonic(), takeover=self._takes_over)
+        for output in await collect_in_slices(loading):
             self._loop.take(output)
         self._loop.start()
         await self._listener.admit()
