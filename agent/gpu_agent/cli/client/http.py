@@ -67,7 +67,11 @@ _TLS_OPTIONS = (
     ),
     ("--tls-key-file", "GPU_REGISTRY_KEY_FILE", "its key (default: ${}, else in the certificate's file)"),
 )
-"""Each option with its variable."""
+"""Each option with its variable.
+
+`GPU_REGISTRY_TLS_CERT_FILE` and `GPU_REGISTRY_TLS_KEY_FILE` are settings of the registry itself: a command
+that read them would present the server's certificate.
+"""
 
 Query = Sequence[tuple[str, str]]
 
