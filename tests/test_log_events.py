@@ -47,16 +47,33 @@ def named(argument: ast.expr, function: ast.AST) -> set[str]:
             return set()
 
 
-def emitted(path: Path) -> set[str]:
-    """The events that a module logs or asks to be logged."""
-    found: set[str] = set()
+def emitted(path: Path) -> dict[str, set[str]]:
+    """The events that a module logs or asks to be logged, each with the levels that stand in the call."""
+    found: dict[str, set[str]] = {}
     for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and call.args and _logs(call.func):
-                found |= named(call.args[0], function)
+                for event in named(call.args[0], function):
+                    found.setdefault(event, set()).update(_levels(call))
     return found
+
+
+def emitted_by(heading: str) -> dict[str, set[str]]:
+    """The events of a component."""
+    found: dict[str, set[str]] = {}
+    for path in (path for floor in COMPONENTS[heading] for path in (SOURCE / floor).rglob("*.py")):
+        for event, levels in emitted(path).items():
+            found.setdefault(event, set()).update(levels)
+    return found
+
+
+def _levels(call: ast.Call) -> set[str]:
+    method = ast.unparse(call.func).rpartition(".")[2]
+    if method in LEVELS:
+        return {"error" if method == "crash" else method}
+    return {found.lower() for found in re.findall(r"\bLevel\.([A-Z]+)", ast.unparse(call))}
 
 
 def _logs(called: ast.expr) -> bool:
@@ -81,8 +98,15 @@ def explained(heading: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("heading", COMPONENTS)
 def test_every_event_of_the_source_is_explained_and_no_other(heading: str) -> None:
-    paths = [path for floor in COMPONENTS[heading] for path in (SOURCE / floor).rglob("*.py")]
-    assert set(explained(heading)) == set().union(*map(emitted, paths))
+    assert set(explained(heading)) == set(emitted_by(heading))
+
+
+@pytest.mark.parametrize("heading", COMPONENTS)
+def test_the_level_of_every_event_is_one_that_the_source_logs_it_at(heading: str) -> None:
+    levels = emitted_by(heading)
+    for event, row in explained(heading).items():
+        level = row.split("|")[0].strip()
+        assert level in (levels[event] or {level}), event
 
 
 @pytest.mark.parametrize("heading", COMPONENTS)

@@ -205,7 +205,7 @@ async def test_an_agent_whose_token_was_revoked_at_once_returns_with_a_reclaim_t
     alpha.give(made(await service.tokens.create_join()))
     async with alpha.running():
         node_id, first = await ready(service), alpha.stored["node_token"]
-        assert await service.tokens.rotate(node_id, at_once=True) is None
+        assert await service.tokens.rotate(node_id, revoke_now=True) is None
         assert service.tokens.authenticate(first) is None
         await until(lambda: alpha.state is State.BACKING_OFF, what="the session is over")
         alpha.give(made(await service.tokens.reclaim(node_id)))

@@ -295,7 +295,7 @@ def test_a_token_that_was_rotated_at_once_proves_no_session_and_a_revoked_join_t
     first.ready()
     first.do(RevocationRequested(7, JOIN.token_id))
     assert report(take_over(first)) == []
-    first.do(RotationRequested(8, "node-1", at_once=True))
+    first.do(RotationRequested(8, "node-1", revoke_now=True))
     assert codes(report(take_over(first))) == [ErrorCode.UNAUTHORIZED]
 
 

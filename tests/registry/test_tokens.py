@@ -201,7 +201,7 @@ def test_a_node_that_is_gone_is_rotated_when_it_is_back() -> None:
 def test_a_rotation_at_once_ends_the_token_and_the_session_and_says_how_to_come_back() -> None:
     registry = Registry()
     registry.ready()
-    done = registry.do(RotationRequested(1, "node-1", at_once=True))
+    done = registry.do(RotationRequested(1, "node-1", revoke_now=True))
     assert stands_for(registry, "digest of node-1") is None
     assert closed(done) == [(1, 1008)]
     (error,) = [one.message for one in of(Send, done) if isinstance(one.message, NodeError)]
@@ -217,7 +217,7 @@ def test_a_rotation_at_once_of_a_node_that_is_gone_ends_its_token() -> None:
     registry = Registry()
     registry.ready()
     registry.do(ConnectionLost(1))
-    registry.do(RotationRequested(1, "node-1", at_once=True))
+    registry.do(RotationRequested(1, "node-1", revoke_now=True))
     assert refused(registry, RotationRequested(1, "node-1")) == "NOTHING_TO_ROTATE"
 
 

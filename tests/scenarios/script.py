@@ -411,13 +411,13 @@ def _reclaim(harness: Harness, said: dict[str, str]) -> None:
     tell_answer(harness, "operator", result)
 
 
-@direction(rf"operator (?P<what>rotates|forgets) {NODE}(?P<at_once> at once)?")
+@direction(rf"operator (?P<what>rotates|forgets) {NODE}(?P<revoke_now> at once)?")
 def _of_node(harness: Harness, said: dict[str, str]) -> None:
-    node_id, at_once = harness.node_id(said["name"]), bool(said["at_once"])
+    node_id, revoke_now = harness.node_id(said["name"]), bool(said["revoke_now"])
 
     def event(ref: int) -> Event:
         rotates = said["what"] == "rotates"
-        return RotationRequested(ref, node_id, at_once) if rotates else RemovalRequested(ref, node_id)
+        return RotationRequested(ref, node_id, revoke_now) if rotates else RemovalRequested(ref, node_id)
 
     tell_answer(harness, "operator", harness.ask(event))
 

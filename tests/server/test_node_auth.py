@@ -129,7 +129,7 @@ async def test_a_node_token_rotated_at_once_ends_the_session_and_is_not_valid_an
     made = await join_token(service)
     async with node(service, token=made.token) as joined:
         token = (await joined.register())["node_token"]
-        assert await service.tokens.rotate(joined.node_id, at_once=True) is None
+        assert await service.tokens.rotate(joined.node_id, revoke_now=True) is None
         assert (await joined.receive_type("node_error"))["code"] == "UNAUTHORIZED"
         assert await joined.closed() == (1008, "UNAUTHORIZED")
     assert (await refused(url(service), f"Bearer {token}"))[0] == http.HTTPStatus.UNAUTHORIZED

@@ -429,10 +429,10 @@ class TokenAdministrator:
 
     def _rotate(self) -> None:
         node_id, dice = self._some_node(), self._cluster.world.dice
-        at_once = dice.random() < 1 / 4
+        revoke_now = dice.random() < 1 / 4
         if node_id is not None:
-            self._say(f"rotates {node_id}{' at once' if at_once else ''}")
-            self._sender.ask(lambda ref: RotationRequested(ref, node_id, at_once))
+            self._say(f"rotates {node_id}{' now' if revoke_now else ''}")
+            self._sender.ask(lambda ref: RotationRequested(ref, node_id, revoke_now))
 
     def _reclaim(self) -> None:
         """Give a machine that lost its state its id back."""

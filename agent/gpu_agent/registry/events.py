@@ -279,11 +279,11 @@ class RevocationRequested:
 
 @dataclass(frozen=True, slots=True)
 class RotationRequested:
-    """An operator rotates a node's token; with `at_once` the old one proves nothing from now on."""
+    """An operator rotates a node's token; with `revoke_now` the old one proves nothing from now on."""
 
     ref: int
     node_id: str
-    at_once: bool = False
+    revoke_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import assert_never
 
 from gpu_agent.registry.actions import (
     CloseConnection,
-    Level,
     Send,
     Step,
     unknown_node_message,
@@ -121,9 +120,9 @@ class TokenRequests:
             step.refuse(event.ref, NOTHING_TO_ROTATE, message)
             return
         step.change_node(record)
-        fields = {"node_id": record.node_id, "at_once": event.at_once}
-        step.log("token_rotation_requested", fields, Level.WARNING)
-        if event.at_once:
+        fields = {"node_id": record.node_id, "revoke_now": event.revoke_now}
+        step.log("token_rotation_requested", fields)
+        if event.revoke_now:
             self._end_node_tokens(record, step)
         else:
             _set_node_tokens(record, record.tokens.with_rotation(), self._tokens)

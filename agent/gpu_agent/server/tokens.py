@@ -116,9 +116,9 @@ class TokenService:
         )
         return self._new_token(generated, seconds, result)
 
-    async def rotate(self, node_id: str, *, at_once: bool = False) -> Refusal | None:
-        """Issue a node a new token; `at_once` revokes the old one before the node has the new one."""
-        return as_refusal(await self._send(RotationRequested(next(self._refs), node_id, at_once)))
+    async def rotate(self, node_id: str, *, revoke_now: bool = False) -> Refusal | None:
+        """Issue a node a new token; `revoke_now` revokes the old one before the node has the new one."""
+        return as_refusal(await self._send(RotationRequested(next(self._refs), node_id, revoke_now)))
 
     async def revoke(self, token_id: str) -> Refusal | None:
         """Revoke a join or operator token; nodes that joined with it stay."""

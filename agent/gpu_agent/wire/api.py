@@ -196,7 +196,7 @@ class ReclaimRequest(ApiRequest):
 class RotationRequest(ApiRequest):
     """How to replace a node's token."""
 
-    at_once: StrictBool = Field(
+    revoke_now: StrictBool = Field(
         default=False, description="Revoke the old token before the node has the new one"
     )
 

@@ -193,8 +193,8 @@ def test_another_refusal_is_reported_as_it_is(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "body", "said"),
     [
-        ([], {"at_once": False}, "gets another token now"),
-        (["--at-once"], {"at_once": True}, "gpu-agent registry node readmit node-7"),
+        ([], {"revoke_now": False}, "gets another token now"),
+        (["--revoke-now"], {"revoke_now": True}, "gpu-agent registry node readmit node-7"),
     ],
 )
 def test_what_follows_is_shown(

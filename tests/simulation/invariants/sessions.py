@@ -176,7 +176,7 @@ class CredentialInvariants(Observer):
                 self._beaten(event, output)
             case RegistrationReceived():
                 self._registered(event, output)
-            case RotationRequested(at_once=True) | RemovalRequested():
+            case RotationRequested(revoke_now=True) | RemovalRequested():
                 self._ends[event.ref] = self._doubt(event.node_id)
             case JoinTokenRequested(token_id=token_id, uses=int() as uses):
                 self._uses.setdefault(token_id, uses)

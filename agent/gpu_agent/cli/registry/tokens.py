@@ -421,7 +421,7 @@ def declare_token_rotate() -> Declaration:
         params=[
             argument("node_id", metavar="ID", help="the node, as `registry node list` shows it"),
             option(
-                "--at-once",
+                "--revoke-now",
                 help="revoke the old token now, as one that was stolen; then only `registry node readmit` "
                 "helps",
                 flag=True,
@@ -434,11 +434,11 @@ def declare_token_rotate() -> Declaration:
 def run_token_rotate(arguments: Arguments) -> int:
     """Request it and print what follows."""
     node = Node(Api.of(arguments), arguments.node_id)
-    answer = node.act("rotate", NodeDetail, {"at_once": arguments.at_once})
+    answer = node.act("rotate", NodeDetail, {"revoke_now": arguments.revoke_now})
     node_id = answer.model.node_id
     if arguments.json:
         print_json(answer.document)
-    elif arguments.at_once:
+    elif arguments.revoke_now:
         print(
             f"{node_id}'s token is revoked. Let the machine in again: "
             f"gpu-agent registry node readmit {node_id}"

@@ -96,7 +96,7 @@ async def reclaim_node(
 )
 async def rotate_node_token(node_id: NodeId, request: RotationRequest, registry: Registry) -> NodeDetail:
     """Issue a new token to a node; only the node receives it."""
-    refusal = await registry.tokens.rotate(node_id, at_once=request.at_once)
+    refusal = await registry.tokens.rotate(node_id, revoke_now=request.revoke_now)
     return await changed_node(registry, node_id, refusal)
 
 
