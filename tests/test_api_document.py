@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.api.auth import MAX_BODY_BYTES, ROLE
 from gpu_agent.server.event_log import HEARTBEAT_SECONDS, MOST_STREAMS
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.store.base import RECENT_EVENTS
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.api import NewToken
@@ -79,6 +80,7 @@ async def test_every_example_does_what_it_says_in_order(tmp_path: Path) -> None:
         admin = await service.tokens.create_operator(Role.ADMIN)
         assert isinstance(join, NewToken)
         assert isinstance(admin, NewToken)
+        service.notifier.start((ReceiverSettings(name="ops", command=("true",)),))
         headers = {"Authorization": f"Bearer {join.token}"}
         async with connect(url(service), proxy=None, additional_headers=headers) as socket:
             node = Node(socket)

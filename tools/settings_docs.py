@@ -13,7 +13,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin
 
@@ -75,6 +75,13 @@ TABLES: Mapping[str, str] = {
     ),
     ADVANCED: "Settings that few machines need. Their variables have no `ADVANCED` in the name.",
 }
+ARRAYS: Mapping[str, str] = {
+    "notify": (
+        "Receivers of alarms, each in a table `[[notify]]` of its own (docs/howto/alarms.md). The variable "
+        "`GPU_REGISTRY_NOTIFY` has all of them as a JSON list. A reload applies them."
+    ),
+}
+"""Settings that are lists of tables, whose keys are settings too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class Key:
     """What counts then. Markdown."""
     required: bool
     variable: str
+    """Empty for a key that has none."""
     option: str | None
     meaning: str
     example: str | None
@@ -112,13 +120,19 @@ def keys_of(component: Component, table: str = "") -> list[Key]:
             if setting_of(field).advanced is (table == ADVANCED)
         ]
     inner = table_model(component.settings.model_fields[table].annotation)
-    assert inner is not None  # noqa: S101 - TABLES names it
-    return [_key(component.prefix, (table, name), field) for name, field in inner.model_fields.items()]
+    assert inner is not None  # noqa: S101 - TABLES or ARRAYS names it
+    keys = [_key(component.prefix, (table, name), field) for name, field in inner.model_fields.items()]
+    return [replace(key, variable="") for key in keys] if table in ARRAYS else keys
 
 
 def tables_of(component: Component) -> list[str]:
     """Name the tables that a component's file may have, besides those whose keys are the owner's own."""
     return [table for table in TABLES if table == ADVANCED or table in component.settings.model_fields]
+
+
+def arrays_of(component: Component) -> list[str]:
+    """Name the settings of a component that are lists of documented tables."""
+    return [name for name in ARRAYS if name in component.settings.model_fields]
 
 
 def markdown_table(keys: Iterable[Key]) -> str:
@@ -191,6 +205,9 @@ def manual_page(component: Component, *, date: str, source: str) -> str:
     for table in tables_of(component):
         about = roff.paragraphs(TABLES[table])
         parts.append(roff.titled(f"KEYS in [{table}]", about, *_entries(keys_of(component, table))))
+    for name in arrays_of(component):
+        about = roff.paragraphs(ARRAYS[name])
+        parts.append(roff.titled(f"KEYS in [[{name}]]", about, *_entries(keys_of(component, name))))
     parts.append(roff.titled("SEE ALSO", f"{roff.bold(of_program)}(1), {roff.bold('gpu-agent')}(1)"))
     return "\n".join(parts) + "\n"
 
@@ -215,7 +232,7 @@ def _checking(component: Component) -> Iterator[str]:
 def _entries(keys: Iterable[Key]) -> Iterator[str]:
     for key in keys:
         facts = "; ".join(
-            [key.kind, _default_of(key), f"`{key.variable}`", *([f"`{key.option}`"] if key.option else [])]
+            [key.kind, _default_of(key), *(f"`{name}`" for name in (key.variable, key.option) if name)]
         )
         yield roff.entry(
             roff.bold(key.name), roff.words_of(f"{key.meaning}."), ".br", roff.words_of(f"({facts})")
@@ -245,7 +262,7 @@ def _example_key(key: Key) -> str:
 
 
 def _example_table(key: Key) -> str:
-    heading = f"[[{key.name}]]" if key.kind == "list of tables" else f"[{key.name}]"
+    heading = f"[[{key.name}]]" if key.kind.startswith("list of tables") else f"[{key.name}]"
     return "\n".join([_about(key), *(f"#{line}" for line in (heading, *(key.example or "").splitlines()))])
 
 

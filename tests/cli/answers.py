@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from pydantic import BaseModel
 
 from gpu_agent.cli.client.answers import Answer, parse_answer
-from gpu_agent.wire import api
+from gpu_agent.wire import api, notification
 
 Model = TypeVar("Model", bound=BaseModel)
 _ID = r"/v1/nodes/[^/?]+"
@@ -31,6 +31,8 @@ ROUTES: Mapping[str, type[BaseModel]] = {
     r"GET /v1/tokens(\?.*)?": api.TokenList,
     r"POST /v1/tokens": api.NewToken,
     r"GET /v1/members": api.MemberList,
+    r"GET /v1/receivers": notification.ReceiverList,
+    r"POST /v1/receivers/[^/]+/test": notification.ReceiverTest,
     r"GET /v1/thresholds": api.ThresholdList,
 }
 

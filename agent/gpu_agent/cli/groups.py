@@ -30,6 +30,8 @@ def commands_of(module: str) -> Commands:  # noqa: C901, PLR0912, PLR0915 - one 
             from gpu_agent.cli.registry.node_actions import COMMANDS
         case "registry.events":
             from gpu_agent.cli.registry.events import COMMANDS
+        case "registry.notify":
+            from gpu_agent.cli.registry.notify import COMMANDS
         case "registry.claims":
             from gpu_agent.cli.registry.claims import COMMANDS
         case "registry.claim_run":
@@ -202,6 +204,24 @@ EVENT = Group(
         },
     },
 )
+NOTIFY = Group(
+    "gpu-agent",
+    "registry",
+    "notify",
+    load=commands_of,
+    summary="list the receivers of alarms, and try them",
+    about=(
+        "The receivers of alarms: webhooks, Slack, Teams and commands that learn of what happens.\n"
+        "They stand in the registry's settings as tables [[notify]]."
+    ),
+    what="action",
+    subjects={
+        "actions": {
+            "list": Entry("registry.notify", "list the receivers: what waits, and why one fails"),
+            "test": Entry("registry.notify", "send a receiver a test message"),
+        },
+    },
+)
 EXPLAIN = Group(
     "gpu-agent",
     "registry",
@@ -240,6 +260,7 @@ REGISTRY = Group(
             "serve": Entry("registry.serve", "run the registry"),
             "members": Entry("registry.members", "show the processes of the registry, and which one leads"),
             "settings": Entry("registry.settings", "show the thresholds in force"),
+            "notify": NOTIFY,
             "backup": Entry("registry.storage", "write its database to a file"),
             "restore": Entry("registry.storage", "restore its database from a backup"),
         },

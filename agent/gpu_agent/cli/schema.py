@@ -12,6 +12,7 @@ from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.wire import schema as messages
 from gpu_agent.wire.control import status_schema
 from gpu_agent.wire.explain_document import explain_schema
+from gpu_agent.wire.notification import notification_schema
 from gpu_agent.wire.probe_document import probe_schema
 
 _DOCUMENTS = {
@@ -20,9 +21,10 @@ _DOCUMENTS = {
     "check": check_schema,
     "status": status_schema,
     "explain": explain_schema,
+    "notification": notification_schema,
 }
 NAMES: tuple[str, ...] = (*messages.NAMES, *_DOCUMENTS)
-"""What a schema exists for: the protocol's messages, then what commands print with `--json`."""
+"""What a schema exists for: the protocol's messages, what commands print with `--json`, and alarms."""
 
 
 def declare() -> Declaration:
@@ -30,7 +32,8 @@ def declare() -> Declaration:
     return Declaration(
         about="Print the JSON Schema (draft 2020-12) of one message, of all that one side may send, or of "
         "what "
-        "`probe`, `doctor`, `check`, `status` or `explain` prints with `--json`. "
+        "`probe`, `doctor`, `check`, `status` or `explain` prints with `--json`; `notification` is what a "
+        "receiver of alarms gets. "
         "Without a name: one object with every schema by name.",
         example="gpu-agent schema node_register",
         exits={ExitCode.OK: "printed or written", ExitCode.FAILED: "the folder cannot be written"},

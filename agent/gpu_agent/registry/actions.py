@@ -69,6 +69,8 @@ class DocumentKind(StrEnum):
     TOKEN = "token"  # noqa: S105 - the kind's name, no secret
     HELD = "held"
     """What an ended claim still holds on a node."""
+    RECEIVER = "receiver"
+    """How far a receiver of alarms is. The fleet does not know it; the shell reads and writes it."""
 
 
 @dataclass(frozen=True, slots=True)

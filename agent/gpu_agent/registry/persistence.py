@@ -133,6 +133,8 @@ class Documents:
                 held = load_held(stored, step.now, step=step)
                 if not self._dispatch.hold(held):
                     step.change_held(held)
+            case DocumentKind.RECEIVER:
+                pass  # the shell has read it
             case _ as unreachable:
                 assert_never(unreachable)
 

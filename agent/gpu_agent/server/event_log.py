@@ -180,6 +180,14 @@ class RegistryEventLog:
         """The id of the newest event; 0 where there was none."""
         return (self._recent[-1].id or 0) if self._recent else 0
 
+    def later(self, after: int) -> Sequence[RegistryEvent]:
+        """Return the events behind one that are still here, in order; it takes as long as there are such."""
+        behind = self.last_id - after
+        if behind <= 0:
+            return ()
+        newest = list(itertools.islice(reversed(self._recent), behind))
+        return [one for one in reversed(newest) if (one.id or 0) > after]
+
     def history_of(self, node_id: str) -> tuple[RegistryEvent, ...]:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))

@@ -19,6 +19,7 @@ from gpu_agent.server.gateway.instance_links import InstanceLinks
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.notify.notifier import Notifier
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.writer import Writer
 from gpu_agent.wire.api import CheckView
@@ -51,6 +52,7 @@ class RegistryHealth:
     meter: PerformanceMeter
     events: EventCounters
     writer: Writer
+    notifier: Notifier
     encryption: Encryption | None = None
 
     @property
@@ -66,6 +68,8 @@ class RegistryHealth:
     def readiness(self) -> tuple[CheckView, ...]:
         """Check whether the registry can do its work."""
         running, closed, problem = self.loop.running, self.listener.closed_reason, self.loop.store_problem
+        unreached = self.notifier.problem
+        alarms = () if unreached is None else (CheckView(name="alarms", ok=True, detail=unreached),)
         return (
             CheckView(
                 name="fleet",
@@ -82,6 +86,7 @@ class RegistryHealth:
                 ok=closed is None,
                 detail="nodes may register" if closed is None else f"the registry {closed}",
             ),
+            *alarms,  # a registry without its receivers does all of its work
         )
 
     def liveness_problem(self, now: float) -> str | None:
@@ -130,7 +135,8 @@ def status_line(health: RegistryHealth, addresses: str) -> str:
     if failing:
         return failing[0]
     size = health.size
-    return f"{_counted(size.nodes, 'node')}, {_counted(size.connections, 'connection')}; {addresses}"
+    counted = f"{_counted(size.nodes, 'node')}, {_counted(size.connections, 'connection')}; {addresses}"
+    return "; ".join(filter(None, (health.notifier.problem, counted)))
 
 
 def _counted(number: int, noun: str) -> str:

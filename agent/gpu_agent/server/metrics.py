@@ -33,7 +33,7 @@ from gpu_agent.version import __version__
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "gpu_registry_"
 
-Counts = Iterable[tuple[str | tuple[str, ...], int]]
+Counts = Iterable[tuple[str | tuple[str, ...], float]]
 """By the value of one label, or by the values of several."""
 
 Reading = float | Histogram | Counts | None
@@ -229,6 +229,52 @@ METRICS = (
         "histogram",
         "How long the store took for a commit.",
         lambda health, _: health.writer.commits,
+    ),
+    Metric(
+        "notify_lag_seconds",
+        "gauge",
+        "The age of the oldest event that a receiver of alarms has not got; 0 without any.",
+        lambda health, _: [(one.settings.name, one.lag_seconds) for one in health.notifier.receivers],
+        ("receiver",),
+    ),
+    Metric(
+        "notify_waiting_events",
+        "gauge",
+        "Events that wait for a receiver of alarms.",
+        lambda health, _: [(one.settings.name, one.waiting) for one in health.notifier.receivers],
+        ("receiver",),
+    ),
+    Metric(
+        "notify_messages",
+        "counter",
+        "Messages that a receiver of alarms took.",
+        lambda health, _: [(one.settings.name, one.delivered) for one in health.notifier.receivers],
+        ("receiver",),
+    ),
+    Metric(
+        "notify_failures",
+        "counter",
+        "Messages that a receiver of alarms did not take; what they stood for is sent again.",
+        lambda health, _: [(one.settings.name, one.failed) for one in health.notifier.receivers],
+        ("receiver",),
+    ),
+    Metric(
+        "notify_missed_events",
+        "counter",
+        "Events that a message could only count: too many waited, or the event log held them no more.",
+        lambda health, _: [(one.settings.name, one.missed) for one in health.notifier.receivers],
+        ("receiver",),
+    ),
+    Metric(
+        "notify_delivered_timestamp_seconds",
+        "gauge",
+        "When a receiver of alarms took its last message, in Unix time; absent before the first.",
+        lambda health, _: [
+            (one.settings.name, one.delivered_at)
+            for one in health.notifier.receivers
+            if one.delivered_at is not None
+        ],
+        ("receiver",),
     ),
     REQUESTS,
 )

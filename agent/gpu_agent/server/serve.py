@@ -42,6 +42,7 @@ from gpu_agent.server.health import report_to_systemd, status_line
 from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.server.settings import RegistrySettings
 from gpu_agent.server.storage import (
@@ -104,6 +105,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
         if isinstance(started, int):
             return started
         live.encryption, live.service = started.encryption, started.service()
+        live.reload_receivers = started.reload_receivers
         background = {
             **started.tasks,
             "performance": _log_performance_at_intervals(started.service, live),
@@ -138,6 +140,8 @@ class LiveSettings:
         """Set once it runs."""
         self.encryption: Encryption | None = None
         """Set once it is opened, where both ports are encrypted."""
+        self.reload_receivers: Callable[[tuple[ReceiverSettings, ...]], None] = lambda _: None
+        """Set once it runs."""
 
     async def take_over(self, reloaded: Reloaded[RegistrySettings]) -> None:
         """Use settings that were read again."""
@@ -148,6 +152,7 @@ class LiveSettings:
             await self.encryption.reload()
         if self.service is not None:
             self.service.reload_gateways(reloaded.settings.log_level)
+        self.reload_receivers(reloaded.settings.notify)
 
 
 class PublishedEndpoint:
@@ -239,6 +244,7 @@ class _Started:
     endpoint: PublishedEndpoint
     status_line: Callable[[], str]
     stop: Callable[[], Awaitable[None]]
+    reload_receivers: Callable[[tuple[ReceiverSettings, ...]], None]
     tasks: Mapping[str, Coroutine[None, None, None]] = field(default_factory=dict)
 
     def find_problem(self, now: float) -> str | None:
@@ -296,6 +302,7 @@ async def _start_alone(settings: RegistrySettings) -> _Started:
         endpoint=endpoint,
         status_line=lambda: status_line(service.health, addresses),
         stop=service.stop,
+        reload_receivers=service.notifier.start,
     )
 
 
@@ -356,6 +363,7 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
         endpoint=endpoint,
         status_line=lambda: f"{instance.state_words()}; {addresses}",
         stop=stop,
+        reload_receivers=instance.reload_receivers,
         tasks={**instance.tasks(), **_renewals(settings, instance_settings, forwarder, etcd=tls)},
     )
 
@@ -447,6 +455,8 @@ def _service_settings(settings: RegistrySettings, encryption: Encryption | None)
         plaintext=bool(settings.plaintext_listeners),
         gateways=settings.gateways,
         log_level=settings.log_level,
+        receivers=settings.notify,
+        insecure_plaintext=settings.insecure_plaintext,
     )
 
 

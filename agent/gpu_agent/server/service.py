@@ -9,7 +9,7 @@ import itertools
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -61,6 +61,8 @@ from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_auth import NodeAuth
 from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import NodeListener
+from gpu_agent.server.notify.notifier import AlarmSource, Notifier
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.tls import Encryption
 from gpu_agent.server.tokens import TokenService
 from gpu_agent.server.views import ALL_NODES, Clock, GpuFacts, NodeFilter
@@ -103,6 +105,10 @@ class ServiceSettings:
     """How many processes besides this one hold the node connections; 0: this one does."""
     log_level: str = "info"
     """Of the gateways."""
+    receivers: tuple[ReceiverSettings, ...] = ()
+    """Of alarms."""
+    insecure_plaintext: bool = False
+    """Whether alarms may go to other machines without encryption."""
 
     def for_gateways(self) -> GatewaySettings:
         """Return what each gateway must know; of each limit of all connections together it has its share."""
@@ -235,6 +241,15 @@ class RegistryService:
                 authenticate=node_auth.authenticate,
                 tls=settings.tls,
             )
+        alarms = AlarmSource(
+            event_log=self.event_log,
+            labels_of=self._labels_of,
+            registry=socket.gethostname() if lead is None else lead.name,
+            plaintext=settings.insecure_plaintext,
+            clock=self._clock,
+        )
+        self.notifier = Notifier(alarms, store=self._loop.take)
+        """Sends alarms to the receivers in the settings."""
         self._node_address: Address | None = None
         self._started_at = self._clock.monotonic()
         self._takes_over = lead is not None
@@ -248,6 +263,7 @@ class RegistryService:
             meter=self._meter,
             events=self._events,
             writer=self._writer,
+            notifier=self.notifier,
             encryption=settings.tls,
         )
         """Its readiness and liveness, and what metrics read."""
@@ -259,12 +275,14 @@ class RegistryService:
         self._node_address = await self._listener.listen(self._settings.node_listen)
         stored = await self._writer.load()
         self.event_log.restore(stored)
+        self.notifier.restore(stored.changes)
         self._lag.start()
         documents = stored_documents(stored.changes, self._clock.wall())
         loading = self._fleet.restore_each(documents, self._clock.monotonic(), takeover=self._takes_over)
         for output in await collect_in_slices(loading):
             self._loop.take(output)
         self._loop.start()
+        self.notifier.start(self._settings.receivers)
         await self._listener.admit()
 
     async def stop(self) -> None:
@@ -275,6 +293,7 @@ class RegistryService:
         """
         self._lag.stop()
         self._stopping = True
+        await self.notifier.stop()
         self._loop.stop()
         if not await self._loop.flush(within_seconds=FLUSH_SECONDS):
             _LOG.warning("registry_stopped_with_unstored_changes", problem=self._loop.store_problem)
@@ -375,6 +394,11 @@ class RegistryService:
         """Have the gateways read the certificate's files again, and log from this level on."""
         if isinstance(self._listener, Gateways):
             self._listener.reload(log_level)
+
+    def _labels_of(self, node_id: str) -> Mapping[str, str] | None:
+        """Return a node's labels; None where there is none with this id."""
+        record = self._fleet.node(node_id)
+        return None if record is None else record.declared.labels
 
     def claims(
         self,

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.registry.settings import Count, Span, Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.fields import ConfigPath, Listen, setting_of
-from gpu_agent.runtime.config.load import load_settings
+from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
 from gpu_agent.runtime.state_dir import default_state_dir
 from gpu_agent.runtime.tls.contexts import OwnCertificate
+from gpu_agent.server.notify.settings import Receivers, is_plaintext
 from gpu_agent.server.storage import (
     SQLITE,
     STORE_FORMS,
@@ -257,6 +259,15 @@ class _Serving:
         Literal["debug", "info", "warning", "error"],
         Setting("the lowest level that is logged, to stderr", option="--log-level", reload=True),
     ] = "info"
+    notify: Annotated[
+        Receivers,
+        Setting(
+            "the receivers of alarms, see below (`docs/howto/alarms.md`)",
+            kind="list of tables",
+            example='name = "ops"\nurl_file = "/etc/gpu-agent/slack.url"\nformat = "slack"',
+            reload=True,
+        ),
+    ] = ()
     max_connections: Annotated[
         Count, Setting("the most node connections; further nodes are asked to try again later", advanced=True)
     ] = 16384
@@ -298,7 +309,9 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
                 "as a node or an operator. Leave auth on, or listen on 127.0.0.1, or, on a network where you "
                 "trust every machine, use --insecure-no-auth"
             )
-        problem = self._tls_problem() or self._etcd_problem() or self._instance_problem()
+        problem = (
+            self._tls_problem() or self._etcd_problem() or self._instance_problem() or self._notify_problem()
+        )
         if problem:
             raise ValueError(problem)
         return self
@@ -376,6 +389,17 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
             )
         return ""
 
+    def _notify_problem(self) -> str:
+        """Return which receiver's messages others could read, and the next step; empty where none."""
+        for one in self.notify:
+            if one.url is not None and is_plaintext(one.url) and not self.insecure_plaintext:
+                return (
+                    f"the url of the receiver {one.name} begins with http://, and everybody on the network "
+                    "path reads its alarms: write https://, or, on a network where you trust every machine, "
+                    "use --insecure-plaintext"
+                )
+        return ""
+
     @property
     def etcd_security(self) -> EtcdSecurity:
         """How the registry and etcd prove themselves to each other."""
@@ -433,9 +457,14 @@ class RegistrySettings(BaseSettings, Thresholds, _Serving):
 
 def load(flags: Mapping[str, object], *, config: Path | None = None) -> RegistrySettings:
     """Load all sources; raises `SettingsError`. Flags that were not given are absent or None."""
-    return load_settings(
-        RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=lambda _: None
-    )
+    return load_settings(RegistrySettings, flags, default=DEFAULT_CONFIG, config=config, sentence=_sentence)
+
+
+def _sentence(error: ErrorDetails) -> str | None:
+    """Show no value of a receiver: a URL may be a secret."""
+    if not error["loc"] or error["loc"][0] != "notify" or error["type"] == "extra_forbidden":
+        return None
+    return f"{setting_name(error)}: {fault_text(error)}"
 
 
 _UNITS = {"_seconds": "seconds", "_percent": "percent", "_models": "models", "_jobs": "jobs"}

@@ -1,12 +1,12 @@
-"""The registry itself over HTTP: health, readiness, metrics, thresholds and backup."""
+"""The registry itself over HTTP: health, readiness, metrics, thresholds, receivers of alarms and backup."""
 
+import pathlib
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import fields
-from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Annotated, BinaryIO, cast
 
-from fastapi import Request
+from fastapi import Path, Request
 from fastapi.responses import Response, StreamingResponse
 
 from gpu_agent.registry.settings import Admission, Thresholds
@@ -19,6 +19,7 @@ from gpu_agent.server.settings import THRESHOLD_UNITS, threshold_meaning
 from gpu_agent.store.base import NothingToBackUpError, StoreError
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import EmptyRequest, HealthAnswer, MemberList, Readiness, ThresholdList, ThresholdView
+from gpu_agent.wire.notification import ReceiverList, ReceiverTest
 
 BACKUP_MEDIA_TYPE = "application/vnd.sqlite3"
 READ_SECONDS = 30.0
@@ -32,6 +33,10 @@ _BACKUP = {
     "description": "The database, whole",
     "content": {BACKUP_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
 }
+
+ReceiverName = Annotated[
+    str, Path(min_length=1, max_length=64, description="A receiver's name in the settings.")
+]
 
 router = api_router("registry")
 
@@ -89,6 +94,30 @@ async def show_thresholds(registry: Registry) -> ThresholdList:
     )
 
 
+@router.get("/v1/receivers", summary="List the receivers of alarms", openapi_extra=needs("read"))
+async def list_receivers(registry: Registry) -> ReceiverList:
+    """List the receivers of alarms in the order of the settings: what each got, and why one fails."""
+    return ReceiverList(receivers=registry.notifier.views())
+
+
+@router.post(
+    "/v1/receivers/{name}/test",
+    summary="Send a receiver a test message",
+    openapi_extra=needs("operate"),
+    responses=refusals(404),
+)
+async def try_receiver(
+    name: ReceiverName,
+    registry: Registry,
+    _: EmptyRequest = _EMPTY,
+) -> ReceiverTest:
+    """Send a receiver of alarms a test message now, and answer what it made of it."""
+    outcome = await registry.notifier.test(name)
+    if outcome is None:
+        raise ApiError("UNKNOWN_RECEIVER", f"no receiver of alarms is called {name!r}: see GET /v1/receivers")
+    return outcome
+
+
 def _here(request: Request) -> Here:
     return cast("Here", request.app.state.here)
 
@@ -115,7 +144,7 @@ async def backup_registry(registry: Registry, _: EmptyRequest = _EMPTY) -> Strea
     The copy is made in a temporary directory, which is removed with the end of the answer.
     """
     folder = tempfile.TemporaryDirectory(prefix="gpu-registry-backup-")
-    copy = Path(folder.name) / "registry.db"
+    copy = pathlib.Path(folder.name) / "registry.db"
     try:
         await registry.backup(copy)
         file, size = copy.open("rb"), copy.stat().st_size

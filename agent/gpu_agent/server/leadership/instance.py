@@ -29,6 +29,7 @@ from gpu_agent.server.leadership.follower import Follower, Leader, instance_docu
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
 from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
 from gpu_agent.server.metrics import InstanceFigures, instance_exposition
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.base import StoreError
 from gpu_agent.store.etcd.client import (
@@ -142,6 +143,12 @@ class RegistryInstance:
             return None
         return LeaderApi(leader.instance.api, leader.instance.pin, secret)
 
+    def reload_receivers(self, receivers: tuple[ReceiverSettings, ...]) -> None:
+        """Send alarms to these while it leads, now or later."""
+        self._service_settings = replace(self._service_settings, receivers=receivers)
+        if self.service is not None:
+            self.service.notifier.start(receivers)
+
     async def announce(self, pin: str | None) -> None:
         """Let the others know the pin of a renewed key; without an answer of etcd with the next term."""
         self.own = replace(self.own, pin=pin)
@@ -173,7 +180,8 @@ class RegistryInstance:
             return failing[0]
         held = self._gateway.connections.size
         if self.service is not None:
-            return f"leads {self.service.size.nodes} nodes, {held} connected here"
+            leads = f"leads {self.service.size.nodes} nodes, {held} connected here"
+            return "; ".join(filter(None, (self.service.notifier.problem, leads)))
         leader = self._follower.leader
         return (
             f"standby of {'nobody' if leader is None else leader.instance.name}, {held} nodes connected here"

@@ -1,0 +1,1 @@
+"""Alarms: what receivers in the settings get of the registry's events (docs/howto/alarms.md)."""

@@ -1,0 +1,217 @@
+"""A message to a webhook: one POST on a connection of its own, and what the answer means.
+
+An attempt ends within a deadline, whatever the other side does. Of an answer only its status counts. A
+problem names the host and never the path of a URL, which may be a secret. Nor does it repeat what a receiver
+wrote, which may hold that path.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import os
+import ssl
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.runtime.tls.contexts import TlsFileError, client_context
+from gpu_agent.runtime.tls.errors import openssl_reason
+from gpu_agent.server.http_connection import BrokenAnswerError, HttpConnection
+from gpu_agent.server.notify.command import DELIVERED, Outcome
+from gpu_agent.server.notify.settings import ReceiverSettings, check_url, is_plaintext
+from gpu_agent.version import __version__
+
+ATTEMPT_SECONDS = 10.0
+"""From the connection to the status of the answer."""
+SIGNATURE, DELIVERY = "X-Gpu-Agent-Signature", "X-Gpu-Agent-Delivery"
+
+_READ_SECONDS = 5.0
+_MOST_FILE_BYTES = 8192
+_SHORTEST_SECRET = 16
+_REST_SECONDS, _REST_BYTES = 1.0, 64 * 1024
+"""How much of an answer's body is read, so that the other side sees its answer taken."""
+_OTHERS = 0o007
+_HTTP, _HTTPS = 80, 443
+_TEMPORARY = frozenset({408, 425, 429})
+"""Answers of 4xx after which the same message may be taken."""
+_STEPS: Mapping[int, str] = {
+    400: "it cannot read the message: check `format`",
+    401: "it wants other credentials: check its URL, or `secret_file`",
+    403: "it forbids the message: check its URL, or `secret_file`",
+    404: "it does not know the URL: was the webhook removed there?",
+    410: "the webhook was removed there: make another one",
+}
+
+
+class _UnusableError(Exception):
+    """Something that a person has to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How a webhook is reached now."""
+
+    url: str
+    secret: bytes | None
+    context: ssl.SSLContext
+
+
+async def post_message(
+    receiver: ReceiverSettings, body: bytes, *, delivery_id: str, plaintext: bool = False
+) -> Outcome:
+    """Send a message; never raises for what a file, the network or the receiver does.
+
+    With `plaintext` also to a URL on another machine that is not encrypted.
+    """
+    try:
+        access = await _access(receiver)
+    except _UnusableError as error:
+        return Outcome(str(error), lasting=True)
+    host = urlsplit(access.url).hostname or ""
+    if is_plaintext(access.url) and not plaintext:
+        return Outcome(
+            f"http://{host} is not encrypted: write https://, or set insecure_plaintext on a network where "
+            "you trust every machine",
+            lasting=True,
+        )
+    try:
+        async with asyncio.timeout(ATTEMPT_SECONDS):
+            return await _exchange(access, body, delivery_id=delivery_id)
+    except TimeoutError:
+        return Outcome(f"{host} did not answer within {ATTEMPT_SECONDS:g} s")
+    except BrokenAnswerError as error:
+        return Outcome(f"no answer of {host}: {error}")
+    except ssl.SSLCertVerificationError as error:
+        return Outcome(f"the certificate of {host} is not trusted ({error.verify_message}): check ca_file")
+    except ssl.SSLError as error:
+        return Outcome(f"no TLS with {host} ({openssl_reason(error)})")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return Outcome(f"{host} is not reached ({reason})")
+
+
+def signature(secret: bytes, body: bytes, *, at: int) -> str:
+    """Sign a body with the Unix time in seconds: `t=TIME,v1=HMAC`, over the time, a point and the body."""
+    signed = hmac.new(secret, b"%d.%b" % (at, body), hashlib.sha256).hexdigest()
+    return f"t={at},v1={signed}"
+
+
+async def _exchange(access: _Access, body: bytes, *, delivery_id: str) -> Outcome:
+    parts = urlsplit(access.url)
+    is_encrypted, host = parts.scheme == "https", parts.hostname or ""
+    headers = {
+        "Host": parts.netloc,
+        "User-Agent": f"gpu-agent/{__version__}",
+        "Content-Type": "application/json; charset=utf-8",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        DELIVERY: delivery_id,
+    }
+    if access.secret is not None:
+        headers[SIGNATURE] = signature(access.secret, body, at=int(time.time()))
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection = await HttpConnection.open(
+        host,
+        parts.port or (_HTTPS if is_encrypted else _HTTP),
+        context=access.context if is_encrypted else None,
+    )
+    try:
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await connection.send(b"POST", target.encode(), encoded)
+        await connection.write(body)
+        connection.end_request()
+        status, answered = await connection.head()
+        with suppress(TimeoutError, BrokenAnswerError):
+            async with asyncio.timeout(_REST_SECONDS):
+                await _read_rest(connection)
+    finally:
+        connection.close()
+    return _judge(status, dict(answered), host)
+
+
+async def _read_rest(connection: HttpConnection) -> None:
+    size = 0
+    async for piece in connection.pieces():
+        size += len(piece)
+        if size > _REST_BYTES:
+            return
+
+
+def _judge(status: int, headers: Mapping[bytes, bytes], host: str) -> Outcome:
+    family = status // 100
+    if family == HTTPStatus.OK // 100:
+        return DELIVERED
+    pause = _retry_after(headers.get(b"retry-after", b"").decode("latin-1"))
+    if family == HTTPStatus.MULTIPLE_CHOICES // 100:
+        return Outcome(
+            f"{host} answers HTTP {status} and names another address: write that one", lasting=True
+        )
+    lasting = family == HTTPStatus.BAD_REQUEST // 100 and status not in _TEMPORARY
+    step = f": {_STEPS[status]}" if status in _STEPS else ""
+    return Outcome(f"{host} answers HTTP {status}{step}", lasting, pause)
+
+
+def _retry_after(value: str) -> float:
+    """Read the header's seconds, or its date; 0 where it is neither."""
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+async def _access(receiver: ReceiverSettings) -> _Access:
+    """Read the files that a webhook needs, as they are now; raises `_UnusableError`."""
+    try:
+        return await in_thread("notify-files", partial(_read_files, receiver), deadline_seconds=_READ_SECONDS)
+    except TimeoutError:
+        raise _UnusableError("the disk with its files does not answer") from None
+
+
+def _read_files(receiver: ReceiverSettings) -> _Access:
+    url = receiver.url
+    if url is None and receiver.url_file is not None:
+        try:
+            url = check_url(_secret("url_file", receiver.url_file).decode())
+        except ValueError as error:
+            raise _UnusableError(f"url_file {receiver.url_file}: {error}") from None
+    secret = None if receiver.secret_file is None else _secret("secret_file", receiver.secret_file)
+    if secret is not None and len(secret) < _SHORTEST_SECRET:
+        raise _UnusableError(
+            f"the secret in {receiver.secret_file} is shorter than {_SHORTEST_SECRET} characters: make one "
+            "with `openssl rand -hex 32`"
+        )
+    try:
+        context = client_context(ca_file=receiver.ca_file, own=None)
+    except TlsFileError as error:
+        raise _UnusableError(str(error)) from None
+    return _Access(url or "", secret, context)
+
+
+def _secret(name: str, path: Path) -> bytes:
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise _UnusableError(f"{name} {path} is no file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_FILE_BYTES).strip()
+    except OSError as error:
+        raise _UnusableError(f"{name} {path} cannot be read ({error.strerror})") from None
+    if os.name == "posix" and mode & _OTHERS:
+        raise _UnusableError(
+            f"every user of this machine may read {name} {path}: run `chmod o-rwx {path}`, and replace the "
+            "secret if others use the machine"
+        )
+    if not content:
+        raise _UnusableError(f"{name} {path} is empty")
+    return content
