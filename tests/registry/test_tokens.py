@@ -1,6 +1,7 @@
 """Tokens: how they are created, found, issued to nodes, rotated, revoked and purged."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,12 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RevocationRequested,
     RotationRequested,
+    SessionRequested,
+    TokenRequest,
 )
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.token_issuing import MOST_SESSIONS, SESSION_SECONDS
 from gpu_agent.registry.tokens import (
     Credential,
     CredentialKind,
@@ -115,7 +119,7 @@ def stands_for(registry: Registry, digest: str) -> Credential | None:
 
 def refused(
     registry: Registry,
-    event: JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested,
+    event: TokenRequest,
 ) -> str:
     refusal = answer(registry.do(event))
     assert isinstance(refusal, Refusal)
@@ -506,3 +510,63 @@ def test_each_role_allows_what_those_before_it_do(needed: Role) -> None:
 
 def test_a_fresh_token_shows_its_text_to_no_log() -> None:
     assert "secret" not in repr(FreshToken("0001", "secret", "digest"))
+
+
+def session(number: int = 0, parent: str = "op") -> SessionRequested:
+    return SessionRequested(ref=1, token_id=f"s{number}", digest=f"digest of s{number}", parent=parent)
+
+
+def test_a_session_has_the_role_of_its_operator_token_and_is_never_longer() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    done = registry.do(session())
+    assert answer(done) is None
+    assert ("token", "s0") in registry.documents
+    found = stands_for(registry, "digest of s0")
+    assert found == Credential(CredentialKind.SESSION, "s0", role=Role.READ)
+    (made,) = logged(done, "token_created")
+    assert (made.fields["parent"], made.fields["ttl_seconds"]) == ("op", 60)
+    registry.pass_time(60)
+    assert stands_for(registry, "digest of s0") is None
+
+
+def test_the_session_of_a_token_without_end_ends_by_itself_and_is_listed_no_more() -> None:
+    registry = Registry()
+    registry.do(replace(OPERATOR, ttl_seconds=None))
+    registry.do(session())
+    registry.pass_time(SESSION_SECONDS - 1)
+    assert stands_for(registry, "digest of s0") is not None
+    registry.pass_time(2)
+    assert stands_for(registry, "digest of s0") is None
+    assert listed(registry) == ["join", "op"]
+
+
+def test_sessions_end_with_their_operator_token_and_no_other_does() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    registry.do(replace(OPERATOR, token_id="other", digest="digest of other"))
+    registry.do(session(0))
+    registry.do(session(1, parent="other"))
+    registry.do(RevocationRequested(1, "op"))
+    assert stands_for(registry, "digest of s0") is None
+    assert stands_for(registry, "digest of s1") is not None
+    assert refused(registry, session(2)) == "UNKNOWN_TOKEN"
+
+
+def test_the_oldest_session_ends_where_one_token_has_too_many() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    for number in range(MOST_SESSIONS + 2):
+        registry.do(session(number))
+        registry.pass_time(0.1)
+    valid = [stands_for(registry, f"digest of s{number}") is not None for number in range(MOST_SESSIONS + 2)]
+    assert valid == [False, False, *[True] * MOST_SESSIONS]
+
+
+def test_only_an_operator_token_has_sessions() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    registry.do(session())
+    for parent in ("join", "s0", "none"):
+        assert refused(registry, session(1, parent=parent)) == "UNKNOWN_TOKEN"
+    assert registry.fleet.token("s1") is None

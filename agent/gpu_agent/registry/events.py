@@ -269,9 +269,19 @@ class OperatorTokenRequested:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequested:
+    """A person signs in to the fleet page with the operator token `parent`; the shell drew the session."""
+
+    ref: int
+    token_id: str
+    digest: str = field(repr=False)
+    parent: str
+
+
 @dataclass(frozen=True, slots=True)
 class RevocationRequested:
-    """An operator revokes a join or an operator token."""
+    """An operator revokes a join or an operator token, or signs out of a session."""
 
     ref: int
     token_id: str
@@ -314,7 +324,9 @@ class StoreRecovered:
 NodeChangeRequest = DrainRequested | ResumeRequested | CordonRequested | GpuCordonRequested | RemovalRequested
 NodeRequest = NodeChangeRequest | ControlRequested
 ClaimEvent = ClaimRequested | RenewalRequested | ReleaseRequested
-TokenRequest = JoinTokenRequested | OperatorTokenRequested | RevocationRequested | RotationRequested
+TokenRequest = (
+    JoinTokenRequested | OperatorTokenRequested | SessionRequested | RevocationRequested | RotationRequested
+)
 OperatorRequest = NodeRequest | ClaimEvent | TokenRequest
 
 

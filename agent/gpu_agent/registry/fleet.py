@@ -329,6 +329,11 @@ class Fleet:
         return self._claims.queue.in_order()
 
     @property
+    def queue_length(self) -> int:
+        """How many jobs wait for capacity."""
+        return len(self._claims.queue)
+
+    @property
     def claim_history(self) -> ClaimHistory:
         """What happened to claims, ended ones included."""
         return self._claims.history

@@ -347,6 +347,7 @@ class _TokenDocument(_Document):
     node_id: str | None = None
     role: Role | None = None
     name: str = ""
+    parent: str | None = None
 
 
 class _ClaimDocument(_Document):
@@ -452,6 +453,7 @@ def serialize_token(token: Token, now: float) -> dict[str, Any]:
         "node_id": token.node_id,
         "role": token.role and token.role.value,
         "name": token.name,
+        **({} if token.parent is None else {"parent": token.parent}),
     }
 
 
@@ -528,6 +530,7 @@ def load_token(stored: StoredDocument, now: float) -> Token:
         node_id=document.node_id,
         role=document.role,
         name=document.name,
+        parent=document.parent,
     )
 
 

@@ -259,7 +259,7 @@ class Admission:
                 return self._by_node_token(event, credential)
             case CredentialKind.JOIN:
                 return self._by_join_token(event, credential, now)
-            case CredentialKind.OPERATOR:
+            case CredentialKind.OPERATOR | CredentialKind.SESSION:
                 return _forbidden(event, "an operator's token registers no node: connect with a join token")
             case _ as unreachable:
                 assert_never(unreachable)

@@ -20,15 +20,28 @@ from gpu_agent.registry.events import (
     RegistrationReceived,
     RevocationRequested,
     RotationRequested,
+    SessionRequested,
     TokenRequest,
 )
 from gpu_agent.registry.node import NodeRecord, NodeTable
-from gpu_agent.registry.tokens import CredentialKind, NodeTokens, Token, TokenTable, tokens_of_joining_node
+from gpu_agent.registry.tokens import (
+    CredentialKind,
+    NodeTokens,
+    Token,
+    TokenState,
+    TokenTable,
+    tokens_of_joining_node,
+)
 from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.messages import NodeControl, NodeError
 
 UNKNOWN_TOKEN = "UNKNOWN_TOKEN"  # noqa: S105 - a code, no secret
 NOTHING_TO_ROTATE = "NOTHING_TO_ROTATE"
+
+SESSION_SECONDS = 12 * 3600.0
+"""How long a session lives: a working day; never longer than its operator token."""
+MOST_SESSIONS = 20
+"""Of one operator token: the oldest ends when another one begins."""
 
 REGISTER_FOR_TOKEN = NodeControl(command="reregister", reason="an operator rotates its token")
 """By it a node whose token is rotated gets the new one on its open connection."""
@@ -49,6 +62,8 @@ class TokenRequests:
                 self._create_join_token(event, step)
             case OperatorTokenRequested():
                 self._create_operator_token(event, step)
+            case SessionRequested():
+                self._begin_session(event, step)
             case RevocationRequested():
                 self._revoke(event, step)
             case RotationRequested():
@@ -94,16 +109,38 @@ class TokenRequests:
         )
         self._create(token, event.ref, step)
 
+    def _begin_session(self, event: SessionRequested, step: Step) -> None:
+        """Create a session of an operator token: it has its role and its name, and ends with it."""
+        parent = self._tokens.by_id.get(event.parent)
+        if parent is None or parent.kind is not CredentialKind.OPERATOR:
+            step.refuse(event.ref, UNKNOWN_TOKEN, unknown_token_message(event.parent))
+            return
+        if parent.state(step.now) is not TokenState.LIVE:
+            step.refuse(event.ref, UNKNOWN_TOKEN, f"the operator token {event.parent!r} has ended")
+            return
+        for oldest in self._tokens.sessions_of(parent.token_id)[: 1 - MOST_SESSIONS]:
+            self._end(oldest, step)
+        ends = step.now + SESSION_SECONDS
+        token = Token(
+            token_id=event.token_id,
+            kind=CredentialKind.SESSION,
+            digest=event.digest,
+            created_at=step.now,
+            expires_at=ends if parent.expires_at is None else min(ends, parent.expires_at),
+            role=parent.role,
+            name=parent.name,
+            parent=parent.token_id,
+        )
+        self._create(token, event.ref, step)
+
     def _revoke(self, event: RevocationRequested, step: Step) -> None:
-        """Revoke a token; nodes that joined by it stay."""
+        """Revoke a token and its sessions; nodes that joined by it stay."""
         token = self._tokens.by_id.get(event.token_id)
         if token is None:
             step.refuse(event.ref, UNKNOWN_TOKEN, unknown_token_message(event.token_id))
             return
-        if token.revoked_at is None:
-            self._tokens.put(token.revoked(step.now))
-            step.change_token(token.token_id)
-            step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
+        for one in (token, *self._tokens.sessions_of(token.token_id)):
+            self._end(one, step)
         step.answer(event.ref)
 
     def _rotate(self, event: RotationRequested, step: Step) -> None:
@@ -153,6 +190,12 @@ class TokenRequests:
         step.tokens_created.append(token.token_id)
         step.log("token_created", _log_fields(token, step.now))
         step.answer(ref)
+
+    def _end(self, token: Token, step: Step) -> None:
+        if token.revoked_at is None:
+            self._tokens.put(token.revoked(step.now))
+            step.change_token(token.token_id)
+            step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
 
     def _end_node_tokens(self, record: NodeRecord, step: Step) -> None:
         """Let nothing prove the node any more, and close its connection."""
@@ -235,6 +278,8 @@ def _log_fields(token: Token, now: float) -> dict[str, object]:
         fields["ttl_seconds"] = round(token.expires_at - now)
     if token.role is not None:
         fields |= {"role": token.role.value, "name": token.name}
+        if token.parent is not None:
+            fields["parent"] = token.parent
     else:
         fields["uses"] = token.uses
     if token.node_id is not None:

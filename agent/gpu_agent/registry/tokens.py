@@ -30,6 +30,8 @@ class CredentialKind(StrEnum):
     NODE = "node"
     """One node, after its first contact."""
     OPERATOR = "operator"
+    SESSION = "session"
+    """A browser in which a person signed in to the fleet page with an operator token."""
 
 
 _ORDER = tuple(Role)
@@ -161,6 +163,8 @@ class Token:
     """An operator's."""
     name: str = ""
     """The operator's."""
+    parent: str | None = None
+    """Of a session: the operator token with which the person signed in."""
 
     def state(self, now: float) -> TokenState:
         """Say whether it opens anything."""
@@ -219,7 +223,7 @@ class TokenTable:
         self.by_id[token.token_id] = token
         self._by_digest[token.digest] = token
         if token.ended_at is not None:
-            self.purges.at(token.token_id, token.ended_at + self._retention_seconds)
+            self.purges.at(token.token_id, token.ended_at + self._retained_seconds(token))
 
     def remove(self, token_id: str) -> None:
         """Remove a token."""
@@ -232,13 +236,18 @@ class TokenTable:
         """Remove the tokens that ended long ago; returns their ids."""
         gone = []
         for token_id in list(self.purges.due(now)):
-            ended_at = self.by_id[token_id].ended_at
-            if ended_at is not None and ended_at + self._retention_seconds <= now:
+            token = self.by_id[token_id]
+            if token.ended_at is not None and token.ended_at + self._retained_seconds(token) <= now:
                 self.remove(token_id)
                 gone.append(token_id)
             else:
-                self.put(self.by_id[token_id])
+                self.put(token)
         return gone
+
+    def sessions_of(self, token_id: str) -> list[Token]:
+        """Return the sessions of an operator token, the oldest first."""
+        sessions = (token for token in self.by_id.values() if token.parent == token_id)
+        return sorted(sessions, key=lambda token: (token.created_at, token.token_id))
 
     def reserved(self, token_id: str) -> Collection[str]:
         """Return the nodes that joined by a token and have sent no heartbeat yet."""
@@ -278,3 +287,7 @@ class TokenTable:
             return None
         node_id, token_id = found
         return Credential(CredentialKind.NODE, token_id, node_id)
+
+    def _retained_seconds(self, token: Token) -> float:
+        """A session that ended says nothing to anybody: it goes at once."""
+        return self._retention_seconds if token.parent is None else 0.0

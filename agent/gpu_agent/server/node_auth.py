@@ -7,7 +7,6 @@ import http
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from gpu_agent.registry.tokens import CredentialKind
 from gpu_agent.server.http_headers import is_same_origin, names_this_host
 from gpu_agent.server.limits import Limits, MessageQuotas
 from gpu_agent.server.message_handler import Peer
@@ -88,7 +87,7 @@ class NodeAuth:
         credential = self._tokens.credential(presented.token_digest)
         if credential is None:
             return _UNKNOWN_TOKEN
-        if credential.kind is CredentialKind.OPERATOR:
+        if credential.role is not None:  # an operator's, or a session of the fleet page
             return _OPERATOR_TOKEN
         if self._tokens.is_used_up(credential):
             return _USED_UP

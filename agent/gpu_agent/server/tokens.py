@@ -1,9 +1,9 @@
 """Issues, lists, rotates and revokes tokens, and authenticates those that are presented.
 
-A token is `gpuj_…` (a node joins by it, or takes its id back), `gpun_…` (one node's own) or `gpuo_…` (an
-operator's), then its public id and its secret. The stored digest is of the whole text; 256 random bits need
-no salt and no slow hash. A token's text is shown once, to the caller that asked for it, after its digest is
-stored. What a token allows is the fleet's decision.
+A token is `gpuj_…` (a node joins by it, or takes its id back), `gpun_…` (one node's own), `gpuo_…` (an
+operator's) or `gpus_…` (a session of the fleet page), then its public id and its secret. The stored digest is
+of the whole text; 256 random bits need no salt and no slow hash. A token's text is shown once, to the caller
+that asked for it, after its digest is stored. What a token allows is the fleet's decision.
 """
 
 import contextlib
@@ -23,8 +23,10 @@ from gpu_agent.registry.events import (
     OperatorTokenRequested,
     RevocationRequested,
     RotationRequested,
+    SessionRequested,
 )
 from gpu_agent.registry.fleet import Fleet
+from gpu_agent.registry.token_issuing import SESSION_SECONDS
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Role, Token, TokenState
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
@@ -32,7 +34,12 @@ from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
 from gpu_agent.wire.codes import NODE_ID_PATTERN
 
-PREFIXES = {CredentialKind.JOIN: "gpuj", CredentialKind.NODE: "gpun", CredentialKind.OPERATOR: "gpuo"}
+PREFIXES = {
+    CredentialKind.JOIN: "gpuj",
+    CredentialKind.NODE: "gpun",
+    CredentialKind.OPERATOR: "gpuo",
+    CredentialKind.SESSION: "gpus",
+}
 MAX_TOKEN_LENGTH = 128
 """No token is longer than this; a longer text is not looked up."""
 FIRST_ADMIN = "first start"
@@ -115,6 +122,17 @@ class TokenService:
             )
         )
         return self._new_token(generated, seconds, result)
+
+    async def begin_session(self, parent: Credential) -> NewToken | Refusal:
+        """Create a session of the operator token with which a person signed in to the fleet page."""
+        generated = generate_token(CredentialKind.SESSION)
+        request = SessionRequested(
+            ref=next(self._refs),
+            token_id=generated.token_id,
+            digest=generated.digest,
+            parent=parent.token_id,
+        )
+        return self._new_token(generated, SESSION_SECONDS, await self._send(request))
 
     async def rotate(self, node_id: str, *, revoke_now: bool = False) -> Refusal | None:
         """Issue a node a new token; `revoke_now` revokes the old one before the node has the new one."""
@@ -200,6 +218,7 @@ class TokenService:
             node_id=token.node_id,
             role=token.role and token.role.value,
             name=token.name,
+            parent=token.parent,
         )
 
     def _wall(self, moment: float | None) -> float | None:
@@ -236,7 +255,7 @@ async def write_admin_token(tokens: TokenService, folder: Path) -> None:
     between leaves a file with no valid token, which the next start replaces. A file whose token is valid is
     never replaced.
     """
-    if any(token.role == Role.ADMIN.value and token.state == TokenState.LIVE.value for token in tokens.all()):
+    if any(_is_admin(token) and token.state == TokenState.LIVE.value for token in tokens.all()):
         return
     path = folder / OPERATOR_TOKEN_FILE
     if tokens.authenticate(_read_token(path)) is not None:
@@ -250,6 +269,10 @@ async def write_admin_token(tokens: TokenService, folder: Path) -> None:
     if isinstance(made, Refusal):
         raise StateDirectoryError(f"the first operator token could not be stored: {made.message}")
     _LOG.warning("operator_token_written", file=str(path))
+
+
+def _is_admin(token: TokenView) -> bool:
+    return token.kind == CredentialKind.OPERATOR.value and token.role == Role.ADMIN.value
 
 
 def _checked(ttl_seconds: float | None, note: str) -> float | None:

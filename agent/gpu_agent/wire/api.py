@@ -524,11 +524,12 @@ class NewToken(ApiAnswer):
 
 
 class TokenView(ApiAnswer):
-    """A join or operator token, without its secret."""
+    """A join or operator token, or a session of the fleet page, without its secret."""
 
     token_id: str = Field(description="Names the token in lists and logs; no secret.")
     kind: str = Field(
-        json_schema_extra={"enum": [*TOKEN_KINDS]}, description="`join` for nodes, `operator` for this API."
+        json_schema_extra={"enum": [*TOKEN_KINDS]},
+        description="`join` for nodes, `operator` for this API, `session` for a browser that signed in.",
     )
     state: str = Field(
         json_schema_extra={"enum": [*TOKEN_STATES]}, description="Only a `live` token opens anything."
@@ -547,9 +548,12 @@ class TokenView(ApiAnswer):
         description="The only id that a node can get with it; null for every other token"
     )
     role: Annotated[str, Field(json_schema_extra={"enum": [*TOKEN_ROLES]})] | None = Field(
-        description="Of an operator token; null for a join token."
+        description="Of an operator token and its sessions; null for a join token."
     )
     name: str = Field(description="Whose operator token it is; empty for none.")
+    parent: str | None = Field(
+        None, description="Of a session: the operator token with which the person signed in."
+    )
 
 
 class TokenList(ApiAnswer):

@@ -16,7 +16,7 @@ MAX_TTL_SECONDS = 3_650 * DAY_SECONDS
 MAX_NOTE = 200
 MAX_USES = 1_000_000
 
-TOKEN_KINDS = ("join", "node", "operator")
+TOKEN_KINDS = ("join", "node", "operator", "session")
 TOKEN_STATES = ("live", "used_up", "expired", "revoked")
 TOKEN_ROLES = ("read", "operate", "admin")
 

@@ -385,7 +385,8 @@ def _purpose(token: TokenView) -> Line:
     role = f"role {token.role}" if token.role else ""
     labels = ", ".join(f"{key}={value}" for key, value in token.labels.items())
     node = f"the id of {token.node_id}" if token.node_id else ""
-    return line("; ".join(one for one in (role, token.name, node, labels, token.note) if one))
+    browser = f"signed in with {token.parent}" if token.parent else ""
+    return line("; ".join(one for one in (role, token.name, browser, node, labels, token.note) if one))
 
 
 def declare_token_revoke() -> Declaration:

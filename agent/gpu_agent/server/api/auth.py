@@ -22,10 +22,17 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from gpu_agent.registry.tokens import Credential, Role, allows
+from gpu_agent.registry.tokens import Credential, CredentialKind, Role, allows
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, refuse_many_fields, registry_busy
-from gpu_agent.server.http_headers import bearer_token, is_same_origin, names_this_host, trace_id_of
+from gpu_agent.server.http_headers import (
+    FORWARDED,
+    MAY_ANSWER,
+    bearer_token,
+    is_same_origin,
+    names_this_host,
+    trace_id_of,
+)
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import caused_by, current_trace_id
@@ -51,11 +58,6 @@ _LOG = Logger("server.operator")
 Handler = Callable[[Request], Awaitable[Response]]
 Authenticate = Callable[[str], Credential | None]
 """Returns the credential of a presented token; None where it is not valid."""
-
-MAY_ANSWER = "gpu_agent.may_answer"
-"""Where an instance's requests have, in their scope, what says whether it still leads."""
-FORWARDED = "gpu_agent.forwarded"
-"""In the scope of a request whose `Host` another instance has checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,10 @@ class RequestChecks:
             return Caller(None, lambda: True)
         token = bearer_token(request.headers.getlist("authorization"))
         credential = None if token is None else authenticate(token)
-        if token is None or credential is None or credential.role is None:
+        if token is None or credential is None or credential.kind is not CredentialKind.OPERATOR:
             self._log_unauthorized(request, presented=token is not None)
             raise _unauthorized(presented=token is not None)
-        if not allows(credential.role, needed):
+        if credential.role is None or not allows(credential.role, needed):
             self._log_forbidden(request, credential, needed)
             raise ApiError(
                 "FORBIDDEN",
