@@ -188,6 +188,11 @@ class RegistryEventLog:
         newest = list(itertools.islice(reversed(self._recent), behind))
         return [one for one in reversed(newest) if (one.id or 0) > after]
 
+    def latest(self, most: int, *, since: float) -> list[RegistryEvent]:
+        """Return the newest events, the newest first: at most so many, none before a moment of Unix time."""
+        newest = itertools.islice(reversed(self._recent), most)
+        return list(itertools.takewhile(lambda event: event.at >= since, newest))
+
     def history_of(self, node_id: str) -> tuple[RegistryEvent, ...]:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))

@@ -24,6 +24,11 @@ UNREADABLE = ""
 FORWARDING_MARK = b"x-gpu-agent-forwarded"
 """The header of a forwarded request, in lower case as ASGI has it."""
 
+MAY_ANSWER = "gpu_agent.may_answer"
+"""Where an instance's requests have, in their scope, what says whether it still leads."""
+FORWARDED = "gpu_agent.forwarded"
+"""In the scope of a request whose `Host` another instance has checked."""
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _SCHEME = "bearer"

@@ -314,6 +314,25 @@ class RegistryService:
         return self._settings.auth_on
 
     @property
+    def clock(self) -> Clock:
+        """Both clocks by which this registry decides and states moments."""
+        return self._clock
+
+    @property
+    def waiting_jobs(self) -> int:
+        """How many jobs wait for capacity."""
+        return self._fleet.queue_length
+
+    def record(self, node_id: str) -> NodeRecord | None:
+        """Return a node's record, the fleet's own: read it at once, and hold nothing of it."""
+        return self._fleet.node(node_id)
+
+    def summary(self, node_id: str) -> NodeSummary | None:
+        """Return a node as lists show it; None where there is none with this id."""
+        record = self._fleet.node(node_id)
+        return None if record is None else self._summary(record)
+
+    @property
     def plaintext(self) -> bool:
         """Whether other machines reach a port that is not encrypted."""
         return self._settings.plaintext
@@ -326,7 +345,7 @@ class RegistryService:
     async def fleet_figures(self) -> FleetFigures:
         """Return the fleet's totals."""
         await self.fleet_view.refresh()
-        return views.fleet_figures(self.fleet_view.totals, waiting_jobs=len(self._fleet.queue()))
+        return views.fleet_figures(self.fleet_view.totals, waiting_jobs=self.waiting_jobs)
 
     async def page_of_nodes(
         self, query: NodeQuery, *, after: str | None = None, limit: int = PAGE_NODES

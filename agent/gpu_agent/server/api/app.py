@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpu_agent.runtime.address import BACKLOG, Address
 from gpu_agent.runtime.logs import Logger
@@ -33,6 +34,7 @@ from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
+from gpu_agent.server.web.app import FleetPages, is_page, with_problem_pages
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import Problem
 
@@ -81,6 +83,7 @@ class ApiServer:
         metrics = RequestMetrics()
         self._instance = instance
         self._checks = RequestChecks(hosts=host_names(address), metrics=metrics)
+        self._pages = FleetPages(hosts=host_names(address), metrics=metrics)
         # A leader has those that the other instances forward besides its own.
         most = MAX_CONNECTIONS if instance is None else 2 * MAX_CONNECTIONS
         self._connections = ConnectionLimit(LogLimit(_LOG.info), most=most)
@@ -88,11 +91,13 @@ class ApiServer:
         self._here = Here(instance, metrics)
         self._app.state.checks, self._app.state.here = self._checks, self._here
         self._hot = HotRoutes(self._app, self._checks)
-        registry = with_errors_answered(self._hot) if hot else self._app
+        api = with_errors_answered(self._hot) if hot else self._app
+        registry = _with_pages(api, Compression(self._pages))
         self._front = None if instance is None else InstanceApi(registry, instance, self._checks)
+        front: ASGIApp = registry if self._front is None else with_problem_pages(self._front)
         self._attach(service)
         config = uvicorn.Config(
-            self._front or registry,
+            front,
             log_config=None,
             log_level="error",  # what a client sends wrongly is answered, not logged
             access_log=False,
@@ -135,6 +140,7 @@ class ApiServer:
     def stop(self) -> None:
         """Accept no new requests, end the endless ones now, and the others soon."""
         self._streams.close()
+        self._pages.stop()
         self._checks.stop()
         self._connections.stop()
         self._server.should_exit = True
@@ -142,6 +148,7 @@ class ApiServer:
     def _attach(self, service: RegistryService | None) -> None:
         state, self._streams = self._app.state, EventStreams()
         state.registry = self._hot.attached = self._here.service = service
+        self._pages.attach(service)
         state.streams, state.endpoint_lists = self._streams, discovery.EndpointLists()
         state.event_log = None if service is None else service.event_log
         if service is None and self._instance is not None:
@@ -206,6 +213,16 @@ async def show_style() -> Response:
 async def show_script() -> Response:
     """Show the page's script."""
     return _file("page.js", "text/javascript; charset=utf-8")
+
+
+def _with_pages(api: ASGIApp, pages: ASGIApp) -> ASGIApp:
+    """Answer with the fleet page where the path is one of its own, else with the API."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        of_pages = scope["type"] == "http" and is_page(scope["path"])
+        await (pages if of_pages else api)(scope, receive, send)
+
+    return answer
 
 
 class _Server(uvicorn.Server):

@@ -16,14 +16,15 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpu_agent.registry.tokens import Credential
-from gpu_agent.server.api.auth import FORWARDED, MAY_ANSWER, RequestChecks
+from gpu_agent.server.api.auth import RequestChecks
 from gpu_agent.server.api.connection import cut_answer
 from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, problem_response, registry_busy
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.health import Size
-from gpu_agent.server.http_headers import FORWARDING_MARK, forwarded_client
+from gpu_agent.server.http_headers import FORWARDED, FORWARDING_MARK, MAY_ANSWER, forwarded_client
 from gpu_agent.server.metrics import RequestMetrics, exposition, request_exposition
 from gpu_agent.server.service import RegistryService
+from gpu_agent.server.web.app import STATIC
 from gpu_agent.wire.api import CheckView, MemberView
 from gpu_agent.wire.codes import ErrorCode
 
@@ -187,7 +188,11 @@ class InstanceApi:
             await self._forward(scope, receive, send)
 
     def _answers_by_copy(self, path: str) -> bool:
-        return path == EVENTS_PATH or (path == MEMBERS_PATH and not self._instance.is_linked())
+        return (
+            path == EVENTS_PATH
+            or path.startswith(STATIC)
+            or (path == MEMBERS_PATH and not self._instance.is_linked())
+        )
 
     def _believe(self, mark: bytes, scope: Scope) -> None:
         """Take the client's address from a mark, and its `Host` for checked, where an instance wrote it."""

@@ -1,0 +1,121 @@
+"""The page `/nodes/{node_id}`: what is wrong with a node, and what to do?"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from gpu_agent.registry.actions import unknown_node_message
+from gpu_agent.server.web.event_lines import event_line
+from gpu_agent.server.web.findings import Finding, findings_of, gpu_number, jobs_of, placeable
+from gpu_agent.server.web.gpu_rows import Action, gpu_parts
+from gpu_agent.server.web.live import LiveView, Part
+from gpu_agent.server.web.rendering import node_url, render
+from gpu_agent.server.web.visit import PageError, PageRoute, Visit
+from gpu_agent.wire.api import NodeDetail
+from gpu_agent.wire.codes import NodeStatus
+
+MOST_EVENTS = 30
+
+_PAGE = "node"
+
+
+async def show(visit: Visit) -> Response:
+    """Show one node."""
+    node = await _node(visit)
+    view = live(visit)
+    parts = {part.id: visit.part_html(part) for part in view.parts(())}
+    gpus = placeable(node.gpus)
+    return visit.render(
+        "node.html",
+        page="nodes",
+        live=view,
+        node=node,
+        name=node.hostname or node.node_id,
+        parts=parts,
+        gpu_rows=[parts[f"gpu-{place}"] for place in range(len(gpus))],
+        gpu_names=sorted({gpu.name for gpu in gpus}),
+    )
+
+
+def live(visit: Visit) -> LiveView:
+    """Return what changes on the page."""
+    node_id = visit.request.path_params.get("node_id") or visit.query.get("node_id", "")
+    return LiveView(_PAGE, (node_id, visit.person.role), partial(_parts, visit, node_id))
+
+
+async def _node(visit: Visit) -> NodeDetail:
+    node_id = visit.param("node_id")
+    await visit.registry.fetch_figures(node_id)
+    node = visit.registry.node(node_id)
+    if node is None:
+        sentence = f"{unknown_node_message(node_id)}. It may have been removed."
+        raise PageError(HTTPStatus.NOT_FOUND, "There is no such node", sentence)
+    return node
+
+
+def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
+    registry = visit.registry
+    node = registry.node(node_id)
+    if node is None:
+        return
+    now, numbers = registry.clock.wall(), _numbers(node)
+
+    def part(word: str, look: Hashable, **values: object) -> Part:
+        html = partial(render, f"_{word.replace('-', '_')}.html", id=word, node=node, now=now, **values)
+        return Part(word, (node_id, look), html, visit.person.role.value)
+
+    minutes, findings = int((now - node.since) / 60), findings_of(node)
+    state = node.status, node.cordoned, node.connected, node.drain, minutes
+    yield part("node-head", state, actions=_actions(visit, node))
+    found = findings, node.clears_when, minutes
+    yield part("node-finding", found, findings=findings, affected=_affected(node, findings))
+    yield from gpu_parts(visit, node, now)
+    claims = registry.claims(node_id=node_id)
+    of_claims = tuple((one.claim_id, one.state) for one in claims), int(now / 15)
+    yield part("node-claims", of_claims, claims=claims, numbers=numbers)
+    yield part("node-checks", (node.checks, node.node_checks), numbers=numbers)
+    explanation = registry.explain_node(node_id)
+    refuses = () if explanation is None else explanation.exclusions
+    yield part("node-refuses", refuses, refuses=refuses)
+    yield part("node-models", node.installed_models)
+    load = round(node.cpu_percent or 0), round(node.mem_percent or 0), node.address, node.session_epoch
+    yield part("node-facts", (load, tuple(node.labels.items()), node.token))
+    events = node.events[-MOST_EVENTS:]
+    lines = [event_line(registry, one) for one in reversed(events)]
+    yield part("node-events", events[-1].id if events else None, lines=lines)
+
+
+def _actions(visit: Visit, node: NodeDetail) -> list[Action]:
+    """Return what this person may do to the node, the most likely first."""
+    actions = []
+    drained = node.drain is not None and node.drain.by_operator
+    if visit.person.may("operate"):
+        if drained:
+            actions.append(Action("Resume", node_url(node.node_id, "resume"), "main"))
+        elif node.status != NodeStatus.OFFLINE:
+            actions.append(Action("Drain", node_url(node.node_id, "drain"), "main"))
+        word = "uncordon" if node.cordoned is not None else "cordon"
+        actions.append(Action(word.capitalize(), node_url(node.node_id, word)))
+        if node.connected:
+            actions.append(Action("Refresh", node_url(node.node_id, "refresh")))
+    if visit.person.may("admin"):
+        actions.append(Action("Remove", node_url(node.node_id, "remove"), "danger"))
+    return actions
+
+
+def _affected(node: NodeDetail, findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Return the jobs on the GPUs that have a fault."""
+    gpus = placeable(node.gpus)
+    places = {place for one in findings if one.is_fault for place in one.gpus}
+    return tuple(sorted({job for place in places for job in jobs_of(gpus[place])}))
+
+
+def _numbers(node: NodeDetail) -> dict[str, str]:
+    """Return by which number people name each GPU, by its UUID."""
+    return {gpu.uuid: gpu_number(gpu, place) for place, gpu in enumerate(placeable(node.gpus))}
+
+
+ROUTES = (PageRoute("/nodes/{node_id}", show),)
+LIVE = {_PAGE: live}

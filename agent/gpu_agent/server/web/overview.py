@@ -1,0 +1,299 @@
+"""The page `/`: what needs me, what is free?
+
+Totals come from the fleet's counters. What costs more, such as why the first jobs wait, is looked at every
+few seconds.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from starlette.responses import Response
+
+from gpu_agent.server.fleet_view import NodeQuery, Show
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.web.event_lines import event_line
+from gpu_agent.server.web.findings import gpu_number
+from gpu_agent.server.web.live import LiveView, Part
+from gpu_agent.server.web.nodes import NodeRow, node_look, node_row
+from gpu_agent.server.web.rendering import gpu_url, node_url, render
+from gpu_agent.server.web.visit import PageRoute, Visit
+from gpu_agent.wire.api import MemberRole, MemberView, WaitingJob
+from gpu_agent.wire.codes import GpuStatus, NodeStatus
+
+MOST_ATTENTION = 8
+MOST_WAITING = 5
+MOST_MODELS = 12
+MOST_CHANGES = 12
+MOST_LOOKED_AT = 400
+HOUR = 3600.0
+SLOW_SECONDS = 5.0
+"""How often that is looked at which no counter has."""
+ROW = "a-"
+
+_PAGE = "overview"
+_ROUTINE = frozenset(
+    {
+        "node_control_sent",
+        "node_register_received",
+        "node_token_issued",
+        "token_created",
+        "token_purged",
+        "token_revoked",
+    }
+)
+"""Events that say nothing of the fleet's state."""
+_ATTENTION = NodeQuery(show=Show.ATTENTION)
+_STATUSES = ("ready", "degraded", "registering", "draining", "offline")
+_SHARES = (
+    (GpuStatus.FREE, "free", "free"),
+    (GpuStatus.CLAIMED, "claimed", "claimed"),
+    (GpuStatus.IDLE, "idle", "claimed, idle"),
+    (GpuStatus.USED_WITHOUT_CLAIM, "noclaim", "in use, no claim"),
+    (GpuStatus.NOT_SCHEDULABLE, "closed", "not schedulable"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One large figure, what it counts, and more in small letters."""
+
+    id: str
+    href: str
+    kind: str
+    number: int
+    words: str
+    small: str = ""
+
+    @property
+    def text(self) -> str:
+        """The number as people write it."""
+        return f"{self.number:,}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many GPUs have one status, as part of a bar."""
+
+    kind: str
+    words: str
+    number: int
+    begins: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    """How many nodes have one status."""
+
+    status: str
+    number: int
+    reasons: tuple[tuple[str, int], ...]
+    """By reason code; empty where all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """The GPUs of one model."""
+
+    name: str
+    gpus: int
+    free: int
+    most_free_on_one_node: int
+
+
+async def show(visit: Visit) -> Response:
+    """Show the overview."""
+    view = live(visit)
+    parts = {part.id: visit.part_html(part) for part in view.parts(view.order())}
+    totals = visit.registry.fleet_view.totals
+    return visit.render(
+        "overview.html",
+        page=_PAGE,
+        live=view,
+        total=len(totals.of_node),
+        parts=parts,
+        attention=[parts[row] for row in view.order() if row in parts],
+        attention_total=totals.attention,
+        figures=[parts[one.id] for one in _figures(visit.registry)],
+    )
+
+
+def live(visit: Visit) -> LiveView:
+    """Return what changes on the page."""
+    registry, role = visit.registry, visit.person.role.value
+    may_operate = visit.person.may("operate")
+
+    def order() -> tuple[str, ...]:
+        page = registry.fleet_view.page(_ATTENTION, limit=MOST_ATTENTION)
+        return tuple(f"{ROW}{node_id}" for node_id in page.node_ids)
+
+    def parts(rows: Sequence[str]) -> Iterator[Part]:
+        for figure in _figures(registry):
+            yield Part(figure.id, figure, partial(render, "_figure.html", figure=figure))
+        for row in rows:
+            node_id = row.removeprefix(ROW)
+            look = node_look(registry, node_id)
+            if look is not None:
+                html = partial(_render_attention, registry, node_id, may_operate=may_operate)
+                yield Part(row, look, html, variant=role)
+        yield from _panels(registry)
+
+    return LiveView(_PAGE, role, parts, order)
+
+
+def _figures(registry: RegistryService) -> tuple[Figure, ...]:
+    totals, waiting = registry.fleet_view.totals, registry.waiting_jobs
+    gpus = totals.gpus
+    faults = (
+        (gpus[GpuStatus.LOST], "lost"),
+        (gpus[GpuStatus.UNKNOWN], "unknown"),
+        (totals.degraded_gpus, "degraded"),
+    )
+    named = [f"{number:,} {word}" for number, word in faults if number]
+    small = f"GPUs: {' · '.join(named)}" if named else ""
+    free = sorted(totals.gpu_models.items(), key=lambda item: (-item[1].most_free_on_one_node, item[0]))
+    largest = [f"{one.most_free_on_one_node} {_short(name)}" for name, one in free[:2] if one.free]
+    return (
+        Figure(
+            "fig-attention",
+            "/nodes?show=attention",
+            "bad" if totals.attention else "",
+            totals.attention,
+            "node needs attention" if totals.attention == 1 else "nodes need attention",
+            small or ("no GPU has a fault" if totals.of_node else ""),
+        ),
+        Figure(
+            "fig-free",
+            "/nodes?show=free",
+            "good",
+            gpus[GpuStatus.FREE],
+            f"of {gpus.total():,} GPUs free",
+            f"most on one node: {', '.join(largest)}" if largest else "a claim would have to wait",
+        ),
+        Figure(
+            "fig-jobs",
+            "/jobs",
+            "",
+            waiting,
+            "job waits" if waiting == 1 else "jobs wait",
+            f"{totals.slots_taken:,} of {totals.slots:,} slots taken",
+        ),
+        Figure("fig-idle", "/nodes?show=idle", "", gpus[GpuStatus.IDLE], "GPUs claimed, idle"),
+        Figure(
+            "fig-noclaim",
+            "/nodes?show=unclaimed",
+            "",
+            gpus[GpuStatus.USED_WITHOUT_CLAIM],
+            "GPUs used without claim",
+        ),
+    )
+
+
+def _panels(registry: RegistryService) -> Iterator[Part]:
+    """Yield the panels that change as a whole."""
+    totals = registry.fleet_view.totals
+    slowly = int(registry.clock.monotonic() / SLOW_SECONDS)
+    statuses = _statuses(registry)
+    yield Part("by-status", statuses, partial(render, "_by_status.html", statuses=statuses, totals=totals))
+    shares, gpu_models = _shares(registry), _gpu_models(registry)
+    html = partial(render, "_by_model.html", shares=shares, models=gpu_models, all=totals.gpus.total())
+    yield Part("by-model", (shares, gpu_models), html)
+    models = tuple(sorted(totals.models.items(), key=lambda item: (-item[1], item[0])))
+    yield Part("models", models, partial(render, "_models.html", models=models, most=MOST_MODELS))
+    yield Part("waiting", (slowly, registry.waiting_jobs), partial(_render_waiting, registry))
+    yield Part("registry", slowly, partial(_render_registry, registry))
+    last = registry.event_log.last_id
+    yield Part("changes", (last, slowly // 12), partial(_render_changes, registry))
+
+
+def _statuses(registry: RegistryService) -> tuple[StatusRow, ...]:
+    """Return how many nodes have each status, with their reasons."""
+    totals = registry.fleet_view.totals
+    rows = []
+    for status in NodeStatus:
+        of_status = {code.value: number for (of, code), number in totals.reasons.items() if of is status}
+        reasons = () if status is NodeStatus.READY else tuple(sorted(of_status.items()))
+        rows.append(StatusRow(status.value, totals.nodes[status], reasons))
+    return tuple(sorted(rows, key=lambda row: _STATUSES.index(row.status)))
+
+
+def _shares(registry: RegistryService) -> tuple[Share, ...]:
+    """Return the parts of the bar of all GPUs."""
+    gpus, begins, shares = registry.fleet_view.totals.gpus, 0, []
+    for status, kind, words in _SHARES:
+        shares.append(Share(kind, words, gpus[status], begins))
+        begins += gpus[status]
+    unusable = gpus[GpuStatus.LOST] + gpus[GpuStatus.UNKNOWN]
+    return (*shares, Share("unusable", "not usable", unusable, begins))
+
+
+def _gpu_models(registry: RegistryService) -> tuple[ModelRow, ...]:
+    """Return the GPUs by model, those with the most free ones first."""
+    models = registry.fleet_view.totals.gpu_models
+    rows = (ModelRow(name, one.gpus, one.free, one.most_free_on_one_node) for name, one in models.items())
+    return tuple(sorted(rows, key=lambda row: (-row.free, -row.gpus, row.name)))
+
+
+def _render_attention(registry: RegistryService, node_id: str, *, may_operate: bool) -> str:
+    row = node_row(registry, node_id)
+    if row is None:
+        return ""
+    action = _action(row) if may_operate else None
+    return render("_attention.html", row=row, id=f"{ROW}{node_id}", action=action)
+
+
+def _action(row: NodeRow) -> tuple[str, str] | None:
+    """Return what a person most likely does about a fault: its address and its words."""
+    finding, node = row.finding, row.node
+    if finding is None or node.status == "offline":
+        return None
+    if finding.mark == "d" and finding.gpus and len(finding.gpus) == 1:
+        gpu = row.gpus[finding.gpus[0]]
+        return gpu_url(node.node_id, gpu.uuid, "cordon"), f"Cordon GPU {gpu_number(gpu, finding.gpus[0])}"
+    if finding.mark == "d" and not finding.gpus:
+        return node_url(node.node_id, "refresh"), "Refresh"
+    return node_url(node.node_id, "drain"), "Drain"
+
+
+def _render_waiting(registry: RegistryService) -> str:
+    jobs: list[WaitingJob] = list(islice(registry.queue(), MOST_WAITING))
+    return render("_waiting.html", jobs=jobs, total=registry.waiting_jobs)
+
+
+def _render_registry(registry: RegistryService) -> str:
+    members = registry.members()
+    failed = sum(window.failed for window in registry.exclusions())
+    return render(
+        "_registry.html",
+        now=registry.clock.wall(),
+        leader=next((one for one in members if one.role == MemberRole.LEADER), None),
+        standbys=_with_role(members, MemberRole.STANDBY),
+        gateways=_with_role(members, MemberRole.GATEWAY),
+        checks=registry.health.readiness(),
+        is_ready=registry.health.ready,
+        size=registry.size,
+        failed=failed,
+    )
+
+
+def _with_role(members: Sequence[MemberView], role: MemberRole) -> list[MemberView]:
+    return [one for one in members if one.role == role]
+
+
+def _render_changes(registry: RegistryService) -> str:
+    since = registry.clock.wall() - HOUR
+    recent = registry.event_log.latest(MOST_LOOKED_AT, since=since)
+    lines = (event_line(registry, one) for one in recent if one.event not in _ROUTINE)
+    return render("_changes.html", lines=list(islice(lines, MOST_CHANGES)))
+
+
+def _short(name: str) -> str:
+    """Leave out of a GPU's name what all of its vendor's have."""
+    for prefix in ("NVIDIA ", "GeForce ", "AMD ", "Instinct "):
+        name = name.removeprefix(prefix)
+    return name.split(" ")[0].split("-")[0] or name
+
+
+ROUTES = (PageRoute("/", show),)
+LIVE = {_PAGE: live}

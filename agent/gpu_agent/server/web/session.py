@@ -1,0 +1,79 @@
+"""Sessions: a person signs in with an operator token once, and the browser then shows a cookie.
+
+The cookie holds a session's token, which the registry stores as a digest as it does every token, so that a
+restart or a takeover keeps people signed in. Scripts cannot read it, and no other site's page makes a browser
+send it. A form carries a second secret that is derived from it (HMAC), and a request that changes something
+must also name this registry as its origin.
+"""
+
+import hashlib
+import hmac
+from urllib.parse import urlencode, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+COOKIE = "gpu_agent_session"
+CSRF_FIELD = "csrf"
+_LONGEST_NEXT = 2048
+_CSRF_CONTEXT = b"gpu-agent fleet page form"
+
+
+def session_token(request: Request) -> str | None:
+    """Return the token that the browser shows; None without one."""
+    return request.cookies.get(COOKIE)
+
+
+def set_session(response: Response, token: str, *, seconds: float, encrypted: bool) -> None:
+    """Give the browser a session."""
+    response.set_cookie(
+        COOKIE, token, max_age=int(seconds), path="/", secure=encrypted, httponly=True, samesite="strict"
+    )
+
+
+def end_session(response: Response) -> None:
+    """Have the browser forget its session."""
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+
+
+def csrf_of(secret: str) -> str:
+    """Derive what forms carry from a session's token, or with auth off from the process's own secret."""
+    return hmac.new(secret.encode(), _CSRF_CONTEXT, hashlib.sha256).hexdigest()
+
+
+def is_csrf(shown: str, expected: str) -> bool:
+    """Whether a form carries the right secret."""
+    return hmac.compare_digest(shown.encode(), expected.encode())
+
+
+def is_encrypted(request: Request) -> bool:
+    """Whether the browser speaks TLS: to this port, or to a proxy before it, as the page's origin shows."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+
+
+def local_path(wanted: str) -> str:
+    """Return a path of this registry to go to after the sign-in; `/` for anything else.
+
+    Two slashes, a slash and a backslash, and control characters lead browsers to another host.
+    """
+    if not wanted.startswith("/") or len(wanted) > _LONGEST_NEXT or "\\" in wanted:
+        return "/"
+    if not (wanted.isascii() and wanted.isprintable()):
+        return "/"
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:
+        return "/"
+    if parts.scheme or parts.netloc or wanted.startswith("//"):
+        return "/"
+    return "/" if parts.path == "/signin" or parts.path.startswith("/web/") else wanted
+
+
+def signin_path(request: Request) -> str:
+    """Return where a browser without a valid session goes, and from there back."""
+    path = request.url.path if request.method == "GET" else "/"
+    query = f"?{request.url.query}" if request.url.query and request.method == "GET" else ""
+    fields = {"next": local_path(path + query)}
+    if session_token(request) is not None:
+        fields["ended"] = "1"
+    return "/signin?" + urlencode({name: value for name, value in fields.items() if value != "/"})

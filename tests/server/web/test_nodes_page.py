@@ -1,0 +1,143 @@
+"""The page of nodes and that of one node, as a browser without the script gets them."""
+
+import re
+
+import httpx
+import pytest
+
+from gpu_agent.registry.tokens import Role
+from tests.server.api_harness import operator_token
+from tests.server.web.browsing import sign_in
+from tests.server.web.fleet import Fleet, Machine, busy
+
+LOST = {
+    "health": "lost",
+    "reasons": ["xid_79", "gpu_lost"],
+    "utilization_percent": None,
+    "memory_used_mb": None,
+}
+
+
+def rows_of(page: str) -> list[str]:
+    return re.findall(r'<tr role="row" id="n-[^"]+".*?</tr>', page, re.DOTALL)
+
+
+def names_in(page: str) -> list[str]:
+    return [re.findall(r'<a class="one"[^>]*>([^<]+)</a>', row)[0] for row in rows_of(page)]
+
+
+async def test_an_empty_fleet_says_how_to_add_a_node(admin: httpx.AsyncClient) -> None:
+    for path in ("/", "/nodes"):
+        text = (await admin.get(path)).text
+        assert "No node has registered yet" in text
+        assert "gpu-agent registry token create --join" in text
+
+
+async def test_the_most_urgent_node_comes_first_with_its_reason(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    await played.join(Machine("well", count=2))
+    faulty = await played.join(Machine("faulty", count=2))
+    faulty.figures[1] = LOST
+    await played.beat(faulty)
+    text = (await admin.get("/nodes")).text
+    assert names_in(text) == ["faulty", "well"]
+    first = rows_of(text)[0]
+    assert "GPU 1 lost: the GPU has fallen off the bus (Xid 79)" in first
+    assert '<i class="g f"' in first
+    assert '<i class="g x l"' in first
+    assert "2 GPUs: 1 free, 1 lost" in first
+    assert "1<span" in text.split('id="nav-nodes"')[1][:60]
+
+
+async def test_filters_sort_and_pages_are_in_the_address(played: Fleet, admin: httpx.AsyncClient) -> None:
+    await played.join(Machine("a-1", count=1, labels={"zone": "a"}, models=("m",)))
+    await played.join(Machine("b-1", "NVIDIA H100", count=4, labels={"zone": "b"}))
+    for query, expected in (
+        ("", ["a-1", "b-1"]),
+        ("?sort=free", ["b-1", "a-1"]),
+        ("?q=B-", ["b-1"]),
+        ("?label=zone%3Da", ["a-1"]),
+        ("?gpu=h100", ["b-1"]),
+        ("?model=m", ["a-1"]),
+        ("?status=ready&show=free", ["a-1", "b-1"]),
+        ("?status=nonsense&show=nonsense&sort=nonsense", ["a-1", "b-1"]),
+        ("?show=attention", []),
+        ("?rows=compact", ["a-1", "b-1"]),
+    ):
+        assert names_in((await admin.get(f"/nodes{query}")).text) == expected, query
+    none = (await admin.get("/nodes?q=none")).text
+    assert "No node matches these filters" in none
+    assert "2 nodes are registered" in none
+    assert 'class="nodes top-sticky compact"' in (await admin.get("/nodes?rows=compact")).text
+    assert (await admin.get("/nodes?after=nonsense")).status_code == 400
+
+
+async def test_a_list_of_more_than_a_page_goes_on_behind_its_last_row(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    for number in range(101):
+        await played.join(Machine(f"n-{number}", count=1), ready=False)
+    first = (await admin.get("/nodes?sort=hostname")).text
+    assert names_in(first) == [f"n-{number}" for number in range(100)]
+    following = re.search(r'rel="next" href="([^"]+)"', first)
+    assert following is not None
+    second = (await admin.get(following[1].replace("&amp;", "&"))).text
+    assert names_in(second) == ["n-100"]
+    assert "101–101 of 101" in second  # noqa: RUF001 - as the page writes it
+
+
+@pytest.mark.parametrize(
+    ("role", "actions"),
+    [
+        (Role.READ, set()),
+        (Role.OPERATE, {"drain", "cordon", "refresh", "gpus"}),
+        (Role.ADMIN, {"drain", "cordon", "refresh", "remove", "gpus"}),
+    ],
+)
+async def test_a_page_has_the_actions_that_the_role_allows(
+    role: Role, actions: set[str], played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=1))
+    await sign_in(browser, await operator_token(played.service, role))
+    text = (await browser.get(f"/nodes/{machine.node_id}")).text
+    found = set(re.findall(rf'data-dialog href="/nodes/{machine.node_id}/([a-z]+)', text))
+    assert found == actions
+
+
+async def test_a_nodes_page_says_what_is_wrong_and_what_to_do(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=2, models=("whisper",)))
+    await played.claim("job-1", machine, gpu_count=2)
+    machine.jobs = ("job-1",)
+    machine.figures = {0: busy(), 1: LOST}
+    await played.beat(machine)
+    text = (await admin.get(f"/nodes/{machine.node_id}")).text
+    for said in (
+        "GPU 1 lost: the GPU has fallen off the bus (Xid 79)",
+        "Drain the node, then reboot it.",
+        '<dt>Affected</dt><dd><a class="mono" href="/jobs?job=job-1">job-1</a>',
+        '<span class="mono">gpus</span>',
+        "gpu_unavailable",
+        "whisper",
+        "565.57.01",
+        "registering → ready",
+        '<path d="M',
+    ):
+        assert said in text
+    assert re.search(r"<strong>80</strong> <span class=\"dim\">%</span>", text)
+    assert (await admin.get("/nodes/none")).status_code == 404
+
+
+async def test_a_figure_that_is_unknown_is_a_dash_and_never_zero(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=1))
+    unknown = ("utilization_percent", "memory_used_mb", "temperature_c", "power_w")
+    machine.figures = {0: dict.fromkeys(unknown)}
+    await played.beat(machine)
+    text = (await admin.get(f"/nodes/{machine.node_id}")).text
+    row = re.findall(r'<tr role="row" id="gpu-0".*?</tr>', text, re.DOTALL)[0]
+    assert row.count("–") == 4  # noqa: RUF001 - as the page writes it
+    assert "<strong>0</strong>" not in row

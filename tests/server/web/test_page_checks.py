@@ -1,0 +1,132 @@
+"""What every request for a page must pass, and the headers that every page has."""
+
+import logging
+
+import httpx
+import pytest
+
+from gpu_agent.registry.tokens import Role
+from gpu_agent.server.web.checks import MAX_FORM_BYTES
+from gpu_agent.server.web.rendering import static_url
+from tests.server.api_harness import ROUTES, logged, operator_token
+from tests.server.web.browsing import csrf_of, origin_of, post, session_of, sign_in
+from tests.server.web.fleet import Fleet, Machine
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGES = ("/", "/nodes", "/signin", "/nodes/none", "/web/none")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_has_the_strict_headers(path: str, admin: httpx.AsyncClient) -> None:
+    answer = await admin.get(path)
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert " style=" not in answer.text
+    assert "<script>" not in answer.text
+
+
+async def test_static_files_need_no_session_and_may_be_kept_for_good(browser: httpx.AsyncClient) -> None:
+    for name, kind in (("fleet.css", "text/css"), ("fleet.js", "text/javascript"), ("icon.svg", "image/svg")):
+        answer = await browser.get(static_url(name))
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert (await browser.get(f"/web/static/{name}?v=old")).headers["cache-control"] == "no-cache"
+    assert (await browser.get("/web/static/..%2fapp.py")).status_code == 404
+
+
+async def test_the_pages_are_no_part_of_the_api(admin: httpx.AsyncClient) -> None:
+    assert not {path for _, path in ROUTES} & {"/", "/nodes", "/signin"}
+    assert (await admin.get("/nothing")).status_code == 401  # the API's answer: it takes no cookie
+
+
+@pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1:1"])
+async def test_a_form_of_another_page_does_nothing(
+    origin: str | None, played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    fields = {"csrf": await csrf_of(admin)}
+    refused = await admin.post("/web/signout", data=fields, headers=headers)
+    assert (refused.status_code, "came from another page" in refused.text) == (403, True)
+    assert played.service.tokens.authenticate(session_of(admin) or "") is not None
+
+
+@pytest.mark.parametrize("csrf", ["", "0" * 64, "é"])
+async def test_a_form_without_its_secret_does_nothing(
+    csrf: str, played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    refused = await post(admin, "/web/signout", {}, csrf=csrf)
+    assert (refused.status_code, "not valid any more" in refused.text) == (403, True)
+    assert played.service.tokens.authenticate(session_of(admin) or "") is not None
+
+
+async def test_the_secret_of_one_session_is_of_no_use_to_another(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    before = await csrf_of(admin)
+    admin.cookies.clear()
+    await sign_in(admin, await operator_token(played.service, Role.ADMIN))
+    assert (await post(admin, "/web/signout", {}, csrf=before)).status_code == 403
+
+
+async def test_a_form_that_is_too_large_or_none_is_refused(admin: httpx.AsyncClient) -> None:
+    large = await post(admin, "/web/signout", {"reason": "r" * MAX_FORM_BYTES}, csrf=await csrf_of(admin))
+    assert large.status_code == 413
+    as_json = await admin.post("/web/signout", json={}, headers=origin_of(admin))
+    assert as_json.status_code == 415
+    broken = await admin.post(
+        "/web/signout",
+        content=b"a=%ff",
+        headers={**origin_of(admin), "Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert broken.status_code == 400
+
+
+async def test_another_host_is_refused(admin: httpx.AsyncClient) -> None:
+    for path in ("/nodes", "/signin"):
+        refused = await admin.get(path, headers={"Host": "evil.example"})
+        assert (refused.status_code, "not called" in refused.text) == (403, True)
+
+
+async def test_the_script_is_answered_with_a_status_where_a_person_is_led_to_the_sign_in(
+    browser: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/web/session", "/web/stream?page=nodes"):
+        assert (await browser.get(path)).status_code == 401
+    assert not logged(caplog, "operator_unauthorized")
+    browser.cookies.set("gpu_agent_session", "gpus_00000000_unknown")
+    with caplog.at_level(logging.WARNING):
+        assert (await browser.get("/web/session")).status_code == 401
+        await browser.get("/nodes")
+    assert len(logged(caplog, "operator_unauthorized")) == 1
+
+
+async def test_names_that_nodes_choose_are_shown_and_never_run(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    hostile = '<script>alert(1)</script>"onmouseover="x'
+    machine = Machine(hostile, gpu='<img src=x onerror="y">', count=1, labels={"<em>": '"><s>'})
+    machine.models = ("<svg/onload=z>",)
+    await played.join(machine)
+    await played.service.drain(machine.node_id, reason="<u>why</u>")
+    for path in ("/", "/nodes", f"/nodes?q={'%3Cscript%3E'}", f"/nodes/{machine.node_id}"):
+        text = (await admin.get(path)).text
+        for made in ("<script>", "<img src=x", "<svg/onload", "<u>", '"onmouseover="', "<em>", '"><s>'):
+            assert made not in text, path
+
+
+async def test_a_page_that_fails_says_so_and_is_logged(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(played.service, "explain_node", fail)
+    machine = await played.join(Machine("a"))
+    answer = await admin.get(f"/nodes/{machine.node_id}")
+    assert (answer.status_code, "failed to make this page" in answer.text) == (500, True)
+    assert "a fault of ours" not in answer.text

@@ -1,0 +1,207 @@
+"""Signing in with an operator token: what the browser gets, what it shows, and when that ends."""
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gpu_agent.registry.token_issuing import MOST_SESSIONS
+from gpu_agent.registry.tokens import Role
+from gpu_agent.server.web.session import COOKIE, local_path
+from gpu_agent.store.sqlite import SqliteStore
+from gpu_agent.wire.api import NewToken
+from tests.server.api_harness import bearer, logged, operator_token, serving
+from tests.server.harness import running
+from tests.server.web.browsing import csrf_of, origin_of, post, session_of, sign_in
+from tests.server.web.fleet import Fleet, fleet
+
+
+async def token_of(played: Fleet, role: Role = Role.READ) -> str:
+    return await operator_token(played.service, role)
+
+
+async def test_a_page_without_a_session_leads_to_the_sign_in_and_back(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    first = await browser.get("/nodes?show=free&q=a%26b")
+    assert (first.status_code, first.headers["location"]) == (
+        303,
+        "/signin?next=%2Fnodes%3Fshow%3Dfree%26q%3Da%2526b",
+    )
+    page = await browser.get(first.headers["location"])
+    assert 'value="/nodes?show=free&amp;q=a%26b"' in page.text
+    done = await sign_in(browser, await token_of(played), to="/nodes?show=free&q=a%26b")
+    assert (done.status_code, done.headers["location"]) == (303, "/nodes?show=free&q=a%26b")
+    assert (await browser.get("/nodes?show=free")).status_code == 200
+
+
+async def test_the_cookie_is_a_session_that_scripts_and_other_sites_cannot_use(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    token = await token_of(played)
+    cookie = (await sign_in(browser, token)).headers["set-cookie"]
+    assert token not in cookie
+    assert cookie.startswith(f"{COOKIE}=gpus_")
+    parts = {part.strip().lower() for part in cookie.split(";")[1:]}
+    assert {"httponly", "samesite=strict", "path=/", "max-age=43200"} <= parts
+    assert "secure" not in parts
+
+
+async def test_behind_a_proxy_with_tls_the_cookie_is_sent_over_tls_alone(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    headers = {"Origin": f"https://{browser.base_url.netloc.decode()}"}
+    token = await token_of(played)
+    answer = await browser.post("/signin", data={"token": token, "next": "/"}, headers=headers)
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("gpuo_00000000_unknown", "no operator token of this registry"),
+        ("two words", "cannot be a token"),
+        ("JOIN", "That is a join token"),
+    ],
+)
+async def test_what_is_no_operator_token_is_refused_in_words(
+    shown: str, said: str, played: Fleet, *, browser: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    if shown == "JOIN":
+        made = await played.service.tokens.create_join()
+        assert isinstance(made, NewToken)
+        shown = made.token
+    with caplog.at_level(logging.WARNING):
+        await sign_in(browser, shown)
+        answer = await sign_in(browser, shown)
+    assert answer.status_code == 401
+    assert said in answer.text
+    assert shown not in answer.text
+    assert session_of(browser) is None
+    assert len(logged(caplog, "operator_unauthorized")) == 1
+    assert shown not in caplog.text
+
+
+async def test_a_session_outlives_a_restart_of_the_registry(tmp_path: Path) -> None:
+    database = tmp_path / "registry.db"
+    async with fleet(store=SqliteStore(database)) as before, serving(before.service) as first:
+        await sign_in(first, await operator_token(before.service, Role.READ))
+        session = session_of(first)
+    assert session is not None
+    async with running(store=SqliteStore(database), auth_on=True) as service, serving(service) as second:
+        second.cookies.set(COOKIE, session)
+        assert (await second.get("/nodes")).status_code == 200
+
+
+async def test_a_session_ends_with_the_operator_token(played: Fleet, browser: httpx.AsyncClient) -> None:
+    token = await token_of(played)
+    await sign_in(browser, token)
+    assert (await browser.get("/nodes")).status_code == 200
+    await played.service.tokens.revoke(token.split("_")[1])
+    gone = await browser.get("/nodes")
+    assert (gone.status_code, gone.headers["location"]) == (303, "/signin?next=%2Fnodes&ended=1")
+    page = await browser.get(gone.headers["location"])
+    assert "Your session has ended" in page.text
+    assert session_of(browser) is None
+
+
+async def test_a_session_is_never_longer_than_its_operator_token(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    made = await played.service.tokens.create_operator(Role.READ, name="ana", ttl_seconds=60)
+    assert isinstance(made, NewToken)
+    await sign_in(browser, made.token)
+    (session,) = (one for one in played.service.tokens.all() if one.kind == "session")
+    assert (session.parent, session.role, session.name) == (made.token_id, "read", "ana")
+    assert session.expires_at is not None
+    assert made.expires_at is not None
+    assert session.expires_at <= made.expires_at + 0.01
+
+
+async def test_signing_out_ends_the_session_itself(played: Fleet, browser: httpx.AsyncClient) -> None:
+    await sign_in(browser, await token_of(played))
+    session = session_of(browser)
+    answer = await post(browser, "/web/signout", {}, csrf=await csrf_of(browser))
+    assert (answer.status_code, answer.headers["location"]) == (303, "/signin")
+    assert session is not None
+    assert session_of(browser) is None
+    assert played.service.tokens.authenticate(session) is None
+
+
+async def test_of_one_token_the_oldest_session_ends_when_there_are_too_many(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    token = await token_of(played)
+    sessions = []
+    for _ in range(MOST_SESSIONS + 1):
+        browser.cookies.clear()
+        await sign_in(browser, token)
+        sessions.append(session_of(browser) or "")
+    valid = [played.service.tokens.authenticate(one) is not None for one in sessions]
+    assert valid == [False, *[True] * MOST_SESSIONS]
+
+
+async def test_the_api_takes_no_session_and_the_page_no_bearer_token(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    token = await token_of(played, Role.ADMIN)
+    assert (await browser.get("/nodes", headers=bearer(token))).status_code == 303
+    await sign_in(browser, token)
+    assert (await browser.get("/v1/nodes")).status_code == 401
+    session = session_of(browser) or ""
+    assert (await browser.get("/v1/nodes", headers=bearer(session))).status_code == 401
+    browser.cookies.set(COOKIE, token, domain=browser.base_url.host)
+    browser.cookies.clear()
+    browser.cookies.set(COOKIE, token)
+    assert (await browser.get("/nodes")).status_code == 303
+
+
+async def test_a_session_lets_no_node_in(played: Fleet, browser: httpx.AsyncClient) -> None:
+    await sign_in(browser, await token_of(played))
+    again = await sign_in(browser, session_of(browser) or "")
+    assert "That is the token of a session" in again.text
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "https://example.org/",
+        "//example.org/",
+        "/\\example.org",
+        "\\\\example.org",
+        "/nodes\r\nSet-Cookie: a=b",
+        "javascript:alert(1)",
+        "nodes",
+        "/signin?next=/signin",
+        "/web/signout",
+        "/n\u00f6des",
+        "/" + "a" * 3000,
+    ],
+)
+async def test_nobody_is_led_to_another_host(wanted: str, played: Fleet, browser: httpx.AsyncClient) -> None:
+    assert local_path(wanted) == "/"
+    done = await sign_in(browser, await token_of(played), to=wanted)
+    assert done.headers["location"] == "/"
+
+
+@pytest.fixture
+async def open_registry() -> AsyncIterator[httpx.AsyncClient]:
+    async with running(auth_on=False) as service, serving(service) as client:
+        yield client
+
+
+async def test_with_auth_off_nobody_signs_in_and_forms_are_still_checked(
+    open_registry: httpx.AsyncClient,
+) -> None:
+    page = await open_registry.get("/nodes")
+    assert page.status_code == 200
+    assert "auth off" in page.text
+    assert (await open_registry.get("/signin")).headers["location"] == "/"
+    refused = await open_registry.post("/web/signout", data={"csrf": "x"}, headers=origin_of(open_registry))
+    assert refused.status_code == 403
+    foreign = await open_registry.post(
+        "/web/signout", data={"csrf": "x"}, headers={"Origin": "http://evil.example"}
+    )
+    assert "came from another page" in foreign.text
