@@ -1,6 +1,7 @@
 """The pictures of docs/: terminals of 80x24 and 120x40, with what the program shows in a small fleet.
 
     python -m tools.pictures [NAME …]       all of them, or those of these names; what `make pictures` does
+    python -m tools.pictures --png [NAME …] also as PNG in dist/pictures, by the machine's own chromium
 
 Everything in them happened: a registry, three agents with simulated GPUs, and the commands.
 """
@@ -15,17 +16,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from playwright.sync_api import sync_playwright
+
 from tools import diagram
 from tools.terminal import Size, drawing, shown, used_lines
 
-FOLDER = Path(__file__).parent.parent / "docs" / "assets" / "pictures"
+ROOT = Path(__file__).parent.parent
+FOLDER, PNG_FOLDER = ROOT / "docs" / "assets" / "pictures", ROOT / "dist" / "pictures"
 SIZES = (Size(80, 24), Size(120, 40))
 _READY_SECONDS = 60.0
+_PNG_PIXELS = 2
+"""To a pixel of the SVG, so that letters stay sharp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +183,21 @@ def main() -> int:
     """Draw them."""
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/.")
     parser.add_argument("names", nargs="*", help="these scenes alone")
-    names = parser.parse_args().names
+    parser.add_argument("--png", action="store_true", help=f"write them to {PNG_FOLDER}, too")
+    arguments = parser.parse_args()
+    drawn = draw(arguments.names)
+    for file in (*drawn, *(write_png(drawn) if arguments.png else ())):
+        print(file)
+    return 0
+
+
+def draw(names: Sequence[str]) -> list[Path]:
+    """Draw the scenes of these names, or all; returns the files."""
     diagram.main()
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.gettempdir()) / "fleet"  # its name is in the pictures
     folder.mkdir(mode=0o700)
+    drawn: list[Path] = []
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
         fleet = Fleet(folder)
@@ -190,8 +206,22 @@ def main() -> int:
             for size in SIZES if not names or scene.name in names else ():
                 picture = FOLDER / f"{scene.name}-{size.columns}x{size.lines}.svg"
                 picture.write_text(fleet.run(scene, size), encoding="utf-8")
-                print(picture)
-    return 0
+                drawn.append(picture)
+    return drawn
+
+
+def write_png(pictures: Iterable[Path]) -> Iterator[Path]:
+    """Write SVG files as PNG, and yield each."""
+    PNG_FOLDER.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(device_scale_factor=_PNG_PIXELS)
+        for picture in pictures:
+            file = PNG_FOLDER / f"{picture.stem}.png"
+            page.set_content(f"<body style='margin: 0'>{picture.read_text(encoding='utf-8')}")
+            page.locator("svg").screenshot(path=file, omit_background=True)
+            yield file
+        browser.close()
 
 
 if __name__ == "__main__":

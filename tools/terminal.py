@@ -48,6 +48,8 @@ _STYLE = (
     "text { font: 14px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; "
     f"fill: {_FOREGROUND} }} .b {{ font-weight: bold }}"
 )
+_DIM, _GREY = b"\x1b[2m", b"\x1b[90m"
+"""The emulator knows no dim letters."""
 _END_SECONDS = 20.0
 _ENDLESS_LINES = 500
 """Of a terminal that a person scrolls back."""
@@ -80,7 +82,7 @@ def shown(
     screen = pyte.Screen(size.columns, size.lines if seconds else _ENDLESS_LINES)
     if not seconds:
         pyte.Stream(screen).feed(f"\x1b[32m$\x1b[0m {typed}\r\n")
-    pyte.ByteStream(screen).feed(written)
+    pyte.ByteStream(screen).feed(written.replace(_DIM, _GREY))
     return screen
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count, cycle
 
 from gpu_agent.cli.client.http import Api, Refused, quote_id
-from gpu_agent.cli.output.nodes import gpus_by_number
+from gpu_agent.cli.output.inventory import gpus_by_number
 from gpu_agent.cli.output.text import Line, Piece, line
 from gpu_agent.cli.registry.watch import node_changes
 from gpu_agent.wire.api import ClaimView, NodeDetail, NodeList, NodeSummary

@@ -171,7 +171,7 @@ def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
 
 def test_what_it_comes_to_names_what_fails() -> None:
     assert plain_text(summary_line([GOOD, CLOSED, skipped("TLS", "not tried")])) == "1 of 3 fail: TCP"
-    assert plain_text(summary_line([GOOD, LATE])) == "Nothing fails, 1 warn"
+    assert plain_text(summary_line([GOOD, LATE])) == "Nothing fails, 1 warning"
     assert plain_text(summary_line([GOOD])) == "Nothing fails"
 
 

@@ -30,7 +30,7 @@ from gpu_agent.wire.messages import Check, NodeStatusMessage, StatusDetails
 from gpu_agent.wire.probe_document import MachineDocument
 from tests.cli.answers import model_of
 from tests.cli.hosts import HOST
-from tests.node.control_harness import INVENTORY, READY, jobs_in_flight, status_of
+from tests.node.control_harness import GPU, INVENTORY, READY, jobs_in_flight, status_of
 
 NOW = 1_700_000_000.0
 JOB = AnnouncedJob("job-1", of_process(4711, 1), 2345678, NOW - 60)
@@ -90,6 +90,32 @@ def test_a_check_that_waits_to_run_again_says_for_what_beside_its_result() -> No
     waiting = replace(passed, not_repeated="1 process uses it")
     assert shown_checks(passed)[0].endswith("GPU 0: 54 GB/s")
     assert shown_checks(waiting)[0].endswith("GPU 0: 54 GB/s; not run again: 1 process uses it")
+
+
+def test_gpus_with_the_same_result_of_a_check_are_one_row_and_failures_come_first() -> None:
+    def check(scope: str, detail: str, *, ok: bool | None) -> CheckState:
+        return CheckState(name="memory_bandwidth", scope=scope, ok=ok, detail=detail, at=NOW)
+
+    three = tuple(replace(GPU, uuid=f"GPU-{index}", index=index) for index in range(3))
+    said = page(
+        inventory=replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=three)),
+        checks=(
+            check("GPU-2", "it runs on request", ok=None),
+            check("GPU-0", "it runs on request", ok=None),
+            check("GPU-1", "the GPU is lost", ok=False),
+        ),
+    )
+    assert [one.split(maxsplit=1)[1] for one in said if one.startswith("memory_bandwidth")] == [
+        "FAILS    GPU 1: the GPU is lost",
+        "not run  GPUs 0, 2: it runs on request",
+    ]
+
+
+def test_a_ready_node_with_a_faulty_gpu_is_not_plain_green() -> None:
+    lost = GpuReport(outcome=Outcome.OK, gpus=(replace(GPU, health=Health.LOST),))
+    for gpus, style in ((INVENTORY.gpu, "green"), (lost, "yellow")):
+        first, *_ = status_page(answer(inventory=replace(INVENTORY, gpu=gpus)), None, ASCII_GLYPHS, now=NOW)
+        assert [piece.style for piece in first if piece.text == "ready"] == [style]
 
 
 def shown_checks(*checks: CheckState) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_row_says_which_machine_it_is_what_is_free_and_how_full_it_is() -> Non
         *("HOST", "ID", "STATUS", "GPUS", "MEMORY", "LOAD", "SLOTS", "MODELS", "VERSION", "AGE"),
     ]
     assert cells(row) == [
-        *("gpu-01.example.com", "node-1", "ready", "1/1 L4", "6/24 GiB", "42 %", "1/4", "1", "0.2.0", "3 h"),
+        *("gpu-01.example.com", "node-1", "ready", "1/1 L4", "6/24 GiB", "42%", "1/4", "1", "0.2.0", "3 h"),
     ]
 
 
@@ -87,7 +87,7 @@ def test_a_wide_list_has_the_machines_figures_its_address_and_its_labels() -> No
     wide = node(cpu_percent=12.2, mem_percent=30.0, address="10.0.0.7:9", labels={"zone": "a", "rack": "7"})
     said = drawn(wide, style=ListStyle(wide=True)).splitlines()
     assert cells(said[0])[-5:] == ["CPU", "RAM", "HEARTBEAT", "ADDRESS", "LABELS"]
-    assert cells(said[1])[-5:] == ["12 %", "30 %", "2 s", "10.0.0.7:9", "rack=7 zone=a"]
+    assert cells(said[1])[-5:] == ["12%", "30%", "2 s", "10.0.0.7:9", "rack=7 zone=a"]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,18 @@ def test_the_least_worth_goes_first_then_what_may_fold_does() -> None:
     assert drawn(sheet(READY), 20) == "NODE    GPUS\nnode-1  8x H100 80GB\n        HBM3"
 
 
+def test_a_column_that_wraps_is_no_wider_than_its_longest_part() -> None:
+    table = Table(
+        (Column(head="CHECKS", wraps=True), Column(head="OF")),
+        [Row((line("pcie_link, memory_bandwidth"), line("GPU 3")))],
+    )
+    assert drawn(table, 30).splitlines() == [
+        "CHECKS            OF",
+        "pcie_link,        GPU 3",
+        "memory_bandwidth",
+    ]
+
+
 def test_no_rows_are_no_lines_and_no_heads_no_line_of_heads() -> None:
     assert render_table(sheet(), 80) == []
     assert drawn(Table((Column(head=""), Column(head="")), [Row([line("a"), line("b")])]), 80) == "a  b"

@@ -15,7 +15,7 @@ from gpu_agent.cli.client import events as following
 from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.output.units import clock
-from gpu_agent.cli.registry.events import event_line
+from gpu_agent.cli.registry.events import event_lines
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.event_words import MISSED, SENTENCES
 from tests.cli.conftest import Served
@@ -210,14 +210,24 @@ def happened(name: str, **fields: object) -> RegistryEvent:
     ],
 )
 def test_each_event_is_one_readable_line(event: RegistryEvent, words: str) -> None:
-    assert plain_text(event_line(event, now=NOW)) == f"{clock(NOW - 130, NOW)}  node-7  {words}"
-    assert plain_text(event_line(event, now=NOW, node=False)) == f"{clock(NOW - 130, NOW)}  {words}"
+    assert drawn(event) == [f"{clock(NOW - 130, NOW)}  node-7  {words}"]
+    assert drawn(event, node=False) == [f"{clock(NOW - 130, NOW)}  {words}"]
+
+
+def drawn(event: RegistryEvent, *, columns: int | None = None, node: bool = True) -> list[str]:
+    return [plain_text(one) for one in event_lines(event, columns, now=NOW, node=node)]
 
 
 def test_an_event_of_no_node_says_so() -> None:
-    assert "  -  the registry has started" in plain_text(
-        event_line(RegistryEvent(at=NOW, event="registry_restored", fields={"nodes": 3}), now=NOW)
-    )
+    (words,) = drawn(RegistryEvent(at=NOW, event="registry_restored", fields={"nodes": 3}))
+    assert "  -  the registry has started" in words
+
+
+def test_on_a_terminal_a_long_event_goes_on_below_its_words_and_no_word_is_broken() -> None:
+    event = happened("node_fault_reported", code="GPU_LOST", message="GPU 3 no longer answers, nor is listed")
+    first, second = drawn(event, columns=60)
+    assert first.endswith("  node-7         reports a fault: GPU_LOST: GPU 3 no")
+    assert second == f"{' ' * 25}longer answers, nor is listed"
 
 
 def test_a_days_old_event_has_its_date() -> None:
@@ -226,7 +236,7 @@ def test_a_days_old_event_has_its_date() -> None:
 
 
 def test_words_from_elsewhere_cannot_act_on_a_terminal() -> None:
-    said = plain_text(event_line(happened("node_fault_reported", code="X", message="\x1b[2J\n"), now=NOW))
+    (said,) = drawn(happened("node_fault_reported", code="X", message="\x1b[2J\n"))
     assert said.isprintable()
 
 

@@ -302,8 +302,8 @@ def test_what_is_not_known_is_left_out() -> None:
     [
         ("since", {"previous_status": "degraded"}, "(5 min), degraded before that"),
         ("link", {"connected": False, "address": "10.0.0.7:9"}, "not connected now, last from 10.0.0.7:9"),
-        ("link", {"round_trip_ms": 0.254}, "connected, 0.25 ms there and back, no heartbeat yet"),
-        ("link", {"round_trip_ms": 121.5}, "connected, 121.5 ms there and back"),
+        ("link", {"round_trip_ms": 0.254}, "connected, round trip 0.25 ms, no heartbeat yet"),
+        ("link", {"round_trip_ms": 121.5}, "connected, round trip 121.5 ms"),
         ("link", {"round_trip_ms": 7.0, "connected": False}, "no heartbeat yet"),
         (
             "link",
@@ -339,7 +339,7 @@ def test_what_is_not_known_is_left_out() -> None:
         (
             "load",
             {"cpu_percent": 12.4, "mem_percent": None, "probe_age_seconds": 4.8},
-            "CPU 12 %, GPUs read 4 s ago",
+            "CPU 12%, GPUs read 4 s ago",
         ),
         (
             "labels",
@@ -378,7 +378,7 @@ def test_what_is_not_known_is_left_out() -> None:
                 "driver_version": "550",
                 "cuda_version": "12.4",
             },
-            "linux, 8 cores, 32 GB memory, driver 550, CUDA 12.4",
+            "linux, 8 cores, 32 GiB memory, driver 550, CUDA 12.4",
         ),
     ],
 )

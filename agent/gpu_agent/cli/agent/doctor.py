@@ -413,8 +413,11 @@ def summary_line(results: Sequence[CheckResult]) -> Line:
     if counted[CheckStatus.FAIL]:
         failing = ", ".join(one.check for one in results if one.verdict is CheckStatus.FAIL)
         return line(Piece(f"{counted[CheckStatus.FAIL]} of {len(results)} fail: {failing}", "bold red"))
-    known = f", {counted[CheckStatus.WARN]} warn" if counted[CheckStatus.WARN] else ""
-    return line(Piece(f"Nothing fails{known}", "green"))
+    warnings = counted[CheckStatus.WARN]
+    if not warnings:
+        return line(Piece("Nothing fails", "green"))
+    words = f"{warnings} {'warning' if warnings == 1 else 'warnings'}"
+    return line(Piece("Nothing fails", "green"), ", ", Piece(words, "yellow"))
 
 
 def _user_name() -> str:

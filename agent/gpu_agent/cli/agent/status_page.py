@@ -12,6 +12,7 @@ from gpu_agent.cli.agent.probe_page import trouble_lines
 from gpu_agent.cli.output.blocks import Block
 from gpu_agent.cli.output.inventory import (
     gpu_block,
+    gpus_by_number,
     gpus_in_words,
     model_table,
     models_in_words,
@@ -21,9 +22,9 @@ from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, r
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.session.types import STATE_PHRASES, State
-from gpu_agent.wire.codes import NODE_SCOPE, STATUS_COLOURS
+from gpu_agent.wire.codes import NODE_SCOPE, STATUS_COLOURS, NodeStatus
 from gpu_agent.wire.control import AdmissionCheckInfo, DrainInfo, JobInfo, SessionInfo, StatusDocument
-from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
+from gpu_agent.wire.inventory import GpuReport, Health, Inventory, Outcome
 from gpu_agent.wire.probe_document import MachineDocument
 
 if sys.platform != "win32":
@@ -38,6 +39,8 @@ _JOB_COLUMNS = (
     Column(head="USER", priority=1),
     Column(head="ENDS WITH"),
 )
+_ADMISSION_ORDER = (False, True, None)
+"""Failures come first, then what passed, then what did not run."""
 _PHRASES: dict[str, str] = {state.value: words for state, words in STATE_PHRASES.items()}
 
 
@@ -95,10 +98,16 @@ def _headline(answer: StatusDocument, columns: int | None) -> Iterator[Line]:
         yield line("The registry has not sent this node's status yet.")
     else:
         code = Piece(f"  ({status.reason_code})", "dim") if status.reason_code else ""
-        yield line(name, "  ", status_piece(status.status), code)
+        yield line(name, "  ", _status_piece(status.status, answer.machine), code)
         yield from wrap(line(status.reason or ""), columns)
         if status.clears_when:
             yield from wrap(line(Piece("Changes when: ", "bold"), status.clears_when), columns)
+
+
+def _status_piece(status: str, machine: MachineDocument | None) -> Piece:
+    """Draw the status; a ready node with a faulty GPU is not as green as one without."""
+    faulty = machine is not None and any(gpu.health is not Health.OK for gpu in machine.gpus)
+    return Piece(status, "yellow") if status == NodeStatus.READY and faulty else status_piece(status)
 
 
 def activity_in_words(session: SessionInfo) -> str:
@@ -117,21 +126,27 @@ def _failing_checks(answer: StatusDocument) -> Iterator[Row]:
 def admission_table(
     checks: Iterable[AdmissionCheckInfo], machine: MachineDocument | None, columns: int | None
 ) -> list[Line]:
-    """Draw the admission checks; those that passed on several GPUs are one row. Without checks: no lines."""
-    names = {gpu.uuid: f"GPU {gpu.index}" for gpu in ([] if machine is None else machine.gpus)}
-    rows: dict[tuple[str, str], list[AdmissionCheckInfo]] = {}
+    """Draw the admission checks, failures first; one row for GPUs with the same result. None: no lines."""
+    numbers = {gpu.uuid: gpu.index for gpu in ([] if machine is None else machine.gpus)}
+    rows: dict[tuple[object, ...], list[AdmissionCheckInfo]] = {}
     for check in checks:
-        alone = check.scope if check.ok is not True or check.not_repeated else ""
-        rows.setdefault((check.name, alone), []).append(check)
+        passed = check.ok is True and not check.not_repeated
+        result = () if passed else (check.ok, check.detail, check.not_repeated)
+        rows.setdefault((check.name, *result), []).append(check)
+    in_order = sorted(rows.values(), key=lambda same: _ADMISSION_ORDER.index(same[0].ok))
     return render_table(
-        Table(_ADMISSION_COLUMNS, [_admission_row(one, names) for one in rows.values()]), columns
+        Table(_ADMISSION_COLUMNS, [_admission_row(one, numbers) for one in in_order]), columns
     )
 
 
-def _admission_row(checks: list[AdmissionCheckInfo], names: Mapping[str, str]) -> Row:
+def _admission_row(checks: list[AdmissionCheckInfo], numbers: Mapping[str, int | None]) -> Row:
     check = checks[0]
     mark = {True: Piece("ok", "green"), False: Piece("FAILS", "bold red"), None: Piece("not run", "yellow")}
-    where = f"{len(checks)} GPUs" if len(checks) > 1 else names.get(check.scope, check.scope)
+    known = sorted(number for one in checks if (number := numbers.get(one.scope)) is not None)
+    if check.ok and len(checks) > 1:
+        where = f"{len(checks)} GPUs"
+    else:
+        where = gpus_by_number(known) if len(known) == len(checks) else ", ".join(one.scope for one in checks)
     detail = check.detail if check.scope == NODE_SCOPE else f"{where}: {check.detail}"
     waits = Piece(f"; not run again: {check.not_repeated}", "yellow") if check.not_repeated else ""
     return Row((line(check.name), line(mark[check.ok]), line(detail, waits)))

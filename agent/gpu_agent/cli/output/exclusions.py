@@ -105,9 +105,9 @@ def need_and_have(one: ExcludedNode | NodeExclusionView) -> str:
 
 
 def _row(one: NodeExclusionView) -> Row:
-    note = [Piece("now: ", "bold"), one.have]
+    note: list[object] = [Piece("now: ", "bold"), one.have]
     if one.clears_when:
-        note += [Piece("; clears when: ", "bold"), one.clears_when]
+        note += ["; ", Piece("clears when: ", "bold"), one.clears_when]
     return Row((line(one.refuses), line(Piece(one.reason, "yellow"))), line(*note))
 
 

@@ -226,6 +226,12 @@ def health_piece(health: str) -> Piece:
     return Piece(health, _HEALTH_STYLES.get(health, "red"))
 
 
+def gpus_by_number(numbers: Iterable[object]) -> str:
+    """Name GPUs: `GPU 0`, or `GPUs 0, 3`."""
+    which = [str(one) for one in numbers]
+    return f"GPU{'' if len(which) == 1 else 's'} {', '.join(which)}"
+
+
 def gpus_in_words(gpus: Iterable[NamedGpu]) -> str:
     """Say how many GPUs of which name there are, and how many are not healthy or are cordoned."""
     listed = list(gpus)

@@ -24,12 +24,12 @@ _COLUMNS = (
     Column(head="ID", wraps=True),
     Column(head="STATUS"),
     Column(head="GPUS", wraps=True),
-    Column(head="MEMORY", right=True, priority=8),
+    Column(head="MEMORY", right=True, priority=9),
     Column(head="LOAD", right=True, priority=10),
     Column(head="SLOTS", right=True),
     Column(head="MODELS", right=True, priority=7),
     Column(head="VERSION", priority=6),
-    Column(head="AGE", right=True, priority=9),
+    Column(head="AGE", right=True, priority=8),
 )
 _WIDE_COLUMNS = (
     *_COLUMNS,
@@ -41,6 +41,8 @@ _WIDE_COLUMNS = (
 )
 _DRAINED = frozenset({ReasonCode.DRAIN_COMPLETE, ReasonCode.DRAIN_DEADLINE})
 """A node that is offline for one of these is as its operator wants it."""
+_AGE_COLUMNS = len("10 s")
+"""A list that is redrawn must not lose a column when 9 s become 10 s."""
 _MIB_IN_GIB = 1024
 _NOT_IN_A_SHORT_NAME = re.compile(
     r"[ -](?:\d+GB|HBM\w*|SXM\d?|PCIe|OAM|MIG|Generation)\b|\b(?:GeForce|Tesla|AMD|Instinct) ",
@@ -107,12 +109,6 @@ def gpu_numbers(gpus: Sequence[GpuView]) -> dict[str, str]:
     return numbers
 
 
-def gpus_by_number(numbers: Iterable[object]) -> str:
-    """Name GPUs: `GPU 0`, or `GPUs 0, 3`."""
-    which = [str(one) for one in numbers]
-    return f"GPU{'' if len(which) == 1 else 's'} {', '.join(which)}"
-
-
 def node_name(node: NodeSummary) -> str:
     """Return its hostname and its id, for a sentence."""
     return f"{node.hostname} ({node.node_id})" if node.hostname else node.node_id
@@ -169,12 +165,14 @@ def fleet_summary(nodes: Sequence[NodeSummary]) -> Line:
     simulated = sum(node.simulated for node in nodes)
     shown = "all" if simulated == len(nodes) else simulated
     count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
-    return line(
-        Piece(f"{count}: {statuses}; {sum(map(count_free, able))} of {len(gpus)} GPUs free", "dim"),
-        *(Piece(f", {number} {what}", "red") for what, number in _count_unusable(gpus).items()),
-        Piece(f"; {sum(node.in_flight_jobs for node in able)} of {slots} slots occupied", "dim"),
-        Piece(f"; {shown} simulated" if simulated else "", "magenta"),
-    )
+    pieces = [Piece(f"{count}: {statuses}; {sum(map(count_free, able))} of {len(gpus)} GPUs free", "dim")]
+    for what, number in _count_unusable(gpus).items():
+        pieces += [Piece(", ", "dim"), Piece(f"{number} {what}", "red")]
+    occupied = sum(node.in_flight_jobs for node in able)
+    pieces.append(Piece(f"; {occupied} of {slots} slots occupied", "dim"))
+    if simulated:
+        pieces += [Piece("; ", "dim"), Piece(f"{shown} simulated", "magenta")]
+    return line(*pieces)
 
 
 def count_free(node: NodeSummary) -> int:
@@ -207,11 +205,11 @@ def gpu_names(gpus: Sequence[GpuView], name: Callable[[str], str]) -> str:
 def gpu_marks(gpus: Sequence[GpuView]) -> Iterator[Piece]:
     """Yield how many GPUs are not as they should be."""
     for health, count in _count_unusable(gpus).items():
-        yield Piece(f", {count} {health}", "bold red")
+        yield from (Piece(", "), Piece(f"{count} {health}", "bold red"))
     uses = Counter(map(gpu_use, gpus))
     for use in (GpuUse.HELD, GpuUse.IDLE, GpuUse.CORDONED, GpuUse.UNCLAIMED):
         if uses[use]:
-            yield Piece(f", {uses[use]} {use.value}", "yellow")
+            yield from (Piece(", "), Piece(f"{uses[use]} {use.value}", "yellow"))
 
 
 def _gpu_cell(node: NodeSummary, name: Callable[[str], str]) -> Line:
@@ -242,7 +240,7 @@ def _cells(node: NodeSummary, now: float, *, wide: bool) -> Iterator[Line]:
     yield line(f"{node.in_flight_jobs}/{node.max_concurrent_jobs}")
     yield line(models_in_words(node.installed_models))
     yield line(node.agent_version or "-")
-    yield line(duration_in_words(now - node.since))
+    yield line(duration_in_words(now - node.since).rjust(_AGE_COLUMNS))
     yield line(_percent(node.cpu_percent))
     yield line(_percent(node.mem_percent))
     yield line("-" if age is None else duration_in_words(age))
@@ -277,7 +275,7 @@ def _whole_gpus(node: NodeSummary) -> Iterator[GpuView]:
 
 
 def _percent(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.0f} %"
+    return "-" if figure is None else f"{figure:.0f}%"
 
 
 def _notes(node: NodeSummary, *, in_pipe: bool) -> Iterator[Piece]:

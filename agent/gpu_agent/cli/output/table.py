@@ -99,10 +99,20 @@ def _layout(table: Table, columns: int) -> _Layout:
         if not wrapping:
             break
         widths[max(wrapping, key=widths.__getitem__)] -= 1
-    behind = columns - _table_width(widths) - len(_GAP.text)
     narrowed = [None if width == full[at] else width for at, width in zip(shown, widths, strict=True)]
+    widths = [
+        width if narrow is None else _wrapped_width(table, at, narrow)
+        for at, width, narrow in zip(shown, widths, narrowed, strict=True)
+    ]
+    behind = columns - _table_width(widths) - len(_GAP.text)
     notes = behind if behind >= _ROOM_FOR_NOTES else 0
     return _Layout(tuple(shown), tuple(widths), tuple(narrowed), columns, notes)
+
+
+def _wrapped_width(table: Table, index: int, columns: int) -> int:
+    """How wide a column is whose cells are wrapped to so many columns: often narrower."""
+    parts = (part for row in table.rows for part in wrap(row.cells[index], columns))
+    return max(len(table.columns[index].head), *map(line_width, parts))
 
 
 def _table_width(widths: Sequence[int]) -> int:

@@ -113,6 +113,13 @@ def wrap(words: Line, columns: int | None) -> list[Line]:
     return parts
 
 
+def wrap_after(prefix: Line, words: Line, columns: int | None) -> list[Line]:
+    """Put words behind a prefix; what does not fit goes on below the first of them."""
+    indent = line_width(prefix)
+    first, *more = wrap(words, None if columns is None else columns - indent)
+    return [(*prefix, *first), *((Piece(" " * indent), *part) for part in more)]
+
+
 def _whole_words(pieces: Iterable[Piece]) -> Iterator[Line]:
     """Yield words, which may be of several pieces: a change of style is no place to break a line."""
     word: list[Piece] = []

@@ -18,13 +18,14 @@ from gpu_agent.cli.command import Arguments, ExitCode, positive_number, whole_nu
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.inventory import status_piece
 from gpu_agent.cli.output.streams import print_stderr, reader_left
-from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines
+from gpu_agent.cli.output.text import Line, Piece, line, print_json, print_lines, terminal_columns, wrap_after
 from gpu_agent.cli.output.units import clock
 from gpu_agent.wire.api import EventList, RegistryEvent
 from gpu_agent.wire.event_words import MISSED, event_sentence
 
 _ARROW = "→"
 _LATEST = 20
+_ID_COLUMNS = len("node-5F2A8C1E")
 
 _STYLES = {
     "node_register_refused": "yellow",
@@ -165,13 +166,15 @@ def _print_event(event: RegistryEvent, document: object, arguments: Arguments) -
     if arguments.json:
         print(json.dumps(document), flush=True)
     else:
-        print_lines([event_line(event, now=time.time(), node=arguments.node_id is None)])
+        named = arguments.node_id is None
+        print_lines(event_lines(event, terminal_columns(), now=time.time(), node=named))
 
 
-def event_line(event: RegistryEvent, *, now: float, node: bool = True) -> Line:
+def event_lines(event: RegistryEvent, columns: int | None, *, now: float, node: bool = True) -> list[Line]:
     """Draw an event with its local time; `node`: with its node's id."""
-    named = f"  {event.node_id or '-'}" if node else ""
-    return line(Piece(clock(event.at, now), "dim"), named, "  ", *event_pieces(event))
+    name = (event.node_id or "-").ljust(0 if columns is None else _ID_COLUMNS)
+    prefix = line(Piece(clock(event.at, now), "dim"), f"  {name}" if node else "", "  ")
+    return wrap_after(prefix, line(*event_pieces(event)), columns)
 
 
 def event_pieces(event: RegistryEvent) -> Iterator[Piece]:

@@ -5,7 +5,7 @@ import time
 from gpu_agent.cli.client.http import Api, request_options
 from gpu_agent.cli.command import Arguments, ExitCode
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
-from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
+from gpu_agent.cli.output.text import BLANK, line, print_json, print_lines, terminal_columns, wrap
 from gpu_agent.cli.registry.job_options import job_options, job_request
 
 
@@ -54,7 +54,9 @@ def run_job(arguments: Arguments) -> int:
         print_lines(eligibility_table(nodes, terminal_columns()))
         needed = f" of {nodes.nodes_needed} that the job needs" if nodes.nodes_needed > 1 else ""
         excluded = counts_in_words(nodes.counts) or "none"
-        print(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
+        summary = line(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
+        columns = terminal_columns()
+        print_lines([*([] if columns is None else [BLANK]), *wrap(summary, columns)])
     else:
         print(NO_NODES)
     return ExitCode.OK

@@ -32,8 +32,9 @@ from gpu_agent.cli.output.text import (
     line_width,
     separate,
     wrap,
+    wrap_after,
 )
-from gpu_agent.cli.output.units import duration_in_words, local_time
+from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.cli.registry.events import event_pieces
 from gpu_agent.probe.health.reasons import REASONS
 from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, NodeDetail, RegistryEvent
@@ -203,7 +204,7 @@ def _gpu_faults(gpus: Sequence[GpuView], numbers: Mapping[str, str], columns: in
     for code, which in having.items():
         known = REASONS.get(code)
         if known is not None:
-            step = (Piece("; next step: ", "bold"), known.action) if known.action else ()
+            step = ("; ", Piece("next step: ", "bold"), known.action) if known.action else ()
             rows.append(Row((line(Piece(code, "yellow")), line(", ".join(which)), line(known.detail, *step))))
     return render_table(Table(_FAULT_COLUMNS, rows), columns)
 
@@ -215,8 +216,8 @@ def _memory(gpu: GpuView) -> str:
     return total if gpu.memory_used_mb is None else f"{gpu.memory_used_mb / _MIB_IN_GIB:.0f}/{total}"
 
 
-def _figure(value: float | None, unit: str) -> str:
-    return "?" if value is None else f"{value:.0f}{unit}"
+def _figure(value: float | None, unit: str) -> Piece:
+    return Piece("?", "dim") if value is None else Piece(f"{value:.0f}{unit}")
 
 
 def _model_row(model: ModelView) -> Row:
@@ -280,9 +281,7 @@ def _history(
         words = line(
             *(Piece(_number_gpus(piece.text, numbers), piece.style) for piece in event_pieces(event))
         )
-        room = None if columns is None else columns - len(ago.text)
-        first, *more = wrap(words, room)
-        lines += [(ago, *first), *((Piece(" " * len(ago.text)), *part) for part in more)]
+        lines += wrap_after((ago,), words, columns)
     return lines
 
 
@@ -318,7 +317,7 @@ def node_facts(node: NodeDetail, *, now: float) -> Iterator[Fact]:
 
 def _since(node: NodeDetail, now: float) -> Line:
     before = f", {node.previous_status} before that" if node.previous_status else ""
-    return line(f"{local_time(node.since)} ({duration_in_words(now - node.since)}){before}")
+    return line(f"{clock(node.since, now)} ({duration_in_words(now - node.since)}){before}")
 
 
 def _link(node: NodeDetail) -> Line:
@@ -330,7 +329,7 @@ def _link(node: NodeDetail) -> Line:
     every, timeout = node.heartbeat_interval_seconds, node.heartbeat_timeout_seconds
     pace = f" (one every {every:g} s; offline after {timeout:g} s)"
     trip = node.round_trip_ms
-    network = "" if trip is None or not node.connected else f", {round(trip, 2):g} ms there and back"
+    network = "" if trip is None or not node.connected else f", round trip {round(trip, 2):g} ms"
     return line(connected, where, network, last, pace)
 
 
@@ -381,7 +380,7 @@ def _gpus(node: NodeDetail) -> Line:
 
 def _load(node: NodeDetail) -> Line:
     figures = (("CPU", node.cpu_percent), ("memory", node.mem_percent))
-    known = [f"{name} {value:.0f} %" for name, value in figures if value is not None]
+    known = [f"{name} {value:.0f}%" for name, value in figures if value is not None]
     age = node.probe_age_seconds
     return line(", ".join([*known, *([] if age is None else [f"GPUs read {duration_in_words(age)} ago"])]))
 
@@ -416,14 +415,14 @@ def _agent(node: NodeDetail) -> Line:
         f"session {node.session_epoch}",
         *([f"workers at {node.endpoint}"] if node.endpoint else []),
     ]
-    simulated = Piece(", simulated: these GPUs do not exist", "yellow")
-    return line(", ".join(facts), simulated if node.simulated else "")
+    simulated = (", ", Piece("simulated: these GPUs do not exist", "magenta")) if node.simulated else ()
+    return line(", ".join(facts), *simulated)
 
 
 def _host(node: NodeDetail) -> Line:
     facts = [
         *([node.platform] if node.platform else []),
-        f"{node.cpu_cores} cores, {node.memory_gb} GB memory",
+        f"{node.cpu_cores} cores, {node.memory_gb} GiB memory",
         *([f"driver {node.driver_version}"] if node.driver_version else []),
         *([f"CUDA {node.cuda_version}"] if node.cuda_version else []),
     ]

@@ -14,7 +14,13 @@ from gpu_agent.cli.client.answers import Answer
 from gpu_agent.cli.client.events import KeepAlive, Lost, Opened, Received, StreamEvent, follow_events
 from gpu_agent.cli.client.http import Api, Refused
 from gpu_agent.cli.command import ExitCode, Failure
-from gpu_agent.cli.output.inventory import gpus_in_words, health_piece, models_in_words, status_piece
+from gpu_agent.cli.output.inventory import (
+    gpus_by_number,
+    gpus_in_words,
+    health_piece,
+    models_in_words,
+    status_piece,
+)
 from gpu_agent.cli.output.nodes import (
     DEFAULT_STYLE,
     NO_NODES,
@@ -23,7 +29,6 @@ from gpu_agent.cli.output.nodes import (
     count_free,
     fleet_summary,
     gpu_numbers,
-    gpus_by_number,
     node_name,
     node_table,
     placeable_gpus,

@@ -115,7 +115,7 @@ def _holders(candidate: Candidate, demand: Demand) -> str:
     fitting = [gpu for gpu in usable_gpus(candidate.record) if demand.gpus.fits(gpu.kind)]
     free = [gpu for gpu in availability(candidate).free if demand.gpus.fits(gpu.kind)]
     why = Counter(why_not_free(candidate, gpu) or "free" for gpu in fitting if gpu not in free)
-    held = listed((f"{count}x {one}" if count > 1 else one for one, count in why.items()), in_order=True)
+    held = listed((f"{count} {one}" if count > 1 else one for one, count in why.items()), in_order=True)
     return f"{len(free)} free of {len(fitting)}; {held}" if why else f"{len(free)} free of {len(fitting)}"
 
 
