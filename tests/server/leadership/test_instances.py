@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from gpu_agent.registry import alarms
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
@@ -29,11 +30,13 @@ from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import INSTANCE_METRICS
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.service import RegistryService, ServiceSettings
 from gpu_agent.store.etcd.client import Delete, EtcdClient, Put, Watched
 from gpu_agent.store.etcd.lease import Lease
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
+from tests.alarm_receiver import answer, webhook
 from tests.server.harness import LOOPBACK, Node, known, registration, until
 from tests.store.etcd_cluster import Cluster, cluster, free_ports
 from tests.waiting import patience
@@ -492,6 +495,33 @@ async def test_each_instance_has_the_stored_events_without_a_gap_over_a_takeover
 
 def recent(log: RegistryEventLog) -> list[int]:
     return [event.id or 0 for event in log._since(0)]
+
+
+async def test_the_next_leader_goes_on_with_alarms_where_the_last_one_was(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarms, "FIRST_RETRY_SECONDS", 0.1)
+    async with webhook() as hook, three(etcd, prefix) as instances, AsyncExitStack() as stack:
+        ops = ReceiverSettings(name="ops", url=hook.url(), events=("node_*cordoned",), group_seconds=0)
+        for one in instances:
+            one.instance.reload_receivers((ops,))
+        node = await stack.enter_async_context(node_at(instances[0].address))
+        await node.become_ready()
+        ids: list[int] = []
+        for _ in range(3):
+            leader = await leader_among(instances)
+            await leader.service.cordon(node.node_id, reason="r")
+            ids.append(leader.service.event_log.last_id)
+            await leader.service.uncordon(node.node_id)
+            ids.append(leader.service.event_log.last_id)
+            if len(ids) == 2:
+                await until(lambda: hook.ids == ids, what="the first leader delivers")
+            hook.faults.append(answer("500 Oops"))
+            await depose_and_wait(etcd, prefix, leader)
+        leader = await leader_among(instances)
+        await until(lambda: hook.ids[-1:] == ids[-1:], what="the last leader delivers what was left")
+    assert list(dict.fromkeys(hook.ids)) == ids
+    assert {one.document["registry"] for one in hook.requests} <= {"a", "b", "c"}
 
 
 async def test_a_reader_that_changes_instances_reads_each_event_once_over_takeovers(
