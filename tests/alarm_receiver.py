@@ -49,7 +49,7 @@ class AlarmWebhook:
 
     port: int = 0
     faults: deque[str] = field(default_factory=deque)
-    """Of the next requests: an answer, `hang`, `close`, or `endless`."""
+    """Of the next requests: an answer, `hang`, `close`, `endless` or `endless head`."""
     requests: list[Received] = field(default_factory=list)
     taken: list[Received] = field(default_factory=list)
 
@@ -76,6 +76,11 @@ class AlarmWebhook:
                     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                     while True:
                         writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+                        await writer.drain()
+                case "endless head":
+                    writer.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                    while True:
+                        writer.write(b"x" * 4096)
                         await writer.drain()
                 case "":
                     self.taken.append(request)

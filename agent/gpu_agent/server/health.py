@@ -68,8 +68,6 @@ class RegistryHealth:
     def readiness(self) -> tuple[CheckView, ...]:
         """Check whether the registry can do its work."""
         running, closed, problem = self.loop.running, self.listener.closed_reason, self.loop.store_problem
-        unreached = self.notifier.problem
-        alarms = () if unreached is None else (CheckView(name="alarms", ok=True, detail=unreached),)
         return (
             CheckView(
                 name="fleet",
@@ -86,8 +84,13 @@ class RegistryHealth:
                 ok=closed is None,
                 detail="nodes may register" if closed is None else f"the registry {closed}",
             ),
-            *alarms,  # a registry without its receivers does all of its work
+            *self.alarms(),
         )
+
+    def alarms(self) -> tuple[CheckView, ...]:
+        """Name the receivers of alarms that fail; a registry without them does all of its work."""
+        problem = self.notifier.problem
+        return () if problem is None else (CheckView(name="alarms", ok=True, detail=problem),)
 
     def liveness_problem(self, now: float) -> str | None:
         """Return what has stalled, as a sentence; None while the registry makes progress."""

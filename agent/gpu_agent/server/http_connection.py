@@ -20,6 +20,8 @@ SILENT_SECONDS = 10
 """After so long without a sign of its kernel, the other machine is gone."""
 
 _MOST_UNREAD_BYTES = 256 * 1024
+_MOST_HEAD_BYTES = 256 * 1024
+"""Of status and headers; an answer whose head goes on is given up."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -123,6 +125,10 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._end(f"the answer is no HTTP ({error})")
             self.close()
+        self._head_bytes += 0 if self._headers_complete else len(data)
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            self._end("the head of the answer has no end")
+            self.close()
         if self._unread_bytes > _MOST_UNREAD_BYTES and self._transport is not None:
             self._transport.pause_reading()
         self._news.set()
@@ -171,7 +177,7 @@ class HttpConnection(asyncio.Protocol):
         self._status = 0
         self._headers = []
         self._pieces: deque[bytes] = deque()
-        self._unread_bytes = 0
+        self._unread_bytes = self._head_bytes = 0
         self._headers_complete = self._complete = self._keep_alive = self._sent = False
 
     def _open_transport(self) -> asyncio.Transport:

@@ -112,6 +112,7 @@ async def test_each_event_is_a_signed_document_that_names_it(hook: AlarmWebhook,
             "127.0.0.1 answers HTTP 302 and names another address: write that one",
         ),
         ("hang", "127.0.0.1 did not answer within 0.5 s"),
+        ("endless head", "no answer of 127.0.0.1: the head of the answer has no end"),
         ("close", "no answer of 127.0.0.1: the connection was closed"),
         (
             "SSH-2.0-OpenSSH_9.2\r\n",
@@ -204,6 +205,25 @@ async def test_settings_that_change_take_effect_and_lose_no_event(hook: AlarmWeb
         ids += await cordon(service, peer.node_id)
         await until(lambda: len(second.ids) == len(ids), what="all arrive at the second")
         assert second.ids == ids
+
+
+async def test_a_receiver_that_wants_more_from_now_on_gets_nothing_of_before(hook: AlarmWebhook) -> None:
+    store = _Kept()
+    async with alarming(to(hook.url(), events=["claim_lost"]), store=store) as service, node(service) as peer:
+        await peer.register()
+        await cordon(service, peer.node_id)
+        last = service.event_log.last_id
+        await until(lambda: service.notifier.views()[0].position == last, what="all were looked at")
+        service.notifier.start((to(hook.url()),))
+        ids = await cordon(service, peer.node_id)
+        await until(lambda: hook.ids == ids, what="what came then")
+        service.notifier.start((to(hook.url(), events=["claim_lost"]),))
+        await cordon(service, peer.node_id)
+        last = service.event_log.last_id
+        await until(lambda: service.notifier.views()[0].position == last, what="all were looked at")
+    async with alarming(to(hook.url()), store=store) as service:
+        await until(lambda: service.notifier.views()[0].position >= last, what="nothing of before is left")
+    assert hook.ids == ids
 
 
 async def test_only_nodes_of_the_receiver_with_its_labels_and_events(hook: AlarmWebhook) -> None:

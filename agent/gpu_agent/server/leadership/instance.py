@@ -208,6 +208,7 @@ class RegistryInstance:
                 ok=closed is None,
                 detail="nodes may register" if closed is None else f"the registry {closed}",
             ),
+            *(() if self.service is None else self.service.health.alarms()),
         )
 
     async def start(self) -> Address:

@@ -102,7 +102,7 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def test_message(sent_at: float) -> SendMessage:
+def trial(sent_at: float) -> SendMessage:
     """Return a message that only tries the receiver."""
     return SendMessage((RegistryEvent(round(sent_at, 3), TEST_EVENT),), 0, 0)
 

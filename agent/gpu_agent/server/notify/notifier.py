@@ -31,7 +31,7 @@ from gpu_agent.runtime.tasks import start_alone
 from gpu_agent.server.effects import DOCUMENT
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.notify.command import Outcome, run_command
-from gpu_agent.server.notify.message import EventFilter, LabelsOf, body_of, notification, test_message
+from gpu_agent.server.notify.message import EventFilter, LabelsOf, body_of, notification, trial
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.views import Clock
 from gpu_agent.wire.notification import ReceiverTest, ReceiverView
@@ -69,6 +69,8 @@ class Notifier:
         self._source, self._store = source, store
         self._positions: dict[str, int] = {}
         """By receiver; also of those that are in the settings no more, while the log has their events."""
+        self._stored: dict[str, int] = {}
+        """As they were stored last since the start."""
         self._receivers: dict[str, Receiver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -102,6 +104,9 @@ class Notifier:
         tasks = list(self._tasks.values())
         for name in tuple(self._tasks):
             self._end(name)
+            position = self._positions[name]
+            if position != self._stored.get(name):
+                self._store_position(name, position)
         if tasks:
             await asyncio.wait(tasks)
 
@@ -127,7 +132,7 @@ class Notifier:
             return None
         clock = self._source.clock
         began = clock.monotonic()
-        outcome = await receiver.attempt(test_message(clock.wall()), test=True)
+        outcome = await receiver.attempt(trial(clock.wall()), test=True)
         return ReceiverTest(
             name=name,
             delivered=outcome.problem is None,
@@ -152,12 +157,14 @@ class Notifier:
         )
 
     def _end(self, name: str) -> None:
+        """End a receiver; the one that follows it goes on from there, not from where it was stored last."""
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
+            self._positions[name] = self._receivers[name].position
 
     def _store_position(self, name: str, position: int) -> None:
-        self._positions[name] = position
+        self._positions[name] = self._stored[name] = position
         self._store(Output(changes=(Change(DocumentKind.RECEIVER, name, {_POSITION: position}),)))
 
     def _forget_old_positions(self) -> None:
@@ -206,6 +213,11 @@ class Receiver:
         """The age of the oldest event that is not delivered; 0 without any."""
         oldest = self._machine.oldest
         return 0.0 if oldest is None else max(0.0, self._clock.wall() - oldest.at)
+
+    @property
+    def position(self) -> int:
+        """Every wanted event up to this id is delivered."""
+        return self._machine.position
 
     @property
     def waiting(self) -> int:
@@ -304,6 +316,7 @@ class Receiver:
         if self._attempt.done():
             attempt, self._attempt = self._attempt, None
             self._ended(attempt.result())
+            self._message = None
 
     def _ended(self, outcome: Outcome) -> None:
         now = self._clock.monotonic()

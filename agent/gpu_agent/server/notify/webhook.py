@@ -61,7 +61,8 @@ class _Access:
 
     url: str
     secret: bytes | None
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None
+    """None for a URL that is not encrypted."""
 
 
 async def post_message(
@@ -106,7 +107,7 @@ def signature(secret: bytes, body: bytes, *, at: int) -> str:
 
 async def _exchange(access: _Access, body: bytes, *, delivery_id: str) -> Outcome:
     parts = urlsplit(access.url)
-    is_encrypted, host = parts.scheme == "https", parts.hostname or ""
+    host, port = parts.hostname or "", _HTTP if access.context is None else _HTTPS
     headers = {
         "Host": parts.netloc,
         "User-Agent": f"gpu-agent/{__version__}",
@@ -118,11 +119,7 @@ async def _exchange(access: _Access, body: bytes, *, delivery_id: str) -> Outcom
     if access.secret is not None:
         headers[SIGNATURE] = signature(access.secret, body, at=int(time.time()))
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection = await HttpConnection.open(
-        host,
-        parts.port or (_HTTPS if is_encrypted else _HTTP),
-        context=access.context if is_encrypted else None,
-    )
+    connection = await HttpConnection.open(host, parts.port or port, context=access.context)
     try:
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         await connection.send(b"POST", target.encode(), encoded)
@@ -191,10 +188,12 @@ def _read_files(receiver: ReceiverSettings) -> _Access:
             f"the secret in {receiver.secret_file} is shorter than {_SHORTEST_SECRET} characters: make one "
             "with `openssl rand -hex 32`"
         )
-    try:
-        context = client_context(ca_file=receiver.ca_file, own=None)
-    except TlsFileError as error:
-        raise _UnusableError(str(error)) from None
+    context = None
+    if url is not None and urlsplit(url).scheme == "https":
+        try:
+            context = client_context(ca_file=receiver.ca_file, own=None)
+        except TlsFileError as error:
+            raise _UnusableError(str(error)) from None
     return _Access(url or "", secret, context)
 
 
