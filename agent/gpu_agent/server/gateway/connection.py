@@ -11,9 +11,9 @@ from gpu_agent.server.limits import Limits, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of
 
 TERM_SHIFT = 32
-"""A leader's term stands in these high bits of the numbers that it draws."""
+"""The numbers that a leader assigns to connections have its term above this many bits."""
 FETCH_SECONDS = 1.0
-"""The longest wait for a node's exact figures."""
+"""The longest wait for a node's exact figures, in seconds."""
 
 
 class GatewayConnection:
@@ -55,7 +55,7 @@ class GatewayConnection:
         self.is_inherited = False
         """Whether an earlier leader accepted it."""
         self.is_exact = False
-        """Whether the gateway hands on every change of memory."""
+        """Whether the gateway forwards every change of memory."""
         self._fetched: asyncio.Future[None] | None = None
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
@@ -71,7 +71,7 @@ class GatewayConnection:
         self.send_document(kind, {"code": code, "reason": reason})
 
     def set_exact(self, *, exact: bool) -> None:
-        """Have the gateway hand on every change of memory, or only those between the steps of dispatch."""
+        """Have the gateway forward every change of memory, or only those between the steps of dispatch."""
         if exact is not self.is_exact:
             self.is_exact = exact
             self.send(Kind.EXACT, bytes([exact]))
@@ -84,13 +84,13 @@ class GatewayConnection:
         return self._fetched
 
     def figures_fetched(self) -> None:
-        """The newest heartbeat has come, or will not come any more."""
+        """Note that the newest heartbeat has come, or never will."""
         fetched, self._fetched = self._fetched, None
         if fetched is not None and not fetched.done():
             fetched.set_result(None)
 
     def fail(self, code: int, reason: str) -> None:
-        """End it, since its peer broke a rule: its gateway logs that."""
+        """End it because its peer broke a rule; its gateway logs that."""
         self.end(Kind.FAIL, code, reason)
 
     def log_violation(self, event: str, *, kind: object = None, **fields: object) -> None:
@@ -115,20 +115,20 @@ class GatewayConnections:
         return len(self._by_number)
 
     def next_number(self) -> int:
-        """Draw the number of the next one."""
+        """Assign the number of the next one."""
         return next(self._numbers)
 
     def add(self, connection: GatewayConnection) -> None:
-        """Its handshake is accepted."""
+        """Add a connection whose handshake is accepted."""
         self._by_number[connection.number] = connection
 
     def remove(self, connection: GatewayConnection) -> None:
-        """It is closed."""
+        """Remove a connection that is closed."""
         del self._by_number[connection.number]
         connection.figures_fetched()
 
     async def fetch_figures(self, number: int) -> None:
-        """Wait for the newest figures of a node, not for long: those that are known stand until then."""
+        """Wait a short time for the newest figures of a node; the known ones hold until then."""
         if (connection := self._by_number.get(number)) is not None:
             await asyncio.wait([connection.fetch_figures()], timeout=FETCH_SECONDS)
 
@@ -138,7 +138,7 @@ class GatewayConnections:
             connection.send(Kind.REFUSAL if is_refusal else Kind.SEND, text.encode())
 
     def identify(self, number: int, node_id: str, *, session_epoch: int | None) -> None:
-        """A node registered on a connection: it may stay."""
+        """Note that a node registered on a connection, which may stay open therefore."""
         if (connection := self._by_number.get(number)) is not None:
             connection.node_id = node_id
             connection.send_document(Kind.REGISTERED, {"node_id": node_id, "session_epoch": session_epoch})

@@ -1,12 +1,12 @@
-"""A gateway: it holds node connections, and relays what nodes and leader say to each other.
+"""A gateway: it holds node connections, and relays the messages between nodes and leader.
 
 It knows no token and no status. It enforces the limits of a connection, asks the leader whether a handshake
-is accepted, and hands on each message; of heartbeats only those that say something new (`HeartbeatRelay`),
-and once a second how many others there were.
+is accepted, and forwards each message. Of heartbeats it forwards those with news (`HeartbeatRelay`), and once
+a second the number of the others.
 
-It may lose its leader and get another. Without one it keeps its connections, refuses handshakes, and holds
-what must not get lost: the newest heartbeat of each node, those that declared something last, and messages
-that have no answer. The next leader hears of each connection what the earlier one made of it, and then these.
+It may lose its leader and get another. Without one its connections stay open, it refuses handshakes, and it
+stores in memory what must not get lost: the newest heartbeat of each node, the last heartbeat with each
+declaration, and messages without an answer. The next leader receives the state of each connection, and these.
 """
 
 import asyncio
@@ -47,22 +47,22 @@ from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, NodeStatusMessage, NodeUnregister
 
 MOST_NEWEST_BYTES = 16 * 1024
-"""A longer heartbeat is always handed on; what a shorter one says is held for those who ask."""
+"""A longer heartbeat is always forwarded; a shorter one is stored until the leader asks for it."""
 
 MOST_HELD_BYTES = 512 * 1024
-"""Of one connection's messages that wait for a leader; with more its node must connect again."""
+"""Size of one connection's messages that wait for a leader; with more its node must connect again."""
 
 MOST_HELD_TOGETHER_BYTES = 256 * 1024 * 1024
-"""Of all connections' messages that wait for a leader; each may hold an equal share."""
+"""Size of all messages that wait for a leader; each connection may use an equal share."""
 
 REPORTED_AT_ONCE = 100
-"""Connections, to a new leader: what they hold may be more than the link takes."""
+"""Connections that are reported to a new leader at a time: all of them may be more than the link takes."""
 
 ROWS_SECONDS = 1.0
-"""How often the heartbeats that say nothing new are counted to the leader."""
+"""The interval at which the leader receives the number of heartbeats without news."""
 
 ANSWERS_NO_REGISTRATION = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNKNOWN_NODE})
-"""Codes of refusals that are of other messages: a `node_register` still waits for its answer."""
+"""Codes that refuse other messages than `node_register`, which still waits for its answer."""
 
 _A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _NO_LEADER = HandshakeRefusal(
@@ -74,7 +74,7 @@ _LOG = Logger("server.gateway")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """What the leader tells a gateway first."""
+    """The leader's first frame to a gateway."""
 
     node_listen: Address
     limits: Limits
@@ -88,26 +88,26 @@ SETTINGS = TypeAdapter(GatewaySettings)
 
 @dataclass(slots=True)
 class _Session:
-    """What the leaders made of one connection, and what is held of it for the next one."""
+    """The leaders' state of one connection, and the messages that wait for the next leader."""
 
     accepted: Mapping[str, Any] | None = None
-    """The number that the leader gave it, and as whom; None before."""
+    """The number that the leader assigned, and the credential that it accepted; None before."""
     registered: Mapping[str, Any] | None = None
     """The node's id and epoch; None before."""
     newest: bytes = b""
-    """The newest heartbeat, as it came, where it is no longer than `MOST_NEWEST_BYTES`."""
+    """The newest heartbeat, unchanged, where it is no longer than `MOST_NEWEST_BYTES`."""
     newest_at: float | None = None
     """When any heartbeat came last, in monotonic seconds."""
     parts: dict[int, bytes] = field(default_factory=dict)
     """By declared part: the heartbeat that replaced it last, since the node registered; in their order."""
     is_complete: bool = True
-    """Whether these say all that a leader may not have stored."""
+    """Whether these hold everything that a leader may not have stored."""
     registration: bytes = b""
     """The newest `node_register`, while it has no answer."""
     unregistration: bytes = b""
-    """A `node_unregister` upon which no status has come."""
+    """A `node_unregister` that no status has followed."""
     unheard: list[bytes] = field(default_factory=list)
-    """Other messages that came without a leader; the next one hears them once."""
+    """Other messages that came without a leader; the next leader receives them once."""
 
 
 class Gateway:
@@ -128,24 +128,24 @@ class Gateway:
         self._link: Link | None = None
         self._rows: dict[int, HeartbeatRow] = {}
         self._paused: set[NodeConnection] = set()
-        """Those that are not read because too much waits for the leader."""
+        """Connections that are not read because too much waits for the leader."""
         self._sessions: dict[int, _Session] = {}
         """By the numbers of their connections here."""
         self._asked: dict[int, Mapping[str, Any]] = {}
         """Handshakes that the leader has not answered."""
         self._unreported: dict[int, None] = {}
-        """The numbers of those that this leader does not know yet: for them there is none."""
+        """Connections that this leader does not know yet: for them there is no leader."""
         self._is_listening = False
-        """Whether it was said to the leader that all are reported."""
+        """Whether the leader has been sent that all connections are reported."""
 
     def attach(self, link: Link) -> None:
-        """Speak to this leader from now on; it hears LISTENING once all connections are reported."""
+        """Use this leader from now on; it receives LISTENING once all connections are reported."""
         self._link, self._is_listening = link, False
         self._unreported = dict.fromkeys(self._sessions)
         self._report_some(link)
 
     def detach(self) -> None:
-        """There is no leader any more."""
+        """Go on without a leader."""
         self._link = None
         self._unreported.clear()
         self._rows.clear()
@@ -165,7 +165,7 @@ class Gateway:
             self.connections.close(number, code, reason)
 
     def go_on_reading(self) -> None:
-        """The leader has read what waited."""
+        """Read the nodes again: the leader has read the frames that waited."""
         paused, self._paused = self._paused, set()
         for connection in paused:
             connection.resume_reading()
@@ -173,7 +173,7 @@ class Gateway:
             self._report_some(self._link)
 
     async def send_rows(self) -> None:
-        """Count to the leader, every second, the heartbeats that said nothing new; until cancelled."""
+        """Send the leader the number of heartbeats without news every second, until cancelled."""
         while True:
             await asyncio.sleep(ROWS_SECONDS)
             if self._link is not None:
@@ -183,7 +183,7 @@ class Gateway:
     # From the leader.
 
     def received(self, kind: Kind, number: int, payload: memoryview) -> bool:
-        """Take a frame in; returns False for one that is about no node connection."""
+        """Handle a frame of the leader; returns False for one that is about no node connection."""
         match kind:
             case Kind.SEND:
                 self._take_answer(number, str(payload, "utf-8"))
@@ -285,7 +285,7 @@ class Gateway:
 
     @staticmethod
     def _hold_heartbeat(session: _Session, heartbeat: Heartbeat, frame: bytes, *, now: float) -> bool:
-        """Hold it for a leader that asks, or the next one; returns False where it is too long for that."""
+        """Store a heartbeat for a leader that asks, or the next one; returns False where it is too long."""
         is_short = len(frame) <= MOST_NEWEST_BYTES
         session.newest, session.newest_at = frame if is_short else b"", now
         parts = heartbeat[FIRST_PART:]
@@ -337,7 +337,7 @@ class Gateway:
             self._link.send(kind, number, payload)
 
     def _send_row(self, number: int) -> None:
-        """Count what came before, since all of one node stays in order."""
+        """Send the counts before another frame: one node's messages stay in order."""
         row = self._rows.pop(number, None)
         if row is not None:
             self._send(Kind.ROWS, 0, pack_rows({number: row}, asyncio.get_running_loop().time()))
@@ -356,7 +356,7 @@ class Gateway:
             asyncio.get_running_loop().call_soon(self._report_some, link)
 
     def _report(self, link: Link, number: int, session: _Session) -> None:
-        """Say what an earlier leader made of a connection, and what it may not have heard or stored."""
+        """Report the state of a connection, and the messages that an earlier leader may not have stored."""
         at = session.newest_at
         age = None if at is None else asyncio.get_running_loop().time() - at
         link.send_document(

@@ -23,9 +23,9 @@ from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import MemberRole, MemberView
 
 START_SECONDS = 20.0
-"""A gateway that does not listen by then is ended."""
+"""A gateway that does not listen within this time is ended."""
 RESTART_SECONDS = 1.0
-"""Between the end of a gateway and the start of the next one."""
+"""The pause between the end of a gateway and the start of the next one."""
 _END_SECONDS = 2.0
 
 _LOG = Logger("server.gateway")
@@ -39,7 +39,7 @@ class _Gateway(LinkedGateway):
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it listens, or has ended."""
     problem: str = ""
-    """Why it has ended."""
+    """Why it ended."""
 
 
 class Gateways:
@@ -50,9 +50,9 @@ class Gateways:
         self._links, self._settings, self._count = links, settings, count
         self._gateways: list[_Gateway] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        """All that were started and not waited for."""
+        """Every process that was started and not reaped."""
         self._port: socket.socket | None = None
-        """Bound and never served: it reserves the address between two gateways."""
+        """A bound socket without a server: it reserves the address between two gateways."""
         self._restarts: set[asyncio.Task[None]] = set()
         self._admitting = self._running = False
         self._watching: asyncio.TimerHandle | None = None
@@ -143,7 +143,7 @@ class Gateways:
         gateway.link.send(Kind.SETTINGS, 0, SETTINGS.dump_json(self._settings))
 
     def _link_lost(self, gateway: _Gateway, problem: str) -> None:
-        """Take its connections as lost, and start another one."""
+        """Treat its connections as lost, and start another gateway."""
         gateway.problem = gateway.problem or problem
         gateway.settled.set()
         self._gateways.remove(gateway)
@@ -156,7 +156,7 @@ class Gateways:
             task.add_done_callback(self._restarts.discard)
 
     def _watch(self, planned_at: float) -> None:
-        """End a gateway that says nothing any more: it hangs, with its nodes' connections."""
+        """End a gateway that no longer sends: it hangs, with its nodes' connections."""
         now = time.monotonic()
         for gateway in tuple(self._gateways):
             if now - planned_at > WATCH_SECONDS:  # we stood still ourselves: what they said waits

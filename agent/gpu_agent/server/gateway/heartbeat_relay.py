@@ -1,4 +1,4 @@
-"""Which heartbeats a gateway hands to the leader: those that say something new, by what it last handed on.
+"""Which heartbeats a gateway forwards to the leader: those with news since the last one that it forwarded.
 
 The leader counts any other heartbeat as if the last whole one had come again. So a heartbeat is news where
 the leader could decide or log something else by it: health, jobs, processes, models, declared parts, load as
@@ -18,24 +18,24 @@ from gpu_agent.wire.heartbeat import FIRST_PART, GpuColumns, Heartbeat
 from gpu_agent.wire.messages import Hardware
 
 HEARTBEATS_PER_MEASUREMENT = 16
-"""A round trip is looked at with every 16th heartbeat."""
+"""The round trip is compared at every 16th heartbeat."""
 
 OLDEST_SECONDS = 60.0
-"""A heartbeat is news after this time at the latest: figures that somebody lists are no older."""
+"""A heartbeat is news after this time at the latest: no listed figure is older."""
 
 _NO_SIZES: Mapping[str, int | None] = {}
 
 
 @dataclass(slots=True)
 class _Sender:
-    """What is known of the node on one connection."""
+    """The state of the node on one connection."""
 
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     """The memory of each GPU by UUID, in MiB, as declared."""
     node_id: str | None = None
     """Of the node that registered here last."""
     last: object = None
-    """What the last heartbeat that was handed on said; None before the first one of a registration."""
+    """The content of the last forwarded heartbeat; None before the first one of a registration."""
     handed_on_at: float = 0.0
     near: int | None = None
     exact: bool = False
@@ -45,7 +45,7 @@ class _Sender:
 
 
 class HeartbeatRelay:
-    """Tells what is news on each connection of one gateway."""
+    """Decides which heartbeats are news on each connection of one gateway."""
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._senders: dict[int, _Sender] = {}
@@ -57,7 +57,7 @@ class HeartbeatRelay:
         self._probe_age_limit_seconds = thresholds.probe_age_limit_seconds
 
     def declared(self, connection: int, hardware: Hardware) -> None:
-        """A node declares its GPUs on a connection."""
+        """Note the GPUs that a node declares on a connection."""
         self._senders.setdefault(connection, _Sender()).sizes = _sizes(hardware)
 
     def is_news(
@@ -84,34 +84,34 @@ class HeartbeatRelay:
         return True
 
     def registered(self, connection: int, node_id: str) -> None:
-        """A node has registered on a connection: its next heartbeat is news."""
+        """Note that a node has registered on a connection: its next heartbeat is news."""
         sender = self._senders.get(connection)
         if sender is not None:
             sender.node_id, sender.last = node_id, None
 
     def refused(self, connection: int) -> None:
-        """The leader has refused something: the next heartbeat is news, and so is refused too."""
+        """Note a refusal of the leader: the next heartbeat is news, and so is refused too."""
         sender = self._senders.get(connection)
         if sender is not None:
             sender.last = None
 
     def set_exact(self, connection: int, *, exact: bool) -> None:
-        """Hand on every change of a node's memory from now on, and its GPUs' use; or memory in steps."""
+        """Forward every change of a node's memory and of its GPUs' use from now on; or memory in steps."""
         sender = self._senders.get(connection)
         if sender is not None:
             sender.exact, sender.last = exact, None
 
     def leader_lost(self) -> None:
-        """The next leader knows of no heartbeat: the next one of each node is news."""
+        """Forget what was forwarded: the next heartbeat of each node is news for the next leader."""
         for sender in self._senders.values():
             sender.last, sender.exact = None, False
 
     def forget(self, connection: int) -> None:
-        """A connection is closed."""
+        """Remove a connection that is closed."""
         self._senders.pop(connection, None)
 
     def _said(self, heartbeat: Heartbeat, sender: _Sender) -> tuple[object, ...]:
-        """Return all that the leader can tell apart, as one value that is equal where it is the same."""
+        """Return a value that differs exactly where the leader could decide or log something else."""
         usage, gpus, age = heartbeat.usage, heartbeat.gpus, heartbeat.probe_age_seconds
         percent = usage.gpu_percent
         return (

@@ -2,7 +2,7 @@
 
 A link is a TCP connection. With TLS both sides show a certificate of the instances' own authority; in any
 case they prove to each other the secret that instances have from etcd, so that no other program of this
-machine passes for one. A link belongs to one term: when a gateway hears of another leader it ends the link,
+machine passes for one. A link belongs to one term: when etcd names another leader the gateway ends the link,
 and what the earlier leader still sends is lost with it.
 """
 
@@ -24,10 +24,10 @@ from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, Gatewa
 from gpu_agent.wire.api import MemberRole, MemberView
 
 LINK_VERSION = 1
-"""The newest form of links that this release speaks; it speaks the one before, too."""
+"""The newest version of the link protocol that this release speaks; it speaks the one before, too."""
 _HELLO_SECONDS = 5.0
 _MOST_HELLO_BYTES = 4096
-"""Of a frame before who links is known."""
+"""The longest frame from a peer that is not authenticated yet."""
 _NONCE_BYTES = 16
 
 _LOG = Logger("server.gateway")
@@ -35,7 +35,7 @@ _LOG = Logger("server.gateway")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """What an instance says of itself in etcd."""
+    """The description of an instance in etcd."""
 
     name: str
     since: float
@@ -60,7 +60,7 @@ class Lead:
     tls: ssl.SSLContext | None
     """Of the port for links."""
     secret: str = field(repr=False)
-    """The instances have it from etcd, and prove it to each other."""
+    """The instances read it in etcd, and prove to each other that they have it."""
     instances: Callable[[], Sequence[Instance]]
     """Returns those that etcd names, this one included."""
     revision: Callable[[], int]
@@ -77,9 +77,9 @@ class InstanceLinks:
         self._links, self._settings, self._lead = links, settings, lead
         self._gateways: dict[str, LinkedGateway] = {}
         self._unnamed: dict[Link, asyncio.TimerHandle] = {}
-        """Links whose other end has not said who it is."""
+        """Links whose peer is not authenticated yet."""
         self._challenged: dict[Link, tuple[str, str]] = {}
-        """The name that they say, and the nonce that they must answer."""
+        """The name that each of them claims, and the nonce that it must answer."""
         self._server: asyncio.Server | None = None
         self._admitting = False
         self._watching: asyncio.TimerHandle | None = None
@@ -145,7 +145,7 @@ class InstanceLinks:
         return tuple(sorted(views, key=lambda one: (one.role != MemberRole.LEADER, one.name)))
 
     def _linked(self) -> Link:
-        """Make the end of a link that another instance opens."""
+        """Make our end of a link that another instance opens."""
         link = Link(
             lambda *frame: self._unnamed_received(link, *frame),
             lambda _: self._forget(link),
@@ -166,7 +166,7 @@ class InstanceLinks:
             timer.cancel()
 
     def _unnamed_received(self, link: Link, kind: Kind, _number: int, payload: memoryview) -> None:
-        """Answer HELLO, in whatever order and form it comes: nobody is known here before the PROOF."""
+        """Answer HELLO, in any order and form: no peer is authenticated before its PROOF."""
         try:
             document = read_document(payload)
             if kind is Kind.HELLO:
@@ -197,7 +197,7 @@ class InstanceLinks:
         )
 
     def _name(self, link: Link, name: str) -> None:
-        """Take the gateway of an instance."""
+        """Accept the gateway of an instance."""
         self._forget(link)
         if (before := self._gateways.get(name)) is not None:
             before.link.end("the same instance has linked again")
@@ -225,7 +225,7 @@ class InstanceLinks:
             gateway.link.end(f"it sent a frame of kind {kind.name}; this is a bug, please report it")
 
     def _link_lost(self, gateway: LinkedGateway, problem: str) -> None:
-        """Take its connections as cut off: they may still be open."""
+        """Treat its connections as cut off: they may still be open."""
         if self._gateways.get(gateway.name) is not gateway:
             return
         del self._gateways[gateway.name]
@@ -236,7 +236,7 @@ class InstanceLinks:
             self._links.cut_off(gateway)
 
     def _watch(self, planned_at: float) -> None:
-        """Let each gateway hear that this leader lives, and end the links that are silent."""
+        """Send each gateway a sign of life, and end the links that are silent."""
         now, alive = time.monotonic(), pack_alive(time.time(), self._lead.revision())
         for gateway in tuple(self._gateways.values()):
             if now - planned_at > WATCH_SECONDS:  # we stood still ourselves: what they said waits

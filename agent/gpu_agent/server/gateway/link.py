@@ -21,7 +21,7 @@ MOST_BACKLOG_BYTES = 64 * 1024 * 1024
 
 _HEAD = Struct("!IBQ")
 _KIND_BYTES = _HEAD.size - 4
-"""The part of the head that its length counts."""
+"""The bytes of the head that the length includes."""
 _READ_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 """A gateway reads no more of nodes while more than this waits for the leader."""
@@ -32,10 +32,10 @@ _LENGTH = Struct("!I")
 
 
 class Kind(IntEnum):
-    """What a frame is. The first ones go to the gateway, those from `LISTENING` on to the leader."""
+    """The kind of a frame. The first ones go to the gateway, those from `LISTENING` on to the leader."""
 
     SETTINGS = 1
-    """JSON: by what the gateway listens, limits and judges. The first frame."""
+    """JSON: the gateway's address, limits and thresholds. The first frame."""
     ADMIT = 2
     """Accept node connections from now on."""
     ACCEPT = 3
@@ -45,13 +45,13 @@ class Kind(IntEnum):
     SEND = 5
     """A text frame for the node."""
     REFUSAL = 12
-    """As SEND: a refusal, so that the node's next heartbeat is handed on whole."""
+    """As SEND: a refusal, so that the node's next heartbeat is forwarded whole."""
     REGISTERED = 6
     """JSON: node_id, session_epoch of the node that has registered."""
     CLOSE = 7
     """JSON: code, reason."""
     FAIL = 8
-    """As CLOSE, for a peer that broke a rule: what it still sends is ignored."""
+    """As CLOSE, for a peer that broke a rule: its later messages are ignored."""
     EXACT = 9
     """One byte, whether every change of this node's figures matters."""
     FIGURES = 10
@@ -72,7 +72,7 @@ class Kind(IntEnum):
     FRAME = 66
     """The round trip in seconds (NaN where unknown), then a frame of the node as it came."""
     ROWS = 67
-    """Heartbeats that say nothing new: see `pack_rows`. Sent every second, even without any."""
+    """Heartbeats without news: see `pack_rows`. Sent every second, even if there are none."""
     NEWEST = 68
     """The answer to FIGURES: a heartbeat that was counted already; empty where there is none."""
     LOST = 69
@@ -131,7 +131,7 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def is_backed_up(self) -> bool:
-        """Whether too much waits for the other side."""
+        """Whether too many bytes wait for the other side."""
         return self._backlog is not None
 
     def send(self, kind: Kind, connection: int = 0, payload: bytes = b"") -> None:
@@ -190,11 +190,11 @@ class Link(asyncio.BufferedProtocol):
         self._filled = len(rest)
 
     def pause_writing(self) -> None:
-        """Frames wait for the other side."""
+        """Note that frames wait for the other side."""
         self._await_reading()
 
     def resume_writing(self) -> None:
-        """Nearly all is sent."""
+        """Note that nearly all is sent."""
         if self._backlog is not None:
             self._backlog.cancel()
             self._backlog = None
@@ -291,7 +291,7 @@ def unpack_lag(payload: memoryview) -> float:
 
 
 class HeartbeatRow(NamedTuple):
-    """Heartbeats of one node that say nothing new."""
+    """Heartbeats of one node without news."""
 
     heartbeats: int
     at: float

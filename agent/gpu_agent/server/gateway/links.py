@@ -33,9 +33,9 @@ from gpu_agent.server.websocket import HandshakeRefusal
 from gpu_agent.wire.codes import CloseCode
 
 WATCH_SECONDS = 1.0
-"""A gateway says something as often, and the leader looks as often whether it did."""
+"""The interval at which a gateway sends at least one frame, and the leader checks that it did."""
 SILENT_SECONDS = 10.0
-"""A gateway that says nothing for so long hangs, or is cut off."""
+"""A gateway that sends nothing for this time hangs, or is cut off."""
 
 _CREDENTIAL: TypeAdapter[Credential | None] = TypeAdapter(Credential | None)
 
@@ -48,17 +48,17 @@ class LinkedGateway:
 
     name: str
     heard_at: float
-    """When it said something last, or was started; monotonic seconds, as below."""
+    """When it sent its last frame, or was started; monotonic seconds, as below."""
     link: Link = field(init=False)
     listening_since: float | None = None
     lag_seconds: float | None = None
-    """How far its copy of the store is behind; None for one without a copy, and before it says so."""
+    """How far its copy of the store is behind; None for one without a copy, and before its first report."""
     connections: dict[int, GatewayConnection] = field(default_factory=dict)
     """By their numbers at the gateway."""
 
 
 class GatewayLinks:
-    """What all gateways of one leader say of node connections."""
+    """Handles the frames of all gateways of one leader about node connections."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class GatewayLinks:
     def received(  # noqa: PLR0917 - as a link calls it
         self, gateway: LinkedGateway, kind: Kind, local: int, payload: memoryview
     ) -> bool:
-        """Take a frame in; returns False for one that is about the gateway itself."""
+        """Handle a frame; returns False for one that is about the gateway itself."""
         gateway.heard_at = now = time.monotonic()
         match kind:
             case Kind.ROWS:
@@ -101,7 +101,7 @@ class GatewayLinks:
     def _inherited(  # noqa: PLR0917 - as a link calls it
         self, gateway: LinkedGateway, kind: Kind, local: int, payload: memoryview
     ) -> bool:
-        """Take in what is reported of connections that an earlier leader accepted."""
+        """Handle a report of a connection that an earlier leader accepted."""
         if kind is Kind.SESSION:
             self._take_session(gateway, local, read_document(payload))
         elif kind is Kind.HELD:
@@ -114,17 +114,17 @@ class GatewayLinks:
         return True
 
     def drop(self, gateway: LinkedGateway) -> None:
-        """The gateway has ended, and all its connections with it."""
+        """Close all connections of a gateway that has ended."""
         for connection in tuple(gateway.connections.values()):
             self._lost(gateway, connection)
 
     def cut_off(self, gateway: LinkedGateway) -> None:
-        """Its link has ended: its connections may still be open."""
+        """Treat its connections as cut off: the link has ended, and they may still be open."""
         for connection in tuple(gateway.connections.values()):
             self._lost(gateway, connection, link_ended=True)
 
     def _contain(self, connection: GatewayConnection, work: Callable[[], None]) -> None:
-        """Do what a node has said; where that crashes its connection ends, as a socket's of our own does."""
+        """Handle a node's message; a crash in that ends the connection, as on a socket of our own."""
         error = crash_of(work)
         if error is not None:
             problem = f"{type(error).__name__}: {error}"

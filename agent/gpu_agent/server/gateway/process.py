@@ -19,7 +19,7 @@ _LOG = Logger("server.gateway")
 
 
 class GatewayProcess:
-    """A gateway that listens as its leader says, and its link to that."""
+    """A gateway that listens at the address that its leader names, and its link to that leader."""
 
     def __init__(self) -> None:
         self.link = Link(self._received, self._link_lost, on_drained=self._go_on_reading)
@@ -94,7 +94,7 @@ class GatewayProcess:
 def main() -> None:
     """Run one gateway on the link whose file descriptor is the only argument.
 
-    The leader's end ends it, and nothing else: a signal to the whole group must reach the leader first.
+    Only the leader's end ends it: a signal to the whole process group must reach the leader first.
     """
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """An instance's own copy of what etcd stores, by a watch: who leads, who the instances are, all documents.
 
-One thread reads everything and then what changes; the copy itself belongs to the event loop. The watch alone
-cannot be trusted to end: who decides by the leader's key asks etcd again (`campaign`).
+One thread reads everything, then each change; the copy itself belongs to the event loop. A watch may lag
+behind without a sign, so a decision by the leader's key asks etcd again (`campaign`).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from gpu_agent.store.etcd.events import EventReader
 from gpu_agent.wire.api import RegistryEvent
 
 IDLE_SECONDS = 10.0
-"""A watch without a change for so long is made again: its member may be gone."""
+"""A watch without a change for this time is opened again: its member of etcd may be gone."""
 _PAUSE_SECONDS = 0.2
 
 
@@ -36,7 +36,7 @@ class Leader:
     """Who leads now, as etcd names it."""
 
     created_at: int
-    """The revision that created the leader's key: grows from leader to leader."""
+    """The revision that created the leader's key: each leader has a higher one."""
     instance: Instance
 
 
@@ -58,30 +58,30 @@ class Follower:
         self._events = f"{prefix}/events/".encode()
         self._tokens = f"{prefix}/doc/{DocumentKind.TOKEN.value}/".encode()
         self._is_filled = False
-        """Whether all was read once."""
+        """Whether everything was read once."""
         self._missed_leader: int | None = None
         """The revision of a leader's key for which `expect_leader` began another watch; 0 for none."""
         self._operators: Mapping[str, Token] | None = None
-        """By the digest of the token; None where the copy has changed since they were read."""
+        """Operators' tokens by digest; None where the copy has changed since they were read."""
         self._ended = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._seen = 0
-        """The thread's: the last revision that it handed on."""
+        """The last revision that the thread passed to the loop."""
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the thread."""
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._run, name="etcd-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Follow no more; the thread ends by itself."""
+        """Stop following; the thread ends by itself."""
         self._ended.set()
 
     def expect_leader(self, created_at: int) -> None:
         """Compare the copy with the revision of the leader's key in etcd, 0 where there is none.
 
-        A copy that does not have it follows through another member: its own may be gone without a word.
-        Once for each leader, for a new watch needs its time.
+        A copy that lacks it follows another member of etcd: its own may be gone without a sign.
+        This happens once per leader, since a new watch takes time.
         """
         known = 0 if self.leader is None else self.leader.created_at
         is_behind = created_at > known or (created_at == 0 and known > 0)
@@ -96,13 +96,13 @@ class Follower:
 
     @property
     def secret(self) -> str | None:
-        """What instances prove themselves with to each other."""
+        """The secret by which instances authenticate each other."""
         value = self.rows.get(self._secret_key)
         return None if value is None else value.decode()
 
     @property
     def term(self) -> int:
-        """Of the leader, or of the last one; 0 before the first."""
+        """The term of the leader, or of the last one; 0 before the first."""
         return int(self.rows.get(f"{self._prefix}term".encode(), b"0"))
 
     @property
@@ -112,7 +112,7 @@ class Follower:
         return sum(key.startswith(start) for key in self.rows)
 
     def operator(self, token: str) -> Credential | None:
-        """Return as whom an operator's token lets in, by this copy; None where it does not."""
+        """Return the operator that a token authenticates, by this copy; None for an unknown token."""
         if self._operators is None:
             self._operators = {one.digest: one for one in self._read_tokens()}
         found = self._operators.get(presented_digest(token))
@@ -152,7 +152,7 @@ class Follower:
         self._post(self._replace, rows, revision, leader_created_at)
 
     def _watch(self) -> None:
-        """Follow until a revision is compacted that was not seen: then all is read again."""
+        """Follow until etcd compacts a revision that was not seen; then everything is read again."""
         start = self._prefix.encode()
         end = start[:-1] + b"0"
         while not self._ended.is_set():
@@ -226,7 +226,7 @@ def _events_in(reader: EventReader, value: bytes) -> list[RegistryEvent]:
 
 
 def instance_document(instance: Instance) -> dict[str, object]:
-    """Write what an instance says of itself."""
+    """Serialize the description of an instance."""
     return {
         "name": instance.name,
         "running_since": instance.since,
@@ -237,7 +237,7 @@ def instance_document(instance: Instance) -> dict[str, object]:
 
 
 def parse_instance(value: bytes) -> Instance | None:
-    """Read it; None for what is none, as the leader's key of a registry without instances."""
+    """Load it; None where the value is none, such as the leader's key of a registry without instances."""
     try:
         document = json.loads(value)
         return Instance(

@@ -1,13 +1,13 @@
 """Forwards operators' requests to the instance that leads: one hop, with the client's own token.
 
-Requests and answers pass as they are, piece by piece; also those that never end. What the leader's checks
-and limits see is the client's request: its token, its `Host`, and in a mark its address, which the leader
-believes because the mark holds a secret that the instances share through their store (`http_headers`).
+Requests and answers pass unchanged, piece by piece, endless ones too. The leader's checks and limits see the
+client's request: its token, its `Host`, and in a header its address. The leader trusts that header because it
+holds a secret that the instances share through their store (`http_headers`).
 
-A request that may have been carried out is never sent twice. One that was not sent, or that changes nothing,
-is refused as `REGISTRY_BUSY`; after any other whose answer is missing the client gets `OUTCOME_UNKNOWN`. An
-answer that breaks off is cut off for the client too, so that it takes no part for the whole. An instance that
-has lost the lead is not waited for: it may be frozen, or its machine gone without a word.
+A request that may have been executed is never sent twice. One that was not sent, or that changes nothing, is
+refused as `REGISTRY_BUSY`; any other without an answer is refused as `OUTCOME_UNKNOWN`. An answer that breaks
+off is cut off for the client too, so that no client takes a part for the whole. Nothing waits for an instance
+that has lost the lead: it may be frozen, or its machine may be gone without a sign.
 """
 
 import asyncio
@@ -33,10 +33,10 @@ from gpu_agent.wire.codes import ErrorCode
 
 CONNECT_SECONDS = 3.0
 IDLE_SECONDS = 2.0
-"""An unused connection is closed before the leader closes it: a request must not meet that."""
+"""An unused connection is closed before the leader closes it: no request may be sent into that close."""
 MOST_IDLE = 32
 LOOK_SECONDS = 0.5
-"""How often it is looked whether a leader that has not answered still leads."""
+"""The interval between two checks whether a leader that has not answered still leads."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOP_BY_HOP = frozenset(
@@ -53,9 +53,9 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""Of one connection, not of a request (RFC 9110 §7.6.1)."""
+"""Headers of one connection, not of a request (RFC 9110 §7.6.1)."""
 _OURS = frozenset({b"date", b"server"})
-"""Of an answer: the instance's own server writes them."""
+"""Headers of an answer that the instance's own server writes."""
 _LENGTH, _CHUNKS = b"content-length", b"transfer-encoding"
 
 _BUSY = ErrorCode.REGISTRY_BUSY.value
@@ -79,20 +79,20 @@ _Body = asyncio.Queue[Message]
 
 @dataclass(frozen=True, slots=True)
 class LeaderApi:
-    """Where the operators' API of the instance that leads is."""
+    """The address of the leader's operator API."""
 
     url: str
     pin: str | None
-    """Of its key; None without TLS, or where an authority that this machine trusts vouches for it."""
+    """The pin of its key; None without TLS, and where this machine trusts the certificate's authority."""
     secret: str
-    """Proves to the leader that an instance forwards; equal for all of them."""
+    """Proves to the leader that an instance forwards; all instances share it."""
 
 
 class Forwarder:
-    """An ASGI application that has every request answered by the leader.
+    """An ASGI application that forwards every request to the leader.
 
-    `leader` returns where that is now, None while it is not known; `own` proves this instance to a leader
-    that asks clients for certificates.
+    `leader` returns the leader's address, None while it is unknown; `own` authenticates this instance to a
+    leader that requires client certificates.
     """
 
     def __init__(self, leader: Callable[[], LeaderApi | None], *, own: OwnCertificate | None = None) -> None:
@@ -104,7 +104,7 @@ class Forwarder:
 
     @property
     def contexts(self) -> Iterable[ssl.SSLContext]:
-        """What the next connections to the leader show this instance's certificate with."""
+        """The TLS contexts of the next connections to the leader."""
         link = self._link
         return () if link is None or link.context is None else (link.context,)
 
@@ -127,19 +127,19 @@ class Forwarder:
             forwarding.add_done_callback(lambda _: watching.cancel())
 
     def cut_off(self) -> None:
-        """Wait for no answer any more: this instance leads itself now."""
+        """Stop waiting for answers: this instance leads now."""
         link, self._link = self._link, None
         if link is not None:
             link.supersede()
 
     async def close(self) -> None:
-        """Cut off what is under way, and forward nothing more."""
+        """Cut off requests under way, and forward nothing more."""
         self._closed = True
         self._log_limit.stop()
         self.cut_off()
 
     def _link_to(self, api: LeaderApi) -> "_Link":
-        """Return the connections to the leader; what is under way to one before it is cut off."""
+        """Return the connections to the leader; requests to an earlier leader are cut off."""
         before = self._link
         if before is not None and before.api.url == api.url:
             before.renew(api)
@@ -195,7 +195,7 @@ class _Link:
         self._looking: asyncio.TimerHandle | None = None
 
     def renew(self, api: LeaderApi) -> None:
-        """Go on with the same leader's new key, and cut nothing off; raises `TlsFileError`."""
+        """Accept the same leader's new key without cutting a request off; raises `TlsFileError`."""
         if api != self.api:
             self.context = None if self.context is None else _context(api, self._own)
             self.api = api
@@ -231,7 +231,7 @@ class _Link:
                 connection.close()
 
     def supersede(self) -> None:
-        """Cut off what is under way, and close all connections."""
+        """Cut off requests under way, and close all connections."""
         self._superseded = True
         self._cut()
         for connection in tuple(self._idle):
@@ -256,7 +256,7 @@ class _Link:
             self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """See whether this leader still leads; while none is known, it may yet answer."""
+        """Check whether this leader still leads; while no leader is known, it may yet answer."""
         self._looking = None
         leader = self._leader()
         if leader is not None and leader.url != self.api.url:
@@ -277,7 +277,7 @@ def _context(api: LeaderApi, own: OwnCertificate | None) -> ssl.SSLContext:
 
 
 async def _read_client(receive: Receive, body: _Body, forwarding: asyncio.Task[None]) -> None:
-    """Pass a request's body on, and cancel the request once its client is gone."""
+    """Forward a request's body, and cancel the request once its client is gone."""
     more = True
     while (message := await receive())["type"] != "http.disconnect":
         if more:
@@ -287,7 +287,7 @@ async def _read_client(receive: Receive, body: _Body, forwarding: asyncio.Task[N
 
 
 async def _send_request(connection: HttpConnection, link: _Link, scope: Scope, *, body: _Body) -> None:
-    """Send the request as it came, or so much of a body that is too long that the leader refuses it."""
+    """Send the request unchanged; of too long a body, send just enough for the leader to refuse it."""
     headers: Headers = scope["headers"]
     named = b",".join(value for name, value in headers if name == b"connection").lower()
     dropped = _HOP_BY_HOP | {one.strip() for one in named.split(b",")}
@@ -321,7 +321,7 @@ async def _send_request(connection: HttpConnection, link: _Link, scope: Scope, *
 
 
 def _passed(headers: Headers) -> Headers:
-    """Choose the headers of an answer that are not of its connection."""
+    """Drop the headers of an answer that belong to its connection."""
     return [one for one in headers if one[0] not in _HOP_BY_HOP and one[0] not in _OURS]
 
 

@@ -1,9 +1,9 @@
 """One of several instances of a registry on etcd: a gateway and a standby, and at times the leader.
 
-Who leads is a key in etcd. An instance that finds none takes it, opens the store under that lease, restores
-the fleet from its own copy, and accepts the links of all gateways, its own among them. It leads no longer
-than it is certain of its lease; then it drops the fleet and is a standby again. No node connection moves:
-they belong to the gateways.
+A key in etcd names the leader. An instance that finds no such key creates it, opens the store under that
+lease, restores the fleet from its own copy, and accepts the links of all gateways, its own among them. It
+leads only while it is certain of its lease; then it drops the fleet and is a standby again. No node
+connection moves: the gateways hold them.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ from gpu_agent.wire.api import CheckView, MemberRole, MemberView
 from gpu_agent.wire.codes import CloseCode
 
 LOOK_SECONDS = 0.5
-"""How often etcd is asked who leads, besides the watch."""
+"""The interval at which etcd is asked who leads, besides the watch."""
 LEASE_LOOK_SECONDS = 0.1
-"""How often a leader looks whether it still leads; each request looks itself."""
+"""The interval at which a leader checks whether it still leads; each request checks that itself."""
 ALONE_SECONDS = 10.0
 """A gateway that does not reach a leader which etcd names closes its node connections after this time."""
 LOADING_SECONDS = 30.0
@@ -55,18 +55,18 @@ as long as its machine answers: nodes that were sent away would have to register
 MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 _NAME_SECONDS = 7.0
-"""How long an instance that was killed may still seem to have its name."""
+"""How long etcd may still hold the name of an instance that was killed."""
 _NAMED_SECONDS = 3.0
-"""What etcd said of a leader holds for so long: less than a leader's lease, which ends where etcd does not
-answer any more."""
+"""An answer of etcd about the leader is valid for this time. That is less than a leader's lease, which ends
+where etcd no longer answers."""
 _PAUSE_SECONDS = 0.2
 _FAILED_SECONDS = 5.0
-"""An instance that could not lead leaves it to the others for so long."""
+"""An instance that failed to become leader lets the others try for this time."""
 _CONNECT_SECONDS = 1.0
 _END_SECONDS = 1.5
 """How long `stop` waits for a call to etcd, or for a slow disk."""
 _APART_SECONDS = 10.0
-"""So long an instance whose clock differs leaves leading to the others; no leader at all would be worse."""
+"""An instance whose clock differs lets the others lead for this time; no leader at all would be worse."""
 _COPY_SECONDS = 2.0
 """How long a new leader waits for its own copy; then it reads all from etcd."""
 
@@ -75,7 +75,7 @@ _LOG = Logger("server.leadership")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings:
-    """What one instance is, besides a registry."""
+    """The settings of one instance, besides those of a registry."""
 
     own: Instance
     access: Access
@@ -95,13 +95,13 @@ class RegistryInstance:
         began: Callable[[RegistryService, Callable[[], bool]], Awaitable[None]],
         ended: Callable[[], None],
     ) -> None:
-        """`began` is awaited once it leads, with what says whether it still does; `ended` called after."""
+        """`began` is awaited once it leads, with a check whether it still does; `ended` is called after."""
         self._settings, self._service_settings = settings, service_settings
         self.own = settings.own
-        """What it says of itself in etcd."""
+        """Its description in etcd."""
         self._began, self._led_to_end = began, ended
         self.service: RegistryService | None = None
-        """While it leads."""
+        """Set while it leads."""
         self._client = EtcdClient(settings.access)
         prefix = settings.prefix
         holder = instance_document(self.own)
@@ -128,7 +128,7 @@ class RegistryInstance:
         self._leading: Lease | None = None
         self._etcd_problem: str | None = None
         self._leave_until = 0.0
-        """Until when it leaves leading to the others; monotonic seconds."""
+        """Until when it lets the others lead; monotonic seconds."""
         self._stopping = False
         self._takeovers = 0
         self._takeover_seconds: float | None = None
@@ -150,7 +150,7 @@ class RegistryInstance:
             self.service.notifier.start(receivers)
 
     async def announce(self, pin: str | None) -> None:
-        """Let the others know the pin of a renewed key; without an answer of etcd with the next term."""
+        """Publish the pin of a renewed key to the others; where etcd does not answer, with the next term."""
         self.own = replace(self.own, pin=pin)
         holder = instance_document(self.own)
         for lease in (self._name, self._leading):
@@ -159,7 +159,7 @@ class RegistryInstance:
                     await in_thread("lease", partial(lease.announce, holder), deadline_seconds=None)
 
     def answers(self, elsewhere: Forwarder, *, auth_on: bool) -> InstanceAnswers:
-        """Return what this instance's API answers itself; `elsewhere` answers the rest while it follows."""
+        """Return what answers this instance's API; `elsewhere` answers the leader's part while it follows."""
         return InstanceAnswers(
             elsewhere=elsewhere,
             size=lambda: Size(nodes=self._follower.nodes, connections=self._gateway.connections.size),
@@ -174,7 +174,7 @@ class RegistryInstance:
         )
 
     def state_words(self) -> str:
-        """Say in a few words what this instance does, for its status line."""
+        """Describe what this instance does in a few words, for its status line."""
         failing = [check.detail for check in self.readiness() if not check.ok]
         if failing:
             return failing[0]
@@ -189,11 +189,11 @@ class RegistryInstance:
 
     @property
     def is_linked(self) -> bool:
-        """Whether the leader has taken this instance."""
+        """Whether the leader has accepted this instance."""
         return self._link is not None and self._link.is_linked
 
     def readiness(self) -> tuple[CheckView, ...]:
-        """Check whether this instance is one for nodes.
+        """Check whether nodes may connect to this instance.
 
         It stays so while another takes the lead, or none can: a load balancer would end the connections that
         it holds then.
@@ -244,7 +244,7 @@ class RegistryInstance:
         }
 
     async def stop(self) -> None:
-        """Lead no more, close all node connections, and give the name back."""
+        """Stop leading, close all node connections, and release the name."""
         self._stopping = True
         self._changes.set()
         await _wait(self._at_rest, _END_SECONDS)
@@ -319,7 +319,7 @@ class RegistryInstance:
     # Leading.
 
     async def _campaign(self) -> None:
-        """Lead whenever nobody does."""
+        """Lead whenever there is no leader."""
         while not self._stopping:
             self._changes.clear()
             if await self._is_vacant():
@@ -332,7 +332,7 @@ class RegistryInstance:
                 await _wait(self._changes, LOOK_SECONDS)
 
     async def _is_vacant(self) -> bool:
-        """Ask etcd itself whether nobody leads that this one could follow; False where it does not say."""
+        """Ask etcd itself whether there is no leader to follow; False where etcd does not answer."""
         try:
             found: KeyValue | None = await in_thread(
                 "leader", lambda: self._client.get(self._leader_key), deadline_seconds=None
@@ -366,7 +366,7 @@ class RegistryInstance:
             await in_thread("lease", lease.release, deadline_seconds=None)
 
     async def _lead(self, lease: Lease) -> None:
-        """Lead until the lease is not certain any more, or this instance stops."""
+        """Lead until the lease is no longer certain, or this instance stops."""
         settings, began_at = self._settings, time.monotonic()
         try:
             store = await in_thread(
@@ -425,7 +425,7 @@ class RegistryInstance:
         self._leave_until = time.monotonic() + _FAILED_SECONDS
 
     async def _warm(self, store: EtcdStore) -> None:
-        """Hand the store this instance's own copy, once that has what the store has written."""
+        """Give the store this instance's own copy, once it holds everything that the store has written."""
         deadline = time.monotonic() + _COPY_SECONDS
         while self._follower.revision < store.revision:
             if time.monotonic() >= deadline:
@@ -477,7 +477,7 @@ class RegistryInstance:
         self._apart_seconds = abs(time.time() - unix_seconds)
 
     async def _is_cut_off(self) -> bool:
-        """Whether there is a leader that this instance does not reach: then its nodes must find another one.
+        """Whether there is a leader that this instance cannot reach: then nodes must find another instance.
 
         Etcd says so. Where it does not say, as without its quorum, the other instances show it: one that
         leads accepts links; and where none is reached at all, this machine is cut off.

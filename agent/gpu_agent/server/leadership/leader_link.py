@@ -14,7 +14,7 @@ from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link, pack_lag, proof, read_document, unpack_alive
 
 LEADER_SILENT_SECONDS = 5.0
-"""A leader says something every second."""
+"""A leader sends a frame every second."""
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
 _NONCE_BYTES = 16
@@ -42,15 +42,15 @@ class LeaderLink:
         revision: Callable[[], int],
         leader_clock: Callable[[float], None],
     ) -> None:
-        """`revision` returns which one this instance's copy of etcd has reached.
+        """`revision` returns the revision that this instance's copy of etcd has reached.
 
         `leader_clock` is called with the leader's wall clock every second.
         """
         self._leader_clock = leader_clock
         self.is_linked = False
-        """Whether the leader has taken this gateway."""
+        """Whether the leader has accepted this gateway."""
         self.is_answered = False
-        """Whether the leader's machine answers, be it to refuse the link."""
+        """Whether the leader's machine answers, even if it refuses the link."""
         self._gateway, self._leader, self._nonce = gateway, leader, secrets.token_hex(_NONCE_BYTES)
         self._name, self._secret, self._tls = own
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
@@ -66,18 +66,18 @@ class LeaderLink:
 
     @property
     def silent_seconds(self) -> float:
-        """How long the leader has said nothing."""
+        """Seconds since the leader's last frame."""
         return time.monotonic() - self._heard_at
 
     @property
     def lag_seconds(self) -> float:
-        """How far this instance's copy is behind the leader's commits, as far as those were named."""
+        """Seconds by which this instance's copy is behind the commits that the leader has named."""
         while self._awaited and self._awaited[0][0] <= self._revision():
             del self._awaited[0]
         return time.monotonic() - self._awaited[0][1] if self._awaited else 0.0
 
     async def hold(self, is_current: Callable[[], bool]) -> bool:
-        """Link to the leader until the link ends, or it leads no more; returns whether it took us."""
+        """Hold a link until it ends or the leader leads no more; returns whether the leader accepted it."""
         at = self._leader.link
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
@@ -130,14 +130,14 @@ class LeaderLink:
             self._problem = str(payload, "utf-8")
 
     def _await(self, revision: int) -> None:
-        """Note a revision; the one before is left out where the lag stays exact to a tenth without it."""
+        """Note a revision; drop the one before where the lag stays exact to 0.1 s without it."""
         awaited, at = self._awaited, self._heard_at
         if len(awaited) > 1 and at - awaited[-2][1] < (at - awaited[0][1]) / 10:
             del awaited[-1]
         awaited.append((revision, at))
 
     def _prove(self, challenge: dict[str, Any]) -> None:
-        """Take the leader for one, and prove to be an instance."""
+        """Verify the leader's proof, and send this instance's own."""
         expected = proof(self._secret, "leader", self._name, self._nonce)
         if not hmac.compare_digest(str(challenge["proof"]), expected):
             self._link.end("it does not have the instances' secret, or not yet")
