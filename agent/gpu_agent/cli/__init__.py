@@ -1,1 +1,1 @@
-"""The doors: arguments, printing, exit codes, composition."""
+"""The command line: arguments, printing, exit codes, and how the programs are composed."""

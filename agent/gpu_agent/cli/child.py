@@ -11,7 +11,7 @@ from gpu_agent.cli.output.text import printable
 from gpu_agent.cli.signals import SignalForwarder
 
 NOT_FOUND, NOT_RUN, BY_SIGNAL = 127, 126, 128
-"""As shells do: no such command, one that cannot be run, one that a signal ended."""
+"""The exit codes of shells: no such command, one that cannot be run, one that a signal ended."""
 CALLER_VARIABLES = "_GPU_AGENT_CALLERS_PYTHON"
 """The variable in which the packages' launcher stores the caller's own variables of Python."""
 _PYTHON = "PYTHON"
@@ -46,7 +46,7 @@ def run_child(
 
 
 def find_command(name: str) -> int | None:
-    """Say whether there is a command, before anything is done for it: None, or the exit code for a shell."""
+    """Check that there is a command before anything is done for it: None, or the exit code for a shell."""
     if shutil.which(name) is not None:
         return None
     if os.path.dirname(name) and os.path.exists(name):  # noqa: PTH110, PTH120 - as `which` reads it

@@ -5,7 +5,7 @@ from enum import IntEnum
 from types import SimpleNamespace
 
 Arguments = SimpleNamespace
-"""What was given to a command, by name."""
+"""The values that a command received, by name."""
 
 
 class ExitCode(IntEnum):
@@ -44,7 +44,7 @@ class Failure(Exception):  # noqa: N818 - an outcome for a person, not a fault o
 
 
 EXITS_OF_REQUESTS = (ExitCode.OK, ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.REFUSED)
-"""Of every command that makes a request to a registry or an agent."""
+"""The exit codes of every command that makes a request to a registry or an agent."""
 REGISTRY_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.UNREACHABLE: "the registry could not be reached",
     ExitCode.REFUSED: "the registry refused the request",

@@ -47,7 +47,7 @@ class Component:
     """A component of the program, as its configuration needs it."""
 
     declare: Callable[[], Declaration]
-    """Of the command that takes the settings as options."""
+    """Declares the command that takes the settings as options."""
     words: tuple[str, ...]
     kind: type[BaseSettings]
     default: Callable[[], Path]
@@ -80,7 +80,7 @@ class ShownSetting:
     """One setting in force."""
 
     key: str
-    """With a dot between a table and its key."""
+    """Its name, with a dot between a table and its key."""
     value: object
     origin: SettingSource
 
@@ -98,9 +98,9 @@ class Configuration:
     file: Path
     settings: tuple[ShownSetting, ...]
     lacking: str = ""
-    """What must be set and is not, as a sentence: the component cannot use the settings then."""
+    """The required settings that are missing, as a sentence; without them the component does not start."""
     unknown: tuple[UnknownVariable, ...] = ()
-    """Variables that are named like a setting and are none."""
+    """Variables with the prefix of settings that name no setting."""
 
     @property
     def file_is_there(self) -> bool:
@@ -231,12 +231,12 @@ def read_configuration(arguments: Arguments) -> Configuration:
 
 
 def settings_failure(fault: SettingsError) -> Failure:
-    """Return how a command ends that cannot use the settings."""
+    """Return the failure of a command that cannot use the settings."""
     return Failure(str(fault), code=ExitCode.CONFIGURATION)
 
 
 def json_value(value: object) -> object:
-    """Return a value as JSON holds it; what JSON has no type for is a string. Secrets are masked."""
+    """Convert a value for JSON; a type that JSON lacks becomes a string. Secrets are masked."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -322,7 +322,7 @@ def _summary(component: str, configuration: Configuration) -> str:
 
 
 def _warnings(configuration: Configuration) -> Iterator[str]:
-    """What works and should be known: secrets that everybody may read, limits without what they limit."""
+    """Find what works and deserves a warning: secrets that everybody may read, limits without effect."""
     yield from (f"warning: {one}" for one in configuration.unknown)
     yield from _limits_without_effect(configuration)
     yield from _exposed_secrets(configuration)
@@ -343,7 +343,7 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
 
 
 def _exposed_secrets(configuration: Configuration) -> Iterator[str]:
-    """Warn of what a node publishes and looks like a secret."""
+    """Warn of values that look like a secret and that a node publishes."""
     for one in configuration.settings:
         names = one.value if one.key == "labels" and isinstance(one.value, dict) else {}
         for name in filter(is_secret_name, names):

@@ -28,16 +28,16 @@ from gpu_agent.cli.command import (
 )
 
 OWN = "options"
-"""The subject of options that have no other."""
+"""The subject of options that name none."""
 _STDOUT, _USUAL_COLUMNS, _FULL_COLUMNS = 1, 80, 79
 _INDENT, _MOST_INDENT = 2, 24
 _LIKE = 0.75
 """The least similarity of a mistyped option: all begin alike."""
 _COMPLETED = {"FILE": "file", "DIR": "dir"}
-"""By the metavar: what a shell completes."""
+"""The kind of completion of a shell, by metavar."""
 
 Run = Callable[[Arguments], int]
-"""Do the work; return the exit code or raise `Failure`."""
+"""Does the work; returns the exit code or raises `Failure`."""
 
 
 class Option(click.Option):
@@ -46,7 +46,7 @@ class Option(click.Option):
     subject: str = OWN
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401 - click's own type
-        """Refuse another option in the place of a value that is missing."""
+        """Refuse an option where a value is missing."""
         known = {name for param in ctx.command.params for name in param.opts}
         if isinstance(value, str) and value.partition("=")[0] in known:
             raise click.BadOptionUsage(self.opts[-1], f"{self.opts[-1]} needs a value", ctx=ctx)
@@ -62,7 +62,7 @@ class Argument(click.Argument):
 
 
 class _Parsed(click.ParamType[object]):
-    """A value that a function reads; its `ValueError` says what is wrong."""
+    """A value that a function parses; its `ValueError` names the fault."""
 
     name = "text"
 
@@ -150,7 +150,7 @@ def _type(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a command takes, and its help."""
+    """The options and arguments of a command, and its help."""
 
     about: str
     """Paragraphs, which blank lines separate."""
@@ -161,7 +161,7 @@ class Declaration:
     asks: bool = True
     """Whether it makes requests, to a registry or an agent."""
     passes_on: bool = False
-    """Whether all that stands behind its first argument belongs to a command that it runs."""
+    """Whether the words after its first argument are a command that it runs."""
 
 
 Commands = Mapping[str, tuple[Callable[[], Declaration], Run]]
@@ -219,7 +219,7 @@ class Command(click.Command):
         return self._run(Arguments(child=ctx.obj, **self.values(ctx)))
 
     def values(self, ctx: click.Context) -> dict[str, object]:
-        """Return what was given, by name."""
+        """Return the values by name."""
         repeatable = {param.name for param in self.params if param.multiple or param.nargs == -1}
         return {
             name: list(value or ()) if name in repeatable else value for name, value in ctx.params.items()
@@ -381,7 +381,7 @@ def run(program: Group, words: Sequence[str], obj: object) -> int:
 
 
 def mistake(error: click.UsageError, path: str) -> Failure:
-    """Return how a command ends whose words are wrong: a sentence with the next step."""
+    """Return the failure of a command whose words are wrong: a sentence with the next step."""
     ctx = error.ctx
     if ctx is not None:
         path = getattr(ctx.command, "path", path)

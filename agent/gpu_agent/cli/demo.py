@@ -41,14 +41,14 @@ COMMAND: tuple[str, ...] = (sys.executable, "-m", "gpu_agent.cli")
 START_SECONDS = 15.0
 LEAVE_SECONDS = 6.0
 POLL_SECONDS = 0.05
-"""Between two looks for what a process does in its own time; each wait has a deadline."""
+"""The interval at which the demo polls a process; each wait has a deadline."""
 DYING_SECONDS = 1.0
-"""A dying process ends at most so long after its last answer."""
+"""How long after its last answer a dying process may still run."""
 READY_SECONDS = 20.0
 OFFLINE_SECONDS = 5.0
 JOB = "demo-job-1"
 REFRESH_SECONDS = 0.5
-"""How often the list is redrawn: ages in it grow without any event."""
+"""The interval at which the list is redrawn: its ages grow without any event."""
 _T = TypeVar("_T")
 
 
@@ -73,7 +73,7 @@ MEMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class DemoProcess:
-    """A running process of the demo, and where its log lines go."""
+    """A running process of the demo, and its log file."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -295,7 +295,7 @@ def running_fleet(interruption: Interruption | None = None) -> Iterator[DemoFlee
 
 @dataclass(frozen=True, slots=True)
 class _Launcher:
-    """Starts processes so that each is sure to be ended."""
+    """Starts processes, and records each so that it is ended in any case."""
 
     folder: Path
     interruption: Interruption
@@ -405,7 +405,7 @@ def _start_agent(
 
 
 def _end_all(running: "list[subprocess.Popen[bytes]]") -> None:
-    """End the agents together, so that they can leave; then the registry, which is the first process."""
+    """End the agents together while the registry still answers them, then the registry."""
     for group in (running[1:], running[:1]):
         for process in group:
             process.terminate()

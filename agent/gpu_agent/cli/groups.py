@@ -7,7 +7,7 @@ from gpu_agent.cli.declaration import Commands, Declaration, Entry, Group, Optio
 from gpu_agent.version import __version__
 
 COMPLETE_VARIABLE = "_GPU_AGENT_COMPLETE"
-"""By which the script of a shell asks what may follow."""
+"""The variable by which a shell's script asks for completions."""
 _SHELLS = ("bash", "zsh", "fish")
 
 

@@ -14,7 +14,7 @@ from gpu_agent.probe.nvml.forked_child import ForkedChild
 
 _COMPLETE_VARIABLE = "_GPU_AGENT_COMPLETE"
 _PLAIN = {"--json": "json", "--register-preview": "register_preview"}
-"""Options of `probe` that need no parser."""
+"""The options of `probe` that need no parser."""
 _NO_THREAD = "can't start new thread"
 """How Python reports it; a class of its own for it there is none."""
 _NO_THREAD_SENTENCE = (

@@ -48,7 +48,7 @@ _OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "prometheus_client", "msg
 
 
 def component_argument() -> list[click.Parameter]:
-    """Return which component is meant."""
+    """Return the component that the arguments name."""
     return [
         argument(
             "component",
@@ -95,7 +95,7 @@ def program_path() -> Path:
 
 
 def refused(error: RefusedError | UnwritablePathError) -> Failure:
-    """Return how a command ends that this machine cannot run."""
+    """Return the failure of a command that this machine cannot run."""
     return Failure(str(error), ExitCode.CONFIGURATION)
 
 

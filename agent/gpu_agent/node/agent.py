@@ -159,7 +159,7 @@ class Agent:
         )
 
     def snapshot(self) -> Snapshot:
-        """All that the agent knows at this moment."""
+        """The agent's whole state at this moment."""
         doubt = None if self._machine.state in CONNECTED else self._credentials.doubt
         return Snapshot(
             session=self._machine.snapshot,

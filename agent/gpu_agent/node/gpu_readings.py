@@ -247,7 +247,7 @@ class _Collector:
         return replace(answer, age_seconds=took if took > deadline_seconds else 0.0)
 
     def _log(self, reading: GpuReport | MissedReading) -> None:
-        """Log once that it hangs or fails, once that it recovers, and each change of what it found."""
+        """Log once that it hangs or fails, once that it recovers, and each change of its GPUs."""
         if not isinstance(reading, MissedReading):
             if self._missing_since is not None:
                 _LOG.info("collector_recovered", collector=self.name)

@@ -21,7 +21,7 @@ from gpu_agent.wire.declaration import JOB_IDS_ROOM_BYTES
 from gpu_agent.wire.inventory import GpuProcess, GpuReport
 
 MAX_JOB_ID_LENGTH = 1024
-"""Characters; a registry reads no longer one."""
+"""The longest id that a registry reads, in characters."""
 
 
 @dataclass(frozen=True, slots=True)

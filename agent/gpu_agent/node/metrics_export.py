@@ -23,7 +23,7 @@ from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, server_
 
 PATH = "/metrics"
 MOST_REQUESTS = 16
-"""Served at a time; others are closed at once."""
+"""Connections served at a time; others are closed at once."""
 REQUEST_SECONDS, WRITE_SECONDS = 5.0, 5.0
 AGAIN_SECONDS = 10.0
 ACCEPT_AGAIN_SECONDS = 0.5
@@ -157,7 +157,7 @@ class _File:
         self.path, self.ended = path, False
 
     def replace(self, text: str) -> None:
-        """Replace it at once: node_exporter must not read half of it. Raises `OSError`, and no file stays.
+        """Replace it in one step: node_exporter must read no half. Raises `OSError`, and no file stays.
 
         Written beside under a name that nobody can foresee and that follows no link: others may be able to
         write the directory.

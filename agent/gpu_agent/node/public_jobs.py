@@ -19,7 +19,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport
 COOLER_C = 5.0
 """A GPU that was too hot must be this much cooler than its limit to be cool again."""
 BUSY_PERCENT, BUSY_SECONDS = 30.0, 20.0
-"""Use of a GPU from this on, for so long, belongs to another user if no job and no process explains it."""
+"""GPU use of at least this, for this time, is another user's if no job and no process explains it."""
 
 _LOG = Logger("node.public_jobs")
 
@@ -52,7 +52,7 @@ class PublicJobsState:
 
     @property
     def accepted(self) -> bool:
-        """What the registry receives."""
+        """The value that the registry receives."""
         return self.wanted and not self.pauses
 
 
@@ -100,7 +100,7 @@ class PublicJobs:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The moment to check: what was read, and when."""
+    """The readings to check, and their time."""
 
     report: GpuReport
     working: bool

@@ -19,7 +19,7 @@ from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory
 _FULL = 100.0
 _MAX_NAMED = 4
 _MAX_LENGTH = 4000
-"""Characters of a fault's sentences: a message holds 4096, and a driver's text may have any number."""
+"""The most characters of a fault's sentences: a message holds 4096, and a driver's text any number."""
 _OF_ALL_GPUS = ("nvml_hung", "nvml_child_died", "driver_broken", "no_driver")
 """Reasons that all GPUs of the machine share, whose sentence describes them all."""
 

@@ -69,7 +69,7 @@ _RUNTIME_DIRECTORY = "RUNTIME_DIRECTORY"
 """The variable by which systemd says where a unit's sockets belong."""
 _DISK_WAIT_SECONDS = 1.0
 _DISK_WAIT_SHARE = 0.2
-"""Of the deadline, for the first disk that does not answer; all further ones take as long together."""
+"""The share of the deadline for the first disk that does not answer; all others share as much again."""
 
 
 class PublicJobsSettings(BaseModel):

@@ -17,7 +17,7 @@ CONNECTED = frozenset({State.REGISTERED, State.LEAVING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that the agent knows, without its tokens."""
+    """The agent's whole state, without its tokens."""
 
     session: SessionSnapshot
     registry_urls: tuple[str, ...]

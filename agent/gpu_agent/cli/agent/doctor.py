@@ -72,10 +72,10 @@ SETTING_OPTIONS = (
 """The settings of the agent that are options here too."""
 _FILES = ("config", "join_token_file", "state_dir", "tls_ca_file", "tls_cert_file", "tls_key_file")
 MACHINE_SECONDS = 12.0
-"""For the GPUs, the host and the models together."""
+"""The deadline for GPUs, host and models together."""
 DISK_SECONDS = 3.0
 AGENT_SECONDS = 8.0
-"""For the answer of the agent on this machine."""
+"""The deadline for the answer of the agent on this machine."""
 _PLACEHOLDER_URL = "wss://localhost/"
 _NO_REGISTRY = "no registry is named"
 SCHEMA: Literal["gpu-agent.doctor/1"] = "gpu-agent.doctor/1"
@@ -317,7 +317,7 @@ def _is_installed(standing: ServiceStatus | None) -> bool:
 
 
 def _enter_service(standing: ServiceStatus | None) -> Credential | None:
-    """Become the service's user where that can be; returns the join token that root alone may read."""
+    """Become the service's user where that is possible; returns the join token that root alone may read."""
     file = _MACHINE / _JOIN_TOKEN
     credential = Credential(file, read_token_file(file)) if file.is_file() else None
     if why_not_as_service() is None:

@@ -11,7 +11,7 @@ from gpu_agent.cli.output.units import duration_in_words
 from gpu_agent.wire.control import DrainInfo, StatusDocument
 
 POLL_SECONDS = 1.0
-"""How often `--wait` asks the agent: the time that is left counts down by the second."""
+"""The interval at which `--wait` reads the status: the remaining time is shown in seconds."""
 
 
 def wait_until_drained(
@@ -35,7 +35,7 @@ def wait_until_drained(
 
 
 def drain_in_words(now: StatusDocument) -> str:
-    """Say how it stands with the drain."""
+    """Describe the progress of the drain."""
     drain = now.drain
     if drain is None:
         return f"{node_name(now)} is not drained"

@@ -27,10 +27,10 @@ ENVIRONMENT_PREFIX = "GPU_AGENT_"
 MODELS_UNKNOWN = "models"
 """Under this name the host's `unknowns` say why no models are listed."""
 HOST_SECONDS = 0.5
-"""For the host alone, after host and models together took all of their time."""
+"""The deadline for the host alone, after host and models together missed theirs."""
 _UNREAD = GpuReport(outcome=Outcome.OK)
 _SHARE_OF_THE_SCAN = 0.8
-"""Of the time for host and models: a disk that has not answered by then is reported; the others count."""
+"""The share of the time for host and models after which a disk without an answer is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

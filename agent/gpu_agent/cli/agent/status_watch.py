@@ -87,7 +87,7 @@ def status_changes(before: StatusDocument, after: StatusDocument) -> Iterator[Li
 
 
 def summary_line(answer: StatusDocument) -> Line:
-    """Say in a line how an agent stands with its registry."""
+    """Describe in a line the state of an agent's registration."""
     name, status, drain = answer.node_id or "no id yet", answer.status, answer.drain
     if drain is not None and drain.over:
         return line(f"{name} is ", Piece("drained", STATUS_COLOURS["draining"]), f": {drain.reason}")

@@ -32,7 +32,7 @@ from gpu_agent.runtime.state_dir import (
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENING = "0A"
 _ADDRESS, _USER = 1, 7
-"""Columns."""
+"""Columns of `/proc/net/tcp`."""
 _WORD_BYTES = 4
 _ROOT, _OVERFLOW = 0, 65534
 _OF_SERVICES = range(61184, 65520)
@@ -55,13 +55,13 @@ class RegistryEndpoint:
 
     url: str
     state_dir: Path | None = None
-    """Of this machine's registry that has the endpoint file; None where the URL was named."""
+    """That of the registry that wrote the endpoint file; None where the URL was named."""
     pin: str | None = None
-    """Of its key."""
+    """The pin of its key."""
 
     @property
     def endpoint_file(self) -> Path | None:
-        """The file that names it."""
+        """The file that names the endpoint."""
         return None if self.state_dir is None else self.state_dir / ENDPOINT_FILE
 
 

@@ -23,7 +23,7 @@ FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 5.0
 """Delay before a registry that went away is tried again: twice as long each time, up to this."""
 SILENCE_SECONDS = 60.0
-"""A registry sends something more often than that, if only a comment."""
+"""A registry sends at least a comment more often than this."""
 _STARTING = 503
 _EVENT = TypeAdapter(RegistryEvent)
 
@@ -35,7 +35,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An event, and how the registry sent it."""
+    """An event, and its JSON as the registry sent it."""
 
     event: RegistryEvent
     document: Document

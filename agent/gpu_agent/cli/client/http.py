@@ -41,7 +41,7 @@ from gpu_agent.runtime.tls.errors import TlsTerms, explain_tls_error
 
 TIMEOUT_SECONDS = 10.0
 LARGEST_BYTES = 256 * 1024 * 1024
-"""More than the list of any fleet; an endless answer must end somewhere."""
+"""An answer may be so long: more than the list of any fleet needs; an endless answer is cut off."""
 LONGEST_LINE_BYTES = 1024 * 1024
 DOWNLOAD_SECONDS = 120.0
 """The registry writes a file before it sends the first piece."""
@@ -83,17 +83,17 @@ class Refused(Failure):
         super().__init__(sentence, code=ExitCode.REFUSED)
         self.document = document
         self.status = document["status"]
-        """The status of HTTP."""
+        """The HTTP status."""
         self.problem_code = document["code"]
 
 
 def request_options(*, json_is: str) -> list[click.Parameter]:
-    """Return `--json`, whose output is `json_is`, and what says where the registry is."""
+    """Return `--json`, whose output is `json_is`, and the options that name the registry."""
     return [option("--json", help=f"print {json_is}", flag=True), *api_options()]
 
 
 def api_options() -> list[click.Parameter]:
-    """Return `--server URL`, and what says how a token for it is found."""
+    """Return `--server URL`, and the options for its token and certificates."""
     return [
         option(
             "--server",

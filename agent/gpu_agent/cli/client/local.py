@@ -15,7 +15,7 @@ from gpu_agent.local.connection import PATIENCE_SECONDS, LocalError, NoAgentErro
 from gpu_agent.local.socket_path import VARIABLE, service_socket
 
 ACTION_PATIENCE_SECONDS = 35.0
-"""For what the agent does before it answers; its own deadline for that is a little shorter."""
+"""For requests that the agent executes before it answers; its own deadline is a little shorter."""
 
 
 def agent_options(*, json_is: str) -> list[click.Parameter]:
@@ -24,7 +24,7 @@ def agent_options(*, json_is: str) -> list[click.Parameter]:
 
 
 def socket_option() -> list[click.Parameter]:
-    """Return what says where the agent listens."""
+    """Return the option that names the agent's socket."""
     return [
         option(
             "--socket",
@@ -80,6 +80,6 @@ def _service_failure(error: LocalError, socket: Path | None) -> Failure | None:
 
 
 def agent_failure(error: LocalError) -> Failure:
-    """Return how a command ends that gets no answer, or a refusal."""
+    """Return the failure of a command that gets no answer, or a refusal."""
     refused = isinstance(error, RefusedError) and not error.not_now
     return Failure(str(error), code=ExitCode.REFUSED if refused else ExitCode.UNREACHABLE)

@@ -25,7 +25,7 @@ from gpu_agent.wire.api import ClaimView, RegistryEvent
 from gpu_agent.wire.lease import END_CODES, END_EVENTS, Lease, is_worth_asking_again
 
 ONE_WAIT_SECONDS = 5.0
-"""Of one request in the queue; the job keeps its place between two requests."""
+"""The longest wait of one request; the job keeps its position in the queue between two requests."""
 GRACE_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 1.0

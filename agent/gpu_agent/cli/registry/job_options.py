@@ -26,7 +26,7 @@ _OPTIONS = {
     "affinity_key": "--affinity",
     "priority": "--priority",
 }
-"""By the field of a request that it states."""
+"""Each option, by the field of a request that it states."""
 _DEMANDS, _LIFE = "what the job demands", "the claim's life"
 
 

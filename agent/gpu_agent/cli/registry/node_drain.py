@@ -16,7 +16,7 @@ from gpu_agent.wire.api import NodeDetail
 from gpu_agent.wire.codes import NodeStatus
 
 POLL_SECONDS = 1.0
-"""How often the nodes are read: the time that is left counts down by the second."""
+"""The interval at which the nodes are read: the remaining time is shown in seconds."""
 
 
 def wait_until_offline(node: Node, now: Answer[NodeDetail], *, quiet: bool = False) -> Answer[NodeDetail]:
@@ -68,7 +68,7 @@ _FOR_NOW = (429, 503)
 
 
 class _Turns:
-    """The nodes whose drain has not begun, those that drain, and those on which it failed."""
+    """Nodes by progress: not begun, draining, and failed."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class _Turns:
         return bool(self._waiting or self._draining)
 
     def words(self) -> str:
-        """Say how many nodes are how far."""
+        """Count the nodes by progress."""
         over = self._count - len(self._waiting) - len(self._draining) - len(self.failed)
         jobs = sum(now.model.in_flight_jobs for _, now in self._draining.values())
         running = f"{jobs} {'job' if jobs == 1 else 'jobs'} in flight"

@@ -42,7 +42,7 @@ from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 
 SHOWN_EVENTS = 10
 _LEAST_UUID_LENGTH = 8
-"""A shorter one may be a word of any sentence."""
+"""A shorter UUID may be a word of any sentence."""
 _MIB_IN_GIB = 1024
 _SHORT_UUID = len("GPU-5f2a8c1e")
 """A shortened UUID has so many letters, or as many as distinguish the GPUs of its node."""
@@ -168,7 +168,7 @@ def _shortened(uuids: Sequence[str]) -> list[str]:
 
 
 def _use(gpu: GpuView, node: NodeDetail) -> Line:
-    """Say who has a GPU, and what keeps it from jobs."""
+    """Name the job that has a GPU, and the reasons that keep it from jobs."""
     uses = [Piece(f"job {job}") for job in ([gpu.claimed_by] if gpu.claimed_by else gpu.shared_by)]
     if gpu.idle:
         uses.append(Piece("idle", "yellow"))
@@ -260,7 +260,7 @@ def _admission_rows(node: NodeDetail, numbers: Mapping[str, str], *, now: float)
 
 
 def _scopes(checks: Sequence[NodeCheckView], numbers: Mapping[str, str]) -> str:
-    """Say of what checks are: of the node, or of which GPUs."""
+    """Name the scopes of checks: the node, or GPUs by number."""
     scopes = list(dict.fromkeys(check.scope for check in checks))
     if len(scopes) == 1:
         return f"GPU {numbers[scopes[0]]}" if scopes[0] in numbers else scopes[0]

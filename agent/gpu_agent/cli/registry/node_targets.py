@@ -141,7 +141,7 @@ def raise_for(failed: Sequence[str], count: int, done: str) -> None:
 
 
 def print_status(node: Answer[NodeDetail], *, as_json: bool, many: bool = True) -> None:
-    """Print how a node stands after an action."""
+    """Print a node's status after an action."""
     if as_json:
         _print_document(node.document, many=many)
     else:
@@ -156,7 +156,7 @@ def _print_document(document: Document, *, many: bool) -> None:
 
 
 def status_words(node: NodeDetail) -> str:
-    """Say how a node stands."""
+    """Describe a node's status."""
     return f"{node.node_id} is {node.status}: {printable(node.reason)}"
 
 
@@ -187,7 +187,7 @@ def gpu_uncordoned(uuid: str, node: NodeDetail) -> str:
 
 
 def losses_in_words(node: NodeDetail) -> Iterator[str]:
-    """Say what goes with a node's record."""
+    """Describe what is removed with a node's record."""
     connected = ", connected" if node.connected else ""
     yield f"{node.node_id} is {node.status}{connected} ({printable(node.reason)}). With it go:"
     yield "  its identity: an agent that still runs there needs a join token, and comes back as a new node"
@@ -217,7 +217,7 @@ def _listed(nodes: Sequence[NodeSummary]) -> list[str]:
 
 
 def _confirm(what: str, nodes: Sequence[NodeSummary]) -> None:
-    """Ask whether these nodes are meant; raises `Failure` unless they are."""
+    """Ask for a confirmation of these nodes; raises `Failure` without it."""
     listed = "\n".join(_listed(nodes))
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Failure(
