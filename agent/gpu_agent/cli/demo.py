@@ -30,6 +30,7 @@ from gpu_agent.cli.output.nodes import node_table
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes, timed_line
 from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import BLANK, terminal_columns
+from gpu_agent.cli.registry.page import page_url
 from gpu_agent.cli.service import program_path
 from gpu_agent.cli.signals import Interruption
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE
@@ -177,7 +178,9 @@ def _show(fleet: DemoFleet) -> None:
     """Give the fleet work and print what is seen, above the list of nodes where a terminal can redraw it."""
     where = f"--server {fleet.api.url} --token-file {fleet.token_file}"
     print(
-        f"The registry listens at {fleet.api.url}. In another terminal, try:\n"
+        f"The registry listens at {fleet.api.url}. Look at it in a browser; this link signs you in, once:\n"
+        f"{page_url(fleet.api)}\n"
+        f"In another terminal, try:\n"
         f"{own_command()} registry node list --watch {where}\n",
         flush=True,
     )

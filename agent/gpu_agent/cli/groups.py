@@ -20,6 +20,8 @@ def commands_of(module: str) -> Commands:  # noqa: C901, PLR0912, PLR0915 - one 
             from gpu_agent.cli.registry.serve import COMMANDS
         case "registry.members":
             from gpu_agent.cli.registry.members import COMMANDS
+        case "registry.page":
+            from gpu_agent.cli.registry.page import COMMANDS
         case "registry.settings":
             from gpu_agent.cli.registry.settings import COMMANDS
         case "registry.storage":
@@ -259,6 +261,7 @@ REGISTRY = Group(
         "the registry itself": {
             "serve": Entry("registry.serve", "run the registry"),
             "members": Entry("registry.members", "show the processes of the registry, and which one leads"),
+            "page": Entry("registry.page", "print where the fleet page is, with a link that signs in"),
             "settings": Entry("registry.settings", "show the thresholds in force"),
             "notify": NOTIFY,
             "backup": Entry("registry.storage", "write its database to a file"),

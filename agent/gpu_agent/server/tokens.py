@@ -31,7 +31,15 @@ from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Ro
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
 from gpu_agent.server.views import Clock
-from gpu_agent.wire.api import DAY_SECONDS, MAX_NOTE, MAX_TTL_SECONDS, MAX_USES, NewToken, TokenView
+from gpu_agent.wire.api import (
+    DAY_SECONDS,
+    MAX_NOTE,
+    MAX_TTL_SECONDS,
+    MAX_USES,
+    NewToken,
+    SignInLink,
+    TokenView,
+)
 from gpu_agent.wire.codes import NODE_ID_PATTERN
 
 PREFIXES = {
@@ -42,6 +50,9 @@ PREFIXES = {
 }
 MAX_TOKEN_LENGTH = 128
 """No token is longer than this; a longer text is not looked up."""
+SIGN_IN_SECONDS = 300.0
+"""How long the link of a sign-in is good."""
+_MOST_CODES = 100
 FIRST_ADMIN = "first start"
 
 _ID_BYTES = 4
@@ -62,6 +73,27 @@ class GeneratedToken:
     digest: str = field(repr=False)
 
 
+class SignInCodes:
+    """Codes of links by which a browser begins a session, once each and soon; kept in memory alone."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[float, Credential]] = {}
+        """By the digest of a code: until when it is good, in monotonic seconds, and for whom."""
+
+    def make(self, credential: Credential, now: float) -> str:
+        """Return a new code; of too many the oldest is forgotten."""
+        code = secrets.token_urlsafe(_SECRET_BYTES)
+        self._made[digest_of(code)] = now + SIGN_IN_SECONDS, credential
+        while len(self._made) > _MOST_CODES:
+            del self._made[next(iter(self._made))]
+        return code
+
+    def take(self, code: str, now: float) -> Credential | None:
+        """Return for whom a code is, which then is good no more; None where it is none, or too old."""
+        ends, credential = self._made.pop(presented_digest(code), (now, None))
+        return credential if ends > now else None
+
+
 class TokenService:
     """The tokens of one registry."""
 
@@ -71,6 +103,7 @@ class TokenService:
         self._refs = refs
         """Draws the number of each request."""
         self._clock = clock
+        self._codes = SignInCodes()
 
     async def create_join(
         self,
@@ -133,6 +166,21 @@ class TokenService:
             parent=parent.token_id,
         )
         return self._new_token(generated, SESSION_SECONDS, await self._send(request))
+
+    def create_sign_in_link(self, parent: Credential | None) -> SignInLink:
+        """Create the link by which a browser of this machine begins a session of an operator token, once.
+
+        With auth off there is no token, and the link is the page itself.
+        """
+        if parent is None:
+            return SignInLink(path="/", expires_at=None)
+        code = self._codes.make(parent, self._clock.monotonic())
+        ends = round(self._clock.wall() + SIGN_IN_SECONDS, 3)
+        return SignInLink(path=f"/signin?code={code}", expires_at=ends)
+
+    def take_sign_in_code(self, code: str) -> Credential | None:
+        """Return whose link this code is from, once; `begin_session` refuses a token that has ended."""
+        return self._codes.take(code, self._clock.monotonic())
 
     async def rotate(self, node_id: str, *, revoke_now: bool = False) -> Refusal | None:
         """Issue a node a new token; `revoke_now` revokes the old one before the node has the new one."""

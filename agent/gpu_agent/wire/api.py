@@ -131,6 +131,7 @@ __all__ = [
     "RenewalsRequest",
     "RotationRequest",
     "Selection",
+    "SignInLink",
     "ThresholdList",
     "ThresholdView",
     "TokenList",
@@ -521,6 +522,13 @@ class NewToken(ApiAnswer):
     token_id: str = Field(description="Names the token in lists and logs; no secret.")
     token: str = Field(repr=False, description="The secret; shown this once.")
     expires_at: float | None = Field(description="Unix time in seconds; null when it never expires")
+
+
+class SignInLink(ApiAnswer):
+    """Where a browser on the registry's own machine is signed in to the fleet page, once."""
+
+    path: str = Field(repr=False, description="Behind the registry's address; it holds a secret.")
+    expires_at: float | None = Field(description="Unix time in seconds; null with auth off, where it is `/`.")
 
 
 class TokenView(ApiAnswer):

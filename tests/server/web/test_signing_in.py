@@ -6,9 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.datastructures import Address as ClientAddress
+from starlette.requests import Request
 
 from gpu_agent.registry.token_issuing import MOST_SESSIONS
 from gpu_agent.registry.tokens import Role
+from gpu_agent.server import tokens
 from gpu_agent.server.web.session import COOKIE, local_path
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.api import NewToken
@@ -205,3 +208,60 @@ async def test_with_auth_off_nobody_signs_in_and_forms_are_still_checked(
         "/web/signout", data={"csrf": "x"}, headers={"Origin": "http://evil.example"}
     )
     assert "came from another page" in foreign.text
+
+
+async def link_of(played: Fleet, browser: httpx.AsyncClient, role: Role = Role.READ) -> str:
+    """Have an operator's program ask for a link; returns its path."""
+    token = await token_of(played, role)
+    answer = await browser.post("/v1/sign-in-links", json={}, headers=bearer(token))
+    assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
+    return str(answer.json()["path"])
+
+
+async def test_a_link_signs_in_once_as_who_asked_for_it(played: Fleet, browser: httpx.AsyncClient) -> None:
+    link = await link_of(played, browser)
+    first = await browser.get(link)
+    assert (first.status_code, first.headers["location"]) == (303, "/")
+    assert (await browser.get("/nodes")).status_code == 200
+    (session,) = (one for one in played.service.tokens.all() if one.kind == "session")
+    assert session.role == "read"
+    browser.cookies.clear()
+    again = await browser.get(link)
+    assert again.status_code == 401
+    assert "was used, or is older than five minutes" in again.text
+    assert session_of(browser) is None
+
+
+async def test_a_link_is_good_for_five_minutes(
+    played: Fleet, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "SIGN_IN_SECONDS", 0.0)
+    assert (await browser.get(await link_of(played, browser))).status_code == 401
+
+
+async def test_a_link_whose_token_has_ended_signs_nobody_in(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    link = await link_of(played, browser)
+    (token,) = (one for one in played.service.tokens.all() if one.role == "read")
+    await played.service.tokens.revoke(token.token_id)
+    assert (await browser.get(link)).status_code == 401
+    assert session_of(browser) is None
+
+
+async def test_a_link_works_on_the_registrys_machine_alone(
+    played: Fleet, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await link_of(played, browser)
+    monkeypatch.setattr(Request, "client", property(lambda _: ClientAddress("192.0.2.7", 4711)))
+    answer = await browser.get(link)
+    assert answer.status_code == 401
+    assert "on the registry&#39;s own machine alone" in answer.text
+    monkeypatch.undo()
+    assert (await browser.get(link)).status_code == 303
+
+
+async def test_with_auth_off_the_link_is_the_page() -> None:
+    async with fleet(auth_on=False) as played, serving(played.service) as client:
+        answer = await client.post("/v1/sign-in-links", json={})
+        assert answer.json() == {"path": "/", "expires_at": None}

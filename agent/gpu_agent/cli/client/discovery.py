@@ -115,7 +115,7 @@ def find_token(
     `state_dir`: of this machine's registry at that URL: its token is there.
     """
     parts = urllib.parse.urlsplit(url)
-    here = _is_this_machine(parts.hostname or "")
+    here = is_this_machine(parts.hostname or "")
     token = _given_token(token_file)
     if token is None and (here or state_dir is not None):
         return _local_token(state_folders() if state_dir is None else [state_dir])
@@ -276,7 +276,8 @@ def _check_token(text: str, source: str) -> OperatorToken:
     return OperatorToken(text, source)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Say whether a URL's host is this machine's loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

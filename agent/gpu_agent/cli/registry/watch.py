@@ -67,7 +67,7 @@ _STYLES = {State.LIVE: "dim", State.POLLING: "yellow", State.GONE: "bold red"}
 
 def watch_nodes(api: Api, read: Callable[[], Nodes], *, as_json: bool, style: ListStyle) -> int:
     """Watch until interrupted, which is its good end; raises `Failure`."""
-    follower = Follower(read, lambda: follow_events(api, answered=True))
+    follower = Follower(read, lambda: follow_events(api, answered=True), page_url=f"{api.url}/")
     return watch(node_list_page(style), follower.run, as_json=as_json)
 
 
@@ -93,9 +93,12 @@ def node_list_page(style: ListStyle = DEFAULT_STYLE) -> Page[Nodes]:
     )
 
 
-def update_of(answer: Nodes, freshness: Freshness, *, read_at: float) -> Update[Nodes]:
+def update_of(answer: Nodes, freshness: Freshness, *, read_at: float, page_url: str = "") -> Update[Nodes]:
     """Return what a watch shows of a list that was read at this wall time, in seconds."""
-    foot = Piece(f"{clock(read_at, time.time())}  {freshness.words}", _STYLES[freshness.state])
+    words = f"{clock(read_at, time.time())}  {freshness.words}"
+    if page_url and freshness.state is State.LIVE:
+        words += f"; in a browser: {page_url}"
+    foot = Piece(words, _STYLES[freshness.state])
     notice = "the registry is back" if freshness.state is State.LIVE else freshness.words
     return Update(answer, foot, freshness.state, notice)
 
@@ -108,8 +111,11 @@ class _Ended:
 class Follower:
     """Keeps one list current; every method raises `Failure`."""
 
-    def __init__(self, read: Callable[[], Nodes], events: Callable[[], Iterator[StreamEvent]]) -> None:
-        self._read, self._events = read, events
+    def __init__(
+        self, read: Callable[[], Nodes], events: Callable[[], Iterator[StreamEvent]], *, page_url: str = ""
+    ) -> None:
+        """Name the fleet page's address beside the list where it is given."""
+        self._read, self._events, self._page_url = read, events, page_url
         self._received: SimpleQueue[StreamEvent | _Ended] = SimpleQueue()
         self._stream = FROM_EVENTS
         self._unreachable: Freshness | None = None
@@ -124,7 +130,14 @@ class Follower:
         """Read and show until the reader of what is shown leaves."""
         answer = self._read_now()
         threading.Thread(target=self._follow, name="events", daemon=True).start()
-        while show(update_of(answer, self._unreachable or self._stream, read_at=self._answered_at)):
+        while show(
+            update_of(
+                answer,
+                self._unreachable or self._stream,
+                read_at=self._answered_at,
+                page_url=self._page_url,
+            )
+        ):
             self._wait_for_events(min(TICK_SECONDS, self._due() - time.monotonic()))
             if time.monotonic() >= self._due():
                 answer = self._read_again() or answer

@@ -3,29 +3,33 @@
 Only the answer to a creation holds the secret.
 """
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import Request, Response
 from pydantic import Field
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.tokens import Role
+from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError, once_stored, raise_if_refused, refuse_body
 from gpu_agent.server.api.nodes import changed_node
 from gpu_agent.server.api.routing import NodeId, Registry, TokenId, api_router, needs, refusals
 from gpu_agent.wire.api import (
+    EmptyRequest,
     JoinTokenRequest,
     NewToken,
     NodeDetail,
     OperatorTokenRequest,
     ReclaimRequest,
     RotationRequest,
+    SignInLink,
     TokenList,
 )
 
 TokenRequest = Annotated[JoinTokenRequest | OperatorTokenRequest, Field(discriminator="kind")]
 
 router = api_router("tokens")
+_EMPTY = EmptyRequest()
 
 
 @router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"), responses=refusals(503))
@@ -57,6 +61,24 @@ async def create_token(request: TokenRequest, response: Response, registry: Regi
             Role(request.role), name=request.name, ttl_seconds=request.ttl_seconds
         )
     return _created(created, response)
+
+
+@router.post(
+    "/v1/sign-in-links",
+    summary="Create a link to the fleet page",
+    status_code=201,
+    openapi_extra=needs("read"),
+)
+async def create_sign_in_link(
+    request: Request, response: Response, *, registry: Registry, _: EmptyRequest = _EMPTY
+) -> SignInLink:
+    """Create a link that signs a browser of the registry's own machine in, once and within five minutes.
+
+    The session has the role of the token that asks, and ends with it.
+    """
+    credential = cast("Caller", request.state.caller).credential
+    response.headers["Cache-Control"] = "no-store"
+    return registry.tokens.create_sign_in_link(credential)
 
 
 @router.delete(

@@ -1,6 +1,7 @@
 """Signing in with an operator token, and signing out.
 
-The token comes by POST once. What the browser gets is a session, and never the token again.
+The token comes by POST once; a link that an operator asked for on this machine has a code in its place. What
+the browser gets is a session, and never the token again.
 """
 
 from http import HTTPStatus
@@ -9,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.registry.token_issuing import SESSION_SECONDS
+from gpu_agent.registry.token_issuing import SESSION_SECONDS, UNKNOWN_TOKEN
 from gpu_agent.registry.tokens import Credential, CredentialKind
+from gpu_agent.runtime.address import Address
 from gpu_agent.server.http_headers import plausible_token
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.checks import PageChecks, log_call
@@ -25,6 +27,11 @@ from gpu_agent.server.web.session import (
 from gpu_agent.server.web.visit import PAGE_HEADERS, PageError, Visit, see
 
 _CREATE = "gpu-agent registry token create --operator read --name ana"
+_USED = (
+    "That link was used, or is older than five minutes. Sign in with an operator token, or get another link: "
+    "`gpu-agent registry page`."
+)
+_NOT_LOCAL = "Such a link works on the registry's own machine alone. Sign in with an operator token."
 _OTHER_KINDS = {
     CredentialKind.JOIN: "That is a join token: agents join with it. Sign in with an operator token.",
     CredentialKind.NODE: "That is the token of a node. Sign in with an operator token.",
@@ -33,10 +40,13 @@ _OTHER_KINDS = {
 
 
 async def show_signin(request: Request, registry: RegistryService, checks: PageChecks) -> Response:
-    """Ask for an operator token, or go on where the browser has a session."""
+    """Ask for an operator token, or go on where the browser has a session or a link that signs in."""
     wanted = local_path(request.query_params.get("next", "/"))
+    code = request.query_params.get("code")
     if checks.person(request, registry) is not None:
         return see(wanted)
+    if code is not None:
+        return await _sign_in_by_link(code, request, registry, checks=checks)
     ended = request.query_params.get("ended") == "1"
     problem = "Your session has ended. Sign in again: you return to the page where you were."
     response = _page(request, wanted=wanted, problem=problem if ended else "")
@@ -59,9 +69,32 @@ async def sign_in(request: Request, registry: RegistryService, checks: PageCheck
         checks.log_unauthorized(request, reason)
         problem = _problem(shown, credential)
         return _page(request, wanted=wanted, problem=problem, status=HTTPStatus.UNAUTHORIZED)
+    return await _begin_session(credential, wanted, request, registry=registry)
+
+
+async def _sign_in_by_link(
+    code: str, request: Request, registry: RegistryService, *, checks: PageChecks
+) -> Response:
+    """Take the code of a link once, from a browser of this machine: a link may end up in other hands."""
+    checks.check_leads(request)
+    host = "" if request.client is None else request.client.host
+    is_local = Address(host, 0).is_loopback
+    credential = registry.tokens.take_sign_in_code(code) if is_local else None
+    if credential is not None:
+        return await _begin_session(credential, "/", request, registry=registry)
+    checks.log_unauthorized(request, "unknown link")
+    problem = _USED if is_local else _NOT_LOCAL
+    return _page(request, wanted="/", problem=problem, status=HTTPStatus.UNAUTHORIZED)
+
+
+async def _begin_session(
+    credential: Credential, wanted: str, request: Request, *, registry: RegistryService
+) -> Response:
     session = await registry.tokens.begin_session(credential)
     if isinstance(session, Refusal):
-        raise PageError(HTTPStatus.SERVICE_UNAVAILABLE, "You could not be signed in", session.message)
+        has_ended = session.code == UNKNOWN_TOKEN
+        status = HTTPStatus.UNAUTHORIZED if has_ended else HTTPStatus.SERVICE_UNAVAILABLE
+        raise PageError(status, "You could not be signed in", session.message)
     response = see(wanted)
     log_call(request, credential.token_id, credential.name, status=response.status_code)
     set_session(response, session.token, seconds=SESSION_SECONDS, encrypted=is_encrypted(request))
