@@ -12,6 +12,7 @@ from pathlib import Path
 
 COMMAND_SECONDS = 30.0
 
+_REAP_SECONDS = 1.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """What a command gets of the registry's environment: nothing that may be a secret."""
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -56,6 +57,9 @@ async def run_command(command: tuple[str, ...], body: bytes) -> Outcome:
     finally:
         if process.returncode is None:
             _end(process)
+            with suppress(TimeoutError):  # one that hangs in the kernel ends when it ends
+                async with asyncio.timeout(_REAP_SECONDS):
+                    await process.wait()
     code = process.returncode or 0
     if code:
         return Outcome(f"the command {program} failed with exit status {code}")
