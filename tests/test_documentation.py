@@ -130,7 +130,7 @@ def test_every_limit_is_listed_with_its_value() -> None:
         assert written.split()[0] == f"{getattr(Limits(), name)}".removesuffix(".0"), name
 
 
-@pytest.mark.parametrize("name", ["probe", "doctor", "status", "explain"])
+@pytest.mark.parametrize("name", ["probe", "doctor", "status", "explain", "notification"])
 def test_the_published_schema_of_a_document_is_the_programs(name: str) -> None:
     published = json.loads((DOCS / "reference" / "schema" / f"{name}.json").read_text(encoding="utf-8"))
     assert published == schema_of(name), "run `make schema` and review the difference"
