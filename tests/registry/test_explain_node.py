@@ -303,7 +303,7 @@ def test_memory_of_empty_gpus_is_what_the_node_has() -> None:
         ({}, "jobs that ask for a label"),
         (
             {"gpus": gpus(gpu("a", memory_mb=20_000), gpu("b", memory_mb=9_000), gpu("c", memory_mb=None))},
-            "jobs that share more than 20000 MiB of GPU memory (on each of 2: 9000)",
+            "jobs that share more than 20000 MiB of GPU memory (9000 on each of 2)",
         ),
         (
             {"gpus": gpus(gpu("a", memory_mb=100, used_mb=200))},

@@ -172,7 +172,7 @@ def _more_memory(freest: list[int]) -> str:
         return "jobs that share GPU memory"
     several = [count for count, free in enumerate(freest, start=1) if count > 1 and free]
     fewest_and_most = dict.fromkeys((*several[:1], *several[-1:]))
-    more = [f"on each of {count}: {freest[count - 1]}" for count in fewest_and_most]
+    more = [f"{freest[count - 1]} on each of {count}" for count in fewest_and_most]
     besides = f" ({', '.join(more)})" if more else ""
     return f"jobs that share more than {freest[0]} MiB of GPU memory{besides}"
 
