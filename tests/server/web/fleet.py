@@ -5,13 +5,16 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
@@ -27,6 +30,7 @@ from tests.waiting import patience
 
 T = TypeVar("T")
 
+BEAT_SECONDS = 4.0
 CALM = Thresholds(
     heartbeat_interval_seconds=15.0, scan_interval_seconds=0.05, heartbeat_timeout_seconds=3600.0
 )
@@ -176,7 +180,7 @@ class Fleet:
             await until(arrived, what="a heartbeat arrives")
 
     async def claim(self, job_id: str, machine: Machine, *, gpu_count: int) -> ClaimView:
-        job = Job(job_id=job_id, allowed_nodes=(machine.node_id,), gpu_count=gpu_count)
+        job = Job(job_id=job_id, allowed_nodes=(machine.node_id,), gpu_count=gpu_count, ttl_seconds=3600)
         placement = await self.service.claim(job)
         assert isinstance(placement, ClaimView), placement
         return placement
@@ -217,6 +221,45 @@ async def populate(fleet: Fleet) -> None:
     await _join_faulty(fleet)
     await _join_noteworthy(fleet)
     await _join_healthy(fleet)
+    for machine in fleet.machines.values():
+        _write_past(fleet, machine)
+
+
+_BEFORE_A_FAULT = {"utilization_percent": 71.0, "temperature_c": 58.0, "power_w": 480.0}
+
+
+def _was(state: GpuState, name: str, wave: float, point: int) -> float:
+    """Return a figure so many points ago: one that is unknown by a fault was known until lately."""
+    now = getattr(state, name)
+    if now is None and (name not in _BEFORE_A_FAULT or point < 40 or state.health == "ok"):
+        return nan
+    was = _BEFORE_A_FAULT[name] if now is None else float(now)
+    if name in {"free_step", "temperature_c"}:
+        return was
+    return min(100.0, wave * was) if name == "utilization_percent" else wave * was
+
+
+class _PastGpus(dict[str, None]):
+    """A node's GPUs as they were: their UUIDs, and four columns of figures."""
+
+    figures: tuple[float, ...] = ()
+
+
+def _write_past(fleet: Fleet, machine: Machine) -> None:
+    """Let the last 15 minutes be as if the node had reported them: much as now, and never twice the same."""
+    record = fleet.service.record(machine.node_id)
+    assert record is not None
+    states = list(record.gpus.values())
+    past, now = _PastGpus(dict.fromkeys(record.gpus)), time.monotonic()
+    waves = (1.0, 0.98, 1.02, 0.7, 0.95, 1.01, 0.99, 0.93, 1.0, 0.85, 1.03)
+    for point in range(59, 0, -1):
+        columns = [
+            _was(state, name, waves[(7 * point + 3 * place) % len(waves)], point)
+            for name in ("utilization_percent", "free_step", "temperature_c", "power_w")
+            for place, state in enumerate(states)
+        ]
+        past.figures = tuple(columns)
+        record.gpu_history.add(past, now - 15.0 * point)  # type: ignore[arg-type]  # as much as it needs
 
 
 async def _join_faulty(fleet: Fleet) -> None:
@@ -324,6 +367,12 @@ class ServedFleet:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
 
+    async def _stopped(self, *, within_seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self._stop.wait()
+        return self._stop.is_set()
+
     async def _serve(self) -> None:
         async with fleet(auth_on=self._auth_on) as self.fleet:
             listener = LOOPBACK.bind()
@@ -335,6 +384,9 @@ class ServedFleet:
             if self._populated:
                 await populate(self.fleet)
             self._started.set()
-            await self._stop.wait()
+            while not await self._stopped(within_seconds=BEAT_SECONDS):
+                for machine in tuple(self.fleet.machines.values()):
+                    if machine.node is not None and self.fleet.known(machine).connected:
+                        await machine.node.send(machine.heartbeat())
             server.stop()
             await asyncio.wait_for(serving, patience(10))

@@ -121,11 +121,11 @@ def _of_gpus(gpus: Sequence[GpuView], chosen: Sequence[bool], *, mark: str, word
         sentence = f"{'GPUs' if len(places) > 1 else 'GPU'} {which} {word}: {meaning}"
         since = min((gpus[place].since or inf for place in places), default=inf)
         yield Finding(
-            mark, sentence, reasons, _step(gpus[places[0]]), tuple(places), None if since == inf else since
+            mark, sentence, reasons, step_of(gpus[places[0]]), tuple(places), None if since == inf else since
         )
 
 
-def _step(gpu: GpuView) -> str:
+def step_of(gpu: GpuView) -> str:
     """Say what to do about a GPU, as an imperative; empty where nothing is to be done."""
     step = gpu.next_step or ""
     return _ACTIONS.get(step) or (f"{step[:1].upper()}{step[1:]}." if step else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable
+from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable, step_of
 from gpu_agent.server.web.live import Part
 from gpu_agent.server.web.rendering import gpu_url, render
 from gpu_agent.server.web.tiles import status_of, tile_classes
@@ -60,6 +60,8 @@ class GpuRow:
     number: str
     tile: str
     mark: str
+    step: str
+    """What to do about it; empty where nothing is to be done."""
     jobs: tuple[str, ...]
     seconds: float | None
     """For how long its health has been as it is; None for a healthy one, and where it is unknown."""
@@ -106,6 +108,7 @@ def _gpu_row(
         number=number,
         tile=tile_classes(gpu),
         mark=_MARKS.get(status_of(gpu)) or ("d" if is_degraded else "ok"),
+        step=step_of(gpu),
         jobs=jobs_of(gpu),
         seconds=None if gpu.since is None else max(0.0, now - gpu.since),
         busy=drawn("utilization_percent", 0.0, 100.0),

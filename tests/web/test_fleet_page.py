@@ -1,0 +1,280 @@
+"""The fleet page in a browser: signing in, live changes, a registry that restarts, telephones, axe."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from gpu_agent.registry.tokens import Role
+from tests.e2e.place import Place
+from tests.programs import free_port
+from tests.server.web.fleet import Machine, ServedFleet, busy
+from tests.waiting import patience
+
+pytest.importorskip("playwright", reason="playwright is not installed: `make setup` installs it")
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.web
+
+CHROMIUM = shutil.which("chromium")
+PICTURES = os.environ.get("FLEET_PICTURES")
+"""A folder for pictures of the pages; none are taken without it."""
+DESK, TELEPHONE = {"width": 1440, "height": 900}, {"width": 400, "height": 800}
+SIZES = {"desk": DESK, "telephone": TELEPHONE}
+
+Scheme = Literal["light", "dark"]
+
+
+@dataclass
+class Visitor:
+    """A browser without a past, all that it requested, and all errors that it showed."""
+
+    context: BrowserContext
+    page: Page
+    requested: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def sign_in(self, url: str, token: str, path: str = "/") -> None:
+        self.page.goto(url + path)
+        self.page.get_by_label("Operator token").fill(token)
+        self.page.get_by_role("button", name="Sign in").click()
+        expect(self.page.get_by_role("navigation", name="Pages", exact=True)).to_be_visible()
+
+
+Visiting = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for one file: while it is open, no asynchronous test can run in this process."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium; on Debian: apt-get install -y --no-install-recommends chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[ServedFleet]:
+    with ServedFleet() as served:
+        yield served
+
+
+@pytest.fixture
+def visiting(browser: Browser) -> Iterator[Visiting]:
+    with ExitStack() as contexts:
+
+        def visit(**options: Any) -> Visitor:  # noqa: ANN401 - the browser's own options
+            context = browser.new_context(**{"viewport": DESK, **options})
+            contexts.callback(context.close)
+            context.set_default_timeout(patience(10) * 1000)
+            expect.set_options(timeout=patience(10) * 1000)
+            visitor = Visitor(context, context.new_page())
+            context.on("request", lambda request: visitor.requested.append(request.url))
+            context.on(
+                "console", lambda said: visitor.errors.append(said.text) if said.type == "error" else None
+            )
+            context.on("weberror", lambda error: visitor.errors.append(str(error.error)))
+            return visitor
+
+        yield visit
+
+
+@pytest.fixture
+def admin(visiting: Visiting, served: ServedFleet) -> Visitor:
+    visitor = visiting()
+    visitor.sign_in(served.url, served.tokens[Role.ADMIN])
+    return visitor
+
+
+def paths_of(served: ServedFleet) -> dict[str, str]:
+    """The pages by name, each state of a node among them."""
+    of = {host: f"/nodes/{machine.node_id}" for host, machine in served.fleet.machines.items()}
+    return {
+        "overview": "/",
+        "nodes": "/nodes",
+        "nodes-compact": "/nodes?rows=compact",
+        "nodes-none": "/nodes?q=nothing-has-this-name",
+        "node-lost": of["h100-02"],
+        "node-draining": of["h100-04"],
+        "node-offline": of["h200-01"],
+        "node-mig": of["a100-02"],
+    }
+
+
+def test_a_wrong_token_is_refused_in_words_and_the_right_one_leads_back(
+    visiting: Visiting, served: ServedFleet
+) -> None:
+    visitor = visiting()
+    visitor.page.goto(f"{served.url}/nodes?show=free")
+    visitor.page.get_by_label("Operator token").fill("gpuo_00000000_" + "x" * 43)
+    visitor.page.get_by_role("button", name="Sign in").click()
+    expect(visitor.page.get_by_role("alert")).to_contain_text("no operator token of this registry")
+    visitor.page.get_by_label("Operator token").fill(served.tokens[Role.READ])
+    visitor.page.get_by_role("button", name="Sign in").click()
+    visitor.page.wait_for_url("**/nodes?show=free")
+    assert visitor.page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [
+        0,
+        0,
+        "",
+    ]
+    (cookie,) = visitor.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+    assert not [url for url in visitor.requested if served.tokens[Role.READ] in url]
+
+
+def test_a_change_shows_without_a_reload_and_moves_no_row(admin: Visitor, served: ServedFleet) -> None:
+    page = admin.page
+    page.goto(f"{served.url}/nodes")
+    machine = served.fleet.machines["l4-01"]
+    row = page.locator(f"#n-{machine.node_id}")
+    before = [one.get_attribute("id") for one in page.locator("#rows tr").all()]
+    expect(page.locator("#live")).to_contain_text("Live")
+    machine.figures[3] = {"health": "lost", "reasons": ["xid_79"]}
+    served.do(served.fleet.beat(machine))
+    expect(row.locator(".c-w")).to_contain_text("GPU 3 lost: the GPU has fallen off the bus")
+    expect(row.locator("i.l")).to_have_count(1)
+    expect(page.locator("#resort")).to_be_visible()
+    assert [one.get_attribute("id") for one in page.locator("#rows tr").all()] == before
+    expect(page.locator("#say")).to_contain_text("l4-01 is ready: GPU 3 lost")
+    page.locator("#resort").click()
+    expect(page.locator("#resort")).to_be_hidden()
+    after = [one.get_attribute("id") for one in page.locator("#rows tr").all()]
+    assert after.index(f"n-{machine.node_id}") < before.index(f"n-{machine.node_id}")
+    machine.figures.clear()
+    served.do(served.fleet.beat(machine, 3))
+    expect(row.locator("i.l")).to_have_count(0)
+    assert admin.errors == []
+
+
+def test_a_cell_that_has_the_focus_is_left_alone(admin: Visitor, served: ServedFleet) -> None:
+    page, machine = admin.page, served.fleet.machines["l4-01"]
+    page.goto(f"{served.url}/nodes")
+    link = page.locator(f"#n-{machine.node_id} a.one")
+    link.focus()
+    served.do(served.fleet.service.cordon(machine.node_id, reason="while it is read"))
+    expect(page.locator(f"#n-{machine.node_id} .c-w")).to_contain_text("while it is read")
+    assert page.evaluate("document.activeElement.textContent") == "l4-01"
+    served.do(served.fleet.service.uncordon(machine.node_id))
+
+
+def test_without_the_script_pages_filters_and_forms_work(visiting: Visiting, served: ServedFleet) -> None:
+    visitor = visiting(java_script_enabled=False)
+    visitor.sign_in(served.url, served.tokens[Role.READ], "/nodes")
+    page = visitor.page
+    page.get_by_label("Text").fill("h100")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#h-n")).to_have_text("4 of 12 nodes")
+    page.get_by_role("link", name="Free", exact=True).click()
+    assert "q=h100" in page.url
+    assert "sort=free" in page.url
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_session_that_ends_leads_to_the_sign_in_and_back(visiting: Visiting, served: ServedFleet) -> None:
+    tokens = served.fleet.service.tokens
+    made = served.do(tokens.create_operator(Role.READ, name="ana"))
+    visitor = visiting()
+    visitor.sign_in(served.url, getattr(made, "token", ""), "/nodes?sort=free")
+    expect(visitor.page.locator("#live")).to_contain_text("Live")
+    served.do(tokens.revoke(made.token_id))  # type: ignore[union-attr]
+    expect(visitor.page.get_by_role("alert")).to_contain_text("Your session has ended")
+    visitor.page.get_by_label("Operator token").fill(served.tokens[Role.READ])
+    visitor.page.get_by_role("button", name="Sign in").click()
+    visitor.page.wait_for_url("**/nodes?sort=free")
+
+
+def test_names_that_nodes_choose_run_nothing(visiting: Visiting) -> None:
+    with ServedFleet(populated=False) as empty:
+        visitor = visiting()
+        visitor.sign_in(empty.url, empty.tokens[Role.ADMIN])
+        expect(visitor.page.get_by_text("No node has registered yet")).to_be_visible()
+        hostile = Machine("<img src=x onerror='window.ran=1'>", "<script>window.ran=1</script>", 2)
+        empty.do(empty.fleet.join(hostile))
+        hostile.figures[0] = busy(50)
+        visitor.page.goto(f"{empty.url}/nodes")
+        empty.do(empty.fleet.service.cordon(hostile.node_id, reason="<svg onload='window.ran=1'>"))
+        expect(visitor.page.locator("#rows .c-w")).to_contain_text("<svg onload=")
+        visitor.page.goto(f"{empty.url}/nodes/{hostile.node_id}")
+        expect(visitor.page.get_by_role("heading", level=1)).to_have_text(hostile.hostname)
+        assert visitor.page.evaluate("window.ran === undefined")
+        assert visitor.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_page_fits_passes_axe_and_asks_no_other_host(
+    scheme: Scheme, size: str, visiting: Visiting, served: ServedFleet
+) -> None:
+    visitor = visiting(viewport=SIZES[size], color_scheme=scheme)
+    visitor.page.goto(served.url)
+    found = {"signin": _judge(visitor.page)}
+    _picture(visitor.page, "signin", scheme, size)
+    visitor.sign_in(served.url, served.tokens[Role.ADMIN])
+    too_wide = {}
+    for name, path in paths_of(served).items():
+        visitor.page.goto(served.url + path)
+        expect(visitor.page.locator("#live")).to_contain_text("Live")
+        width = visitor.page.evaluate("document.documentElement.scrollWidth")
+        if width > SIZES[size]["width"]:
+            too_wide[name] = width
+        found[name] = _judge(visitor.page)
+        _picture(visitor.page, name, scheme, size)
+    assert too_wide == {}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert [url for url in visitor.requested if not url.startswith(f"{served.url}/")] == []
+    assert visitor.errors == []
+
+
+def test_a_registry_that_restarts_under_an_open_page_is_said_and_recovered_from(
+    visiting: Visiting, tmp_path: Path
+) -> None:
+    with ExitStack() as running:
+        place, ports = Place(tmp_path, running), (free_port(), free_port())
+        registry = place.registry("--store", "sqlite", node_port=ports[0], operator_port=ports[1])
+        place.agent(registry, "a", join_token=place.join_token(registry))
+        node_id = place.await_ready(registry)["node_id"]
+        visitor = visiting()
+        page = visitor.page
+        visitor.sign_in(registry.api, place.operator_token, "/nodes")
+        row = page.locator(f"#n-{node_id}")
+        expect(row).to_contain_text("ready")
+        expect(page.locator("#live")).to_contain_text("Live")
+        registry.end()
+        expect(page.locator("#lost")).to_be_visible()
+        expect(page.locator("#lost")).to_contain_text("The registry has not answered since")
+        expect(page.locator("#live")).to_contain_text("Not live")
+        expect(row).to_contain_text("ready")
+        page.get_by_role("button", name="Try now").click()
+        expect(page.locator("#lost-next")).to_contain_text("Next try in")
+        again = place.registry("--store", "sqlite", node_port=ports[0], operator_port=ports[1])
+        place.await_ready(again)
+        expect(page.locator("#lost")).to_be_hidden()
+        expect(page.locator("#live")).to_contain_text("Live · ")
+        assert place.ask(again, "POST", f"/v1/nodes/{node_id}/cordon", {"reason": "seen live"})[0] == 200
+        expect(row).to_contain_text("seen live")
+        assert page.url == f"{registry.api}/nodes"
+
+
+def _judge(page: Page) -> list[str]:
+    """The violations that axe finds, each with the first element that has it."""
+    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    report = page.evaluate("axe.run()")
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in report["violations"]]
+
+
+def _picture(page: Page, name: str, scheme: str, size: str) -> None:
+    if PICTURES is not None:
+        page.screenshot(path=Path(PICTURES) / f"{name}-{scheme}-{size}.png", full_page=size != "desk")
