@@ -1,19 +1,25 @@
 """The metrics in Prometheus' text format."""
 
+import asyncio
 import re
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
 
+from gpu_agent.registry.job import Job
 from gpu_agent.server import metrics
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import RequestMetrics, exposition, request_exposition
 from gpu_agent.server.service import RegistryService
 from gpu_agent.version import __version__
+from gpu_agent.wire.api import ClaimView
 from tests.server.disks import FailingStore
-from tests.server.harness import Node, heartbeat, node, registration, running
+from tests.server.harness import QUICK, Node, heartbeat, node, registration, running
+from tests.waiting import patience
 
 
 async def samples(service: RegistryService, requests: RequestMetrics | None = None) -> dict[str, float]:
@@ -78,6 +84,55 @@ async def test_every_refusal_that_a_node_receives_is_counted_and_known_codes_beg
         assert (before[series], after[series]) == (0, count), code
 
 
+async def test_connections_are_counted_by_why_they_were_refused() -> None:
+    async with running(auth_on=True) as service:
+        before = await samples(service)
+        for token in (None, "gpuj_00000000_guess", "gpuj_00000000_guess"):
+            with pytest.raises(InvalidStatus):
+                async with node(service, token=token):
+                    pass
+        after = await samples(service)
+    counts = {
+        reason: after[series] - before[series]
+        for reason in ("no_token", "unknown_token", "operator_token", "token_used_up", "web_page")
+        for series in [f"gpu_registry_handshake_refusals_total[('reason', '{reason}')]"]
+    }
+    assert counts == {
+        "no_token": 1,
+        "unknown_token": 2,
+        "operator_token": 0,
+        "token_used_up": 0,
+        "web_page": 0,
+    }
+
+
+async def test_idle_claims_gpus_used_without_one_and_the_longest_wait_are_shown() -> None:
+    gpus = [{"name": "NVIDIA L4", "memory_gb": 24, "uuid": f"GPU-{number}"} for number in range(2)]
+    hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": gpus}
+    watched = replace(QUICK, claim_idle_seconds=0.1)
+    names = ("gpu_registry_claims_idle[]", "gpu_registry_gpus_used_without_claim[]")
+    async with running(watched) as service, node(service) as peer:
+        await peer.become_ready(hardware=hardware, max_concurrent_jobs=8)
+        claim = await service.claim(Job(job_id="job", gpu_count=1))
+        assert isinstance(claim, ClaimView)
+        (claimed,) = claim.gpu_uuids or ()
+        found = await samples(service)
+        assert [found[name] for name in (*names, "gpu_registry_longest_wait_seconds[]")] == [0, 0, 0]
+        waiting = asyncio.ensure_future(service.claim(Job(job_id="next", gpu_count=2, wait_seconds=60)))
+        async with asyncio.timeout(patience(10)):
+            while [found[name] for name in names] != [1, 1]:
+                uses = [(one["uuid"], int(one["uuid"] != claimed)) for one in gpus]
+                figures = {"utilization_percent": 0.0}
+                await peer.heartbeat(
+                    gpus=[{"uuid": uuid, "processes": count, **figures} for uuid, count in uses]
+                )
+                await asyncio.sleep(0.05)
+                found = await samples(service)
+        assert 0.1 < found["gpu_registry_longest_wait_seconds[]"] < 60
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
 async def test_a_histogram_counts_values_up_to_each_bound(service: RegistryService) -> None:
     bounds = ("0.01", "0.1", "+Inf")
     before = await samples(service)
@@ -112,11 +167,3 @@ def test_names_begin_alike_and_state_base_units() -> None:
     names = [one.full_name for one in metrics.METRICS]
     assert all(name.startswith(metrics.PREFIX) for name in names)
     assert not [name for name in names if re.search(r"_(ms|us|milliseconds|mb)$", name)]
-
-
-def test_the_alerts_use_metrics_that_there_are() -> None:
-    rules = (Path(__file__).parents[2] / "examples" / "prometheus_alerts.yml").read_text(encoding="utf-8")
-    names = {one.full_name for one in (*metrics.METRICS, *metrics.INSTANCE_METRICS)}
-    used = re.findall(r"gpu_registry_\w+", rules)
-    assert len(used) == 7
-    assert set(used) <= names

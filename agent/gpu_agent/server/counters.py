@@ -106,6 +106,8 @@ class FleetTotals:
     claims: int = 0
     held_gpus: int = 0
     cordoned_gpus: int = 0
+    unclaimed_gpus: int = 0
+    """GPUs that show processes of no claim, as `gpu_used_without_claim` logs them."""
     gpu_lists: Counter[GpuList] = field(default_factory=Counter)
     """Nodes by their GPUs: ten thousand nodes have few kinds of GPUs between them."""
 
@@ -256,6 +258,7 @@ def _count(record: NodeRecord, totals: FleetTotals) -> None:
     totals.claims += sum(one.grants[0].node_id == record.node_id for one in record.claims.values())
     totals.held_gpus += sum(len(one.gpu_uuids) for one in record.held.values())
     totals.cordoned_gpus += len(record.desired.gpu_cordons)
+    totals.unclaimed_gpus += len(record.unclaimed_logged)
     totals.gpu_lists[record.gpus.names, record.gpus.healths] += 1
 
 

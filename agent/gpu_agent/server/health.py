@@ -18,6 +18,7 @@ from gpu_agent.server.gateway.gateways import Gateways
 from gpu_agent.server.gateway.instance_links import InstanceLinks
 from gpu_agent.server.loop import FleetLoop
 from gpu_agent.server.message_handler import MessageHandler
+from gpu_agent.server.node_auth import NodeAuth
 from gpu_agent.server.node_listener import NodeListener
 from gpu_agent.server.notify.notifier import Notifier
 from gpu_agent.server.tls import Encryption
@@ -53,6 +54,8 @@ class RegistryHealth:
     events: EventCounters
     writer: Writer
     notifier: Notifier
+    node_auth: NodeAuth
+    monotonic: Callable[[], float]
     encryption: Encryption | None = None
 
     @property

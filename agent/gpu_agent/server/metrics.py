@@ -109,6 +109,12 @@ METRICS = (
     ),
     Metric("claims", "gauge", "Claims in force.", lambda _, fleet: fleet.claims),
     Metric(
+        "claims_idle",
+        "gauge",
+        "Claims none of whose GPUs was used for `claim_idle_seconds`.",
+        lambda health, _: sum(one.idle_reported for one in health.fleet.claim_history.current()),
+    ),
+    Metric(
         "held_gpus",
         "gauge",
         "GPUs that ended claims hold, since their jobs may still run there.",
@@ -121,13 +127,32 @@ METRICS = (
         lambda _, fleet: fleet.cordoned_gpus,
     ),
     Metric(
+        "gpus_used_without_claim",
+        "gauge",
+        "GPUs on which programs of no claim run, over two heartbeats or longer.",
+        lambda _, fleet: fleet.unclaimed_gpus,
+    ),
+    Metric(
         "waiting_jobs",
         "gauge",
         "Jobs that wait for capacity.",
         lambda health, _: len(health.fleet.queue()),
     ),
     Metric(
+        "longest_wait_seconds",
+        "gauge",
+        "How long the job that came first has waited for capacity; 0 where none waits.",
+        lambda health, _: _longest_wait_seconds(health),
+    ),
+    Metric(
         "registrations", "counter", "Accepted registrations.", lambda health, _: health.events.registrations
+    ),
+    Metric(
+        "handshake_refusals",
+        "counter",
+        "Connections of nodes that were refused for what they presented.",
+        lambda health, _: [(reason.value, count) for reason, count in health.node_auth.refusals.items()],
+        ("reason",),
     ),
     Metric(
         "node_refusals",
@@ -394,6 +419,11 @@ def _family(metric: Metric, reading: float | Histogram | Counts) -> MetricFamily
 
 def _bound(bound: float) -> str:
     return "+Inf" if bound == float("inf") else str(bound)
+
+
+def _longest_wait_seconds(health: RegistryHealth) -> float:
+    now = health.monotonic()
+    return max((now - waiting.since for waiting in health.fleet.queue()), default=0.0)
 
 
 def _select_p99_seconds(health: RegistryHealth) -> float | None:

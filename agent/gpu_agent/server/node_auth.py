@@ -4,8 +4,10 @@ Every refusal names the next step and repeats nothing of what was presented.
 """
 
 import http
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from gpu_agent.server.http_headers import is_same_origin, names_this_host
 from gpu_agent.server.limits import Limits, MessageQuotas
@@ -14,27 +16,40 @@ from gpu_agent.server.node_connection import NodeConnection
 from gpu_agent.server.tokens import TokenService, presented_digest
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 
-_NO_TOKEN = HandshakeRefusal(
-    http.HTTPStatus.UNAUTHORIZED,
-    "This registry requires a token: ask its operator to create a join token with "
-    "`gpu-agent registry token create`, and give the agent its file with --join-token-file.",
-)
-_UNKNOWN_TOKEN = HandshakeRefusal(
-    http.HTTPStatus.UNAUTHORIZED,
-    "This registry does not know that token, or no longer: ask its operator for a new join token.",
-)
-_OPERATOR_TOKEN = HandshakeRefusal(
-    http.HTTPStatus.FORBIDDEN,
-    "That token is an operator's and registers no node: give the agent a join token.",
-)
-_USED_UP = HandshakeRefusal(
-    http.HTTPStatus.FORBIDDEN,
-    "That join token is used up: ask the registry's operator for another.",
-)
-_WEB_PAGE = HandshakeRefusal(
-    http.HTTPStatus.FORBIDDEN,
-    "Web pages register no nodes here: run the agent, which is no browser.",
-)
+
+class RefusalReason(StrEnum):
+    """Why a handshake is refused, as metrics count it."""
+
+    MISSING = "no_token"
+    UNKNOWN = "unknown_token"
+    OF_AN_OPERATOR = "operator_token"
+    USED_UP = "token_used_up"
+    WEB_PAGE = "web_page"
+
+
+_REFUSALS: Mapping[RefusalReason, HandshakeRefusal] = {
+    RefusalReason.MISSING: HandshakeRefusal(
+        http.HTTPStatus.UNAUTHORIZED,
+        "This registry requires a token: ask its operator to create a join token with "
+        "`gpu-agent registry token create`, and give the agent its file with --join-token-file.",
+    ),
+    RefusalReason.UNKNOWN: HandshakeRefusal(
+        http.HTTPStatus.UNAUTHORIZED,
+        "This registry does not know that token, or no longer: ask its operator for a new join token.",
+    ),
+    RefusalReason.OF_AN_OPERATOR: HandshakeRefusal(
+        http.HTTPStatus.FORBIDDEN,
+        "That token is an operator's and registers no node: give the agent a join token.",
+    ),
+    RefusalReason.USED_UP: HandshakeRefusal(
+        http.HTTPStatus.FORBIDDEN,
+        "That join token is used up: ask the registry's operator for another.",
+    ),
+    RefusalReason.WEB_PAGE: HandshakeRefusal(
+        http.HTTPStatus.FORBIDDEN,
+        "Web pages register no nodes here: run the agent, which is no browser.",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,8 @@ class NodeAuth:
         self._quotas = MessageQuotas(limits or Limits())
         self._host_names = host_names
         """The names that a `Host` header may use; None where they cannot all be known."""
+        self.refusals: Counter[RefusalReason] = Counter(dict.fromkeys(RefusalReason, 0))
+        """Refused handshakes since the start."""
 
     def authenticate(self, connection: NodeConnection, handshake: Handshake) -> HandshakeRefusal | None:
         """Return why a handshake is refused; None where the connection now has its credential and quota."""
@@ -80,17 +97,24 @@ class NodeAuth:
 
     def check(self, peer: Peer, presented: "Presented") -> HandshakeRefusal | None:
         """Do as `authenticate` does, by what a handshake presents."""
+        reason = self._admit(peer, presented)
+        if reason is None:
+            return None
+        self.refusals[reason] += 1
+        return _REFUSALS[reason]
+
+    def _admit(self, peer: Peer, presented: "Presented") -> RefusalReason | None:
         if self._tokens is None:
-            return _WEB_PAGE if self._is_foreign_page(presented) else None
+            return RefusalReason.WEB_PAGE if self._is_foreign_page(presented) else None
         if presented.token_digest is None:
-            return _NO_TOKEN
+            return RefusalReason.MISSING
         credential = self._tokens.credential(presented.token_digest)
         if credential is None:
-            return _UNKNOWN_TOKEN
+            return RefusalReason.UNKNOWN
         if credential.role is not None:  # an operator's, or a session of the fleet page
-            return _OPERATOR_TOKEN
+            return RefusalReason.OF_AN_OPERATOR
         if self._tokens.is_used_up(credential):
-            return _USED_UP
+            return RefusalReason.USED_UP
         peer.credential = credential
         peer.quota = self._quotas.bucket(credential, uses=self._tokens.max_uses(credential)) or peer.quota
         return None

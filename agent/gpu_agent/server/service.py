@@ -264,6 +264,8 @@ class RegistryService:
             events=self._events,
             writer=self._writer,
             notifier=self.notifier,
+            node_auth=node_auth,
+            monotonic=self._clock.monotonic,
             encryption=settings.tls,
         )
         """Its readiness and liveness, and what metrics read."""
