@@ -113,10 +113,11 @@ cover: $(READY) ## coverage of the pure floors, lines and branches, at least 95 
 bench: $(READY) ## every figure that the documentation states, each by its own program
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
-reference: $(READY) ## write docs/reference/cli.md, the tables of settings and metrics and systemd/*.toml.example from the code
+reference: $(READY) ## write docs/reference/cli.md, the tables of settings, metrics and alerts, docs/monitoring and systemd/*.toml.example from the code
 	$(BIN)/python -m tools.cli_reference docs/reference/cli.md
 	$(BIN)/python -m tools.settings_docs
 	$(BIN)/python -m tools.metrics_docs
+	$(BIN)/python -m tools.alert_rules
 
 manual: $(READY) ## write the manual pages and the shells' completions into dist/share
 	$(BIN)/python -m tools.man_pages dist/share/man

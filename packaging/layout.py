@@ -140,8 +140,9 @@ def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None
         _write(folder / "CHANGELOG.md", changes.encode())
     if package == "gpu-agent":
         _copy(plan.root / "README.md", folder / "README.md")
-        for source in sorted((plan.root / "docs").rglob("*.md")):
-            _copy(source, folder / source.relative_to(plan.root / "docs"))
+        docs = plan.root / "docs"
+        for source in sorted([*docs.rglob("*.md"), *(docs / "monitoring").iterdir()]):
+            _copy(source, folder / source.relative_to(docs))
         _copy_tree(plan.work / "html", folder / "html")
 
 
