@@ -479,7 +479,7 @@ def test_an_alert_fires_when_it_should_and_for_nothing_else(tmp_path: Path, name
         {"eval_time": case.silent_at, "alertname": name, "exp_alerts": []},
         {"eval_time": case.fires_at, "alertname": name, "exp_alerts": [alert]},
     ]
-    samples = [{"series": one, "values": values} for one, values in (case.ill | dict(case.sound)).items()]
+    samples = [{"series": one, "values": values} for one, values in {**case.ill, **case.sound}.items()]
     interval = f"{STEP_SECONDS}s"
     document = {
         "rule_files": [str(RULES)],

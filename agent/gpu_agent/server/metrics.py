@@ -112,7 +112,7 @@ METRICS = (
         "claims_idle",
         "gauge",
         "Claims none of whose GPUs was used for `claim_idle_seconds`.",
-        lambda health, _: sum(one.idle_reported for one in health.fleet.claim_history.current()),
+        lambda health, _: sum(one.idle_since is not None for one in health.fleet.claim_history.current()),
     ),
     Metric(
         "held_gpus",
