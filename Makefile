@@ -118,6 +118,7 @@ reference: $(READY) ## write docs/reference/cli.md, the tables of settings, metr
 	$(BIN)/python -m tools.settings_docs
 	$(BIN)/python -m tools.metrics_docs
 	$(BIN)/python -m tools.alert_rules
+	$(BIN)/python -m tools.dashboards
 
 manual: $(READY) ## write the manual pages and the shells' completions into dist/share
 	$(BIN)/python -m tools.man_pages dist/share/man

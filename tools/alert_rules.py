@@ -27,8 +27,8 @@ _MARK = re.compile(r"(<!-- generated: alerts of (\w+) -->\n).*?(<!-- end generat
 _RANGE = re.compile(r"\[(\d+)([smhd])\]")
 _SECONDS = re.compile(r"<(\d+) s>")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-SHORTEST_RANGE_SECONDS = 5
-"""In a copy with shorter times: a rate needs two samples."""
+SHORTEST_RANGE_SECONDS, SHORTEST_AGE_SECONDS = 5, 4
+"""In a copy with shorter times: a rate needs two samples, and a busy machine reads its GPUs late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,8 @@ MACHINES = Group(
         Rule(
             name="GpuNotUsable",
             severity="critical",
-            expr=f'gpu_agent_gpu_health_reason{{reason!~"{_NOT_OF_ONE_GPU}"}} and on (instance, UUID) '
-            'gpu_agent_gpu_health{health="unknown"} == 1',
+            expr='gpu_agent_gpu_health_reason and on (instance, UUID) gpu_agent_gpu_health{health="unknown"} == 1 '
+            f'unless on (instance, UUID) gpu_agent_gpu_health_reason{{reason=~"{_NOT_OF_ONE_GPU}"}}',
             for_seconds=120,
             summary=f"{_GPU} takes no jobs: {{{{ $labels.reason }}}}",
             next_step="Look up the reason on the page: it says what to do.",
@@ -122,7 +122,8 @@ MACHINES = Group(
         Rule(
             name="GpuDriverBroken",
             severity="critical",
-            expr='gpu_agent_driver{outcome="driver_broken"} == 1',
+            expr='gpu_agent_driver{outcome="driver_broken"} == 1 '
+            "unless on (instance) gpu_agent_gpu_reading_age_seconds > <60 s>",
             for_seconds=60,
             summary=f"the GPU driver of {_AT} does not work",
             next_step="Run `gpu-agent probe` there: it says why, and what to do.",
@@ -457,8 +458,19 @@ def expression(rule: Rule, *, shorter: int = 1) -> str:
         seconds = int(found[1]) * _UNIT_SECONDS[found[2]]
         return found[0] if shorter == 1 else f"[{max(SHORTEST_RANGE_SECONDS, seconds // shorter)}s]"
 
-    numbers = _SECONDS.sub(lambda found: f"{int(found[1]) / shorter:g}", rule.expr)
+    numbers = _SECONDS.sub(lambda found: f"{_age(int(found[1]), shorter):g}", rule.expr)
     return _RANGE.sub(shorten, numbers)
+
+
+def added_seconds(rule: Rule, *, shorter: int) -> float:
+    """How much later a rule fires than its copy with shorter times, by its `for` and its thresholds."""
+    ages = [int(seconds) for seconds in _SECONDS.findall(rule.expr)]
+    held = rule.for_seconds - rule.for_seconds / shorter
+    return held + sum(seconds - _age(seconds, shorter) for seconds in ages)
+
+
+def _age(seconds: int, shorter: int) -> float:
+    return seconds if shorter == 1 else max(SHORTEST_AGE_SECONDS, seconds / shorter)
 
 
 def _duration(seconds: float) -> str:

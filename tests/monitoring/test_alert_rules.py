@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +10,10 @@ import pytest
 
 from gpu_agent.node import metrics as node_metrics
 from gpu_agent.server import metrics as server_metrics
+from tests.monitoring.promtool import SUFFIXES, needs_promtool, promtool, without_labels
 from tools import alert_rules
 from tools.alert_rules import GROUPS, RULES, Rule
 
-PROMTOOL = shutil.which("promtool")
 DOCS = Path(__file__).parents[2]
 STEP_SECONDS = 30
 """Between two samples, and between two evaluations."""
@@ -24,12 +22,6 @@ EXPOSED = {one.name for one in node_metrics.METRICS} | {
     one.full_name for one in (*server_metrics.METRICS, *server_metrics.INSTANCE_METRICS)
 }
 OF_PROMETHEUS = {"up"}
-SUFFIXES = re.compile(r"_(?:bucket|count|sum)$")
-"""What a histogram's series end in."""
-
-needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="promtool is missing: apt-get install -y --no-install-recommends prometheus"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +75,7 @@ CASES: Mapping[str, Case] = {
         sound={
             of_gpu("gpu_agent_gpu_health", "GPU-2", health="unknown"): "1x44",
             of_gpu("gpu_agent_gpu_health_reason", "GPU-2", reason="nvml_hung"): "1x44",
+            of_gpu("gpu_agent_gpu_health_reason", "GPU-2", reason="ecc_uncorrected"): "1x44",
             of_gpu("gpu_agent_gpu_health", "GPU-3", health="unknown"): "0x44",
             of_gpu("gpu_agent_gpu_health_reason", "GPU-3", reason="hw_slowdown"): "1x44",
         },
@@ -123,7 +116,11 @@ CASES: Mapping[str, Case] = {
     ),
     "GpuDriverBroken": Case(
         ill={'gpu_agent_driver{instance="a", outcome="driver_broken"}': "0x4 1x40"},
-        sound={'gpu_agent_driver{instance="b", outcome="no_driver"}': "1x44"},
+        sound={
+            'gpu_agent_driver{instance="b", outcome="no_driver"}': "1x44",
+            'gpu_agent_driver{instance="c", outcome="driver_broken"}': "1x44",
+            'gpu_agent_gpu_reading_age_seconds{instance="c", vendor="nvidia"}': "61+30x44",
+        },
         silent_at="3m",
         fires_at="4m",
         labels={"instance": "a", "outcome": "driver_broken"},
@@ -493,8 +490,7 @@ def test_an_alert_fires_when_it_should_and_for_nothing_else(tmp_path: Path, name
 
 @pytest.mark.parametrize("rule", BY_NAME.values(), ids=lambda rule: rule.name)
 def test_every_metric_of_a_rule_is_exposed(rule: Rule) -> None:
-    without_labels = re.sub(r"\{[^}]*\}|\b(?:by|on) \([^)]*\)", "", alert_rules.expression(rule))
-    named = set(re.findall(r"\b(?:gpu_\w+|DCGM_\w+|up)\b", without_labels))
+    named = set(re.findall(r"\b(?:gpu_\w+|DCGM_\w+|up)\b", without_labels(alert_rules.expression(rule))))
     assert named
     assert {SUFFIXES.sub("", name) for name in named} <= EXPOSED | OF_PROMETHEUS
 
@@ -504,9 +500,3 @@ def test_a_rule_says_the_next_step_and_names_a_page_that_there_is(rule: Rule) ->
     assert (DOCS / rule.docs).is_file()
     assert "{{" not in rule.next_step
     assert rule.next_step.endswith((".", "?"))
-
-
-def promtool(*words: str | Path) -> str:
-    done = subprocess.run([str(PROMTOOL), *words], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
