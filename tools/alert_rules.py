@@ -85,7 +85,8 @@ MACHINES = Group(
         Rule(
             name="GpuNotUsable",
             severity="critical",
-            expr='gpu_agent_gpu_health_reason and on (instance, UUID) gpu_agent_gpu_health{health="unknown"} == 1 '
+            expr="gpu_agent_gpu_health_reason "
+            'and on (instance, UUID) gpu_agent_gpu_health{health="unknown"} == 1 '
             f'unless on (instance, UUID) gpu_agent_gpu_health_reason{{reason=~"{_NOT_OF_ONE_GPU}"}}',
             for_seconds=120,
             summary=f"{_GPU} takes no jobs: {{{{ $labels.reason }}}}",
