@@ -1,0 +1,250 @@
+"""Every kind of fault, injected into a fleet that a real Prometheus scrapes: which alert fired, and when.
+
+    python -m tests.e2e.alert_table
+
+The rules' times are divided by 60, so that all of it takes little more than a minute: `fired after` is by
+these. `with the delivered rules` adds by how much `for` and ages are longer there. The same rules watch
+NVIDIA's GPUs and AMD's. A claim counts as idle after 2 s here, and after 15 minutes by default.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from websockets.sync.client import connect
+
+from tests.e2e.monitored_fleet import GPUS, Alert, Monitored, in_background, monitored
+from tests.server.harness import registration
+from tests.small_disk import Ballast, mounted
+
+SOON, SLOW = 30.0, 100.0
+"""How long an alert may take, in seconds; a slowdown counts as a fault after a minute."""
+_AMD_SICK, _AMD_FALLEN = "0000:47:00.0", "0000:27:00.0"
+_AMD_UUIDS = {_AMD_SICK: "GPU-3cbe002bd3b6313d", _AMD_FALLEN: "GPU-8a1b2c3d4e5f6071"}
+DISK_KIB = 8192
+
+
+def play(fleet: Monitored, *, disk: Path | None) -> None:
+    """Inject each fault that leaves a fleet behind, and wait for its alert.
+
+    `disk`: the registry's small disk, which is filled; None where it has none of its own.
+    """
+    _slow_faults(fleet)
+    for lay in (_faults_of_claims, _faults_of_gpus, _faults_of_machines):
+        lay(fleet)
+        _watch_quick(fleet)
+    if disk is not None:
+        _fill(fleet, disk)
+    fleet.watch(within_seconds=SLOW)
+
+
+def end(fleet: Monitored) -> None:
+    """Kill the registry."""
+    killed, amd = "the registry is killed (-9)", fleet.machines["amd"]
+    fleet.inject(
+        killed,
+        Alert("RegistryGone", {"job": "gpu-registry"}),
+        lambda: fleet.registry.send(signal.SIGKILL),
+    )
+    connected = Alert("AgentNotConnected", {"instance": amd.instance})
+    fleet.inject(f"{killed}: an agent", connected, lambda: None)
+    fleet.watch(within_seconds=SOON)
+
+
+def _watch_quick(fleet: Monitored) -> None:
+    quick = [one.fault for one in fleet.injected if one.fault not in _SLOW_FAULTS]
+    fleet.watch(*quick, within_seconds=SOON)
+
+
+def _fill(fleet: Monitored, disk: Path) -> None:
+    registry, stored, full = fleet.registry, Ballast(disk), "the registry's disk is full"
+    fleet.inject(full, Alert("RegistryDoesNotStore", {"job": "gpu-registry"}), stored.fill)
+    fleet.inject(f"{full}: it says so", Alert("RegistryNotReady", {"job": "gpu-registry"}), lambda: None)
+    for number in range(8):
+        claim = {"job_id": f"full-{number}", "allowed_nodes": [fleet.machines["xid"].node_id]}
+        in_background(partial(registry.post, "/v1/claims", claim))
+    _watch_quick(fleet)
+    stored.throw_off()
+
+
+_HOT, _WAITS = "NVIDIA: a GPU is too hot for a minute", "a job waits"
+_SLOW_FAULTS = (_HOT, _WAITS)
+
+
+def _slow_faults(fleet: Monitored) -> None:
+    sick, registry = fleet.machines["xid"], fleet.registry
+    assert sick.fake is not None
+    fake, of_node = sick.fake, {"allowed_nodes": [sick.node_id]}
+    hot = {"UUID": fake.fact("uuid", 2), "reason": "hw_thermal_slowdown"}
+    fleet.inject(_HOT, Alert("GpuDegraded", hot), lambda: fake.set("clocks_event_reasons", 2, 0x48))
+    registry.post("/v1/claims", {"job_id": "runs", "gpu_count": 1, **of_node})
+    wanted = {"job_id": "waits", "gpu_count": 4, "wait_seconds": 300, **of_node}
+    fleet.inject(
+        _WAITS,
+        Alert("JobsWaitLong", {"job": "gpu-registry"}),
+        lambda: in_background(lambda: registry.post("/v1/claims", wanted)),
+    )
+
+
+def _faults_of_claims(fleet: Monitored) -> None:
+    registry, of_registry, machine = fleet.registry, {"job": "gpu-registry"}, fleet.machines["hang"]
+    assert machine.fake is not None
+    driver, idle = machine.fake, {"job_id": "idle", "gpu_count": 1, "allowed_nodes": [machine.node_id]}
+    claimed = registry.post("/v1/claims", idle)["gpu_uuids"]
+    fleet.inject("a claim leaves its GPU idle", Alert("ClaimsIdle", of_registry), lambda: None)
+    free = next(index for index in range(GPUS) if driver.fact("uuid", index) not in claimed)
+    fleet.inject(
+        "a program runs on a GPU without a claim",
+        Alert("GpusUsedWithoutClaim", of_registry),
+        lambda: driver.set("process", free, os.getpid(), 1 << 30),
+    )
+
+    def register_without_gpu() -> None:
+        with connect(registry.node_url, proxy=None) as socket:
+            socket.send(_without_gpu())
+            socket.recv(timeout=10)
+
+    refused = {**of_registry, "code": "GPU_REQUIRED"}
+    fleet.inject("a node without a GPU registers", Alert("NodesRefused", refused), register_without_gpu)
+
+
+def _faults_of_gpus(fleet: Monitored) -> None:
+    sick, amd = fleet.machines["xid"], fleet.machines["amd"]
+    assert sick.fake is not None
+    assert amd.tree is not None
+    fake, cards = sick.fake, amd.tree / "devices" / "pci0000:00"
+    lost, ecc, link = (fake.fact("uuid", index) for index in (0, 1, 3))
+
+    def fall_off() -> None:
+        fake.set("error", "*", 0, "GPU_IS_LOST")
+        fake.set("error", "nvmlEventSetWait_v2", 0, "0")
+        fake.happen(("xid", 0, 79))
+
+    fleet.inject("NVIDIA: Xid 79, a GPU falls off the bus", Alert("GpuLost", {"UUID": lost}), fall_off)
+    fleet.inject(
+        "NVIDIA: two uncorrected ECC errors",
+        Alert("GpuDegraded", {"UUID": ecc, "reason": "ecc_uncorrected"}),
+        lambda: fake.set("ecc_uncorrected", 1, 2),
+    )
+    fleet.inject(
+        "NVIDIA: the PCIe link repeats packets",
+        Alert("GpuPcieReplays", {"UUID": link}),
+        lambda: fake.set("pcie_replays", 3, 1000),
+    )
+    fleet.inject(
+        "AMD: three uncorrected ECC errors",
+        Alert("GpuDegraded", {"UUID": _AMD_UUIDS[_AMD_SICK], "reason": "ecc_uncorrected"}),
+        lambda: (cards / _AMD_SICK / "ras" / "umc_err_count").write_text("ue: 3\nce: 4\nde: 0\n"),
+    )
+    fleet.inject(
+        "AMD: a GPU falls off the bus",
+        Alert("GpuLost", {"UUID": _AMD_UUIDS[_AMD_FALLEN]}),
+        lambda: (cards / _AMD_FALLEN / "config").write_bytes(b"\xff" * 64),
+    )
+    fleet.inject(
+        "the same, by the registry alone",
+        Alert("GpusNotUsable", {"name": "AMD Instinct MI300X OAM"}),
+        lambda: None,
+    )
+
+
+def _faults_of_machines(fleet: Monitored) -> None:
+    registry, sick, amd = fleet.registry, fleet.machines["xid"], fleet.machines["amd"]
+    hanging, gone = fleet.machines["hang"], fleet.machines["killed"]
+    assert hanging.fake is not None
+    assert sick.config is not None
+    assert amd.tree is not None
+    driver, config = hanging.fake, sick.config
+    nvidia = {"instance": hanging.instance, "vendor": "nvidia"}
+    fleet.inject(
+        "NVIDIA: the driver hangs",
+        Alert("GpuDriverHangs", nvidia),
+        lambda: driver.set("hang", "nvmlDeviceGetUtilizationRates", "0"),
+    )
+    fleet.inject(
+        "the same, by the registry alone",
+        Alert("NodesDegraded", {"status": "degraded"}),
+        lambda: None,
+    )
+    card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
+
+    def hang_amd() -> None:
+        card.unlink()
+        os.mkfifo(card)  # who opens it to read waits until somebody writes
+
+    fleet.inject(
+        "AMD: the driver hangs",
+        Alert("GpuDriverHangs", {"instance": amd.instance, "vendor": "amd"}),
+        hang_amd,
+    )
+
+    def reload_nonsense() -> None:
+        config.write_text(f"{config.read_text()}\nno_such_setting = 1\n")
+        sick.agent.send(signal.SIGHUP)
+
+    fleet.inject(
+        "a reload of a faulty settings file",
+        Alert("AgentSettingsNotInForce", {"instance": sick.instance}),
+        reload_nonsense,
+    )
+    registry.post("/v1/claims", {"job_id": "doomed", "gpu_count": 1, "allowed_nodes": [gone.node_id]})
+    killed = "an agent with a claim is killed (-9)"
+    fleet.inject(
+        killed,
+        Alert("AgentGone", {"instance": gone.instance}),
+        lambda: gone.agent.send(signal.SIGKILL),
+    )
+    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}), lambda: None)
+    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}), lambda: None)
+
+
+def _without_gpu() -> str:
+    return json.dumps(registration(hardware={"cpu_cores": 1, "memory_gb": 1}))
+
+
+def release(fleet: Monitored) -> None:
+    """Let what hangs go on, so that it can end."""
+    amd, hanging = fleet.machines["amd"], fleet.machines["hang"]
+    assert amd.tree is not None
+    assert hanging.fake is not None
+    hanging.fake.unset("hang", "nvmlDeviceGetUtilizationRates", "0")
+    card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
+    if card.is_fifo():
+        card.rename(card.with_name("held"))
+        card.write_text("0\n")
+        os.close(os.open(card.with_name("held"), os.O_RDWR))
+
+
+def table(fleet: Monitored) -> Iterator[str]:
+    """Write what was seen, in the order of the faults."""
+    yield "| fault | alert | fired after | with the delivered rules |"
+    yield "|---|---|---|---|"
+    for fault, alert, seconds, delivered in fleet.rows():
+        yield f"| {fault} | `{alert}` | {seconds:.1f} s | {delivered:.0f} s |"
+
+
+def main() -> int:
+    """Play all and print the table."""
+    with ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        disk = running.enter_context(mounted(folder / "disk", kib=DISK_KIB))
+        fleet = running.enter_context(monitored(folder, store=disk))
+        try:
+            play(fleet, disk=disk)
+            end(fleet)
+        finally:
+            release(fleet)
+            sys.stdout.writelines(f"{line}\n" for line in table(fleet))
+            others = ", ".join(sorted(fleet.others)) or "none"
+            sys.stdout.write(f"fired besides, for no fault of this table: {others}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
