@@ -35,7 +35,7 @@ metrics_listen = "127.0.0.1:{port}"
 
 [advanced]
 deadline_seconds = 0.5
-nvml_stale_after_seconds = 2
+nvml_stale_after_seconds = 4
 """
 _HEARTBEATS = (
     *("--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.1"),

@@ -99,7 +99,7 @@ _JOIN_TOKEN = Path("etc/gpu-agent/join-token")
 class CheckDocument(Document):
     """The result of one check."""
 
-    check: str = Field(description="what was checked; docs/howto/probe.md lists them")
+    check: str = Field(description="what was checked; docs/reference/probe-and-doctor.md lists them")
     verdict: CheckStatus
     detail: str = Field(description="what was seen, for a person")
     fix: str | None = Field(description="what to do; null where there is nothing")
