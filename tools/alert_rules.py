@@ -346,6 +346,16 @@ REGISTRY = Group(
             docs=_DISPATCH,
         ),
         Rule(
+            name="AlarmsNotDelivered",
+            severity="warning",
+            expr="increase(gpu_registry_notify_failures_total[15m]) > 0 "
+            "unless on (job, instance, receiver) increase(gpu_registry_notify_messages_total[15m]) > 0",
+            for_seconds=300,
+            summary=f"the receiver {{{{ $labels.receiver }}}} of the registry at {_AT} takes no alarms",
+            next_step="`gpu-agent registry notify list` says why, `registry notify test` tries again.",
+            docs="docs/howto/alarms.md",
+        ),
+        Rule(
             name="NodesRefused",
             severity="warning",
             expr="sum by (job, instance, code) "

@@ -356,6 +356,20 @@ CASES: Mapping[str, Case] = {
         labels=LEADER,
         summary="2 GPU(s) stay held, for their claims ended and their jobs still run",
     ),
+    "AlarmsNotDelivered": Case(
+        ill={
+            of_registry("notify_failures_total", receiver="ops"): "0x4 0+1x80",
+            of_registry("notify_messages_total", receiver="ops"): "7x84",
+        },
+        sound={
+            of_registry("notify_failures_total", receiver="chat"): "0x4 0+1x80",
+            of_registry("notify_messages_total", receiver="chat"): "0+1x84",
+        },
+        silent_at="7m",
+        fires_at="9m",
+        labels={**LEADER, "receiver": "ops"},
+        summary="the receiver ops of the registry at r takes no alarms",
+    ),
     "NodesRefused": Case(
         ill={of_registry("node_refusals_total", code="NODE_ID_CONFLICT"): "0x4 1x80"},
         sound={of_registry("node_refusals_total", code="REGISTRY_BUSY"): "0+1x84"},
