@@ -3,7 +3,7 @@
     python -m tools.alert_rules     write docs/monitoring/alerts.yml and tables of docs/reference/alerts.md
 
 To add a rule: a row here, a case in tests/monitoring/test_alert_rules.py, and `make reference`. A summary
-says what is wrong, in words for whoever is woken by it, and where; the next step is the same each time.
+says what is wrong, in words for the person that it wakes, and where; the next step is the same each time.
 """
 
 import re
