@@ -121,8 +121,8 @@ def test_another_list_of_gpus_starts_again_and_the_same_one_goes_on() -> None:
 
 def test_a_node_without_gpus_has_points_of_none() -> None:
     history = GpuHistory()
-    history.add(Gpus(), 1000.0)
-    history.add(Gpus(), 1015.0)
+    history.add(Gpus(), None, 1000.0)
+    history.add(Gpus(), None, 1015.0)
     assert history.size_bytes == POINTS * 4
 
 

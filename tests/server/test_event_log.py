@@ -12,6 +12,7 @@ from gpu_agent.server.event_log import (
     HEARTBEAT,
     MOST_IN_A_PIECE,
     OPENING,
+    EventFilter,
     EventStreams,
     RegistryEventLog,
 )
@@ -300,7 +301,9 @@ async def test_who_wants_only_what_was_reads_to_the_present_and_no_further(
     source = Source()
     source.happen(1, 2)
     source.happen(3, node_id="node-1")
-    stream = EventStreams().stream(source.event_log, after=1, node_id=node_id, follow=False)
+    stream = EventStreams().stream(
+        source.event_log, after=1, wanted=EventFilter(node_id=node_id), follow=False
+    )
     async with asyncio.timeout(SOON):
         text = b"".join([piece async for piece in stream])
     assert [event.id for event in Parser().feed(text)] == sent
@@ -319,7 +322,7 @@ async def test_who_reads_slowly_loses_the_oldest_and_is_told_how_many() -> None:
 
 async def test_events_of_other_nodes_are_left_out_but_not_that_some_were_missed() -> None:
     source = Source()
-    stream = await begun(EventStreams(), source, node_id="node-1")
+    stream = await begun(EventStreams(), source, wanted=EventFilter(node_id="node-1"))
     source.happen(*range(1, EVENTS_PER_SUBSCRIBER + 2), node_id="node-2")
     source.happen(last := EVENTS_PER_SUBSCRIBER + 2, node_id="node-1")
     parser, names = Parser(), list[str]()
@@ -331,7 +334,7 @@ async def test_events_of_other_nodes_are_left_out_but_not_that_some_were_missed(
 
 async def test_a_stream_shows_that_it_lives_and_how_far_it_has_come() -> None:
     source = Source()
-    stream = await begun(EventStreams(heartbeat_seconds=0.02), source, node_id="node-1")
+    stream = await begun(EventStreams(heartbeat_seconds=0.02), source, wanted=EventFilter(node_id="node-1"))
     assert await read(stream) == HEARTBEAT
     source.happen(4, node_id="node-2")
     assert await read(stream) == b"id: 4\n\n"
@@ -341,7 +344,7 @@ async def test_a_stream_shows_that_it_lives_and_how_far_it_has_come() -> None:
 
 async def test_a_busy_fleet_does_not_keep_a_quiet_stream_from_showing_that_it_lives() -> None:
     source, streams = Source(), EventStreams(heartbeat_seconds=0.05)
-    stream = await begun(streams, source, node_id="node-1")
+    stream = await begun(streams, source, wanted=EventFilter(node_id="node-1"))
     reading = asyncio.ensure_future(read(stream))
     for number in range(1, 1000):
         if reading.done():
@@ -380,7 +383,7 @@ async def test_closing_ends_streams_that_wait_and_lets_nobody_in() -> None:
 async def test_a_stream_ends_within_a_second_of_its_token_with_events_or_without(*, happens: bool) -> None:
     source, valid = Source(), [True]
     streams = EventStreams(heartbeat_seconds=3600.0)
-    stream = await begun(streams, source, node_id="node-1", is_valid=lambda: valid[0])
+    stream = await begun(streams, source, wanted=EventFilter(node_id="node-1"), is_valid=lambda: valid[0])
     reading = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     valid.clear()

@@ -10,7 +10,13 @@ from pydantic import TypeAdapter
 
 from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord, GpuUse
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionCounters, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import (
+    Eligible,
+    Excluded,
+    ExclusionCounters,
+    Explanation,
+    NoAvailableNode,
+)
 from gpu_agent.registry.events import HeartbeatReceived, RegistrationReceived
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, ClaimEnd, Grant, Job
@@ -314,14 +320,22 @@ def excluded(count: int) -> tuple[Excluded, ...]:
     return tuple(Excluded(f"node-{n}", reason, 'model "m"', "not installed") for n in range(count))
 
 
+def eligible(*node_ids: str) -> tuple[Eligible, ...]:
+    return tuple(Eligible(node_id, 7, f"host-{node_id}") for node_id in node_ids)
+
+
 async def text_of(explanation: Explanation) -> bytes:
     return b"".join([piece async for piece in explanation_json(explanation)])
 
 
 async def test_an_explanation_in_pieces_reads_as_its_model() -> None:
-    explanation = Explanation('job "1"', ("node-a", "node-b"), excluded(2))
+    explanation = Explanation('job "1"', eligible("node-a", "node-b"), excluded(2))
     answer = ExplanationView.model_validate_json(await text_of(explanation))
     assert (answer.job_id, answer.eligible) == ('job "1"', ("node-a", "node-b"))
+    assert [(one.hostname, one.score) for one in answer.eligible_nodes] == [
+        ("host-node-a", 7),
+        ("host-node-b", 7),
+    ]
     assert [(one.node_id, one.reason, one.need) for one in answer.excluded] == [
         ("node-0", "model_not_available", 'model "m"'),
         ("node-1", "model_not_available", 'model "m"'),
@@ -333,6 +347,7 @@ async def test_an_explanation_without_nodes_is_valid() -> None:
     assert json.loads(await text_of(Explanation("job-1", (), ()))) == {
         "job_id": "job-1",
         "eligible": [],
+        "eligible_nodes": [],
         "excluded": [],
         "nodes_needed": 1,
         "counts": {},
@@ -341,7 +356,7 @@ async def test_an_explanation_without_nodes_is_valid() -> None:
 
 async def test_other_tasks_run_between_the_pieces_of_a_long_explanation() -> None:
     count = 3 * NODES_IN_A_PIECE + 1
-    explanation = Explanation("job-1", tuple(f"node-{n}" for n in range(count)), excluded(count))
+    explanation = Explanation("job-1", eligible(*[f"node-{n}" for n in range(count)]), excluded(count))
     turns = 0
 
     async def other() -> None:

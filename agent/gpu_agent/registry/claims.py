@@ -112,7 +112,7 @@ class ClaimRequests:
         current = self._current(event, step)
         if current is None:
             return ()
-        self._end(current, ClaimEnd.RELEASED, step)
+        self._end(current, ClaimEnd.RELEASED, step, reason=event.reason, by=event.requester.name or "")
         step.answer(event.ref)
         return tuple(grant.node_id for grant in current.grants)
 
@@ -337,7 +337,8 @@ class ClaimRequests:
             f"with its node{again}"
         )
 
-    def _end(self, claim: Claim, end: ClaimEnd, step: Step, *, reason_code: str | None = None) -> None:
+    def _end(self, claim: Claim, end: ClaimEnd, step: Step, **why: str) -> None:
+        """End a claim; `why` is logged besides."""
         ended = self._dispatch.end(claim.job_id, end, step.now)
         if ended is None:
             return
@@ -352,9 +353,7 @@ class ClaimRequests:
         event = "claim_released" if end is ClaimEnd.RELEASED else unrenewed
         for grant in claim.grants:
             fields = {"job_id": claim.job_id, "node_id": grant.node_id, "claim_id": claim.claim_id}
-            if reason_code is not None:
-                fields["reason_code"] = reason_code
-            step.log(event, fields, level)
+            step.log(event, fields | why, level)
 
     def _attach_lost(self, held: HeldGrant, record: NodeRecord, step: Step) -> None:
         """Attach a lost claim again whose job runs and holds no other, while its GPUs are held for it."""

@@ -126,6 +126,8 @@ class DrainRequested:
     node_id: str
     deadline_seconds: float | None = None
     reason: str = ""
+    by: str = ""
+    """Here and below: the name of the operator token, or its id if it has none; empty with auth off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ class ResumeRequested:
 
     ref: int
     node_id: str
+    reason: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ class CordonRequested:
     ref: int
     node_id: str
     reason: str | None
+    by: str = ""
+    lifted_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,8 @@ class RemovalRequested:
 
     ref: int
     node_id: str
+    reason: str = ""
+    by: str = ""
 
 
 class Command(StrEnum):
@@ -171,6 +179,8 @@ class ControlRequested:
     ref: int
     node_id: str
     command: Command
+    reason: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +192,7 @@ class GpuCordonRequested:
     uuid: str
     reason: str | None
     by: str = ""
-    """Whose operator token it is; empty with auth off."""
+    lifted_because: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +246,7 @@ class ReleaseRequested:
     claim_id: str | None = None
     """None for the requester's own current claim of the job."""
     requester: Requester = ANYBODY
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from struct import Struct, error
 from typing import NamedTuple
 
 from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
+from gpu_agent.wire.heartbeat import GpuColumns
 
 POINTS = 60
 POINT_SECONDS = 15.0
@@ -39,51 +40,62 @@ class GpuPoint(NamedTuple):
 class GpuHistory:
     """The points of one node's GPUs, in the order of their declaration."""
 
-    __slots__ = ("_gpus", "_newest", "_ring", "_times", "due_at")
+    __slots__ = ("_layout", "_listed", "_newest", "_ring", "_times", "_uuids", "due_at")
 
     def __init__(self) -> None:
         self.due_at = 0.0
         """From when on a reading is a point, in monotonic seconds."""
-        self._gpus: tuple[str, ...] | None = None
+        self._listed: Gpus | None = None
+        """The list that the last point is of."""
+        self._uuids: tuple[str, ...] = ()
+        self._layout = _layout_of(0)
         self._ring = bytearray()
         self._times = array("I")
         """When each place of the ring was written, in whole seconds; 0 for an empty place."""
         self._newest = -1
 
-    def add(self, gpus: Gpus, now: float) -> None:
-        """Add a point with the newest figures of a node's GPUs; for another list it starts again."""
+    def add(self, gpus: Gpus, reported: GpuColumns | None, now: float) -> None:
+        """Add a point with what a heartbeat has just reported; for other GPUs it starts again."""
         self.due_at = now + SHORTEST_SECONDS
-        keys = tuple(gpus)
-        if keys != self._gpus:
-            self._gpus, self._newest = keys, -1
-            self._ring = bytearray(POINTS * _layout(len(keys)).size)
-            self._times = array("I", bytes(POINTS * array("I").itemsize))
-        self._newest = (self._newest + 1) % POINTS
-        self._times[self._newest] = max(1, int(now))
-        layout, figures = _layout(len(keys)), gpus.figures
-        offset = self._newest * layout.size
+        if gpus is not self._listed:
+            self._begin(gpus)
+        self._newest = place = (self._newest + 1) % POINTS
+        self._times[place] = int(now) or 1
+        layout = self._layout
         try:
-            layout.pack_into(self._ring, offset, *figures)
-        except (error, OverflowError):  # a figure is larger than any GPU's
-            layout.pack_into(self._ring, offset, *map(_packable, figures))
+            if reported is not None and gpus.all_ok:  # in the order of the list, and most often all known
+                _, utilization, _, _, temperature, power, *_ = reported
+                steps = gpus.free_steps or gpus.unknown
+                layout.pack_into(self._ring, place * layout.size, *utilization, *steps, *temperature, *power)
+            else:
+                layout.pack_into(self._ring, place * layout.size, *gpus.figures)
+        except (error, OverflowError):  # one is unknown, or larger than any GPU's
+            layout.pack_into(self._ring, place * layout.size, *map(_packable, gpus.figures))
 
     def points(self, gpu: GpuState, *, since: float) -> list[GpuPoint]:
         """Return the points of one GPU from a moment on, the oldest first; none for one that is not known."""
-        return list(self._points(gpu, since)) if gpu.uuid in (self._gpus or ()) else []
+        return list(self._points(gpu, since)) if gpu.uuid in self._uuids else []
 
     @property
     def size_bytes(self) -> int:
         """What the points take."""
         return len(self._ring) + len(self._times) * self._times.itemsize
 
+    def _begin(self, gpus: Gpus) -> None:
+        """Take another list; a node that declares the same GPUs again keeps its points."""
+        self._listed, uuids = gpus, tuple(gpus)
+        if uuids != self._uuids or not self._times:
+            self._uuids, self._layout, self._newest = uuids, _layout_of(len(uuids)), -1
+            self._ring = bytearray(POINTS * self._layout.size)
+            self._times = array("I", bytes(POINTS * array("I").itemsize))
+
     def _points(self, gpu: GpuState, since: float) -> Iterator[GpuPoint]:
-        gpus = self._gpus or ()
-        count, own = len(gpus), gpus.index(gpu.uuid)
+        count, own = len(self._uuids), self._uuids.index(gpu.uuid)
         for place in (*range(self._newest + 1, POINTS), *range(self._newest + 1)):
             at = self._times[place]
             if not at or at < int(since):
                 continue
-            figures = _layout(count).unpack_from(self._ring, place * _layout(count).size)
+            figures = self._layout.unpack_from(self._ring, place * self._layout.size)
             utilization, steps, temperature, power = map(_known, figures[own::count])
             used = None
             if steps is not None and gpu.memory_mb is not None:
@@ -92,7 +104,7 @@ class GpuHistory:
 
 
 @cache
-def _layout(gpus: int) -> Struct:
+def _layout_of(gpus: int) -> Struct:
     """Return the layout of one point: a column for each figure, with a place for each GPU."""
     return Struct(f"{_FIGURES * gpus}e")
 

@@ -259,12 +259,17 @@ class Gpus(Mapping[str, GpuState]):
         return [state.utilization_percent for state in self._states.values()]
 
     @property
+    def unknown(self) -> tuple[float, ...]:
+        """A column of which nothing is known."""
+        return (nan,) * len(self._states)
+
+    @property
     def figures(self) -> tuple[float, ...]:
         """Four columns: utilization, free steps of memory, temperature, power; NaN for an unknown one."""
         size = len(self._states)
         if self._all_ok:
             row = _layout(len(_ROW) * size).unpack(self._row)
-            return (*row[size : 2 * size], *(self._steps or (nan,) * size), *row[2 * size :])
+            return (*row[size : 2 * size], *(self._steps or self.unknown), *row[2 * size :])
         states = self._states.values()
         columns = (
             [state.utilization_percent for state in states],

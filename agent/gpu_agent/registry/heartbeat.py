@@ -70,7 +70,7 @@ class Heartbeats:
             gpus is None and _mean_memory_differs(usage, liveness.usage)
         )
         if at >= record.gpu_history.due_at:
-            record.gpu_history.add(record.gpus, at)
+            record.gpu_history.add(record.gpus, gpus, at)
         jobs = record.jobs
         jobs_differ = (
             message.running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
@@ -132,7 +132,7 @@ class Heartbeats:
             return
         gpus_differ = record.gpus.write(message.gpus, exactly=self.wants_exact_figures(record), at=now)
         if now >= record.gpu_history.due_at:
-            record.gpu_history.add(record.gpus, now)
+            record.gpu_history.add(record.gpus, message.gpus, now)
         load_differs = _write_load(liveness, usage, None, thresholds=self._thresholds)
         liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
         liveness.figures_at = now

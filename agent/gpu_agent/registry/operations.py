@@ -75,13 +75,13 @@ class Operations:
             case DrainRequested():
                 self._drain(record, event, step)
             case ResumeRequested():
-                self._resume(record, step)
+                self._resume(record, event, step)
             case CordonRequested():
                 self._cordon(record, event, step)
             case GpuCordonRequested():
                 self._cordon_gpu(record, event, step)
             case RemovalRequested():
-                self._remove(record, step)
+                self._remove(record, event, step)
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -90,14 +90,15 @@ class Operations:
         seconds = self._transitions.set_drain(
             record, by_operator=True, seconds=event.deadline_seconds, reason=event.reason, now=step.now
         )
-        fields = {"node_id": record.node_id, "reason": event.reason, "deadline_seconds": seconds}
-        step.log("drain_requested", fields)
+        fields = {"reason": event.reason, "by": event.by, "deadline_seconds": seconds}
+        step.log("drain_requested", {"node_id": record.node_id, **fields})
         self._transitions.apply_drain(record, step)
 
-    def _resume(self, record: NodeRecord, step: Step) -> None:
+    def _resume(self, record: NodeRecord, event: ResumeRequested, step: Step) -> None:
         """Resume a node: it proves itself again where its session is open, otherwise once it registers."""
         record.desired.drain = None
-        step.log("resume_requested", {"node_id": record.node_id})
+        fields = {"node_id": record.node_id, "reason": event.reason, "by": event.by}
+        step.log("resume_requested", fields)
         drained = record.status is NodeStatus.OFFLINE and record.connection is not None
         if record.status is NodeStatus.DRAINING or drained:
             reason = "an operator resumed it; its health is not proven yet"
@@ -108,7 +109,8 @@ class Operations:
         record.desired.cordoned = event.reason
         self._dispatch.update(record)
         changed = "node_uncordoned" if event.reason is None else "node_cordoned"
-        step.log(changed, {"node_id": record.node_id, "reason": event.reason})
+        reason = event.lifted_because if event.reason is None else event.reason
+        step.log(changed, {"node_id": record.node_id, "reason": reason, "by": event.by})
 
     def _cordon_gpu(self, record: NodeRecord, event: GpuCordonRequested, step: Step) -> None:
         """Give one GPU to no claim any more, or lift that (§5.5)."""
@@ -122,12 +124,12 @@ class Operations:
         fields = {
             "node_id": record.node_id,
             "gpu_uuid": clip_sentence(event.uuid),
-            "reason": event.reason,
+            "reason": event.lifted_because if event.reason is None else event.reason,
             "by": event.by,
         }
         step.log(changed, fields)
 
-    def _remove(self, record: NodeRecord, step: Step) -> None:
+    def _remove(self, record: NodeRecord, event: RemovalRequested, step: Step) -> None:
         """Remove a node's record; the session of a node that is alive is closed first."""
         reason = "an operator removed its record"
         if record.status is NodeStatus.OFFLINE:
@@ -135,7 +137,8 @@ class Operations:
         else:
             self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
         self._removal.remove(record, step)
-        step.log("node_removed", {"node_id": record.node_id}, Level.WARNING)
+        fields = {"node_id": record.node_id, "reason": event.reason, "by": event.by}
+        step.log("node_removed", fields, Level.WARNING)
 
 
 def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | None:
@@ -183,5 +186,6 @@ def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:
         return
     message = NodeControl(command=event.command.value, reason="an operator requested it")
     step.effects.append(Send(record.connection, message))
-    step.log("node_control_sent", {"node_id": record.node_id, "command": event.command.value})
+    fields = {"command": event.command.value, "reason": event.reason, "by": event.by}
+    step.log("node_control_sent", {"node_id": record.node_id, **fields})
     step.answer(event.ref)

@@ -9,13 +9,14 @@ import itertools
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import EVENTS_PER_NODE, RECENT_EVENTS, Loaded
 from gpu_agent.wire.api import RegistryEvent
-from gpu_agent.wire.event_words import MISSED
+from gpu_agent.wire.event_words import MISSED, is_warning
 
 EVENTS_PER_SUBSCRIBER = 1000
 
@@ -35,6 +36,30 @@ HEARTBEAT = b": still here\n\n"
 
 _MOST_TEXTS = 1024
 _EVENT = TypeAdapter(RegistryEvent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Conditions on an event, all of which must hold; one that is left out always holds."""
+
+    node_id: str | None = None
+    events: frozenset[str] = frozenset()
+    """Any one of these identifiers."""
+    warnings_only: bool = False
+    since: float | None = None
+    """Unix time in seconds."""
+
+    def matches(self, event: RegistryEvent) -> bool:
+        """Return whether every condition holds."""
+        return (
+            (self.node_id is None or event.node_id == self.node_id)
+            and (not self.events or event.event in self.events)
+            and (not self.warnings_only or is_warning(event))
+            and (self.since is None or event.at >= self.since)
+        )
+
+
+ALL_EVENTS = EventFilter()
 
 
 class _Feed:
@@ -193,6 +218,14 @@ class RegistryEventLog:
         newest = itertools.islice(reversed(self._recent), most)
         return list(itertools.takewhile(lambda event: event.at >= since, newest))
 
+    def search(
+        self, wanted: EventFilter = ALL_EVENTS, *, before: int | None = None
+    ) -> Iterator[RegistryEvent]:
+        """Yield the stored events of all nodes that are wanted, the newest first: those before an id."""
+        for event in reversed(self._recent):
+            if (before is None or (event.id or 0) < before) and wanted.matches(event):
+                yield event
+
     def history_of(self, node_id: str) -> tuple[RegistryEvent, ...]:
         """Return a node's recent events, oldest first."""
         return tuple(self._histories.get(node_id, ()))
@@ -283,19 +316,19 @@ class EventStreams:
         event_log: RegistryEventLog,
         *,
         after: int | None,
-        node_id: str | None = None,
+        wanted: EventFilter = ALL_EVENTS,
         follow: bool = True,
         token_id: str | None = None,
         is_valid: Callable[[], bool] = _always,
     ) -> AsyncGenerator[bytes, None]:
-        """Write every event from now on, or after the one of that id; of one node if one is named.
+        """Write every event that is wanted from now on, or after the one of that id.
 
         Without `follow` the stream ends with the newest event; in any case once it is not valid any more.
         """
         now = asyncio.get_running_loop().time
         with self._counted(token_id), event_log.subscribe(after=after) as subscriber:
             yield _opening(subscriber, after)
-            reader = _Reader(after, node_id)
+            reader = _Reader(after, wanted)
             due, written_at = now() + self._heartbeat_seconds, 0.0
             while not self._closing and (follow or subscriber.has_more):
                 piece = await self._piece(subscriber, reader, due=min(due, now() + WATCH_SECONDS))
@@ -408,21 +441,21 @@ class EventStreams:
 class _Reader:
     """Which events one reader wants, and which it has received."""
 
-    def __init__(self, after: int | None, node_id: str | None) -> None:
-        self._node_id = node_id
+    def __init__(self, after: int | None, wanted: EventFilter) -> None:
+        self._wanted = wanted
         self._last_seen = self._last_sent = after
 
     def takes_all(self, events: Sequence[RegistryEvent]) -> bool:
         """Say whether all events go to the reader, and are numbered without a gap."""
         first, last = events[0].id, events[-1].id
-        if self._node_id is not None or first is None or last is None or last - first + 1 != len(events):
+        if self._wanted is not ALL_EVENTS or first is None or last is None or last - first + 1 != len(events):
             return False
         self._last_seen = self._last_sent = last
         return True
 
     def wants(self, event: RegistryEvent) -> bool:
         """Say whether an event goes to the reader."""
-        wanted = self._node_id is None or event.node_id == self._node_id or event.event == MISSED
+        wanted = event.event == MISSED or self._wanted.matches(event)
         if event.id is not None:
             self._last_seen = event.id
             self._last_sent = event.id if wanted else self._last_sent

@@ -496,10 +496,11 @@ class RegistryService:
         return [self._renewal_answer(await answer) for answer in answers]
 
     async def release(
-        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY
+        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY, reason: str = ""
     ) -> Refusal | None:
         """Release a job's claim, or an ended one that still holds GPUs."""
-        return as_refusal(await self._send(ReleaseRequested(next(self._refs), job_id, claim_id, requester)))
+        request = ReleaseRequested(next(self._refs), job_id, claim_id, requester, reason)
+        return as_refusal(await self._send(request))
 
     def select(self, job: Job) -> Selection | NoAvailableNode:
         """Return the slot that `claim` would reserve for a job now; reserves nothing."""
@@ -530,48 +531,54 @@ class RegistryService:
         return [views.exclusions_view(window, self._clock) for window in windows]
 
     async def drain(
-        self, node_id: str, *, deadline_seconds: float | None = None, reason: str = ""
+        self, node_id: str, *, deadline_seconds: float | None = None, reason: str = "", by: str = ""
     ) -> Refusal | None:
-        """Drain a node: it finishes its jobs and takes no new ones until `resume`."""
-        return as_refusal(
-            await self._send(DrainRequested(next(self._refs), node_id, deadline_seconds, reason))
-        )
+        """Drain a node: it finishes its jobs and takes no new ones until `resume`.
 
-    async def resume(self, node_id: str) -> Refusal | None:
+        Here and below `by` names the operator, for the event that is stored.
+        """
+        request = DrainRequested(next(self._refs), node_id, deadline_seconds, reason, by)
+        return as_refusal(await self._send(request))
+
+    async def resume(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """End a drain: the node takes jobs again."""
-        return as_refusal(await self._send(ResumeRequested(next(self._refs), node_id)))
+        return as_refusal(await self._send(ResumeRequested(next(self._refs), node_id, reason, by)))
 
-    async def cordon(self, node_id: str, *, reason: str) -> Refusal | None:
+    async def cordon(self, node_id: str, *, reason: str, by: str = "") -> Refusal | None:
         """Give a node no new jobs; its status does not change."""
-        return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, reason)))
+        return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, reason, by)))
 
-    async def uncordon(self, node_id: str) -> Refusal | None:
+    async def uncordon(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """End a cordon."""
-        return as_refusal(await self._send(CordonRequested(next(self._refs), node_id, None)))
+        request = CordonRequested(next(self._refs), node_id, None, by, lifted_because=reason)
+        return as_refusal(await self._send(request))
 
     async def cordon_gpu(self, node_id: str, uuid: str, *, reason: str, by: str = "") -> Refusal | None:
         """Give one GPU of a node to no claim any more."""
         return as_refusal(await self._send(GpuCordonRequested(next(self._refs), node_id, uuid, reason, by)))
 
-    async def uncordon_gpu(self, node_id: str, uuid: str, *, by: str = "") -> Refusal | None:
+    async def uncordon_gpu(
+        self, node_id: str, uuid: str, *, reason: str = "", by: str = ""
+    ) -> Refusal | None:
         """End the cordon of one GPU."""
-        return as_refusal(await self._send(GpuCordonRequested(next(self._refs), node_id, uuid, None, by)))
+        request = GpuCordonRequested(next(self._refs), node_id, uuid, None, by, lifted_because=reason)
+        return as_refusal(await self._send(request))
 
-    async def refresh(self, node_id: str) -> Refusal | None:
+    async def refresh(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """Ask a node to probe again now and report all that it finds."""
-        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REFRESH)))
+        return await self._control(node_id, Command.REFRESH, reason=reason, by=by)
 
-    async def reregister(self, node_id: str) -> Refusal | None:
+    async def reregister(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """Ask a node to register again on its open connection."""
-        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.REREGISTER)))
+        return await self._control(node_id, Command.REREGISTER, reason=reason, by=by)
 
-    async def check(self, node_id: str) -> Refusal | None:
+    async def check(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """Ask a node to run its admission checks now and report their results."""
-        return as_refusal(await self._send(ControlRequested(next(self._refs), node_id, Command.CHECK)))
+        return await self._control(node_id, Command.CHECK, reason=reason, by=by)
 
-    async def remove(self, node_id: str) -> Refusal | None:
+    async def remove(self, node_id: str, *, reason: str = "", by: str = "") -> Refusal | None:
         """Remove a node's record; a connected node is disconnected first."""
-        return as_refusal(await self._send(RemovalRequested(next(self._refs), node_id)))
+        return as_refusal(await self._send(RemovalRequested(next(self._refs), node_id, reason, by)))
 
     def events(self, after: int | None = None) -> AsyncIterator[RegistryEvent]:
         """Yield events from now on, or since the event id `after`; lost events are reported as an event."""
@@ -603,6 +610,10 @@ class RegistryService:
     def size(self) -> Size:
         """How many nodes are known and how many connections are open."""
         return self.health.size
+
+    async def _control(self, node_id: str, command: Command, *, reason: str, by: str) -> Refusal | None:
+        request = ControlRequested(next(self._refs), node_id, command, reason, by)
+        return as_refusal(await self._send(request))
 
     def _is_stored(self, node_id: str) -> bool:
         """Say whether all that a node shows is stored; while the store fails, its claims may not be (§4)."""

@@ -21,7 +21,13 @@ from gpu_agent.probe.health.reasons import next_step
 from gpu_agent.registry import health, lifecycle
 from gpu_agent.registry.claim_history import ClaimHistory, ClaimRecord
 from gpu_agent.registry.dispatch.dispatch import Choice
-from gpu_agent.registry.dispatch.exclusions import Excluded, ExclusionWindow, Explanation, NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import (
+    Eligible,
+    Excluded,
+    ExclusionWindow,
+    Explanation,
+    NoAvailableNode,
+)
 from gpu_agent.registry.fleet_totals import FleetTotals
 from gpu_agent.registry.gpu_history import POINT_SECONDS, POINTS
 from gpu_agent.registry.gpus import CHECK_FAILED, NOT_REPORTED, GpuState
@@ -50,6 +56,7 @@ HISTORY_SECONDS = POINTS * POINT_SECONDS
 T = TypeVar("T")
 
 _NAMES = TypeAdapter(tuple[str, ...])
+_ELIGIBLE = TypeAdapter(tuple[Eligible, ...])
 _EXCLUDED = TypeAdapter(tuple[Excluded, ...])
 
 
@@ -375,6 +382,9 @@ async def explanation_json(explanation: Explanation) -> AsyncIterator[bytes]:
     """Write an explanation as `ExplanationView` reads it, in pieces: for 10,000 nodes it takes 2 MB."""
     yield b'{"job_id":' + json.dumps(explanation.job_id).encode() + b',"eligible":['
     async for piece in _list_items(explanation.eligible, _NAMES):
+        yield piece
+    yield b'],"eligible_nodes":['
+    async for piece in _list_items(explanation.eligible_nodes, _ELIGIBLE):
         yield piece
     yield b'],"excluded":['
     async for piece in _list_items(explanation.excluded, _EXCLUDED):

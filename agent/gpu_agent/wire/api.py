@@ -89,6 +89,7 @@ __all__ = [
     "DrainRequest",
     "DrainView",
     "DryRunRequest",
+    "EligibleNode",
     "EmptyRequest",
     "EventList",
     "ExcludedNode",
@@ -122,6 +123,7 @@ __all__ = [
     "Problem",
     "QueueView",
     "Readiness",
+    "ReasonRequest",
     "ReclaimRequest",
     "RegistryEvent",
     "ReleaseQuery",
@@ -131,6 +133,7 @@ __all__ = [
     "RenewalsRequest",
     "RotationRequest",
     "Selection",
+    "Sentence",
     "SignInLink",
     "ThresholdList",
     "ThresholdView",
@@ -160,6 +163,12 @@ class CordonRequest(ApiRequest):
     """Why a node gets no new jobs."""
 
     reason: Sentence = Field("", description="Why, for people who look at the node; at most 500 characters.")
+
+
+class ReasonRequest(ApiRequest):
+    """Why an operator does something; the path says what."""
+
+    reason: Sentence = Field("", description="Why, for people who read the events; at most 500 characters.")
 
 
 class JoinTokenRequest(ApiRequest):
@@ -435,6 +444,17 @@ class ExcludedNode(ApiAnswer):
     )
     need: str = Field(description="What the job needs, for a person.")
     have: str = Field(description="What the node has, for a person.")
+    missing_gpus: int = Field(
+        0, description="In an explanation: how many usable or free GPUs it lacks, where these exclude it."
+    )
+
+
+class EligibleNode(ApiAnswer):
+    """A node that could take a job."""
+
+    node_id: str = Field(description="The node's id.")
+    hostname: str | None = Field(None, description="The node's hostname; null where it is unknown.")
+    score: int = Field(description="The higher, the better it suits the job.")
 
 
 class ExplanationView(ApiAnswer):
@@ -442,8 +462,9 @@ class ExplanationView(ApiAnswer):
 
     job_id: str = Field(description="The job's id.")
     eligible: tuple[str, ...] = Field(description="Nodes that could take the job, the best first")
+    eligible_nodes: tuple[EligibleNode, ...] = Field((), description="The same, with their hostnames.")
     excluded: tuple[ExcludedNode, ...] = Field(
-        description="Nodes that could not take it, each with its reason."
+        description="Nodes that could not take it, each with its reason; those that lack least come first."
     )
     nodes_needed: int = Field(1, description="How many eligible nodes the job needs.")
     counts: dict[str, int] = Field(description="How many nodes each reason excludes")

@@ -13,6 +13,7 @@ from gpu_agent.wire.documents import (
     ApiRequest,
     Name,
     Names,
+    Sentence,
     WholeNumber,
 )
 
@@ -125,6 +126,7 @@ class ReleaseQuery(ApiRequest):
     """Which claim of a job to release."""
 
     claim_id: ClaimId | None = Field(None, description="Left out: your own current claim of the job.")
+    reason: Sentence = Field("", description="Why, for people who read the events; at most 500 characters.")
 
 
 class ClaimName(ApiRequest):

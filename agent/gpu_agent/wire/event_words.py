@@ -62,13 +62,52 @@ A noun behind a colon is counted: `{count:job}` becomes `1 job` or `2 jobs`.
 """
 
 
+WARNINGS = frozenset(
+    {
+        "claim_gpu_unusable",
+        "claim_idle",
+        "claim_lost",
+        "document_unreadable",
+        "document_word_unknown",
+        "gpu_used_without_claim",
+        "gpu_uuid_duplicate",
+        "heartbeat_timeout",
+        "job_running_without_claim",
+        "mass_disconnect_suspected",
+        "node_fault_reported",
+        "node_faults_left_out",
+        "node_register_refused",
+        "node_removed",
+        "session_not_resumed",
+        "session_superseded",
+        MISSED,
+    }
+)
+"""The events that the registry logs as warnings, but for `node_checks_changed`; a test compares."""
+
+
+def is_warning(event: RegistryEvent) -> bool:
+    """Whether the registry logs an event as a warning."""
+    if event.event == "node_checks_changed":
+        return event.fields.get("count") != 0
+    return event.event in WARNINGS
+
+
 def event_sentence(event: RegistryEvent) -> str:
     """Say what happened, without node and time. Words of nodes and clients stand in it as they are."""
     name, fields = event.event, event.fields
     if name == _STATUS_CHANGED and {"from", "to", "reason_code"} <= set(fields):
         before = "new" if fields["from"] is None else fields["from"]
         return f"{before} → {fields['to']}: {fields['reason_code']}"
-    return _known_sentence(name, fields) or _raw(name, fields)
+    known = _known_sentence(name, fields)
+    return _raw(name, fields) if known is None else known + _of_operator(name, fields)
+
+
+def _of_operator(name: str, fields: Mapping[str, object]) -> str:
+    """Say why an operator did it, where the sentence does not, and who it was."""
+    reason, by = fields.get("reason"), fields.get("by")
+    why = f": {reason}" if name in _WITH_REASON and reason else ""
+    return f"{why} (by {by})" if by else why
 
 
 def _known_sentence(name: str, fields: Mapping[str, object]) -> str | None:
@@ -83,6 +122,19 @@ def _known_sentence(name: str, fields: Mapping[str, object]) -> str | None:
         return None if known is None else _Counting().vformat(known, (), fields).removesuffix(": ")
     except KeyError:
         return None  # another version's, with fields of its own
+
+
+_WITH_REASON = frozenset(
+    {
+        "resume_requested",
+        "node_uncordoned",
+        "gpu_uncordoned",
+        "node_control_sent",
+        "node_removed",
+        "claim_released",
+    }
+)
+"""What operators may give a reason for, and did not in earlier versions."""
 
 
 class _Counting(string.Formatter):

@@ -115,8 +115,8 @@ def test_a3_every_exclusion_is_explained_with_node_reason_need_and_have() -> Non
     explained = explained_by(index_of(*fleet), job())
     assert explained.eligible == ("idle", "loaded")
     assert [(one.node_id, one.reason, one.need, one.have) for one in explained.excluded] == [
-        ("away", ExclusionReason.DISCONNECTED, "a connected node", "no connection"),
         ("hot", ExclusionReason.RESOURCE_THRESHOLD_EXCEEDED, "GPU use of at most 90 %", "99 %"),
+        ("away", ExclusionReason.DISCONNECTED, "a connected node", "no connection"),
     ]
 
 
@@ -134,3 +134,27 @@ def test_nodes_that_come_or_go_while_a_job_is_explained_break_nothing() -> None:
     (gone,) = answers
     assert isinstance(gone, Excluded)
     assert (gone.node_id, gone.reason) == ("node-C", ExclusionReason.DISCONNECTED)
+
+
+def test_the_nearest_nodes_come_first_by_filters_passed_and_then_by_gpus_missing() -> None:
+    busy = node("two-short", gpus=gpus(gpu("A"), gpu("B"), gpu("C", name="H100"), gpu("D", name="H100")))
+    fleet = (
+        node("away", connection=None),
+        node("cordoned", cordoned="a fan"),
+        node("small", hostname="b"),
+        busy,
+        node("small-2", hostname="a"),
+    )
+    explained = explained_by(index_of(*fleet), job(gpu_count=3, gpu_name="L4"))
+    assert [(one.node_id, one.missing_gpus) for one in explained.excluded] == [
+        ("two-short", 1),
+        ("small-2", 2),
+        ("small", 2),
+        ("cordoned", 0),
+        ("away", 0),
+    ]
+
+
+def test_eligible_nodes_are_named_with_their_hostnames() -> None:
+    explained = explained_by(index_of(node("node-A", hostname="gpu-1")), job())
+    assert [(one.node_id, one.hostname) for one in explained.eligible_nodes] == [("node-A", "gpu-1")]

@@ -14,6 +14,7 @@ import pytest
 
 from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
+from gpu_agent.server.event_log import EventFilter
 from gpu_agent.server.service import RegistryService
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.event_words import MISSED
@@ -92,6 +93,36 @@ async def test_a_reader_can_follow_one_node(
         await other.register()
         await api.post(f"/v1/nodes/{ready.node_id}/cordon", json={})
         assert (await stream.next()).name == "node_cordoned"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("event=node_cordoned", {"node_cordoned"}),
+        ("event=node_cordoned&event=node_uncordoned", {"node_cordoned", "node_uncordoned"}),
+        ("level=warning", {"node_removed"}),
+        ("level=warning&event=node_cordoned", set()),
+        ("since=99999999999", set()),
+    ],
+)
+async def test_a_reader_can_follow_events_of_a_kind(
+    service: RegistryService, api: httpx.AsyncClient, ready: Node, query: str, expected: set[str]
+) -> None:
+    await service.cordon(ready.node_id, reason="a fan")
+    await service.uncordon(ready.node_id)
+    await service.remove(ready.node_id)
+    answer = await api.get(f"/v1/events?after=0&follow=false&{query}")
+    assert {one.name for one in Parser().feed(answer.content) if one.name} == expected
+
+
+async def test_the_latest_events_are_read_backwards_by_pages(service: RegistryService, ready: Node) -> None:
+    for _ in range(5):
+        await service.cordon(ready.node_id, reason="a fan")
+    log, wanted = service.event_log, EventFilter(events=frozenset({"node_cordoned"}))
+    newest = [one.id or 0 for one in log.search(wanted)]
+    assert len(newest) == 5
+    assert newest == sorted(newest, reverse=True)
+    assert [one.id for one in log.search(wanted, before=newest[1])] == newest[2:]
 
 
 async def test_a_reader_can_begin_after_any_event(api: httpx.AsyncClient, ready: Node) -> None:
@@ -194,7 +225,7 @@ async def test_a_stop_ends_every_stream_at_once(service: RegistryService) -> Non
         assert time.monotonic() - began < patience(1)
 
 
-@pytest.mark.parametrize("wrong", [{"after": -1}, {"after": "x"}, {"since": 1}])
+@pytest.mark.parametrize("wrong", [{"after": -1}, {"after": "x"}, {"since": "x"}, {"sinc": 1}])
 async def test_an_invalid_event_to_begin_after_is_refused(
     api: httpx.AsyncClient, wrong: dict[str, str | int]
 ) -> None:

@@ -26,16 +26,20 @@ _FAILURE_COLUMNS = (
 
 def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line]:
     """Draw the eligible nodes, best first, then the others with what the job needs and the node has."""
-    rows = [Row((line(node_id), line(Piece("eligible", "green")))) for node_id in answer.eligible]
+    names = {one.node_id: one.hostname for one in answer.eligible_nodes}
+    rows = [
+        Row((_node(node_id, names.get(node_id)), line(Piece("eligible", "green"))))
+        for node_id in answer.eligible
+    ]
     rows += [
-        Row((_node(one), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
+        Row((_node(one.node_id, one.hostname), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
         for one in answer.excluded
     ]
     return render_table(Table((Column(head="NODE"), Column(head="RESULT")), rows, note="WHY"), columns)
 
 
-def _node(one: ExcludedNode) -> Line:
-    return line(one.node_id, Piece(f" {one.hostname}", "dim") if one.hostname else "")
+def _node(node_id: str, hostname: str | None) -> Line:
+    return line(node_id, Piece(f" {hostname}", "dim") if hostname else "")
 
 
 def reasons_table(reasons: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:

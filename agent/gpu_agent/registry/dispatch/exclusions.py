@@ -26,6 +26,8 @@ class Excluded:
     need: str
     have: str
     hostname: str | None = None
+    missing_gpus: int = field(default=0, compare=False)
+    """How many usable or free GPUs it lacks, where these are what excludes it, in an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Eligible:
 
     node_id: str
     score: int
+    hostname: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,10 @@ class Explanation:
     """Each node's answer to one job, on request (A-3)."""
 
     job_id: str
-    eligible: tuple[str, ...]
-    """The eligible nodes, best first."""
+    eligible_nodes: tuple[Eligible, ...]
+    """Best first."""
     excluded: tuple[Excluded, ...]
+    """Nearest first: those that pass the most filters, then those that lack the fewest GPUs."""
     nodes_needed: int = 1
 
     @classmethod
@@ -89,7 +93,13 @@ class Explanation:
             else:
                 excluded.append(one)
         eligible.sort(key=attrgetter("score"), reverse=True)
-        return cls(job.job_id, tuple(one.node_id for one in eligible), tuple(excluded), job.nodes)
+        excluded.sort(key=_distance)
+        return cls(job.job_id, tuple(eligible), tuple(excluded), job.nodes)
+
+    @property
+    def eligible(self) -> tuple[str, ...]:
+        """The ids of the eligible nodes, best first."""
+        return tuple(one.node_id for one in self.eligible_nodes)
 
     @property
     def counts(self) -> dict[ExclusionReason, int]:
@@ -98,6 +108,14 @@ class Explanation:
         for one in self.excluded:
             counted[one.reason] = counted.get(one.reason, 0) + 1
         return counted
+
+
+_ORDER = {reason: place for place, reason in enumerate(ExclusionReason)}
+
+
+def _distance(one: Excluded) -> tuple[int, int, str, str]:
+    """Return how far a node is from taking the job."""
+    return -_ORDER[one.reason], one.missing_gpus, one.hostname or "", one.node_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

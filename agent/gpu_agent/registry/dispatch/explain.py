@@ -11,6 +11,7 @@ no other.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gpu_agent.registry.dispatch.bitset import members
 from gpu_agent.registry.dispatch.candidate import Candidate
@@ -49,7 +50,11 @@ def explain_each(
         if candidate is None:
             continue
         bonus = affinity_bonus if node_id == affinity_node else 0
-        yield first_exclusion(candidate, demand) or Eligible(node_id, candidate.score + bonus)
+        excluded = first_exclusion(candidate, demand)
+        if excluded is None:
+            yield Eligible(node_id, candidate.score + bonus, candidate.record.hostname)
+        else:
+            yield _with_missing(excluded, candidate, demand)
 
 
 def count_exclusions(index: Index, demand: Demand) -> NoAvailableNode:
@@ -91,6 +96,15 @@ def _excluded(index: Index, demand: Demand) -> Iterator[tuple[ExclusionReason, i
             passing = index.with_free_gpus(demand, among)
         yield one.reason, left ^ passing, passing
         left = passing
+
+
+def _with_missing(excluded: Excluded, candidate: Candidate, demand: Demand) -> Excluded:
+    """Count the GPUs that a node lacks, where these are what excludes it."""
+    if excluded.reason is ExclusionReason.GPU_UNAVAILABLE:
+        return replace(excluded, missing_gpus=demand.gpus.missing(candidate.usable))
+    if excluded.reason is ExclusionReason.CAPACITY_EXCEEDED:
+        return replace(excluded, missing_gpus=demand.gpus.missing(candidate.free))
+    return excluded
 
 
 def _exclusion_view(one: NodeExclusion) -> api.NodeExclusionView:

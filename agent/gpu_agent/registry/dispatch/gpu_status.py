@@ -1,14 +1,14 @@
 """What each GPU of a node is for jobs now: not usable, claimed, idle, used without a claim, closed, or free.
 
 Each GPU has one status: the first that applies, in the order of `GpuStatus`. *Free* is dispatch's own answer:
-a job that asks for one GPU would get it. So the status reads what the index holds of the node, and asks the
-filters no second time.
+a job that asks for one GPU would get it. So the status reads what the index holds of the node, and asks no
+filter again but that of reservations.
 """
 
 from collections.abc import Callable, Iterator
 
 from gpu_agent.registry.dispatch.candidate import Candidate
-from gpu_agent.registry.dispatch.filters import first_exclusion
+from gpu_agent.registry.dispatch.reservation import is_kept_from
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Demand, Job
 from gpu_agent.wire.codes import GpuStatus
@@ -23,7 +23,7 @@ def gpu_statuses(candidate: Candidate, is_idle: Callable[[str], bool]) -> tuple[
     `is_idle` says of a job whether its claim leaves its GPUs idle.
     """
     gpus = candidate.record.gpus
-    is_open = bool(candidate.free_places) and first_exclusion(candidate, _ONE_GPU) is None
+    is_open = candidate.unschedulable is None and not is_kept_from(candidate, _ONE_GPU)
     if gpus.all_ok and len(candidate.free_places) == sum(name is not None for name in gpus.names):
         status = GpuStatus.FREE if is_open else GpuStatus.NOT_SCHEDULABLE
         return (status,) * len(candidate.free_places)

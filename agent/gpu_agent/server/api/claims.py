@@ -163,7 +163,8 @@ async def release_claim(
     """Release a job's claim because the job has ended; also an ended claim that still holds GPUs."""
     await refuse_body(request, lambda: registry.claim_of(job_id), instead="name the claim as `?claim_id=ID`")
     requester = requester_of(request)
-    raise_if_refused(await registry.release(job_id, query.claim_id, requester=requester))
+    refusal = await registry.release(job_id, query.claim_id, requester=requester, reason=query.reason)
+    raise_if_refused(refusal)
     return Response(status_code=204)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError, registry_busy
 from gpu_agent.server.api.routing import api_router, needs, refusals
-from gpu_agent.server.event_log import EventStreams, RegistryEventLog
+from gpu_agent.server.event_log import ALL_EVENTS, EventFilter, EventStreams, RegistryEventLog
 from gpu_agent.wire import api
 
 _STREAM: dict[str, Any] = {
@@ -36,9 +36,28 @@ class StreamQuery(api.ApiRequest):
 
     after: EventId | None = Field(None, description="Begin after this event; left out: with the next one.")
     node_id: api.Name | None = Field(None, description="Only events of this node.")
+    event: list[api.Name] = Field(
+        default_factory=list, description="Only events of this identifier; repeatable."
+    )
+    level: Literal["info", "warning"] = Field(
+        "info", description="With `warning` only what the registry logs as a warning."
+    )
+    since: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Only events from this Unix time on."
+    )
     follow: Literal["true", "false"] = Field(
         "true", description="With false the stream ends with the latest event that is stored."
     )
+
+    def filter(self) -> EventFilter:
+        """Return the conditions as the registry applies them."""
+        wanted = EventFilter(
+            node_id=self.node_id,
+            events=frozenset(self.event),
+            warnings_only=self.level == "warning",
+            since=self.since,
+        )
+        return ALL_EVENTS if wanted == ALL_EVENTS else wanted
 
 
 @router.get(
@@ -73,7 +92,7 @@ async def follow_events(
     pieces = streams.stream(
         log,
         after=after,
-        node_id=query.node_id,
+        wanted=query.filter(),
         follow=query.follow == "true",
         token_id=token_id,
         is_valid=request.state.caller.is_valid,

@@ -49,13 +49,14 @@ from gpu_agent.wire.api import (
     ApiRequest,
     CordonRequest,
     DrainRequest,
-    EmptyRequest,
     EventList,
     Name,
     NodeDetail,
     NodeExplanation,
     NodeList,
     NodeSummary,
+    ReasonRequest,
+    Sentence,
 )
 from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
@@ -65,7 +66,7 @@ MOST_NODES = 100_000
 MAX_CURSOR = 1024
 """Characters: a cursor holds a hostname."""
 
-_EMPTY = EmptyRequest()
+_NO_REASON = ReasonRequest()
 _OPTIONAL_TEXT: TypeAdapter[str | None] = TypeAdapter(str | None)
 
 LabelPair = Annotated[str, StringConstraints(pattern="^[^=]+=", max_length=2049)]
@@ -133,6 +134,12 @@ class EventsQuery(ApiRequest):
     """How much of a node's history to show."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="The newest so many.")
+
+
+class ReasonQuery(ApiRequest):
+    """Why something is removed."""
+
+    reason: Sentence = Field("", description="Why, for people who read the events; at most 500 characters.")
 
 
 class ExplainQuery(ApiRequest):
@@ -239,13 +246,14 @@ async def explain_node(
     openapi_extra=needs("operate"),
     responses=refusals(404, 503),
 )
-async def drain_node(node_id: NodeId, request: DrainRequest, registry: Registry) -> NodeDetail:
+async def drain_node(
+    node_id: NodeId, body: DrainRequest, *, request: Request, registry: Registry
+) -> NodeDetail:
     """Let a node finish its jobs, then take it offline until it is resumed."""
-    return await changed_node(
-        registry,
-        node_id,
-        await registry.drain(node_id, deadline_seconds=request.deadline_seconds, reason=request.reason),
+    refusal = await registry.drain(
+        node_id, deadline_seconds=body.deadline_seconds, reason=body.reason, by=_name_of(request)
     )
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -254,9 +262,12 @@ async def drain_node(node_id: NodeId, request: DrainRequest, registry: Registry)
     openapi_extra=needs("operate"),
     responses=refusals(404, 503),
 )
-async def resume_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+async def resume_node(
+    node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
+) -> NodeDetail:
     """Return a drained node to service."""
-    return await changed_node(registry, node_id, await registry.resume(node_id))
+    refusal = await registry.resume(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -265,9 +276,12 @@ async def resume_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EM
     openapi_extra=needs("operate"),
     responses=refusals(404, 503),
 )
-async def cordon_node(node_id: NodeId, request: CordonRequest, registry: Registry) -> NodeDetail:
+async def cordon_node(
+    node_id: NodeId, body: CordonRequest, *, request: Request, registry: Registry
+) -> NodeDetail:
     """Give a node no new jobs; its status stays."""
-    return await changed_node(registry, node_id, await registry.cordon(node_id, reason=request.reason))
+    refusal = await registry.cordon(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -276,9 +290,12 @@ async def cordon_node(node_id: NodeId, request: CordonRequest, registry: Registr
     openapi_extra=needs("operate"),
     responses=refusals(404, 503),
 )
-async def uncordon_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+async def uncordon_node(
+    node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
+) -> NodeDetail:
     """Give a cordoned node jobs again."""
-    return await changed_node(registry, node_id, await registry.uncordon(node_id))
+    refusal = await registry.uncordon(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -291,8 +308,7 @@ async def cordon_gpu(
     node_id: NodeId, uuid: GpuUuid, body: CordonRequest, *, request: Request, registry: Registry
 ) -> NodeDetail:
     """Give one GPU to no new claim, until it is uncordoned; claims that hold it go on."""
-    by = requester_of(request).name or ""
-    refusal = await registry.cordon_gpu(node_id, uuid, reason=body.reason, by=by)
+    refusal = await registry.cordon_gpu(node_id, uuid, reason=body.reason, by=_name_of(request))
     return await changed_node(registry, node_id, refusal)
 
 
@@ -303,11 +319,16 @@ async def cordon_gpu(
     responses=refusals(404, 503),
 )
 async def uncordon_gpu(
-    node_id: NodeId, uuid: GpuUuid, *, request: Request, registry: Registry, _: EmptyRequest = _EMPTY
+    node_id: NodeId,
+    uuid: GpuUuid,
+    *,
+    request: Request,
+    registry: Registry,
+    body: ReasonRequest = _NO_REASON,
 ) -> NodeDetail:
     """Let claims have a cordoned GPU again."""
-    by = requester_of(request).name or ""
-    return await changed_node(registry, node_id, await registry.uncordon_gpu(node_id, uuid, by=by))
+    refusal = await registry.uncordon_gpu(node_id, uuid, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -316,9 +337,12 @@ async def uncordon_gpu(
     openapi_extra=needs("operate"),
     responses=refusals(404, 409, 503),
 )
-async def refresh_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+async def refresh_node(
+    node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
+) -> NodeDetail:
     """Have a node probe again now, and report everything with its next heartbeat."""
-    return await changed_node(registry, node_id, await registry.refresh(node_id))
+    refusal = await registry.refresh(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -327,9 +351,12 @@ async def refresh_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _E
     openapi_extra=needs("operate"),
     responses=refusals(404, 409, 503),
 )
-async def reregister_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+async def reregister_node(
+    node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
+) -> NodeDetail:
     """Have a node register again on its open connection."""
-    return await changed_node(registry, node_id, await registry.reregister(node_id))
+    refusal = await registry.reregister(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.post(
@@ -338,9 +365,12 @@ async def reregister_node(node_id: NodeId, registry: Registry, _: EmptyRequest =
     openapi_extra=needs("operate"),
     responses=refusals(404, 409, 503),
 )
-async def check_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMPTY) -> NodeDetail:
+async def check_node(
+    node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
+) -> NodeDetail:
     """Have a node run its admission checks now, on the GPUs that are not in use, and report their results."""
-    return await changed_node(registry, node_id, await registry.check(node_id))
+    refusal = await registry.check(node_id, reason=body.reason, by=_name_of(request))
+    return await changed_node(registry, node_id, refusal)
 
 
 @router.delete(
@@ -350,16 +380,23 @@ async def check_node(node_id: NodeId, registry: Registry, _: EmptyRequest = _EMP
     openapi_extra=needs("admin"),
     responses=refusals(404, 503),
 )
-async def remove_node(node_id: NodeId, *, request: Request, registry: Registry) -> None:
+async def remove_node(
+    node_id: NodeId, query: Annotated[ReasonQuery, Query()], *, request: Request, registry: Registry
+) -> None:
     """Remove a node's record; a connected node is disconnected first, and may register again."""
     await refuse_body(request, lambda: registry.node(node_id), instead="`node_id` in the path names the node")
-    raise_if_refused(await registry.remove(node_id))
+    raise_if_refused(await registry.remove(node_id, reason=query.reason, by=_name_of(request)))
 
 
 async def changed_node(registry: RegistryService, node_id: str, refusal: Refusal | None) -> NodeDetail:
     """Answer a change, which is stored by now, with the node as it is."""
     raise_if_refused(refusal)
     return _node(registry, node_id)
+
+
+def _name_of(request: Request) -> str:
+    """Return whose token a request has; empty with auth off."""
+    return requester_of(request).name or ""
 
 
 def _node(registry: RegistryService, node_id: str) -> NodeDetail:
