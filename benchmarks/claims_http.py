@@ -322,7 +322,7 @@ class EmptyService(RegistryService):
         return CLAIM
 
     async def release(
-        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY
+        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY, reason: str = ""
     ) -> Refusal | None:
         """Release nothing."""
         return None

@@ -15,7 +15,8 @@ def logged_as_warnings() -> set[str]:
     for path in REGISTRY.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and "Level.WARNING" in [ast.unparse(one) for one in call.args]:
-                found |= {one.value for one in call.args if isinstance(one, ast.Constant) and str(one.value)}
+                constants = [one.value for one in call.args if isinstance(one, ast.Constant)]
+                found |= {one for one in constants if isinstance(one, str)}
     return found
 
 

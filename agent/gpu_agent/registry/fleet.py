@@ -324,6 +324,10 @@ class Fleet:
         """Return a job's place in the queue, from 1; None where it does not wait."""
         return self._claims.queue.place_of(job_id)
 
+    def waiting(self, job_id: str) -> Waiting | None:
+        """Return a job that waits for capacity; None where it does not."""
+        return self._claims.queue.of(job_id)
+
     def queue(self) -> list[Waiting]:
         """Return the jobs that wait for capacity, in their order."""
         return self._claims.queue.in_order()

@@ -38,7 +38,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.queue import demand_key
+from gpu_agent.registry.queue import Waiting, demand_key
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
@@ -443,6 +443,19 @@ class RegistryService:
         history = self._fleet.claim_history
         record = history.of_job(job_id) or history.last_of(job_id, self._clock.monotonic())
         return None if record is None else views.claim_detail(record, self._clock, held=self._is_held(record))
+
+    def claims_for_people(self) -> list[tuple[int, str]]:
+        """Return the jobs that hold claims: those with a fault first (0), idle ones (1), then the others."""
+        return sorted(map(views.claim_order, self._fleet.claim_history.current()))
+
+    def ended_claims(self) -> list[ClaimView]:
+        """Return the claims that ended within the hour, the latest end first."""
+        ended = reversed(self._fleet.claim_history.ended(self._clock.monotonic()))
+        return [views.claim_view(one, self._clock, held=self._is_held(one)) for one in ended]
+
+    def waiting(self, job_id: str) -> Waiting | None:
+        """Return a job's place in the queue as the fleet holds it: read it at once."""
+        return self._fleet.waiting(job_id)
 
     def queue_place(self, job_id: str) -> int | None:
         """Return a job's place in the queue, from 1; None where it does not wait."""

@@ -298,6 +298,8 @@ def _claim_fields(record: ClaimRecord, clock: Clock, *, held: bool) -> dict[str,
         "min_gpu_memory_mb": claim.job.min_gpu_memory_mb,
         "affinity_key": claim.job.affinity_key,
         "priority": claim.job.priority,
+        "idle_since": None if record.idle_since is None else clock.wall_at(record.idle_since),
+        "unusable_gpus": tuple(sorted(record.unusable)),
     }
 
 
@@ -343,6 +345,12 @@ def selection_view(job_id: str, chosen: Choice | Claim) -> api.Selection:
         endpoint=first and first.endpoint,
         score=chosen.score if isinstance(chosen, Choice) else None,
     )
+
+
+def claim_order(record: ClaimRecord) -> tuple[int, str]:
+    """Return by what claims are sorted for people: faults first, then idle ones, then by job."""
+    rank = 0 if record.unusable else 1 if record.idle_since is not None else 2
+    return rank, record.claim.job_id
 
 
 def _by_job(record: ClaimRecord) -> tuple[str, float]:

@@ -68,6 +68,7 @@ from gpu_agent.wire.documents import (
     WholeNumber,
     open_words,
 )
+from gpu_agent.wire.fleet_documents import EligibleNode
 from gpu_agent.wire.inventory import Health, ModelStatus
 
 __all__ = [
@@ -447,14 +448,6 @@ class ExcludedNode(ApiAnswer):
     missing_gpus: int = Field(
         0, description="In an explanation: how many usable or free GPUs it lacks, where these exclude it."
     )
-
-
-class EligibleNode(ApiAnswer):
-    """A node that could take a job."""
-
-    node_id: str = Field(description="The node's id.")
-    hostname: str | None = Field(None, description="The node's hostname; null where it is unknown.")
-    score: int = Field(description="The higher, the better it suits the job.")
 
 
 class ExplanationView(ApiAnswer):

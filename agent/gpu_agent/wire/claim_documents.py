@@ -189,6 +189,12 @@ class ClaimView(ApiAnswer):
     min_gpu_memory_mb: int | None = Field(None, description="As the job stated it, in MiB.")
     affinity_key: str | None = Field(None, description="As the job stated it.")
     priority: int = Field(0, description="As the job stated it.")
+    idle_since: float | None = Field(
+        None, description="Unix time since when all its GPUs are idle, once `claim_idle` reported that."
+    )
+    unusable_gpus: tuple[str, ...] = Field(
+        (), description="UUIDs of its GPUs that became unusable while it had them."
+    )
 
 
 class ClaimNote(ApiAnswer):

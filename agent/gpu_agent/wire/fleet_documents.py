@@ -1,4 +1,4 @@
-"""The documents of the operators' API about the fleet as a whole, and about what its GPUs did lately."""
+"""The documents of the operators' API about the fleet as a whole, its nodes, and what its GPUs did lately."""
 
 from pydantic import Field
 
@@ -66,3 +66,11 @@ class NodeGpuHistory(ApiAnswer):
 
     node_id: str = Field(description="The node's id.")
     gpus: tuple[GpuHistoryView, ...] = Field(description="Its GPUs.")
+
+
+class EligibleNode(ApiAnswer):
+    """A node that could take a job."""
+
+    node_id: str = Field(description="The node's id.")
+    hostname: str | None = Field(None, description="The node's hostname; null where it is unknown.")
+    score: int = Field(description="The higher, the better it suits the job.")

@@ -1,4 +1,4 @@
-"""Each action of an operator is recorded with its reason and with whoever did it."""
+"""Each action of an operator is recorded with its reason and its name."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

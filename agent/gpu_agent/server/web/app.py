@@ -16,7 +16,7 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server.http_headers import trace_id_of
 from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import RegistryService, caused_by
-from gpu_agent.server.web import node, nodes, overview
+from gpu_agent.server.web import actions, events, jobs, node, nodes, overview
 from gpu_agent.server.web.checks import PageChecks, log_call
 from gpu_agent.server.web.live import LivePages, LiveView, Part, PartCache
 from gpu_agent.server.web.rendering import render, static_file
@@ -36,7 +36,7 @@ RETRY_SECONDS = 3
 """How soon a page that cannot be shown now asks again."""
 STATIC = "/web/static/"
 
-_MODULES = (overview, nodes, node)
+_MODULES = (overview, nodes, node, jobs, events, actions)
 _FOR_GOOD = "public, max-age=31536000, immutable"
 _PATHS = frozenset({"/", "/nodes", "/jobs", "/events", "/signin"})
 _BELOW = ("/nodes/", "/jobs/", "/web/")

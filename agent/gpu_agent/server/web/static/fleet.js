@@ -87,6 +87,7 @@ function heard() {
 }
 function take_parts(data) {
   for (const [id, html] of Object.entries(JSON.parse(data))) patch(id, html);
+  freshen();
 }
 function show_order() {
   const button = $('#resort');
@@ -187,9 +188,43 @@ document.addEventListener('submit', e => {
 });
 addEventListener('pageshow', () => { for (const form of $$('form[data-sent]')) delete form.dataset.sent; });
 
+// --- Events: new ones come by themselves, unless the reader paused, has scrolled, or is in the table
+const AT_TOP_PX = 80, FRESH_MS = 3000;
+let paused = false, freshAt = 0, freshening = 0;
+async function show_fresh() {
+  freshening = 0;
+  freshAt = Date.now();
+  close();
+  try { await reload(); open(); } catch { lose(); }
+}
+function freshen() {
+  const reading = paused || scrollY > AT_TOP_PX || $('#rows')?.contains(document.activeElement) || $('#filter')?.contains(document.activeElement);
+  if ($('[data-fresh]') && !reading && !freshening && !$('dialog[open]'))
+    freshening = setTimeout(show_fresh, Math.max(0, freshAt + FRESH_MS - Date.now()));
+}
+function show_pause() {
+  const button = $('#pause');
+  if (!button) return;
+  button.hidden = false;
+  button.setAttribute('aria-pressed', String(paused));
+  button.textContent = paused ? 'Paused: go on' : 'Pause';
+}
+document.addEventListener('click', e => {
+  if (e.target.id === 'pause') {
+    paused = !paused;
+    show_pause();
+    freshen();
+  } else if (e.target.closest('[data-fresh]') && !e.ctrlKey && !e.metaKey && !e.shiftKey) {
+    e.preventDefault();
+    scrollTo(0, 0);
+    show_fresh();
+  }
+});
+
 // --- What a page needs once it is there
 function prepare() {
   since = '';
+  show_pause();
   $('#resort')?.addEventListener('click', async () => {
     close();
     try { await reload(); open(); } catch { lose(); }

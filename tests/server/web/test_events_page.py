@@ -1,0 +1,86 @@
+"""The page of events, as a browser without the script gets it: filters, pages, and what came since."""
+
+import asyncio
+import json
+import re
+
+import httpx
+import pytest
+
+from tests.server.web.fleet import Fleet, Machine
+from tests.waiting import patience
+
+
+def events_in(text: str) -> list[str]:
+    cells = re.findall(r'<td role="cell" class="e-e mono">(.*?)</td>', text)
+    return [re.sub(r"<[^>]+>|warning: ", "", cell) for cell in cells]
+
+
+async def machine(played: Fleet) -> Machine:
+    joined = await played.join(Machine("gpu-1", count=1))
+    await played.service.cordon(joined.node_id, reason="a <b>fan</b>", by="ann")
+    await played.service.uncordon(joined.node_id)
+    return joined
+
+
+async def test_the_newest_event_comes_first(played: Fleet, admin: httpx.AsyncClient) -> None:
+    await machine(played)
+    text = (await admin.get("/events")).text
+    assert events_in(text)[:2] == ["node_uncordoned", "node_cordoned"]
+    assert "cordoned: a &lt;b&gt;fan&lt;/b&gt; (by ann)" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("event=node_cordoned", ["node_cordoned"]),
+        ("q=FAN", ["node_cordoned"]),
+        ("node=gpu-1&event=node_uncordoned", ["node_uncordoned"]),
+        ("node=GPU-1&q=fan", ["node_cordoned"]),
+        ("node=elsewhere", []),
+        ("level=warning", []),
+        ("since=600&q=fan", ["node_cordoned"]),
+        ("event=unheard_of&q=fan", ["node_cordoned"]),
+    ],
+)
+async def test_filters_apply_together(
+    played: Fleet, admin: httpx.AsyncClient, query: str, expected: list[str]
+) -> None:
+    await machine(played)
+    text = (await admin.get(f"/events?{query}")).text
+    assert events_in(text) == expected
+    assert ("No event matches these filters." in text) is not expected or bool(expected)
+
+
+async def test_older_events_are_on_later_pages_each_once(played: Fleet, admin: httpx.AsyncClient) -> None:
+    joined = await machine(played)
+    for number in range(130):
+        await played.service.cordon(joined.node_id, reason=f"reason {number}")
+    ids: list[str] = []
+    path = "/events?q=reason"
+    while path:
+        text = (await admin.get(path)).text
+        ids += re.findall(r'id="e-(\d+)"', text)
+        older = re.findall(r'rel="next" href="([^"]+)"', text)
+        path = older[0].replace("&amp;", "&") if older else ""
+    assert len(ids) == len(set(ids)) == 130
+    assert ids == sorted(ids, key=int, reverse=True)
+
+
+async def test_new_events_are_counted_and_no_row_moves(played: Fleet, admin: httpx.AsyncClient) -> None:
+    joined = await machine(played)
+    page = (await admin.get("/events?event=node_cordoned")).text
+    main = re.findall(r'data-live="events" data-since="([^"]*)".*? data-order="([^"]*)"', page)[0]
+    query = {"page": "events", "event": "node_cordoned", "since": main[0], "order": main[1]}
+    async with admin.stream("GET", "/web/stream", params=query) as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        for number in range(3):
+            await played.service.cordon(joined.node_id, reason=f"again {number}")
+        async with asyncio.timeout(patience(10)):
+            async for line in lines:
+                if line.startswith("data: {"):
+                    changed = json.loads(line.removeprefix("data: "))
+                    if "3 new: show" in changed.get("fresh", ""):
+                        break
+    assert not [name for name in changed if name.startswith("e-")]
