@@ -49,10 +49,10 @@ class Record:
         return await self._renew(job_id, claim_id, ttl_seconds=ttl_seconds, requester=requester)
 
     async def release(
-        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY
+        self, job_id: str, claim_id: str | None = None, *, requester: Requester = ANYBODY, reason: str = ""
     ) -> Refusal | None:
         self.releases.append(claim_id)
-        return await self._release(job_id, claim_id, requester=requester)
+        return await self._release(job_id, claim_id, requester=requester, reason=reason)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ async def test_filters_apply_together(
     await machine(played)
     text = (await admin.get(f"/events?{query}")).text
     assert events_in(text) == expected
-    assert ("No event matches these filters." in text) is not expected or bool(expected)
+    assert ("No event matches these filters." in text) is not bool(expected)
 
 
 async def test_older_events_are_on_later_pages_each_once(played: Fleet, admin: httpx.AsyncClient) -> None:
@@ -77,10 +77,10 @@ async def test_new_events_are_counted_and_no_row_moves(played: Fleet, admin: htt
         await anext(lines)
         for number in range(3):
             await played.service.cordon(joined.node_id, reason=f"again {number}")
+        changed: dict[str, str] = {}
         async with asyncio.timeout(patience(10)):
-            async for line in lines:
+            while "3 new: show" not in changed.get("fresh", ""):
+                line = await anext(lines)
                 if line.startswith("data: {"):
                     changed = json.loads(line.removeprefix("data: "))
-                    if "3 new: show" in changed.get("fresh", ""):
-                        break
     assert not [name for name in changed if name.startswith("e-")]
