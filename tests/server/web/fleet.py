@@ -259,7 +259,7 @@ def _write_past(fleet: Fleet, machine: Machine) -> None:
             for place, state in enumerate(states)
         ]
         past.figures = tuple(columns)
-        record.gpu_history.add(past, now - 15.0 * point)  # type: ignore[arg-type]  # as much as it needs
+        record.gpu_history.add(past, None, now - 15.0 * point)  # type: ignore[arg-type]  # as much as it needs
 
 
 async def _join_faulty(fleet: Fleet) -> None:
