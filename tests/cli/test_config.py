@@ -92,7 +92,8 @@ def test_a_registrys_settings_are_checked_without_its_extra(tmp_path: Path) -> N
     config = written(tmp_path, "claim_ttl_seconds = 5\n")
     program = (
         "import sys\n"
-        "for name in ('fastapi', 'starlette', 'uvicorn', 'httptools', 'prometheus_client', 'msgspec'):\n"
+        "for name in ('fastapi', 'starlette', 'uvicorn', 'httptools', 'jinja2', 'prometheus_client',\n"
+        "             'msgspec'):\n"
         "    sys.modules[name] = None\n"
         "from gpu_agent.cli.main import main\n"
         f"sys.exit(main(['config', 'check', 'registry', '--config', {config!r}]))\n"

@@ -44,7 +44,7 @@ from gpu_agent.version import __version__
 
 _ROOT = Path("/")
 _OF_BOTH = ("gpu_agent", "pydantic", "websockets", "psutil", "pynvml")
-_OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "prometheus_client", "msgspec", "uvloop")
+_OF_THE_REGISTRY = ("fastapi", "uvicorn", "httptools", "jinja2", "prometheus_client", "msgspec", "uvloop")
 
 
 def component_argument() -> list[click.Parameter]:
