@@ -3,8 +3,9 @@
     python -m tests.e2e.alert_table
 
 The rules' times are divided by 60, so that all of it takes little more than a minute: `fired after` is by
-these. `with the delivered rules` adds by how much `for` and ages are longer there. The same rules watch
-NVIDIA's GPUs and AMD's. A claim counts as idle after 2 s here, and after 15 minutes by default.
+these, and measured. `computed for the delivered rules` adds by how much `for` and ages are longer there, and
+nothing else. Prometheus asks each second here. A node counts as lost after 4 s of silence, a claim as idle
+after 2 s; by default that is 45 s and 15 minutes. The same rules watch NVIDIA's GPUs and AMD's.
 """
 
 import json
@@ -121,12 +122,11 @@ def _faults_of_gpus(fleet: Monitored) -> None:
     fake, cards = sick.fake, amd.tree / "devices" / "pci0000:00"
     lost, ecc, link = (fake.fact("uuid", index) for index in (0, 1, 3))
 
-    def fall_off() -> None:
-        fake.set("error", "*", 0, "GPU_IS_LOST")
-        fake.set("error", "nvmlEventSetWait_v2", 0, "0")
-        fake.happen(("xid", 0, 79))
-
-    fleet.inject("NVIDIA: Xid 79, a GPU falls off the bus", Alert("GpuLost", {"UUID": lost}), fall_off)
+    fleet.inject(
+        "NVIDIA: Xid 79, a GPU falls off the bus",
+        Alert("GpuLost", {"UUID": lost}),
+        lambda: fake.happen(("xid", 0, 79)),
+    )
     fleet.inject(
         "NVIDIA: two uncorrected ECC errors",
         Alert("GpuDegraded", {"UUID": ecc, "reason": "ecc_uncorrected"}),
@@ -221,9 +221,14 @@ def release(fleet: Monitored) -> None:
         os.close(os.open(card.with_name("held"), os.O_RDWR))
 
 
+def registry_disk(folder: Path, running: ExitStack) -> Path | None:
+    """A small disk for the registry until the stack closes; None for an ordinary user, who mounts none."""
+    return running.enter_context(mounted(folder / "disk", kib=DISK_KIB)) if os.geteuid() == 0 else None
+
+
 def table(fleet: Monitored) -> Iterator[str]:
     """Write what was seen, in the order of the faults."""
-    yield "| fault | alert | fired after | with the delivered rules |"
+    yield "| fault | alert | fired after | computed for the delivered rules |"
     yield "|---|---|---|---|"
     for fault, alert, seconds, delivered in fleet.rows():
         yield f"| {fault} | `{alert}` | {seconds:.1f} s | {delivered:.0f} s |"
@@ -233,8 +238,8 @@ def main() -> int:
     """Play all and print the table."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        disk = running.enter_context(mounted(folder / "disk", kib=DISK_KIB))
-        fleet = running.enter_context(monitored(folder, store=disk))
+        disk = registry_disk(folder, running)
+        fleet = running.enter_context(monitored(folder, store=disk or folder))
         try:
             play(fleet, disk=disk)
             end(fleet)

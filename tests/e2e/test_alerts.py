@@ -3,15 +3,13 @@
 `python -m tests.e2e.alert_table` prints which alert fired after how long.
 """
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.alert_table import DISK_KIB, end, play, release
+from tests.e2e.alert_table import end, play, registry_disk, release
 from tests.e2e.monitored_fleet import PROMETHEUS, Monitored, monitored
-from tests.small_disk import mounted
 from tests.waiting import patience
 from tools.dashboards import expressions
 
@@ -37,9 +35,8 @@ _FOLLOW = {"GpusNotUsable", "MachineCheckFails"}
 
 
 def test_each_fault_leads_to_its_alert_and_every_panel_has_data(tmp_path: Path) -> None:
-    is_root = os.geteuid() == 0
     with ExitStack() as running:
-        disk = running.enter_context(mounted(tmp_path / "disk", kib=DISK_KIB)) if is_root else None
+        disk = registry_disk(tmp_path, running)
         fleet = running.enter_context(monitored(tmp_path, store=disk or tmp_path))
         running.callback(release, fleet)
         play(fleet, disk=disk)
