@@ -109,10 +109,11 @@ def test_a_released_slot_is_free_again() -> None:
     registry.ready(max_concurrent_jobs=1)
     registry.claim("job-1")
     assert registry.claim("job-2").counts == {"capacity_exceeded": 1}
-    done = registry.do(ReleaseRequested(7, "job-1"))
+    done = registry.do(ReleaseRequested(7, "job-1", reason="done"))
     assert answer(done) is None
     (entry,) = logged(done, "claim_released")
-    assert entry.fields == {"job_id": "job-1", "node_id": "node-1", "claim_id": "claim-1"}
+    named = {"job_id": "job-1", "node_id": "node-1", "claim_id": "claim-1"}
+    assert entry.fields == {**named, "reason": "done", "by": ""}
     assert registry.claim("job-2").grants[0].node_id == "node-1"
 
 

@@ -313,13 +313,14 @@ def test_a_command_is_sent_on_the_connection_of_the_node_and_logged(command: Com
     registry = Registry()
     record = registry.ready()
     registry.stored.clear()
-    done = registry.do(ControlRequested(registry.ref(), "node-1", command))
+    done = registry.do(ControlRequested(registry.ref(), "node-1", command, "a new fan", "ada"))
     assert [(one.connection, one.message) for one in of(Send, done)] == [
         (1, NodeControl(command=command.value, reason="an operator requested it"))
     ]
     assert answer(done) is None
     (entry,) = logged(done, "node_control_sent")
-    assert entry.fields == {"node_id": "node-1", "command": command.value}
+    why = {"reason": "a new fan", "by": "ada"}
+    assert entry.fields == {"node_id": "node-1", "command": command.value, **why}
     assert (registry.stored, record.status) == ([], "ready")
 
 

@@ -51,7 +51,7 @@ class ClaimRow:
     """The mean use of its GPUs since it began; None where it has none, and where nothing is known."""
     idle_seconds: float | None
     fault: str
-    """What happened last to its GPUs; empty where nothing did."""
+    """Which of its GPUs became unusable; empty where none did."""
     release: str
     """The address of the page that releases it."""
 
@@ -195,9 +195,20 @@ def _claim_row(registry: RegistryService, claim: ClaimDetail) -> ClaimRow:
         seconds=max(0.0, now - claim.granted_at),
         busy_percent=sum(known) / len(known) if known else None,
         idle_seconds=None if claim.idle_since is None else max(0.0, now - claim.idle_since),
-        fault=claim.history[-1].text if claim.unusable_gpus else "",
+        fault=_fault(registry, claim),
         release=release_url(claim.job_id),
     )
+
+
+def _fault(registry: RegistryService, claim: ClaimDetail) -> str:
+    """Name the GPUs that became unusable while the claim had them, by their numbers."""
+    where = []
+    for grant in claim.nodes:
+        numbers = dict(zip(grant.gpu_uuids, grant.gpu_indices, strict=False))
+        faulty = [str(numbers[uuid]) for uuid in claim.unusable_gpus if uuid in numbers]
+        if faulty:
+            where.append(f"GPU {', '.join(faulty)} of {_name(registry, grant.node_id)}")
+    return f"{'; '.join(where)} became unusable" if where else ""
 
 
 def _render_head(waiting: int, claims: int, failed: int) -> str:
