@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gpu_agent.registry.tokens import Role
-from tests.e2e.place import Place, Registry
+from tests.e2e.place import Place
+from tests.programs import Registry
 from tests.server.web.fleet import ServedFleet
 from tests.web.test_fleet_page import (  # noqa: F401 - pytest finds fixtures by their names
     Visiting,
