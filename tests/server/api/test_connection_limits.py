@@ -22,6 +22,7 @@ from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.node_connection import CONNECTIONS_TO_REFUSE
 from gpu_agent.server.serve import RESERVED_FILES
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsFiles, TlsPort
+from gpu_agent.server.web import live
 from tests.authority import Authority
 from tests.server.api_harness import serving
 from tests.server.harness import running, until
@@ -296,6 +297,6 @@ async def test_hundreds_of_silent_connections_keep_no_operator_out(caplog: pytes
 
 
 def test_the_connection_limit_leaves_room_for_all_event_streams_and_for_nodes() -> None:
-    assert operator_connection.MAX_CONNECTIONS >= MOST_STREAMS + 64
+    assert operator_connection.MAX_CONNECTIONS >= MOST_STREAMS + live.MOST_STREAMS + 64
     taken = operator_connection.MAX_CONNECTIONS + CONNECTIONS_TO_REFUSE + 2 * ACCEPTED_AT_ONCE
     assert taken + 64 <= RESERVED_FILES  # and some for the store and the log

@@ -35,8 +35,8 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-MAX_CONNECTIONS = 320
-"""Room for all clients that may follow the events, and 64 others."""
+MAX_CONNECTIONS = 448
+"""Room for all clients that may follow the events, for the streams of all open pages, and 64 others."""
 
 REQUEST_SECONDS = 10.0
 """For a whole request with its body, and for the rest of a body that the route did not read."""

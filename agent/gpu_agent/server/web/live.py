@@ -26,7 +26,7 @@ ORDER_SECONDS = 2.0
 """How often it is looked whether a list would show other rows: that may take a look at every node."""
 ALIVE_SECONDS = 5.0
 """A stream says at least so often that it is alive; the script counts on it."""
-MOST_STREAMS = 256
+MOST_STREAMS = 128
 MOST_STREAMS_OF_ONE = 32
 """Of one session: a browser closes the stream of a page that is hidden."""
 _MOST_PARTS = 4096
