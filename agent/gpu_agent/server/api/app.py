@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gpu_agent.runtime.address import BACKLOG, Address
 from gpu_agent.runtime.logs import Logger
@@ -34,7 +34,7 @@ from gpu_agent.server.log_limit import LogLimit
 from gpu_agent.server.metrics import RequestMetrics
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.tls import Encryption, TlsConnection, TlsPort
-from gpu_agent.server.web.app import FleetPages, is_page, with_problem_pages
+from gpu_agent.server.web.app import FleetPages, with_problem_pages
 from gpu_agent.version import __version__
 from gpu_agent.wire.api import Problem
 
@@ -88,11 +88,11 @@ class ApiServer:
         most = MAX_CONNECTIONS if instance is None else 2 * MAX_CONNECTIONS
         self._connections = ConnectionLimit(LogLimit(_LOG.info), most=most)
         self._app = create_app()
+        self._app.router.routes.extend(self._pages.as_routes())
         self._here = Here(instance, metrics)
         self._app.state.checks, self._app.state.here = self._checks, self._here
         self._hot = HotRoutes(self._app, self._checks)
-        api = with_errors_answered(self._hot) if hot else self._app
-        registry = _with_pages(api, Compression(self._pages))
+        registry = with_errors_answered(self._hot) if hot else self._app
         self._front = None if instance is None else InstanceApi(registry, instance, self._checks)
         front: ASGIApp = registry if self._front is None else with_problem_pages(self._front)
         self._attach(service)
@@ -213,16 +213,6 @@ async def show_style() -> Response:
 async def show_script() -> Response:
     """Show the page's script."""
     return _file("page.js", "text/javascript; charset=utf-8")
-
-
-def _with_pages(api: ASGIApp, pages: ASGIApp) -> ASGIApp:
-    """Answer with the fleet page where the path is one of its own, else with the API."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        of_pages = scope["type"] == "http" and is_page(scope["path"])
-        await (pages if of_pages else api)(scope, receive, send)
-
-    return answer
 
 
 class _Server(uvicorn.Server):

@@ -87,6 +87,11 @@ class FleetPages:
         """Answer a request."""
         await self._app(scope, receive, send)
 
+    def as_routes(self) -> list[Route]:
+        """Return the routes by which another application leaves all paths of the fleet page to this one."""
+        paths = (*sorted(_PATHS), *(f"{prefix}{{rest:path}}" for prefix in _BELOW))
+        return [Route(path, self, include_in_schema=False) for path in paths]
+
     def attach(self, registry: RegistryService | None) -> None:
         """Show this registry from now on; None: none leads here. Ends all streams."""
         self._live.close()
