@@ -51,7 +51,7 @@ ALONE_SECONDS = 10.0
 """A gateway that does not reach a leader which etcd names closes its node connections after this time."""
 LOADING_SECONDS = 30.0
 """A new leader is named before it has loaded its fleet and accepts links. For so long a gateway waits for it,
-as long as its machine answers: nodes that were sent away would have to register again, all at a time."""
+as long as it is reached: nodes that were sent away would have to register again, all at a time."""
 MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 _NAME_SECONDS = 7.0
@@ -402,6 +402,7 @@ class RegistryInstance:
             self._failed(error)
         else:
             self._leading, self.service = lease, service
+            service.notifier.start(self._service_settings.receivers)  # a reload may have come meanwhile
             _LOG.info(
                 "leading_began",
                 term=store.term,
