@@ -463,7 +463,7 @@ class RegistryInstance:
                     leader_clock=self._compare_clocks,
                 )
                 was_linked = await self._link.hold(partial(self._leads, leader))
-                is_loading = self._link.is_answered and time.monotonic() - named_at < LOADING_SECONDS
+                is_loading = self._link.is_accepted and time.monotonic() - named_at < LOADING_SECONDS
             if was_linked:
                 alone_since, self._alone = time.monotonic(), False
             elif is_loading or not await self._is_cut_off():

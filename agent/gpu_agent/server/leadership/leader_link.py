@@ -49,8 +49,8 @@ class LeaderLink:
         self._leader_clock = leader_clock
         self.is_linked = False
         """Whether the leader has accepted this gateway."""
-        self.is_answered = False
-        """Whether the leader's machine answers, even if it refuses the link."""
+        self.is_accepted = False
+        """Whether the leader accepted the connection, though it may serve it later."""
         self._gateway, self._leader, self._nonce = gateway, leader, secrets.token_hex(_NONCE_BYTES)
         self._name, self._secret, self._tls = own
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
@@ -89,10 +89,9 @@ class LeaderLink:
                     server_hostname=None if self._tls is None else at.host,
                 )
         except (OSError, TimeoutError) as error:
-            self.is_answered = isinstance(error, ConnectionRefusedError)
             self._problem = str(error) or "no answer in time"
             return False
-        self.is_answered = True
+        self.is_accepted = True
         hello = {"name": self._name, "version": LINK_VERSION, "nonce": self._nonce}
         self._link.send_document(Kind.HELLO, 0, hello)
         was_linked = False
