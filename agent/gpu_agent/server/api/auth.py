@@ -22,6 +22,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from gpu_agent.registry.events import ANYBODY, Requester
 from gpu_agent.registry.tokens import Credential, CredentialKind, Role, allows
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.api.errors import LEADS_NO_MORE, ApiError, refuse_many_fields, registry_busy
@@ -81,6 +82,14 @@ class ApiRoute(APIRoute):
             return await checks.handle_traced(request, handler, route=self.path_format, needed=needed)
 
         return check_and_handle
+
+
+def requester_of(request: Request) -> Requester:
+    """Return who acts: the name of the token, or its id if it has none; nobody with auth off."""
+    credential = cast("Caller", request.state.caller).credential
+    if credential is None:
+        return ANYBODY
+    return Requester(credential.name or credential.token_id, is_admin=credential.role is Role.ADMIN)
 
 
 def needed_role(route: APIRoute) -> Role | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Annotated, Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,10 +12,8 @@ from starlette.requests import ClientDisconnect
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claims import CLAIM_NOT_FOUND, waits_in_queue
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
-from gpu_agent.registry.events import ANYBODY, Requester
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.tokens import Role
-from gpu_agent.server.api.auth import Caller
+from gpu_agent.server.api.auth import requester_of
 from gpu_agent.server.api.errors import (
     ApiError,
     no_available_node,
@@ -216,14 +214,6 @@ async def list_exclusions(registry: Registry) -> ExclusionsList:
 def job_of(request: JobRequest) -> Job:
     """Return a request's job as the fleet reads it."""
     return Job(**request.__dict__)  # what `dict` looks up in the model takes as long as the job itself
-
-
-def requester_of(request: Request) -> Requester:
-    """Return who acts on claims: the name of the token, or its id if it has none; nobody with auth off."""
-    credential = cast("Caller", request.state.caller).credential
-    if credential is None:
-        return ANYBODY
-    return Requester(credential.name or credential.token_id, is_admin=credential.role is Role.ADMIN)
 
 
 async def until_disconnected(request: Request, answer: Coroutine[None, None, _T]) -> _T:

@@ -29,7 +29,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from gpu_agent.registry.actions import Refusal
-from gpu_agent.server.api.claims import requester_of
+from gpu_agent.server.api.auth import requester_of
 from gpu_agent.server.api.errors import ApiError, raise_if_refused, refuse_body, unknown_node
 from gpu_agent.server.api.routing import (
     EVENT_ID,
