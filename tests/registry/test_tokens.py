@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpu_agent.registry.actions import DocumentKind, Effect, Refusal, Send
+from gpu_agent.registry.actions import DocumentKind, Effect, LogEvent, Refusal, Send
 from gpu_agent.registry.events import (
     ConnectionLost,
     JoinTokenRequested,
@@ -519,15 +519,24 @@ def session(number: int = 0, parent: str = "op") -> SessionRequested:
 def test_a_session_has_the_role_of_its_operator_token_and_is_never_longer() -> None:
     registry = Registry()
     registry.do(OPERATOR)
-    done = registry.do(session())
-    assert answer(done) is None
+    assert answer(registry.do(session())) is None
     assert ("token", "s0") in registry.documents
     found = stands_for(registry, "digest of s0")
     assert found == Credential(CredentialKind.SESSION, "s0", role=Role.READ)
-    (made,) = logged(done, "token_created")
-    assert (made.fields["parent"], made.fields["ttl_seconds"]) == ("op", 60)
-    registry.pass_time(60)
+    registry.pass_time(59)
+    assert stands_for(registry, "digest of s0") is not None
+    registry.pass_time(1)
     assert stands_for(registry, "digest of s0") is None
+
+
+def test_sessions_are_no_events_of_the_log() -> None:
+    registry = Registry()
+    registry.do(OPERATOR)
+    for number in range(MOST_SESSIONS + 1):
+        assert not of(LogEvent, registry.do(session(number)))
+    assert not of(LogEvent, registry.do(RevocationRequested(1, "s3")))
+    ended = registry.do(RevocationRequested(1, "op"))
+    assert [one.fields["token_id"] for one in logged(ended, "token_revoked")] == ["op"]
 
 
 def test_the_session_of_a_token_without_end_ends_by_itself_and_is_listed_no_more() -> None:

@@ -1,6 +1,7 @@
 """How tokens are created, issued to nodes, consumed, rotated and revoked (§2).
 
-Draws nothing: the shell draws each secret, and the event brings its digest.
+Draws nothing: the shell draws each secret, and the event brings its digest. What happens to a session is no
+event of the log: a person who may read could sign in so often that it held nothing else.
 """
 
 from dataclasses import replace
@@ -73,9 +74,10 @@ class TokenRequests:
 
     def purge(self, step: Step) -> None:
         """Remove the tokens that ended long ago."""
-        for token_id in self._tokens.purge(step.now):
-            step.change_token(token_id)
-            step.log("token_purged", {"token_id": token_id})
+        for token in self._tokens.purge(step.now):
+            step.change_token(token.token_id)
+            if token.kind is not CredentialKind.SESSION:
+                step.log("token_purged", {"token_id": token.token_id})
 
     def _create_join_token(self, event: JoinTokenRequested, step: Step) -> None:
         """Create a token that lets nodes join, or gives one node its id back."""
@@ -188,14 +190,16 @@ class TokenRequests:
         self._tokens.put(token)
         step.change_token(token.token_id)
         step.tokens_created.append(token.token_id)
-        step.log("token_created", _log_fields(token, step.now))
+        if token.kind is not CredentialKind.SESSION:
+            step.log("token_created", _log_fields(token, step.now))
         step.answer(ref)
 
     def _end(self, token: Token, step: Step) -> None:
         if token.revoked_at is None:
             self._tokens.put(token.revoked(step.now))
             step.change_token(token.token_id)
-            step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
+            if token.kind is not CredentialKind.SESSION:
+                step.log("token_revoked", {"token_id": token.token_id, "kind": token.kind.value})
 
     def _end_node_tokens(self, record: NodeRecord, step: Step) -> None:
         """Let nothing prove the node any more, and close its connection."""
@@ -278,8 +282,6 @@ def _log_fields(token: Token, now: float) -> dict[str, object]:
         fields["ttl_seconds"] = round(token.expires_at - now)
     if token.role is not None:
         fields |= {"role": token.role.value, "name": token.name}
-        if token.parent is not None:
-            fields["parent"] = token.parent
     else:
         fields["uses"] = token.uses
     if token.node_id is not None:

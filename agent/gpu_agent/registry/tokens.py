@@ -232,14 +232,14 @@ class TokenTable:
             del self._by_digest[token.digest]
             self.purges.cancel(token_id)
 
-    def purge(self, now: float) -> list[str]:
-        """Remove the tokens that ended long ago; returns their ids."""
+    def purge(self, now: float) -> list[Token]:
+        """Remove the tokens that ended long ago, and return them."""
         gone = []
         for token_id in list(self.purges.due(now)):
             token = self.by_id[token_id]
             if token.ended_at is not None and token.ended_at + self._retained_seconds(token) <= now:
                 self.remove(token_id)
-                gone.append(token_id)
+                gone.append(token)
             else:
                 self.put(token)
         return gone

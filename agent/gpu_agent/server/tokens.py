@@ -30,6 +30,7 @@ from gpu_agent.registry.token_issuing import SESSION_SECONDS
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken, Role, Token, TokenState
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import OPERATOR_TOKEN_FILE, StateDirectoryError
+from gpu_agent.server.limits import Rate
 from gpu_agent.server.views import Clock
 from gpu_agent.wire.api import (
     DAY_SECONDS,
@@ -52,7 +53,10 @@ MAX_TOKEN_LENGTH = 128
 """No token is longer than this; a longer text is not looked up."""
 SIGN_IN_SECONDS = 300.0
 """How long the link of a sign-in is good."""
-_MOST_CODES = 100
+_MOST_CODES = 5
+"""Of one operator token: a new link replaces that token's oldest, and nobody else's."""
+SIGN_INS = Rate.of(per_second=10 / 60, burst=10)
+"""How often a person may sign in with one operator token: each session is stored."""
 FIRST_ADMIN = "first start"
 
 _ID_BYTES = 4
@@ -81,17 +85,25 @@ class SignInCodes:
         """By the digest of a code: until when it is good, in monotonic seconds, and for whom."""
 
     def make(self, credential: Credential, now: float) -> str:
-        """Return a new code; of too many the oldest is forgotten."""
+        """Return a new code; of too many for one token its oldest is forgotten."""
+        self._made = {digest: made for digest, made in self._made.items() if made[0] > now}
+        own = [digest for digest, (_, who) in self._made.items() if who.token_id == credential.token_id]
+        for oldest in own[: 1 - _MOST_CODES]:
+            del self._made[oldest]
         code = secrets.token_urlsafe(_SECRET_BYTES)
         self._made[digest_of(code)] = now + SIGN_IN_SECONDS, credential
-        while len(self._made) > _MOST_CODES:
-            del self._made[next(iter(self._made))]
         return code
+
+    def find(self, code: str, now: float) -> Credential | None:
+        """Return for whom a code is; None where it is none, or too old."""
+        ends, credential = self._made.get(presented_digest(code), (now, None))
+        return credential if ends > now else None
 
     def take(self, code: str, now: float) -> Credential | None:
         """Return for whom a code is, which then is good no more; None where it is none, or too old."""
-        ends, credential = self._made.pop(presented_digest(code), (now, None))
-        return credential if ends > now else None
+        credential = self.find(code, now)
+        self._made.pop(presented_digest(code), None)
+        return credential
 
 
 class TokenService:
@@ -104,6 +116,8 @@ class TokenService:
         """Draws the number of each request."""
         self._clock = clock
         self._codes = SignInCodes()
+        self._sign_ins: dict[str, float] = {}
+        """By operator token: until when its allowance (`SIGN_INS`) is not whole."""
 
     async def create_join(
         self,
@@ -156,6 +170,16 @@ class TokenService:
         )
         return self._new_token(generated, seconds, result)
 
+    def may_sign_in(self, parent: Credential) -> bool:
+        """Count a sign-in with an operator token; False where there were too many within a minute."""
+        now = self._clock.monotonic()
+        self._sign_ins = {name: until for name, until in self._sign_ins.items() if until > now}
+        until = SIGN_INS.consume(self._sign_ins.get(parent.token_id, 0.0), now, 1)
+        if until is None:
+            return False
+        self._sign_ins[parent.token_id] = until
+        return True
+
     async def begin_session(self, parent: Credential) -> NewToken | Refusal:
         """Create a session of the operator token with which a person signed in to the fleet page."""
         generated = generate_token(CredentialKind.SESSION)
@@ -177,6 +201,10 @@ class TokenService:
         code = self._codes.make(parent, self._clock.monotonic())
         ends = round(self._clock.wall() + SIGN_IN_SECONDS, 3)
         return SignInLink(path=f"/signin?code={code}", expires_at=ends)
+
+    def find_sign_in_code(self, code: str) -> Credential | None:
+        """Return whose link this code is from, and leave it as it is."""
+        return self._codes.find(code, self._clock.monotonic())
 
     def take_sign_in_code(self, code: str) -> Credential | None:
         """Return whose link this code is from, once; `begin_session` refuses a token that has ended."""

@@ -48,7 +48,7 @@ async def test_the_cookie_is_a_session_that_scripts_and_other_sites_cannot_use(
     assert token not in cookie
     assert cookie.startswith(f"{COOKIE}=gpus_")
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
-    assert {"httponly", "samesite=strict", "path=/", "max-age=43200"} <= parts
+    assert {"httponly", "samesite=lax", "path=/", "max-age=43200"} <= parts
     assert "secure" not in parts
 
 
@@ -123,27 +123,44 @@ async def test_a_session_is_never_longer_than_its_operator_token(
     assert session.expires_at <= made.expires_at + 0.01
 
 
-async def test_signing_out_ends_the_session_itself(played: Fleet, browser: httpx.AsyncClient) -> None:
+async def test_signing_out_ends_the_session_itself(
+    played: Fleet, browser: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     await sign_in(browser, await token_of(played))
     session = session_of(browser)
-    answer = await post(browser, "/web/signout", {}, csrf=await csrf_of(browser))
+    csrf = await csrf_of(browser)
+    with caplog.at_level(logging.INFO):
+        answer = await post(browser, "/web/signout", {}, csrf=csrf)
     assert (answer.status_code, answer.headers["location"]) == (303, "/signin")
+    assert len(logged(caplog, "operator_request")) == 1
     assert session is not None
     assert session_of(browser) is None
     assert played.service.tokens.authenticate(session) is None
 
 
-async def test_of_one_token_the_oldest_session_ends_when_there_are_too_many(
-    played: Fleet, browser: httpx.AsyncClient
-) -> None:
-    token = await token_of(played)
+async def test_of_one_token_the_oldest_session_ends_when_there_are_too_many(played: Fleet) -> None:
+    credential = played.service.tokens.authenticate(await token_of(played))
+    assert credential is not None
     sessions = []
     for _ in range(MOST_SESSIONS + 1):
-        browser.cookies.clear()
-        await sign_in(browser, token)
-        sessions.append(session_of(browser) or "")
+        made = await played.service.tokens.begin_session(credential)
+        assert isinstance(made, NewToken)
+        sessions.append(made.token)
     valid = [played.service.tokens.authenticate(one) is not None for one in sessions]
     assert valid == [False, *[True] * MOST_SESSIONS]
+
+
+async def test_with_one_token_people_sign_in_ten_times_a_minute_and_no_other_waits(
+    played: Fleet, browser: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, events = await token_of(played), played.service.event_log.last_id
+    with caplog.at_level(logging.INFO):
+        answers = [await sign_in(browser, token) for _ in range(11)]
+    assert [one.status_code for one in answers] == [*[303] * 10, 429]
+    assert "Wait a minute, and sign in again" in answers[-1].text
+    assert played.service.event_log.last_id == events
+    assert len(logged(caplog, "operator_request")) == 10
+    assert (await sign_in(browser, await token_of(played, Role.ADMIN))).status_code == 303
 
 
 async def test_the_api_takes_no_session_and_the_page_no_bearer_token(
@@ -218,25 +235,89 @@ async def link_of(played: Fleet, browser: httpx.AsyncClient, role: Role = Role.R
     return str(answer.json()["path"])
 
 
+async def follow(browser: httpx.AsyncClient, link: str) -> httpx.Response:
+    """Press the button of a link's page."""
+    return await post(browser, "/signin", {"code": link.partition("code=")[2]})
+
+
 async def test_a_link_signs_in_once_as_who_asked_for_it(played: Fleet, browser: httpx.AsyncClient) -> None:
     link = await link_of(played, browser)
-    first = await browser.get(link)
+    first = await follow(browser, link)
     assert (first.status_code, first.headers["location"]) == (303, "/")
     assert (await browser.get("/nodes")).status_code == 200
     (session,) = (one for one in played.service.tokens.all() if one.kind == "session")
     assert session.role == "read"
     browser.cookies.clear()
-    again = await browser.get(link)
-    assert again.status_code == 401
-    assert "was used, or is older than five minutes" in again.text
+    for again in (await browser.get(link), await follow(browser, link)):
+        assert again.status_code == 401
+        assert "was used, or is older than five minutes" in again.text
     assert session_of(browser) is None
+
+
+async def test_opening_a_link_signs_nobody_in_and_says_who_it_is_for(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    link = await link_of(played, browser, Role.ADMIN)
+    for _ in range(2):
+        assert (await browser.head(link)).status_code == 200
+        page = await browser.get(link)
+        assert (page.status_code, session_of(browser)) == (200, None)
+        (name,) = (one.name for one in played.service.tokens.all() if one.role == "admin")
+        assert f"Sign in as {name} (admin)</button>" in page.text
+        assert '<input name="token"' not in page.text
+    assert (await follow(browser, link)).status_code == 303
+
+
+async def test_another_sites_page_signs_nobody_in_by_a_link(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    await sign_in(browser, await token_of(played, Role.ADMIN))
+    before = session_of(browser)
+    link = await link_of(played, browser)
+    code = {"code": link.partition("code=")[2]}
+    foreign = await browser.post("/signin", data=code, headers={"Origin": "http://evil.example"})
+    assert (foreign.status_code, "came from another page" in foreign.text) == (403, True)
+    await browser.get(link)
+    assert session_of(browser) == before
+    assert (await follow(browser, link)).status_code == 303
+    assert session_of(browser) not in {before, None}
+    assert (await browser.get(link)).headers["location"] == "/"
+
+
+async def test_a_new_link_replaces_the_oldest_of_its_own_token_alone(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    kept = await link_of(played, browser, Role.ADMIN)
+    token = await token_of(played)
+    links = []
+    for _ in range(6):
+        answer = await browser.post("/v1/sign-in-links", json={}, headers=bearer(token))
+        links.append(answer.json()["path"])
+    assert [(await browser.get(one)).status_code for one in (*links, kept)] == [401, *[200] * 6]
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+async def test_a_link_does_not_work_through_a_proxy_of_this_machine(
+    header: str, played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    link = await link_of(played, browser)
+    code = {"code": link.partition("code=")[2]}
+    proxied = {header: "192.0.2.7"}
+    for refused in (
+        await browser.get(link, headers=proxied),
+        await browser.post("/signin", data=code, headers={**origin_of(browser), **proxied}),
+    ):
+        assert (refused.status_code, "not through a proxy" in refused.text) == (401, True)
+    assert (await follow(browser, link)).status_code == 303
 
 
 async def test_a_link_is_good_for_five_minutes(
     played: Fleet, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "SIGN_IN_SECONDS", 0.0)
-    assert (await browser.get(await link_of(played, browser))).status_code == 401
+    link = await link_of(played, browser)
+    assert (await browser.get(link)).status_code == 401
+    assert (await follow(browser, link)).status_code == 401
 
 
 async def test_a_link_whose_token_has_ended_signs_nobody_in(
@@ -245,7 +326,7 @@ async def test_a_link_whose_token_has_ended_signs_nobody_in(
     link = await link_of(played, browser)
     (token,) = (one for one in played.service.tokens.all() if one.role == "read")
     await played.service.tokens.revoke(token.token_id)
-    assert (await browser.get(link)).status_code == 401
+    assert (await follow(browser, link)).status_code == 401
     assert session_of(browser) is None
 
 
@@ -254,11 +335,11 @@ async def test_a_link_works_on_the_registrys_machine_alone(
 ) -> None:
     link = await link_of(played, browser)
     monkeypatch.setattr(Request, "client", property(lambda _: ClientAddress("192.0.2.7", 4711)))
-    answer = await browser.get(link)
-    assert answer.status_code == 401
-    assert "on the registry&#39;s own machine alone" in answer.text
+    for answer in (await browser.get(link), await follow(browser, link)):
+        assert answer.status_code == 401
+        assert "on the registry&#39;s own machine alone" in answer.text
     monkeypatch.undo()
-    assert (await browser.get(link)).status_code == 303
+    assert (await follow(browser, link)).status_code == 303
 
 
 async def test_with_auth_off_the_link_is_the_page() -> None:

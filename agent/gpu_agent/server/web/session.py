@@ -1,9 +1,11 @@
 """Sessions: a person signs in with an operator token once, and the browser then shows a cookie.
 
 The cookie holds a session's token, which the registry stores as a digest as it does every token, so that a
-restart or a takeover keeps people signed in. Scripts cannot read it, and no other site's page makes a browser
-send it. A form carries a second secret that is derived from it (HMAC), and a request that changes something
-must also name this registry as its origin.
+restart or a takeover keeps people signed in. Scripts cannot read it. A form carries a second secret that is
+derived from it (HMAC), and a request that changes something must also name this registry as its origin.
+
+`SameSite=Lax`: of what another site's page makes a browser send, only following a link brings the cookie, so
+that a link in a chat or a mail opens the page. That is a GET, and no GET of the fleet page changes anything.
 """
 
 import hashlib
@@ -27,13 +29,13 @@ def session_token(request: Request) -> str | None:
 def set_session(response: Response, token: str, *, seconds: float, encrypted: bool) -> None:
     """Give the browser a session."""
     response.set_cookie(
-        COOKIE, token, max_age=int(seconds), path="/", secure=encrypted, httponly=True, samesite="strict"
+        COOKIE, token, max_age=int(seconds), path="/", secure=encrypted, httponly=True, samesite="lax"
     )
 
 
 def end_session(response: Response) -> None:
     """Have the browser forget its session."""
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
 
 
 def csrf_of(secret: str) -> str:
