@@ -133,7 +133,7 @@ def test_a_wrong_token_is_refused_in_words_and_the_right_one_leads_back(
         "",
     ]
     (cookie,) = visitor.context.cookies()
-    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Lax", "/")
     assert not [url for url in visitor.requested if served.tokens[Role.READ] in url]
 
 

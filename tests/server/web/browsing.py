@@ -4,7 +4,7 @@ import re
 
 import httpx
 
-from gpu_agent.server.web.session import COOKIE
+from gpu_agent.server.web.session import cookie_name
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -25,12 +25,20 @@ async def sign_in(client: httpx.AsyncClient, token: str, *, to: str = "/") -> ht
     return await post(client, "/signin", {"token": token, "next": to})
 
 
-async def csrf_of(client: httpx.AsyncClient, path: str = "/nodes") -> str:
+async def csrf_of(
+    client: httpx.AsyncClient, path: str = "/nodes", *, headers: dict[str, str] | None = None
+) -> str:
     """The secret in the forms of a page."""
-    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', (await client.get(path)).text)
+    page = await client.get(path, headers=headers)
+    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
     assert found is not None
     return found[1]
 
 
+def cookie_of(client: httpx.AsyncClient) -> str:
+    """The name of the cookie that this browser gets."""
+    return cookie_name(client.base_url.netloc.decode())
+
+
 def session_of(client: httpx.AsyncClient) -> str | None:
-    return client.cookies.get(COOKIE)
+    return client.cookies.get(cookie_of(client))

@@ -9,7 +9,7 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web.checks import MAX_FORM_BYTES
 from gpu_agent.server.web.rendering import static_url
 from tests.server.api_harness import ROUTES, logged, operator_token
-from tests.server.web.browsing import csrf_of, origin_of, post, session_of, sign_in
+from tests.server.web.browsing import cookie_of, csrf_of, origin_of, post, session_of, sign_in
 from tests.server.web.fleet import Fleet, Machine
 
 POLICY = (
@@ -98,11 +98,21 @@ async def test_the_script_is_answered_with_a_status_where_a_person_is_led_to_the
     for path in ("/web/session", "/web/stream?page=nodes"):
         assert (await browser.get(path)).status_code == 401
     assert not logged(caplog, "operator_unauthorized")
-    browser.cookies.set("gpu_agent_session", "gpus_00000000_unknown")
+    browser.cookies.set(cookie_of(browser), "gpus_00000000_unknown")
     with caplog.at_level(logging.WARNING):
         assert (await browser.get("/web/session")).status_code == 401
         await browser.get("/nodes")
     assert len(logged(caplog, "operator_unauthorized")) == 1
+
+
+async def test_signing_out_of_a_session_that_has_ended_leads_to_the_sign_in(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    csrf = await csrf_of(admin)
+    (session,) = (one for one in played.service.tokens.all() if one.kind == "session")
+    await played.service.tokens.revoke(session.token_id)
+    answer = await post(admin, "/web/signout", {}, csrf=csrf)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/signin?ended=1")
 
 
 async def test_names_that_nodes_choose_are_shown_and_never_run(

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from gpu_agent.registry.token_issuing import MOST_SESSIONS
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server import tokens
-from gpu_agent.server.web.session import COOKIE, local_path
+from gpu_agent.server.web.session import cookie_name, local_path
 from gpu_agent.store.sqlite import SqliteStore
 from gpu_agent.wire.api import NewToken
 from tests.server.api_harness import bearer, logged, operator_token, serving
 from tests.server.harness import running
-from tests.server.web.browsing import csrf_of, origin_of, post, session_of, sign_in
+from tests.server.web.browsing import cookie_of, csrf_of, origin_of, post, session_of, sign_in
 from tests.server.web.fleet import Fleet, fleet
 
 
@@ -46,7 +46,7 @@ async def test_the_cookie_is_a_session_that_scripts_and_other_sites_cannot_use(
     token = await token_of(played)
     cookie = (await sign_in(browser, token)).headers["set-cookie"]
     assert token not in cookie
-    assert cookie.startswith(f"{COOKIE}=gpus_")
+    assert cookie.startswith(f"gpu_agent_session_{browser.base_url.port}=gpus_")
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"httponly", "samesite=lax", "path=/", "max-age=43200"} <= parts
     assert "secure" not in parts
@@ -58,7 +58,45 @@ async def test_behind_a_proxy_with_tls_the_cookie_is_sent_over_tls_alone(
     headers = {"Origin": f"https://{browser.base_url.netloc.decode()}"}
     token = await token_of(played)
     answer = await browser.post("/signin", data={"token": token, "next": "/"}, headers=headers)
-    assert "Secure" in answer.headers["set-cookie"]
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"__Host-gpu_agent_session_{browser.base_url.port}=gpus_")
+    assert {"Secure", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    session = {"Cookie": cookie.partition(";")[0]}
+    assert (await browser.get("/nodes", headers=session)).status_code == 200
+    out = {"csrf": await csrf_of(browser, headers=session)}
+    ended = await browser.post("/web/signout", data=out, headers={**headers, **session})
+    assert ended.headers["set-cookie"].startswith("__Host-")
+    assert "Secure" in ended.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("gpu.example.org:8081", "gpu_agent_session_8081"),
+        ("[::1]:8082", "gpu_agent_session_8082"),
+        ("gpu.example.org", "gpu_agent_session"),
+        ("gpu.example.org:x", "gpu_agent_session"),
+        ("", "gpu_agent_session"),
+    ],
+)
+def test_the_name_of_the_cookie_has_the_port_that_the_browser_calls(host: str, name: str) -> None:
+    assert cookie_name(host) == name
+    assert cookie_name(host, encrypted=True) == f"__Host-{name}"
+
+
+async def test_two_registries_of_one_host_leave_each_others_sessions_alone(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    async with fleet() as other, serving(other.service) as second:
+        await sign_in(browser, await token_of(played))
+        await sign_in(second, await token_of(other))
+        both = {"Cookie": "; ".join(f"{cookie_of(one)}={session_of(one)}" for one in (browser, second))}
+        assert (await browser.get("/nodes", headers=both)).status_code == 200
+        assert (await second.get("/nodes", headers=both)).status_code == 200
+        foreign = {"Cookie": f"{cookie_of(browser)}={session_of(browser)}"}
+        second.cookies.clear()
+        page = await second.get("/signin", headers=foreign)
+        assert (page.status_code, "set-cookie" in page.headers) == (200, False)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +132,7 @@ async def test_a_session_outlives_a_restart_of_the_registry(tmp_path: Path) -> N
         session = session_of(first)
     assert session is not None
     async with running(store=SqliteStore(database), auth_on=True) as service, serving(service) as second:
-        second.cookies.set(COOKIE, session)
+        second.cookies.set(cookie_of(second), session)
         assert (await second.get("/nodes")).status_code == 200
 
 
@@ -172,9 +210,8 @@ async def test_the_api_takes_no_session_and_the_page_no_bearer_token(
     assert (await browser.get("/v1/nodes")).status_code == 401
     session = session_of(browser) or ""
     assert (await browser.get("/v1/nodes", headers=bearer(session))).status_code == 401
-    browser.cookies.set(COOKIE, token, domain=browser.base_url.host)
     browser.cookies.clear()
-    browser.cookies.set(COOKIE, token)
+    browser.cookies.set(cookie_of(browser), token)
     assert (await browser.get("/nodes")).status_code == 303
 
 

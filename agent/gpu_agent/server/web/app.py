@@ -39,6 +39,8 @@ STATIC = "/web/static/"
 _MODULES = (overview, nodes, node, jobs, events, actions)
 _FOR_GOOD = "public, max-age=31536000, immutable"
 _PATHS = frozenset({"/", "/nodes", "/jobs", "/events", "/signin"})
+_OF_SCRIPT = frozenset({"/web/stream", "/web/session"})
+"""What the pages' script asks for."""
 _BELOW = ("/nodes/", "/jobs/", "/web/")
 
 _Handler = Callable[[Request], Awaitable[Response]]
@@ -165,7 +167,7 @@ class FleetPages:
     def _without_session(self, request: Request) -> Response:
         if session_token(request) is not None:  # without any, a person has merely opened the page
             self._checks.log_unauthorized(request, "unknown session")
-        if request.url.path.startswith("/web/"):  # the script asks, and goes to the sign-in by itself
+        if request.url.path in _OF_SCRIPT:  # it goes to the sign-in by itself
             return Response(status_code=HTTPStatus.UNAUTHORIZED, headers=PAGE_HEADERS)
         return see(signin_path(request))
 

@@ -6,6 +6,9 @@ derived from it (HMAC), and a request that changes something must also name this
 
 `SameSite=Lax`: of what another site's page makes a browser send, only following a link brings the cookie, so
 that a link in a chat or a mail opens the page. That is a GET, and no GET of the fleet page changes anything.
+
+Cookies ignore ports. So the name has the port by which the browser calls the registry: two registries on one
+host leave each other's sessions alone. With TLS the prefix `__Host-` keeps other hosts out.
 """
 
 import hashlib
@@ -15,27 +18,54 @@ from urllib.parse import urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-COOKIE = "gpu_agent_session"
 CSRF_FIELD = "csrf"
+_COOKIE = "gpu_agent_session"
+_HOST_PREFIX = "__Host-"
 _LONGEST_NEXT = 2048
 _CSRF_CONTEXT = b"gpu-agent fleet page form"
 
 
+def cookie_name(host: str, *, encrypted: bool = False) -> str:
+    """Return the name of the cookie of a registry, given the `Host` header of a request."""
+    try:
+        port = urlsplit(f"//{host}").port
+    except ValueError:
+        port = None
+    name = _COOKIE if port is None else f"{_COOKIE}_{port}"
+    return _HOST_PREFIX + name if encrypted else name
+
+
 def session_token(request: Request) -> str | None:
     """Return the token that the browser shows; None without one."""
-    return request.cookies.get(COOKIE)
+    name = _shown_name(request)
+    return None if name is None else request.cookies[name]
 
 
-def set_session(response: Response, token: str, *, seconds: float, encrypted: bool) -> None:
+def set_session(request: Request, response: Response, token: str, *, seconds: float) -> None:
     """Give the browser a session."""
+    encrypted = _is_encrypted(request)
+    name = cookie_name(_host(request), encrypted=encrypted)
     response.set_cookie(
-        COOKIE, token, max_age=int(seconds), path="/", secure=encrypted, httponly=True, samesite="lax"
+        name, token, max_age=int(seconds), path="/", secure=encrypted, httponly=True, samesite="lax"
     )
 
 
-def end_session(response: Response) -> None:
-    """Have the browser forget its session."""
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+def end_session(request: Request, response: Response) -> None:
+    """Have the browser forget the session that it shows."""
+    name = _shown_name(request)
+    if name is not None:
+        secure = name.startswith(_HOST_PREFIX)
+        response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def _shown_name(request: Request) -> str | None:
+    """Return the name of the cookie that the browser shows: behind a proxy with TLS only it tells of TLS."""
+    names = (cookie_name(_host(request), encrypted=encrypted) for encrypted in (True, False))
+    return next((name for name in names if name in request.cookies), None)
+
+
+def _host(request: Request) -> str:
+    return request.headers.get("host", "")
 
 
 def csrf_of(secret: str) -> str:
@@ -48,7 +78,7 @@ def is_csrf(shown: str, expected: str) -> bool:
     return hmac.compare_digest(shown.encode(), expected.encode())
 
 
-def is_encrypted(request: Request) -> bool:
+def _is_encrypted(request: Request) -> bool:
     """Whether the browser speaks TLS: to this port, or to a proxy before it, as the page's origin shows."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 

@@ -21,13 +21,7 @@ from gpu_agent.server.http_headers import plausible_token
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.checks import PageChecks, log_call
 from gpu_agent.server.web.rendering import render
-from gpu_agent.server.web.session import (
-    end_session,
-    is_encrypted,
-    local_path,
-    session_token,
-    set_session,
-)
+from gpu_agent.server.web.session import end_session, local_path, set_session
 from gpu_agent.server.web.visit import PAGE_HEADERS, PageError, Visit, see
 
 _CREATE = "gpu-agent registry token create --operator read --name ana"
@@ -65,8 +59,7 @@ async def show_signin(request: Request, registry: RegistryService, checks: PageC
     ended = request.query_params.get("ended") == "1"
     problem = "Your session has ended. Sign in again: you return to the page where you were."
     response = _page(request, wanted=wanted, problem=problem if ended else "")
-    if session_token(request) is not None:
-        end_session(response)
+    end_session(request, response)
     return response
 
 
@@ -127,7 +120,7 @@ async def _begin_session(
         raise PageError(status, "You could not be signed in", session.message)
     response = see(wanted)
     log_call(request, credential.token_id, credential.name, status=response.status_code)
-    set_session(response, session.token, seconds=SESSION_SECONDS, encrypted=is_encrypted(request))
+    set_session(request, response, session.token, seconds=SESSION_SECONDS)
     return response
 
 
@@ -137,7 +130,7 @@ async def sign_out(visit: Visit) -> Response:
         visit.raise_if_refused(await visit.registry.tokens.revoke(visit.person.token_id))
     response = visit.go_to("/signin")
     log_call(visit.request, visit.person.token_id, visit.person.name, status=response.status_code)
-    end_session(response)
+    end_session(visit.request, response)
     return response
 
 
