@@ -144,6 +144,38 @@ def test_a_hook_that_is_not_there_or_no_program_is_warned_of_with_the_next_step(
     ]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
+def test_a_receiver_that_gets_no_alarm_is_warned_of_as_its_test_would_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, secret, empty = tmp_path / "plain", tmp_path / "secret", tmp_path / "empty"
+    for file, text, mode in ((plain, "x", 0o644), (secret, "s" * 32, 0o644), (empty, "", 0o600)):
+        file.write_text(text)
+        file.chmod(mode)
+    tables = {
+        "signed": f'url = "https://hooks.example"\nsecret_file = "{secret}"',
+        "chat": f'format = "slack"\nurl_file = "{empty}"',
+        "gone": f'url_file = "{tmp_path}/gone"',
+        "pager": 'command = ["/nonexistent/page", "-q"]',
+        "script": f'command = ["{plain}"]',
+        "works": 'command = ["sh", "-c", "true"]',
+    }
+    text = "\n".join(f'[[notify]]\nname = "{name}"\n{keys}' for name, keys in tables.items())
+    assert main(["config", "check", "registry", "--config", written(tmp_path, text)]) == 0
+    said = [one.partition(": no alarms reach ")[2] for one in capsys.readouterr().out.splitlines()[1:]]
+    open_to_all = (
+        f"signed: every user of this machine may read secret_file {secret}: run `chmod o-rwx {secret}`, and "
+        "replace the secret if others use the machine"
+    )
+    assert said == [
+        open_to_all,
+        f"chat: url_file {empty} is empty",
+        f"gone: url_file {tmp_path}/gone cannot be read (No such file or directory)",
+        "pager: the command page cannot be started (No such file or directory)",
+        "script: the command plain cannot be started (Permission denied)",
+    ]
+
+
 def test_a_mistyped_variable_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

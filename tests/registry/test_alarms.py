@@ -24,6 +24,7 @@ from gpu_agent.registry.alarms import (
     ReceiverState,
     SendMessage,
     StorePosition,
+    TrialDelivered,
     missed_before,
 )
 from gpu_agent.wire.api import RegistryEvent
@@ -91,6 +92,17 @@ def test_a_message_that_fails_is_sent_again_with_what_happened_meanwhile() -> No
     assert sent(ops.wake(9.0)) == [1, 2]
     assert ops.handle(MessageDelivered(), 9.5) == (StorePosition(2),)
     assert (ops.waiting, ops.failures, ops.deadline) == (0, 0, None)
+
+
+def test_a_test_message_that_is_taken_ends_the_pause() -> None:
+    ops = receiver()
+    ops.handle(read(1), 0.0)
+    assert ops.handle(TrialDelivered(), 0.5) == ()
+    assert ops.deadline == GATHER_SECONDS
+    ops.wake(2.0)
+    ops.handle(MessageFailed(lasting=True, retry_after_seconds=900), 3.0)
+    ops.handle(TrialDelivered(), 4.0)
+    assert sent(ops.wake(4.0)) == [1]
 
 
 def test_pauses_double_up_to_five_minutes() -> None:
@@ -226,6 +238,8 @@ class World:
                     self.wanted.add(self.newest)
             quiet = self.chance.random() < 0.1
             self.do(self.ops.handle(QuietHoursChanged(quiet), self.now), may_fail=may_fail)
+            if self.chance.random() < 0.05:
+                self.do(self.ops.handle(TrialDelivered(), self.now), may_fail=may_fail)
         else:
             self.ops.handle(QuietHoursChanged(quiet=False), self.now)
         self.read()

@@ -37,6 +37,7 @@ from gpu_agent.runtime.config.sources import (
 )
 from gpu_agent.runtime.logs import REDACTED, is_secret_name, redact_secrets
 from gpu_agent.server import settings as registry
+from gpu_agent.server.notify.access import unusable
 
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _COLUMNS = (Column(head="SETTING"), Column(head="VALUE", wraps=True), Column(head="FROM", wraps=True))
@@ -327,6 +328,7 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
     yield from _limits_without_effect(configuration)
     yield from _exposed_secrets(configuration)
     yield from _hook_that_fails(configuration)
+    yield from _receivers_that_fail(configuration)
     mode = stat.S_IMODE(configuration.file.stat().st_mode) if configuration.file_is_there else 0
     if mode & stat.S_IWOTH:
         yield (
@@ -373,6 +375,16 @@ def _hook_that_fails(configuration: Configuration) -> Iterator[str]:
         else:
             why = f"there is no file {program}; put it there, or name another"
         yield f"warning: {one.origin}: checks.hook fails: {why}"
+
+
+def _receivers_that_fail(configuration: Configuration) -> Iterator[str]:
+    """Warn of receivers of alarms that get nothing, as `registry notify test` does."""
+    by_key = {one.key: one for one in configuration.settings}
+    notify, plaintext = by_key.get("notify"), by_key.get("insecure_plaintext")
+    for receiver in notify.value if notify is not None and isinstance(notify.value, tuple) else ():
+        problem = unusable(receiver, plaintext=plaintext is not None and plaintext.value is True)
+        if notify is not None and problem is not None:
+            yield f"warning: {notify.origin}: no alarms reach {receiver.name}: {problem}"
 
 
 def _limits_without_effect(configuration: Configuration) -> Iterator[str]:

@@ -79,7 +79,12 @@ class QuietHoursChanged:
     quiet: bool
 
 
-ReceiverEvent = EventsRead | MessageDelivered | MessageFailed | QuietHoursChanged
+@dataclass(frozen=True, slots=True)
+class TrialDelivered:
+    """The receiver has taken a test message: what has failed may be sent again now."""
+
+
+ReceiverEvent = EventsRead | MessageDelivered | MessageFailed | QuietHoursChanged | TrialDelivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,10 @@ class AlarmReceiver:
                 return self._failed(event, now)
             case QuietHoursChanged(quiet):
                 self.quiet = quiet
+                return ()
+            case TrialDelivered():
+                if self.state is ReceiverState.WAITING:
+                    self._due = now
                 return ()
             case _ as unreachable:
                 assert_never(unreachable)

@@ -244,6 +244,7 @@ class RegistryService:
         alarms = AlarmSource(
             event_log=self.event_log,
             labels_of=self._labels_of,
+            status_of=self._status_of,
             registry=socket.gethostname() if lead is None else lead.name,
             plaintext=settings.insecure_plaintext,
             clock=self._clock,
@@ -420,6 +421,11 @@ class RegistryService:
         """Return a node's labels; None where there is none with this id."""
         record = self._fleet.node(node_id)
         return None if record is None else record.declared.labels
+
+    def _status_of(self, node_id: str) -> str | None:
+        """Return a node's status; None where there is none with this id."""
+        record = self._fleet.node(node_id)
+        return None if record is None else record.status
 
     def claims(
         self,

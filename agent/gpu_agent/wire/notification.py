@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gpu_agent.wire.api import RegistryEvent
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.documents import ApiAnswer, open_words
 from gpu_agent.wire.probe_document import DIALECT
 
@@ -20,7 +21,15 @@ class NotifiedEvent(ApiAnswer):
     """An event, with the sentence that people read."""
 
     event: RegistryEvent = Field(description="As `GET /v1/events` shows it.")
-    text: str = Field(description="What happened, with the node: one line of printable characters.")
+    text: str = Field(
+        description="What happened, with the node: one line of printable characters. With its time where it "
+        "is older than a minute, and the node's status by now where that has changed since."
+    )
+    status_now: Annotated[str, open_words(*NodeStatus)] | None = Field(
+        default=None,
+        description="The node's status when the message is sent; null without a node, or for one that is "
+        "not known any more.",
+    )
 
 
 class Notification(ApiAnswer):

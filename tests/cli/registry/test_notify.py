@@ -38,7 +38,7 @@ def test_what_waits_for_each_receiver_and_why_one_fails_is_shown(capsys: pytest.
     assert [row.split() for row in capsys.readouterr().out.splitlines()] == [
         ["RECEIVER", "FORMAT", "STATE", "WAITING", "LAG", "DELIVERED", "NEXT"],
         ["ops", "json", "idle", "0", "-", time.strftime("%H:%M:%S", time.localtime(at)), "-"],
-        ["chat", "slack", "waiting", "12", "5", "min", "-", "40", "s"],
+        ["chat", "slack", "waiting", "12", "5", "min", "not", "since", "the", "start", "40", "s"],
         ["chat:", "hooks.slack.com", "answers", "HTTP", "404"],
     ]
 
@@ -80,8 +80,15 @@ def test_a_receiver_that_there_is_not_is_answered_with_the_nearest(
 ) -> None:
     answers: dict[str, Mapping[str, object] | Refusal] = {
         PATH: {"receivers": [receiver("ops-slack")]},
-        "POST /v1/receivers/ops/test": Refusal(404, "UNKNOWN_RECEIVER", "no receiver is called 'ops'"),
+        "POST /v1/receivers/ops/test": Refusal(404, "UNKNOWN_RECEIVER", "see GET /v1/receivers"),
     }
     with standing_in(answers) as registry:
         assert main(["registry", "notify", "test", "ops", "--server", registry.api]) == 6
-    assert "did you mean ops-slack?" in capsys.readouterr().err
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(
+            "no receiver of alarms is called 'ops': see `gpu-agent registry notify list`; "
+            "did you mean ops-slack?"
+        )
+    )

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import httpx
+
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.notify.webhook import post_message
 from gpu_agent.wire.notification import Notification
@@ -50,6 +52,11 @@ async def test_the_documented_receiver_takes_what_is_signed(tmp_path: Path) -> N
         while not listens:
             listens = "not reached" not in (await post("wrong") or "")
         assert "HTTP 403" in (await post("wrong") or "")
+        async with httpx.AsyncClient() as client:
+            for signature in (None, "", "nonsense", "t=1", f"t=x,v1={'0' * 64}", "t=1,v1=\u00e9"):
+                headers = [] if signature is None else [(b"X-Gpu-Agent-Signature", signature.encode())]
+                refused = await client.post(f"http://127.0.0.1:{port}/", content=b"{}", headers=headers)
+                assert refused.status_code == 403, signature
         assert await post("right") is None
         assert receiver.stdout is not None
         assert (await receiver.stdout.readline()).decode().startswith("2 events of 2 nodes")

@@ -1,12 +1,13 @@
 """What receivers read: the documented JSON, Slack's blocks and Teams' cards, also of hostile names."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from gpu_agent.registry.alarms import SendMessage
-from gpu_agent.server.notify.message import EventFilter, body_of, notification, trial
+from gpu_agent.server.notify.message import EventFilter, Present, body_of, notification, trial
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.notification import SHOWN_EVENTS, Notification
@@ -19,10 +20,20 @@ def offline(number: int, hostname: str = "rack1-n7", *, status: str = "offline")
     return RegistryEvent(100.0 + number, "node_status_changed", f"node-{hostname}", fields, number)
 
 
-def written(*events: RegistryEvent, form: str = "json", missed: int = 0) -> Any:  # noqa: ANN401 - what each test reads
+def written(
+    *events: RegistryEvent,
+    form: str = "json",
+    missed: int = 0,
+    at: float = 1.0,
+    statuses: Mapping[str, str] | None = None,
+) -> Any:  # noqa: ANN401 - what each test reads
+    """Write them; without `statuses` each node is what its last event says."""
     through = max((one.id or 0 for one in events), default=7)
-    document = notification(SendMessage(events, missed, through), receiver="ops", registry="r", sent_at=1.0)
-    return json.loads(body_of(document, events, form))
+    said = {one.node_id or "": str(one.fields.get("to")) for one in events}
+    now = Present(at, (said if statuses is None else statuses).get)
+    message = SendMessage(events, missed, through)
+    document = notification(message, receiver="ops", registry="r", now=now)
+    return json.loads(body_of(document, message, form, now=now))
 
 
 def texts(part: object) -> list[str]:
@@ -48,6 +59,39 @@ def test_what_cannot_be_named_is_counted_first() -> None:
     assert document.event_ids == (8,)
     alone = Notification.model_validate(written(missed=3))
     assert (alone.event_ids, alone.delivery_id) == ((), "ops:7-7")
+
+
+@pytest.mark.parametrize("form", ["slack", "teams"])
+def test_what_can_only_be_counted_is_shown_in_a_chat_too(form: str) -> None:
+    counted = "3 events missed: they came faster than they were read"
+    assert counted in "\n".join(texts(written(missed=3, form=form)))
+    assert all(texts(written(missed=3, form=form)))
+    assert counted in "\n".join(texts(written(offline(8), missed=3, form=form)))
+
+
+def test_a_late_message_says_when_it_happened_and_what_the_nodes_are_by_now() -> None:
+    events = [offline(number, f"n{number}") for number in range(1, 4)]
+    by_now = {"node-n1": "ready", "node-n2": "offline"}
+    document = Notification.model_validate(written(*events, at=3600.0, statuses=by_now))
+    assert document.text == (
+        "3 events of 3 nodes, the first: 00:01:41 UTC, n1: ready → offline: heartbeat_timeout (by now ready)"
+    )
+    assert [(one.text, one.status_now) for one in document.events[1:]] == [
+        ("00:01:42 UTC, n2: ready → offline: heartbeat_timeout", "offline"),
+        ("00:01:43 UTC, n3: ready → offline: heartbeat_timeout (by now removed)", None),
+    ]
+    assert "UTC" not in written(*events, at=161.0)["text"]
+
+
+def test_a_late_chat_shows_from_when_to_when_and_parts_nodes_that_are_back() -> None:
+    events = [offline(number, f"n{number}") for number in range(1, 4)]
+    by_now = {"node-n1": "ready", "node-n2": "offline", "node-n3": "ready"}
+    body = written(*events, at=86_400.0, statuses=by_now, form="slack")
+    when = "1970-01-01 00:01:41 to 1970-01-01 00:01:43 UTC"
+    assert body["blocks"][0]["text"]["text"].splitlines() == [
+        f"{when}, n1, n3: ready → offline: heartbeat_timeout (by now ready)",
+        "1970-01-01 00:01:42 UTC, n2: ready → offline: heartbeat_timeout",
+    ]
 
 
 def test_slack_shows_what_several_nodes_have_in_common_in_a_line() -> None:
@@ -97,7 +141,8 @@ def test_a_thousand_different_events_fit_into_what_a_chat_takes(form: str) -> No
 
 def test_a_test_message_says_that_it_is_one() -> None:
     message = trial(5.0)
-    document = notification(message, receiver="ops", registry="r", sent_at=5.0, test=True)
+    now = Present(5.0, dict[str, str]().get)
+    document = notification(message, receiver="ops", registry="r", now=now, test=True)
     assert (document.test, document.event_ids, document.delivery_id) == (True, (), "ops:notify_test")
 
 

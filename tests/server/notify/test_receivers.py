@@ -157,6 +157,36 @@ async def test_a_receiver_that_fails_gets_every_event_later_and_shows_why_until_
     assert "secret" not in caplog.text
 
 
+async def test_a_test_message_that_is_taken_sends_at_once_what_waits(
+    hook: AlarmWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarms, "MOST_RETRY_SECONDS", 3600.0)
+    hook.faults.append(answer("404 No"))
+    async with alarming(to(hook.url())) as service, node(service) as peer:
+        await peer.register()
+        ids = await cordon(service, peer.node_id)
+        await until(lambda: service.notifier.views()[0].problem, what="the receiver fails")
+        tried = await service.notifier.test("ops")
+        assert tried is not None
+        assert tried.delivered
+        await until(lambda: hook.ids == ids, what="what waited arrives")
+
+
+async def test_a_message_that_comes_late_says_what_the_node_is_by_now() -> None:
+    async with webhook() as hook:
+        pass  # its port, and nobody listens there
+    receiver = to(hook.url(), events=["node_status_changed:registering"])
+    async with alarming(receiver) as service, node(service) as peer:
+        await peer.register(hostname="rack1-n7")
+        await until(lambda: service.notifier.views()[0].problem, what="the receiver fails")
+        assert await service.remove(peer.node_id) is None
+        async with webhook(known=hook):
+            await until(lambda: hook.taken, what="it is back")
+    (shown,) = Notification.model_validate(hook.taken[0].document).events
+    assert shown.text == "rack1-n7: new → registering: registered (by now removed)"
+    assert shown.status_now is None
+
+
 async def test_an_endless_answer_is_an_answer(hook: AlarmWebhook) -> None:
     hook.faults.extend(["endless"] * 2)
     async with alarming(to(hook.url())) as service, node(service) as peer:

@@ -57,7 +57,8 @@ def declare_test() -> Declaration:
     """Declare what it takes, and its help."""
     return Declaration(
         about="Have the registry that runs send a test message to one receiver of alarms, or to each, "
-        "and print what became of it. Quiet hours do not count, and what waits goes on waiting.",
+        "and print what became of it. Quiet hours do not count. A receiver that takes it gets at once what "
+        "has failed before.",
         example="gpu-agent registry notify test ops",
         exits={ExitCode.OK: "every receiver took it", ExitCode.FAILED: "one did not, or there is none"},
         params=[
@@ -100,7 +101,10 @@ def _test(api: Api, name: str) -> Answer[ReceiverTest]:
         if refused.problem_code != "UNKNOWN_RECEIVER":
             raise
         near = did_you_mean(name, (one.name for one in _receivers(api).model.receivers))
-        raise Failure(f"{refused}{near}", code=ExitCode.REFUSED) from None
+        raise Failure(
+            f"no receiver of alarms is called {name!r}: see `gpu-agent registry notify list`{near}",
+            code=ExitCode.REFUSED,
+        ) from None
 
 
 def _problem(name: str, problem: str) -> Line:
@@ -109,7 +113,7 @@ def _problem(name: str, problem: str) -> Line:
 
 def _row(one: ReceiverView, now: float) -> Row:
     lag = "-" if one.lag_seconds is None else duration_in_words(one.lag_seconds)
-    delivered = "-" if one.delivered_at is None else clock(one.delivered_at, now)
+    delivered = "not since the start" if one.delivered_at is None else clock(one.delivered_at, now)
     following = "-" if one.next_attempt_seconds is None else duration_in_words(one.next_attempt_seconds)
     state = Piece(one.state, "red" if one.problem is not None else "")
     cells = (one.name, one.format, state, str(one.waiting), lag, delivered, following)

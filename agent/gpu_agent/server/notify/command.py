@@ -35,19 +35,18 @@ DELIVERED = Outcome()
 async def run_command(command: tuple[str, ...], body: bytes) -> Outcome:
     """Run a command with a message; never raises for what it does."""
     program = Path(command[0]).name
-    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            env={"PATH": _PATH, **passed_on},
+            env=command_environment(),
             start_new_session=True,
         )
     except (OSError, ValueError) as error:  # ValueError: a word holds a NUL
         reason = getattr(error, "strerror", None) or error
-        return Outcome(f"the command {program} cannot be started ({reason})", lasting=True)
+        return Outcome(not_started(command[0], reason), lasting=True)
     try:
         async with asyncio.timeout(COMMAND_SECONDS):
             await _feed(process, body)
@@ -64,6 +63,16 @@ async def run_command(command: tuple[str, ...], body: bytes) -> Outcome:
     if code:
         return Outcome(f"the command {program} failed with exit status {code}")
     return DELIVERED
+
+
+def command_environment() -> dict[str, str]:
+    """Return the variables that a command gets."""
+    return {"PATH": _PATH, **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}}
+
+
+def not_started(program: str, reason: object) -> str:
+    """Say that a program cannot be started."""
+    return f"the command {Path(program).name} cannot be started ({reason})"
 
 
 async def _feed(process: asyncio.subprocess.Process, body: bytes) -> None:

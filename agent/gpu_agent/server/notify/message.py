@@ -5,7 +5,9 @@ printable characters, and are sent where no markup is read: as Slack's `plain_te
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gpu_agent.registry.alarms import SendMessage
@@ -17,6 +19,9 @@ from gpu_agent.wire.notification import SHOWN_EVENTS, TEST_EVENT, Notification, 
 
 SHOWN_LINES = 10
 """Of a message for people."""
+LATE_SECONDS = 60.0
+"""What is older when it is sent is shown with its time."""
+_DAY = "%Y-%m-%d"
 _SHOWN_HOSTS = 5
 _MOST_LINE = 300
 _MOST_IDS = 300
@@ -25,6 +30,19 @@ _SLACK_TEXT = 2900
 
 LabelsOf = Callable[[str], Mapping[str, str] | None]
 """Returns the labels of a node; None for one that is not known any more."""
+
+
+StatusOf = Callable[[str], str | None]
+"""Returns the status of a node now; None for one that is not known any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What holds when a message is sent, which may be long after its events."""
+
+    at: float
+    """Unix time in seconds."""
+    status_of: StatusOf
 
 
 class EventFilter:
@@ -67,33 +85,30 @@ class EventFilter:
 
 
 def notification(
-    message: SendMessage, *, receiver: str, registry: str, sent_at: float, test: bool = False
+    message: SendMessage, *, receiver: str, registry: str, now: Present, test: bool = False
 ) -> Notification:
     """Write a message as the document that webhooks and commands get."""
-    events = message.events
-    if message.missed:
-        at = events[0].at if events else sent_at
-        events = (RegistryEvent(at, MISSED, fields={"count": message.missed}), *events)
+    events = _events(message, now)
     ids = tuple(one.id for one in events if one.id is not None)
     first, last = (ids[0], ids[-1]) if ids else (message.through, message.through)
     return Notification(
         delivery_id=f"{receiver}:{TEST_EVENT if test else f'{first}-{last}'}",
         receiver=receiver,
         registry=registry,
-        sent_at=round(sent_at, 3),
-        text=_headline(events),
+        sent_at=round(now.at, 3),
+        text=_headline(events, now),
         event_ids=ids,
-        events=tuple(NotifiedEvent(event=one, text=_event_text(one)) for one in events[:SHOWN_EVENTS]),
+        events=tuple(_notified(one, now) for one in events[:SHOWN_EVENTS]),
         test=test,
     )
 
 
-def body_of(document: Notification, events: Sequence[RegistryEvent], form: str) -> bytes:
-    """Write a message as a receiver of this format reads it; `events` are all for which it stands."""
+def body_of(document: Notification, message: SendMessage, form: str, *, now: Present) -> bytes:
+    """Write a message as a receiver of this format reads it."""
     if form == "slack":
-        return _json(_slack(document, events))
+        return _json(_slack(document, _lines(_events(message, now), now)))
     if form == "teams":
-        return _json(_teams(document, events))
+        return _json(_teams(document, _lines(_events(message, now), now)))
     return document.model_dump_json().encode()
 
 
@@ -107,44 +122,84 @@ def trial(sent_at: float) -> SendMessage:
     return SendMessage((RegistryEvent(round(sent_at, 3), TEST_EVENT),), 0, 0)
 
 
-def _headline(events: Sequence[RegistryEvent]) -> str:
+def _events(message: SendMessage, now: Present) -> Sequence[RegistryEvent]:
+    """Return all for which a message stands: what can only be counted comes first."""
+    events = message.events
+    if not message.missed:
+        return events
+    at = events[0].at if events else now.at
+    return (RegistryEvent(at, MISSED, fields={"count": message.missed}), *events)
+
+
+def _notified(event: RegistryEvent, now: Present) -> NotifiedEvent:
+    status = None if event.node_id is None else now.status_of(event.node_id)
+    return NotifiedEvent(event=event, text=_event_text(event, now), status_now=status)
+
+
+def _headline(events: Sequence[RegistryEvent], now: Present) -> str:
     if len(events) == 1:
-        return _event_text(events[0])
+        return _event_text(events[0], now)
     nodes = {one.node_id for one in events if one.node_id is not None}
-    first = _event_text(events[0])
+    first = _event_text(events[0], now)
     return f"{len(events)} events of {len(nodes)} node{'' if len(nodes) == 1 else 's'}, the first: {first}"
 
 
-def _event_text(event: RegistryEvent) -> str:
+def _event_text(event: RegistryEvent, now: Present) -> str:
     where = _where(event)
-    return f"{where}: {_sentence(event)}" if where else _sentence(event)
+    sentence = _sentence(event, now)
+    return f"{_when((event,), now)}{where}: {sentence}" if where else f"{_when((event,), now)}{sentence}"
+
+
+def _when(events: Sequence[RegistryEvent], now: Present) -> str:
+    """Say when these happened, in front of a line; empty where the message comes at once."""
+    first, last = events[0].at, events[-1].at
+    if now.at - first <= LATE_SECONDS:
+        return ""
+    form = "%H:%M:%S" if _utc(first, _DAY) == _utc(now.at, _DAY) else f"{_DAY} %H:%M:%S"
+    times = [_utc(at, form) for at in (first, last)]
+    return f"{' to '.join(dict.fromkeys(times))} UTC, "
+
+
+def _utc(at: float, form: str) -> str:
+    return time.strftime(form, time.gmtime(at))
 
 
 def _where(event: RegistryEvent) -> str:
     return clip_quote(one_line(str(event.fields.get("hostname") or event.node_id or "")))
 
 
-def _sentence(event: RegistryEvent) -> str:
+def _sentence(event: RegistryEvent, now: Present) -> str:
     if event.event == TEST_EVENT:
         return "this is a test: this receiver gets the alarms of the registry"
     text = one_line(event_sentence(event))
-    return text if len(text) <= _MOST_LINE else f"{text[: _MOST_LINE - 1]}…"
+    text = text if len(text) <= _MOST_LINE else f"{text[: _MOST_LINE - 1]}…"
+    return f"{text}{_since_then(event, now)}"
 
 
-def _lines(events: Sequence[RegistryEvent]) -> list[str]:
+def _since_then(event: RegistryEvent, now: Present) -> str:
+    """Say which status a node has by now, where an event gave it another one."""
+    if "to" not in event.fields or event.node_id is None:
+        return ""
+    status = now.status_of(event.node_id)
+    if status == event.fields["to"]:
+        return ""
+    return " (by now removed)" if status is None else f" (by now {status})"
+
+
+def _lines(events: Sequence[RegistryEvent], now: Present) -> list[str]:
     """Write what happened in a few lines: what several nodes have in common is one."""
-    hosts: dict[str, list[str]] = {}
+    alike: dict[str, list[RegistryEvent]] = {}
     for one in events:
-        hosts.setdefault(_sentence(one), []).append(_where(one))
+        alike.setdefault(_sentence(one, now), []).append(one)
     lines = []
-    for sentence, where in list(hosts.items())[:SHOWN_LINES]:
-        named = [one for one in dict.fromkeys(where) if one]
+    for sentence, those in list(alike.items())[:SHOWN_LINES]:
+        named = [one for one in dict.fromkeys(map(_where, those)) if one]
         more = f" and {len(named) - _SHOWN_HOSTS} more" if len(named) > _SHOWN_HOSTS else ""
-        count = f" ({len(where)} times)" if len(where) > max(1, len(named)) else ""
+        count = f" ({len(those)} times)" if len(those) > max(1, len(named)) else ""
         shown = f"{', '.join(named[:_SHOWN_HOSTS])}{more}: " if named else ""
-        lines.append(f"{shown}{sentence}{count}")
-    if len(hosts) > SHOWN_LINES:
-        lines.append(f"and {len(hosts) - SHOWN_LINES} other things")
+        lines.append(f"{_when(those, now)}{shown}{sentence}{count}")
+    if len(alike) > SHOWN_LINES:
+        lines.append(f"and {len(alike) - SHOWN_LINES} other things")
     return lines
 
 
@@ -168,7 +223,7 @@ def _runs(ids: Sequence[int]) -> str:
     return f"{text[: text.rindex(',', 0, _MOST_IDS)]}, … {ids[-1]} ({len(ids)} in all)"
 
 
-def _slack(document: Notification, events: Sequence[RegistryEvent]) -> Mapping[str, object]:
+def _slack(document: Notification, lines: Sequence[str]) -> Mapping[str, object]:
     """Write the body of an incoming webhook. What `text` holds is escaped; blocks are plain text."""
     escaped = document.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -180,13 +235,13 @@ def _slack(document: Notification, events: Sequence[RegistryEvent]) -> Mapping[s
         "mrkdwn": False,
         "unfurl_links": False,
         "blocks": [
-            {"type": "section", "text": plain("\n".join(_lines(events)))},
+            {"type": "section", "text": plain("\n".join(lines))},
             {"type": "context", "elements": [plain(_foot(document))]},
         ],
     }
 
 
-def _teams(document: Notification, events: Sequence[RegistryEvent]) -> Mapping[str, object]:
+def _teams(document: Notification, lines: Sequence[str]) -> Mapping[str, object]:
     """Write what a Teams workflow ("when a webhook request is received") posts as a card."""
 
     def block(text: str, **style: object) -> Mapping[str, object]:
@@ -205,19 +260,13 @@ def _teams(document: Notification, events: Sequence[RegistryEvent]) -> Mapping[s
                     "fallbackText": document.text,
                     "body": [
                         block(document.text, weight="Bolder"),
-                        *_blocks(_lines(events) if len(events) > 1 else (), block),
+                        *(block(one) for one in lines if one != document.text),
                         block(_foot(document), isSubtle=True, size="Small"),
                     ],
                 },
             }
         ],
     }
-
-
-def _blocks(
-    lines: Iterable[str], block: Callable[[str], Mapping[str, object]]
-) -> Iterable[Mapping[str, object]]:
-    return map(block, lines)
 
 
 def _json(document: Mapping[str, object]) -> bytes:

@@ -23,6 +23,7 @@ from gpu_agent.registry.alarms import (
     ReceiverState,
     SendMessage,
     StorePosition,
+    TrialDelivered,
     missed_before,
 )
 from gpu_agent.runtime.logs import Logger
@@ -31,7 +32,15 @@ from gpu_agent.runtime.tasks import start_alone
 from gpu_agent.server.effects import DOCUMENT
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.notify.command import Outcome, run_command
-from gpu_agent.server.notify.message import EventFilter, LabelsOf, body_of, notification, trial
+from gpu_agent.server.notify.message import (
+    EventFilter,
+    LabelsOf,
+    Present,
+    StatusOf,
+    body_of,
+    notification,
+    trial,
+)
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.views import Clock
 from gpu_agent.wire.notification import ReceiverTest, ReceiverView
@@ -55,6 +64,7 @@ class AlarmSource:
 
     event_log: RegistryEventLog
     labels_of: LabelsOf
+    status_of: StatusOf
     registry: str
     """The name by which messages call it."""
     plaintext: bool
@@ -132,7 +142,7 @@ class Notifier:
             return None
         clock = self._source.clock
         began = clock.monotonic()
-        outcome = await receiver.attempt(trial(clock.wall()), test=True)
+        outcome = await receiver.try_now()
         return ReceiverTest(
             name=name,
             delivered=outcome.problem is None,
@@ -261,16 +271,23 @@ class Receiver:
         if not task.cancelled() and task.exception() is not None:
             self.problem = "a bug has ended it (task_crashed in the log): restart the registry"
 
-    async def attempt(self, message: SendMessage, *, test: bool = False) -> Outcome:
-        """Send one message now."""
+    async def try_now(self) -> Outcome:
+        """Send a test message; where it is taken, what has failed is sent again at once."""
+        outcome = await self._attempt_to_send(trial(self._clock.wall()), test=True)
+        if outcome.problem is None:
+            self._carry_out(self._machine.handle(TrialDelivered(), self._clock.monotonic()))
+        return outcome
+
+    async def _attempt_to_send(self, message: SendMessage, *, test: bool = False) -> Outcome:
+        now = Present(self._clock.wall(), self._source.status_of)
         document = notification(
             message,
             receiver=self.settings.name,
             registry=self._source.registry,
-            sent_at=self._clock.wall(),
+            now=now,
             test=test,
         )
-        body = body_of(document, message.events, self.settings.format)
+        body = body_of(document, message, self.settings.format, now=now)
         if self.settings.command:
             return await run_command(self.settings.command, body)
         from gpu_agent.server.notify.webhook import post_message  # noqa: PLC0415 - needs the extra [registry]
@@ -301,7 +318,9 @@ class Receiver:
             match action:
                 case SendMessage():
                     self._message = action
-                    self._attempt = start_alone(f"notify-{self.settings.name}-send", self.attempt(action))
+                    self._attempt = start_alone(
+                        f"notify-{self.settings.name}-send", self._attempt_to_send(action)
+                    )
                 case StorePosition(position):
                     self._store_position(position)
 

@@ -8,25 +8,21 @@ wrote, which may hold that path.
 import asyncio
 import hashlib
 import hmac
-import os
 import ssl
-import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from gpu_agent.runtime.tasks import in_thread
-from gpu_agent.runtime.tls.contexts import TlsFileError, client_context
 from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.http_connection import BrokenAnswerError, HttpConnection
+from gpu_agent.server.notify.access import Access, UnusableError, check_encrypted, read_access
 from gpu_agent.server.notify.command import DELIVERED, Outcome
-from gpu_agent.server.notify.settings import ReceiverSettings, check_url, is_plaintext
+from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.version import __version__
 
 ATTEMPT_SECONDS = 10.0
@@ -34,11 +30,8 @@ ATTEMPT_SECONDS = 10.0
 SIGNATURE, DELIVERY = "X-Gpu-Agent-Signature", "X-Gpu-Agent-Delivery"
 
 _READ_SECONDS = 5.0
-_MOST_FILE_BYTES = 8192
-_SHORTEST_SECRET = 16
 _REST_SECONDS, _REST_BYTES = 1.0, 64 * 1024
 """How much of an answer's body is read, so that the other side sees its answer taken."""
-_OTHERS = 0o007
 _HTTP, _HTTPS = 80, 443
 _TEMPORARY = frozenset({408, 425, 429})
 """Answers of 4xx after which the same message may be taken."""
@@ -51,20 +44,6 @@ _STEPS: Mapping[int, str] = {
 }
 
 
-class _UnusableError(Exception):
-    """Something that a person has to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """How a webhook is reached now."""
-
-    url: str
-    secret: bytes | None
-    context: ssl.SSLContext | None
-    """None for a URL that is not encrypted."""
-
-
 async def post_message(
     receiver: ReceiverSettings, body: bytes, *, delivery_id: str, plaintext: bool = False
 ) -> Outcome:
@@ -74,15 +53,10 @@ async def post_message(
     """
     try:
         access = await _access(receiver)
-    except _UnusableError as error:
+        check_encrypted(access.url, plaintext=plaintext)
+    except UnusableError as error:
         return Outcome(str(error), lasting=True)
     host = urlsplit(access.url).hostname or ""
-    if is_plaintext(access.url) and not plaintext:
-        return Outcome(
-            f"http://{host} is not encrypted: write https://, or set insecure_plaintext on a network where "
-            "you trust every machine",
-            lasting=True,
-        )
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
             return await _exchange(access, body, delivery_id=delivery_id)
@@ -105,7 +79,7 @@ def signature(secret: bytes, body: bytes, *, at: int) -> str:
     return f"t={at},v1={signed}"
 
 
-async def _exchange(access: _Access, body: bytes, *, delivery_id: str) -> Outcome:
+async def _exchange(access: Access, body: bytes, *, delivery_id: str) -> Outcome:
     parts = urlsplit(access.url)
     host, port = parts.hostname or "", _HTTP if access.context is None else _HTTPS
     headers = {
@@ -167,50 +141,9 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-async def _access(receiver: ReceiverSettings) -> _Access:
-    """Read the files that a webhook needs, as they are now; raises `_UnusableError`."""
+async def _access(receiver: ReceiverSettings) -> Access:
+    """Read the files that a webhook needs, as they are now; raises `UnusableError`."""
     try:
-        return await in_thread("notify-files", partial(_read_files, receiver), deadline_seconds=_READ_SECONDS)
+        return await in_thread("notify-files", partial(read_access, receiver), deadline_seconds=_READ_SECONDS)
     except TimeoutError:
-        raise _UnusableError("the disk with its files does not answer") from None
-
-
-def _read_files(receiver: ReceiverSettings) -> _Access:
-    url = receiver.url
-    if url is None and receiver.url_file is not None:
-        try:
-            url = check_url(_secret("url_file", receiver.url_file).decode())
-        except ValueError as error:
-            raise _UnusableError(f"url_file {receiver.url_file}: {error}") from None
-    secret = None if receiver.secret_file is None else _secret("secret_file", receiver.secret_file)
-    if secret is not None and len(secret) < _SHORTEST_SECRET:
-        raise _UnusableError(
-            f"the secret in {receiver.secret_file} is shorter than {_SHORTEST_SECRET} characters: make one "
-            "with `openssl rand -hex 32`"
-        )
-    context = None
-    if url is not None and urlsplit(url).scheme == "https":
-        try:
-            context = client_context(ca_file=receiver.ca_file, own=None)
-        except TlsFileError as error:
-            raise _UnusableError(str(error)) from None
-    return _Access(url or "", secret, context)
-
-
-def _secret(name: str, path: Path) -> bytes:
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise _UnusableError(f"{name} {path} is no file")
-        with path.open("rb") as file:
-            content = file.read(_MOST_FILE_BYTES).strip()
-    except OSError as error:
-        raise _UnusableError(f"{name} {path} cannot be read ({error.strerror})") from None
-    if os.name == "posix" and mode & _OTHERS:
-        raise _UnusableError(
-            f"every user of this machine may read {name} {path}: run `chmod o-rwx {path}`, and replace the "
-            "secret if others use the machine"
-        )
-    if not content:
-        raise _UnusableError(f"{name} {path} is empty")
-    return content
+        raise UnusableError("the disk with its files does not answer") from None
