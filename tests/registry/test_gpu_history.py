@@ -30,7 +30,7 @@ def record(registry: Registry) -> NodeRecord:
 
 def points(registry: Registry, uuid: str = "GPU-0", *, seconds: float = 900.0) -> list[GpuPoint]:
     node = record(registry)
-    return node.gpu_history.points(node.gpus[uuid], since=registry.now - seconds)
+    return node.gpu_history.points(node.gpus, since=registry.now - seconds)[uuid]
 
 
 def report(registry: Registry, seconds: float = 15.0, count: int = 1, **parts: Any) -> None:
@@ -130,3 +130,10 @@ def test_a_gpu_takes_510_bytes() -> None:
     registry = registry_with(8)
     report(registry, count=8)
     assert record(registry).gpu_history.size_bytes == 8 * 510
+
+
+def test_the_newest_point_has_a_time_once_there_is_one() -> None:
+    assert GpuHistory().newest_at is None
+    registry = registry_with()
+    report(registry)
+    assert record(registry).gpu_history.newest_at == registry.now

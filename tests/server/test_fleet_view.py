@@ -7,8 +7,9 @@ import pytest
 
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.fleet_totals import FleetTotals, node_figures
-from gpu_agent.server.fleet_view import CursorError, FleetView, NodeQuery, Show, Sort
+from gpu_agent.server.fleet_view import MOST_KEPT, CursorError, FleetView, NodeQuery, Show, Sort
 from gpu_agent.server.views import NodeFilter
+from gpu_agent.server.web.live import MOST_STREAMS
 from gpu_agent.wire.codes import NodeStatus
 from tests.registry.harness import Registry, hardware
 from tests.registry.test_claims_at_random import World
@@ -164,3 +165,7 @@ async def test_a_list_that_nobody_asks_for_is_forgotten() -> None:
     registry.now += 61.0
     view.page(NodeQuery(sort=Sort.FREE))
     assert len(view._lists) == 1
+
+
+def test_the_list_of_each_open_page_is_kept() -> None:
+    assert MOST_KEPT > MOST_STREAMS

@@ -6,7 +6,7 @@ holds the free steps, as dispatch does. An unknown figure is a NaN in the ring.
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from math import isnan
 from struct import Struct, error
@@ -72,9 +72,20 @@ class GpuHistory:
         except (error, OverflowError):  # one is unknown, or larger than any GPU's
             layout.pack_into(self._ring, place * layout.size, *map(_packable, gpus.figures))
 
-    def points(self, gpu: GpuState, *, since: float) -> list[GpuPoint]:
-        """Return the points of one GPU from a moment on, the oldest first; none for one that is not known."""
-        return list(self._points(gpu, since)) if gpu.uuid in self._uuids else []
+    @property
+    def newest_at(self) -> int | None:
+        """When the newest point was written, in whole monotonic seconds; None without any."""
+        return self._times[self._newest] if self._newest >= 0 else None
+
+    def points(self, gpus: Gpus, *, since: float) -> dict[str, list[GpuPoint]]:
+        """Return the points of these GPUs from a moment on, by UUID and the oldest first."""
+        found: dict[str, list[GpuPoint]] = {uuid: [] for uuid in gpus}
+        count = len(self._uuids)
+        known = [(own, found[uuid], gpus[uuid]) for own, uuid in enumerate(self._uuids) if uuid in found]
+        for at, figures in self._written(since):
+            for own, points, gpu in known:
+                points.append(_point(at, gpu, figures[own::count]))
+        return found
 
     @property
     def size_bytes(self) -> int:
@@ -89,18 +100,20 @@ class GpuHistory:
             self._ring = bytearray(POINTS * self._layout.size)
             self._times = array("I", bytes(POINTS * array("I").itemsize))
 
-    def _points(self, gpu: GpuState, since: float) -> Iterator[GpuPoint]:
-        count, own = len(self._uuids), self._uuids.index(gpu.uuid)
+    def _written(self, since: float) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """Yield when each place was written, and its columns, the oldest first."""
         for place in (*range(self._newest + 1, POINTS), *range(self._newest + 1)):
-            at = self._times[place]
-            if not at or at < int(since):
-                continue
-            figures = self._layout.unpack_from(self._ring, place * self._layout.size)
-            utilization, steps, temperature, power = map(_known, figures[own::count])
-            used = None
-            if steps is not None and gpu.memory_mb is not None:
-                used = max(0, gpu.memory_mb - (int(steps) + 1) * STEP_MB)
-            yield GpuPoint(float(at), utilization, used, temperature, power)
+            at = self._times[place] if self._times else 0
+            if at and at >= int(since):
+                yield at, self._layout.unpack_from(self._ring, place * self._layout.size)
+
+
+def _point(at: int, gpu: GpuState, figures: Sequence[float]) -> GpuPoint:
+    utilization, steps, temperature, power = map(_known, figures)
+    used = None
+    if steps is not None and gpu.memory_mb is not None:
+        used = max(0, gpu.memory_mb - (int(steps) + 1) * STEP_MB)
+    return GpuPoint(float(at), utilization, used, temperature, power)
 
 
 @cache

@@ -209,18 +209,17 @@ def fleet_figures(totals: FleetTotals, *, waiting_jobs: int) -> FleetFigures:
 
 def gpu_history(record: NodeRecord, clock: Clock) -> NodeGpuHistory:
     """Make the document of what a node's GPUs did in the last 15 minutes."""
-    since = clock.monotonic() - HISTORY_SECONDS
+    points = record.gpu_history.points(record.gpus, since=clock.monotonic() - HISTORY_SECONDS)
     return NodeGpuHistory(
         node_id=record.node_id,
         gpus=tuple(
             GpuHistoryView(
-                uuid=gpu.uuid,
+                uuid=uuid,
                 points=tuple(
-                    GpuPointView(**(point._asdict() | {"at": clock.wall_at(point.at)}))
-                    for point in record.gpu_history.points(gpu, since=since)
+                    GpuPointView(**(point._asdict() | {"at": clock.wall_at(point.at)})) for point in own
                 ),
             )
-            for gpu in record.gpus.values()
+            for uuid, own in points.items()
         ),
     )
 

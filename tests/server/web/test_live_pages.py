@@ -2,8 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import httpx
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from gpu_agent.registry.tokens import Role
 from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web import live
 from gpu_agent.server.web.live import LivePages, LiveView, Part, PartCache, order_mark
+from gpu_agent.wire.fleet_documents import NodeGpuHistory
 from tests.server.api_harness import operator_token
 from tests.server.harness import LOOPBACK, until
 from tests.server.sse import Heard, Parser, Stream
@@ -173,6 +177,56 @@ async def test_the_overview_counts_as_nodes_change(played: Fleet, admin: httpx.A
     assert "<b>1</b><span>of 4 GPUs free</span>" in sent["fig-free"]
 
 
+async def test_viewers_of_two_nodes_get_nothing_while_nothing_changes(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    nodes = [await played.join(Machine(name, count=2)) for name in ("a", "b")]
+    async with AsyncExitStack() as streams:
+        for one in nodes:
+            stream = await streams.enter_async_context(opened(admin, f"/nodes/{one.node_id}"))
+            assert (await stream.next()).name == "alive"
+        heard = [one.name for one in await stream.until("alive")]
+    assert heard == ["alive"]
+
+
+async def test_the_page_of_a_node_says_that_a_gpu_has_vanished_and_that_the_node_has(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "ORDER_SECONDS", 0.1)
+    machine = await played.join(Machine("a", count=2))
+    assert machine.node is not None
+    async with opened(admin, f"/nodes/{machine.node_id}") as stream:
+        machine.count = 1
+        await machine.node.send(machine.registration() | {"node_id": machine.node_id})
+        await stream.until("order")
+    async with opened(admin, f"/nodes/{machine.node_id}") as stream:
+        await played.service.remove(machine.node_id)
+        await stream.until("order")
+
+
+async def test_a_look_at_a_node_reads_no_history_where_nothing_has_changed(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = await played.join(Machine("a", count=2))
+    reads = 0
+    read = RegistryService.gpu_history
+
+    def counted(service: RegistryService, node_id: str) -> NodeGpuHistory | None:
+        nonlocal reads
+        reads += 1
+        return read(service, node_id)
+
+    monkeypatch.setattr(RegistryService, "gpu_history", counted)
+    async with opened(admin, f"/nodes/{machine.node_id}") as stream:
+        await stream.until("alive")
+        await stream.until("alive")
+    assert reads == 1  # for all rows of the page
+
+
+async def nothing() -> None:
+    """Nothing to bring up to date."""
+
+
 class Counted:
     """A page of one part, which counts how often it was rendered."""
 
@@ -213,6 +267,79 @@ async def test_a_part_is_rendered_once_per_change_for_all_viewers() -> None:
         assert [piece async for piece in one] == []
     assert not pages._feeds
     assert not pages._open
+
+
+async def test_open_pages_render_nothing_again_however_many_parts_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "_MOST_PARTS", 10)
+    pages, rendered = LivePages(PartCache(), nothing), Counter[str]()
+
+    def rows_of(page: int) -> LiveView:
+        def render(row: str) -> str:
+            rendered[row] += 1
+            return row
+
+        rows = tuple(f"n-{page}-{number}" for number in range(8))
+        return LiveView("nodes", page, lambda _: [Part(row, 1, partial(render, row)) for row in rows])
+
+    streams = [
+        pages.stream(rows_of(page), since="", mark="", token_id=None, is_valid=lambda: True)
+        for page in range(4)
+    ]
+    for one in streams:
+        assert b"alive" in await anext(one)
+        assert b"n-" in await anext(one)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(anext(one, b"")) for one in streams]
+        await pages._next_look()
+        await pages._next_look()
+        pages.close()
+    assert [one.result() for one in waiting] == [b""] * 4
+    assert set(rendered.values()) == {1}
+
+
+async def test_a_long_look_lets_other_tasks_run_and_loses_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SLICE_SECONDS", 0.0)
+    cache, look = PartCache(), 0
+    pages = LivePages(cache, nothing)
+
+    def parts(_: Sequence[str]) -> list[Part]:
+        return [Part(f"x{number}", look, lambda: f"<p>{look}</p>") for number in range(3)]
+
+    view = LiveView("p", "key", parts)
+    stream = pages.stream(view, since="", mark="", token_id=None, is_valid=lambda: True)
+    opening = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    assert not opening.done()
+    look = 1  # while the look waits, another page renders the first part again
+    cache.rendered(parts(())[0])
+    await opening
+    assert (await anext(stream)).count(b"<p>1</p>") == 3
+    pages.close()
+
+
+def test_rendered_parts_are_bounded_in_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_MOST_CHARACTERS", 10_000)
+    cache = PartCache()
+    for number in range(50):
+        cache.rendered(Part(f"x{number % 30}", number, lambda: "x" * 1000))
+    assert cache.characters == 10_000
+    assert len(cache._parts) == 10
+
+
+async def test_made_up_marks_make_no_further_feeds() -> None:
+    pages, counted = LivePages(PartCache(), nothing), Counted()
+    streams = [
+        pages.stream(counted.view(), since="", mark=f"made-up-{n}", token_id=None, is_valid=lambda: True)
+        for n in range(5)
+    ]
+    for one in streams:
+        await anext(one)
+    assert len(pages._feeds) == 1
+    pages.close()
+    for one in streams:
+        await one.aclose()
 
 
 async def test_a_viewer_that_reads_slowly_gets_the_newest_state_alone() -> None:

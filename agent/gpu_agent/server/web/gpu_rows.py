@@ -3,10 +3,11 @@
 A sparkline is the path of an SVG: a line, and dashes where nothing was known.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable, step_of
 from gpu_agent.server.web.live import Part
 from gpu_agent.server.web.rendering import gpu_url, render
@@ -71,24 +72,39 @@ class GpuRow:
     power: Sparkline
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The last 15 minutes of a node's GPUs."""
+
+    points: Mapping[str, Sequence[GpuPointView]]
+    """By UUID."""
+    drawn_w: float
+    """The power at the upper edge of each row."""
+
+
 def gpu_parts(visit: Visit, node: NodeDetail, now: float) -> Iterator[Part]:
     """Yield the rows of a node's GPUs, without the parents of MIG devices."""
-    history = visit.registry.gpu_history(node.node_id)
-    points = {} if history is None else {one.uuid: one.points for one in history.gpus}
-    powers = (point.power_w or 0.0 for some in points.values() for point in some)
-    drawn_w = max(LEAST_POWER_W, 1.1 * max(powers, default=0.0))
+    registry = visit.registry
+    record = registry.record(node.node_id)
+    newest_at = None if record is None else record.gpu_history.newest_at
+    past = cache(partial(_past_of, registry, node.node_id))  # for all rows, and only where one is rendered
     for place, gpu in enumerate(placeable(node.gpus)):
-        own = points.get(gpu.uuid, ())
         word = "uncordon" if gpu.cordoned is not None else "cordon"
         action = Action(word.capitalize(), gpu_url(node.node_id, gpu.uuid, word))
         html = partial(
             _render_gpu,
             f"gpu-{place}",
             action if visit.person.may("operate") else None,
-            row=partial(_gpu_row, gpu, gpu_number(gpu, place), points=own, drawn_w=drawn_w, now=now),
+            row=partial(_gpu_row, gpu, gpu_number(gpu, place), past=past, now=now),
         )
-        look = node.node_id, gpu, own[-1].at if own else None
-        yield Part(f"gpu-{place}", look, html, visit.person.role.value)
+        yield Part(f"gpu-{place}", (gpu, newest_at), html, f"{visit.person.role.value} {node.node_id}")
+
+
+def _past_of(registry: RegistryService, node_id: str) -> _Past:
+    history = registry.gpu_history(node_id)
+    points = {} if history is None else {one.uuid: one.points for one in history.gpus}
+    powers = (point.power_w or 0.0 for some in points.values() for point in some)
+    return _Past(points, max(LEAST_POWER_W, 1.1 * max(powers, default=0.0)))
 
 
 def _render_gpu(name: str, action: Action | None, *, row: Callable[[], GpuRow]) -> str:
@@ -96,9 +112,9 @@ def _render_gpu(name: str, action: Action | None, *, row: Callable[[], GpuRow]) 
     return render("_gpu.html", id=name, row=shown, action=action, status=status_of(shown.gpu))
 
 
-def _gpu_row(
-    gpu: GpuView, number: str, *, points: Sequence[GpuPointView], drawn_w: float, now: float
-) -> GpuRow:
+def _gpu_row(gpu: GpuView, number: str, *, past: Callable[[], _Past], now: float) -> GpuRow:
+    points = past().points.get(gpu.uuid, ())
+
     def drawn(figure: str, lowest: float, highest: float | None) -> Sparkline:
         return sparkline([(one.at, getattr(one, figure)) for one in points], lowest, highest, now=now)
 
@@ -114,7 +130,7 @@ def _gpu_row(
         busy=drawn("utilization_percent", 0.0, 100.0),
         memory=drawn("memory_used_mb", 0.0, gpu.memory_mb),
         temperature=drawn("temperature_c", COOLEST_C, HOTTEST_C),
-        power=drawn("power_w", 0.0, drawn_w),
+        power=drawn("power_w", 0.0, past().drawn_w),
     )
 
 

@@ -29,7 +29,10 @@ ALIVE_SECONDS = 5.0
 MOST_STREAMS = 128
 MOST_STREAMS_OF_ONE = 32
 """Of one session: a browser closes the stream of a page that is hidden."""
+SLICE_SECONDS = 0.02
+"""So long a look renders before other tasks run."""
 _MOST_PARTS = 4096
+_MOST_CHARACTERS = 32 * 1024 * 1024
 _MOST_ORDERS = 512
 
 
@@ -67,13 +70,15 @@ class _Rendered:
 
 
 class PartCache:
-    """The parts of all pages as they were rendered last."""
+    """The parts of all pages as they were rendered last: bounded in their number and their length."""
 
     def __init__(self) -> None:
         self.boot = secrets.token_hex(4)
         """Distinguishes the serial numbers of this process from those of one before it."""
         self.number = 0
         """The newest serial number."""
+        self.characters = 0
+        """What all parts together have."""
         self._parts: OrderedDict[tuple[str, str], _Rendered] = OrderedDict()
         self._orders: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
@@ -101,8 +106,9 @@ class PartCache:
             after = _Rendered(part.look, html, self.number)
         self._parts[key] = after
         self._parts.move_to_end(key)
-        while len(self._parts) > _MOST_PARTS:
-            self._parts.popitem(last=False)
+        self.characters += len(html) - (0 if before is None else len(before.html))
+        while len(self._parts) > _MOST_PARTS or self.characters > _MOST_CHARACTERS:
+            self.characters -= len(self._parts.popitem(last=False)[1].html)
         return after
 
     def remember_order(self, mark: str, rows: tuple[str, ...]) -> None:
@@ -129,11 +135,13 @@ def order_mark(rows: Sequence[str]) -> str:
 
 @dataclass(slots=True)
 class _Feed:
-    """One page with one set of filters and rows, for all who look at it."""
+    """One page with one set of filters and rows, for all who look at it.
+
+    It keeps its parts: how many other pages are open makes no look at it dearer.
+    """
 
     view: LiveView
     rows: tuple[str, ...]
-    mark: str
     rendered: dict[str, _Rendered] = field(default_factory=dict)
     order_now: str = ""
     order_at: float = 0.0
@@ -143,13 +151,32 @@ class _Feed:
     message: tuple[int, int, bytes] = (0, 0, b"")
     """Serial numbers from and up to which a message has changes, and the message."""
 
-    def look(self, cache: PartCache, now: float) -> None:
-        """Look at what the page shows, and render what looks different."""
-        for part in self.view.parts(self.rows):
-            shown = self.rendered[part.id] = cache.rendered(part)
-            self.newest = max(self.newest, shown.serial)
-        if now - self.order_at >= ORDER_SECONDS:
-            self.order_now, self.order_at = order_mark(self.view.order()), now
+    async def look(self, cache: PartCache) -> None:
+        """Look at what the page shows, and render what looks different, in slices."""
+        now = asyncio.get_running_loop().time
+        slice_ends, has_waited = now() + SLICE_SECONDS, False
+        parts = tuple(self.view.parts(self.rows))
+        for part in parts:
+            if not self._has(part):
+                cache.rendered(part)
+                if now() >= slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends, has_waited = now() + SLICE_SECONDS, True
+        # What is sent was looked at in one go: a part that another page has rendered meanwhile would
+        # otherwise be older than the newest serial number here, and be left out.
+        self._take(tuple(self.view.parts(self.rows)) if has_waited else parts, cache)
+        if now() - self.order_at >= ORDER_SECONDS:
+            self.order_now, self.order_at = order_mark(self.view.order()), now()
+
+    def _has(self, part: Part) -> bool:
+        shown = self.rendered.get(part.id)
+        return shown is not None and shown.look == part.look
+
+    def _take(self, parts: Sequence[Part], cache: PartCache) -> None:
+        for part in parts:
+            if not self._has(part):
+                shown = self.rendered[part.id] = cache.rendered(part)
+                self.newest = max(self.newest, shown.serial)
 
     def changes(self, since: int, boot: str) -> bytes:
         """Write what is newer than a serial number, for everybody who is as far."""
@@ -197,7 +224,7 @@ class LivePages:
         now = asyncio.get_running_loop().time
         with self._viewing(view, mark, token_id) as feed:
             had, said_order, alive_at = self._cache.had(since), False, now()
-            feed.look(self._cache, now())
+            await feed.look(self._cache)
             yield b"retry: 1000\n\nevent: alive\ndata: \n\n"
             while not self._closed.is_set() and is_valid():
                 text = feed.changes(had, self._cache.boot) if feed.newest > had else b""
@@ -223,7 +250,7 @@ class LivePages:
                     await self._closed.wait()
             await self._refresh()
             for feed in tuple(self._feeds.values()):
-                feed.look(self._cache, asyncio.get_running_loop().time())
+                await feed.look(self._cache)
                 await asyncio.sleep(0)
         finally:
             self._looking = None
@@ -231,11 +258,13 @@ class LivePages:
 
     @contextmanager
     def _viewing(self, view: LiveView, mark: str, token_id: str | None) -> Iterator[_Feed]:
-        key = view.page, view.key, mark
+        rows = self._cache.rows_of(mark)
+        if rows is None:  # of a page before a restart, or a mark that a caller has made up
+            rows = view.order()
+        key = view.page, view.key, order_mark(rows)
         feed = self._feeds.get(key)
         if feed is None:
-            rows = self._cache.rows_of(mark)
-            feed = self._feeds[key] = _Feed(view, view.order() if rows is None else rows, mark)
+            feed = self._feeds[key] = _Feed(view, rows)
         feed.viewers += 1
         self._open[token_id] += 1
         try:

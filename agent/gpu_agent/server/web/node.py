@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from gpu_agent.registry.actions import unknown_node_message
+from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
 from gpu_agent.server.web.findings import Finding, findings_of, gpu_number, jobs_of, placeable
 from gpu_agent.server.web.gpu_rows import Action, gpu_parts
@@ -42,7 +43,14 @@ async def show(visit: Visit) -> Response:
 def live(visit: Visit) -> LiveView:
     """Return what changes on the page."""
     node_id = visit.request.path_params.get("node_id") or visit.query.get("node_id", "")
-    return LiveView(_PAGE, (node_id, visit.person.role), partial(_parts, visit, node_id))
+    order = partial(_order, visit.registry, node_id)
+    return LiveView(_PAGE, (node_id, visit.person.role), partial(_parts, visit, node_id), order)
+
+
+def _order(registry: RegistryService, node_id: str) -> tuple[str, ...]:
+    """Return the GPUs of the page's rows: with others the page is loaded again, or says that it is gone."""
+    record = registry.record(node_id)
+    return ("gone",) if record is None else tuple(record.gpus)
 
 
 async def _node(visit: Visit) -> NodeDetail:
@@ -64,7 +72,7 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
 
     def part(word: str, look: Hashable, **values: object) -> Part:
         html = partial(render, f"_{word.replace('-', '_')}.html", id=word, node=node, now=now, **values)
-        return Part(word, (node_id, look), html, visit.person.role.value)
+        return Part(word, look, html, f"{visit.person.role.value} {node_id}")
 
     minutes, findings = int((now - node.since) / 60), findings_of(node)
     state = node.status, node.cordoned, node.connected, node.drain, minutes

@@ -48,6 +48,7 @@ async function reload() {
   loading = new AbortController();
   const answer = await fetch(location.href, { signal: loading.signal, headers: { Accept: 'text/html' } });
   if (answer.redirected) return void location.assign(answer.url);
+  if (answer.status === 404) return void location.reload();     // what the page was about is gone: say so
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
   if (fresh.body.dataset.build !== document.body.dataset.build) return void location.reload();
@@ -90,6 +91,7 @@ function take_parts(data) {
   freshen();
 }
 function show_order() {
+  if (main().dataset.node) return void show_fresh();    // GPUs came or went, or the node is gone
   const button = $('#resort');
   if (!button || !button.hidden) return;
   button.hidden = false;
