@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 
 import httpx
@@ -181,11 +181,10 @@ async def test_viewers_of_two_nodes_get_nothing_while_nothing_changes(
     played: Fleet, admin: httpx.AsyncClient
 ) -> None:
     nodes = [await played.join(Machine(name, count=2)) for name in ("a", "b")]
-    async with AsyncExitStack() as streams:
-        for one in nodes:
-            stream = await streams.enter_async_context(opened(admin, f"/nodes/{one.node_id}"))
-            assert (await stream.next()).name == "alive"
-        heard = [one.name for one in await stream.until("alive")]
+    first, second = (f"/nodes/{one.node_id}" for one in nodes)
+    async with opened(admin, first) as one, opened(admin, second) as other:
+        assert (await one.next()).name == (await other.next()).name == "alive"
+        heard = [message.name for message in await other.until("alive")]
     assert heard == ["alive"]
 
 
