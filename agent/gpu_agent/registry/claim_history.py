@@ -119,6 +119,11 @@ class ClaimHistory:
         """Return the records of all current claims, in no order."""
         return list(self._current.values())
 
+    @property
+    def current_count(self) -> int:
+        """How many current claims there are."""
+        return len(self._current)
+
     def of_job(self, job_id: str) -> ClaimRecord | None:
         """Return the record of the claim that a job holds."""
         return self._current.get(job_id)

@@ -450,6 +450,11 @@ class RegistryService:
         record = history.of_job(job_id) or history.last_of(job_id, self._clock.monotonic())
         return None if record is None else views.claim_detail(record, self._clock, held=self._is_held(record))
 
+    @property
+    def current_claims(self) -> int:
+        """How many jobs hold claims."""
+        return self._fleet.claim_history.current_count
+
     def claims_for_people(self) -> list[tuple[int, str]]:
         """Return the jobs that hold claims: those with a fault first (0), idle ones (1), then the others."""
         return sorted(map(views.claim_order, self._fleet.claim_history.current()))

@@ -8,7 +8,10 @@ import httpx
 import pytest
 
 from gpu_agent.registry.job import Job
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.web import live
 from tests.server.harness import until
+from tests.server.sse import Parser, Stream
 from tests.server.web.fleet import Fleet, Machine, busy
 
 
@@ -104,3 +107,20 @@ async def test_a_claim_shows_its_history_also_after_its_end(played: Fleet, admin
     assert "Ended within the hour" in text
     assert "<b>job" not in text
     assert "released" in text
+
+
+async def test_the_stream_counts_claims_without_sorting_them(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = await played.join(Machine("gpu-1", count=2))
+    page = (await admin.get("/jobs")).text
+    since, order = re.findall(r'data-(?:since|order)="([^"]*)"', page)
+    query = {"page": "jobs", "since": since, "order": order}
+    async with admin.stream("GET", "/web/stream", params=query, timeout=30) as response:
+        stream = Stream(response, Parser())
+        await stream.next()
+        monkeypatch.setattr(live, "ORDER_SECONDS", 3600.0)
+        monkeypatch.setattr(RegistryService, "claims_for_people", None)
+        await played.claim("first", machine, gpu_count=1)
+        sent = (await stream.until("parts"))[-1].document
+    assert "1 claim ·" in sent["jobs-head"]

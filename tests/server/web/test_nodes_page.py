@@ -1,6 +1,7 @@
 """The page of nodes and that of one node, as a browser without the script gets them."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -141,3 +142,29 @@ async def test_a_figure_that_is_unknown_is_a_dash_and_never_zero(
     row = re.findall(r'<tr role="row" id="gpu-0".*?</tr>', text, re.DOTALL)[0]
     assert row.count("–") == 4  # noqa: RUF001 - as the page writes it
     assert "<strong>0</strong>" not in row
+
+
+class Boastful(Machine):
+    """A node whose every name is as long as the protocol allows, and each of its GPUs another model."""
+
+    def registration(self) -> dict[str, Any]:
+        said = super().registration()
+        for place, gpu in enumerate(said["hardware"]["gpus"]):
+            gpu["name"] = f"{place:03}" + "'" * 1000
+        return said
+
+
+async def test_a_node_that_writes_long_names_makes_no_long_page(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = Boastful("boastful", count=64)
+    for place in range(64):
+        reasons = [f"{place}-{number}" + "'" * 900 for number in range(3)]
+        machine.figures[place] = {"health": "degraded", "reasons": reasons}
+    await played.join(machine, ready=False)
+    await played.beat(machine, 2)
+    pages = {path: (await admin.get(path)).text for path in ("/", "/nodes", f"/nodes/{machine.node_id}")}
+    assert {path: len(text) for path, text in pages.items() if len(text) > 250_000} == {}
+    assert "and 52 more" in pages["/"]  # models of GPUs
+    assert "63-0" in pages[f"/nodes/{machine.node_id}"]
+    assert "&#39;" * 250 not in pages["/nodes"]

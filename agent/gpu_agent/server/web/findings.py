@@ -35,6 +35,9 @@ _ACTIONS: Mapping[str, str] = {
 _CHECK_NAME = re.compile(r"^[a-z_]+: ")
 """What a sentence begins with that repeats a failed check."""
 _NAMED_GPUS = 6
+_MOST_REASONS = 4
+_LONGEST_REASON = 80
+"""Characters; a node may write longer ones, and many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,15 @@ def placeable(gpus: Iterable[GpuView]) -> tuple[GpuView, ...]:
 def gpu_sentence(codes: Sequence[str]) -> str:
     """Say what the first known reason of a GPU means; empty where none is known."""
     return next((REASONS[code].detail for code in codes if code in REASONS), "")
+
+
+def shown_reasons(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return so many of a GPU's reasons, each so long, as a person would read."""
+    shown = tuple(
+        one if len(one) <= _LONGEST_REASON else f"{one[:_LONGEST_REASON]}…" for one in reasons[:_MOST_REASONS]
+    )
+    more = len(reasons) - len(shown)
+    return (*shown, f"{more} more") if more else shown
 
 
 def _findings(node: NodeSummary) -> Iterator[Finding]:
@@ -117,11 +129,12 @@ def _of_gpus(gpus: Sequence[GpuView], chosen: Sequence[bool], *, mark: str, word
         named = [str(gpu_number(gpus[place], place)) for place in places[:_NAMED_GPUS]]
         more = len(places) - len(named)
         which = ", ".join(named) + (f" and {more} more" if more else "")
-        meaning = gpu_sentence(reasons) or (reasons[0] if reasons else "no reason given")
+        codes = shown_reasons(reasons)
+        meaning = gpu_sentence(reasons) or (codes[0] if codes else "no reason given")
         sentence = f"{'GPUs' if len(places) > 1 else 'GPU'} {which} {word}: {meaning}"
         since = min((gpus[place].since or inf for place in places), default=inf)
         yield Finding(
-            mark, sentence, reasons, step_of(gpus[places[0]]), tuple(places), None if since == inf else since
+            mark, sentence, codes, step_of(gpus[places[0]]), tuple(places), None if since == inf else since
         )
 
 

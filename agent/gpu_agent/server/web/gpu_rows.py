@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable, step_of
+from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable, shown_reasons, step_of
 from gpu_agent.server.web.live import Part
 from gpu_agent.server.web.rendering import gpu_url, render
 from gpu_agent.server.web.tiles import status_of, tile_classes
@@ -63,6 +63,7 @@ class GpuRow:
     mark: str
     step: str
     """What to do about it; empty where nothing is to be done."""
+    reasons: tuple[str, ...]
     jobs: tuple[str, ...]
     seconds: float | None
     """For how long its health has been as it is; None for a healthy one, and where it is unknown."""
@@ -125,6 +126,7 @@ def _gpu_row(gpu: GpuView, number: str, *, past: Callable[[], _Past], now: float
         tile=tile_classes(gpu),
         mark=_MARKS.get(status_of(gpu)) or ("d" if is_degraded else "ok"),
         step=step_of(gpu),
+        reasons=shown_reasons(gpu.reasons),
         jobs=jobs_of(gpu),
         seconds=None if gpu.since is None else max(0.0, now - gpu.since),
         busy=drawn("utilization_percent", 0.0, 100.0),

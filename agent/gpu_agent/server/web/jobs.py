@@ -77,9 +77,10 @@ async def show(visit: Visit) -> Response:
     """Show the queue, the answer to one job, and the claims."""
     registry, job_id = visit.registry, visit.query.get("job", "").strip()
     view = live(visit)
+    answer, form, problem = await _answer(visit, job_id)
+    # After the wait: the stream sends what is newer than the end of the page.
     rows = view.order()
     parts = {part.id: visit.part_html(part) for part in view.parts(rows)}
-    answer, form, problem = await _answer(visit, job_id)
     claims = registry.claims_for_people()
     page = _claims(visit, claims)
     waits = registry.waiting_jobs
@@ -145,7 +146,7 @@ def _parts(
     """Yield the head and the rows; a job that neither waits nor holds a claim has none."""
     role = (Role.OPERATE if may_operate else Role.READ).value
     failed = sum(one.failed for one in registry.exclusions())
-    numbers = registry.waiting_jobs, len(registry.claims_for_people()), failed
+    numbers = registry.waiting_jobs, registry.current_claims, failed
     yield Part("jobs-head", numbers, partial(_render_head, *numbers))
     for row in rows:
         if row.startswith(_QUEUED):

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from gpu_agent.registry.actions import unknown_node_message
+from gpu_agent.registry.quoting import listed
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
 from gpu_agent.server.web.findings import Finding, findings_of, gpu_number, jobs_of, placeable
@@ -18,6 +19,8 @@ from gpu_agent.wire.api import NodeDetail
 from gpu_agent.wire.codes import NodeStatus
 
 MOST_EVENTS = 30
+MOST_FINDINGS = 12
+MOST_MODELS = 200
 
 _PAGE = "node"
 
@@ -36,7 +39,7 @@ async def show(visit: Visit) -> Response:
         name=node.hostname or node.node_id,
         parts=parts,
         gpu_rows=[parts[f"gpu-{place}"] for place in range(len(gpus))],
-        gpu_names=sorted({gpu.name for gpu in gpus}),
+        gpu_names=listed({gpu.name for gpu in gpus}, empty=""),
     )
 
 
@@ -78,7 +81,13 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
     state = node.status, node.cordoned, node.connected, node.drain, minutes
     yield part("node-head", state, actions=_actions(visit, node))
     found = findings, node.clears_when, minutes
-    yield part("node-finding", found, findings=findings, affected=_affected(node, findings))
+    yield part(
+        "node-finding",
+        found,
+        findings=findings[:MOST_FINDINGS],
+        more=len(findings[MOST_FINDINGS:]),
+        affected=_affected(node, findings),
+    )
     yield from gpu_parts(visit, node, now)
     claims = registry.claims(node_id=node_id)
     of_claims = tuple((one.claim_id, one.state) for one in claims), int(now / 15)
@@ -87,7 +96,8 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
     explanation = registry.explain_node(node_id)
     refuses = () if explanation is None else explanation.exclusions
     yield part("node-refuses", refuses, refuses=refuses)
-    yield part("node-models", node.installed_models)
+    models = node.installed_models
+    yield part("node-models", models, shown=models[:MOST_MODELS], more=len(models[MOST_MODELS:]))
     load = round(node.cpu_percent or 0), round(node.mem_percent or 0), node.address, node.session_epoch
     yield part("node-facts", (load, tuple(node.labels.items()), node.token))
     events = node.events[-MOST_EVENTS:]

@@ -3,11 +3,13 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from http import HTTPStatus
 
 from starlette.responses import Response
 
 from gpu_agent.registry.node import NodeRecord
+from gpu_agent.registry.quoting import LONGEST_QUOTE
 from gpu_agent.server.fleet_view import CursorError, NodePage, NodeQuery, Show, Sort
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
@@ -25,6 +27,8 @@ ROW = "n-"
 _PAGE = "nodes"
 _FILTERS = ("q", "status", "gpu", "model", "label", "show")
 _TENTHS = 10
+_MOST_CHOICES = 200
+"""So many names a filter offers, and none longer than a quote; others are found by the text."""
 _SHOWN: Mapping[Show, str] = {
     Show.ATTENTION: "Need attention",
     Show.FREE: "With free GPUs",
@@ -113,8 +117,8 @@ async def show(visit: Visit) -> Response:
         orders={one.value: words for one, words in _ORDERS.items()},
         tabs=[("", "All"), *((one.value, words) for one, words in _SHOWN.items())],
         statuses=[*STATUS_COLOURS],
-        gpu_models=sorted(totals.gpu_models),
-        models=sorted(totals.models),
+        gpu_models=_choices({name: one.gpus for name, one in totals.gpu_models.items()}),
+        models=_choices(totals.models),
     )
 
 
@@ -189,6 +193,12 @@ def _gpus_look(record: NodeRecord) -> Hashable:
 def _render_row(registry: RegistryService, node_id: str) -> str:
     row = node_row(registry, node_id)
     return "" if row is None else render("_row.html", row=row, id=f"{ROW}{node_id}")
+
+
+def _choices(counts: Mapping[str, int]) -> list[str]:
+    """Return the names that most have, in the order of names."""
+    short = (name for name in counts if len(name) <= LONGEST_QUOTE)
+    return sorted(nlargest(_MOST_CHOICES, short, key=lambda name: counts[name]))
 
 
 def _query(visit: Visit) -> NodeQuery:

@@ -7,10 +7,12 @@ few seconds.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
 from itertools import islice
 
 from starlette.responses import Response
 
+from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.server.fleet_view import NodeQuery, Show
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
@@ -152,8 +154,8 @@ def _figures(registry: RegistryService) -> tuple[Figure, ...]:
     )
     named = [f"{number:,} {word}" for number, word in faults if number]
     small = f"GPUs: {' · '.join(named)}" if named else ""
-    free = sorted(totals.gpu_models.items(), key=lambda item: (-item[1].most_free_on_one_node, item[0]))
-    largest = [f"{one.most_free_on_one_node} {_short(name)}" for name, one in free[:2] if one.free]
+    free = nsmallest(2, totals.gpu_models.items(), key=lambda item: (-item[1].most_free_on_one_node, item[0]))
+    largest = [f"{one.most_free_on_one_node} {clip_quote(_short(name))}" for name, one in free if one.free]
     return (
         Figure(
             "fig-attention",
@@ -197,10 +199,13 @@ def _panels(registry: RegistryService) -> Iterator[Part]:
     statuses = _statuses(registry)
     yield Part("by-status", statuses, partial(render, "_by_status.html", statuses=statuses, totals=totals))
     shares, gpu_models = _shares(registry), _gpu_models(registry)
-    html = partial(render, "_by_model.html", shares=shares, models=gpu_models, all=totals.gpus.total())
-    yield Part("by-model", (shares, gpu_models), html)
-    models = tuple(sorted(totals.models.items(), key=lambda item: (-item[1], item[0])))
-    yield Part("models", models, partial(render, "_models.html", models=models, most=MOST_MODELS))
+    more = max(0, len(totals.gpu_models) - MOST_MODELS)
+    all_gpus = totals.gpus.total()
+    html = partial(render, "_by_model.html", shares=shares, models=gpu_models, more=more, all=all_gpus)
+    yield Part("by-model", (shares, gpu_models, more), html)
+    models = tuple(nsmallest(MOST_MODELS, totals.models.items(), key=lambda item: (-item[1], item[0])))
+    more = max(0, len(totals.models) - MOST_MODELS)
+    yield Part("models", (models, more), partial(render, "_models.html", models=models, more=more))
     yield Part("waiting", (slowly, registry.waiting_jobs), partial(_render_waiting, registry))
     yield Part("registry", slowly, partial(_render_registry, registry))
     last = registry.event_log.last_id
@@ -229,10 +234,10 @@ def _shares(registry: RegistryService) -> tuple[Share, ...]:
 
 
 def _gpu_models(registry: RegistryService) -> tuple[ModelRow, ...]:
-    """Return the GPUs by model, those with the most free ones first."""
+    """Return the GPUs of the first models, those with the most free ones first."""
     models = registry.fleet_view.totals.gpu_models
     rows = (ModelRow(name, one.gpus, one.free, one.most_free_on_one_node) for name, one in models.items())
-    return tuple(sorted(rows, key=lambda row: (-row.free, -row.gpus, row.name)))
+    return tuple(nsmallest(MOST_MODELS, rows, key=lambda row: (-row.free, -row.gpus, row.name)))
 
 
 def _render_attention(registry: RegistryService, node_id: str, *, may_operate: bool) -> str:

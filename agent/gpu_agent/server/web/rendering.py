@@ -15,6 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.version import __version__
 
 __all__ = [
@@ -158,6 +159,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "age": age,
+        "clipped": clip_quote,
         "clock_time": clock_time,
         "coded": _coded,
         "duration": duration,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gpu_agent.server.web.findings import gpu_number, jobs_of
+from gpu_agent.server.web.findings import gpu_number, jobs_of, shown_reasons
 from gpu_agent.wire.api import GpuView
 from gpu_agent.wire.codes import GpuStatus
 
@@ -98,5 +98,5 @@ def _title(gpu: GpuView, place: int) -> str:
     if gpu.cordoned is not None:
         said.append(gpu.cordoned)
     if gpu.reasons:
-        said.append(", ".join(gpu.reasons))
+        said.append(", ".join(shown_reasons(gpu.reasons)))
     return " · ".join(said)
