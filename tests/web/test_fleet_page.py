@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from gpu_agent.registry.tokens import Role
+from gpu_agent.server.web import live
 from tests.e2e.place import Place
 from tests.programs import free_port
 from tests.server.web.fleet import Machine, ServedFleet, busy
@@ -159,6 +160,20 @@ def test_a_change_shows_without_a_reload_and_moves_no_row(admin: Visitor, served
     served.do(served.fleet.beat(machine, 3))
     expect(row.locator("i.l")).to_have_count(0)
     assert admin.errors == []
+
+
+def test_a_page_beyond_the_limit_says_so_and_is_not_loaded_again_and_again(
+    admin: Visitor, served: ServedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = admin.page
+    monkeypatch.setattr(live, "MOST_STREAMS_OF_ONE", 0)
+    page.goto(f"{served.url}/nodes")
+    expect(page.locator("#lost")).to_contain_text("Too many pages are open: close one.")
+    assert admin.requested.count(f"{served.url}/nodes") == 1
+    monkeypatch.undo()
+    page.get_by_role("button", name="Try now").click()
+    expect(page.locator("#live")).to_contain_text("Live · ")
+    expect(page.locator("#lost")).to_be_hidden()
 
 
 def test_a_cell_that_has_the_focus_is_left_alone(admin: Visitor, served: ServedFleet) -> None:

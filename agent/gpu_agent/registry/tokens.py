@@ -54,6 +54,8 @@ class Credential:
     """An operator's."""
     name: str = ""
     """The operator's."""
+    parent_id: str | None = None
+    """A session's: the operator token with which it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class Token:
     @property
     def credential(self) -> Credential:
         """What it stands for when it is presented."""
-        return Credential(self.kind, self.token_id, self.node_id, self.role, self.name)
+        return Credential(self.kind, self.token_id, self.node_id, self.role, self.name, self.parent)
 
 
 _NOT_RECOGNISED = frozenset({TokenState.EXPIRED, TokenState.REVOKED})

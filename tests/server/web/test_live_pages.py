@@ -142,13 +142,19 @@ async def test_streams_end_when_the_server_stops(played: Fleet) -> None:
     await asyncio.wait_for(serving, patience(5))
 
 
-async def test_one_session_may_have_so_many_streams(
-    admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_one_operator_token_may_have_so_many_streams_by_all_its_sessions(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "MOST_STREAMS_OF_ONE", 1)
+    token = await operator_token(played.service, Role.READ)
+    await sign_in(admin, token)
     async with opened(admin) as stream:
         await stream.next()
+        await sign_in(admin, token)
         assert (await admin.get("/web/stream?page=nodes")).status_code == 429
+        assert (await admin.get("/web/session")).status_code == 429
+        await sign_in(admin, await operator_token(played.service, Role.READ))
+        assert (await admin.get("/web/session")).status_code == 204
     assert (await admin.get("/web/stream?page=none")).status_code == 404
 
 

@@ -27,6 +27,7 @@ from gpu_agent.server.web.visit import (
     PAGE_HEADERS,
     PageError,
     PageRoute,
+    Person,
     Visit,
     problem_page,
     see,
@@ -66,7 +67,7 @@ class FleetPages:
         }
         own = (
             PageRoute("/web/stream", self._stream),
-            PageRoute("/web/session", _confirm_session),
+            PageRoute("/web/session", self._confirm_session),
             PageRoute("/web/signout", sign_out, method="POST"),
         )
         pages = (*own, *(one for module in _MODULES for one in module.ROUTES))
@@ -187,20 +188,28 @@ class FleetPages:
         view = self._views.get(visit.query.get("page", ""))
         if view is None:
             raise PageError(HTTPStatus.NOT_FOUND, "No such page", "Reload the page.")
-        person, live = visit.person, self._live
-        if live.full or live.full_for(person.token_id):
-            raise PageError(
-                HTTPStatus.TOO_MANY_REQUESTS, "Too many pages are open", "Close one, and reload this one."
-            )
-        pieces = live.stream(
+        person = visit.person
+        self._check_room(person)
+        pieces = self._live.stream(
             _with_nav(view(visit), visit.nav),
             since=visit.request.headers.get("last-event-id") or visit.query.get("since", ""),
             mark=visit.query.get("order", ""),
-            token_id=person.token_id,
+            token_id=person.parent_id,
             is_valid=person.is_valid,
         )
         headers = {**PAGE_HEADERS, "X-Accel-Buffering": "no"}
         return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
+
+    async def _confirm_session(self, visit: Visit) -> Response:
+        """Say that the session is valid and may have a stream: the script asks after its own broke."""
+        self._check_room(visit.person)
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=PAGE_HEADERS)
+
+    def _check_room(self, person: Person) -> None:
+        if self._live.full or self._live.full_for(person.parent_id):
+            raise PageError(
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many pages are open", "Close one, and reload this one."
+            )
 
 
 def with_problem_pages(app: ASGIApp) -> ASGIApp:
@@ -274,11 +283,6 @@ def _badge(name: str, number: int, *, meaning: str, kind: str) -> str:
 
 async def _nothing() -> None:
     """No registry, nothing to bring up to date."""
-
-
-async def _confirm_session(_: Visit) -> Response:
-    """Say that the session is valid: the script asks so after its stream has broken off."""
-    return Response(status_code=HTTPStatus.NO_CONTENT, headers=PAGE_HEADERS)
 
 
 async def _show_static(request: Request) -> Response:

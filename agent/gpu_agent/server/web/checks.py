@@ -96,6 +96,7 @@ class PageChecks:
             credential.role,
             credential.name,
             credential.token_id,
+            credential.parent_id,
             csrf_of(token),
             lambda: registry.tokens.authenticate(token) is not None,
         )

@@ -27,8 +27,8 @@ ORDER_SECONDS = 2.0
 ALIVE_SECONDS = 5.0
 """A stream says at least so often that it is alive; the script counts on it."""
 MOST_STREAMS = 128
-MOST_STREAMS_OF_ONE = 32
-"""Of one session: a browser closes the stream of a page that is hidden."""
+MOST_STREAMS_OF_ONE = 96
+"""Of one operator token, with all its sessions: a browser closes the stream of a page that is hidden."""
 SLICE_SECONDS = 0.02
 """So long a look renders before other tasks run."""
 _MOST_PARTS = 4096
@@ -199,7 +199,7 @@ class LivePages:
         self._refresh = refresh
         self._feeds: dict[Hashable, _Feed] = {}
         self._open: Counter[str | None] = Counter()
-        """By session; with auth off under None."""
+        """By operator token; with auth off under None."""
         self._closed = asyncio.Event()
         self._looking: asyncio.Event | None = None
         """Set when the look is done for which one of the streams waits, and the others wait for it."""
@@ -210,7 +210,7 @@ class LivePages:
         return self._closed.is_set() or self._open.total() >= MOST_STREAMS
 
     def full_for(self, token_id: str | None) -> bool:
-        """Whether one session has as many streams as it may; with auth off nobody has too many."""
+        """Whether one operator token has as many streams as it may; with auth off nobody has too many."""
         return token_id is not None and self._open[token_id] >= MOST_STREAMS_OF_ONE
 
     def close(self) -> None:

@@ -54,6 +54,8 @@ class Person:
     """The operator token's; empty where it has none, and with auth off."""
     token_id: str | None = None
     """The session's; None with auth off."""
+    parent_id: str | None = None
+    """That of the operator token with which the person signed in."""
     csrf: str = field(default="", repr=False)
     """What each form carries."""
     is_valid: Callable[[], bool] = field(default=lambda: True, repr=False)

@@ -81,7 +81,7 @@ function close() {
   stream = null;
 }
 function heard() {
-  heardAt = Date.now();
+  [heardAt, tries, isFull] = [Date.now(), 0, false];
   const live = $('#live');
   if (live.classList.contains('still')) live.classList.remove('still');
   live.firstElementChild.innerHTML = `Live · <time datetime="${new Date().toISOString()}">${clock()}</time> UTC`;
@@ -91,7 +91,7 @@ function take_parts(data) {
   freshen();
 }
 function show_order() {
-  if (main().dataset.node) return void show_fresh();    // GPUs came or went, or the node is gone
+  if (main().dataset.node) return void location.reload();       // GPUs came or went, or the node is gone
   const button = $('#resort');
   if (!button || !button.hidden) return;
   button.hidden = false;
@@ -99,7 +99,7 @@ function show_order() {
 }
 
 // --- The registry is lost: say so, grey the figures, come back by itself
-let lostAt = null, wait = 0, tries = 0, ticking = 0;
+let lostAt = null, wait = 0, tries = 0, ticking = 0, isFull = false;    // tries: until a stream is heard
 function lose() {
   close();
   if (lostAt === null) {
@@ -107,7 +107,6 @@ function lose() {
     const since = $('#lost-since');
     since.textContent = clock(lostAt);
     since.dateTime = lostAt.toISOString();
-    tries = 0;
   }
   wait = Math.min(LONGEST_WAIT_S, 2 ** tries++);
   if (tries > 1) show_lost(true);       // a registry that restarts, or a leader that changes, is back at once
@@ -118,6 +117,7 @@ function lose() {
 function count() { $('#lost-next').textContent = `Next try in ${wait} s.`; }
 function show_lost(yes) {
   $('#lost').hidden = !yes;
+  $('#lost-why').textContent = isFull ? 'Too many pages are open: close one. Not live since' : 'The registry has not answered since';
   document.body.classList.toggle('stale', yes);
   if (yes) $('#live').firstElementChild.textContent = 'Not live';
   for (const action of $$('[data-dialog], #main button:not([type=button])')) {
@@ -131,6 +131,7 @@ async function retry() {
   try {
     const answer = await fetch('/web/session', { signal: AbortSignal.timeout(5000) });
     if (answer.status === 401) return void location.assign(`/signin?ended=1&next=${encodeURIComponent(location.pathname + location.search)}`);
+    isFull = answer.status === 429;
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     await reload();
   } catch {
