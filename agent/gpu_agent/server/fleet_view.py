@@ -27,7 +27,7 @@ PAGE_NODES = 100
 KEPT_SECONDS = 60.0
 """A list that nobody has asked for since is forgotten."""
 MOST_KEPT = 256
-"""More than open pages can show: a list that is forgotten between two looks would be made anew each time."""
+"""More than open pages can show: a list that is forgotten between two looks would be made again each time."""
 
 _NODES_BETWEEN_LOOKS = 64
 _NUMBER = re.compile(r"\d+")
