@@ -18,6 +18,7 @@ $(READY): pyproject.toml
 	  || { echo "Python 3.11 or newer is needed as $(PYTHON). On Debian: apt-get install -y python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "Python's venv module is missing. On Debian: apt-get install -y python3-venv"; exit 1; }
+	@echo "Installing what the verbs need into $(VENV): this takes some minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[registry]' --group dev --group docs

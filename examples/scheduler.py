@@ -29,6 +29,7 @@ async def execute(command: str, claim: Claim) -> int:
 
 async def run(client: RegistryClient, job: JobRequest, command: str, *, turn: asyncio.Lock) -> None:
     """Run one job: wait for GPUs, run it, release them; run it again where its claim was lost."""
+    told = False
     while True:
         try:
             async with AsyncExitStack() as block:
@@ -40,9 +41,11 @@ async def run(client: RegistryClient, job: JobRequest, command: str, *, turn: as
                 return
         except ClaimLost as lost:
             print(f"{job.job_id} starts again: {lost}", flush=True)
-        except NoAvailableNode as none:
-            print(f"{job.job_id} waits: {none}", flush=True)
-            await asyncio.sleep(1)  # no node is big enough yet
+        except NoAvailableNode:
+            if not told:
+                print(f"{job.job_id} waits: no node can give it {job.gpu_count} GPUs yet", flush=True)
+            told = True
+            await asyncio.sleep(1)
         except RegistryError as refused:
             print(f"{job.job_id} does not run: {refused}", flush=True)  # such as `JobIdInUse`
             return
@@ -64,4 +67,7 @@ async def main(url: str, name: str, lines: list[str]) -> None:
 
 if __name__ == "__main__":
     address, run_name, *_ = [*sys.argv[1:], secrets.token_hex(4)]
-    asyncio.run(main(address, run_name, sys.stdin.read().splitlines()))
+    try:
+        asyncio.run(main(address, run_name, sys.stdin.read().splitlines()))
+    except KeyboardInterrupt:  # the jobs were ended, and their claims released
+        sys.exit(130)

@@ -133,7 +133,9 @@ MACHINES = Group(
         Rule(
             name="MachineCheckFails",
             severity="warning",
-            expr="gpu_agent_check_ok == 0",
+            # A check's scope is a GPU's UUID where it is of one: a lost GPU fails them all.
+            expr="gpu_agent_check_ok == 0 unless on (instance, scope) label_replace("
+            'gpu_agent_gpu_health{health="lost"} == 1, "scope", "$1", "UUID", "(.*)")',
             for_seconds=600,
             summary=f"the check {{{{ $labels.check }}}} of {_AT} fails ({{{{ $labels.scope }}}})",
             next_step="Run `gpu-agent status` there: it says what the check found.",

@@ -1,6 +1,7 @@
 """`examples/scheduler.py` beside other schedulers of one registry: whose job is whose, and in which order."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,12 +28,26 @@ class Run:
         assert self._process.returncode == 0, said
         return said.decode()
 
+    async def interrupted(self, *, after: str, seconds: float) -> str:
+        """What it printed, errors included, until Ctrl-C some seconds after it said this."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(patience(30)):
+            first = (await self._process.stdout.readline()).decode()
+            assert after in first
+            await asyncio.sleep(seconds)
+            self._process.send_signal(signal.SIGINT)
+            rest, _ = await self._process.communicate()
+        assert self._process.returncode == 130, rest
+        return first + rest.decode()
+
 
 @asynccontextmanager
 async def running(front: Front, *lines: str, name: str | None = None) -> AsyncIterator[Run]:
     words = [str(EXAMPLE), front.url, *([] if name is None else [name])]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *words, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+    )
     assert process.stdin is not None
     process.stdin.write("\n".join(lines).encode())
     process.stdin.close()
@@ -81,6 +96,15 @@ async def test_a_bad_line_and_an_id_in_use_stop_no_other_job(
     assert said.count("is no job") == 3
     assert "mine-2 does not run" in said
     assert "four\nmine-4 ended with 0" in said
+
+
+async def test_a_job_that_no_node_can_have_is_told_once_and_ctrl_c_ends_quietly(
+    front: Front, gpu_node: Node
+) -> None:
+    assert gpu_node.node_id
+    async with running(front, "99 true", name="big") as run:
+        said = await run.interrupted(after="big-0 waits", seconds=2.5)
+    assert said == "big-0 waits: no node can give it 99 GPUs yet\n"
 
 
 async def test_jobs_start_in_the_order_of_their_lines(

@@ -45,7 +45,7 @@ def test_once_walks_the_main_job_in_under_30_seconds_and_leaves_nothing(tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - started < 30
-    steps = ["registry listens", "ready", "claimed", "model_not_available", "draining", "offline"]
+    steps = ["registry listens", "ready", "claimed", "model_not_available", "draining", "released", "offline"]
     positions = [done.stdout.find(step) for step in steps]
     assert positions == sorted(positions), done.stdout
     assert -1 not in positions, done.stdout

@@ -128,7 +128,11 @@ CASES: Mapping[str, Case] = {
     ),
     "MachineCheckFails": Case(
         ill={'gpu_agent_check_ok{instance="a", check="gpu_count", scope="node"}': "1x4 0x80"},
-        sound={'gpu_agent_check_ok{instance="a", check="pcie", scope="GPU-1"}': "1x84"},
+        sound={
+            'gpu_agent_check_ok{instance="a", check="pcie", scope="GPU-1"}': "1x84",
+            'gpu_agent_check_ok{instance="a", check="pcie_link", scope="GPU-2"}': "0x84",
+            of_gpu("gpu_agent_gpu_health", "GPU-2", health="lost"): "1x84",
+        },
         silent_at="12m",
         fires_at="13m",
         labels={"instance": "a", "check": "gpu_count", "scope": "node"},

@@ -268,6 +268,8 @@ async def test_a_port_that_is_in_use_is_tried_again(
     taken.close()
     await until(lambda: "metrics_listening" in caplog.text)
     assert caplog.text.count("metrics_listen_failed") == 1
+    failed = next(one for one in caplog.records if one.message == "metrics_listen_failed")
+    assert "name a free address of this machine in metrics_listen" in str(vars(failed)["fields"])
     assert (await answer(address, b"GET /metrics HTTP/1.1\r\n\r\n"))[1] == "up 1\n"
     serving.cancel()
     await asyncio.wait({serving})

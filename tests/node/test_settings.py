@@ -384,7 +384,7 @@ def test_a_comma_in_the_path_of_one_address_stays() -> None:
 
 
 def test_a_simulation_that_names_no_product_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"simulate: .*H100"):
+    with pytest.raises(SettingsError, match=r"simulate: .*H100-.*[^.], got '8xNothing'"):
         load({"registry_url": URL, "simulate": "8xNothing"})
 
 

@@ -180,7 +180,8 @@ def _show(fleet: DemoFleet) -> None:
     print(
         f"The registry listens at {fleet.api.url}. Look at it in a browser; this link signs you in, once:\n"
         f"{page_url(fleet.api)}\n"
-        f"In another terminal, try:\n"
+        f"In another terminal, get another such link, or watch the list of nodes:\n"
+        f"{own_command()} registry page {where}\n"
         f"{own_command()} registry node list --watch {where}\n",
         flush=True,
     )
@@ -267,6 +268,7 @@ class Walk:
             raise Failure(f"{node_id} should be draining while {JOB} runs, but is {drained.status}")
         self._step(f"{node_id} is draining: it keeps {JOB} and takes nothing new")
         self._fleet.api.delete(f"/v1/claims/{JOB}")
+        self._step(f"{JOB} has ended: its claim is released")
 
         def look() -> NodeDetail | None:
             node = self._fleet.api.get(path, NodeDetail).model

@@ -292,7 +292,7 @@ CONFIG = Group(
     "gpu-agent",
     "config",
     load=commands_of,
-    summary="check the configuration, or show it with where each value comes from",
+    summary="check the configuration, or show where each value comes from",
     about="The settings of agent or registry: whether they can be used, and where each comes from.",
     what="action",
     subjects={
@@ -306,7 +306,7 @@ SERVICE = Group(
     "gpu-agent",
     "service",
     load=commands_of,
-    summary="install agent or registry as a systemd service after a pip install, or show it",
+    summary="install agent or registry as a systemd service, or show it",
     about=(
         "The agent, or the registry, as a service of this machine where it came from pip.\n"
         "The packages bring their services themselves; `status` shows those too."

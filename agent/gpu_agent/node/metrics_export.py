@@ -48,7 +48,7 @@ async def serve_metrics(address: Address, own: OwnCertificate | None, write: Cal
                 "metrics-listen", partial(_open, address, own), deadline_seconds=REQUEST_SECONDS
             )
         except (OSError, TlsFileError) as error:
-            before, problem = problem, str(error) or f"{address.host} was not resolved in time"
+            before, problem = problem, _listen_problem(error, address)
             if problem != before:
                 _LOG.error("metrics_listen_failed", address=str(address), problem=problem)
             await asyncio.sleep(AGAIN_SECONDS)
@@ -57,6 +57,14 @@ async def serve_metrics(address: Address, own: OwnCertificate | None, write: Cal
         _LOG.info("metrics_listening", address=str(at), encrypted=own is not None)
         with listener:
             await _accept(listener, tls, write)
+
+
+def _listen_problem(error: OSError | TlsFileError, address: Address) -> str:
+    """Say why it does not listen, with the next step; that of a certificate has it already."""
+    if isinstance(error, TlsFileError):
+        return str(error)
+    words = str(error) or f"{address.host} was not resolved in time"
+    return f"{words}: name a free address of this machine in metrics_listen"
 
 
 def _open(address: Address, own: OwnCertificate | None) -> tuple[socket.socket, ssl.SSLContext | None]:

@@ -377,7 +377,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "a file for node_exporter's textfile collector, written at each probe with the same metrics; the "
             "agent's user must be able to write its directory",
-            example='"/var/lib/prometheus/node-exporter/gpu_agent.prom"',
+            example='"/var/lib/gpu-agent-metrics/gpu_agent.prom"',
         ),
     ] = None
     simulate: Annotated[

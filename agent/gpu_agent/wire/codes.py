@@ -214,3 +214,7 @@ def known(code: str) -> ErrorCode:
 def reaction_to(code: str) -> Reaction:
     """What the agent does about a code from the wire."""
     return CODES[known(code)].reaction
+
+
+EXPLAIN_ADVICE = ": `POST /v1/dispatch/explain` with the same body says why, node by node"
+"""The end of the detail of `NO_AVAILABLE_NODE`: the next step of a program."""

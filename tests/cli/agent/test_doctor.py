@@ -83,6 +83,18 @@ def test_a_machine_that_runs_is_examined_beside_its_agent(place: Place, tmp_path
     assert not agent.ended
 
 
+def test_beside_an_agent_with_other_settings_it_names_these_and_fails_nothing(
+    place: Place, tmp_path: Path
+) -> None:
+    registry = place.registry()
+    place.agent(registry, "a", join_token=made_by_command(place, registry, "token", "create"))
+    place.await_ready(registry)
+    code, found, said = examined("--state-dir", tmp_path / "a", GPU_AGENT_STATE_DIR=str(tmp_path / "a"))
+    assert (code, found["agent"]["verdict"], found["settings"]["verdict"]) == (0, "ok", "warn"), said
+    assert f"`--registry {registry.node_url}` and `--simulate`" in found["settings"]["detail"]
+    assert "NVML" not in found
+
+
 def test_a_refused_token_fails_and_is_not_shown(place: Place) -> None:
     registry = place.registry()
     bad = "gpuj_00000000_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"

@@ -61,7 +61,9 @@ def test_every_check_is_explained_in_the_documentation(
 ) -> None:
     main(arguments(tmp_path, json=True, simulate=None))
     checks = {one["check"] for one in json.loads(capsys.readouterr().out)["checks"]}
-    page = (Path(__file__).parents[3] / "docs" / "howto" / "probe.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "probe-and-doctor.md").read_text(
+        encoding="utf-8"
+    )
     explained = set(re.findall(r"^\| `([A-Za-z ]+)` \|", page, re.MULTILINE))
     assert len(checks) > 15
     assert checks - explained == set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpu_agent.cli.client.discovery import OperatorToken
+from gpu_agent.cli.client.discovery import OperatorToken, RegistryEndpoint
 from gpu_agent.cli.client.http import Api, Refused, api_options, quote_id, request_options
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.wire.api import NodeList, TokenList
@@ -90,6 +90,17 @@ def test_without_a_token_a_401_says_where_one_can_be_had(api: Api) -> None:
     with pytest.raises(Failure, match=r"--token-file FILE.*GPU_REGISTRY_TOKEN.*operator\.token") as refused:
         api.request("GET", "/locked")
     assert refused.value.code is ExitCode.REFUSED
+
+
+def test_where_the_token_of_this_machines_registry_has_gone_the_way_in_is_named(
+    api: Api, tmp_path: Path
+) -> None:
+    here = RegistryEndpoint(api.url, tmp_path)
+    with pytest.raises(Failure, match=r"operator\.token is not there any more.*operating\.md, \*Locked out"):
+        Api(api.url, lost_token=here.missing_token_file).request("GET", "/locked")
+    (tmp_path / "operator.token").touch()
+    assert here.missing_token_file is None
+    assert RegistryEndpoint(api.url).missing_token_file is None
 
 
 def test_an_unknown_token_is_named_by_its_source_and_never_shown(api: Api) -> None:

@@ -5,7 +5,7 @@ from gpu_agent.cli.client.resources import Node, did_you_mean, nearest_ids, rele
 from gpu_agent.cli.command import ExitCode, Failure
 from gpu_agent.wire.api import NodeDetail
 from tests.cli.conftest import Served
-from tests.cli.stand_in import Refusal, standing_in
+from tests.cli.stand_in import Answer, Refusal, standing_in
 
 IDS = ["node-3ECEA4E2", "node-7F00A1B2", "gpu-box-1", "gpu-box-2", "gpu-box-3", "gpu-box-4"]
 
@@ -37,6 +37,16 @@ def test_a_node_that_is_not_known_is_refused_with_those_that_are_near(served: Se
     with pytest.raises(Failure, match=f"did you mean {served.able}") as refused:
         Node(Api(served.api), mistyped).detail()
     assert refused.value.code is ExitCode.REFUSED
+
+
+def test_who_names_a_hostname_is_told_the_id_of_that_node() -> None:
+    answers: dict[str, Answer] = {
+        "POST /v1/nodes/vm/drain": Refusal(404, "UNKNOWN_NODE", "no node 'vm' is known"),
+        "GET /v1/nodes": {"nodes": [{"node_id": "node-1", "hostname": "vm"}]},
+    }
+    with standing_in(answers) as registry, pytest.raises(Failure) as refused:
+        Node(Api(registry.api), "vm").act("drain", NodeDetail)
+    assert str(refused.value) == "no node 'vm' is known; that is the hostname of node-1: name the id"
 
 
 def test_an_id_cannot_leave_its_place_in_the_path() -> None:

@@ -98,7 +98,9 @@ def test_a_slot_is_shown_with_all_that_a_job_needs() -> None:
     assert slot_in_words(claim(first)) == "n, GPUs GPU-1 GPU-2, workers at 10.0.0.1:9000"
     assert slot_in_words(claim({"node_id": "n"})) == "n"
     assert slot_in_words(claim({"node_id": "n"}, second)) == "n; m (host-m), GPUs #0 #3"
-    assert lease_in_words(model_of(ClaimView, {"expires_in_seconds": 60.5})) == "for 60 s unless renewed"
+    for left, words in ((60.4, "60 s"), (599.98, "10 min")):
+        lease = model_of(ClaimView, {"expires_in_seconds": left})
+        assert lease_in_words(lease) == f"for {words} unless renewed"
 
 
 def test_claims_are_listed_by_host_and_position_and_no_word_is_broken() -> None:
@@ -126,6 +128,8 @@ def test_no_node_for_a_job_is_an_outcome_of_its_own_with_examples(served: Served
         request_slot(Api(served.api), "/v1/claims", job, model=ClaimView, as_json=False)
     assert refused.value.code is ExitCode.NO_NODE
     assert f"\n  {served.able}: model_not_available (needs model no-node/has-this" in str(refused.value)
+    assert "\nNode by node: gpu-agent registry explain job " in str(refused.value)
+    assert "/v1/dispatch/explain" not in str(refused.value)
 
 
 def test_for_programs_that_is_an_answer_as_the_api_gave_it(

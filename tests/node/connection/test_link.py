@@ -249,7 +249,9 @@ async def test_a_registrys_operator_port_differs_from_a_refused_token(*, auth_on
         async with linked(url) as (_, heard):
             failed = await heard.next()
     assert isinstance(failed, ConnectFailed)
-    assert failed.detail == "operators are served there, not nodes: name the registry's port for nodes"
+    assert failed.detail == (
+        "operators are served there, not nodes: name the registry's port for nodes, 8080 by default"
+    )
     assert failed.http_status is None, "no credential is to blame"
 
 

@@ -26,7 +26,14 @@ from gpu_agent.cli.agent.doctor_machine import (
     model_checks,
     silent_cache_check,
 )
-from gpu_agent.cli.agent.doctor_service import AGENT, agent_checks, become_service, why_not_as_service
+from gpu_agent.cli.agent.doctor_service import (
+    AGENT,
+    agent_checks,
+    become_service,
+    other_options,
+    running_agent,
+    why_not_as_service,
+)
 from gpu_agent.cli.agent.reading import ProbeRequest, read_inventory
 from gpu_agent.cli.command import Arguments, ExitCode
 from gpu_agent.cli.declaration import Commands, Declaration, option
@@ -47,6 +54,7 @@ from gpu_agent.runtime.config.sources import unknown_variables
 from gpu_agent.runtime.files import user_home
 from gpu_agent.runtime.systemd.status import ServiceStatus, find_service, judge_service
 from gpu_agent.runtime.tasks import in_thread
+from gpu_agent.wire.control import StatusDocument
 from gpu_agent.wire.inventory import GpuReport, Inventory, Outcome
 from gpu_agent.wire.probe_document import Document, json_schema
 
@@ -165,14 +173,20 @@ async def _checks(arguments: Arguments) -> AsyncIterator[CheckResult]:
     if standing is not None:
         yield judge_service(AGENT, standing)
     socket = service_socket() if standing is not None and standing.origin is not None else None
-    ask = partial(agent_checks, socket, service_runs=_runs(standing))
-    for result in await _with_deadline(AGENT_SECONDS, "agent", lambda: list(ask())):
+    agent = await _agent(socket, service_runs=_runs(standing))
+    for result in agent_checks(agent) if isinstance(agent, StatusDocument) else [agent]:
         yield result
     service = _is_root() and arguments.state_dir is None and _is_installed(standing)
     credential = _enter_service(standing) if service else None
     configured = _configuration(arguments, as_service=service)
     yield configured.result
     settings = configured.settings
+    if settings is not None and isinstance(agent, StatusDocument):
+        simulates = settings.simulate is not None
+        options = other_options(agent, registry_named=configured.registry_named, simulates=simulates)
+        if options:
+            yield _of_other_settings(options)
+            return
     async for result in _machine(_probe_request(settings, arguments)):
         yield result
     if settings is None:
@@ -184,6 +198,24 @@ async def _checks(arguments: Arguments) -> AsyncIterator[CheckResult]:
         yield result
     async for result in _registry_checks(configured, settings, credential):
         yield result
+
+
+async def _agent(socket: Path | None, *, service_runs: bool) -> StatusDocument | CheckResult:
+    ask = partial(running_agent, socket, service_runs=service_runs)
+    try:
+        return await in_thread("agent", ask, deadline_seconds=AGENT_SECONDS)
+    except TimeoutError:
+        return _silent_disk("agent", AGENT_SECONDS)
+
+
+def _of_other_settings(options: Sequence[str]) -> CheckResult:
+    """Stop there: failures of settings that the agent does not use would mislead."""
+    given = " and ".join(f"`{option}`" for option in options)
+    return warn(
+        "settings",
+        f"the agent that runs here was started with {given}, so that nothing more was checked",
+        "run the doctor with the same options as that agent",
+    )
 
 
 async def _machine(request: ProbeRequest) -> AsyncIterator[CheckResult]:
@@ -301,8 +333,12 @@ async def _with_deadline(
     try:
         return await in_thread(check, work, deadline_seconds=seconds)
     except TimeoutError:
-        fix = "see whether that disk answers: `df`, `mount`, and `dmesg`"
-        return [fail(check, f"the disk did not answer within {seconds:g} s", fix)]
+        return [_silent_disk(check, seconds)]
+
+
+def _silent_disk(check: str, seconds: float) -> CheckResult:
+    fix = "see whether that disk answers: `df`, `mount`, and `dmesg`"
+    return fail(check, f"the disk did not answer within {seconds:g} s", fix)
 
 
 def _runs(standing: ServiceStatus | None) -> bool:

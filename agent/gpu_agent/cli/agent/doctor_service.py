@@ -34,20 +34,22 @@ _SETGID_AND_SETUID = 1 << 6 | 1 << 7
 _MORE = "do what this says; `gpu-agent status` shows more"
 
 
-def agent_checks(socket: Path | None = None, *, service_runs: bool = False) -> Iterator[CheckResult]:
-    """Yield what the agent of this machine reports itself: its session, its state directory, its settings.
+def running_agent(socket: Path | None = None, *, service_runs: bool = False) -> StatusDocument | CheckResult:
+    """Ask the agent of this machine for its state; returns a result where it does not answer.
 
     An agent that does not answer although its service runs has stalled.
     """
     try:
-        answer = parse_answer(ask("status", path=socket), StatusDocument).model
+        return parse_answer(ask("status", path=socket), StatusDocument).model
     except (LocalError, ValueError) as error:
         words = str(error).partition(": ")[0]
         if service_runs and not isinstance(error, RefusedError):
-            yield fail(_CHECK, words, "run `systemctl restart gpu-agent`; its log says what it did last")
-            return
-        yield skipped(_CHECK, words if not isinstance(error, RefusedError) else str(error))
-        return
+            return fail(_CHECK, words, "run `systemctl restart gpu-agent`; its log says what it did last")
+        return skipped(_CHECK, words if not isinstance(error, RefusedError) else str(error))
+
+
+def agent_checks(answer: StatusDocument) -> Iterator[CheckResult]:
+    """Yield what the agent of this machine reports itself: its session, its state directory, its settings."""
     yield _session_check(answer)
     if answer.agent.state_problem is not None and answer.agent.state_problem not in (
         answer.session.why or ""
@@ -62,6 +64,15 @@ def agent_checks(socket: Path | None = None, *, service_runs: bool = False) -> I
             else "correct it and run `systemctl reload gpu-agent`"
         )
         yield warn(_CHECK, answer.agent.settings_problem, fix)
+
+
+def other_options(answer: StatusDocument, *, registry_named: bool, simulates: bool) -> list[str]:
+    """Return the options that the agent was started with, and the doctor was not."""
+    simulated = answer.machine is not None and answer.machine.simulated
+    return [
+        *([] if registry_named else [f"--registry {answer.session.registry}"]),
+        *(["--simulate"] if simulated and not simulates else []),
+    ]
 
 
 def _session_check(answer: StatusDocument) -> CheckResult:

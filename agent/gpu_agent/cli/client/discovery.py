@@ -64,6 +64,12 @@ class RegistryEndpoint:
         """The file that names the endpoint."""
         return None if self.state_dir is None else self.state_dir / ENDPOINT_FILE
 
+    @property
+    def missing_token_file(self) -> Path | None:
+        """The file of the token that this registry wrote, where it has gone since."""
+        file = None if self.state_dir is None else self.state_dir / OPERATOR_TOKEN_FILE
+        return None if file is None or file.exists() else file
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorToken:

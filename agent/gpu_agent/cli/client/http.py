@@ -123,10 +123,17 @@ class Api:
     """One registry's HTTP API; `token` is sent with every request."""
 
     def __init__(
-        self, url: str, *, token: OperatorToken | None = None, context: ssl.SSLContext | None = None
+        self,
+        url: str,
+        *,
+        token: OperatorToken | None = None,
+        context: ssl.SSLContext | None = None,
+        lost_token: Path | None = None,
     ) -> None:
+        """`lost_token`: the file of the token of this machine's registry, where it is not there any more."""
         self.url = check_url(url)
         self._token = token
+        self._lost_token = lost_token
         self._opener = urllib.request.OpenerDirector()  # without a handler that judges the status
         self._opener.add_handler(urllib.request.HTTPHandler())
         if self.url.startswith("https://"):
@@ -142,7 +149,12 @@ class Api:
             insecure_plaintext=arguments.insecure_plaintext,
             state_dir=endpoint.state_dir,
         )
-        return cls(endpoint.url, token=token, context=_tls_context(endpoint, arguments))
+        return cls(
+            endpoint.url,
+            token=token,
+            context=_tls_context(endpoint, arguments),
+            lost_token=endpoint.missing_token_file,
+        )
 
     def get(self, path: str, model: type[Model], *, query: Query = ()) -> Answer[Model]:
         """Read a resource; raises `Refused`, or `Failure` when unreachable or not of this model."""
@@ -256,7 +268,7 @@ class Api:
                 raise Failure(of_tls, code=ExitCode.UNREACHABLE) from None
             raise Failure(
                 f"no registry answers at {self.url} ({_cause(error)}). "
-                "Is `gpu-agent registry serve` running? Name another one with --server URL.",
+                "Is `gpu-agent registry serve` running? Name another operators' address with --server URL.",
                 code=ExitCode.UNREACHABLE,
             ) from None
         except (http.client.HTTPException, ValueError) as error:
@@ -289,6 +301,12 @@ class Api:
             return (
                 f"the registry at {self.url} does not know the token from {self._token.source}, or no "
                 "longer: ask its admin for a new one (`gpu-agent registry token create --operator ROLE`)"
+            )
+        if self._lost_token is not None:
+            return (
+                f"the registry at {self.url} requires an operator token, and {self._lost_token} is not there "
+                "any more: name another admin's with --token-file FILE. The registry writes no new one while "
+                "an admin's is valid: docs/howto/operating.md, *Locked out*, says how to get in"
             )
         return (
             f"the registry at {self.url} requires an operator token: name a file that holds one with "

@@ -7,6 +7,7 @@ from typing import TypeVar
 from gpu_agent.cli.client.answers import Answer, Model
 from gpu_agent.cli.client.http import Api, Query, Refused, quote_id, without_none
 from gpu_agent.cli.command import ExitCode, Failure
+from gpu_agent.cli.output.text import printable
 from gpu_agent.wire.api import ClaimDetail, ClaimList, ClaimView, NodeDetail, NodeList, TokenList
 
 MOST_SUGGESTED = 3
@@ -47,6 +48,10 @@ class Node:
 
     def _near(self) -> str:
         nodes = self._api.get_pages("/v1/nodes", NodeList, members="nodes").model.nodes
+        named = [node.node_id for node in nodes if node.hostname == self.node_id]
+        if named:
+            ids = " or ".join(map(printable, named[:MOST_SUGGESTED]))
+            return f"; that is the hostname of {ids}: name the id"
         return did_you_mean(self.node_id, (node.node_id for node in nodes))
 
 

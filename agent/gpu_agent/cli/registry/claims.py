@@ -41,6 +41,7 @@ from gpu_agent.wire.api import (
     Selection,
     WaitingJob,
 )
+from gpu_agent.wire.codes import EXPLAIN_ADVICE
 
 _NO_NODE = "NO_AVAILABLE_NODE"
 _EXAMPLES = 5
@@ -133,7 +134,8 @@ def request_slot(
             return None
         examples = _examples(parse_answer(refused.document, Problem).model)
         explain = f"Node by node: gpu-agent registry explain job {job_words(job)}".rstrip()
-        sentence = "\n".join([str(refused), *examples, *([explain] if examples else [])])
+        words = str(refused).removesuffix(EXPLAIN_ADVICE)  # the command below is this program's own
+        sentence = "\n".join([words, *examples, *([explain] if examples or words != str(refused) else [])])
         raise Failure(sentence, code=ExitCode.NO_NODE) from None
 
 
@@ -166,7 +168,7 @@ def _gpu_names(node: ClaimNode) -> tuple[str, ...]:
 
 def lease_in_words(slot: ClaimView) -> str:
     """Say how long a slot is reserved unless the claim is renewed."""
-    return f"for {duration_in_words(slot.expires_in_seconds)} unless renewed"
+    return f"for {duration_in_words(round(slot.expires_in_seconds))} unless renewed"
 
 
 def declare_renew() -> Declaration:

@@ -186,7 +186,9 @@ def _refused(response: Response, url: str) -> HandshakeFailure:
 
 def _of_status(response: Response) -> ConnectFailed:
     if response.headers.get("Content-Type", "").startswith(_OPERATOR_PORT_TYPE):
-        return ConnectFailed("operators are served there, not nodes: name the registry's port for nodes")
+        return ConnectFailed(
+            "operators are served there, not nodes: name the registry's port for nodes, 8080 by default"
+        )
     status = response.status_code
     seconds = retry_after_seconds(response.headers.get_all("Retry-After"), now=time.time())
     return ConnectFailed(

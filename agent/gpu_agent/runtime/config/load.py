@@ -115,7 +115,8 @@ def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown_key(kind, _holder(kind, error), str(error["loc"][-1]))
     name = setting_name(error)
-    return f"{name}: {fault_text(error)}, got {_shown(error['input'])}" if name else fault_text(error)
+    fault = fault_text(error)
+    return f"{name}: {fault.removesuffix('.')}, got {_shown(error['input'])}" if name else fault
 
 
 def _shown(value: object) -> str:

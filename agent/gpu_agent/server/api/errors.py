@@ -27,7 +27,7 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server import views
 from gpu_agent.server.service import RegistryService
 from gpu_agent.wire.api import Problem
-from gpu_agent.wire.codes import ErrorCode
+from gpu_agent.wire.codes import EXPLAIN_ADVICE, ErrorCode
 
 T = TypeVar("T")
 Steps = tuple[int | str, ...]
@@ -140,8 +140,7 @@ def no_available_node(verdict: NoAvailableNode) -> ApiError:
         found = f"{nobody} can take this job"
         if verdict.never_fits:
             found = f"not waited: {nobody} of today's fleet could ever take it, even empty; {found}"
-        why = "`POST /v1/dispatch/explain` with the same body says why, node by node"
-        detail = f"{found} ({verdict}): {why}"
+        detail = f"{found} ({verdict}){EXPLAIN_ADVICE}"
     return ApiError(NO_AVAILABLE_NODE, detail, **views.no_available_node_fields(verdict))
 
 
