@@ -180,9 +180,10 @@ def _show(fleet: DemoFleet) -> None:
     print(
         f"The registry listens at {fleet.api.url}. Look at it in a browser; this link signs you in, once:\n"
         f"{page_url(fleet.api)}\n"
-        f"In another terminal, get another such link, or watch the list of nodes:\n"
-        f"{own_command()} registry page {where}\n"
-        f"{own_command()} registry node list --watch {where}\n",
+        f"In another terminal, try:\n"
+        f"{own_command()} registry node list --watch {where}\n"
+        f"A link was used? Get another one:\n"
+        f"{own_command()} registry page {where}\n",
         flush=True,
     )
     workload = Workload(fleet.api, simulated=fleet.simulated)
