@@ -147,10 +147,6 @@ class AlarmReceiver:
         waits = self.state in (ReceiverState.GATHERING, ReceiverState.WAITING)
         return self._due if waits and not self.quiet else None
 
-    def regroup(self, group_seconds: float) -> None:
-        """Group by another interval from the next message on."""
-        self._group_seconds = group_seconds
-
     def handle(self, event: ReceiverEvent, now: float) -> Sequence[ReceiverAction]:
         """Take in an event; raises `ValueError` for one that cannot happen in this state."""
         match event:

@@ -5,6 +5,7 @@ sentence is longer than a person would read.
 """
 
 from collections.abc import Iterable
+from unicodedata import category
 
 LONGEST_QUOTE = 200
 LONGEST_SENTENCE = 1000
@@ -14,6 +15,7 @@ SHOWN_NAMES = 8
 """Of a list of many names."""
 
 _CUT = "…"
+_UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def clip_quote(text: str) -> str:
@@ -24,6 +26,13 @@ def clip_quote(text: str) -> str:
 def clip_sentence(text: str) -> str:
     """Clip a sentence that may hold quotes."""
     return _clip(text, LONGEST_SENTENCE)
+
+
+def one_line(text: str) -> str:
+    """Reduce a text to a line that shows as it is, without control and bidi characters."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or category(one) == "Zs" else _UNPRINTABLE for one in text)
 
 
 def listed(names: Iterable[str], *, in_order: bool = False, empty: str = "none") -> str:

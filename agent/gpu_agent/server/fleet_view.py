@@ -24,6 +24,8 @@ from gpu_agent.server.views import ALL_NODES, NodeFilter
 from gpu_agent.wire.codes import STATUS_COLOURS, GpuStatus
 
 PAGE_NODES = 100
+MAX_CURSOR = 1024
+"""Characters of a cursor: more than any page gives."""
 KEPT_SECONDS = 60.0
 """A list that nobody has asked for since is forgotten."""
 MOST_KEPT = 256
@@ -236,9 +238,11 @@ def _cursor(key: Key) -> str:
 
 def _read_cursor(text: str, sort: Sort) -> Key:
     """Read where a page begins; raises `CursorError`."""
+    if len(text) > MAX_CURSOR:
+        raise CursorError(_NO_CURSOR)
     try:
         key = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (NotBase64, ValueError) as error:
+    except (NotBase64, ValueError, RecursionError) as error:
         raise CursorError(_NO_CURSOR) from error
     numbers = 0 if sort is Sort.HOSTNAME else 1
     kinds = [int | float] * numbers + [str, str]

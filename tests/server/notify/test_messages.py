@@ -143,7 +143,11 @@ def test_a_test_message_says_that_it_is_one() -> None:
     message = trial(5.0)
     now = Present(5.0, dict[str, str]().get)
     document = notification(message, receiver="ops", registry="r", now=now, test=True)
-    assert (document.test, document.event_ids, document.delivery_id) == (True, (), "ops:notify_test")
+    assert (document.test, document.event_ids, document.delivery_id) == (
+        True,
+        (),
+        "ops:notify_test-5.000",
+    )
 
 
 def wants(event: RegistryEvent, **settings: object) -> bool:

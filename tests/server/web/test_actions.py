@@ -82,6 +82,21 @@ async def test_a_removal_asks_for_the_hostname(played: Fleet, admin: httpx.Async
     assert played.service.node(machine.node_id) is None
 
 
+@pytest.mark.parametrize(
+    ("hostname", "typed"), [("gpu-1 ", "gpu-1"), ("gpu\n1", "gpu 1"), ("gpu\u202e1", "")]
+)
+async def test_a_hostname_that_nobody_can_type_is_confirmed_as_it_shows_or_by_the_id(
+    hostname: str, typed: str, played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await one(played, hostname)
+    path = f"/nodes/{machine.node_id}/remove"
+    shown = (await admin.get(path)).text
+    assert f"<code>{machine.node_id}</code>" in shown
+    assert f"Type <strong>{typed or machine.node_id}</strong> to confirm" in shown
+    answer = await act(admin, path, confirm=typed or machine.node_id)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/nodes")
+
+
 async def test_a_release_warns_that_the_job_goes_on(played: Fleet, admin: httpx.AsyncClient) -> None:
     machine = await one(played)
     await played.claim("team/7", machine, gpu_count=1)

@@ -1,12 +1,14 @@
 """What every request for a page must pass, and the headers that every page has."""
 
 import logging
+from base64 import urlsafe_b64encode
 
 import httpx
 import pytest
 
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web.checks import MAX_FORM_BYTES
+from gpu_agent.server.web.live import PartCache
 from gpu_agent.server.web.rendering import static_url
 from tests.server.api_harness import ROUTES, logged, operator_token
 from tests.server.web.browsing import cookie_of, csrf_of, origin_of, post, session_of, sign_in
@@ -127,6 +129,45 @@ async def test_names_that_nodes_choose_are_shown_and_never_run(
         text = (await admin.get(path)).text
         for made in ("<script>", "<img src=x", "<svg/onload", "<u>", '"onmouseover="', "<em>", '"><s>'):
             assert made not in text, path
+
+
+async def test_names_turn_no_text_around_and_hide_nothing(played: Fleet, admin: httpx.AsyncClient) -> None:
+    machine = Machine("evil\u202egpj.exe", gpu="H\u2066100\u0007", count=1)
+    machine.models = ("model\u200b\u202d",)
+    await played.join(machine)
+    await played.service.drain(machine.node_id, reason="5\u00a0000 \u20ac \u202etxet")
+    for path in ("/", "/nodes", f"/nodes/{machine.node_id}", "/events", f"/nodes/{machine.node_id}/remove"):
+        text = (await admin.get(path)).text
+        assert not {"\u202e", "\u2066", "\u0007", "\u200b", "\u202d"} & set(text), path
+    text = (await admin.get(f"/nodes/{machine.node_id}")).text
+    assert "evil\ufffdgpj.exe" in text
+    assert "5\u00a0000 \u20ac \ufffdtxet" in text
+
+
+DEEP = urlsafe_b64encode(b"[" * 700).decode()
+MANY = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/nodes?after={urlsafe_b64encode(b'[' * 30_000).decode()}", 400),
+        (f"/nodes?after={DEEP}", 400),
+        (f"/jobs?after={MANY}.x", 200),
+        (f"/events?before={MANY}", 200),
+        ("/web/stream?page=nodes&order=unknown&after=broken", 400),
+    ],
+)
+async def test_an_address_that_no_page_gave_is_no_fault_of_the_registry(
+    path: str, status: int, admin: httpx.AsyncClient
+) -> None:
+    assert (await admin.get(path)).status_code == status
+
+
+def test_a_serial_number_that_no_page_had_is_none() -> None:
+    cache = PartCache()
+    assert cache.had(f"{cache.boot}-{MANY}") == 0
+    assert cache.had(f"{cache.boot}-12") == 12
 
 
 async def test_a_page_that_fails_says_so_and_is_logged(

@@ -42,7 +42,7 @@ from gpu_agent.server.api.routing import (
     needs,
     refusals,
 )
-from gpu_agent.server.fleet_view import CursorError, NodeQuery, Show, Sort
+from gpu_agent.server.fleet_view import MAX_CURSOR, CursorError, NodeQuery, Show, Sort
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
 from gpu_agent.wire.api import (
@@ -63,7 +63,6 @@ from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
 
 NODES_IN_A_PIECE = 50
 MOST_NODES = 100_000
-MAX_CURSOR = 1024
 """Characters: a cursor holds a hostname."""
 
 _NO_REASON = ReasonRequest()

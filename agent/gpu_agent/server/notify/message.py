@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gpu_agent.registry.alarms import SendMessage
-from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.registry.quoting import clip_quote, one_line
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.wire.api import RegistryEvent
 from gpu_agent.wire.event_words import MISSED, event_sentence
@@ -92,7 +92,7 @@ def notification(
     ids = tuple(one.id for one in events if one.id is not None)
     first, last = (ids[0], ids[-1]) if ids else (message.through, message.through)
     return Notification(
-        delivery_id=f"{receiver}:{TEST_EVENT if test else f'{first}-{last}'}",
+        delivery_id=f"{receiver}:{f'{TEST_EVENT}-{now.at:.3f}' if test else f'{first}-{last}'}",
         receiver=receiver,
         registry=registry,
         sent_at=round(now.at, 3),
@@ -110,11 +110,6 @@ def body_of(document: Notification, message: SendMessage, form: str, *, now: Pre
     if form == "teams":
         return _json(_teams(document, _lines(_events(message, now), now)))
     return document.model_dump_json().encode()
-
-
-def one_line(text: str) -> str:
-    """Reduce what a node or a client wrote to a line that shows as it is."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def trial(sent_at: float) -> SendMessage:

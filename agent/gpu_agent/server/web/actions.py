@@ -12,6 +12,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from gpu_agent.registry.actions import Refusal, unknown_node_message
+from gpu_agent.registry.quoting import one_line
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable
 from gpu_agent.server.web.live import LiveView
@@ -95,7 +96,7 @@ def _problem(visit: Visit, question: Question, reason: str) -> str:
         return "State a reason: others will ask for it."
     if len(reason) > MAX_REASON:
         return f"The reason has {len(reason)} characters: write at most {MAX_REASON}."
-    if question.confirm and visit.form.get("confirm", "").strip() != question.confirm:
+    if question.confirm and " ".join(visit.form.get("confirm", "").split()) != question.confirm:
         return f"Type {question.confirm} to confirm."
     deadline = visit.form.get("deadline_seconds", "")
     if question.deadlines and deadline not in {seconds for seconds, _ in question.deadlines}:
@@ -114,6 +115,12 @@ def _node(visit: Visit) -> NodeDetail:
 
 def _name(node: NodeDetail) -> str:
     return node.hostname or node.node_id
+
+
+def _typed_name(node: NodeDetail) -> str:
+    """Return the hostname as a person can type it; the node's id where nobody can."""
+    name = " ".join((node.hostname or "").split())
+    return name if name and one_line(name) == name else node.node_id
 
 
 def _by(visit: Visit) -> str:
@@ -234,13 +241,13 @@ def _ask_remove(visit: Visit) -> Question:
     return Question(
         title=f"Remove {name}?",
         sentences=(
-            "This cannot be undone: the record, its history and its node token go.",
+            f"This cannot be undone: the record of `{node.node_id}`, its history and its node token go.",
             _jobs_sentence(_jobs(node), then="Claims on the node end; the jobs themselves are not stopped."),
             "The machine can join again only with a join token.",
         ),
         button=f"Remove {name}",
         back="/nodes",
-        confirm=name,
+        confirm=_typed_name(node),
         is_danger=True,
     )
 

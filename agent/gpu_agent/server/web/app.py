@@ -1,7 +1,8 @@
 """The fleet page as an ASGI application: which page answers, its stream, its static files, its refusals."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 
@@ -197,8 +198,9 @@ class FleetPages:
             token_id=person.parent_id,
             is_valid=person.is_valid,
         )
+        first = await anext(pieces)  # what cannot be shown is refused with a page, before the answer begins
         headers = {**PAGE_HEADERS, "X-Accel-Buffering": "no"}
-        return StreamingResponse(pieces, media_type="text/event-stream", headers=headers)
+        return StreamingResponse(_from(first, pieces), media_type="text/event-stream", headers=headers)
 
     async def _confirm_session(self, visit: Visit) -> Response:
         """Say that the session is valid and may have a stream: the script asks after its own broke."""
@@ -279,6 +281,14 @@ def _with_nav(view: LiveView, nav: LiveView) -> LiveView:
 
 def _badge(name: str, number: int, *, meaning: str, kind: str) -> str:
     return render("_badge.html", id=name, number=number, meaning=meaning, kind=kind)
+
+
+async def _from(first: bytes, others: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Write a piece, then the others; ends these when it ends."""
+    async with aclosing(others):
+        yield first
+        async for piece in others:
+            yield piece
 
 
 async def _nothing() -> None:

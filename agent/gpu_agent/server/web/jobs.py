@@ -27,6 +27,7 @@ QUEUE_SECONDS = 2.0
 """How often it is looked why jobs wait: that asks dispatch once for each different demand."""
 
 _PAGE = "jobs"
+_RANK_DIGITS = 8
 _QUEUED, _CLAIMED = "q-", "c-"
 
 
@@ -132,7 +133,8 @@ class _ClaimPage:
 
 def _claims(visit: Visit, claims: Sequence[tuple[int, str]]) -> _ClaimPage:
     rank, has_mark, job_id = visit.query.get("after", "").partition(".")
-    begin = bisect_right(claims, (int(rank), job_id)) if has_mark and rank.isdecimal() else 0
+    is_rank = rank.isdecimal() and len(rank) <= _RANK_DIGITS
+    begin = bisect_right(claims, (int(rank), job_id)) if has_mark and is_rank else 0
     page = claims[begin : begin + PAGE_CLAIMS]
     more = begin + PAGE_CLAIMS < len(claims)
     return _ClaimPage(

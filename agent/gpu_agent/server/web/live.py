@@ -34,6 +34,7 @@ SLICE_SECONDS = 0.02
 _MOST_PARTS = 4096
 _MOST_CHARACTERS = 32 * 1024 * 1024
 _MOST_ORDERS = 512
+_SERIAL_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ class PartCache:
     def had(self, shown: str) -> int:
         """Read what a page says that it has: a serial number of this process, or nothing."""
         boot, _, number = shown.partition("-")
-        return int(number) if boot == self.boot and number.isdecimal() else 0
+        is_number = number.isdecimal() and len(number) <= _SERIAL_DIGITS
+        return int(number) if boot == self.boot and is_number else 0
 
 
 def order_mark(rows: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Renders templates: the one door to Jinja2, what templates may call, and the static files.
 
-Everything is escaped unless a template of ours made it. Static files are named with a part of their digest,
-so that a browser may keep them for good.
+Everything is escaped unless a template of ours made it. Control and bidi characters are replaced: nodes and
+clients choose names. Static files are named with a part of their digest, so that a browser may keep them for
+good.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.registry.quoting import clip_quote, one_line
 from gpu_agent.version import __version__
 
 __all__ = [
@@ -139,7 +140,7 @@ def _gib(megabytes: float | None) -> str:
 
 def _coded(text: str) -> Markup:
     """Show what stands between backquotes as code."""
-    parts = text.split("`")
+    parts = one_line(text).split("`")
     shown = (
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)
@@ -147,11 +148,17 @@ def _coded(text: str) -> Markup:
     return Markup("").join(shown)
 
 
+def _shown(value: object) -> object:
+    """Reduce a text to what shows as it is; what a template made stays."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("gpu_agent.server.web"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

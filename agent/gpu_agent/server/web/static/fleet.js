@@ -182,7 +182,7 @@ document.addEventListener('click', e => {
 });
 document.addEventListener('input', e => {
   const wanted = e.target.dataset?.match;
-  if (wanted) e.target.setCustomValidity(e.target.value === wanted ? '' : `Type ${wanted}`);
+  if (wanted) e.target.setCustomValidity(e.target.value.trim() === wanted ? '' : `Type ${wanted}`);
 });
 document.addEventListener('submit', e => {
   const twice = e.target.dataset.sent;
