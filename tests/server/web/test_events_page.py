@@ -3,10 +3,15 @@
 import asyncio
 import json
 import re
+from collections import Counter
 
 import httpx
 import pytest
 
+from gpu_agent.server.service import RegistryService
+from gpu_agent.server.web import live
+from gpu_agent.server.web.event_lines import EventLine, event_line
+from gpu_agent.wire.api import RegistryEvent
 from tests.server.web.fleet import Fleet, Machine
 from tests.waiting import patience
 
@@ -84,3 +89,29 @@ async def test_new_events_are_counted_and_no_row_moves(played: Fleet, admin: htt
                 if line.startswith("data: {"):
                     changed = json.loads(line.removeprefix("data: "))
     assert not [name for name in changed if name.startswith("e-")]
+
+
+async def test_an_open_page_searches_each_event_once_however_long_it_is_looked_at(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = await machine(played)
+    page = (await admin.get("/events?q=fan")).text
+    main = re.findall(r'data-live="events" data-since="([^"]*)".*? data-order="([^"]*)"', page)[0]
+    searched: list[int | None] = []
+    line_of = event_line
+
+    def counted(registry: RegistryService, event: RegistryEvent) -> EventLine:
+        searched.append(event.id)
+        return line_of(registry, event)
+
+    monkeypatch.setattr("gpu_agent.server.web.events.event_line", counted)
+    monkeypatch.setattr(live, "ORDER_SECONDS", 0.0)
+    query = {"page": "events", "q": "fan", "since": main[0], "order": main[1]}
+    async with admin.stream("GET", "/web/stream", params=query) as stream:
+        lines = stream.aiter_lines()
+        for number in range(3):  # each is seen by a look of its own
+            await played.service.cordon(joined.node_id, reason=f"fan {number}")
+            async with asyncio.timeout(patience(10)):
+                while f"{number + 1} new: show" not in await anext(lines):
+                    pass
+    assert max(Counter(searched).values()) <= 2  # for the order, and for what is new

@@ -54,7 +54,7 @@ async def show(visit: Visit) -> Response:
         lines=[(f"{_ROW}{one.id}", is_warning(one), event_line(visit.registry, one)) for one in shown],
         older=shown[-1].id if len(found) > PAGE_EVENTS else None,
         has_newer=before is not None,
-        fresh="" if view is None else visit.part_html(_fresh(visit, wanted, _newest(shown))),
+        fresh="" if view is None else visit.part_html(_fresh(visit, _newest(shown), 0)),
         nothing_yet=not visit.registry.event_log.last_id,
         filters=filters,
         is_filtered=any(filters.values()),
@@ -67,29 +67,47 @@ async def show(visit: Visit) -> Response:
 def live(visit: Visit) -> LiveView:
     """Return what changes on the page: how many events came since, and no row."""
     wanted = _wanted(visit)
+    matches, later = _Matches(), dict[int, _Matches]()
 
     def order() -> tuple[str, ...]:
         """Return the newest event alone: what came later is counted, and is no change of order."""
-        newest = next(_events(visit.registry, wanted, before=None), None)
-        return () if newest is None else (f"{_ROW}{newest.id}",)
+        matches.look(visit.registry, wanted)
+        return (f"{_ROW}{matches.newest}",) if matches.newest else ()
 
     def parts(rows: Sequence[str]) -> Iterator[Part]:
-        newest = _number(rows[0].removeprefix(_ROW)) if rows else 0
-        yield _fresh(visit, wanted, newest or 0)
+        newest = (_number(rows[0].removeprefix(_ROW)) if rows else 0) or 0
+        found = later.setdefault(newest, _Matches(searched=newest))
+        found.look(visit.registry, wanted)
+        yield _fresh(visit, newest, found.count)
 
     return LiveView(_PAGE, (wanted.log, wanted.text), parts, order)
 
 
-def _fresh(visit: Visit, wanted: _Wanted, newest: int) -> Part:
-    """Return the button that shows what came after an event."""
-    last_id = visit.registry.event_log.last_id
-    count = 0
-    if last_id > newest:
-        later = islice(_events(visit.registry, wanted, before=None, after=newest), PAGE_EVENTS + 1)
-        count = sum(1 for _ in later)
-    href = visit.address(before=None)
-    html = partial(render, "_fresh.html", id="fresh", count=count, most=PAGE_EVENTS, href=href)
-    return Part("fresh", (count, href), html, f"{newest} {href}")
+@dataclass(slots=True)
+class _Matches:
+    """What the filters find behind an event: each event is searched once, however many looks there are."""
+
+    searched: int = 0
+    """The id of the last event that was searched."""
+    newest: int = 0
+    count: int = 0
+
+    def look(self, registry: RegistryService, wanted: _Wanted) -> None:
+        """Search what the log has by now."""
+        last_id = registry.event_log.last_id
+        if last_id <= self.searched:
+            return
+        for event in _events(registry, wanted, before=None, after=self.searched):
+            self.newest = max(self.newest, event.id or 0)
+            self.count += 1
+        self.searched = last_id
+
+
+def _fresh(visit: Visit, newest: int, count: int) -> Part:
+    """Return the button that shows how many came after an event."""
+    href, shown = visit.address(before=None), min(count, PAGE_EVENTS + 1)
+    html = partial(render, "_fresh.html", id="fresh", count=shown, most=PAGE_EVENTS, href=href)
+    return Part("fresh", (shown, href), html, f"{newest} {href}")
 
 
 def _events(
