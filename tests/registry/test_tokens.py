@@ -522,7 +522,7 @@ def test_a_session_has_the_role_of_its_operator_token_and_is_never_longer() -> N
     assert answer(registry.do(session())) is None
     assert ("token", "s0") in registry.documents
     found = stands_for(registry, "digest of s0")
-    assert found == Credential(CredentialKind.SESSION, "s0", role=Role.READ)
+    assert found == Credential(CredentialKind.SESSION, "s0", role=Role.READ, parent_id="op")
     registry.pass_time(59)
     assert stands_for(registry, "digest of s0") is not None
     registry.pass_time(1)
