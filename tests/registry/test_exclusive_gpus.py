@@ -258,7 +258,7 @@ def test_a_node_without_uuids_that_declares_another_list_gives_no_gpu_out_until_
     other = (*nameless, GpuDeclaration(name="L4", memory_gb=24))
     registry.heartbeats(1, gpus=None, hardware=Hardware(cpu_cores=8, memory_gb=64, gpus=other))
     _, have = refusal(registry.claim("next", gpu_count=1))
-    assert have == "0 free of 3; claimed by job, 2x claims of an earlier list of GPUs have not ended"
+    assert have == "0 free of 3; claimed by job, 2 claims of an earlier list of GPUs have not ended"
     registry.release("job", claim.claim_id)
     registry.heartbeats(1, gpus=None)
     assert isinstance(registry.claim("next", gpu_count=1), Claim)
