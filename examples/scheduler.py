@@ -10,7 +10,7 @@ import asyncio
 import os
 import secrets
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from gpu_agent.client import Claim, ClaimLost, JobRequest, NoAvailableNode, RegistryClient, RegistryError
 
@@ -67,7 +67,5 @@ async def main(url: str, name: str, lines: list[str]) -> None:
 
 if __name__ == "__main__":
     address, run_name, *_ = [*sys.argv[1:], secrets.token_hex(4)]
-    try:
+    with suppress(KeyboardInterrupt):  # the jobs were ended, and their claims released
         asyncio.run(main(address, run_name, sys.stdin.read().splitlines()))
-    except KeyboardInterrupt:  # the jobs were ended, and their claims released
-        sys.exit(130)

@@ -37,7 +37,7 @@ class Run:
             await asyncio.sleep(seconds)
             self._process.send_signal(signal.SIGINT)
             rest, _ = await self._process.communicate()
-        assert self._process.returncode == 130, rest
+        assert self._process.returncode == 0, rest
         return first + rest.decode()
 
 
