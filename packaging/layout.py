@@ -144,6 +144,8 @@ def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None
         for source in sorted([*docs.rglob("*.md"), *(docs / "monitoring").iterdir()]):
             _copy(source, folder / source.relative_to(docs))
         _copy_tree(plan.work / "html", folder / "html")
+        shutil.rmtree(folder / "html" / "monitoring")
+        (folder / "html" / "monitoring").symlink_to("../monitoring")  # the same files
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from tests.waiting import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-ELSEWHERE = {"serve", "backup", "restore", "claim run", "event follow"}
+ELSEWHERE = {"serve", "backup", "restore", "claim run", "event follow", "notify list", "notify test"}
 """Tried by tests of their own."""
 NOUNS = {name: one for name, one in REGISTRY.entries.items() if isinstance(one, Group)}
 """Words before actions."""
@@ -125,6 +125,7 @@ def _look(operator: Operator, node_id: str) -> None:
     assert "takes jobs" in operator.run("explain", "node", node_id)
     assert operator.ask("event", "list", node_id)["events"]
     assert "leader" in operator.run("members")
+    assert "/signin?code=" in operator.run("page")
     assert [member["nodes"] for member in operator.ask("members")["members"]] == [1]
     assert f"{node_id}  registering → ready" in operator.run("event", "list")
     assert operator.ask("settings")["thresholds"]

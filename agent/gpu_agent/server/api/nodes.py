@@ -152,7 +152,7 @@ class ExplainQuery(ApiRequest):
     summary="List nodes",
     openapi_extra=needs("read"),
     response_model=NodeList,
-    responses={**WITH_EVENT_ID, **refusals(503)},
+    responses={**WITH_EVENT_ID, **refusals(404, 503)},
 )
 async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) -> StreamingResponse:
     """List nodes, each with its status and the reason for it: by id, or in the order of `sort`."""
@@ -168,7 +168,7 @@ async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) 
                 in_order, after=query.after, limit=query.limit or MOST_NODES
             )
         except CursorError as error:
-            raise ApiError("INVALID_REQUEST", f"$.after: {error}") from None
+            raise ApiError("NOT_FOUND", f"$.after: {error}") from None
         pieces = _write_page(nodes, head=head, limit=query.limit, following=page.after)
     return StreamingResponse(pieces, media_type="application/json", headers={EVENT_ID: event_id})
 
