@@ -141,11 +141,9 @@ def _lay_papers(plan: Plan, stage: Path, package: str, *, packager: str) -> None
     if package == "gpu-agent":
         _copy(plan.root / "README.md", folder / "README.md")
         docs = plan.root / "docs"
-        for source in sorted([*docs.rglob("*.md"), *(docs / "monitoring").iterdir()]):
+        for source in sorted(docs.rglob("*.md")):
             _copy(source, folder / source.relative_to(docs))
         _copy_tree(plan.work / "html", folder / "html")
-        shutil.rmtree(folder / "html" / "monitoring")
-        (folder / "html" / "monitoring").symlink_to("../monitoring")  # the same files
 
 
 def _copy_tree(source: Path, target: Path) -> None:

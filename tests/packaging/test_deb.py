@@ -152,5 +152,5 @@ def test_the_pages_come_with_the_agent_to_read_in_a_terminal_and_in_a_browser(pa
         assert f"/usr/share/doc/gpu-agent/html/{page.with_suffix('.html')}" in listed
         assert f"/usr/share/doc/gpu-agent/{page}" in listed
     for file in (ROOT / "docs" / "monitoring").iterdir():
-        assert f"/usr/share/doc/gpu-agent/monitoring/{file.name}" in listed
+        assert f"/usr/share/doc/gpu-agent/html/monitoring/{file.name}" in listed
     assert any("/doc/gpu-agent/html/assets/" in name for name in listed)
