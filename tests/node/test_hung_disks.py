@@ -127,7 +127,8 @@ async def test_a_folder_that_cannot_be_scanned_is_logged_once(
     async with probing(always(GOOD), Sources(scanner=scanner)) as (_, next_one):
         for _ in range(3):
             await next_one()
-    assert _of_models(caplog).count("model_scan_failed") == 1
+    # A busy machine may read the host late, which is logged too.
+    assert [said for said in _of_models(caplog) if said.startswith("model_")] == ["model_scan_failed"]
 
 
 async def test_a_host_that_hangs_from_the_start_is_data_and_gathers_no_threads(
