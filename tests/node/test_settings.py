@@ -72,9 +72,16 @@ def test_an_unknown_key_in_a_table_names_the_nearest_of_that_table(tmp_path: Pat
         _load(tmp_path, '[[declared_models]]\nmodelid = "x"')
 
 
-def test_an_unknown_key_that_resembles_none_lists_them(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there are: registry_url, "):
+def test_an_unknown_key_that_resembles_none_says_which_command_lists_them(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'qqq' is no setting; `gpu-agent config show` lists all$"):
         _load(tmp_path, "qqq = 1")
+
+
+def test_an_unknown_key_names_those_that_share_a_word(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"'interval' is no setting; alike are: "
+    ):
+        _load(tmp_path, "interval = 1")
 
 
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:

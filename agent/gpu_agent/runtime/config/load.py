@@ -6,7 +6,7 @@ with the nearest known one. What else a fault means, the component's own setting
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -34,6 +34,8 @@ from gpu_agent.runtime.config.sources import (
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 _MAX_SHOWN = 60
+_MOST_NAMES = 12
+"""Names of settings in one message."""
 
 
 class SettingsError(Exception):
@@ -128,11 +130,20 @@ def _unknown_key(kind: type[BaseModel], holder: type[BaseModel], key: str) -> st
     elsewhere = _where_it_belongs(kind, key)
     if elsewhere is not None and key not in holder.model_fields:
         return f"{_shown(key)} is no setting there; put it {elsewhere}"
+    return f"{_shown(key)} is no setting; {_hint(key, list(holder.model_fields))}"
+
+
+def _hint(key: str, names: Sequence[str]) -> str:
     import difflib  # noqa: PLC0415 - for a mistake alone
 
-    nearest = difflib.get_close_matches(key, holder.model_fields, 1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(holder.model_fields)}"
-    return f"{_shown(key)} is no setting; {hint}"
+    if nearest := difflib.get_close_matches(key, names, 1):
+        return f"did you mean {nearest[0]!r}?"
+    if len(names) <= _MOST_NAMES:
+        return f"there are: {', '.join(names)}"
+    words = set(key.split("_"))
+    alike = [name for name in names if words & set(name.split("_"))][:_MOST_NAMES]
+    listed = "`gpu-agent config show` lists all"
+    return f"alike are: {', '.join(alike)}; {listed}" if alike else listed
 
 
 def _where_it_belongs(kind: type[BaseModel], key: str) -> str | None:
