@@ -78,9 +78,7 @@ def test_an_unknown_key_that_resembles_none_says_which_command_lists_them(tmp_pa
 
 
 def test_an_unknown_key_names_those_that_share_a_word(tmp_path: Path) -> None:
-    with pytest.raises(
-        SettingsError, match=r"'interval' is no setting; alike are: "
-    ):
+    with pytest.raises(SettingsError, match=r"'interval' is no setting; alike are: "):
         _load(tmp_path, "interval = 1")
 
 

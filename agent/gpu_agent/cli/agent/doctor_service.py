@@ -31,7 +31,7 @@ _OF_THE_TERMINAL = ("PATH", "LANG", "LC_ALL", "TERM", "COLUMNS", "LINES", "NO_CO
 _OF_THE_PROGRAM = ("PYTHON", "GPU_AGENT_CALLERS_PYTHON")
 """By these variables the processes that it starts find the same libraries."""
 _SETGID_AND_SETUID = 1 << 6 | 1 << 7
-_MORE = "do what this says; `gpu-agent status` shows more"
+_MORE = "see `gpu-agent status`: it shows the whole state and the next step"
 
 
 def running_agent(socket: Path | None = None, *, service_runs: bool = False) -> StatusDocument | CheckResult:
@@ -81,8 +81,11 @@ def _session_check(answer: StatusDocument) -> CheckResult:
         words = f"{name} is drained by its owner: {answer.drain.reason}"
         return warn(_CHECK, words, "run `gpu-agent resume` to put the machine back into service")
     if not answer.connected:
-        words = f"{name} is not connected to {answer.session.registry}: {activity_in_words(answer.session)}"
-        return fail(_CHECK, words, _MORE)
+        apart = f"{name} is not connected to {answer.session.registry}"
+        if answer.session.token_problem is not None:
+            what, _, step = answer.session.token_problem.partition(". ")
+            return fail(_CHECK, f"{apart}: {what}", step or _MORE)
+        return fail(_CHECK, f"{apart}: {activity_in_words(answer.session)}", _MORE)
     if status is None:
         return ok(_CHECK, f"{name} is connected, and has no status yet")
     words = f"{name} is {status.status}: {status.reason}" if status.reason else f"{name} is {status.status}"
