@@ -1,4 +1,9 @@
-from gpu_agent.registry.events import ConnectionLost, CordonRequested, JoinTokenRequested
+from gpu_agent.registry.events import (
+    ConnectionLost,
+    CordonRequested,
+    JoinTokenRequested,
+    RemovalRequested,
+)
 from gpu_agent.registry.persistence import StoredDocument
 from tests.registry.harness import Registry, logged, model, proof
 
@@ -94,3 +99,16 @@ def test_offline_records_with_tokens_are_bounded_in_bytes_the_oldest_go_first() 
     assert 2 <= len(left) < 7
     purged = [one.fields["node_id"] for one in logged(registry.done, "node_purged")]
     assert purged == [f"node-{number}" for number in range(1, 8 - len(left))]
+
+
+def test_the_event_of_a_removal_names_the_machine() -> None:
+    registry = Registry(auth_off=True, max_offline_records=1)
+    registry.register(1, hostname="gpu-1")
+    registry.register(2, hostname="gpu-2")
+    registry.register(3, hostname="gpu-3")
+    removed = logged(registry.do(RemovalRequested(9, "node-1", "sold")), "node_removed")
+    for connection in (2, 3):
+        registry.do(ConnectionLost(connection))
+    registry.pass_time(46.0)
+    purged = logged(registry.done, "node_purged")
+    assert [one.fields["hostname"] for one in (*removed, *purged)] == ["gpu-1", "gpu-2"]

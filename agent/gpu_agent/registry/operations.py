@@ -30,7 +30,7 @@ from gpu_agent.registry.events import (
 )
 from gpu_agent.registry.node import GpuCordon, NodeRecord, NodeTable
 from gpu_agent.registry.quoting import clip_quote, clip_sentence
-from gpu_agent.registry.removal import NodeRemoval
+from gpu_agent.registry.removal import NodeRemoval, name_of
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.wire.codes import ErrorCode, NodeStatus, ReasonCode
 from gpu_agent.wire.messages import NodeControl
@@ -137,8 +137,8 @@ class Operations:
         else:
             self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
         self._removal.remove(record, step)
-        fields = {"node_id": record.node_id, "reason": event.reason, "by": event.by}
-        step.log("node_removed", fields, Level.WARNING)
+        fields = {"reason": event.reason, "by": event.by}
+        step.log("node_removed", name_of(record) | fields, Level.WARNING)
 
 
 def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | None:

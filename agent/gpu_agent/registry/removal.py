@@ -41,8 +41,8 @@ class NodeRemoval:
         """Remove a record without an operator's request, and log why."""
         self.remove(record, step)
         offline = max(0.0, step.now - record.since)
-        fields = {"node_id": record.node_id, "offline_seconds": round(offline), "reason": reason}
-        step.log("node_purged", fields)
+        fields = {"offline_seconds": round(offline), "reason": reason}
+        step.log("node_purged", name_of(record) | fields)
 
     def count_offline(self, step: Step) -> None:
         """Learn which of the touched nodes may be evicted now."""
@@ -75,3 +75,9 @@ class NodeRemoval:
     def _may_be_evicted(self, record: NodeRecord) -> bool:
         purgeable = purge_at(record, self._thresholds) < inf
         return purgeable and not record.claims and not record.held
+
+
+def name_of(record: NodeRecord) -> dict[str, object]:
+    """Name a node in an event that is logged when its record is gone (§3.1)."""
+    named: dict[str, object] = {"node_id": record.node_id}
+    return named if record.hostname is None else named | {"hostname": record.hostname}
