@@ -29,16 +29,26 @@ def scanned(fleet: Fleet) -> dict[str, object]:
     statuses = [status for one in records for status in fleet.gpu_statuses(one.node_id)]
     declared = Counter(gpu.name for one in records for gpu in one.gpus.values() if not gpu.is_parent)
     free: dict[str, Counter[str]] = {}
+    claims = {GpuStatus.CLAIMED: Counter[str](), GpuStatus.IDLE: Counter[str]()}
     for one in records:
         own = [gpu for gpu in one.gpus.values() if not gpu.is_parent]
         for state, status in zip(own, fleet.gpu_statuses(one.node_id), strict=True):
             free.setdefault(state.name, Counter())[one.node_id] += status is GpuStatus.FREE
+            for kind, count in claims.items():
+                count[state.name] += status is kind
     return {
         "nodes": Counter(one.status for one in records),
         "reasons": Counter((one.status, one.reason_code) for one in records),
         "gpus": Counter(statuses),
         "models": {
-            name: (number, free[name].total(), max(free[name].values())) for name, number in declared.items()
+            name: (
+                number,
+                free[name].total(),
+                max(free[name].values()),
+                claims[GpuStatus.CLAIMED][name],
+                claims[GpuStatus.IDLE][name],
+            )
+            for name, number in declared.items()
         },
         "slots": (sum(one.slots for one in records), sum(one.in_flight_jobs for one in records)),
         "cordoned": sum(one.desired.cordoned is not None for one in records),
@@ -62,7 +72,8 @@ def kept(totals: FleetTotals) -> dict[str, object]:
         "reasons": totals.reasons,
         "gpus": totals.gpus,
         "models": {
-            name: (one.gpus, one.free, one.most_free_on_one_node) for name, one in totals.gpu_models.items()
+            name: (one.gpus, one.free, one.most_free_on_one_node, one.claimed, one.idle)
+            for name, one in totals.gpu_models.items()
         },
         "slots": (totals.slots, totals.slots_taken),
         "cordoned": totals.cordoned,

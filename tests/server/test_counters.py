@@ -196,6 +196,13 @@ def test_the_99th_percentile_of_selections_is_in_microseconds() -> None:
     assert meter.read(now=1.0, heartbeats=0).select_p99_us == 199.0
 
 
+def test_the_99th_percentile_of_commits_is_that_of_the_period() -> None:
+    meter = PerformanceMeter(now=0.0)
+    commits = [milliseconds / 1e3 for milliseconds in range(200, 0, -1)]
+    assert meter.read(now=1.0, heartbeats=0, commits=commits).commit_p99_ms == 199.0
+    assert meter.read(now=2.0, heartbeats=0).commit_p99_ms is None
+
+
 def test_without_selections_there_is_no_percentile() -> None:
     assert PerformanceMeter(now=0.0).read(now=1.0, heartbeats=0).select_p99_us is None
 

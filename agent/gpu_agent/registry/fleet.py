@@ -338,6 +338,11 @@ class Fleet:
         return len(self._claims.queue)
 
     @property
+    def queue_since(self) -> float | None:
+        """Since when the job waits that has waited longest; None where none waits."""
+        return self._claims.queue.earliest_since
+
+    @property
     def claim_history(self) -> ClaimHistory:
         """What happened to claims, ended ones included."""
         return self._claims.history

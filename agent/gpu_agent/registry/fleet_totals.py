@@ -5,10 +5,9 @@ in, so that no figure costs a scan of the fleet.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import compress
 from typing import TypeVar
 
 from gpu_agent.registry.dispatch.gpu_status import is_degraded
@@ -56,6 +55,9 @@ class ModelShare:
     name: str
     gpus: int
     free: int
+    claimed: int
+    idle: int
+    """Claimed, and not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,9 @@ class GpuModelFigures:
 
     gpus: int = 0
     free: int = 0
+    claimed: int = 0
+    """Without those that are idle."""
+    idle: int = 0
     free_by_node: Counter[int] = field(default_factory=Counter)
     """How many nodes have so many of them free; no node with none."""
 
@@ -159,6 +164,8 @@ class FleetTotals:
         model = self.gpu_models.setdefault(share.name, GpuModelFigures())
         model.gpus += times * share.gpus
         model.free += times * share.free
+        model.claimed += times * share.claimed
+        model.idle += times * share.idle
         if share.free:
             _count(model.free_by_node, share.free, times)
         if not model.gpus:
@@ -200,11 +207,17 @@ def _severity(record: NodeRecord, gpu_statuses: tuple[GpuStatus, ...], degraded_
 
 
 def _shares(names: list[str], statuses: tuple[GpuStatus, ...]) -> tuple[ModelShare, ...]:
-    free = [status is GpuStatus.FREE for status in statuses]
     if names and names.count(names[0]) == len(names):  # as almost always
-        return (ModelShare(names[0], len(names), sum(free)),)
-    gpus, of_free = Counter(names), Counter(compress(names, free))
-    return tuple(ModelShare(name, number, of_free[name]) for name, number in sorted(gpus.items()))
+        return (_share(names[0], statuses),)
+    of_name: dict[str, list[GpuStatus]] = {}
+    for name, status in zip(names, statuses, strict=True):
+        of_name.setdefault(name, []).append(status)
+    return tuple(_share(name, of_name[name]) for name in sorted(of_name))
+
+
+def _share(name: str, statuses: Sequence[GpuStatus]) -> ModelShare:
+    free, claimed, idle = map(statuses.count, (GpuStatus.FREE, GpuStatus.CLAIMED, GpuStatus.IDLE))
+    return ModelShare(name, len(statuses), free, claimed, idle)
 
 
 def _count(counter: Counter[_Key], key: _Key, times: int) -> None:

@@ -121,6 +121,11 @@ class ClaimQueue:
         waiting = self._by_job.get(job_id)
         return None if waiting is None else sum(one.order <= waiting.order for one in self._by_job.values())
 
+    @property
+    def earliest_since(self) -> float | None:
+        """Since when the job waits that has waited longest; None where none waits."""
+        return min((one.since for one in self._by_job.values()), default=None)
+
     def in_order(self) -> list[Waiting]:
         """Return all entries in the order in which they get capacity."""
         return sorted(self._by_job.values(), key=_ORDER)

@@ -165,6 +165,7 @@ class Performance:
     loop_lag_p50_ms: float | None
     loop_lag_p99_ms: float | None
     select_p99_us: float | None
+    commit_p99_ms: float | None
 
 
 class PerformanceMeter:
@@ -193,8 +194,12 @@ class PerformanceMeter:
         self._selections.append(seconds)
         self.selections.add(seconds)
 
-    def read(self, *, now: float, heartbeats: int) -> Performance:
-        """Return the period's figures and start the next; `heartbeats` counts from the registry's start."""
+    def read(self, *, now: float, heartbeats: int, commits: Sequence[float] = ()) -> Performance:
+        """Return the period's figures and start the next.
+
+        `heartbeats` counts from the registry's start; `commits` says how long those of the period took, in
+        seconds.
+        """
         span = max(now - self._began, 1e-9)
         lags, selections = sorted(self._lags), sorted(self._selections)
         self.last = Performance(
@@ -203,6 +208,7 @@ class PerformanceMeter:
             loop_lag_p50_ms=_quantile(lags, _P50, unit=1e3),
             loop_lag_p99_ms=_quantile(lags, _P99, unit=1e3),
             select_p99_us=_quantile(selections, _P99, unit=1e6),
+            commit_p99_ms=_quantile(sorted(commits), _P99, unit=1e3),
         )
         self._began, self._heartbeats_before = now, heartbeats
         self._worst_lag_seconds = 0.0

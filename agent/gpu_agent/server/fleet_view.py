@@ -106,6 +106,8 @@ class NodePage:
     """The place of the page's first node in the list, from 0."""
     after: str | None
     """Where the next page begins; None on the last one."""
+    before: str | None
+    """Where the page before begins; None on the first one and on the second, before which all begins."""
 
 
 class CursorError(ValueError):
@@ -147,7 +149,8 @@ class FleetView:
         begin = 0 if after is None else bisect_right(order, _read_cursor(after, query.sort))
         keys = order[begin : begin + limit]
         following = _cursor(keys[-1]) if keys and begin + limit < len(order) else None
-        return NodePage(tuple(str(key[-1]) for key in keys), len(order), begin, following)
+        before = _cursor(order[begin - limit - 1]) if begin > limit else None
+        return NodePage(tuple(str(key[-1]) for key in keys), len(order), begin, following, before)
 
     def _take_in(self, node_id: str) -> None:
         figures = self._fleet.figures_of(node_id)

@@ -205,6 +205,7 @@ def log_performance(service: RegistryService) -> None:
         loop_lag_p50_ms=figures.loop_lag_p50_ms,
         loop_lag_p99_ms=figures.loop_lag_p99_ms,
         select_p99_us=figures.select_p99_us,
+        commit_p99_ms=figures.commit_p99_ms,
         nodes=size.nodes,
         connections=size.connections,
     )

@@ -326,6 +326,12 @@ class RegistryService:
         """How many jobs wait for capacity."""
         return self._fleet.queue_length
 
+    @property
+    def longest_wait_seconds(self) -> float | None:
+        """For how long the job waits that has waited longest; None where none waits."""
+        since = self._fleet.queue_since
+        return None if since is None else max(0.0, self._clock.monotonic() - since)
+
     def record(self, node_id: str) -> NodeRecord | None:
         """Return a node's record, the fleet's own: read it at once, and hold nothing of it."""
         return self._fleet.node(node_id)
@@ -348,7 +354,8 @@ class RegistryService:
     async def fleet_figures(self) -> FleetFigures:
         """Return the fleet's totals."""
         await self.fleet_view.refresh()
-        return views.fleet_figures(self.fleet_view.totals, waiting_jobs=self.waiting_jobs)
+        totals, jobs = self.fleet_view.totals, self.waiting_jobs
+        return views.fleet_figures(totals, waiting_jobs=jobs, longest_wait_seconds=self.longest_wait_seconds)
 
     async def page_of_nodes(
         self, query: NodeQuery, *, after: str | None = None, limit: int = PAGE_NODES
@@ -623,7 +630,8 @@ class RegistryService:
 
     def performance(self) -> Performance:
         """Return the registry's own figures since the last call (§8)."""
-        return self._meter.read(now=self._clock.monotonic(), heartbeats=self._messages.heartbeats)
+        now, heartbeats = self._clock.monotonic(), self._messages.heartbeats
+        return self._meter.read(now=now, heartbeats=heartbeats, commits=self._writer.take_durations())
 
     @property
     def thresholds(self) -> Thresholds:

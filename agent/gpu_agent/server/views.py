@@ -178,7 +178,9 @@ def node_detail(
     )
 
 
-def fleet_figures(totals: FleetTotals, *, waiting_jobs: int) -> FleetFigures:
+def fleet_figures(
+    totals: FleetTotals, *, waiting_jobs: int, longest_wait_seconds: float | None
+) -> FleetFigures:
     """Make the document of the fleet's totals."""
     models = sorted(totals.gpu_models.items(), key=lambda one: (-one[1].gpus, one[0]))
     return FleetFigures(
@@ -196,6 +198,8 @@ def fleet_figures(totals: FleetTotals, *, waiting_jobs: int) -> FleetFigures:
                 name=name,
                 gpus=one.gpus,
                 free=one.free,
+                claimed=one.claimed,
+                idle=one.idle,
                 most_free_on_one_node=one.most_free_on_one_node,
             )
             for name, one in models
@@ -204,6 +208,7 @@ def fleet_figures(totals: FleetTotals, *, waiting_jobs: int) -> FleetFigures:
         slots_taken=totals.slots_taken,
         models=dict(totals.models.most_common()),
         waiting_jobs=waiting_jobs,
+        longest_wait_seconds=None if longest_wait_seconds is None else round(longest_wait_seconds, 3),
     )
 
 

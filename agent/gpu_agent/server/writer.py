@@ -5,6 +5,7 @@ The loop decides what goes into a commit, and retries what failed. Knows nothing
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpu_agent.store.base import (
 )
 
 _COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+_MOST_DURATIONS = 16384
 _LOG = Logger("registry")
 _Stored = TypeVar("_Stored")
 
@@ -46,6 +48,7 @@ class Writer:
         """Commits, since the start; what they held is committed again."""
         self.commits = Histogram(_COMMIT_BOUNDS)
         """Seconds, since the start; those that failed too."""
+        self._durations: deque[float] = deque(maxlen=_MOST_DURATIONS)
 
     @property
     def busy_since(self) -> float | None:
@@ -62,7 +65,9 @@ class Writer:
         began = self._busy_since = time.monotonic()
 
         def ended(bugs: Sequence[str] | None, error: BaseException | None) -> None:
-            self.commits.add(time.monotonic() - began)
+            took = time.monotonic() - began
+            self.commits.add(took)
+            self._durations.append(took)
             self._busy_since = None
             for bug in bugs or ():
                 _LOG.error("save_impossible", problem=bug)
@@ -73,6 +78,12 @@ class Writer:
             committed(None if error is None else _sentence(error))
 
         self._worker.do(partial(_save, self._store, batches), ended)
+
+    def take_durations(self) -> list[float]:
+        """Return how long the commits since the last call took, in seconds: the newest so many."""
+        durations = list(self._durations)
+        self._durations.clear()
+        return durations
 
     async def load(self) -> Loaded:
         """Read all that is stored, before the first commit; raises `StoreError`."""

@@ -20,6 +20,8 @@ class GpuModelCount(ApiAnswer):
     name: str = Field(description="The name as its driver states it.")
     gpus: int = Field(description="How many there are, whatever their status.")
     free: int = Field(description="How many of them a claim can get now.")
+    claimed: int = Field(description="How many have the status `claimed`.")
+    idle: int = Field(description="How many have the status `idle`: claimed, and not used.")
     most_free_on_one_node: int = Field(description="The largest number of free ones on one node.")
 
 
@@ -42,6 +44,9 @@ class FleetFigures(ApiAnswer):
     slots_taken: int = Field(description="Slots that jobs occupy.")
     models: dict[str, int] = Field(description="On how many ready nodes jobs can use each model.")
     waiting_jobs: int = Field(description="Jobs that wait in the queue.")
+    longest_wait_seconds: float | None = Field(
+        description="For how long the job waits that has waited longest; null where none waits."
+    )
 
 
 class GpuPointView(ApiAnswer):

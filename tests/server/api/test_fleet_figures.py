@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from gpu_agent.registry.job import Job
 from gpu_agent.server.service import RegistryService
 from tests.server.harness import Node, heartbeat, node, until
 
@@ -49,6 +50,28 @@ async def test_the_totals_count_each_node_and_each_gpu_once(
         assert claimed.status_code == 200
         figures = (await api.get("/v1/fleet")).json()
     assert (figures["gpus"]["free"], figures["gpus"]["claimed"], figures["slots_taken"]) == (0, 1, 1)
+    assert {one["name"]: (one["free"], one["claimed"], one["idle"]) for one in figures["gpu_models"]} == {
+        "NVIDIA H100": (0, 0, 0),
+        "NVIDIA L4": (0, 1, 0),
+    }
+
+
+@pytest.mark.usefixtures("ready")
+async def test_the_longest_wait_is_that_of_the_job_that_came_first(
+    service: RegistryService, api: httpx.AsyncClient
+) -> None:
+    assert (await api.get("/v1/fleet")).json()["longest_wait_seconds"] is None
+    await service.claim(Job(job_id="has-it", gpu_count=1))
+    jobs = [Job(job_id=f"job-{place}", gpu_count=1, priority=place, wait_seconds=60.0) for place in range(2)]
+    waiting = [asyncio.ensure_future(service.claim(job)) for job in jobs]
+    await until(lambda: service.waiting_jobs == 2, what="two jobs wait")
+    first = service.waiting("job-0")
+    assert first is not None
+    longest = (await api.get("/v1/fleet")).json()["longest_wait_seconds"]
+    assert 0 <= longest <= service.clock.monotonic() - first.since
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
 
 
 async def test_a_node_that_is_removed_counts_no_more(
