@@ -162,6 +162,66 @@ def test_a_change_shows_without_a_reload_and_moves_no_row(admin: Visitor, served
     assert admin.errors == []
 
 
+def test_what_changed_waits_until_it_is_asked_for(admin: Visitor, served: ServedFleet) -> None:
+    page, node_id = admin.page, served.fleet.machines["l4-01"].node_id
+    page.goto(served.url)
+    changes = page.locator("section[aria-labelledby=h-ch]")
+    expect(page.locator("#live")).to_contain_text("Live")
+    before = changes.locator("li").all_inner_texts()
+    for number in range(2):
+        served.do(served.fleet.service.cordon(node_id, reason=f"not by itself {number}"))
+    button = changes.get_by_role("button", name="2 new: show")
+    expect(button).to_be_visible()
+    assert changes.locator("li").all_inner_texts() == before
+    button.click()
+    expect(changes.locator("li").first).to_contain_text("not by itself 1")
+    expect(button).to_be_hidden()
+    served.do(served.fleet.service.uncordon(node_id))
+    expect(changes.get_by_role("button", name="1 new: show")).to_be_visible()
+
+
+def test_the_page_of_a_node_that_is_removed_says_so_and_what_to_do(visiting: Visiting) -> None:
+    with ServedFleet(populated=False) as served:
+        gone, stays = (Machine(name, count=1) for name in ("gpu-7", "gpu-8"))
+        for machine in (gone, stays):
+            served.do(served.fleet.join(machine))
+        visitor = visiting()
+        page = visitor.page
+        visitor.sign_in(served.url, served.tokens[Role.ADMIN], f"/nodes/{gone.node_id}")
+        listed = visitor.context.new_page()
+        listed.goto(f"{served.url}/nodes")
+        for one in (page, listed):
+            expect(one.locator("#live")).to_contain_text("Live")
+        served.do(served.fleet.service.remove(gone.node_id, reason="sold", by="ana"))
+        expect(page.get_by_role("heading", level=1)).to_have_text("gpu-7 is no node any more")
+        page.reload()
+        expect(page.locator("main")).to_contain_text("removed: sold (by ana). Its machine comes back when")
+        assert not _judge(page)
+        page.get_by_role("link", name="Its events").click()
+        expect(page.locator("#rows tr").first).to_contain_text("removed: sold (by ana)")
+        expect(listed.locator(f"#n-{gone.node_id}")).to_have_text(f"{gone.node_id} was removed")
+        heights = [listed.locator(f"#n-{one.node_id}").bounding_box() for one in (gone, stays)]
+        assert heights[0] is not None
+        assert heights[1] is not None
+        assert heights[0]["height"] == heights[1]["height"]
+
+
+def test_a_label_is_as_wide_as_others_however_long_it_is(visiting: Visiting) -> None:
+    with ServedFleet(populated=False) as served:
+        machine = Machine("gpu-7", count=1, labels={"zone": "a" * 1000, "rack": "7"})
+        served.do(served.fleet.join(machine))
+        for size in SIZES.values():
+            visitor = visiting(viewport=size)
+            visitor.sign_in(served.url, served.tokens[Role.READ], f"/nodes/{machine.node_id}")
+            label = visitor.page.get_by_role("link", name="zone=a")
+            box = label.bounding_box()
+            assert box is not None
+            assert box["width"] <= 240
+            assert box["height"] <= 24
+            assert label.get_attribute("title") == f"zone={'a' * 1000}"
+            assert visitor.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+
 def test_a_page_beyond_the_limit_says_so_and_is_not_loaded_again_and_again(
     admin: Visitor, served: ServedFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

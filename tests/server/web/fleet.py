@@ -386,7 +386,8 @@ class ServedFleet:
             self._started.set()
             while not await self._stopped(within_seconds=BEAT_SECONDS):
                 for machine in tuple(self.fleet.machines.values()):
-                    if machine.node is not None and self.fleet.known(machine).connected:
+                    found = self.fleet.service.node(machine.node_id)
+                    if machine.node is not None and found is not None and found.connected:
                         await machine.node.send(machine.heartbeat())
             server.stop()
             await asyncio.wait_for(serving, patience(10))

@@ -21,6 +21,18 @@ def events_in(text: str) -> list[str]:
     return [re.sub(r"<[^>]+>|warning: ", "", cell) for cell in cells]
 
 
+async def follow(admin: httpx.AsyncClient, path: str, rel: str) -> tuple[list[list[str]], str]:
+    """Return the ids of each page from one on, as long as there is a link; and the last page's path."""
+    pages = []
+    while True:
+        text = (await admin.get(path)).text
+        pages.append(re.findall(r'id="e-(\d+)"', text))
+        following = re.findall(rf'rel="{rel}" href="([^"]+)"', text)
+        if not following:
+            return pages, path
+        path = following[0].replace("&amp;", "&")
+
+
 async def machine(played: Fleet) -> Machine:
     joined = await played.join(Machine("gpu-1", count=1))
     await played.service.cordon(joined.node_id, reason="a <b>fan</b>", by="ann")
@@ -59,17 +71,13 @@ async def test_filters_apply_together(
 
 async def test_older_events_are_on_later_pages_each_once(played: Fleet, admin: httpx.AsyncClient) -> None:
     joined = await machine(played)
-    for number in range(130):
+    for number in range(230):
         await played.service.cordon(joined.node_id, reason=f"reason {number}")
-    ids: list[str] = []
-    path = "/events?q=reason"
-    while path:
-        text = (await admin.get(path)).text
-        ids += re.findall(r'id="e-(\d+)"', text)
-        older = re.findall(r'rel="next" href="([^"]+)"', text)
-        path = older[0].replace("&amp;", "&") if older else ""
-    assert len(ids) == len(set(ids)) == 130
+    pages, path = await follow(admin, "/events?q=reason", "next")
+    ids = [one for page in pages for one in page]
+    assert len(ids) == len(set(ids)) == 230
     assert ids == sorted(ids, key=int, reverse=True)
+    assert (await follow(admin, path, "prev"))[0] == pages[::-1]
 
 
 async def test_new_events_are_counted_and_no_row_moves(played: Fleet, admin: httpx.AsyncClient) -> None:

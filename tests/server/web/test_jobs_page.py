@@ -9,7 +9,7 @@ import pytest
 
 from gpu_agent.registry.job import Job
 from gpu_agent.server.service import RegistryService
-from gpu_agent.server.web import live
+from gpu_agent.server.web import jobs, live, why
 from tests.server.harness import until
 from tests.server.sse import Parser, Stream
 from tests.server.web.fleet import Fleet, Machine, busy
@@ -124,3 +124,64 @@ async def test_the_stream_counts_claims_without_sorting_them(
         await played.claim("first", machine, gpu_count=1)
         sent = (await stream.until("parts"))[-1].document
     assert "1 claim ·" in sent["jobs-head"]
+
+
+async def test_the_stream_has_each_jobs_row_as_it_changes_and_none_that_is_new(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "ORDER_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "QUEUE_SECONDS", 0.1)
+    machine = await played.join(Machine("gpu-1", count=2))
+    await played.claim("runs", machine, gpu_count=2)
+    machine.figures = {0: busy(80), 1: busy(60)}
+    job = Job(job_id="waits", gpu_count=1, wait_seconds=60.0)
+    waiting = asyncio.ensure_future(played.service.claim(job))
+    await until(lambda: played.service.waiting_jobs, what="a job waits")
+    page = (await admin.get("/jobs")).text
+    assert set(re.findall(r'<tr role="row" id="([^"]+)"', page)) == {"q-waits", "c-runs"}
+    since, order = re.findall(r'data-(?:since|order)="([^"]*)"', page)
+    sent: dict[str, str] = {}
+    async with admin.stream(
+        "GET", "/web/stream", params={"page": "jobs", "since": since, "order": order}, timeout=30
+    ) as response:
+        stream = Stream(response, Parser())
+
+        async def receive(row: str, words: str) -> None:
+            while words not in sent.get(row, ""):
+                for one in await stream.until("parts"):
+                    sent.update(one.document if one.name == "parts" else {})
+
+        await played.beat(machine, 2)
+        await receive("c-runs", "70 %")
+        machine.figures[1] = {"health": "lost", "reasons": ["xid_79"], "utilization_percent": None}
+        await played.beat(machine, 2)
+        await receive("c-runs", "GPU 1 of gpu-1 became unusable")
+        await played.service.release("runs")
+        machine.figures.clear()
+        await played.beat(machine, 2)
+        await receive("q-waits", "waits got its claim")
+        await receive("c-runs", "released")
+    assert "c-waits" not in sent
+    await waiting
+
+
+async def test_the_answer_of_nodes_and_the_claims_have_pages_before_and_behind(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(why, "PAGE_ROWS", 2)
+    monkeypatch.setattr(jobs, "PAGE_CLAIMS", 2)
+    for number in range(5):
+        machine = await played.join(Machine(f"gpu-{number}", count=1))
+        await played.claim(f"job-{number}", machine, gpu_count=1)
+    for path, part, pattern in (
+        ("/jobs?gpus=1", 'id="why"', r'class="one" href="/nodes/[^"]+" title="([^"]+)"'),
+        ("/jobs", 'aria-labelledby="h-c"', r'<tr role="row" id="c-([^"]+)"'),
+    ):
+        pages, following = [], path
+        for rel in ("next", "next", "prev", "prev", "next"):
+            text = (await admin.get(following)).text.split(part)[1].split("</section>")[0]
+            pages.append(re.findall(pattern, text))
+            following = re.findall(rf'rel="{rel}" href="([^"]+)"', text)[0].replace("&amp;", "&")
+        assert [len(one) for one in pages] == [2, 2, 1, 2, 2]
+        assert pages[:2] == pages[:-3:-1]
+        assert len({one for page in pages for one in page}) == 5

@@ -183,6 +183,58 @@ async def test_the_overview_counts_as_nodes_change(played: Fleet, admin: httpx.A
     assert "<b>1</b><span>of 4 GPUs free</span>" in sent["fig-free"]
 
 
+async def test_what_changes_since_the_overview_was_loaded_is_counted_and_moves_no_row(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=1))
+    page = (await admin.get("/")).text
+    until_id = int(re.findall(r'id="newer-show"[^>]* data-until="(\d+)"', page)[0])
+    async with opened(admin, "/") as stream:
+        await stream.next()
+        for number in range(3):
+            await played.service.cordon(machine.node_id, reason=f"seen later {number}")
+        sent: dict[str, str] = {}
+        newer: list[int] = []
+        while len(newer) < 3:
+            sent |= (await next_parts(stream)).document
+            ids = re.findall(r'data-ids="([^"]*)"', sent.get("newer", ""))
+            newer = [int(one) for one in "".join(ids).split() if int(one) > until_id]
+    assert len(newer) == 3
+    assert "seen later" not in "".join(html for part, html in sent.items() if not part.startswith("a-"))
+    assert "seen later 2" in (await admin.get("/")).text
+
+
+async def test_rows_of_models_keep_their_places_as_claims_come(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    larger = await played.join(Machine("a", "NVIDIA H100", count=4))
+    await played.join(Machine("b", "NVIDIA L4", count=2))
+
+    async def models() -> list[tuple[str, list[str]]]:
+        rows = re.findall(r'<tr><th scope="row"><a href="/nodes\?gpu=.*?</tr>', (await admin.get("/")).text)
+        return [(re.findall(r">([^<]+)</a>", row)[0], re.findall(r">(\d+)<", row)) for row in rows]
+
+    h100, l4 = "NVIDIA H100", "NVIDIA L4"
+    assert await models() == [(h100, ["4", "0", "0", "4", "4"]), (l4, ["2", "0", "0", "2", "2"])]
+    await played.claim("job", larger, gpu_count=3)
+    assert await models() == [(h100, ["1", "3", "0", "1", "4"]), (l4, ["2", "0", "0", "2", "2"])]
+
+
+@pytest.mark.parametrize(("path", "letter"), [("/nodes", "n"), ("/", "a")])
+async def test_a_row_whose_node_is_removed_stays_and_says_so(
+    path: str, letter: str, played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=1))
+    machine.figures[0] = {"health": "lost", "reasons": ["gpu_lost"]}
+    await played.beat(machine)
+    sent: dict[str, str] = {}
+    async with opened(admin, path) as stream:
+        await stream.next()
+        await played.service.remove(machine.node_id)
+        while "was removed" not in sent.get(f"{letter}-{machine.node_id}", ""):
+            sent |= (await next_parts(stream)).document
+
+
 async def test_viewers_of_two_nodes_get_nothing_while_nothing_changes(
     played: Fleet, admin: httpx.AsyncClient
 ) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from gpu_agent.registry.tokens import Role
+from gpu_agent.server.fleet_view import FleetView
 from tests.server.api_harness import operator_token
 from tests.server.web.browsing import sign_in
 from tests.server.web.fleet import Fleet, Machine, busy
@@ -83,9 +84,50 @@ async def test_a_list_of_more_than_a_page_goes_on_behind_its_last_row(
     assert names_in(first) == [f"n-{number}" for number in range(100)]
     following = re.search(r'rel="next" href="([^"]+)"', first)
     assert following is not None
+    assert 'rel="prev"' not in first
     second = (await admin.get(following[1].replace("&amp;", "&"))).text
     assert names_in(second) == ["n-100"]
     assert "101–101 of 101" in second  # noqa: RUF001 - as the page writes it
+    assert 'rel="prev" href="/nodes?sort=hostname">Previous<' in second
+
+
+async def test_the_page_before_ends_where_this_one_begins(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = FleetView.page.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "limit", 2)
+    for number in range(7):
+        await played.join(Machine(f"n-{number}", count=1), ready=False)
+    seen, path = [], "/nodes?sort=hostname"
+    for rel in ("next", "next", "next", "prev", "prev", "prev"):
+        text = (await admin.get(path)).text
+        seen.append(names_in(text))
+        path = re.findall(rf'rel="{rel}" href="([^"]+)"', text)[0].replace("&amp;", "&")
+    assert seen == [
+        [f"n-{number}" for number in range(first, min(7, first + 2))] for first in (0, 2, 4, 6, 4, 2)
+    ]
+    assert path == "/nodes?sort=hostname"
+
+
+async def test_a_node_that_was_removed_says_so_with_the_next_step(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("gpu-7", count=1))
+    await played.service.remove(machine.node_id, reason="sold", by="ana")
+    for path in (f"/nodes/{machine.node_id}", f"/nodes/{machine.node_id}/drain"):
+        gone = await admin.get(path)
+        assert gone.status_code == 404
+        for said in (
+            "gpu-7 is no node any more",
+            "removed: sold (by ana)",
+            "<code>gpu-agent registry token create --join</code>",
+            f'<a href="/events?node={machine.node_id}">Its events</a>',
+        ):
+            assert said in gone.text
+    events = (await admin.get(f"/events?node={machine.node_id}")).text
+    assert "removed: sold" in events
+    assert "no node &#39;none&#39; is known" in (await admin.get("/nodes/none")).text
 
 
 @pytest.mark.parametrize(

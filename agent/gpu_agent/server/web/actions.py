@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from gpu_agent.registry.actions import Refusal, unknown_node_message
+from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.quoting import one_line
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web.findings import gpu_number, jobs_of, placeable
 from gpu_agent.server.web.live import LiveView
+from gpu_agent.server.web.node import unknown_node
 from gpu_agent.server.web.rendering import duration, node_url
 from gpu_agent.server.web.visit import PageError, PageRoute, Visit
 from gpu_agent.wire.api import NodeDetail
@@ -108,8 +109,7 @@ def _node(visit: Visit) -> NodeDetail:
     node_id = visit.param("node_id")
     node = visit.registry.node(node_id)
     if node is None:
-        sentence = f"{unknown_node_message(node_id)}. It may have been removed."
-        raise PageError(HTTPStatus.NOT_FOUND, "There is no such node", sentence)
+        raise unknown_node(visit.registry, node_id)
     return node
 
 

@@ -1,5 +1,6 @@
 """The page `/events`: what happened? The newest first; new ones wait until they are asked for."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ async def show(visit: Visit) -> Response:
         live=view,
         lines=[(f"{_ROW}{one.id}", is_warning(one), event_line(visit.registry, one)) for one in shown],
         older=shown[-1].id if len(found) > PAGE_EVENTS else None,
-        has_newer=before is not None,
+        is_later_page=before is not None,
+        newer=None if before is None or not shown else _page_before(visit.registry, wanted, shown[0].id or 0),
         fresh="" if view is None else visit.part_html(_fresh(visit, _newest(shown), 0)),
         nothing_yet=not visit.registry.event_log.last_id,
         filters=filters,
@@ -62,6 +64,12 @@ async def show(visit: Visit) -> Response:
         spans=_SPANS,
         stored=RECENT_EVENTS,
     )
+
+
+def _page_before(registry: RegistryService, wanted: _Wanted, newest: int) -> int | None:
+    """Return the id before which the page begins that ends just behind an event; None for the first page."""
+    later = deque(_events(registry, wanted, before=None, after=newest), maxlen=PAGE_EVENTS + 1)
+    return later[0].id if len(later) > PAGE_EVENTS else None
 
 
 def live(visit: Visit) -> LiveView:

@@ -13,6 +13,7 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.actions import release_url
 from gpu_agent.server.web.demands import Needs, form_of, job_from, needs_of
 from gpu_agent.server.web.live import LiveView, Part
+from gpu_agent.server.web.nodes import gone_part
 from gpu_agent.server.web.rendering import render
 from gpu_agent.server.web.visit import PageRoute, Visit
 from gpu_agent.server.web.why import Answer, explain
@@ -29,6 +30,7 @@ QUEUE_SECONDS = 2.0
 _PAGE = "jobs"
 _RANK_DIGITS = 8
 _QUEUED, _CLAIMED = "q-", "c-"
+_QUEUE_COLUMNS, _CLAIM_COLUMNS = 6, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,7 @@ async def show(visit: Visit) -> Response:
         waiting_ids=[row.removeprefix(_QUEUED) for row in rows if row.startswith(_QUEUED)],
         claims=[parts[row] for row in rows if row.startswith(_CLAIMED) and row in parts],
         claims_total=len(claims),
-        following=page.following,
-        is_later_page=bool(visit.query.get("after")),
+        claims_page=page,
         ended=ended,
         job=job_id,
         detail=registry.claim_of(job_id) if job_id else None,
@@ -127,8 +128,12 @@ def live(visit: Visit) -> LiveView:
 @dataclass(frozen=True, slots=True)
 class _ClaimPage:
     jobs: tuple[str, ...]
+    previous: str | None
+    """Where the page before begins; None on the first two."""
     following: str | None
     """Where the next page begins; None on the last one."""
+    first: int
+    """The place of the first claim, from 0."""
 
 
 def _claims(visit: Visit, claims: Sequence[tuple[int, str]]) -> _ClaimPage:
@@ -136,29 +141,43 @@ def _claims(visit: Visit, claims: Sequence[tuple[int, str]]) -> _ClaimPage:
     is_rank = rank.isdecimal() and len(rank) <= _RANK_DIGITS
     begin = bisect_right(claims, (int(rank), job_id)) if has_mark and is_rank else 0
     page = claims[begin : begin + PAGE_CLAIMS]
-    more = begin + PAGE_CLAIMS < len(claims)
     return _ClaimPage(
-        tuple(job for _, job in page), f"{page[-1][0]}.{page[-1][1]}" if page and more else None
+        jobs=tuple(job for _, job in page),
+        previous=_cursor(claims[begin - PAGE_CLAIMS - 1]) if begin > PAGE_CLAIMS else None,
+        following=_cursor(page[-1]) if page and begin + PAGE_CLAIMS < len(claims) else None,
+        first=begin,
     )
+
+
+def _cursor(claim: tuple[int, str]) -> str:
+    return f"{claim[0]}.{claim[1]}"
 
 
 def _parts(
     registry: RegistryService, queue: _Queue, rows: Sequence[str], *, may_operate: bool
 ) -> Iterator[Part]:
-    """Yield the head and the rows; a job that neither waits nor holds a claim has none."""
+    """Yield the head and the rows; that of a job that waits no more, or whose claim is forgotten, says so."""
     role = (Role.OPERATE if may_operate else Role.READ).value
     failed = sum(one.failed for one in registry.exclusions())
     numbers = registry.waiting_jobs, registry.current_claims, failed
     yield Part("jobs-head", numbers, partial(_render_head, *numbers))
     for row in rows:
         if row.startswith(_QUEUED):
-            waiting = queue.jobs().get(row.removeprefix(_QUEUED))
+            job_id = row.removeprefix(_QUEUED)
+            waiting = queue.jobs().get(job_id)
             if waiting is not None:
                 yield _queue_part(registry, row, waiting)
+            elif registry.waiting(job_id) is None:
+                got = registry.claim_of(job_id) is not None
+                words = f"{job_id} {'got its claim' if got else 'waits no more'}"
+                yield gone_part(row, words, columns=_QUEUE_COLUMNS)
         else:
-            claim = registry.claim_of(row.removeprefix(_CLAIMED))
+            job_id = row.removeprefix(_CLAIMED)
+            claim = registry.claim_of(job_id)
             if claim is not None:
                 yield _claim_part(registry, row, claim, role=role)
+            else:
+                yield gone_part(row, f"{job_id} has no claim any more", columns=_CLAIM_COLUMNS)
 
 
 def _queue_part(registry: RegistryService, row: str, waiting: WaitingJob) -> Part:

@@ -3,17 +3,19 @@
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from gpu_agent.registry.actions import unknown_node_message
-from gpu_agent.registry.quoting import listed
+from gpu_agent.registry.quoting import clip_quote, listed
+from gpu_agent.server.event_log import EventFilter
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
 from gpu_agent.server.web.findings import Finding, findings_of, gpu_number, jobs_of, placeable
 from gpu_agent.server.web.gpu_rows import Action, gpu_parts
 from gpu_agent.server.web.live import LiveView, Part
-from gpu_agent.server.web.rendering import node_url, render
+from gpu_agent.server.web.rendering import clock_time, node_url, render
 from gpu_agent.server.web.visit import PageError, PageRoute, Visit
 from gpu_agent.wire.api import NodeDetail
 from gpu_agent.wire.codes import NodeStatus
@@ -40,6 +42,8 @@ async def show(visit: Visit) -> Response:
         parts=parts,
         gpu_rows=[parts[f"gpu-{place}"] for place in range(len(gpus))],
         gpu_names=listed({gpu.name for gpu in gpus}, empty=""),
+        lines=[event_line(visit.registry, one) for one in reversed(node.events[-MOST_EVENTS:])],
+        lines_until=node.events[-1].id if node.events else 0,
     )
 
 
@@ -61,9 +65,24 @@ async def _node(visit: Visit) -> NodeDetail:
     await visit.registry.fetch_figures(node_id)
     node = visit.registry.node(node_id)
     if node is None:
-        sentence = f"{unknown_node_message(node_id)}. It may have been removed."
-        raise PageError(HTTPStatus.NOT_FOUND, "There is no such node", sentence)
+        raise unknown_node(visit.registry, node_id)
     return node
+
+
+def unknown_node(registry: RegistryService, node_id: str) -> PageError:
+    """Say of a node that there is not whether it was removed, and how its machine comes back."""
+    wanted = EventFilter(node_id=node_id, events=frozenset({"node_removed", "node_purged"}))
+    event = next(registry.event_log.search(wanted), None)
+    if event is None:
+        return PageError(HTTPStatus.NOT_FOUND, "There is no such node", f"{unknown_node_message(node_id)}.")
+    line = event_line(registry, event)
+    return PageError(
+        HTTPStatus.NOT_FOUND,
+        f"{clip_quote(line.name)} is no node any more",
+        f"At {clock_time(line.at)} UTC: {line.sentence}. Its machine comes back when its agent has a join "
+        "token: `gpu-agent registry token create --join` makes one.",
+        link=(f"/events?{urlencode({'node': node_id})}", "Its events"),
+    )
 
 
 def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
@@ -100,9 +119,8 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
     yield part("node-models", models, shown=models[:MOST_MODELS], more=len(models[MOST_MODELS:]))
     load = round(node.cpu_percent or 0), round(node.mem_percent or 0), node.address, node.session_epoch
     yield part("node-facts", (load, tuple(node.labels.items()), node.token))
-    events = node.events[-MOST_EVENTS:]
-    lines = [event_line(registry, one) for one in reversed(events)]
-    yield part("node-events", events[-1].id if events else None, lines=lines)
+    ids = [one.id for one in reversed(node.events)]
+    yield part("newer", ids[0] if ids else None, ids=ids, more=False)
 
 
 def _actions(visit: Visit, node: NodeDetail) -> list[Action]:

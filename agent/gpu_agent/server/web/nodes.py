@@ -26,6 +26,7 @@ ROW = "n-"
 
 _PAGE = "nodes"
 _FILTERS = ("q", "status", "gpu", "model", "label", "show")
+_COLUMNS = 9
 _TENTHS = 10
 _MOST_CHOICES = 200
 """So many names a filter offers, and none longer than a quote; others are found by the text."""
@@ -108,6 +109,7 @@ async def show(visit: Visit) -> Response:
         first=page.first,
         matching=page.matching,
         following=page.after,
+        previous=page.before,
         total=len(totals.of_node),
         filters=filters,
         is_filtered=any(filters.values()),
@@ -134,12 +136,19 @@ def live(visit: Visit) -> LiveView:
 
 
 def row_parts(registry: RegistryService, rows: Sequence[str]) -> Iterator[Part]:
-    """Yield the rows of nodes; a node that was removed has none."""
+    """Yield the rows of nodes; that of a node that was removed says so."""
     for row in rows:
         node_id = row.removeprefix(ROW)
         look = node_look(registry, node_id)
-        if look is not None:
+        if look is None:
+            yield gone_part(row, f"{node_id} was removed", columns=_COLUMNS)
+        else:
             yield Part(row, look, partial(_render_row, registry, node_id))
+
+
+def gone_part(row: str, words: str, *, columns: int) -> Part:
+    """Return what stands in the place of a row: it stays until the reader asks for the list again."""
+    return Part(row, words, partial(render, "_gone_row.html", id=row, words=words, columns=columns))
 
 
 def node_row(registry: RegistryService, node_id: str) -> NodeRow | None:

@@ -18,16 +18,18 @@ from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
 from gpu_agent.server.web.findings import gpu_number
 from gpu_agent.server.web.live import LiveView, Part
-from gpu_agent.server.web.nodes import NodeRow, node_look, node_row
+from gpu_agent.server.web.nodes import NodeRow, gone_part, node_look, node_row
 from gpu_agent.server.web.rendering import gpu_url, node_url, render
 from gpu_agent.server.web.visit import PageRoute, Visit
-from gpu_agent.wire.api import MemberRole, MemberView, WaitingJob
+from gpu_agent.wire.api import MemberRole, MemberView, RegistryEvent, WaitingJob
 from gpu_agent.wire.codes import GpuStatus, NodeStatus
 
 MOST_ATTENTION = 8
 MOST_WAITING = 5
 MOST_MODELS = 12
 MOST_CHANGES = 12
+MOST_NEW = 50
+"""Of the changes that a page does not show yet; more are as good as so many."""
 MOST_LOOKED_AT = 400
 HOUR = 3600.0
 SLOW_SECONDS = 5.0
@@ -35,6 +37,8 @@ SLOW_SECONDS = 5.0
 ROW = "a-"
 
 _PAGE = "overview"
+_COLUMNS = 4
+"""Of the nodes that need attention."""
 _ROUTINE = frozenset(
     {
         "node_control_sent",
@@ -100,7 +104,8 @@ class ModelRow:
 
     name: str
     gpus: int
-    free: int
+    shares: tuple[Share, ...]
+    """Of the bar, and of the columns: free, claimed, claimed and idle."""
     most_free_on_one_node: int
 
 
@@ -108,7 +113,9 @@ async def show(visit: Visit) -> Response:
     """Show the overview."""
     view = live(visit)
     parts = {part.id: visit.part_html(part) for part in view.parts(view.order())}
-    totals = visit.registry.fleet_view.totals
+    registry = visit.registry
+    totals = registry.fleet_view.totals
+    changes = [event_line(registry, one) for one in islice(_changes(registry), MOST_CHANGES)]
     return visit.render(
         "overview.html",
         page=_PAGE,
@@ -117,7 +124,9 @@ async def show(visit: Visit) -> Response:
         parts=parts,
         attention=[parts[row] for row in view.order() if row in parts],
         attention_total=totals.attention,
-        figures=[parts[one.id] for one in _figures(visit.registry)],
+        figures=[parts[one.id] for one in _figures(registry)],
+        changes=changes,
+        changes_until=changes[0].id if changes else 0,
     )
 
 
@@ -136,7 +145,9 @@ def live(visit: Visit) -> LiveView:
         for row in rows:
             node_id = row.removeprefix(ROW)
             look = node_look(registry, node_id)
-            if look is not None:
+            if look is None:
+                yield gone_part(row, f"{node_id} was removed", columns=_COLUMNS)
+            else:
                 html = partial(_render_attention, registry, node_id, may_operate=may_operate)
                 yield Part(row, look, html, variant=role)
         yield from _panels(registry)
@@ -203,13 +214,13 @@ def _panels(registry: RegistryService) -> Iterator[Part]:
     all_gpus = totals.gpus.total()
     html = partial(render, "_by_model.html", shares=shares, models=gpu_models, more=more, all=all_gpus)
     yield Part("by-model", (shares, gpu_models, more), html)
-    models = tuple(nsmallest(MOST_MODELS, totals.models.items(), key=lambda item: (-item[1], item[0])))
+    first = nsmallest(MOST_MODELS, totals.models.items(), key=lambda item: (-item[1], item[0]))
+    models = tuple(sorted(first))
     more = max(0, len(totals.models) - MOST_MODELS)
     yield Part("models", (models, more), partial(render, "_models.html", models=models, more=more))
     yield Part("waiting", (slowly, registry.waiting_jobs), partial(_render_waiting, registry))
     yield Part("registry", slowly, partial(_render_registry, registry))
-    last = registry.event_log.last_id
-    yield Part("changes", (last, slowly // 12), partial(_render_changes, registry))
+    yield Part("newer", registry.event_log.last_id, partial(_render_newer, registry))
 
 
 def _statuses(registry: RegistryService) -> tuple[StatusRow, ...]:
@@ -234,10 +245,22 @@ def _shares(registry: RegistryService) -> tuple[Share, ...]:
 
 
 def _gpu_models(registry: RegistryService) -> tuple[ModelRow, ...]:
-    """Return the GPUs of the first models, those with the most free ones first."""
+    """Return the GPUs of the most frequent models, in an order that claims do not change."""
     models = registry.fleet_view.totals.gpu_models
-    rows = (ModelRow(name, one.gpus, one.free, one.most_free_on_one_node) for name, one in models.items())
-    return tuple(nsmallest(MOST_MODELS, rows, key=lambda row: (-row.free, -row.gpus, row.name)))
+    first = nsmallest(MOST_MODELS, models.items(), key=lambda item: (-item[1].gpus, item[0]))
+    return tuple(
+        ModelRow(
+            name,
+            one.gpus,
+            (
+                Share("free", "free", one.free, 0),
+                Share("claimed", "claimed", one.claimed, one.free),
+                Share("idle", "claimed, idle", one.idle, one.free + one.claimed),
+            ),
+            one.most_free_on_one_node,
+        )
+        for name, one in first
+    )
 
 
 def _render_attention(registry: RegistryService, node_id: str, *, may_operate: bool) -> str:
@@ -263,7 +286,8 @@ def _action(row: NodeRow) -> tuple[str, str] | None:
 
 def _render_waiting(registry: RegistryService) -> str:
     jobs: list[WaitingJob] = list(islice(registry.queue(), MOST_WAITING))
-    return render("_waiting.html", jobs=jobs, total=registry.waiting_jobs)
+    longest = registry.longest_wait_seconds
+    return render("_waiting.html", jobs=jobs, total=registry.waiting_jobs, longest=longest)
 
 
 def _render_registry(registry: RegistryService) -> str:
@@ -279,6 +303,7 @@ def _render_registry(registry: RegistryService) -> str:
         is_ready=registry.health.ready,
         size=registry.size,
         failed=failed,
+        figures=registry.health.meter.last,
     )
 
 
@@ -286,11 +311,16 @@ def _with_role(members: Sequence[MemberView], role: MemberRole) -> list[MemberVi
     return [one for one in members if one.role == role]
 
 
-def _render_changes(registry: RegistryService) -> str:
+def _changes(registry: RegistryService) -> Iterator[RegistryEvent]:
+    """Yield what changed in the last hour, the newest first."""
     since = registry.clock.wall() - HOUR
     recent = registry.event_log.latest(MOST_LOOKED_AT, since=since)
-    lines = (event_line(registry, one) for one in recent if one.event not in _ROUTINE)
-    return render("_changes.html", lines=list(islice(lines, MOST_CHANGES)))
+    return (one for one in recent if one.event not in _ROUTINE)
+
+
+def _render_newer(registry: RegistryService) -> str:
+    ids = [one.id for one in islice(_changes(registry), MOST_NEW)]
+    return render("_newer.html", id="newer", ids=ids, more=len(ids) == MOST_NEW)
 
 
 def _short(name: str) -> str:

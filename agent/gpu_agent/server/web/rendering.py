@@ -138,6 +138,11 @@ def _gib(megabytes: float | None) -> str:
     return UNKNOWN if megabytes is None else f"{megabytes / 1024:,.0f}"
 
 
+def _milliseconds(value: float | None) -> str:
+    """Write a short time; a dash where it is unknown."""
+    return UNKNOWN if value is None else f"{value:,.{0 if value >= 10 else 1}f} ms"  # noqa: PLR2004
+
+
 def _coded(text: str) -> Markup:
     """Show what stands between backquotes as code."""
     parts = one_line(text).split("`")
@@ -172,6 +177,7 @@ def _environment() -> Environment:
         "duration": duration,
         "figure": _figure,
         "gib": _gib,
+        "milliseconds": _milliseconds,
         "moment": _moment,
         "short_time": _short_time,
     }

@@ -33,9 +33,12 @@ PAGE_HEADERS: Mapping[str, str] = {
 class PageError(Exception):
     """Ends a request with a page that says what is wrong, and what to do."""
 
-    def __init__(self, status: HTTPStatus, title: str, sentence: str) -> None:
+    def __init__(
+        self, status: HTTPStatus, title: str, sentence: str, *, link: tuple[str, str] | None = None
+    ) -> None:
+        """`sentence` shows what stands between backquotes as code; `link` is an address and its words."""
         super().__init__(sentence)
-        self.status, self.title, self.sentence = status, title, sentence
+        self.status, self.title, self.sentence, self.link = status, title, sentence, link
 
 
 LEADS_NO_MORE = PageError(
@@ -182,6 +185,7 @@ def problem_page(error: PageError, *, retry_seconds: int | None = None) -> HTMLR
         "problem.html",
         title=error.title,
         sentence=error.sentence,
+        link=error.link,
         retry_seconds=retry_seconds,
     )
     headers = dict(PAGE_HEADERS)

@@ -46,6 +46,11 @@ class Answer:
     total: int
     """How many rows all pages have."""
 
+    @property
+    def previous(self) -> int:
+        """The place of the first row of the page before."""
+        return max(0, self.first - PAGE_ROWS)
+
 
 async def explain(visit: Visit, job: Job) -> Answer:
     """Ask each node whether it takes a job; reserves nothing."""

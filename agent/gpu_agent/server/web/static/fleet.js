@@ -89,6 +89,14 @@ function heard() {
 function take_parts(data) {
   for (const [id, html] of Object.entries(JSON.parse(data))) patch(id, html);
   freshen();
+  count_newer();
+}
+function count_newer() {        // of a list whose rows stay: what came since waits until it is asked for
+  const button = $('#newer-show'), newest = $('#newer')?.dataset;
+  if (!button || !newest) return;
+  const ids = newest.ids.split(' '), count = ids.filter(id => Number(id) > Number(button.dataset.until)).length;
+  button.hidden = !count;
+  button.textContent = `${count}${newest.more && count === ids.length ? ' or more' : ''} new: show`;
 }
 function show_order() {
   if (main().dataset.node) return void location.reload();       // GPUs came or went, or the node is gone
@@ -228,7 +236,7 @@ document.addEventListener('click', e => {
 function prepare() {
   since = '';
   show_pause();
-  $('#resort')?.addEventListener('click', async () => {
+  for (const button of $$('#resort, #newer-show')) button.addEventListener('click', async () => {
     close();
     try { await reload(); open(); } catch { lose(); }
   });
