@@ -113,7 +113,7 @@ def test_a_released_slot_is_free_again() -> None:
     assert answer(done) is None
     (entry,) = logged(done, "claim_released")
     named = {"job_id": "job-1", "node_id": "node-1", "claim_id": "claim-1"}
-    assert entry.fields == {**named, "reason": "done", "by": ""}
+    assert entry.fields == {**named, "reason": "done"}
     assert registry.claim("job-2").grants[0].node_id == "node-1"
 
 

@@ -211,6 +211,11 @@ class Step:
         self.effects.append(Answer(ref, Refusal(code, message)))
 
 
+def said_by_operator(reason: str, by: str) -> dict[str, object]:
+    """Return the fields of an event that say why an operator did it and who that was, as far as known."""
+    return {name: said for name, said in (("reason", reason), ("by", by)) if said}
+
+
 def unknown_node_message(node_id: str) -> str:
     """Return the sentence for an unknown node id, with the command that lists the known ones."""
     return f"no node {node_id!r} is known: `gpu-agent registry node list` lists them"

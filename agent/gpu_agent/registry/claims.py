@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
 
-from gpu_agent.registry.actions import Answer, Level, Refusal, Step
+from gpu_agent.registry.actions import Answer, Level, Refusal, Step, said_by_operator
 from gpu_agent.registry.claim_history import ClaimHistory
 from gpu_agent.registry.claim_telemetry import ClaimTelemetry
 from gpu_agent.registry.dispatch.dispatch import Dispatch
@@ -112,7 +112,8 @@ class ClaimRequests:
         current = self._current(event, step)
         if current is None:
             return ()
-        self._end(current, ClaimEnd.RELEASED, step, reason=event.reason, by=event.requester.name or "")
+        said = said_by_operator(event.reason, event.requester.name or "")
+        self._end(current, ClaimEnd.RELEASED, step, **said)
         step.answer(event.ref)
         return tuple(grant.node_id for grant in current.grants)
 
@@ -337,7 +338,7 @@ class ClaimRequests:
             f"with its node{again}"
         )
 
-    def _end(self, claim: Claim, end: ClaimEnd, step: Step, **why: str) -> None:
+    def _end(self, claim: Claim, end: ClaimEnd, step: Step, **why: object) -> None:
         """End a claim; `why` is logged besides."""
         ended = self._dispatch.end(claim.job_id, end, step.now)
         if ended is None:

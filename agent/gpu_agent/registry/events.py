@@ -148,7 +148,7 @@ class CordonRequested:
     node_id: str
     reason: str | None
     by: str = ""
-    lifted_because: str | None = None
+    lifted_because: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class GpuCordonRequested:
     uuid: str
     reason: str | None
     by: str = ""
-    lifted_because: str | None = None
+    lifted_because: str = ""
 
 
 @dataclass(frozen=True, slots=True)

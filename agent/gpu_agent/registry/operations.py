@@ -16,7 +16,7 @@ To add a request:
 
 from typing import assert_never
 
-from gpu_agent.registry.actions import Level, Send, Step, unknown_node_message
+from gpu_agent.registry.actions import Level, Send, Step, said_by_operator, unknown_node_message
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import (
     ControlRequested,
@@ -90,15 +90,15 @@ class Operations:
         seconds = self._transitions.set_drain(
             record, by_operator=True, seconds=event.deadline_seconds, reason=event.reason, now=step.now
         )
-        fields = {"reason": event.reason, "by": event.by, "deadline_seconds": seconds}
+        fields = said_by_operator(event.reason, event.by) | {"deadline_seconds": seconds}
         step.log("drain_requested", {"node_id": record.node_id, **fields})
         self._transitions.apply_drain(record, step)
 
     def _resume(self, record: NodeRecord, event: ResumeRequested, step: Step) -> None:
         """Resume a node: it proves itself again where its session is open, otherwise once it registers."""
         record.desired.drain = None
-        fields = {"node_id": record.node_id, "reason": event.reason, "by": event.by}
-        step.log("resume_requested", fields)
+        said = said_by_operator(event.reason, event.by)
+        step.log("resume_requested", {"node_id": record.node_id, **said})
         drained = record.status is NodeStatus.OFFLINE and record.connection is not None
         if record.status is NodeStatus.DRAINING or drained:
             reason = "an operator resumed it; its health is not proven yet"
@@ -110,7 +110,7 @@ class Operations:
         self._dispatch.update(record)
         changed = "node_uncordoned" if event.reason is None else "node_cordoned"
         reason = event.lifted_because if event.reason is None else event.reason
-        step.log(changed, {"node_id": record.node_id, "reason": reason, "by": event.by})
+        step.log(changed, {"node_id": record.node_id, **said_by_operator(reason, event.by)})
 
     def _cordon_gpu(self, record: NodeRecord, event: GpuCordonRequested, step: Step) -> None:
         """Give one GPU to no claim any more, or lift that (§5.5)."""
@@ -121,13 +121,9 @@ class Operations:
             cordons[event.uuid] = GpuCordon(reason=event.reason, by=event.by)
         self._dispatch.update_cordons(record)
         changed = "gpu_uncordoned" if event.reason is None else "gpu_cordoned"
-        fields = {
-            "node_id": record.node_id,
-            "gpu_uuid": clip_sentence(event.uuid),
-            "reason": event.lifted_because if event.reason is None else event.reason,
-            "by": event.by,
-        }
-        step.log(changed, fields)
+        reason = event.lifted_because if event.reason is None else event.reason
+        fields = {"node_id": record.node_id, "gpu_uuid": clip_sentence(event.uuid)}
+        step.log(changed, fields | said_by_operator(reason, event.by))
 
     def _remove(self, record: NodeRecord, event: RemovalRequested, step: Step) -> None:
         """Remove a node's record; the session of a node that is alive is closed first."""
@@ -137,8 +133,8 @@ class Operations:
         else:
             self._transitions.change(record, NodeStatus.OFFLINE, ReasonCode.REMOVED, reason=reason, step=step)
         self._removal.remove(record, step)
-        fields = {"reason": event.reason, "by": event.by}
-        step.log("node_removed", name_of(record) | fields, Level.WARNING)
+        said = said_by_operator(event.reason, event.by)
+        step.log("node_removed", name_of(record) | said, Level.WARNING)
 
 
 def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | None:
@@ -186,6 +182,6 @@ def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:
         return
     message = NodeControl(command=event.command.value, reason="an operator requested it")
     step.effects.append(Send(record.connection, message))
-    fields = {"command": event.command.value, "reason": event.reason, "by": event.by}
-    step.log("node_control_sent", {"node_id": record.node_id, **fields})
+    fields = {"node_id": record.node_id, "command": event.command.value}
+    step.log("node_control_sent", fields | said_by_operator(event.reason, event.by))
     step.answer(event.ref)

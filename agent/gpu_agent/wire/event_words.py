@@ -119,7 +119,8 @@ def _known_sentence(name: str, fields: Mapping[str, object]) -> str | None:
         return f"token {fields.get('token_id')} removed: {fields['reason']}"
     known = SENTENCES.get(name)
     try:
-        return None if known is None else _Counting().vformat(known, (), fields).removesuffix(": ")
+        said = {"reason": "", **fields}  # an operator need not give one
+        return None if known is None else _Counting().vformat(known, (), said).removesuffix(": ")
     except KeyError:
         return None  # another version's, with fields of its own
 

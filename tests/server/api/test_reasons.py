@@ -14,6 +14,15 @@ from tests.server.api_harness import serving
 from tests.server.harness import Node, node, running
 
 WHY = {"reason": "a new fan"}
+ASKED = {
+    "claim_released",
+    "drain_requested",
+    "node_control_sent",
+    "node_cordoned",
+    "node_removed",
+    "node_uncordoned",
+    "resume_requested",
+}
 GPU = {"name": "NVIDIA L4", "memory_gb": 24, "uuid": "GPU-1"}
 
 
@@ -83,3 +92,27 @@ async def joined(service: RegistryService) -> AsyncIterator[Node]:
         hardware = {"cpu_cores": 8, "memory_gb": 32, "gpus": [GPU]}
         await one.become_ready(capability_schema_version="1.1", hardware=hardware)
         yield one
+
+
+async def test_what_nobody_said_is_no_field() -> None:
+    async with running(auth_on=False) as service, serving(service) as api:
+        with service.event_log.subscribe() as events:
+            async with joined(service) as one:
+                await api.post("/v1/claims", json={"job_id": "job-1"})
+                await api.delete("/v1/claims/job-1")
+                for action in ("cordon", "uncordon", "check", "drain", "resume"):
+                    answer = await api.post(f"/v1/nodes/{one.node_id}/{action}", json={})
+                    assert answer.status_code == 200, answer.text
+                await api.delete(f"/v1/nodes/{one.node_id}")
+            told = [found for found in events.take(1000) if found.event in ASKED]
+    assert {found.event for found in told} == ASKED
+    assert not [found for found in told if {"reason", "by"} & found.fields.keys()]
+    assert {event_sentence(found) for found in told} == {
+        "claim of job job-1 released",
+        "cordoned",
+        "uncordoned",
+        "command sent: check",
+        "drain requested",
+        "resume requested",
+        "removed",
+    }
