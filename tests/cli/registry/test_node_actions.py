@@ -52,6 +52,29 @@ def test_the_node_gets_the_command_and_the_person_reads_what_follows(
         assert registry.bodies(path) == [{}, {}]
 
 
+def test_the_reason_of_each_action_is_in_the_events(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api, node = Api(served.api), ["registry", "node"]
+    api.request("POST", "/v1/claims", {"job_id": "job-1"})
+    for words in (
+        [*node, "uncordon", served.able],
+        [*node, "check", served.able],
+        [*node, "refresh", served.able],
+        [*node, "reregister", served.able],
+        ["registry", "claim", "release", "job-1"],
+        [*node, "resume", served.able],
+        [*node, "remove", served.able, "--yes"],
+    ):
+        assert main([*words, "--reason", f"why {words[2]} & more", "--server", served.api]) == 0, words
+    capsys.readouterr()
+    assert main(["registry", "event", "list", "--json", "--server", served.api]) == 0
+    events = map(json.loads, capsys.readouterr().out.splitlines())
+    said = [one["fields"]["reason"] for one in events if "why" in str(one["fields"].get("reason"))]
+    actions = ("uncordon", "check", "refresh", "reregister", "release", "resume", "remove")
+    assert said == [f"why {action} & more" for action in actions]
+
+
 def known(served: Served) -> bool:
     return served.able in {node["node_id"] for node in served.registry.nodes()}
 

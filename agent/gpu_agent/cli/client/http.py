@@ -109,6 +109,11 @@ def api_options() -> list[click.Parameter]:
     ]
 
 
+def reason_option() -> click.Parameter:
+    """Return `--reason TEXT` of what an operator does."""
+    return option("--reason", metavar="TEXT", help="why, for people who read the events")
+
+
 def without_none(**fields: object) -> dict[str, object]:
     """Return a request's fields; an option that was not given is None, and left to the registry."""
     return {name: value for name, value in fields.items() if value is not None}
@@ -187,9 +192,10 @@ class Api:
         """
         return self.call("POST", path, model, body=body, wait_seconds=wait_seconds)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, **query: str | None) -> None:
         """Delete something; raises `Refused`, or `Failure` when unreachable."""
-        self.request("DELETE", path)
+        given = urllib.parse.urlencode(without_none(**query))
+        self.request("DELETE", f"{path}?{given}" if given else path)
 
     def call(
         self,

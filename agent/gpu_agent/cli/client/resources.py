@@ -42,9 +42,9 @@ class Node:
             lambda: self._api.post(f"{self._path}/{action}", body or {}, model), "UNKNOWN_NODE", self._near
         )
 
-    def remove(self) -> None:
+    def remove(self, reason: str | None = None) -> None:
         """Remove the node's record."""
-        _with_suggestion(lambda: self._api.delete(self._path), "UNKNOWN_NODE", self._near)
+        _with_suggestion(lambda: self._api.delete(self._path, reason=reason), "UNKNOWN_NODE", self._near)
 
     def _near(self) -> str:
         nodes = self._api.get_pages("/v1/nodes", NodeList, members="nodes").model.nodes
@@ -74,11 +74,14 @@ def renew_claim(
     )
 
 
-def release_claim(api: Api, job_id: str, claim_id: str | None = None) -> None:
+def release_claim(api: Api, job_id: str, claim_id: str | None = None, *, reason: str | None = None) -> None:
     """Release a job's claim; raises `Failure`."""
-    named = "" if claim_id is None else f"?claim_id={quote_id(claim_id)}"
-    path = f"/v1/claims/{quote_id(job_id)}{named}"
-    _with_suggestion(lambda: api.delete(path), "CLAIM_NOT_FOUND", lambda: _near_claims(api, job_id))
+    path = f"/v1/claims/{quote_id(job_id)}"
+    _with_suggestion(
+        lambda: api.delete(path, claim_id=claim_id, reason=reason),
+        "CLAIM_NOT_FOUND",
+        lambda: _near_claims(api, job_id),
+    )
 
 
 def revoke_token(api: Api, token_id: str) -> None:

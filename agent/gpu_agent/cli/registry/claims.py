@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
-from gpu_agent.cli.client.http import Api, Refused, request_options, without_none
+from gpu_agent.cli.client.http import Api, Refused, reason_option, request_options, without_none
 from gpu_agent.cli.client.resources import Node, read_claim, release_claim, renew_claim
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
@@ -206,6 +206,7 @@ def declare_release() -> Declaration:
         exits={ExitCode.OK: "released", ExitCode.REFUSED: "the job has no claim, or the registry refused"},
         params=[
             *_which_claim(),
+            reason_option(),
             *request_options(json_is="nothing, as DELETE /v1/claims/JOB answers nothing"),
         ],
     )
@@ -213,7 +214,7 @@ def declare_release() -> Declaration:
 
 def run_release(arguments: Arguments) -> int:
     """Request it and print."""
-    release_claim(Api.of(arguments), arguments.job_id, arguments.claim_id)
+    release_claim(Api.of(arguments), arguments.job_id, arguments.claim_id, reason=arguments.reason)
     if not arguments.json:
         print(f"{printable(arguments.job_id)} has no slot any more")
     return ExitCode.OK

@@ -4,7 +4,7 @@ from functools import partial
 
 import click
 
-from gpu_agent.cli.client.http import Api, request_options, without_none
+from gpu_agent.cli.client.http import Api, reason_option, request_options, without_none
 from gpu_agent.cli.command import Arguments, ExitCode, Failure, label_pair, positive_number
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.streams import print_stderr
@@ -45,7 +45,7 @@ def declare_drain() -> Declaration:
                 metavar="TIME",
                 help="how long jobs may take, such as 10m (default: the registry's)",
             ),
-            *_reason(),
+            reason_option(),
             option("--wait", help="show the jobs in flight, and end when it is offline", flag=True),
             *request_options(
                 json_is="the node, as POST /v1/nodes/ID/drain answers it; with --wait when it is over; "
@@ -105,6 +105,7 @@ def declare_resume() -> Declaration:
         exits={ExitCode.OK: "the drain is ended", ExitCode.FAILED: _SOME_FAILED},
         params=[
             *_selection(),
+            reason_option(),
             *request_options(json_is=f"the node, as POST /v1/nodes/ID/resume answers it; {_MANY_JSON}"),
         ],
     )
@@ -114,7 +115,8 @@ def run_resume(arguments: Arguments) -> int:
     """Request it and print each node's status."""
     from gpu_agent.cli.registry.node_targets import act, status_words
 
-    return act(arguments, "resume", done="resumed", body={}, words=status_words)
+    body = without_none(reason=arguments.reason)
+    return act(arguments, "resume", done="resumed", body=body, words=status_words)
 
 
 def declare_cordon() -> Declaration:
@@ -130,7 +132,7 @@ def declare_cordon() -> Declaration:
         params=[
             *_selection(),
             *_gpu(),
-            *_reason(),
+            reason_option(),
             *request_options(
                 json_is="the node, as POST /v1/nodes/ID/cordon, or with --gpu POST "
                 "/v1/nodes/ID/gpus/UUID/cordon, "
@@ -159,6 +161,7 @@ def declare_uncordon() -> Declaration:
         params=[
             *_selection(),
             *_gpu(),
+            reason_option(),
             *request_options(
                 json_is="the node, as POST /v1/nodes/ID/uncordon, or with --gpu POST "
                 f"/v1/nodes/ID/gpus/UUID/uncordon, answers it; {_MANY_JSON}"
@@ -171,9 +174,8 @@ def run_uncordon(arguments: Arguments) -> int:
     """Request it and print."""
     from gpu_agent.cli.registry.node_targets import act, gpu_uncordoned, node_uncordoned
 
-    return act(
-        arguments, "uncordon", done="uncordoned", body={}, words=node_uncordoned, gpu_words=gpu_uncordoned
-    )
+    body, words = without_none(reason=arguments.reason), node_uncordoned
+    return act(arguments, "uncordon", done="uncordoned", body=body, words=words, gpu_words=gpu_uncordoned)
 
 
 def _selection() -> list[click.Parameter]:
@@ -195,10 +197,6 @@ def _selection() -> list[click.Parameter]:
             subject=_MANY,
         ),
     ]
-
-
-def _reason() -> list[click.Parameter]:
-    return [option("--reason", metavar="TEXT", help="why, for people who look at the node")]
 
 
 def _gpu() -> list[click.Parameter]:

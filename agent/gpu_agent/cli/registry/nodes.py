@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from gpu_agent.cli.client.answers import Answer
-from gpu_agent.cli.client.http import Api, request_options
+from gpu_agent.cli.client.http import Api, reason_option, request_options, without_none
 from gpu_agent.cli.command import Arguments, ExitCode, Failure, label_pair
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.text import print_json, print_lines, terminal_columns
@@ -142,7 +142,11 @@ def declare_refresh() -> Declaration:
         "rather than wait until it does so by itself.",
         example="gpu-agent registry node refresh node-7",
         exits={ExitCode.OK: "requested; what the node finds comes with its next heartbeat"},
-        params=[*_node_id(), *request_options(json_is="what POST /v1/nodes/ID/refresh answers")],
+        params=[
+            *_node_id(),
+            reason_option(),
+            *request_options(json_is="what POST /v1/nodes/ID/refresh answers"),
+        ],
     )
 
 
@@ -161,7 +165,11 @@ def declare_check() -> Declaration:
         "in between.",
         example="gpu-agent registry node check node-7",
         exits={ExitCode.OK: "requested; `registry node show` shows the age of each result"},
-        params=[*_node_id(), *request_options(json_is="what POST /v1/nodes/ID/check answers")],
+        params=[
+            *_node_id(),
+            reason_option(),
+            *request_options(json_is="what POST /v1/nodes/ID/check answers"),
+        ],
     )
 
 
@@ -180,7 +188,11 @@ def declare_reregister() -> Declaration:
         "job until it is ready.",
         example="gpu-agent registry node reregister node-7",
         exits={ExitCode.OK: "requested"},
-        params=[*_node_id(), *request_options(json_is="what POST /v1/nodes/ID/reregister answers")],
+        params=[
+            *_node_id(),
+            reason_option(),
+            *request_options(json_is="what POST /v1/nodes/ID/reregister answers"),
+        ],
     )
 
 
@@ -195,7 +207,8 @@ def _control(arguments: Arguments, command: str, words: str) -> int:
     from gpu_agent.cli.client.resources import Node
     from gpu_agent.wire.api import NodeDetail
 
-    answer = Node(Api.of(arguments), arguments.node_id).act(command, NodeDetail)
+    body = without_none(reason=arguments.reason)
+    answer = Node(Api.of(arguments), arguments.node_id).act(command, NodeDetail, body)
     if arguments.json:
         print_json(answer.document)
     else:
@@ -218,6 +231,7 @@ def declare_remove() -> Declaration:
         params=[
             *_node_id(),
             option("--yes", help="do not ask", flag=True),
+            reason_option(),
             *request_options(json_is="nothing, as DELETE /v1/nodes/ID answers nothing"),
         ],
     )
@@ -232,7 +246,7 @@ def run_remove(arguments: Arguments) -> int:
     lost = "\n".join(losses_in_words(node.detail().model))
     if not arguments.yes:
         _confirm(arguments.node_id, lost)
-    node.remove()
+    node.remove(arguments.reason)
     if not arguments.json:
         print(f"{arguments.node_id} is removed." + (f"\n{lost}" if arguments.yes else ""))
     return ExitCode.OK
