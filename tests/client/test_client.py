@@ -50,8 +50,10 @@ async def test_nodes_are_read_and_acted_on(client: RegistryClient, gpu_node: Nod
     await client.uncordon(node_id, gpu_uuid="GPU-1")
     drained = await client.drain(node_id, deadline_seconds=600, reason="new driver")
     assert drained.status in ("draining", "offline")
-    await client.resume(node_id)
+    await client.resume(node_id, reason="the driver is in")
     assert (await client.node(node_id)).node_id == node_id
+    resumed = [one for one in await client.node_events(node_id) if one.event == "resume_requested"]
+    assert resumed[-1].fields["reason"] == "the driver is in"
     assert "node_registered" in [event.event for event in await client.node_events(node_id)]
     await client.remove(node_id)
     with pytest.raises(NotFound) as gone:

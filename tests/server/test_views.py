@@ -325,7 +325,7 @@ def eligible(*node_ids: str) -> tuple[Eligible, ...]:
 
 
 async def text_of(explanation: Explanation) -> bytes:
-    return b"".join([piece async for piece in explanation_json(explanation)])
+    return b"".join([piece async for piece in explanation_json(explanation, explanation.excluded)])
 
 
 async def test_an_explanation_in_pieces_reads_as_its_model() -> None:

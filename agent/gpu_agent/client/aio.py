@@ -316,9 +316,9 @@ class RegistryClient:
         names = [ClaimName(job_id=job_id, claim_id=claim_id) for job_id, claim_id in claims]
         return (await self._transport.send(routes.renew_all(names))).results
 
-    async def release(self, job_id: str, claim_id: str) -> None:
+    async def release(self, job_id: str, claim_id: str, *, reason: str = "") -> None:
         """Release a claim because its job has ended; raises `NotFound`, `ClaimSuperseded`."""
-        await self._transport.send(routes.release(job_id, claim_id))
+        await self._transport.send(routes.release(job_id, claim_id, reason=reason))
 
     async def claim_of(self, job_id: str) -> ClaimDetail:
         """Return a job's claim with its history, also for an hour after its end; raises `NotFound`."""
@@ -346,9 +346,12 @@ class RegistryClient:
         """Return what a claim would get now; reserves nothing. Raises `NoAvailableNode`."""
         return await self._transport.send(routes.select(job))
 
-    async def explain(self, job: JobRequest) -> ExplanationView:
-        """Return for every node whether it could take a job now, and why not."""
-        return await self._transport.send(routes.explain(job))
+    async def explain(self, job: JobRequest, *, limit: int | None = None, offset: int = 0) -> ExplanationView:
+        """Return for every node whether it could take a job now, and why not.
+
+        With `limit` so many excluded nodes behind `offset`, the nearest first, each with what would end it.
+        """
+        return await self._transport.send(routes.explain(job, limit=limit, offset=offset))
 
     async def exclusions(self) -> tuple[ExclusionsView, ...]:
         """Return why jobs found no node in the last hour, by minute."""
@@ -430,33 +433,33 @@ class RegistryClient:
             routes.drain(node_id, deadline_seconds=deadline_seconds, reason=reason)
         )
 
-    async def resume(self, node_id: str) -> NodeDetail:
+    async def resume(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Return a drained node to service."""
-        return await self._transport.send(routes.act(node_id, "resume"))
+        return await self._transport.send(routes.act(node_id, "resume", reason=reason))
 
     async def cordon(self, node_id: str, *, gpu_uuid: str | None = None, reason: str = "") -> NodeDetail:
         """Give a node, or one GPU of it, no new jobs."""
         return await self._transport.send(routes.cordon(node_id, gpu_uuid=gpu_uuid, reason=reason))
 
-    async def uncordon(self, node_id: str, *, gpu_uuid: str | None = None) -> NodeDetail:
+    async def uncordon(self, node_id: str, *, gpu_uuid: str | None = None, reason: str = "") -> NodeDetail:
         """End a cordon."""
-        return await self._transport.send(routes.uncordon(node_id, gpu_uuid=gpu_uuid))
+        return await self._transport.send(routes.uncordon(node_id, gpu_uuid=gpu_uuid, reason=reason))
 
-    async def refresh(self, node_id: str) -> NodeDetail:
+    async def refresh(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node probe again now."""
-        return await self._transport.send(routes.act(node_id, "refresh"))
+        return await self._transport.send(routes.act(node_id, "refresh", reason=reason))
 
-    async def reregister(self, node_id: str) -> NodeDetail:
+    async def reregister(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node register again on its open connection."""
-        return await self._transport.send(routes.act(node_id, "reregister"))
+        return await self._transport.send(routes.act(node_id, "reregister", reason=reason))
 
-    async def check(self, node_id: str) -> NodeDetail:
+    async def check(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node run its admission checks now."""
-        return await self._transport.send(routes.act(node_id, "check"))
+        return await self._transport.send(routes.act(node_id, "check", reason=reason))
 
-    async def remove(self, node_id: str) -> None:
+    async def remove(self, node_id: str, *, reason: str = "") -> None:
         """Remove a node's record."""
-        await self._transport.send(routes.remove_node(node_id))
+        await self._transport.send(routes.remove_node(node_id, reason=reason))
 
     # Workers
 

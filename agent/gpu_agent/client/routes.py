@@ -26,6 +26,7 @@ from gpu_agent.wire.api import (
     NodeExplanation,
     NodeList,
     QueueView,
+    ReasonRequest,
     RenewalList,
     RenewalsRequest,
     RenewRequest,
@@ -70,9 +71,10 @@ def renew_all(claims: Iterable[ClaimName]) -> Route[RenewalList]:
     return Route("POST", "/v1/claims/renew", RenewalList, _json(RenewalsRequest(claims=tuple(claims))))
 
 
-def release(job_id: str, claim_id: str) -> Route[NoContent]:
+def release(job_id: str, claim_id: str, *, reason: str = "") -> Route[NoContent]:
     """Release one claim because its job has ended."""
-    return Route("DELETE", _query(f"/v1/claims/{_id(job_id)}", {"claim_id": claim_id}), NoContent)
+    fields = {"claim_id": claim_id, "reason": reason}
+    return Route("DELETE", _query(f"/v1/claims/{_id(job_id)}", fields), NoContent)
 
 
 def show_claim(job_id: str) -> Route[ClaimDetail]:
@@ -96,9 +98,10 @@ def select(job: JobRequest) -> Route[Selection]:
     return Route("POST", "/v1/dispatch/select", Selection, _json(job))
 
 
-def explain(job: JobRequest) -> Route[ExplanationView]:
+def explain(job: JobRequest, *, limit: int | None, offset: int) -> Route[ExplanationView]:
     """Explain for each node why it can or cannot take a job."""
-    return Route("POST", "/v1/dispatch/explain", ExplanationView, _json(job))
+    page = {"limit": None if limit is None else str(limit), "offset": str(offset) if offset else None}
+    return Route("POST", _query("/v1/dispatch/explain", page), ExplanationView, _json(job))
 
 
 def show_exclusions() -> Route[ExclusionsList]:
@@ -185,19 +188,19 @@ def cordon(node_id: str, *, gpu_uuid: str | None, reason: str) -> Route[NodeDeta
     return _act(node_id, f"{_gpu(gpu_uuid)}cordon", CordonRequest(reason=reason))
 
 
-def uncordon(node_id: str, *, gpu_uuid: str | None) -> Route[NodeDetail]:
+def uncordon(node_id: str, *, gpu_uuid: str | None, reason: str) -> Route[NodeDetail]:
     """End a cordon."""
-    return _act(node_id, f"{_gpu(gpu_uuid)}uncordon")
+    return act(node_id, f"{_gpu(gpu_uuid)}uncordon", reason=reason)
 
 
-def act(node_id: str, action: str) -> Route[NodeDetail]:
-    """Request an action on a node that needs no words: `resume`, `refresh`, `reregister`, `check`."""
-    return _act(node_id, action)
+def act(node_id: str, action: str, *, reason: str) -> Route[NodeDetail]:
+    """Request an action on a node that needs no more than a reason, if that: `resume`, `refresh`, `check`."""
+    return _act(node_id, action, ReasonRequest(reason=reason))
 
 
-def remove_node(node_id: str) -> Route[NoContent]:
+def remove_node(node_id: str, *, reason: str) -> Route[NoContent]:
     """Remove a node's record."""
-    return Route("DELETE", f"/v1/nodes/{_id(node_id)}", NoContent)
+    return Route("DELETE", _query(f"/v1/nodes/{_id(node_id)}", {"reason": reason}), NoContent)
 
 
 def list_endpoints(*, model: str | None, labels: Mapping[str, str]) -> Route[EndpointList]:
@@ -211,8 +214,8 @@ def events_path(*, after: int | None, node_id: str | None) -> str:
     return _query(EVENTS_PATH, {"after": None if after is None else str(after), "node_id": node_id})
 
 
-def _act(node_id: str, action: str, body: BaseModel | None = None) -> Route[NodeDetail]:
-    return Route("POST", f"/v1/nodes/{_id(node_id)}/{action}", NodeDetail, _json(body) if body else b"{}")
+def _act(node_id: str, action: str, body: BaseModel) -> Route[NodeDetail]:
+    return Route("POST", f"/v1/nodes/{_id(node_id)}/{action}", NodeDetail, _json(body))
 
 
 def _gpu(uuid: str | None) -> str:

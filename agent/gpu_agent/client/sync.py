@@ -173,9 +173,9 @@ class RegistryClient:
         """Renew up to 1,000 claims, each a job id and a claim id; each has a result of its own."""
         return self._loop.call(self._client.renew_all(claims))
 
-    def release(self, job_id: str, claim_id: str) -> None:
+    def release(self, job_id: str, claim_id: str, *, reason: str = "") -> None:
         """Release a claim because its job has ended; raises `NotFound`, `ClaimSuperseded`."""
-        self._loop.call(self._client.release(job_id, claim_id))
+        self._loop.call(self._client.release(job_id, claim_id, reason=reason))
 
     def claim_of(self, job_id: str) -> ClaimDetail:
         """Return a job's claim with its history, also for an hour after its end; raises `NotFound`."""
@@ -195,9 +195,12 @@ class RegistryClient:
         """Return what a claim would get now; reserves nothing. Raises `NoAvailableNode`."""
         return self._loop.call(self._client.select(job))
 
-    def explain(self, job: JobRequest) -> ExplanationView:
-        """Return for every node whether it could take a job now, and why not."""
-        return self._loop.call(self._client.explain(job))
+    def explain(self, job: JobRequest, *, limit: int | None = None, offset: int = 0) -> ExplanationView:
+        """Return for every node whether it could take a job now, and why not.
+
+        With `limit` so many excluded nodes behind `offset`, the nearest first, each with what would end it.
+        """
+        return self._loop.call(self._client.explain(job, limit=limit, offset=offset))
 
     def exclusions(self) -> tuple[ExclusionsView, ...]:
         """Return why jobs found no node in the last hour, by minute."""
@@ -258,33 +261,33 @@ class RegistryClient:
         """Let a node finish its jobs, then take it offline until it is resumed."""
         return self._loop.call(self._client.drain(node_id, deadline_seconds=deadline_seconds, reason=reason))
 
-    def resume(self, node_id: str) -> NodeDetail:
+    def resume(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Return a drained node to service."""
-        return self._loop.call(self._client.resume(node_id))
+        return self._loop.call(self._client.resume(node_id, reason=reason))
 
     def cordon(self, node_id: str, *, gpu_uuid: str | None = None, reason: str = "") -> NodeDetail:
         """Give a node, or one GPU of it, no new jobs."""
         return self._loop.call(self._client.cordon(node_id, gpu_uuid=gpu_uuid, reason=reason))
 
-    def uncordon(self, node_id: str, *, gpu_uuid: str | None = None) -> NodeDetail:
+    def uncordon(self, node_id: str, *, gpu_uuid: str | None = None, reason: str = "") -> NodeDetail:
         """End a cordon."""
-        return self._loop.call(self._client.uncordon(node_id, gpu_uuid=gpu_uuid))
+        return self._loop.call(self._client.uncordon(node_id, gpu_uuid=gpu_uuid, reason=reason))
 
-    def refresh(self, node_id: str) -> NodeDetail:
+    def refresh(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node probe again now."""
-        return self._loop.call(self._client.refresh(node_id))
+        return self._loop.call(self._client.refresh(node_id, reason=reason))
 
-    def reregister(self, node_id: str) -> NodeDetail:
+    def reregister(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node register again on its open connection."""
-        return self._loop.call(self._client.reregister(node_id))
+        return self._loop.call(self._client.reregister(node_id, reason=reason))
 
-    def check(self, node_id: str) -> NodeDetail:
+    def check(self, node_id: str, *, reason: str = "") -> NodeDetail:
         """Have a node run its admission checks now."""
-        return self._loop.call(self._client.check(node_id))
+        return self._loop.call(self._client.check(node_id, reason=reason))
 
-    def remove(self, node_id: str) -> None:
+    def remove(self, node_id: str, *, reason: str = "") -> None:
         """Remove a node's record."""
-        self._loop.call(self._client.remove(node_id))
+        self._loop.call(self._client.remove(node_id, reason=reason))
 
     # Workers
 

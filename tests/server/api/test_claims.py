@@ -176,6 +176,30 @@ async def test_a3_a_job_is_explained_node_by_node(api: httpx.AsyncClient, ready:
     assert reason["need"] != reason["have"]
 
 
+async def test_a_page_of_excluded_nodes_says_what_would_end_each(
+    api: httpx.AsyncClient, service: RegistryService, ready: Node
+) -> None:
+    async with node(service) as other:
+        await other.become_ready()
+        await api.post(f"/v1/nodes/{other.node_id}/cordon", json={"reason": "repair"})
+        all_nodes = (await api.post("/v1/dispatch/explain", json={"gpu_count": 9})).json()
+        pages = [
+            (await api.post(f"/v1/dispatch/explain?limit=1&offset={offset}", json={"gpu_count": 9})).json()
+            for offset in range(3)
+        ]
+    near, far = all_nodes["excluded"]
+    assert [near["node_id"], far["node_id"]] == [ready.node_id, other.node_id]
+    assert [near["clears_when"], far["clears_when"]] == [None, None]
+    assert [page["excluded"] for page in pages] == [
+        [{**near, "clears_when": "other GPUs are put in"}],
+        [{**far, "clears_when": "an operator lifts the cordon"}],
+        [],
+    ]
+    assert [page["counts"] for page in pages] == [all_nodes["counts"]] * 3
+    refused = await api.post("/v1/dispatch/explain?limit=0", json={})
+    assert (refused.status_code, "$.limit" in refused.json()["detail"]) == (422, True)
+
+
 async def test_a_node_is_explained_with_every_reason(api: httpx.AsyncClient, ready: Node) -> None:
     path = f"/v1/nodes/{ready.node_id}/explain"
     assert not (await api.get(path)).json()["refuses_every_job"]

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.quoting import clip_quote
+from gpu_agent.wire.api import NodeExplanation
 from gpu_agent.wire.codes import ExclusionReason
 
 NO_AVAILABLE_NODE = "NO_AVAILABLE_NODE"
@@ -28,6 +29,8 @@ class Excluded:
     hostname: str | None = None
     missing_gpus: int = field(default=0, compare=False)
     """How many usable or free GPUs it lacks, where these are what excludes it, in an explanation."""
+    clears_when: str | None = field(default=None, compare=False)
+    """What would end it; empty where that is not known, None where it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,12 @@ class Explanation:
         for one in self.excluded:
             counted[one.reason] = counted.get(one.reason, 0) + 1
         return counted
+
+
+def clears_when(one: Excluded, explained: NodeExplanation | None) -> str:
+    """Return what would end an exclusion, given which jobs its node excludes; empty where it is not known."""
+    views = () if explained is None else (*explained.exclusions, *explained.limits)
+    return next((view.clears_when for view in views if view.reason == one.reason.value), "")
 
 
 _ORDER = {reason: place for place, reason in enumerate(ExclusionReason)}

@@ -1,7 +1,8 @@
 """Claims and dispatch over HTTP: claim, renew, release and list; select and explain without a claim."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import Query, Request, Response
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.claims import CLAIM_NOT_FOUND, waits_in_queue
-from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
+from gpu_agent.registry.dispatch.exclusions import Excluded, NoAvailableNode, clears_when
 from gpu_agent.registry.job import Job
 from gpu_agent.server.api.auth import requester_of
 from gpu_agent.server.api.errors import (
@@ -57,6 +58,15 @@ _RENEW = RenewRequest()
 
 claims = api_router("jobs")
 dispatch = api_router("dispatch")
+
+
+class ExplainQuery(ApiRequest):
+    """Which of the excluded nodes to list; the counts are always those of all."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="At most so many excluded nodes, each with what would end that (`clears_when`)."
+    )
+    offset: Annotated[int, Field(ge=0)] = Field(0, description="Leave out so many, the nearest.")
 
 
 class ClaimsQuery(ApiRequest):
@@ -199,10 +209,18 @@ async def select_node(request: DryRunRequest, registry: Registry) -> Selection:
     response_model=ExplanationView,
     responses=refusals(503),
 )
-async def explain_job(request: DryRunRequest, registry: Registry) -> StreamingResponse:
+async def explain_job(
+    request: DryRunRequest, query: Annotated[ExplainQuery, Query()], *, registry: Registry
+) -> StreamingResponse:
     """Explain for every node whether it could take a job, and why not; reserves nothing."""
     explanation = await once_stored(registry, await registry.explain(job_of(request)))
-    return StreamingResponse(explanation_json(explanation), media_type="application/json")
+    excluded: Sequence[Excluded] = explanation.excluded[query.offset :]
+    if query.limit is not None:
+        page = excluded[: query.limit]
+        excluded = [
+            replace(one, clears_when=clears_when(one, registry.explain_node(one.node_id))) for one in page
+        ]
+    return StreamingResponse(explanation_json(explanation, excluded), media_type="application/json")
 
 
 @dispatch.get("/v1/exclusions", summary="Show why jobs found no node", openapi_extra=needs("read"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation
+from gpu_agent.registry.dispatch.exclusions import Excluded, Explanation, clears_when
 from gpu_agent.registry.job import Job
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.visit import Visit
@@ -83,15 +83,6 @@ async def explain(visit: Visit, job: Job) -> Answer:
     )
 
 
-def clears_when(registry: RegistryService, one: Excluded) -> str:
-    """Say what would end an exclusion; empty where that is not known."""
-    explained = registry.explain_node(one.node_id)
-    if explained is None:
-        return ""
-    views = (*explained.exclusions, *explained.limits)
-    return next((view.clears_when for view in views if view.reason == one.reason.value), "")
-
-
 def _excluded_rows(
     registry: RegistryService,
     excluded: Sequence[Excluded],
@@ -108,7 +99,7 @@ def _excluded_rows(
             one.reason.value,
             one.need,
             one.have,
-            clears_when(registry, one),
+            clears_when(one, registry.explain_node(one.node_id)),
             is_near=one.reason is nearest,
         )
         for one in islice(excluded, begin, begin + most)
@@ -134,7 +125,7 @@ def _advice(registry: RegistryService, found: Explanation, *, fits: bool) -> str
     if not found.excluded:
         return "Start an agent on a machine with a GPU: it registers by itself."
     nearest = found.excluded[0]
-    until = clears_when(registry, nearest)
+    until = clears_when(nearest, registry.explain_node(nearest.node_id))
     name = nearest.hostname or nearest.node_id
     needs = f"{name} lacks this: {nearest.need}."
     return f"{needs} That changes when {until}." if until else needs
