@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIN    := $(BIN)/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11
 
-.PHONY: help histories cluster setup demo test test-fast test-gateways test-instances simulate e2e web system drivers faults trees crashes lint style journeys format types imports docs pictures cover bench reference manual schema packages pins clean
+.PHONY: help histories cluster setup demo test test-fast test-gateways test-instances simulate e2e web system drivers faults trees crashes lint style journeys format types imports docs fleet-pictures pictures cover bench reference manual schema packages pins clean
 .DEFAULT_GOAL := help
 
 help: ## show the verbs
@@ -101,6 +101,9 @@ imports: $(READY) ## the contracts between floors
 
 docs: $(READY) ## the site of docs/, into dist/html; a dead link or anchor fails
 	@$(BIN)/python -m tools.site
+
+fleet-pictures: $(READY) ## pictures of every page of the fleet page, into dist/fleet
+	$(BIN)/python -m tests.web.pictures dist/fleet $(ARGS)
 
 pictures: $(READY) ## draw the pictures of docs/ again, from real runs
 	$(BIN)/python -m tools.pictures $(ARGS)

@@ -1,13 +1,11 @@
 """The fleet page in a browser: signing in, live changes, a registry that restarts, telephones, axe."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -20,17 +18,12 @@ from tests.waiting import patience
 
 pytest.importorskip("playwright", reason="playwright is not installed: `make setup` installs it")
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.web.chromium import CHROMIUM, DESK, SIZES, launched
+from tests.web.pictures import SCHEMES, Scheme, paths_of
 
 pytestmark = pytest.mark.web
-
-CHROMIUM = shutil.which("chromium")
-PICTURES = os.environ.get("FLEET_PICTURES")
-"""A folder for pictures of the pages; none are taken without it."""
-DESK, TELEPHONE = {"width": 1440, "height": 900}, {"width": 400, "height": 800}
-SIZES = {"desk": DESK, "telephone": TELEPHONE}
-
-Scheme = Literal["light", "dark"]
 
 
 @dataclass
@@ -57,13 +50,8 @@ def browser() -> Iterator[Browser]:
     """A browser for one file: while it is open, no asynchronous test can run in this process."""
     if CHROMIUM is None:
         pytest.skip("there is no chromium; on Debian: apt-get install -y --no-install-recommends chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +85,6 @@ def admin(visiting: Visiting, served: ServedFleet) -> Visitor:
     visitor = visiting()
     visitor.sign_in(served.url, served.tokens[Role.ADMIN])
     return visitor
-
-
-def paths_of(served: ServedFleet) -> dict[str, str]:
-    """The pages by name, each state of a node among them."""
-    of = {host: f"/nodes/{machine.node_id}" for host, machine in served.fleet.machines.items()}
-    return {
-        "overview": "/",
-        "nodes": "/nodes",
-        "nodes-compact": "/nodes?rows=compact",
-        "nodes-none": "/nodes?q=nothing-has-this-name",
-        "node-lost": of["h100-02"],
-        "node-draining": of["h100-04"],
-        "node-offline": of["h200-01"],
-        "node-mig": of["a100-02"],
-        "jobs": "/jobs",
-        "events": "/events",
-        "drain": f"{of['h100-02']}/drain",
-    }
 
 
 def test_a_wrong_token_is_refused_in_words_and_the_right_one_leads_back(
@@ -291,7 +261,7 @@ def test_names_that_nodes_choose_run_nothing(visiting: Visiting) -> None:
         assert visitor.errors == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_page_fits_passes_axe_and_asks_no_other_host(
     scheme: Scheme, size: str, visiting: Visiting, served: ServedFleet
@@ -299,7 +269,6 @@ def test_every_page_fits_passes_axe_and_asks_no_other_host(
     visitor = visiting(viewport=SIZES[size], color_scheme=scheme)
     visitor.page.goto(served.url)
     found = {"signin": _judge(visitor.page)}
-    _picture(visitor.page, "signin", scheme, size)
     visitor.sign_in(served.url, served.tokens[Role.ADMIN])
     too_wide = {}
     for name, path in paths_of(served).items():
@@ -310,7 +279,6 @@ def test_every_page_fits_passes_axe_and_asks_no_other_host(
         if width > SIZES[size]["width"]:
             too_wide[name] = width
         found[name] = _judge(visitor.page)
-        _picture(visitor.page, name, scheme, size)
     assert too_wide == {}
     assert {name: faults for name, faults in found.items() if faults} == {}
     assert [url for url in visitor.requested if not url.startswith(f"{served.url}/")] == []
@@ -352,8 +320,3 @@ def _judge(page: Page) -> list[str]:
     page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     report = page.evaluate("axe.run()")
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in report["violations"]]
-
-
-def _picture(page: Page, name: str, scheme: str, size: str) -> None:
-    if PICTURES is not None:
-        page.screenshot(path=Path(PICTURES) / f"{name}-{scheme}-{size}.png", full_page=size != "desk")

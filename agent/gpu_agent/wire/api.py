@@ -448,10 +448,7 @@ class ExcludedNode(ApiAnswer):
     missing_gpus: int = Field(
         0, description="In an explanation: how many usable or free GPUs it lacks, where these exclude it."
     )
-    clears_when: str | None = Field(
-        None,
-        description="In an explanation with `limit`: what would end it; empty where that is not known.",
-    )
+    clears_when: str | None = Field(None, description="In an explanation with `limit`: what would end it.")
 
 
 class ExplanationView(ApiAnswer):

@@ -45,7 +45,7 @@ class FleetFigures(ApiAnswer):
     models: dict[str, int] = Field(description="On how many ready nodes jobs can use each model.")
     waiting_jobs: int = Field(description="Jobs that wait in the queue.")
     longest_wait_seconds: float | None = Field(
-        description="For how long the job waits that has waited longest; null where none waits."
+        description="The longest wait of a job in the queue, in seconds; null where none waits."
     )
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import nan
 from types import TracebackType
@@ -148,6 +148,8 @@ class Fleet:
         self.service = service
         self._nodes = nodes
         self.machines: dict[str, Machine] = {}
+        self.waiting: dict[str, asyncio.Future[object]] = {}
+        """Claims that wait for capacity, by job."""
 
     async def join(self, machine: Machine, *, ready: bool = True) -> Machine:
         """Register a node, and let it prove itself."""
@@ -185,6 +187,10 @@ class Fleet:
         assert isinstance(placement, ClaimView), placement
         return placement
 
+    def wait_for(self, job: Job) -> None:
+        """Ask for a job's claim, and wait for it until the fleet ends."""
+        self.waiting[job.job_id] = asyncio.ensure_future(self.service.claim(job))
+
     def known(self, machine: Machine) -> NodeDetail:
         return known(self.service, machine.node_id)
 
@@ -201,7 +207,10 @@ async def fleet(
         running(thresholds, auth_on=auth_on, store=store) as service,
         AsyncExitStack() as nodes,
     ):
-        yield Fleet(service, nodes)
+        played = Fleet(service, nodes)
+        yield played
+        for waiting in played.waiting.values():
+            waiting.cancel()
 
 
 def _h100(hostname: str, cpu_percent: float) -> Machine:
@@ -222,7 +231,7 @@ async def populate(fleet: Fleet) -> None:
     await _join_noteworthy(fleet)
     await _join_healthy(fleet)
     for machine in fleet.machines.values():
-        _write_past(fleet, machine)
+        write_past(fleet, machine)
 
 
 _BEFORE_A_FAULT = {"utilization_percent": 71.0, "temperature_c": 58.0, "power_w": 480.0}
@@ -245,7 +254,7 @@ class _PastGpus(dict[str, None]):
     figures: tuple[float, ...] = ()
 
 
-def _write_past(fleet: Fleet, machine: Machine) -> None:
+def write_past(fleet: Fleet, machine: Machine) -> None:
     """Let the last 15 minutes be as if the node had reported them: much as now, and never twice the same."""
     record = fleet.service.record(machine.node_id)
     assert record is not None
@@ -338,8 +347,11 @@ async def _join_healthy(fleet: Fleet) -> None:
 class ServedFleet:
     """A fleet and its page, in a thread with an event loop of its own."""
 
-    def __init__(self, *, auth_on: bool = True, populated: bool = True) -> None:
+    def __init__(
+        self, *, auth_on: bool = True, populated: bool = True, claim_idle_seconds: float = 900.0
+    ) -> None:
         self._auth_on, self._populated = auth_on, populated
+        self._thresholds = replace(CALM, claim_idle_seconds=claim_idle_seconds)
         self._loop = asyncio.new_event_loop()
         self._started, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
@@ -374,7 +386,7 @@ class ServedFleet:
         return self._stop.is_set()
 
     async def _serve(self) -> None:
-        async with fleet(auth_on=self._auth_on) as self.fleet:
+        async with fleet(auth_on=self._auth_on, thresholds=self._thresholds) as self.fleet:
             listener = LOOPBACK.bind()
             server = ApiServer(self.fleet.service, listener, address=LOOPBACK)
             serving = asyncio.ensure_future(server.serve())

@@ -139,8 +139,10 @@ def _gib(megabytes: float | None) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    """Write a short time; a dash where it is unknown."""
-    return UNKNOWN if value is None else f"{value:,.{0 if value >= 10 else 1}f} ms"  # noqa: PLR2004
+    """Write a short time of the last minute; a dash where it is unknown."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.{0 if value >= 10 else 1}f} ms in the last minute"  # noqa: PLR2004
 
 
 def _coded(text: str) -> Markup:
