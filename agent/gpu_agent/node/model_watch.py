@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gpu_agent.node.settings import AgentSettings
 from gpu_agent.probe.models.inotify import InotifyWatcher
-from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, SourceState
+from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner
+from gpu_agent.probe.models.source_state import SourceState
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.probe.snapshot import open_sources as open_probe_sources
 from gpu_agent.runtime.files import user_home
@@ -101,6 +102,8 @@ class ModelWatcher:
                     await asyncio.sleep(PAUSE_SECONDS)
             finally:
                 self._epoll = None
+                for source in tuple(self._watchers):
+                    source.quiet_since = None
                 self._watchers.clear()
 
     def follow(self, source: SourceState) -> None:
@@ -147,6 +150,7 @@ class ModelWatcher:
             return None  # closed meanwhile: this thread was left behind on a disk that hung
         self._by_descriptor[watcher.descriptor] = weakref.ref(watcher)
         self._watchers[source] = watcher
+        source.quiet_since = watcher.quiet_since
         return watcher
 
     def _live(self) -> Iterator[InotifyWatcher]:

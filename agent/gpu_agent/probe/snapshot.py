@@ -14,8 +14,9 @@ from gpu_agent.probe.collectors.protocol import Surroundings
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.all_sources import SOURCES
 from gpu_agent.probe.models.declared import ModelDeclaration
-from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner, SourceState
+from gpu_agent.probe.models.scanner import DEFAULT_BUDGET_SECONDS, DiskPatience, ModelScanner
 from gpu_agent.probe.models.source import LazySource
+from gpu_agent.probe.models.source_state import SourceState
 from gpu_agent.records import dataclass, field, field_names, is_record, replace
 from gpu_agent.wire.inventory import (
     BASE_FEATURES,

@@ -14,8 +14,8 @@ from gpu_agent.probe.models.scanner import (
     ModelScanner,
     Scan,
     ScanThread,
-    SourceState,
 )
+from gpu_agent.probe.models.source_state import SourceState
 from gpu_agent.wire.inventory import ModelStatus
 from tests.hung_disk import hung
 from tests.probe.models.caches import GGUF

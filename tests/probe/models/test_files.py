@@ -13,7 +13,7 @@ from gpu_agent.probe.models.files import (
     MAX_ENTRIES,
     FolderReader,
     OutOfBoundsError,
-    is_overlay,
+    file_system_at,
     join_path,
     list_root,
     list_units,
@@ -282,7 +282,9 @@ def test_a_folder_of_a_hundred_thousand_entries_is_read_up_to_the_bound(tmp_path
 LISTED = """\
 24 30 0:22 / /proc rw,nosuid - proc proc rw
 30 1 0:45 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/a:/b,upperdir=/c
-31 30 254:1 / /srv/the\\040disk rw,relatime - ext4 /dev/vda1 rw
+31 30 254:1 / /srv/the\\040disk rw,relatime - xfs /dev/vda1 rw
+33 31 0:51 / /srv/the\\040disk/models/shared rw,relatime - nfs4 server:/models rw
+32 30 254:1 / /srv/the\\040disk rw,relatime - ext4 /dev/vda1 rw
 half a line
 """
 
@@ -324,14 +326,33 @@ def mounts(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_overlay_is_layered_and_nothing_else(mounts: Path) -> None:
-    assert is_overlay(os.makedev(0, 45), mounts)
-    assert not is_overlay(os.makedev(254, 1), mounts)
-    assert not is_overlay(os.makedev(9, 9), mounts)
+@pytest.mark.parametrize(
+    ("path", "file_system"),
+    [
+        ("/", "overlay"),
+        ("/proc", "proc"),
+        ("/process", "overlay"),
+        ("/srv/the disk/models", "ext4"),
+        ("/srv/the disk/models/shared", "nfs4"),
+        ("/srv/the disk", "ext4"),
+        ("/srv", "overlay"),
+    ],
+)
+def test_a_folder_is_on_the_file_system_that_was_mounted_last_at_the_longest_path_above_it(
+    mounts: Path, path: str, file_system: str
+) -> None:
+    assert file_system_at(path, mounts) == file_system
 
 
-def test_where_no_mounts_are_listed_nothing_is_layered(tmp_path: Path) -> None:
-    assert not is_overlay(os.makedev(0, 45), tmp_path / "nothing")
+def test_where_no_mounts_are_listed_no_file_system_is_known(tmp_path: Path) -> None:
+    assert file_system_at("/", tmp_path / "nothing") is None
+
+
+def test_a_root_is_local_where_no_other_machine_can_change_it(mounts: Path) -> None:
+    places = {"/proc": False, "/sys": False, "/dev/shm": True}  # noqa: S108  nothing is written there
+    local = {path: open_root(Path(path)).local for path in places if Path(path).is_dir()}
+    assert local == {path: places[path] for path in local}
+    assert not open_root(mounts.parent, cross_file_systems=True).local
 
 
 def test_files_of_all_layers_are_read_and_what_is_mounted_between_them_is_not(tmp_path: Path) -> None:

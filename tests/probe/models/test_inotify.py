@@ -10,6 +10,7 @@ import pytest
 
 from gpu_agent.probe.models import inotify as notices_module
 from gpu_agent.probe.models.inotify import InotifyWatcher
+from tests.probe.models.caches import open_folder, unprivileged
 from tests.waiting import patience
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has inotify")
@@ -143,6 +144,58 @@ def test_reaching_our_own_watch_limit_is_reported(
     (tmp_path / "below").mkdir()
     assert watcher.follow([str(tmp_path), str(tmp_path / "below")])
     assert watcher.limit == "more than 1 folders hold models"
+
+
+def test_it_is_quiet_until_something_changes_and_after_each_change_is_taken(
+    tmp_path: Path, watcher: InotifyWatcher
+) -> None:
+    (tmp_path / "file").touch()
+    paths = [str(tmp_path / "file"), str(tmp_path / "later"), str(tmp_path)]
+    assert watcher.quiet_since(paths) is None, "they are not followed yet"
+    watcher.follow(paths)
+    first = watcher.quiet_since(paths)
+    assert first is not None
+    assert watcher.quiet_since(paths) == first
+    (tmp_path / "later").mkdir()
+    assert watcher.quiet_since(paths) is None
+    watcher.drain()
+    assert watcher.quiet_since(paths) not in (None, first)
+    assert watcher.quiet_since(list(paths)) is None, "others are not followed"
+
+
+def test_it_is_not_known_to_be_quiet_where_a_folder_cannot_be_watched() -> None:
+    with open_folder() as folder:
+        (folder / "closed").mkdir()
+        (folder / "closed").chmod(0o711)
+        with unprivileged():
+            watcher = InotifyWatcher.open()
+            assert watcher is not None
+            paths = [str(folder), str(folder / "closed")]
+            watcher.follow(paths)
+            assert watcher.limit is None
+            assert watcher.quiet_since(paths) is None
+            paths = [str(folder), str(folder / "none" / "deeper")]
+            watcher.follow(paths)
+            assert watcher.quiet_since(paths) is None, "nobody reports that the upper one comes"
+            watcher.close()
+
+
+def test_a_folder_that_comes_in_the_place_of_a_watched_one_is_watched(
+    tmp_path: Path, watcher: InotifyWatcher
+) -> None:
+    for name in "ab":
+        (tmp_path / name / "below").mkdir(parents=True)
+    watcher.follow([str(tmp_path / "a" / "below")])
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    assert saw_none(watcher), "a folder far above moved"
+    paths = [str(tmp_path / "a" / "below")]
+    assert watcher.follow(paths)
+    (tmp_path / "c" / "below" / "new").touch()
+    saw_change(watcher, within_seconds=0)  # the end of the first watch
+    assert saw_none(watcher)
+    (tmp_path / "a" / "below" / "new").touch()
+    assert saw_change(watcher)
 
 
 LIMITED = """

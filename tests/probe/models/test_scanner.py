@@ -13,8 +13,9 @@ from gpu_agent.probe.models import declared
 from gpu_agent.probe.models.declared import ModelDeclaration
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.huggingface import HubCache
-from gpu_agent.probe.models.scanner import UNREADABLE, ModelScanner, Scan, mark_unreadable, merge_models
+from gpu_agent.probe.models.scanner import UNREADABLE, ModelScanner, Scan, mark_unreadable
 from gpu_agent.probe.models.source import Listing, Reading, Root, Unit
+from gpu_agent.probe.models.source_state import merge_models
 from gpu_agent.wire.inventory import Model, ModelStatus
 from tests.probe.models.caches import repository, revision, settle, whisper_files
 
@@ -159,7 +160,7 @@ def test_the_watched_paths_are_the_roots_the_units_and_their_parents(tmp_path: P
     assert folders == {str(path) for path in hub | plain}
 
 
-def test_the_watched_paths_are_the_same_object_until_something_changed(tmp_path: Path) -> None:
+def test_the_watched_paths_are_the_same_object_until_other_places_are_watched(tmp_path: Path) -> None:
     made = repository(tmp_path, "a/b")
     made.snapshot(revision(1), whisper_files())
     scanner = ModelScanner([HubCache([tmp_path])])
@@ -169,6 +170,9 @@ def test_the_watched_paths_are_the_same_object_until_something_changed(tmp_path:
     scanner.scan()
     assert state.watched_paths is paths
     made.incomplete()
+    scanner.scan()
+    assert state.watched_paths is paths, "the same folders, one of which changed"
+    made.ref("other", revision(1))
     scanner.scan()
     assert state.watched_paths is not paths
 

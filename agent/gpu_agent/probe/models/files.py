@@ -6,8 +6,9 @@ sentence that holds no path of this machine. Every failure is an `OSError`.
 """
 
 import os
+import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice, repeat
 from operator import attrgetter
@@ -65,6 +66,7 @@ class FoundFile(NamedTuple):
 
 _FOUND = partial(tuple.__new__, FoundFile)
 """What a named tuple calls itself, by a detour that costs as much again."""
+_UNMEASURED, _WHOLE = repeat(None), repeat(None)
 
 
 class FolderReader:
@@ -73,11 +75,14 @@ class FolderReader:
     def __init__(self, root: Root, *, watch_files: bool = False) -> None:
         """`watch_files`: files may change in place, so each one found or read is watched too."""
         self._root = root
+        self._device = root.device
         self._watch_files = watch_files
         self._inside = root.path.rstrip(os.sep) + os.sep
         self._left = MAX_ENTRIES
         self._shared = ""
         self._ends: Collection[str] = ()
+        self._places: dict[int, Mapping[str, str]] = {}
+        """By the depth of the folder that the links are in."""
         self.watched: dict[str, Mark | None] = {}
 
     def check_folder(self, path: str) -> None:
@@ -177,7 +182,8 @@ class FolderReader:
         descriptor = os.open(path, _READ_FLAGS)
         try:
             status = os.fstat(descriptor)
-            self._check(status)
+            if status.st_dev != self._device:
+                self._check(status)
             if not stat.S_ISREG(status.st_mode):
                 raise OutOfBoundsError("it is not a regular file")
         except OSError:
@@ -192,7 +198,8 @@ class FolderReader:
     def _entries(self, path: str) -> list[os.DirEntry[str]]:
         self.watched[path] = None  # until it is listed: a failure is looked at again
         status = os.lstat(path)
-        self._refuse_unless_folder(status)
+        if status.st_dev != self._device or not stat.S_ISDIR(status.st_mode):
+            self._refuse_unless_folder(status)
         listed = self._listed(path)
         self.watched[path] = mark_of(status)
         return listed
@@ -201,14 +208,15 @@ class FolderReader:
         """Add the files of an open folder to those found; the names of the folders in it."""
         folders: list[str] = []
         listed = self._listed(opened)
-        listed.sort(key=_NAME)
         links = [entry.name for entry in listed if entry.is_symlink()]
+        links.sort()
         places = self._places_of(links, opened, path)
         if len(links) == len(listed) and None not in places:  # the thousands of links of a cache
             names = [prefix + name for name in links] if prefix else links
-            found += map(_FOUND, zip(names, places, repeat(None), repeat(None)))
+            found += map(_FOUND, zip(names, places, _UNMEASURED, _WHOLE, strict=False))
             return folders
         known = dict(zip(links, places, strict=True))
+        listed.sort(key=_NAME)
         for entry in listed:
             name = entry.name
             if name in known:
@@ -228,25 +236,30 @@ class FolderReader:
         """The file of the shared folder that each link names; `None` for one that has to be followed."""
         if not self._ends:
             return [None] * len(links)
-        readlink = _reader_of_links(opened, folder)
         try:
-            targets = [readlink(name) for name in links]
+            if isinstance(opened, int):
+                targets = [os.readlink(name, dir_fd=opened) for name in links]
+            else:
+                targets = [os.readlink(folder + os.sep + name) for name in links]
         except OSError:
             return [None] * len(links)  # one went away, or is none any more: each is looked at again
-        way, shared, ends = self._way_from(folder), self._shared + os.sep, self._ends
-        beyond = len(way)
-        return [
-            shared + end if (end := target[beyond:]) in ends and target.startswith(way) else None
-            for target in targets
-        ]
+        place_of = self._places_from(folder).get
+        return [place_of(target) for target in targets]
 
-    def _way_from(self, path: str) -> str:
-        """How a link in `path` names what is in the shared folder: both are real, so the text is true."""
+    def _places_from(self, folder: str) -> Mapping[str, str]:
+        """What links in `folder` say → the file of the shared folder that they name.
+
+        Both folders are real, so the text of a link is true.
+        """
         common = self._shared.rpartition(os.sep)[0] + os.sep
-        if not self._shared or not path.startswith(common):
-            return os.sep  # no link of a cache begins so
-        climb = (os.pardir + os.sep) * (path.count(os.sep, len(common)) + 1)
-        return climb + self._shared.removeprefix(common) + os.sep
+        if not folder.startswith(common):
+            return {}
+        depth = folder.count(os.sep, len(common)) + 1
+        if depth not in self._places:
+            shared = self._shared + os.sep
+            way = (os.pardir + os.sep) * depth + shared.removeprefix(common)
+            self._places[depth] = {way + end: shared + end for end in self._ends}
+        return self._places[depth]
 
     def _linked(self, path: str, name: str) -> FoundFile:
         """What a link leads to, over whatever other links, inside the root."""
@@ -288,7 +301,9 @@ class FolderReader:
             self._refuse_unless_folder(os.lstat(path))
             raise
         try:
-            self._check(status := os.fstat(descriptor))
+            status = os.fstat(descriptor)
+            if status.st_dev != self._device:
+                self._check(status)
         except OSError:
             os.close(descriptor)
             raise
@@ -304,8 +319,6 @@ class FolderReader:
         return listed
 
     def _refuse_unless_folder(self, status: os.stat_result) -> None:
-        if stat.S_ISDIR(status.st_mode) and status.st_dev == self._root.device:
-            return
         if stat.S_ISLNK(status.st_mode):
             raise OutOfBoundsError("it is a link; add the folder it leads to as a root of its own")
         if not stat.S_ISDIR(status.st_mode):
@@ -332,20 +345,15 @@ def open_root(path: Path, *, cross_file_systems: bool = False) -> Root:
     status = os.stat(real)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError("it is not a folder")
-    overlay = not cross_file_systems and is_overlay(status.st_dev)
-    return Root(real, None if cross_file_systems else status.st_dev, overlay)
+    if cross_file_systems:
+        return Root(real, None)
+    file_system = file_system_at(real)
+    return Root(real, status.st_dev, file_system == _OVERLAY, _is_local(file_system))
 
 
 def reason(error: OSError) -> str:
     """What went wrong, without the path that Python's own text would show."""
     return error.strerror.lower() if error.strerror else str(error)
-
-
-def _reader_of_links(opened: "int | str", folder: str) -> Callable[[str], str]:
-    """What reads the link of a name in a folder."""
-    if isinstance(opened, int):
-        return partial(os.readlink, dir_fd=opened)
-    return lambda name: os.readlink(folder + os.sep + name)
 
 
 def _fault(error: OSError) -> str:
@@ -370,19 +378,19 @@ def list_units(
     """
     units: list[Unit] = []
     problems: dict[str, str] = {}
-    seen: dict[str, None] = {}
+    seen: dict[str, bool] = {}
     for path in roots:
         try:
             root = open_root(path, cross_file_systems=cross_file_systems)
             if root.path not in seen:
-                seen[root.path] = None
+                seen[root.path] = root.local
                 for unit in units_of(root):
                     units.append(unit)  # noqa: PERF402  those before a fault count
         except FileNotFoundError:
             continue
         except OSError as error:
             problems[str(path)] = reason(error)
-    return Listing(tuple(units), problems, tuple(seen))
+    return Listing(tuple(units), problems, tuple(seen), local=bool(seen) and all(seen.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,24 +447,38 @@ def readable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
-# ---- overlays
+# ---- file systems
+
+_OVERLAY = "overlay"
+"""Its layers may lie on several file systems, as in a container whose image is fetched piece by piece.
+
+A file there has the device number of its layer, not of the overlay.
+"""
+
+_LOCAL = {_OVERLAY, "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "ntfs3", "ramfs"}
+_LOCAL |= {"reiserfs", "tmpfs", "vfat", "xfs", "zfs"}
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
-def is_overlay(device: int, mounts: Path = MOUNTS) -> bool:
-    """Whether the file system of this device number is an overlay.
-
-    The layers of an overlay may lie on several file systems, as in a container whose image is fetched piece
-    by piece: a file there has the device number of its layer, not of the overlay.
-    """
+def file_system_at(path: str, mounts: Path = MOUNTS) -> str | None:
+    """The type of the file system that holds a path without links; `None` where that is not known."""
     try:
-        listed = mounts.read_text(encoding="utf-8", errors="replace")
+        listed = mounts.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    return any(_is_overlay(line, number) for line in listed.splitlines())
+        return None
+    longest, found = -1, None
+    for line in listed.splitlines():
+        mount, _, file_system = line.partition(" - ")
+        place = mount.split(" ")[4:5]
+        if not place or not file_system:
+            continue
+        above = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), place[0]).rstrip(os.sep)
+        inside = path == above or path.startswith(above + os.sep)
+        if inside and len(above) >= longest:  # of two mounts in one place the later one is seen
+            longest, found = len(above), file_system.split(" ")[0]
+    return found
 
 
-def _is_overlay(line: str, number: str) -> bool:
-    """Read `id parent major:minor root place options … - kind source options`."""
-    mount, _, file_system = line.partition(" - ")
-    return mount.split(" ")[2:3] == [number] and file_system.split(" ")[0] == "overlay"
+def _is_local(file_system: str | None) -> bool:
+    """Whether all its changes are made by this machine, so that the kernel can report each."""
+    return file_system in _LOCAL

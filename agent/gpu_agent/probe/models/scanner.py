@@ -10,18 +10,17 @@ sources in a `ScanThread`; where one hangs, another thread takes the rest. Nothi
 Keep one scanner per process, and scan from one thread at a time.
 """
 
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gpu_agent.probe.host.host import DiskSpace, disk_space_at, distinct_disks
+from gpu_agent.probe.host.host import distinct_disks
 from gpu_agent.probe.models import declared
-from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations, more_usable
-from gpu_agent.probe.models.source import Mark, ModelSource, Reading, Unit
+from gpu_agent.probe.models.declared import ModelDeclaration, apply_declarations
+from gpu_agent.probe.models.source import ModelSource
+from gpu_agent.probe.models.source_state import ModelsById, SourceState, merge_models
 from gpu_agent.records import dataclass, field, replace
 from gpu_agent.wire.inventory import CacheDisk, Model, ModelStatus
 
@@ -33,13 +32,6 @@ UNREADABLE = "its disk does not answer"
 
 _LEAST_WAIT_SECONDS = 0.02
 """A working disk answers within it, on a machine that is not too busy."""
-_SETTLED_NANOSECONDS = 2_000_000_000
-"""Coarsest time stamp of the file systems in use (FAT's): a younger change may not be the last."""
-
-ModelsById = Mapping[tuple[str, str], Model]
-"""By id and version."""
-_UnitKey = tuple[str, str]
-"""Root and path of a unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,16 +196,6 @@ def _same_models(one: Sequence[tuple[ModelsById, bool]], other: Sequence[tuple[M
     return all(a is b and stale is was for (a, stale), (b, was) in zip(one, other, strict=True))
 
 
-def merge_models(findings: Iterable[Iterable[Model]]) -> ModelsById:
-    """Merge by id and version: of a model found twice the more usable one, the first where both are alike."""
-    found: dict[tuple[str, str], Model] = {}
-    for models in findings:
-        for model in models:
-            key = model.model_id, model.version
-            found[key] = more_usable(found[key], model) if key in found else model
-    return found
-
-
 def mark_unreadable(models: Iterable[Model]) -> tuple[Model, ...]:
     """Models whose disk has not answered for too long are in error: they cannot be loaded.
 
@@ -339,198 +321,3 @@ class ScanThread:
             state.progress_at = time.monotonic()
             self.current = state
             return state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceContents:
-    """What a source held when it was last read."""
-
-    models: ModelsById = field(default_factory=dict)
-    """The same object while nothing of it changes."""
-    complete: bool = False
-    """Every unit was reached."""
-    problems: Mapping[str, str] = field(default_factory=dict)
-    """Folder → why it could not be searched."""
-    disks: tuple[DiskSpace, ...] = ()
-    disk_unknowns: Mapping[str, str] = field(default_factory=dict)
-    """Name of a path → why the space on its disk is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownUnit:
-    reading: Reading
-    settled: bool
-
-
-class SourceState:
-    """Remembers what each unit of one source held, and reads it again only where it must.
-
-    One thread at a time reads it, and may hang there as long as the disk does; others see that it is busy,
-    and what it held before. A unit whose watched files and folders did not change is not read again, unless
-    they changed so shortly before its reading that one more change could have the same time stamp.
-    """
-
-    def __init__(self, source: ModelSource, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
-        self.source = source
-        self.contents = SourceContents()
-        """As of the last read that made progress; a new object after each."""
-        self.progress_at = time.monotonic()
-        """When a read began, or made progress since, in monotonic seconds."""
-        self.scanned_since = 0.0
-        """The start of the oldest scan that read a unit last, in monotonic seconds."""
-        self.listed: Collection[str] = ()
-        """Its roots that exist, even those that another source has."""
-        self._wall_ns = wall_ns
-        self._lock = threading.Lock()
-        self._known: dict[_UnitKey, _KnownUnit] = {}
-        self._read_in: dict[_UnitKey, float] = {}
-        """The start of the scan that read each unit: it stays valid for the next scanner."""
-        self._waiting: list[tuple[_UnitKey, Unit]] = []
-        """Units that the current scan has not reached, the next one last."""
-        self._listing_problems: Mapping[str, str] = {}
-        self._disks: tuple[tuple[DiskSpace, ...], Mapping[str, str]] = ((), {})
-        self._models: ModelsById | None = {}
-        """The models of all known units; `None` when some of them changed since."""
-        self._roots: tuple[str, ...] = ()
-        self._paths_changed = False
-        self._watched_paths: Collection[str] = ()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a thread reads it now, or hangs there."""
-        return self._lock.locked()
-
-    @contextmanager
-    def acquire(self) -> Iterator[bool]:
-        """Reserve it for this thread; False, without waiting, where another thread has it."""
-        acquired = self._lock.acquire(blocking=False)
-        try:
-            yield acquired
-        finally:
-            if acquired:
-                self._lock.release()
-
-    @property
-    def watched_paths(self) -> Collection[str]:
-        """Every path where a change of models shows; the same object while none of them changes."""
-        if self._paths_changed:
-            self._watched_paths, self._paths_changed = self._all_paths(), False
-        return self._watched_paths
-
-    def list_units(self, owners: MutableMapping[tuple[str, str], "SourceState"]) -> None:
-        """List the units, those first that were not read for longest.
-
-        A root that another source of this kind has too, because a link leads to it, is left to that one once
-        that one has read all of it.
-        """
-        listing = self.source.units()
-        self.listed = listing.roots
-        roots = tuple(root for root in listing.roots if self._owns(root, owners))
-        left_to_others = set(listing.roots).difference(roots)
-        units = {
-            (unit.root.path, unit.path): unit
-            for unit in listing.units
-            if not left_to_others or unit.root.path not in left_to_others
-        }
-        order = sorted(units, key=lambda key: self._read_in.get(key, 0.0))  # stable: longest unread first
-        self._waiting = [(key, units[key]) for key in reversed(order)]
-        self._listing_problems = listing.problems
-        self._disks = self._read_disks()
-        self._remove_all_but(units)
-        if roots != self._roots:
-            self._roots, self._paths_changed = roots, True
-        self.progress_at = time.monotonic()
-
-    def read(self, scan_began: float, goes_on: Callable[[], bool]) -> None:
-        """Read units as long as `goes_on` allows, which is called before each."""
-        while self._waiting and goes_on():
-            key, unit = self._waiting.pop()
-            self._read_unit(key, unit)
-            self._read_in[key] = scan_began
-            self.progress_at = time.monotonic()
-        self.scanned_since = self._read_in.get(self._waiting[-1][0], 0.0) if self._waiting else scan_began
-        problems = dict(self._listing_problems)
-        for known in self._known.values():
-            problems.update(known.reading.problems)
-        disks, disk_unknowns = self._disks
-        self.contents = SourceContents(
-            models=self._all_models(),
-            complete=not self._waiting,
-            problems=problems,
-            disks=disks,
-            disk_unknowns=disk_unknowns,
-        )
-        self.progress_at = time.monotonic()
-
-    def _owns(self, root: str, owners: MutableMapping[tuple[str, str], "SourceState"]) -> bool:
-        key = self.source.name, root
-        owner = owners.setdefault(key, self)
-        if root not in owner.listed:
-            owners[key] = owner = self
-        # A hanging source stays the owner, or its models would be missing once it is back.
-        return owner is self or owner.busy or (root in self._roots and not owner.contents.complete)
-
-    def _read_disks(self) -> tuple[tuple[DiskSpace, ...], dict[str, str]]:
-        disks: list[DiskSpace] = []
-        unknowns: dict[str, str] = {}
-        for path in self.source.paths:
-            space = disk_space_at(path)
-            if isinstance(space, DiskSpace):
-                disks.append(space)
-            else:
-                unknowns[path.name] = space
-        return tuple(disks), unknowns
-
-    def _read_unit(self, key: _UnitKey, unit: Unit) -> None:
-        known = self._known.get(key)
-        if known and known.settled and _is_unchanged(known.reading.watched):
-            return
-        began = self._wall_ns()
-        reading = self.source.read(unit)
-        newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
-        self._known[key] = _KnownUnit(reading=reading, settled=newest < began - _SETTLED_NANOSECONDS)
-        if known is None or known.reading.models != reading.models:
-            self._models = None
-        if known is None or known.reading.watched != reading.watched:
-            self._paths_changed = True
-
-    def _remove_all_but(self, units: Collection[_UnitKey]) -> None:
-        gone = [key for key in self._known if key not in units]
-        for key in gone:
-            del self._known[key], self._read_in[key]
-            self._models, self._paths_changed = None, True
-
-    def _all_models(self) -> ModelsById:
-        if self._models is None:
-            self._models = merge_models(known.reading.models for known in self._known.values())
-        return self._models
-
-    def _all_paths(self) -> Collection[str]:
-        """The roots, what was watched, the folders that hold it, and the path to each unit."""
-        paths = dict.fromkeys(self._roots)
-        for (root, path), known in self._known.items():
-            paths.update(dict.fromkeys(known.reading.watched))
-            parents = map(_parent_of, known.reading.watched)
-            paths.update((parent, None) for parent in parents if len(parent) >= len(root))
-            above = _parent_of(path)
-            while len(above) > len(root) and above not in paths:
-                paths[above] = None
-                above = _parent_of(above)
-        return paths.keys()
-
-
-def _parent_of(path: str) -> str:
-    return path.rpartition(os.sep)[0]
-
-
-def _is_unchanged(watched: Mapping[str, Mark | None]) -> bool:
-    for path, mark in watched.items():
-        try:
-            status = os.lstat(path)
-        except OSError:
-            if mark is not None:
-                return False
-            continue
-        if (status.st_ino, status.st_mtime_ns, status.st_size) != mark:  # `mark_of`, thousands of times
-            return False
-    return bool(watched)

@@ -35,6 +35,8 @@ class Root:
     """Its file system; `None` where other file systems below it count too."""
     overlay: bool = False
     """On an overlay: its folders have the overlay's device number, its files those of their layers."""
+    local: bool = False
+    """All that counts below it is on one file system, which no other machine changes."""
 
     def holds(self, status: os.stat_result) -> bool:
         """Whether something found below it is on a file system that counts."""
@@ -60,6 +62,8 @@ class Listing:
     problems: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     """The paths of the roots that exist: a new unit shows in one of them."""
+    local: bool = False
+    """There are roots, and each is `Root.local`."""
 
 
 @dataclass(frozen=True, slots=True)
