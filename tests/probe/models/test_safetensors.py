@@ -1,5 +1,6 @@
 import json
 import os
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_of_ends_in_any_order_the_largest_counts(tmp_path: Path) -> None:
     header = json.dumps({f"t{end}": {"data_offsets": [0, end], "shape": [9999]} for end in ends})
     assert judged(tmp_path, headed(header.encode()), longer_by=1024) is None
     assert str(judged(tmp_path, headed(header.encode()), longer_by=1023)).endswith("bytes are here")
+
+
+@pytest.mark.parametrize("sizes", [[5, 7, 100], [3, 0, 4, 0], [0, 0, 9], [1] * 30], ids=str)
+def test_a_file_cut_anywhere_is_a_problem_also_where_a_tensor_ends(tmp_path: Path, sizes: list[int]) -> None:
+    ends = list(accumulate(sizes))
+    held = {
+        f"t{n}": {"dtype": "U8", "shape": [ends[0], ends[n]], "data_offsets": [end - size, end]}
+        for n, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    }
+    content = headed(json.dumps(held, separators=(",", ":")).encode())
+    assert judged(tmp_path, content, longer_by=ends[-1]) is None
+    for present in range(ends[-1]):
+        assert str(judged(tmp_path, content, longer_by=present)).endswith("bytes are here")
 
 
 def test_text_that_looks_like_offsets_is_none(tmp_path: Path) -> None:
