@@ -68,8 +68,8 @@ class Machine:
         identity = IdentityFile(self.folder)
         identity.load()
         gpus = open_gpus(simulate=settings.simulate, seed=str(self.folder), deadline_seconds=1)
-        async with gpus as read_gpus, Tasks() as tasks:
-            self.agent = Agent(settings, identity, read_gpus, session=QUICK)
+        async with gpus as source, Tasks() as tasks:
+            self.agent = Agent(settings, identity, source, session=QUICK)
             ended = tasks.start("agent", self.agent.run(tasks))
             try:
                 yield self.agent

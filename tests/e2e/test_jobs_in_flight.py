@@ -34,8 +34,8 @@ async def agent_at(service: RegistryService, folder: Path, *, simulate: str | No
     identity = IdentityFile(folder)
     identity.load()
     gpus = open_gpus(simulate=simulate, seed="m", deadline_seconds=20)
-    async with gpus as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus, session=QUICK)
+    async with gpus as source, Tasks() as tasks:
+        agent = Agent(settings, identity, source, session=QUICK)
         ended = tasks.start("agent", agent.run(tasks))
         yield agent
         await agent.stop("the test is over")

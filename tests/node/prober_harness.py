@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_agent.node.gpu_readings import Collectors, ReadGpus
+from gpu_agent.node.gpu_readings import Collectors, GpuSource, ReadGpus
 from gpu_agent.node.prober import Pace, Prober
 from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.probe.host.host import HostProbe
@@ -46,7 +46,7 @@ def always(result: GpuReport | MissedReading) -> ReadGpus:
 
 @asynccontextmanager
 async def probing(
-    read: ReadGpus,
+    read: ReadGpus | GpuSource,
     sources: Sources | None = None,
     *,
     pace: Pace = PACE,
@@ -54,7 +54,12 @@ async def probing(
 ) -> AsyncIterator[tuple[Prober, Callable[[], Awaitable[Inventory]]]]:
     found: asyncio.Queue[Inventory] = asyncio.Queue()
     prober = Prober(
-        read, sources or Sources(), pace=pace, simulated=True, listener=found.put, collectors=collectors
+        read if isinstance(read, GpuSource) else GpuSource(read),
+        sources or Sources(),
+        pace=pace,
+        simulated=True,
+        listener=found.put,
+        collectors=collectors,
     )
 
     async def next_one() -> Inventory:

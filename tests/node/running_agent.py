@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gpu_agent.node.agent import Agent
-from gpu_agent.node.gpu_readings import ReadGpus, open_gpus
+from gpu_agent.node.gpu_readings import GpuSource, ReadGpus, open_gpus
 from gpu_agent.node.identity import IdentityFile
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.runtime.tasks import Tasks
@@ -52,12 +52,13 @@ async def running_agent(
     settings: AgentSettings,
     *,
     session: SessionSettings = QUICK,
-    read: ReadGpus | None = None,
+    read: ReadGpus | GpuSource | None = None,
 ) -> AsyncIterator[RunningAgent]:
     identity = IdentityFile(Path(settings.state_dir or ""))
     identity.load()
     gpus = open_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
-    async with gpus as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read or read_gpus, session=session)
+    async with gpus as source, Tasks() as tasks:
+        own = GpuSource(read) if read and not isinstance(read, GpuSource) else read
+        agent = Agent(settings, identity, own or source, session=session)
         yield RunningAgent(agent, tasks.start("agent", agent.run(tasks)))
         tasks.end()

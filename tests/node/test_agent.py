@@ -145,8 +145,8 @@ async def test_an_identity_that_cannot_be_saved_does_not_stop_the_session(tmp_pa
     async with listening_registry() as registry:
         settings = settings_for(registry.url, tmp_path)
         gpus = open_gpus(simulate=settings.simulate, seed="test", deadline_seconds=1)
-        async with gpus as read_gpus, Tasks() as tasks:
-            agent = Agent(settings, identity, read_gpus, session=QUICK)
+        async with gpus as source, Tasks() as tasks:
+            agent = Agent(settings, identity, source, session=QUICK)
             tasks.start("agent", agent.run(tasks))
             await registry.next("node_heartbeat")
             tasks.end()

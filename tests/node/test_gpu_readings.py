@@ -32,8 +32,8 @@ from tests.waiting import patience
 async def test_simulated_gpus_are_the_same_for_the_same_seed() -> None:
     seen = []
     for seed in ("one", "one", "two"):
-        async with open_gpus(simulate="2xL4-24GB", seed=seed, deadline_seconds=1) as read:
-            report = await read()
+        async with open_gpus(simulate="2xL4-24GB", seed=seed, deadline_seconds=1) as gpus:
+            report = await gpus.read()
             assert isinstance(report, GpuReport)
             seen.append([gpu.uuid for gpu in report.gpus])
     assert seen[0] == seen[1] != seen[2]
@@ -45,15 +45,15 @@ async def test_the_machine_s_own_are_read_through_nvml(
     fake = FakeNvml(tmp_path, gpus=3)
     for name, value in fake.environment().items():
         monkeypatch.setenv(name, value)
-    async with open_gpus(simulate=None, seed="", deadline_seconds=20) as read:
-        report = await read()
+    async with open_gpus(simulate=None, seed="", deadline_seconds=20) as gpus:
+        report = await gpus.read()
     assert isinstance(report, GpuReport)
     assert len(report.gpus) == 3
 
 
 async def test_a_simulated_hang_is_a_missed_reading_like_a_true_one() -> None:
-    async with open_gpus(simulate="L4:hang", seed="", deadline_seconds=5) as read:
-        missed = await read()
+    async with open_gpus(simulate="L4:hang", seed="", deadline_seconds=5) as gpus:
+        missed = await gpus.read()
     assert isinstance(missed, MissedReading)
     assert missed.reason == "nvml_hung"
     assert missed.since <= time.monotonic()
@@ -66,9 +66,9 @@ async def test_the_driver_is_closed_after_each_reading_where_it_is_not_kept_open
     fake = FakeNvml(tmp_path)
     for name, value in fake.environment().items():
         monkeypatch.setenv(name, value)
-    async with open_gpus(simulate=None, seed="", deadline_seconds=20, keep_open=False) as read:
+    async with open_gpus(simulate=None, seed="", deadline_seconds=20, keep_open=False) as gpus:
         for _ in range(2):
-            assert isinstance(await read(), GpuReport)
+            assert isinstance(await gpus.read(), GpuReport)
             assert not [pid for pid in fake.callers() if psutil.pid_exists(pid)]
     assert len(fake.callers()) == 2
 
@@ -80,13 +80,13 @@ async def test_no_second_child_starts_beside_one_that_hangs(
     fake.set("hang", "nvmlDeviceGetTemperature", "*")
     for name, value in fake.environment().items():
         monkeypatch.setenv(name, value)
-    async with open_gpus(simulate=None, seed="", deadline_seconds=1, keep_open=False) as read:
+    async with open_gpus(simulate=None, seed="", deadline_seconds=1, keep_open=False) as gpus:
         while not fake.callers():
-            assert isinstance(await read(), MissedReading)
-        assert isinstance(await read(), MissedReading)
+            assert isinstance(await gpus.read(), MissedReading)
+        assert isinstance(await gpus.read(), MissedReading)
         assert len(fake.callers()) == 1
         fake.unset("hang")
-        while not isinstance(await read(), GpuReport):
+        while not isinstance(await gpus.read(), GpuReport):
             pass
 
 

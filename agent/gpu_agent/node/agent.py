@@ -14,7 +14,7 @@ from typing import assert_never
 from gpu_agent.node.checks import Checks
 from gpu_agent.node.connection.link import Link, LinkEvent
 from gpu_agent.node.credentials import Credentials
-from gpu_agent.node.gpu_readings import Collectors, ReadGpus
+from gpu_agent.node.gpu_readings import Collectors, GpuSource
 from gpu_agent.node.identity import (
     IdentityFile,
     can_store,
@@ -58,10 +58,12 @@ from gpu_agent.session.types import (
     SessionSettings,
     SessionSnapshot,
     Started,
+    State,
     StopRequested,
     StoreIdentity,
 )
 from gpu_agent.wire.codec import FrameError, encode
+from gpu_agent.wire.codes import NodeStatus
 from gpu_agent.wire.declaration import declare, heartbeat
 from gpu_agent.wire.inventory import Inventory
 from gpu_agent.wire.messages import WireModel
@@ -81,7 +83,7 @@ class Agent:
         self,
         settings: AgentSettings,
         identity: IdentityFile,
-        read_gpus: ReadGpus,
+        gpus: GpuSource,
         *,
         session: SessionSettings | None = None,
         collectors: Collectors | None = None,
@@ -100,13 +102,14 @@ class Agent:
             draw=random.SystemRandom().random,
         )
         self._prober = Prober(
-            read_gpus,
+            gpus,
             open_sources(settings),
             pace=Pace(
                 interval_seconds=settings.probe_interval_seconds,
                 deadline_seconds=settings.deadline_seconds,
                 stale_after_seconds=settings.nvml_stale_after_seconds,
                 poll_gpus=settings.poll_gpus,
+                needed_at=self._figures_needed_at,
             ),
             simulated=settings.simulate is not None,
             listener=self._on_probe,
@@ -274,6 +277,15 @@ class Agent:
         details = None if status is None or session.state not in CONNECTED else status.details
         counted = 0 if details is None else details.in_flight_jobs or 0
         return len(self.jobs.ids or ()) or counted
+
+    def _figures_needed_at(self) -> float | None:
+        """When the next heartbeat needs figures; None while something here needs each reading."""
+        status, state = self._machine.snapshot.registry_status, self._machine.state
+        in_use = self.jobs.ids or self._checks.are_due or self._public_jobs.are_limited
+        leaves = state is State.LEAVING or (status is not None and status.status == NodeStatus.DRAINING)
+        if in_use or leaves or self._settings.exposes_metrics:
+            return None
+        return self._machine.deadline if state is State.REGISTERED else math.inf
 
     async def _on_link_event(self, link: Link, event: LinkEvent) -> None:
         await self._inbox.put((link, event))

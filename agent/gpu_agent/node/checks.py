@@ -110,6 +110,11 @@ class Checks:
     def _results(self) -> set[Key]:
         return {key for key, state in self._states.items() if state.ok is not None}
 
+    @property
+    def are_due(self) -> bool:
+        """Whether a check waits, such as for a job to end."""
+        return bool(self._due)
+
     def apply(self, expected: Expected) -> None:
         """Expect something else from now on, and check it."""
         if expected != self._expected:

@@ -91,8 +91,8 @@ async def _run(
         deadline_seconds=settings.deadline_seconds,
         keep_open=settings.poll_gpus,
     )
-    async with gpus as read_gpus, Tasks() as tasks:
-        agent = Agent(settings, identity, read_gpus, collectors=open_collectors(settings))
+    async with gpus as source, Tasks() as tasks:
+        agent = Agent(settings, identity, source, collectors=open_collectors(settings))
         systemd = SystemdNotifier(os.environ)
         reloader = SettingsReloader(
             settings, read=read, take_over=agent.apply, systemd=systemd, ended=agent.note_reload

@@ -6,9 +6,10 @@ again before it answers. One that fails says why. The reader waits for none of t
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,9 +21,10 @@ from gpu_agent.probe.collectors.runner import (
     merge_reports,
     silent_sentence,
 )
+from gpu_agent.probe.health.history import SLOWDOWNS
 from gpu_agent.probe.health.reasons import REASONS, meaning
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
-from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient
+from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient, Watch
 from gpu_agent.probe.nvml.process import hung_sentence
 from gpu_agent.records import replace
 from gpu_agent.runtime.logs import Logger
@@ -40,37 +42,68 @@ _CHILD_EXIT_SECONDS = 0.5
 _LOG = Logger("node.gpus")
 
 
+@dataclass(frozen=True, slots=True)
+class GpuSource:
+    """The NVIDIA GPUs of this machine, or those of a simulated one."""
+
+    read: ReadGpus
+    """It keeps a deadline of its own."""
+    watch: Callable[[Watch | None], None] | None = None
+    """Sets what happens between the readings from now on; None where nothing can."""
+
+
 @asynccontextmanager
 async def open_gpus(
     *, simulate: str | None, seed: str, deadline_seconds: float, keep_open: bool = True
-) -> AsyncIterator[ReadGpus]:
-    """Yield the function that reads this machine's NVIDIA GPUs, or those of a simulated machine.
+) -> AsyncIterator[GpuSource]:
+    """Yield this machine's NVIDIA GPUs, or those of a simulated machine.
 
     `seed` distinguishes simulated machines. Without `keep_open` the driver is closed between two readings,
     which lets a laptop's GPU sleep and makes each reading slower.
     """
     if simulate is not None:
-        from gpu_agent.probe.simulation.gpus import SimulatedGpus  # noqa: PLC0415 - most machines are real
-
-        gpus = SimulatedGpus(simulate, seed=seed)
-
-        async def read() -> GpuReport | MissedReading:
-            now = time.time()
-            hung = gpus.hung_seconds(now)
-            if hung is None:
-                return gpus.read(now)
-            since = time.monotonic() - hung
-            return MissedReading(reason="nvml_hung", since=since, detail=hung_sentence(deadline_seconds))
-
-        yield read
+        with closing(_Simulation(simulate, seed=seed, deadline_seconds=deadline_seconds)) as simulation:
+            yield GpuSource(simulation.read, simulation.watch)
         return
     client = NvmlClient(
         deadline_seconds=deadline_seconds, policy=ChildPolicy(goodbye_seconds=_CHILD_EXIT_SECONDS)
     )
+    watch = (
+        client.watch if keep_open and sys.platform != "win32" else None
+    )  # its child cannot wait for a pipe
     try:
-        yield client.read if keep_open else _close_after(client)
+        yield GpuSource(client.read if keep_open else _close_after(client), watch)
     finally:
         await client.close()
+
+
+class _Simulation:
+    """Simulated GPUs, read and watched like true ones."""
+
+    def __init__(self, spec: str, *, seed: str, deadline_seconds: float) -> None:
+        from gpu_agent.probe.simulation.gpus import SimulatedGpus  # noqa: PLC0415 - most machines are real
+
+        self._gpus = SimulatedGpus(spec, seed=seed)
+        self._deadline_seconds = deadline_seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self) -> GpuReport | MissedReading:
+        now = time.time()
+        hung = self._gpus.hung_seconds(now)
+        if hung is None:
+            return self._gpus.read(now)
+        since = time.monotonic() - hung
+        return MissedReading(reason="nvml_hung", since=since, detail=hung_sentence(self._deadline_seconds))
+
+    def watch(self, watch: Watch | None) -> None:
+        self.close()
+        seconds = self._gpus.seconds_to_change(time.time())
+        if watch is not None and seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, watch.changed)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def open_collectors(settings: AgentSettings) -> "Collectors":
@@ -109,6 +142,8 @@ class GpuReader:
         self._without_driver: GpuReport | None = None
         """NVML's last answer, if it was that there is no working driver."""
         self._retry_driver_at = 0.0
+        self.is_calm = False
+        """Whether the last reading shows that nothing goes on which only the next readings would show."""
 
     @property
     def age_seconds(self) -> float | None:
@@ -140,6 +175,7 @@ class GpuReader:
         gpus = merge_reports(self._judge(reading), await self._collectors.reports())
         good = isinstance(reading, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
         self._unpolled = strip_figures(gpus) if good and not self._poll else None
+        self.is_calm = good and not self._collectors.ages_by_vendor() and all(map(_is_calm, gpus.gpus))
         return gpus
 
     async def _nvml(self, *, retry: bool) -> GpuReport | MissedReading:
@@ -158,6 +194,12 @@ class GpuReader:
         gpus = self._health.observe(reading, now_wall=time.time(), now_mono=now)
         self._health_log.note(gpus, fresh=isinstance(reading, GpuReport), now=now)
         return gpus
+
+
+def _is_calm(gpu: Gpu) -> bool:
+    """Whether a GPU is well, no program uses it, and nothing slows it down."""
+    slowed = SLOWDOWNS.keys() & (gpu.throttle_reasons or ())
+    return gpu.health is Health.OK and not gpu.processes and not slowed
 
 
 class Collectors:

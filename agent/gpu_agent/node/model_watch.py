@@ -86,6 +86,11 @@ class ModelWatcher:
         self._changed = asyncio.Event()
         self._limit_logged = False
 
+    @property
+    def watches_all(self) -> bool:
+        """Whether every change that the kernel reports requests a scan."""
+        return self._epoll is not None and self._limit is None and not self._missed_changes
+
     async def run(self) -> None:
         """Run until cancelled; end at once where the platform has no inotify."""
         if not hasattr(select, "epoll"):
@@ -121,10 +126,15 @@ class ModelWatcher:
         if self._missed_changes:
             self._missed_changes = False
             self._changed.set()
-        limit = next((watcher.limit for watcher in self._live() if watcher.limit), self._refused)
+        limit = self._limit
         if limit and not self._limit_logged:
             self._limit_logged = True
             _LOG.warning("model_watch_unavailable", problem=limit, every_seconds=every_seconds)
+
+    @property
+    def _limit(self) -> str | None:
+        """Why some folder is not watched; None when all are."""
+        return next((watcher.limit for watcher in self._live() if watcher.limit), self._refused)
 
     async def _wait_for_change(self, epoll: select.epoll) -> None:
         """Wait for a notification. Between two scans the kernel queues them."""

@@ -4,6 +4,10 @@ Nothing here can block the agent. A child process with a deadline reads the driv
 tolerates disks that hang. One scan of host and models at a time runs in a thread. When it hangs, the prober
 does not wait for it again: until it answers, each inventory holds the last models beside new readings of
 GPUs and host, and after `stale_after_seconds` none of those models counts as ready.
+
+On an idle machine whose GPUs are all well, most rounds rest: they read nothing. Between two readings the GPUs
+are watched, and inotify watches the models, so that what changes begins a round at once. The last round
+before a heartbeat always reads.
 """
 
 import asyncio
@@ -11,15 +15,20 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from gpu_agent.node.gpu_readings import RETRY_DRIVER_SECONDS, Collectors, GpuReader, ReadGpus
+from gpu_agent.node.gpu_readings import RETRY_DRIVER_SECONDS, Collectors, GpuReader, GpuSource
 from gpu_agent.node.model_watch import ModelWatcher, UnreadableLog
 from gpu_agent.probe.models.scanner import ModelScanner, mark_unreadable
+from gpu_agent.probe.nvml.client import Watch
 from gpu_agent.probe.snapshot import Sources, supported_features, take
 from gpu_agent.records import dataclass, replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread
 from gpu_agent.wire.inventory import GpuReport, Host, Inventory, Outcome
 
+RESTING_ROUNDS = 2
+"""At most so many rounds in a row read nothing."""
+MAX_REST_SECONDS = 20.0
+"""No reading waits longer for the next one, also where rounds are far apart."""
 _NO_GPUS_YET = GpuReport(outcome=Outcome.OK)
 _LOG = Logger("node.prober")
 
@@ -35,6 +44,8 @@ class Pace:
     retry_driver_seconds: float = RETRY_DRIVER_SECONDS
     poll_gpus: bool = True
     """False: after a good reading, GPUs are read again only when requested."""
+    needed_at: Callable[[], float | None] = lambda: None
+    """When figures are needed next, in monotonic seconds; None: in each round."""
 
 
 class Prober:
@@ -42,7 +53,7 @@ class Prober:
 
     def __init__(
         self,
-        read_gpus: ReadGpus,
+        gpus: GpuSource,
         sources: Sources,
         *,
         pace: Pace,
@@ -50,15 +61,16 @@ class Prober:
         listener: Callable[[Inventory], Awaitable[None]],
         collectors: Collectors | None = None,
     ) -> None:
-        """`read_gpus` and `collectors` keep their own deadlines; `listener` is awaited after each probe."""
+        """`gpus` and `collectors` keep their own deadlines; `listener` is awaited after each probe."""
         self.began_at = time.monotonic()
         """When the current or last round began, in monotonic seconds."""
         self._sources = sources
         self._pace = pace
         self._simulated = simulated
         self._listener = listener
+        self._gpus = gpus
         self._gpu_reader = GpuReader(
-            read_gpus,
+            gpus.read,
             collectors or Collectors(()),
             stale_after_seconds=pace.stale_after_seconds,
             retry_driver_seconds=pace.retry_driver_seconds,
@@ -67,6 +79,12 @@ class Prober:
         self._wake = asyncio.Event()
         """Set to begin the next round at once."""
         self._gpus_requested = False
+        self._watched = False
+        """Whether the GPUs are watched since the last reading."""
+        self._rested = 0
+        """How many rounds since then have read nothing."""
+        self._read_at = self.began_at
+        """When the last round that read began, in monotonic seconds."""
         self._scanned: Inventory | None = None
         """Host and models of the last scan that answered; None before the first."""
         self._scanned_sources: Sources | None = None
@@ -126,16 +144,44 @@ class Prober:
         await self._scan_until_deadline(tasks, self._host_only)
         tasks.start("model-watcher", self._watcher.run())
         while True:
-            self._wake.clear()
             self.began_at = time.monotonic()
-            await self._probe(tasks)
+            if self._may_rest_now():
+                self._rested += 1
+            else:
+                self._wake.clear()
+                await self._probe(tasks)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval()):
                     await self._wake.wait()
 
+    def _may_rest_now(self) -> bool:
+        """Whether this round may read nothing: the next one comes before any figures are needed."""
+        if self._wake.is_set() or not self._watched or not self._may_rest():
+            return False
+        needed_at, next_at = self._pace.needed_at(), self.began_at + self._interval()
+        is_soon_enough = self._rested < RESTING_ROUNDS and next_at - self._read_at <= MAX_REST_SECONDS
+        return is_soon_enough and needed_at is not None and needed_at > next_at
+
+    def _may_rest(self) -> bool:
+        """Whether all that may change is noticed without a reading."""
+        models_are_watched = (
+            self._scanned is not None and self._scanned.models_complete and self._watcher.watches_all
+        )
+        return (
+            self._gpus.watch is not None
+            and self._gpu_reader.is_calm
+            and models_are_watched
+            and not self._overdue
+            and self._pace.needed_at() is not None
+        )
+
     async def _probe(self, tasks: Tasks) -> None:
         """One round: read the GPUs, scan host and models, report the inventory."""
         requested, self._gpus_requested = self._gpus_requested, False
+        self._read_at, self._rested, self._watched = self.began_at, 0, self._may_rest()
+        if self._gpus.watch is not None:
+            watch = Watch(every_seconds=self._interval(), changed=self._wake.set)
+            self._gpus.watch(watch if self._watched else None)
         gpus = await self._gpu_reader.read(tasks, requested=requested)
         was_overdue = self._overdue
         await self._scan_until_deadline(tasks, self._host_and_models)

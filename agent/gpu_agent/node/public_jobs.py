@@ -68,6 +68,11 @@ class PublicJobs:
         self.state = PublicJobsState(self.owner.accept_public_jobs)
         """As of the last probe."""
 
+    @property
+    def are_limited(self) -> bool:
+        """Whether the owner takes public jobs, within limits that readings or the time may reach."""
+        return self.owner.accept_public_jobs and self._limits.are_set
+
     def apply(self, settings: AgentSettings) -> None:
         """Apply settings that were read again; unchanged limits keep their readings."""
         if settings.public_jobs != self._settings.public_jobs:
@@ -136,6 +141,15 @@ class PublicJobLimits:
         self._known: set[Limit] = set()
         self._active: dict[Limit, _ActiveLimit] = {}
         self._busy_since: float | None = None
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is any limit."""
+        settings = self._settings
+        figures = (settings.max_temperature_c, settings.min_free_memory_mb)
+        return bool(
+            settings.schedule or settings.pause_while_in_use or any(one is not None for one in figures)
+        )
 
     def check(self, now: Now) -> tuple[Pause, ...]:
         """Return the limits that pause public jobs at this moment."""

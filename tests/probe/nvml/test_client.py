@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.client import ChildConnection, ChildPolicy, NvmlClient
+from gpu_agent.probe.nvml.client import ChildConnection, ChildPolicy, NvmlClient, Watch
 from gpu_agent.probe.nvml.process import CHILD_COMMAND, spawn
 from gpu_agent.wire.inventory import GpuReport, Health, Outcome
 from tests.nvml_fake.build import build
-from tests.nvml_fake.control import FakeNvml
+from tests.nvml_fake.control import HELD, FakeNvml
 from tests.probe.nvml.fake_driver import AT_ONCE, child_of, miss_from, probing, report_from
+from tests.programs import eventually
 from tests.waiting import patience
 
 
@@ -198,7 +199,11 @@ def connect(code: str, other_lines: list[bytes] | None = None) -> tuple[ChildCon
     loop = asyncio.get_running_loop()
     lines: list[bytes] = [] if other_lines is None else other_lines
     return ChildConnection(
-        process, loop, on_end=lambda _, status: ends.append(status), on_line=lines.append
+        process,
+        loop,
+        on_end=lambda _, status: ends.append(status),
+        on_line=lines.append,
+        on_news=lambda: None,
     ), ends
 
 
@@ -241,3 +246,67 @@ async def test_events_before_an_end_are_passed_on_though_the_answer_never_comes(
     )
     assert await asyncio.wait_for(child.request(reopen=False), patience(20)) is None
     assert other_lines == [b'{"events": {}}\n']
+
+
+# Between two readings
+
+
+async def test_what_a_look_finds_is_reported_and_the_next_reading_shows_it(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=2)
+    changed = asyncio.Event()
+    async with probing(fake) as probe:
+        probe.watch(Watch(every_seconds=0.05, changed=changed.set))
+        assert {gpu.health for gpu in (await report_from(probe)).gpus} == {Health.OK}
+        assert not changed.is_set()
+        fake.happen(("xid", 1, 79))
+        fake.set("error", "*", 0, "GPU_IS_LOST")
+        async with asyncio.timeout(patience(10)):
+            await changed.wait()
+        first, second = (await report_from(probe)).gpus
+    assert first.health is Health.LOST
+    assert second.events == {"xid_79": 1}
+
+
+async def test_a_child_that_ends_between_two_readings_is_reported(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
+    changed = asyncio.Event()
+    async with probing(fake, policy=AT_ONCE) as probe:
+        probe.watch(Watch(every_seconds=0.05, changed=changed.set))
+        await report_from(probe)
+        fake.set("crash", "nvmlDeviceGetTemperature", 0)
+        async with asyncio.timeout(patience(10)):
+            await changed.wait()
+        fake.unset("crash")
+        assert (await report_from(probe)).gpus[0].health is Health.OK
+
+
+async def test_a_driver_that_hangs_in_a_look_is_a_missed_reading_within_the_deadline(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
+    async with probing(fake, deadline_seconds=1) as probe:
+        probe.watch(Watch(every_seconds=0.05, changed=lambda: None))
+        await report_from(probe)
+        fake.set("hang", "nvmlDeviceGetCount_v2", "*")
+        name = Path(f"/proc/{child_of(probe).process.pid}/comm")
+        await asyncio.to_thread(
+            eventually, lambda: name.read_text().strip() == HELD, within_seconds=10, what="a look that hangs"
+        )
+        missed = await miss_from(probe)
+        assert missed.reason == "nvml_hung"
+        fake.unset("hang")
+        assert (await report_from(probe)).gpus[0].health is Health.OK
+
+
+async def test_no_look_follows_a_reading_that_asks_for_none(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=1)
+    changed = asyncio.Event()
+    async with probing(fake) as probe:
+        probe.watch(Watch(every_seconds=0.02, changed=changed.set))
+        await report_from(probe)
+        probe.watch(None)
+        await report_from(probe)
+        fake.happen(("xid", 0, 31))
+        called = fake.calls()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await changed.wait()
+        assert fake.calls() == called

@@ -110,6 +110,13 @@ def test_a_hang_has_a_start_and_an_end() -> None:
     assert [machine.hung_seconds(100 + after) for after in (0, 60, 80, 90)] == [None, 0, 20, None]
 
 
+def test_the_next_change_is_known_until_no_fault_is_left() -> None:
+    machine = SimulatedGpus("2xL4:lost#2@60s-120s:hang@200s-210s;models:whisper=asr:error@30s", seed="m")
+    seconds = [machine.seconds_to_change(100 + after) for after in (0, 30, 60, 130, 205, 210)]
+    assert seconds == [30, 30, 60, 70, 5, None]
+    assert SimulatedGpus("8xH100-80GB", seed="m").seconds_to_change(1e9) is None
+
+
 def test_what_holds_from_the_beginning_is_seen_and_what_comes_later_is_not() -> None:
     report = read_simulated_once("3xL4:xid79#1:degraded#2:lost#3@60s", seed="m", now=1e9)
     assert report.outcome is Outcome.OK

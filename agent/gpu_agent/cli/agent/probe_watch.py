@@ -66,7 +66,7 @@ async def _follow(settings: AgentSettings, show: Show[Reading]) -> None:
         deadline_seconds=settings.deadline_seconds,
     )
     newest: Reading | None = None
-    async with gpus as read_gpus, Tasks() as tasks:
+    async with gpus as source, Tasks() as tasks:
 
         async def listener(inventory: Inventory) -> None:
             nonlocal newest
@@ -77,7 +77,7 @@ async def _follow(settings: AgentSettings, show: Show[Reading]) -> None:
             return show(update_of(newest, prober.probe_age_seconds))
 
         prober = Prober(
-            read_gpus,
+            source,
             open_sources(settings),
             pace=Pace(
                 interval_seconds=INTERVAL_SECONDS,

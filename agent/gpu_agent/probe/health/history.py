@@ -20,7 +20,7 @@ QUIET_SECONDS = 600.0
 SLOWDOWN_SECONDS = 60.0
 """A slowdown that lasts this long is a cause; shorter ones are normal for a busy GPU."""
 
-_SLOWDOWNS = {
+SLOWDOWNS = {
     "hw_thermal_slowdown": "hw_thermal_slowdown",
     "sw_thermal_slowdown": "sw_thermal_slowdown",
     "hw_power_brake_slowdown": "power_brake_slowdown",
@@ -164,9 +164,9 @@ class GpuHistory:
         seen: list[str] = []
         unread: list[str] = []
         if gpu.throttle_reasons is None:
-            unread += _SLOWDOWNS.values()
+            unread += SLOWDOWNS.values()
         else:
-            seen += [code for name, code in _SLOWDOWNS.items() if name in gpu.throttle_reasons]
+            seen += [code for name, code in SLOWDOWNS.items() if name in gpu.throttle_reasons]
         is_slow = _pcie_is_slow(gpu)
         if is_slow is None:
             unread.append(_PCIE)

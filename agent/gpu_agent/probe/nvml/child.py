@@ -15,6 +15,9 @@ Requests, a line each, and their answers:
         the same, and before it a line for each GPU that had events: {"events": {"GPU-1…": {"xid_95": 1}}}
     {"id": 4, "request": "read", "quarantined": {...}}
         the same, without asking these GPUs; each was reported before: {"events": {...}, "quarantined": {...}}
+    {"id": 5, "request": "read", "events": true, "look_every": 5.0}
+        the same, and until the next request a look at every GPU so often. The first look that finds something
+        sends a line, and is the last: {"changed": true}. Events that it took come before that line.
     {"request": "end"}, or the end of stdin
         the process ends
 
@@ -25,6 +28,7 @@ the next step), `ok` (the GPUs, each with its own `reasons` and `unknowns`).
 import io
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -74,7 +78,16 @@ def main(root: str = "/") -> None:
             quarantined=request.get("quarantined"),
         )
         _write_line(answers, {"id": request["id"], **reading})
+        if every_seconds := request.get("look_every"):
+            _look_until_asked(library, requests.fileno(), every_seconds)
     os._exit(0)  # the driver library's own exit handlers are known to hang
+
+
+def _look_until_asked(library: "Library", requests: int, every_seconds: float) -> None:
+    """Look at the GPUs again and again, until a request waits or a look finds something."""
+    while not select.select((requests,), (), (), every_seconds)[0]:
+        if library.look():
+            return
 
 
 class Library:
@@ -115,6 +128,21 @@ class Library:
             self._close()
             answer = init_error(pynvml, error, root=self._root, environ=self._environ)
         return {**answer, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
+
+    def look(self) -> bool:
+        """Find out whether a reading would show more than other figures, and send that it would."""
+        if self._opened and self._is_as_before():
+            return False
+        self._write({"changed": True})
+        return True
+
+    def _is_as_before(self) -> bool:
+        try:
+            return self._count() == len(self._devices) and all(
+                device.is_as_before(self._events) for device in self._devices
+            )
+        except pynvml.NVMLError:
+            return False
 
     def _read_all(self, events: EventSets | None) -> Values:
         if not self._opened:

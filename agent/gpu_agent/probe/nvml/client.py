@@ -9,6 +9,8 @@ recovery.
 A thread reads the child's output, because a pipe of a process stuck in the driver may block for ever; what it
 reads becomes calls in the event loop. Events that a child sent before it answered stay in `PendingEvents`
 until a reading lists their GPU. Health, which needs a memory, is the health tracker's.
+
+With a `Watch` the child looks at the GPUs between two readings; only what a look finds wakes this process.
 """
 
 import asyncio
@@ -55,6 +57,16 @@ class ChildPolicy:
     """How long `close` waits for the child to end by itself, and half of it again after SIGTERM."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What happens between a reading and the next one."""
+
+    every_seconds: float
+    """How often the child looks at the GPUs."""
+    changed: Callable[[], None]
+    """Called once a look found events, or a GPU that is lost, or when the child has ended: read again."""
+
+
 class NvmlClient:
     """Reads all GPUs through a child process that it starts at the first read.
 
@@ -86,6 +98,11 @@ class NvmlClient:
         self._restart_at = 0.0
         self._reopen_at: float | None = None
         self._pending = PendingEvents()
+        self._watch: Watch | None = None
+
+    def watch(self, watch: Watch | None) -> None:
+        """Set what happens after the readings from now on. None: nothing."""
+        self._watch = watch
 
     async def read(self) -> GpuReport | MissedReading:
         """Read all GPUs, or say within the deadline that they could not be read, and since when."""
@@ -97,7 +114,9 @@ class NvmlClient:
         if child.ending:
             return self._missed_by_silence(child)
         answer = child.answer or child.request(
-            reopen=self._must_reopen(loop.time()), quarantined=self._pending.quarantined
+            reopen=self._must_reopen(loop.time()),
+            quarantined=self._pending.quarantined,
+            look_every_seconds=None if self._watch is None else self._watch.every_seconds,
         )
         requested_at = child.requested_at
         await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
@@ -142,12 +161,19 @@ class NvmlClient:
             self._back_off(loop.time())
             self._death = f"The NVML child could not be started ({error})."
             return None
-        return ChildConnection(process, loop, on_end=self._on_end, on_line=self._pending.add)
+        return ChildConnection(
+            process, loop, on_end=self._on_end, on_line=self._pending.add, on_news=self._changed
+        )
 
     def _on_end(self, child: "ChildConnection", returncode: int) -> None:
         self._death = death_sentence(returncode)
         if not child.ending:
             self._back_off(asyncio.get_running_loop().time())
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._watch is not None:
+            self._watch.changed()
 
     def _back_off(self, now: float) -> None:
         doubled = max(self._policy.restart_seconds, self._restart_wait_seconds * 2)
@@ -221,8 +247,12 @@ class ChildConnection:
         *,
         on_end: "Callable[[ChildConnection, int], None]",
         on_line: Callable[[bytes], None],
+        on_news: Callable[[], None],
     ) -> None:
-        """`on_line` is called with each line that is no answer, even if the answer never comes."""
+        """`on_line` is called with each line that is no answer, even if the answer never comes.
+
+        After it, `on_news` is called where no answer is owed: then a look found what the line says.
+        """
         self.process = process
         self.answer: asyncio.Future[GpuReport | None] | None = None
         self.requested_at = 0.0
@@ -231,12 +261,17 @@ class ChildConnection:
         self._loop = loop
         self._on_end = on_end
         self._on_line = on_line
+        self._on_news = on_news
         self._last_id = 0
         reader = threading.Thread(target=self._read_output, name="nvml-child-reader", daemon=True)
         reader.start()
 
     def request(
-        self, *, reopen: bool, quarantined: Mapping[str, object] | None = None
+        self,
+        *,
+        reopen: bool,
+        quarantined: Mapping[str, object] | None = None,
+        look_every_seconds: float | None = None,
     ) -> asyncio.Future[GpuReport | None]:
         """Request one reading; the future holds None when the child ends instead of answering."""
         self.answer = self._loop.create_future()
@@ -246,7 +281,12 @@ class ChildConnection:
             self.answer.set_result(None)
         else:
             send_request(
-                self.process, self._last_id, reopen=reopen, with_events=True, quarantined=quarantined
+                self.process,
+                self._last_id,
+                reopen=reopen,
+                with_events=True,
+                quarantined=quarantined,
+                look_every_seconds=look_every_seconds,
             )
         return self.answer
 
@@ -283,6 +323,8 @@ class ChildConnection:
         answer = parse_answer(line)
         if answer is None:
             self._on_line(line)
+            if self.answer is None or self.answer.done():
+                self._on_news()
         elif answer.id == self._last_id and self.answer is not None and not self.answer.done():
             self.answer.set_result(answer.report)
 

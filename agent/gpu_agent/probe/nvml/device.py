@@ -37,6 +37,7 @@ class Device:
         "_root",
         "_slow",
         "_slow_in",
+        "_suspended",
         "_watched",
         "gone",
         "handle",
@@ -61,7 +62,9 @@ class Device:
         self._slow: Values = {}
         """Values that change slowly, as last read, with the reasons for those that are unknown."""
         self._slow_in = 0
-        """In how many readings they are read again; 0 is the next one."""
+        """In how many readings and looks they are read again; 0 is the next reading."""
+        self._suspended = False
+        """Whether it was suspended at the last reading."""
         self._watched = 0
         """How many readings in a row still read them, after something has happened."""
         if quarantined is not None:
@@ -90,17 +93,44 @@ class Device:
             gpus[0]["unknowns"] = {**_mapping(gpus[0]["unknowns"]), "events": why}
         return gpus
 
+    def is_as_before(self, events: EventSets) -> bool:
+        """Look at this GPU: False where it had events, is lost, fell asleep or awoke since its reading.
+
+        Raises:
+            NVMLError: the whole driver has failed.
+        """
+        self._slow_in = max(0, self._slow_in - 1)
+        if self.gone is not None:
+            return True
+        if is_suspended(self.identity.get("pci_bus_id"), root=self._root) is not self._suspended:
+            return False
+        if self._suspended:
+            return True
+        if self.handle is None:
+            return False
+        try:
+            events.read(self.key, self.handle)
+            readings.check_answers(self._nvml, self.handle)
+        except GpuGoneError as gone:
+            self._set_gone(gone, events)
+            return False
+        return not events.has_news
+
+    def _set_gone(self, gone: GpuGoneError, events: EventSets | None) -> None:
+        self.gone, self.handle = gone, None
+        if events is not None:
+            events.drop(self.key)
+
     def _read_or_explain(self, driver_version: object, events: EventSets | None) -> list[Values]:
         if self.gone is not None:
             return self._without_figures(self.gone.code, self.gone.detail)
-        if self.identity and is_suspended(self.identity.get("pci_bus_id"), root=self._root):
-            return self._suspended()
+        self._suspended = is_suspended(self.identity.get("pci_bus_id"), root=self._root)
+        if self._suspended:
+            return self._without_query()
         try:
             return self._read(driver_version, events)
         except GpuGoneError as gone:
-            self.gone, self.handle = gone, None
-            if events is not None:
-                events.drop(self.key)
+            self._set_gone(gone, events)
             return self._without_figures(gone.code, gone.detail)
         except _InaccessibleError as error:
             return self._without_figures("gpu_inaccessible", str(error))
@@ -204,7 +234,8 @@ class Device:
         devices = [_identity_of(one) | {"reasons": reasons, "unknowns": {}} for one in self._mig_devices]
         return [self._describe({}, reasons), *devices]
 
-    def _suspended(self) -> list[Values]:
+    def _without_query(self) -> list[Values]:
+        """Report a suspended GPU, without waking it."""
         self._slow_in = 0
         devices = [_asleep(_identity_of(one), one) | {"reasons": []} for one in self._mig_devices]
         whole = _asleep(self.identity, self.identity)

@@ -96,6 +96,11 @@ class EventSets:
         self._failed.clear()
         self._owners.clear()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `had_events` would be true of any GPU."""
+        return bool(self._news)
+
     def had_events(self, uuid: str) -> bool:
         """Whether events of a GPU were taken since the last call, whichever set they came to."""
         had = uuid in self._news

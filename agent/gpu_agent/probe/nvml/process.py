@@ -148,10 +148,12 @@ def send_request(
     reopen: bool = False,
     with_events: bool = False,
     quarantined: Mapping[str, object] | None = None,
+    look_every_seconds: float | None = None,
 ) -> None:
     """Request one reading of all but the quarantined GPUs; a child that has ended shows that by its end."""
     request = {"id": request_id, "request": "read", "reopen": reopen, "events": with_events}
-    line = json.dumps({**request, "quarantined": quarantined} if quarantined else request)
+    more = {"quarantined": quarantined, "look_every": look_every_seconds}
+    line = json.dumps({**request, **{name: value for name, value in more.items() if value}})
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.write(line.encode() + b"\n")

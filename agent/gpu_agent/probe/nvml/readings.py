@@ -3,7 +3,8 @@
 Runs inside the NVML child, with the binding handed in. A getter is (fields, function). No health is judged
 here; a lost GPU, or a failed driver, is an exception.
 
-Values that change slowly are read at every tenth reading, and again at once when something has happened.
+Values that change slowly are read about every tenth time that the GPU is asked, and again at once when
+something has happened.
 A getter that the driver does not have is called once each time that the library is opened.
 
 To add a reading: a field in `wire.inventory.Gpu`; here a row in `_NUMBERS`, or a getter in `_EVERY_GETTER`
@@ -120,6 +121,24 @@ def read_figures(nvml: ModuleType, handle: object, getters: Sequence[Getter], *,
     if values.get("mig_enabled") and isinstance(unknowns, dict):
         unknowns.update((name, _NOT_IN_MIG_MODE) for name in _LOAD if name in unknowns)
     return values
+
+
+def check_answers(nvml: ModuleType, handle: object) -> None:
+    """Ask a GPU for one quick value, to see that it is still there.
+
+    Raises:
+        GpuGoneError: it is lost, or waits for a reset.
+        NVMLError: the whole driver has failed.
+    """
+    for call in _QUICK:
+        try:
+            call(nvml, handle)
+        except nvml.NVMLError as error:
+            if is_driver_wide(nvml, error):
+                raise
+            raise_if_gone(nvml, error, "looking at the GPU")
+        else:
+            return
 
 
 def slow_part(figures: Values) -> Values:
@@ -357,6 +376,13 @@ _NUMBERS: Mapping[str, tuple[_Call, int, tuple[int, int]]] = {
 }
 """Field → its call, how many of the driver's units make one of the inventory's, and bounds in the latter."""
 
+_QUICK: tuple[Callable[[ModuleType, object], object], ...] = (
+    _temperature,
+    lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu),
+    lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu),
+)
+"""The first of these that a GPU has shows that it is there."""
+
 GPU_BOUNDS: Mapping[str, tuple[int, int]] = {
     "index": (0, MOST_GPUS),
     "gpu_instance": (0, MOST_GPUS),
@@ -403,7 +429,7 @@ _FIGURE_GETTERS = tuple(one for one in _EVERY_GETTER if one[0][0] not in _SLOW)
 _SLOW_GETTERS = tuple(one for one in _EVERY_GETTER if one[0][0] in _SLOW)
 
 SLOW_READINGS = 10
-"""Values that change slowly are read once in so many readings."""
+"""Values that change slowly are read once in so many readings and looks."""
 SLOW_FIELDS = tuple(name for names, _ in _SLOW_GETTERS for name in names)
 
 OF_THE_WHOLE_GPU = tuple(name for names, _ in _EVERY_GETTER for name in names)

@@ -8,7 +8,7 @@ would keep a job away, because a simulated node is there to be given one. They r
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from math import cos, pi
+from math import cos, inf, pi
 
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.probe.nvml.errors import NOT_SUPPORTED
@@ -80,6 +80,17 @@ class SimulatedGpus:
                 for gpu in _devices(one, now)
             ),
         )
+
+    def seconds_to_change(self, now: float) -> float | None:
+        """How long it takes from `now` until a fault begins or ends; None where all is as it stays."""
+        elapsed = self._elapsed(now)
+        simulation = self._simulation
+        faults = [*simulation.hangs]
+        faults += (fault for gpu in simulation.gpus for fault in gpu.faults)
+        faults += (fault for model in simulation.models or () for fault in model.faults)
+        moments = (moment for fault in faults for moment in (fault.begins, fault.ends))
+        soonest = min((moment for moment in moments if elapsed < moment < inf), default=None)
+        return None if soonest is None else soonest - elapsed
 
     def _elapsed(self, now: float) -> float:
         if self._began is None:
