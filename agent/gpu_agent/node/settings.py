@@ -401,8 +401,8 @@ class AgentSettings(BaseSettings):
         Field(ge=0.1, allow_inf_nan=False),
         FreshReading(MAX_INTERVAL_SECONDS),
         Setting(
-            "the time between two readings of the machine; an idle one is read every third time and before each "
-            "heartbeat, and looked at between",
+            "the time between two readings of the machine; an idle one is read every third time and before "
+            "each heartbeat, and looked at between",
             reload=True,
         ),
     ] = 5.0
