@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gpu_agent.node import gpu_readings
 from gpu_agent.node.gpu_readings import (
     REPEAT_EVENT_SECONDS,
     Collectors,
@@ -195,6 +196,27 @@ async def test_the_age_is_that_of_the_newest_reading_that_gave_gpus() -> None:
         age = both.age_seconds()
         assert age is not None
         assert 0 <= age < 10
+        tasks.end()
+
+
+async def test_a_collector_that_found_nothing_is_asked_again_on_request_and_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collector = _Collector()
+    collector.report = GpuReport(outcome=Outcome.OK)
+    collectors = Collectors((behind(collector),), deadline_seconds=20)
+    async with Tasks() as tasks:
+        for _ in range(3):
+            assert not (await one_round(collectors, tasks)).gpus
+        assert collector.asked == 1
+        monkeypatch.setattr(gpu_readings, "RETRY_DRIVER_SECONDS", 0.0)
+        collectors.begin(tasks, requested=True)
+        await collectors.reports()
+        assert collector.asked == 2
+        collector.report = GOOD
+        assert (await one_round(collectors, tasks)).gpus
+        assert (await one_round(collectors, tasks)).gpus
+        assert collector.asked == 4
         tasks.end()
 
 

@@ -170,7 +170,7 @@ class GpuReader:
         """Read all GPUs. `requested`: also those that are not polled, and a driver that was missing."""
         if self._unpolled is not None and not requested:
             return self._unpolled
-        self._collectors.begin(tasks)
+        self._collectors.begin(tasks, requested=requested)
         reading = await self._nvml(retry=requested)
         gpus = merge_reports(self._judge(reading), await self._collectors.reports())
         good = isinstance(reading, GpuReport) and gpus.outcome is Outcome.OK and bool(gpus.gpus)
@@ -217,11 +217,15 @@ class Collectors:
         self._reports: dict[str, GpuReport] = {}
         self._began_at = 0.0
 
-    def begin(self, tasks: Tasks) -> None:
-        """Ask each collector that does not still owe an answer; `tasks` waits for their threads."""
+    def begin(self, tasks: Tasks, *, requested: bool = False) -> None:
+        """Ask each collector that does not still owe an answer; `tasks` waits for their threads.
+
+        One that found nothing is asked again after a while, or where a reading is `requested`.
+        """
         self._began_at = time.monotonic()
         for collector in self._collectors:
-            collector.begin(tasks, self._deadline_seconds)
+            if requested or self._began_at >= collector.ask_again_at:
+                collector.begin(tasks, self._deadline_seconds)
 
     async def reports(self) -> Mapping[str, GpuReport]:
         """Return each collector's report, once all have answered or the deadline since `begin` has passed."""
@@ -254,6 +258,10 @@ class _Collector:
         self.name = runner.name
         self.health = health
         self.task: asyncio.Task[GpuReport | CollectorFailure] | None = None
+        self.ask_again_at = 0.0
+        """When to ask it again, in monotonic seconds: later where it found nothing."""
+        self._nothing: GpuReport | None = None
+        """Its last answer, where that was that there is no GPU."""
         self._runner = runner
         self._health_log = HealthLog()
         self._began_at = 0.0
@@ -269,11 +277,16 @@ class _Collector:
 
     def report(self, deadline_seconds: float) -> GpuReport:
         """Say how its GPUs are, from its answer or from its silence."""
+        if self.task is None and self._nothing is not None:
+            return self._nothing
         reading = self._reading(deadline_seconds)
         self._log(reading)
         now = time.monotonic()
         report = self.health.observe(reading, now_wall=time.time(), now_mono=now)
         self._health_log.note(report, fresh=isinstance(reading, GpuReport), now=now)
+        found_none = isinstance(reading, GpuReport) and not report.gpus
+        self._nothing = report if found_none else None
+        self.ask_again_at = now + RETRY_DRIVER_SECONDS if found_none else now
         return report
 
     def _reading(self, deadline_seconds: float) -> GpuReport | MissedReading:
