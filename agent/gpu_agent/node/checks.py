@@ -82,6 +82,9 @@ class Checks:
         self._changed = changed
         self._processes = CheckProcesses(os.environ)
         self._states: dict[Key, CheckState] = {}
+        self._written_of: tuple[CheckState, ...] = ()
+        self._written: tuple[NodeCheck, ...] = ()
+        """What is reported of these states: to find what fits takes longer than all else of a reading."""
         self._report: GpuReport | None = None
         self._health: dict[str, Health] = {}
         self._due: set[str] = set()
@@ -102,9 +105,11 @@ class Checks:
     @property
     def results(self) -> tuple[NodeCheck, ...]:
         """What a heartbeat reports: what fits, failed checks first."""
-        done = [state for state in self._states.values() if state.ok is not None]
-        done.sort(key=lambda state: (state.ok, state.scope != NODE_SCOPE))
-        return tuple(_fitting(done))
+        if self._written_of != self.states:
+            done = [state for state in self.states if state.ok is not None]
+            done.sort(key=lambda state: (state.ok, state.scope != NODE_SCOPE))
+            self._written_of, self._written = self.states, tuple(_fitting(done))
+        return self._written
 
     @property
     def _results(self) -> set[Key]:

@@ -121,6 +121,8 @@ def declare(
         owner=owner,
         checks=checks,
     )
+    if not inventory.models:
+        return bare
     taken = len(registration(bare, node_id=_LONGEST_ID).model_dump_json().encode())
     models, left_out = _fitting(inventory.models, room_bytes=FRAME_ROOM_BYTES - taken)
     return replace(
