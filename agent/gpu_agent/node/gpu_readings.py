@@ -25,7 +25,7 @@ from gpu_agent.probe.health.history import SLOWDOWNS
 from gpu_agent.probe.health.reasons import REASONS, meaning
 from gpu_agent.probe.health.tracker import HealthTracker, MissedReading, strip_figures
 from gpu_agent.probe.nvml.client import ChildPolicy, NvmlClient, Watch
-from gpu_agent.probe.nvml.process import hung_sentence
+from gpu_agent.probe.nvml.no_answer import hung_sentence
 from gpu_agent.records import replace
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.tasks import Tasks, in_thread

@@ -181,14 +181,21 @@ def _gpu(gpu: Gpu) -> dict[str, object]:
     return {name: _plain(getattr(gpu, name)) for name in names}
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
 def _plain(value: object) -> object:
+    if type(value) in _SCALARS:  # most values: every other question takes longer
+        return value
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     if isinstance(value, Enum):
         return value.value
     if is_record(value):
         return {name: _plain(getattr(value, name)) for name in field_names(value)}
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+    return value
 
 
 # ---- features: stated in the configuration, or proven by a model

@@ -18,7 +18,8 @@ from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.probe.host.host import HostProbe
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.scanner import DISK_SILENT, DiskPatience, ModelScanner, Scan
-from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, start_child
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS
+from gpu_agent.probe.nvml.process import start_child
 from gpu_agent.probe.snapshot import Sources
 from tests.hung_disk import hung
 from tests.nvml_fake.control import FakeNvml

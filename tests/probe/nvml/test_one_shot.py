@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.nvml.process import abandon, dismiss, start_child
+from gpu_agent.probe.nvml.process import abandon, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
@@ -114,7 +114,7 @@ def test_the_quick_path_loads_neither_asyncio_nor_pydantic() -> None:
 
 def test_a_child_that_is_not_needed_is_ended_at_once(tmp_path: Path) -> None:
     child = start_child(env=FakeNvml(tmp_path).environment())
-    dismiss(child)
+    child.dismiss()
     assert child.process is not None
     assert child.process.poll() is not None
 
@@ -123,7 +123,7 @@ def test_a_child_that_cannot_be_started_has_a_reason(tmp_path: Path) -> None:
     child = start_child((str(tmp_path / "missing"),))
     assert child.process is None
     assert "could not be started" in (child.failure or "")
-    dismiss(child)
+    child.dismiss()
 
 
 def test_a_child_that_ignores_sigterm_is_left_alive() -> None:

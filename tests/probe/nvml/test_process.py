@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from gpu_agent.probe.nvml.process import CHILD_COMMAND, death_sentence, hung_sentence, spawn
+from gpu_agent.probe.nvml.no_answer import death_sentence, hung_sentence
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, spawn
 
 
 def test_a_death_by_signal_names_the_signal_and_the_next_step() -> None:

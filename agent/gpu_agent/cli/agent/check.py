@@ -27,7 +27,8 @@ from gpu_agent.probe.checks.machine import (
 )
 from gpu_agent.probe.checks.process import CheckProcesses
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
-from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, start_child
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS
+from gpu_agent.probe.nvml.process import start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.probe.simulation.gpus import read_simulated_once
 from gpu_agent.wire.codes import NODE_SCOPE

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.probe.nvml.forked_child import ForkedChild
-from gpu_agent.probe.nvml.process import start_child
 
 SIMULATE_VARIABLE = "GPU_AGENT_SIMULATE"
 
@@ -25,12 +24,16 @@ def main(arguments: Arguments) -> int:
 
         return watch_probe(arguments)
     pretends = arguments.simulate is not None or SIMULATE_VARIABLE in os.environ
-    forked: ForkedChild | None = arguments.child
-    child = None if pretends else forked or start_child()
+    forked: ForkedChild | None = None if pretends else arguments.child
+    started = None
+    if forked is None and not pretends:
+        from gpu_agent.probe.nvml.process import start_child
+
+        started = start_child()
     with _without_gc():
         from gpu_agent.cli.agent.probe_report import report
 
-        return report(arguments, child)
+        return report(arguments, forked or started)
 
 
 @contextmanager

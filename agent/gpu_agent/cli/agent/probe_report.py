@@ -9,9 +9,9 @@ from pathlib import Path
 
 from gpu_agent.cli.agent.reading import probe_request, read_inventory
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
+from gpu_agent.cli.output.json_text import json_text
 from gpu_agent.cli.output.streams import print_stderr
-from gpu_agent.probe.nvml.forked_child import ForkedChild
-from gpu_agent.probe.nvml.process import StartedChild
+from gpu_agent.probe.nvml.report import OneShotChild
 from gpu_agent.probe.snapshot import exit_code, to_document
 from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Inventory
@@ -26,13 +26,13 @@ class Preview:
     would_be_sent: bool
 
 
-def report(arguments: Arguments, child: StartedChild | ForkedChild | None) -> int:
+def report(arguments: Arguments, child: OneShotChild | None) -> int:
     """Read the machine and print; the exit code says whether it could register."""
     inventory = read_inventory(probe_request(arguments), child)
     if arguments.register_preview:
         _print_preview(inventory, arguments)
     elif arguments.json:
-        print(json.dumps(to_document(inventory), indent=2))
+        print(json_text(to_document(inventory)))
     else:
         print_inventory(inventory)
     return exit_code(inventory)

@@ -14,9 +14,8 @@ from pathlib import Path
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.probe.collectors.runner import collect_reports, merge_reports, start_collectors
 from gpu_agent.probe.host.host import HostProbe, read_by_system_calls
-from gpu_agent.probe.nvml.forked_child import ForkedChild
-from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, StartedChild, dismiss, start_child
-from gpu_agent.probe.nvml.report import read_once
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS
+from gpu_agent.probe.nvml.report import OneShotChild, read_once
 from gpu_agent.probe.snapshot import ProbeOptions, Sources, open_sources, take
 from gpu_agent.records import dataclass, field, replace
 from gpu_agent.runtime.files import user_home
@@ -70,15 +69,18 @@ def is_configured(arguments: Arguments, environ: Mapping[str, str]) -> bool:
     )
 
 
-def read_inventory(request: ProbeRequest, child: StartedChild | ForkedChild | None) -> Inventory:
+def read_inventory(request: ProbeRequest, child: OneShotChild | None) -> Inventory:
     """Read everything, within the deadline; `child` was started before, if it was."""
     options = request.options
     sources = open_sources(options, environ=os.environ, home=user_home())
     if request.simulate is not None:
         if child is not None:
-            dismiss(child)
+            child.dismiss()
         return _simulated(request.simulate, request.seed, sources)
-    child = child or start_child()
+    if child is None:
+        from gpu_agent.probe.nvml.process import start_child
+
+        child = start_child()
     with contextlib.redirect_stdout(sys.stderr):  # a collector that prints must not spoil a document
         others = start_collectors(options.collectors, options.surroundings, deadline_seconds=DEADLINE_SECONDS)
         around = read_host_and_models(sources)  # meanwhile the child works

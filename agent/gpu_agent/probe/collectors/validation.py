@@ -6,11 +6,11 @@ cannot be distinguished is refused as a whole. The rule of a field follows from 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TypeVar
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
-from gpu_agent.probe.nvml.readings import GPU_BOUNDS, MOST_GPUS
 from gpu_agent.records import field_names
 from gpu_agent.wire.inventory import (
     Gpu,
@@ -43,8 +43,8 @@ def validate(report: object) -> GpuReport:
     outcome, listed = _field(report, "outcome"), _field(report, "gpus")
     if not isinstance(outcome, Outcome) or not isinstance(listed, tuple):
         raise InvalidReportError("its report has no outcome, or no tuple of GPUs")
-    if len(listed) > MOST_GPUS:
-        raise InvalidReportError(f"it lists {len(listed)} GPUs, more than {MOST_GPUS}")
+    if listed and len(listed) > (most := _bounds("index")[1]):
+        raise InvalidReportError(f"it lists {len(listed)} GPUs, more than {most}")
     gpus = tuple(_gpu(one) for one in listed)
     if len({gpu.uuid for gpu in gpus}) < len(gpus):
         raise InvalidReportError("it lists a uuid twice")
@@ -72,7 +72,7 @@ def _gpu(gpu: object) -> Gpu:
         raise InvalidReportError(f"a GPU has no uuid or no name: {_shown((gpu.uuid, gpu.name))}")
     figures: dict[str, object] = {}
     unknowns = _unknowns(gpu.unknowns)
-    for field, rule in _RULES.items():
+    for field, rule in _rules().items():
         given = getattr(gpu, field)
         figures[field] = None if given is None else rule(given)
         if given is not None and figures[field] is None:
@@ -162,7 +162,7 @@ def _texts(value: object) -> tuple[str, ...] | None:
 
 
 def _processes(value: object) -> tuple[GpuProcess, ...] | None:
-    pid, memory = _count(1, 1 << 31), _count(*GPU_BOUNDS["memory_used_mb"])
+    pid, memory = _count(1, 1 << 31), _count(*_bounds("memory_used_mb"))
     processes = tuple(
         GpuProcess(pid=one.pid, memory_mb=memory(one.memory_mb))
         for one in _listed(value, GpuProcess)
@@ -198,13 +198,19 @@ _OF_FIGURE: Mapping[object, Callable[[float, float], Callable[[object], object]]
 }
 
 
-def _rules() -> Iterator[tuple[str, Callable[[object], object]]]:
+@cache
+def _rules() -> Mapping[str, Callable[[object], object]]:
     """Make the rule of each field that may be unknown, by its type, and by its bounds if it is a number."""
+    rules: dict[str, Callable[[object], object]] = {}
     for name, kind in Gpu.__annotations__.items():
         if kind in _OF_FIGURE:
-            yield name, _OF_FIGURE[kind](*GPU_BOUNDS[name])
+            rules[name] = _OF_FIGURE[kind](*_bounds(name))
         elif kind in _OF_TYPE and name not in _NVML_ALONE:
-            yield name, _OF_TYPE[kind]
+            rules[name] = _OF_TYPE[kind]
+    return rules
 
 
-_RULES = dict(_rules())
+def _bounds(name: str) -> tuple[int, int]:
+    from gpu_agent.probe.nvml.readings import GPU_BOUNDS  # noqa: PLC0415 - most collectors find no GPU
+
+    return GPU_BOUNDS[name]

@@ -66,7 +66,7 @@ _ENCODERS = frozenset(
         "JinaBert",
     )
 )
-_STEM = re.compile(r"^(.+?)(?:MT)?(?:For[A-Z]|Model|LMHead)")
+_STEM = r"^(.+?)(?:MT)?(?:For[A-Z]|Model|LMHead)"
 
 _TAGS: dict[str, str] = {
     "automatic-speech-recognition": "asr",
@@ -91,9 +91,9 @@ _TAGS: dict[str, str] = {
 }
 _CLASSIFIER_TAGS = ("audio-classification", "text-classification")
 
-_OPUS = re.compile(r"opus-mt(?:[-_](?:tc|tiny|base|big))*[-_]([A-Za-z_]+?)-([A-Za-z_]+?)(?:[-.].*)?$")
-_LANGUAGE = re.compile(r"^[a-z]{2,3}(?:_[A-Za-z]{2,4})?$")
-_CARD_TAG = re.compile(r"^pipeline_tag:[ \t]*[\"']?([a-z0-9-]+)", re.MULTILINE)
+_OPUS = r"opus-mt(?:[-_](?:tc|tiny|base|big))*[-_]([A-Za-z_]+?)-([A-Za-z_]+?)(?:[-.].*)?$"
+_LANGUAGE = r"^[a-z]{2,3}(?:_[A-Za-z]{2,4})?$"
+_CARD_TAG = r"(?m)^pipeline_tag:[ \t]*[\"']?([a-z0-9-]+)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def kind_of(facts: Facts) -> str:
 
 def languages_of(name: str) -> tuple[str | None, str | None]:
     """Source and target language of an `opus-mt-xx-yy` model; a group such as ROMANCE is no language."""
-    match = _OPUS.search(name) if "opus-mt" in name else None
+    match = re.search(_OPUS, name) if "opus-mt" in name else None
     if match is None:
         return None, None
     source, target = match.groups()
@@ -134,7 +134,7 @@ def pipeline_tag_of(card: str) -> str | None:
     if not card.startswith("---"):
         return None
     matter, _, _ = card[3:].partition("\n---")
-    match = _CARD_TAG.search(matter)
+    match = re.search(_CARD_TAG, matter)
     return match.group(1) if match else None
 
 
@@ -157,7 +157,7 @@ def _of_architecture(architecture: str, name: str) -> str | None:
         return "emotion" if _is_emotion(name) else "other"
     if architecture in _ENCODERS:
         return "embedding"
-    stem = _STEM.match(architecture)
+    stem = re.match(_STEM, architecture)
     family = _FAMILIES.get(_family(stem.group(1))) if stem else None
     return "embedding" if family == "llm" and architecture.endswith("Model") else family
 
@@ -177,4 +177,4 @@ def _is_emotion(name: str) -> bool:
 
 
 def _language(code: str) -> str | None:
-    return code if _LANGUAGE.match(code) else None
+    return code if re.match(_LANGUAGE, code) else None

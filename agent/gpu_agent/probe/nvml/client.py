@@ -22,16 +22,13 @@ from functools import partial
 
 from gpu_agent.probe.health.reasons import REASONS, Clears
 from gpu_agent.probe.health.tracker import MissedReading
-from gpu_agent.probe.nvml.process import (
-    CHILD_COMMAND,
+from gpu_agent.probe.nvml.no_answer import (
     DEADLINE_SECONDS,
-    close_stdin,
     death_sentence,
     hung_sentence,
-    send_request,
-    spawn,
     stuck_sentence,
 )
+from gpu_agent.probe.nvml.process import CHILD_COMMAND, close_stdin, send_request, spawn
 from gpu_agent.probe.nvml.report import parse_answer
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.probe.stand_in import UNIDENTIFIED

@@ -41,6 +41,8 @@ _MOST_BYTES = 32 << 20
 """Of each output; what is beyond is dropped: a driver library may print without end."""
 _FIRST_WAIT_SECONDS = 0.0005
 _LONGEST_WAIT_SECONDS = 0.05
+_GRACE_SECONDS = 0.2
+"""How long a hung child has to end after SIGTERM before it is left behind."""
 
 
 def is_secret(name: str, value: str = "") -> bool:
@@ -98,6 +100,8 @@ class ForkedChild:
     def __init__(self, pid: int, stdout: int, stderr: int) -> None:
         self.pid = pid
         self.requested_at = time.monotonic()
+        self.failure: str | None = None
+        """As that of a child that could not be started."""
         self.returncode: int | None = None
         self._outputs = Outputs(stdout, stderr)
 
@@ -111,6 +115,20 @@ class ForkedChild:
         if self._outputs.ended:
             self._await_end(deadline)
         return output, errors
+
+    def finish(self, timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
+        """Read what it writes until it ends: output, errors, exit code.
+
+        Without an exit code it has not ended by then, and is abandoned.
+        """
+        output, errors = self.collect(timeout_seconds)
+        code = self.returncode
+        self.dismiss()
+        return output, errors, code
+
+    def dismiss(self) -> None:
+        """End it, and wait a moment for that."""
+        self.abandon(_GRACE_SECONDS)
 
     def poll(self) -> int | None:
         """Return its exit code, negative for a signal; None while it runs."""

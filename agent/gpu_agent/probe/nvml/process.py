@@ -1,28 +1,25 @@
-"""The NVML child seen from outside: starting it, sending requests, and what its end means.
+"""The NVML child seen from outside, where it is executed: starting it, sending requests, ending it.
 
-Shared by the daemon (`client`) and by commands that read once (`report.read_once`). A command starts the
-child and sends the request before it imports the rest, so this module imports little. It kills nothing: a
-process that is killed inside the driver has frozen GPUs.
+Shared by the daemon (`client`) and by commands that read once (`report.read_once`) and cannot fork a child. A
+command starts the child and sends the request before it imports the rest. Nothing is killed: a process that
+is killed inside the driver has frozen GPUs.
 """
 
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from gpu_agent.probe.nvml.forked_child import ForkedChild, Outputs, is_secret
+from gpu_agent.probe.nvml.forked_child import Outputs, is_secret
+from gpu_agent.probe.nvml.no_answer import stuck_sentence
 from gpu_agent.probe.nvml.stuck_child import CHILD_NAME, find_stuck_child
 from gpu_agent.records import dataclass
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "gpu_agent.probe.nvml.child")
 """`-P`: a file in the working directory must never pass for a module of the child's."""
-
-DEADLINE_SECONDS = 5.0
-"""How long one reading of all GPUs may take."""
 
 _GRACE_SECONDS = 0.2
 """How long a hung child has to end after SIGTERM before it is left behind."""
@@ -36,6 +33,36 @@ class StartedChild:
     requested_at: float
     """Monotonic seconds."""
     failure: str | None = None
+
+    def finish(self, timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
+        """Read what it writes until it ends: output, errors, exit status.
+
+        Without a status it has not ended by then, and is abandoned.
+        """
+        process = self.process
+        assert process is not None  # noqa: S101 - what did not start is not read
+        if sys.platform == "win32":  # which cannot wait for pipes
+            return _communicate(process, timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        close_stdin(process)
+        pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+        outputs = Outputs(*(os.dup(pipe.fileno()) for pipe in pipes))
+        output, errors = outputs.read_until(deadline)
+        outputs.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.returncode is None:
+            abandon(process)
+            return output, b"", None
+        for pipe in pipes:
+            pipe.close()
+        return output, errors, process.returncode
+
+    def dismiss(self) -> None:
+        """End it: its answer is not needed after all."""
+        if self.process is not None:
+            close_stdin(self.process)
+            abandon(self.process)
 
 
 def start_child(
@@ -59,36 +86,6 @@ def start_child(
     return StartedChild(process, requested_at)
 
 
-def collect(child: StartedChild | ForkedChild, timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
-    """Read what a child writes until it ends: output, errors, exit status.
-
-    One that has not ended by then has no status, and is abandoned.
-    """
-    if isinstance(child, ForkedChild):
-        output, errors = child.collect(timeout_seconds)
-        status = child.returncode
-        child.abandon(_GRACE_SECONDS)
-        return output, errors, status
-    process = child.process
-    assert process is not None  # noqa: S101 - what did not start is not read
-    if sys.platform == "win32":  # which cannot wait for pipes
-        return _communicate(process, timeout_seconds)
-    deadline = time.monotonic() + timeout_seconds
-    close_stdin(process)
-    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
-    outputs = Outputs(*(os.dup(pipe.fileno()) for pipe in pipes))
-    output, errors = outputs.read_until(deadline)
-    outputs.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(max(0.0, deadline - time.monotonic()))
-    if process.returncode is None:
-        abandon(process)
-        return output, b"", None
-    for pipe in pipes:
-        pipe.close()
-    return output, errors, process.returncode
-
-
 def _communicate(process: subprocess.Popen[bytes], timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
     try:
         output, errors = process.communicate(timeout=timeout_seconds)
@@ -96,15 +93,6 @@ def _communicate(process: subprocess.Popen[bytes], timeout_seconds: float) -> tu
         abandon(process)
         return missed.output or b"", b"", None
     return output, errors, process.returncode
-
-
-def dismiss(child: StartedChild | ForkedChild) -> None:
-    """End a child whose answer is not needed after all."""
-    if isinstance(child, ForkedChild):
-        child.abandon(_GRACE_SECONDS)
-    elif child.process is not None:
-        close_stdin(child.process)
-        abandon(child.process)
 
 
 def abandon(process: subprocess.Popen[bytes]) -> None:
@@ -165,37 +153,6 @@ def close_stdin(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
-
-
-def hung_sentence(seconds: float) -> str:
-    """Say that the driver let the deadline pass, with the next step."""
-    return (
-        f"NVML did not answer within {seconds:g} s (nvml_hung): the driver or a GPU is stuck; "
-        "see `dmesg` for Xid or NVRM messages, and reboot if it stays."
-    )
-
-
-def stuck_sentence(pid: int) -> str:
-    """Say that the driver still holds a child of an earlier reading, with the next step."""
-    return (
-        f"Process {pid}, an earlier NVML child, was asked to end and is still in the driver (nvml_hung): the "
-        "driver or a GPU is stuck; see `dmesg` for Xid or NVRM messages, and reboot if it stays."
-    )
-
-
-def death_sentence(returncode: int, stderr: bytes = b"") -> str:
-    """Say how the child ended without an answer, with the next step."""
-    if returncode < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        how = f"was ended by {names.get(-returncode, f'signal {-returncode}')}"
-    else:
-        how = f"left with exit status {returncode}"
-    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    message = f", saying {lines[-1].strip()!r}" if lines else ""
-    return (
-        f"The process that queries the NVIDIA driver {how}{message} (nvml_child_died): "
-        "run `nvidia-smi`; if it fails too, reinstall the driver."
-    )
 
 
 def without_credentials(env: Mapping[str, str]) -> dict[str, str]:

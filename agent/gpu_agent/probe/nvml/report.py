@@ -7,17 +7,10 @@ is the command's whole reading. What needs more than one reading is the health t
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from gpu_agent.probe.health.reasons import REASONS, health_from, reason
-from gpu_agent.probe.nvml.forked_child import ForkedChild
-from gpu_agent.probe.nvml.process import (
-    DEADLINE_SECONDS,
-    StartedChild,
-    collect,
-    death_sentence,
-    hung_sentence,
-)
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS, death_sentence, hung_sentence
 from gpu_agent.probe.stand_in import UNIDENTIFIED
 from gpu_agent.records import dataclass, field_names
 from gpu_agent.wire.inventory import (
@@ -38,15 +31,33 @@ class Answer:
     report: GpuReport
 
 
-def read_once(child: StartedChild | ForkedChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
+class OneShotChild(Protocol):
+    """A child that was asked for one reading: forked from this program, or executed."""
+
+    @property
+    def requested_at(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is none."""
+
+    def finish(self, timeout_seconds: float) -> tuple[bytes, bytes, int | None]:
+        """Read its output and errors until it ends; without an exit status it is abandoned."""
+
+    def dismiss(self) -> None:
+        """End it unread."""
+
+
+def read_once(child: OneShotChild, deadline_seconds: float = DEADLINE_SECONDS) -> GpuReport:
     """Fetch the answer.
 
     A driver that has not answered by the deadline, counted from the request, is broken.
     """
-    if isinstance(child, StartedChild) and child.process is None:
+    if child.failure is not None:
         return GpuReport(outcome=Outcome.DRIVER_BROKEN, detail=child.failure)
     left = max(0.0, child.requested_at + deadline_seconds - time.monotonic())
-    output, errors, status = collect(child, left)
+    output, errors, status = child.finish(left)
     answers = [answer for line in output.splitlines() if (answer := parse_answer(line))]
     if answers:
         return answers[-1].report

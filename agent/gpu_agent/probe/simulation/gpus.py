@@ -12,7 +12,7 @@ from math import cos, inf, pi
 
 from gpu_agent.probe.health.tracker import HealthTracker
 from gpu_agent.probe.nvml.errors import NOT_SUPPORTED
-from gpu_agent.probe.nvml.process import DEADLINE_SECONDS, hung_sentence
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS, hung_sentence
 from gpu_agent.probe.nvml.readings import FIGURES
 from gpu_agent.probe.simulation.faults import apply_faults
 from gpu_agent.probe.simulation.spec import GpuPlan, MigProfile, Simulation, parse_spec
