@@ -83,7 +83,7 @@ class HostProbe:
         return replace(
             host,
             cpu_percent=self._cpu_percent(cgroup, attempts),
-            load_1m=attempts.read("load_1m", lambda: os.getloadavg()[0]),
+            load_1m=attempts.read("load_1m", system.load_1m),
             hostname=self._hostname or attempts.read("hostname", system.hostname),
             cpu_physical_cores=self._facts.physical_cores,
             boot_id=self._facts.boot_id,

@@ -56,6 +56,11 @@ def processor_seconds() -> tuple[float, float]:
     return (total - idle) / per_second, total / per_second
 
 
+def load_1m() -> float:
+    """Return the mean number of programs that ran, or waited to, in the last minute."""
+    return os.getloadavg()[0]
+
+
 def disk_bytes(path: str) -> tuple[int, int]:
     """Return what is free for this user on the file system of a path, and its size."""
     status = os.statvfs(path)

@@ -3,6 +3,7 @@
 Each raises one of `UNANSWERED` for what the system does not say.
 """
 
+import os
 import platform
 import socket
 import sys
@@ -34,6 +35,11 @@ def processor_seconds() -> tuple[float, float]:
     times = psutil.cpu_times()._asdict()
     total = sum(times.values())
     return total - times["idle"], total
+
+
+def load_1m() -> float:
+    """Return the mean number of programs that ran, or waited to, in the last minute."""
+    return os.getloadavg()[0]
 
 
 def disk_bytes(path: str) -> tuple[int, int]:
