@@ -47,6 +47,8 @@ class GpuState:
     memory_mb: int | None
     index: int = 0
     """The driver's, or at schema 1.0 the position in the declared list."""
+    place: int = 0
+    """Among the node's GPUs as they were declared; written by `Gpus`."""
     compute_capability: str | None = None
     parent_uuid: str | None = None
     is_parent: bool = False
@@ -148,6 +150,8 @@ class Gpus(Mapping[str, GpuState]):
     def __init__(self, states: Iterable[GpuState] = (), *, before: "Gpus | None" = None) -> None:
         """Begin with what is declared; `before` is the list that it replaces."""
         self._states = {state.uuid: state for state in states}
+        for place, state in enumerate(self._states.values()):
+            state.place = place
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
         self.kinds = tuple(
@@ -226,6 +230,13 @@ class Gpus(Mapping[str, GpuState]):
             own = self._failed_checks.get(state.uuid, ())
             state.failed_checks = own or self._failed_checks.get(state.parent_uuid or "", ())
 
+    def usable_states(self) -> list[GpuState]:
+        """Return those that can take a job; the health of a MIG device's parent counts for the device."""
+        states = self.values()
+        if self._all_ok and not self._failed_checks and self._placeable == len(states):  # as almost always
+            return list(states)
+        return [one for one in states if one.usable and self._parent_is_sound(one)]
+
     @property
     def all_ok(self) -> bool:
         """True when the last heartbeat listed every GPU in order, all of them ok, and no check failed."""
@@ -286,8 +297,8 @@ class Gpus(Mapping[str, GpuState]):
 
     def places_of(self, uuids: Iterable[str]) -> tuple[int | None, ...]:
         """Return the place of each of these in the order; None for one that is not declared."""
-        places = {uuid: place for place, uuid in enumerate(self._states)}
-        return tuple(places.get(uuid) for uuid in uuids)
+        found = map(self._states.get, uuids)
+        return tuple(None if state is None else state.place for state in found)
 
     @property
     def free_steps(self) -> list[int] | None:
@@ -312,6 +323,10 @@ class Gpus(Mapping[str, GpuState]):
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def _parent_is_sound(self, state: GpuState) -> bool:
+        parent = None if state.parent_uuid is None else self._states.get(state.parent_uuid)
+        return parent is None or parent.is_sound
 
     def _up_to_date(self) -> dict[str, GpuState]:
         if self._row_is_newer:

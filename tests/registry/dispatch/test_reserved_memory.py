@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gpu_agent.registry.dispatch.candidate import ReservedMemory
-from gpu_agent.registry.dispatch.gpu_allocation import free_mb, gpu_set, usable_gpus, used_mb
+from gpu_agent.registry.dispatch.gpu_allocation import free_mb, gpu_set, used_mb
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.wire.codes import ExclusionReason
 from gpu_agent.wire.heartbeat import Usage
@@ -157,11 +157,11 @@ def test_a_gpu_set_counts_gpus_by_kind_whatever_the_case_of_their_names() -> Non
 def test_a_gpu_that_is_lost_or_unknown_is_not_usable() -> None:
     healths = ("ok", "degraded", "lost", "unknown")
     record = node(gpus=gpus(*(gpu(health, health=health) for health in healths)))
-    assert [one.uuid for one in usable_gpus(record)] == ["ok", "degraded"]
+    assert [one.uuid for one in record.gpus.usable_states()] == ["ok", "degraded"]
 
 
 def test_the_parent_of_mig_devices_takes_no_job_and_its_health_counts_for_them() -> None:
     record = node(gpus=gpus(PARENT, *DEVICES))
-    assert [one.uuid for one in usable_gpus(record)] == ["MIG-1", "MIG-2"]
+    assert [one.uuid for one in record.gpus.usable_states()] == ["MIG-1", "MIG-2"]
     record = node(gpus=gpus(replace(PARENT, health="lost"), *DEVICES))
-    assert usable_gpus(record) == []
+    assert record.gpus.usable_states() == []

@@ -34,7 +34,7 @@ from gpu_agent.registry.dispatch.candidate import Candidate
 from gpu_agent.registry.dispatch.declared_filters import DECLARED_FILTERS
 from gpu_agent.registry.dispatch.exclusions import Excluded
 from gpu_agent.registry.dispatch.filter_row import Filter, NodeState
-from gpu_agent.registry.dispatch.gpu_allocation import gpu_set, usable_gpus
+from gpu_agent.registry.dispatch.gpu_allocation import gpu_set
 from gpu_agent.registry.dispatch.gpu_filters import GPU_FILTERS
 from gpu_agent.registry.dispatch.node_filters import NODE_FILTERS
 from gpu_agent.registry.dispatch.reservation import obtainable
@@ -66,7 +66,7 @@ def unschedulable_reason(record: NodeRecord, limits: Thresholds) -> ExclusionRea
 
 def lacks_only_capacity(candidate: Candidate, demand: Demand) -> bool:
     """Whether a node passes every filter but those of its capacity, and may have the GPUs at some time."""
-    may_have = gpu_set(obtainable(candidate, usable_gpus(candidate.record)))
+    may_have = gpu_set(obtainable(candidate, candidate.record.gpus.usable_states()))
     return meets(may_have, demand.gpus) and all(
         one.reason is ExclusionReason.CAPACITY_EXCEEDED or one.shortfall(candidate, demand) is None
         for one in FILTERS

@@ -29,7 +29,7 @@ class GpuAvailability(NamedTuple):
 
 def availability(candidate: Candidate) -> GpuAvailability:
     """Sort a node's usable GPUs by who may have them."""
-    usable = usable_gpus(candidate.record)
+    usable = candidate.record.gpus.usable_states()
     unheld = [gpu for gpu in usable if _why_held(candidate, gpu) is None]
     if is_list_outdated(candidate):
         return GpuAvailability(usable, unheld, [])
@@ -38,11 +38,6 @@ def availability(candidate: Candidate) -> GpuAvailability:
         worker = _gpu_of_worker(candidate, unheld, free)
         free = [gpu for gpu in free if gpu is not worker]
     return GpuAvailability(usable, unheld, free)
-
-
-def usable_gpus(record: NodeRecord) -> list[GpuState]:
-    """Return the GPUs that can take a job; the health of a MIG device's parent counts for the device."""
-    return [gpu for gpu in record.gpus.values() if gpu.usable and _parent_is_sound(record, gpu)]
 
 
 def gpu_set(gpus: Iterable[GpuState]) -> GpuSet:
@@ -203,9 +198,8 @@ def is_used_without_claim(candidate: Candidate, gpu: GpuState) -> bool:
 def used_without_claim(candidate: Candidate, gpus: Iterable[GpuState]) -> frozenset[str]:
     """Return those of these GPUs that processes of no claim use, but for cordoned ones (§5.5)."""
     cordons = candidate.record.desired.gpu_cordons
-    return frozenset(
-        gpu.uuid for gpu in gpus if gpu.uuid not in cordons and is_used_without_claim(candidate, gpu)
-    )
+    used = [gpu for gpu in gpus if gpu.processes and is_used_without_claim(candidate, gpu)]
+    return frozenset([gpu.uuid for gpu in used if gpu.uuid not in cordons])
 
 
 def _counted(kinds: list[GpuKind]) -> GpuSet:
@@ -226,13 +220,15 @@ def _suffices(demand: GpuDemand, gpus: Iterable[GpuState]) -> bool:
 
 def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why no other job may use a GPU at all."""
-    cordons = candidate.record.desired.gpu_cordons
-    if candidate.exclusive or candidate.reserved:
-        for uuid in _relatives(candidate.record, gpu):
-            if uuid in candidate.exclusive and uuid not in candidate.reclaiming:
-                return str(candidate.exclusive[uuid])
-        for uuid in _relatives(candidate.record, gpu):
-            if uuid != gpu.uuid and _is_shared(candidate, uuid):
+    record, exclusive = candidate.record, candidate.exclusive
+    cordons = record.desired.gpu_cordons
+    if exclusive or candidate.reserved:
+        relatives = _relatives(record, gpu)
+        for uuid in relatives:
+            if uuid in exclusive and uuid not in candidate.reclaiming:
+                return str(exclusive[uuid])
+        for uuid in relatives[1:]:
+            if _is_shared(candidate, uuid):
                 return f"shared by claims, as {uuid}"
     if cordons:
         for uuid in (gpu.uuid, gpu.parent_uuid or ""):
@@ -243,9 +239,9 @@ def _why_held(candidate: Candidate, gpu: GpuState) -> str | None:
 
 def _why_in_use(candidate: Candidate, gpu: GpuState) -> str | None:
     """Say why a GPU that is not held cannot be given out exclusively."""
-    if _is_shared(candidate, gpu.uuid):
+    if candidate.reserved and _is_shared(candidate, gpu.uuid):
         return "shared by other claims"
-    if is_used_without_claim(candidate, gpu):
+    if gpu.processes and is_used_without_claim(candidate, gpu):
         return f"in use without a claim: {gpu.processes} processes"
     return None if gpu.kind.memory_mb else "its memory is unknown"
 
@@ -258,15 +254,12 @@ def _is_shared(candidate: Candidate, uuid: str) -> bool:
 
 def _relatives(record: NodeRecord, gpu: GpuState) -> tuple[str, ...]:
     """List a GPU, its MIG parent and its MIG devices: while one is claimed, the others are not free."""
+    if not record.gpus.devices:  # as almost always
+        return (gpu.uuid,)
     devices = record.gpus.devices.get(gpu.uuid, ())
     if gpu.parent_uuid is None:
         return (gpu.uuid, *devices)
     return (gpu.uuid, gpu.parent_uuid, *devices)
-
-
-def _parent_is_sound(record: NodeRecord, gpu: GpuState) -> bool:
-    parent = None if gpu.parent_uuid is None else record.gpus.get(gpu.parent_uuid)
-    return parent is None or parent.is_sound
 
 
 def _gpu_of_worker(candidate: Candidate, unheld: list[GpuState], free: list[GpuState]) -> GpuState | None:

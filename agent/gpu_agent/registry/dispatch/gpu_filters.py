@@ -9,7 +9,6 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     availability,
     free_memory,
     has_free_gpus,
-    usable_gpus,
     why_not_free,
 )
 from gpu_agent.registry.dispatch.reservation import is_kept_from
@@ -36,7 +35,7 @@ def _too_few_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None:
 
 def _jobs_with_more_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
     record = asked.candidate.record
-    usable = usable_gpus(record)
+    usable = record.gpus.usable_states()
     all_usable = all(gpu.usable or gpu.is_parent for gpu in record.gpus.values())
     yield NodeExclusion.of(
         ExclusionReason.GPU_UNAVAILABLE,
@@ -112,7 +111,7 @@ def _too_few_free_gpus(candidate: Candidate, demand: Demand) -> Shortfall | None
 
 def _holders(candidate: Candidate, demand: Demand) -> str:
     """Say of each GPU that fits a job why it is not free."""
-    fitting = [gpu for gpu in usable_gpus(candidate.record) if demand.gpus.fits(gpu.kind)]
+    fitting = [gpu for gpu in candidate.record.gpus.usable_states() if demand.gpus.fits(gpu.kind)]
     free = [gpu for gpu in availability(candidate).free if demand.gpus.fits(gpu.kind)]
     why = Counter(why_not_free(candidate, gpu) or "free" for gpu in fitting if gpu not in free)
     held = listed((f"{count} {one}" if count > 1 else one for one, count in why.items()), in_order=True)
@@ -159,7 +158,8 @@ def _jobs_with_more_free_gpus(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 def _until_free(candidate: Candidate, claims_end: str) -> str:
     """Say what ends that usable GPUs are not free: the end of claims, or that of cordons."""
     record = candidate.record
-    reasons = {why for gpu in usable_gpus(record) if (why := why_not_free(candidate, gpu)) is not None}
+    usable = record.gpus.usable_states()
+    reasons = {why for gpu in usable if (why := why_not_free(candidate, gpu)) is not None}
     cordons = {str(cordon) for cordon in record.desired.gpu_cordons.values()}
     if not reasons & cordons:
         return claims_end

@@ -96,8 +96,7 @@ class GpuIdentities:
                     if uuid not in candidate.record.gpus and candidate.is_held_by_others(uuid):
                         # of an earlier MIG layout of this node
                         return f"{holder}, as {uuid}"
-        owner = self._owner.get(gpu.uuid)
-        if gpu.uuid in self._owners and owner != node_id:
+        if gpu.uuid in self._owners and (owner := self._owner.get(gpu.uuid)) != node_id:
             return f"declared by node {owner} too, which registered later"
         return None
 

@@ -422,9 +422,9 @@ class Index:
             self.changes += 1
             if not candidate.reclaiming and any(map(_grew, before, now)):
                 self._freed.add(position)
-        places = {uuid: place for place, uuid in enumerate(states)}
-        candidate.shared = [places[gpu.uuid] for gpu in sharable_gpus(candidate, unheld)]
-        candidate.free_places = [places[gpu.uuid] for gpu in sorted(free, key=_rank)]
+        candidate.shared = [gpu.place for gpu in sharable_gpus(candidate, unheld)]
+        ranked = free if len(candidate.free) == 1 else sorted(free, key=_rank)
+        candidate.free_places = [gpu.place for gpu in ranked]
         taken = min(len(candidate.exclusive), self._taken.top)
         self._taken.change(1 << position, candidate.taken, taken)
         candidate.taken = taken
