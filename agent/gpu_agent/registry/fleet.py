@@ -4,7 +4,6 @@ Composes the registry's parts and routes each event to the one that handles it. 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from math import inf
 from typing import assert_never
 
@@ -494,10 +493,13 @@ class Fleet:
 
     def _with_hostname(self, logged: LogEvent) -> LogEvent:
         """Name the machine beside the id of its node (§3.1)."""
-        record = self._nodes.records.get(str(logged.fields.get("node_id")))
-        if record is None or record.hostname is None or "hostname" in logged.fields:
+        fields = logged.fields
+        if "hostname" in fields:
             return logged
-        return replace(logged, fields={**logged.fields, "hostname": record.hostname})
+        record = self._nodes.records.get(str(fields.get("node_id")))
+        if record is None or record.hostname is None:
+            return logged
+        return LogEvent(logged.event, {**fields, "hostname": record.hostname}, logged.level)
 
     def _update_indexes(self, step: Step) -> None:
         """Update deadlines and counters by the nodes that a step touched."""

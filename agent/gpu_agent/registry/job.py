@@ -324,6 +324,8 @@ _NAME_BYTES = 64
 def size_of(job: Job) -> int:
     """Return what the names in a job take, roughly: as text in the store, and as objects in memory."""
     lists = (job.required_models, job.required_features, job.allowed_nodes or (), job.excluded_nodes)
+    if not (any(lists) or job.labels):  # as most often
+        return 0
     return _size_of(chain(*lists, job.labels, *map(_values, job.labels.values())))
 
 

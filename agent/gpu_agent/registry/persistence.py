@@ -11,11 +11,12 @@ requests that wait for a failing store are refused with `REGISTRY_BUSY`. So the 
 received: a new token whose text was not sent, and the record of a new node that was not acknowledged.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from math import inf
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar, assert_never
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
@@ -164,7 +165,7 @@ class UnstoredChanges:
         self._number = 0
         self._keys: dict[Key, tuple[int, tuple[str, ...]]] = {}
         """By document: the last output that changes it, in their order, and the nodes that it is part of."""
-        self._of_node: Counter[str] = Counter()
+        self._of_node: dict[str, int] = {}
         """By node: how many of these documents are part of it."""
         self._unsent: deque[tuple[int, Step]] = deque()
         """The outputs whose answers bring somebody a token or an acknowledgement, and were not sent yet."""
@@ -175,7 +176,7 @@ class UnstoredChanges:
 
     def holds_part_of(self, node_id: str) -> bool:
         """Say whether a node, or a claim that it holds or held, is not stored as it is now."""
-        return self._of_node[node_id] > 0
+        return node_id in self._of_node
 
     def add(self, step: Step) -> int:
         """Number the output of a step that changes something."""
@@ -183,7 +184,8 @@ class UnstoredChanges:
         for key, node_ids in step.changed.items():
             self._drop(key)
             self._keys[key] = (self._number, node_ids)
-            self._of_node.update(node_ids)
+            for node_id in node_ids:
+                self._of_node[node_id] = self._of_node.get(node_id, 0) + 1
         if step.tokens_created or step.node_tokens_issued or step.registered:
             self._unsent.append((self._number, step))
         return self._number
@@ -211,9 +213,9 @@ class UnstoredChanges:
     def _drop(self, key: Key) -> None:
         _, node_ids = self._keys.pop(key, (0, ()))
         for node_id in node_ids:
-            self._of_node[node_id] -= 1
-            if not self._of_node[node_id]:
-                del self._of_node[node_id]
+            left = self._of_node.pop(node_id) - 1
+            if left:
+                self._of_node[node_id] = left
 
     def recover(self) -> None:
         """Record that all that waited is stored."""
@@ -262,6 +264,8 @@ def busy_error(node_id: str | None) -> NodeError:
 _JOB_FIELDS = tuple(one.name for one in fields(Job) if one.name != "wait_seconds")
 """What is stored of a job: one that has its claim waits no more."""
 _GRANT_FIELDS = tuple(one.name for one in fields(Grant))
+_job_values = attrgetter(*_JOB_FIELDS)
+_grant_values = attrgetter(*_GRANT_FIELDS)
 
 
 class _Document(BaseModel):
@@ -416,9 +420,10 @@ def serialize_claim(claim: Claim, now: float) -> dict[str, Any]:
     """Write a claim's document."""
     return {
         "claim_id": claim.claim_id,
-        "job": {name: _plain(getattr(claim.job, name)) for name in _JOB_FIELDS},
+        "job": dict(zip(_JOB_FIELDS, _job_values(claim.job), strict=True))
+        | {"labels": dict(claim.job.labels)},
         "owner": claim.owner,
-        "grants": [{name: _plain(getattr(one, name)) for name in _GRANT_FIELDS} for one in claim.grants],
+        "grants": [dict(zip(_GRANT_FIELDS, _grant_values(one), strict=True)) for one in claim.grants],
         "ttl_seconds": claim.ttl_seconds,
         "granted_ago_seconds": now - claim.granted_at,
     }
@@ -564,15 +569,6 @@ def _claim(document: _ClaimDocument, written: float, *, expires_at: float) -> Cl
         expires_at=expires_at,
         ttl_seconds=document.ttl_seconds,
     )
-
-
-def _plain(value: object) -> object:
-    """Write a tuple as JSON does."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return value
 
 
 _Model = TypeVar("_Model", bound=_Document)

@@ -182,7 +182,8 @@ def _json_line(
         "event": event,
     }
     for name, value in fields.items():
-        plain = _plain(value, str(name), _MAX_DEPTH)
+        is_plain = type(value) in _PLAIN_TYPES and not _is_credential(name)  # as almost always
+        plain = value if is_plain else _plain(value, str(name), _MAX_DEPTH)
         line[name if name not in line else f"{name}_"] = plain
     if traceback is not None:
         line["traceback"] = traceback
@@ -259,7 +260,6 @@ def _printable(text: str) -> str:
 
 REDACTED = "[redacted]"
 _SECRET = re.compile(r"(gpu[jno]_[0-9a-f]{8}_)[A-Za-z0-9_-]+")
-_TOKEN_MARKS = ("gpuj_", "gpun_", "gpuo_")
 _SOUNDS = re.compile(r"(?i)token|secret|passw|credential|api.?key")
 _PASSWORD = re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+@")
 """What stands between a URL's user and its host."""
@@ -277,6 +277,6 @@ def contains_token(text: str) -> bool:
 
 def redact_secrets(line: str) -> str:
     """Keep a token's id and take its secret out, wherever it got in: a path, a fault's text, a traceback."""
-    if any(mark in line for mark in _TOKEN_MARKS):  # to search for these alone takes a tenth of the time
+    if "gpuj_" in line or "gpun_" in line or "gpuo_" in line:  # takes a tenth of what the search takes
         line = _SECRET.sub(rf"\1{REDACTED}", line)
     return _PASSWORD.sub(rf"\1{REDACTED}@", line) if "://" in line else line

@@ -13,6 +13,7 @@ from gpu_agent.registry.actions import (
     Answer,
     Change,
     CloseConnection,
+    DocumentKind,
     Effect,
     Level,
     LogEvent,
@@ -175,8 +176,9 @@ def prepare(output: Output, *, event_log: RegistryEventLog, clock: Clock) -> Pre
         one if one.document is None else Change(one.kind, one.key, {WRITTEN_AT: now, DOCUMENT: one.document})
         for one in output.changes
     ]
-    if changes:
-        effects.append(UpdateHistories(changes))
+    nodes = [one for one in changes if one.kind is DocumentKind.NODE]
+    if nodes:
+        effects.append(UpdateHistories(nodes))
     for effect in output.effects:
         if (
             isinstance(effect, LogEvent)
