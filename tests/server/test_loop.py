@@ -189,6 +189,16 @@ async def test_effects_are_carried_out_in_order_once_their_changes_are_stored() 
     assert [one.event for one in disk.load().recent] == ["logged"]
 
 
+async def test_what_arrives_in_one_turn_is_stored_by_one_commit() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    loop = driven(machine, executor, store=disk)
+    for number in range(1, 4):
+        machine.outputs[ConnectionLost(number)] = output(number, key=f"node-{number}")
+        loop.handle(ConnectionLost(number))
+    assert await loop.settled()
+    assert disk.commits == [3]
+
+
 async def test_what_gathers_while_one_commit_runs_is_stored_by_the_next_one() -> None:
     machine, executor, disk = Scripted(), Executor(), Disk()
     loop = driven(machine, executor, store=disk)
@@ -196,6 +206,7 @@ async def test_what_gathers_while_one_commit_runs_is_stored_by_the_next_one() ->
     for number in range(1, 4):
         machine.outputs[ConnectionLost(number)] = output(number, key=f"node-{number}")
         loop.handle(ConnectionLost(number))
+        await asyncio.sleep(0)
     disk.turning.set()
     assert await loop.settled()
     assert disk.commits == [1, 2]
@@ -386,6 +397,7 @@ async def test_after_standing_still_the_store_has_time_to_answer(monkeypatch: py
     loop = driven(machine, executor, store=disk, monotonic=lambda: time.monotonic() + jump)
     disk.turning.clear()
     loop.handle(ConnectionLost(1))
+    await asyncio.sleep(0)
     jump = 60.0
     first_look = loop._overdue
     await until(lambda: loop._overdue is not first_look, what="a look at the oldest output")
@@ -450,6 +462,7 @@ async def test_when_an_effect_raises_after_a_commit_the_next_commit_still_begins
     loop = driven(machine, executor, store=disk)
     disk.turning.clear()
     loop.handle(ConnectionLost(1))
+    await asyncio.sleep(0)
     loop.handle(ConnectionLost(2))
     disk.turning.set()
     assert await loop.settled()

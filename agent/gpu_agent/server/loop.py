@@ -124,6 +124,7 @@ class FleetLoop:
         """Those of the queue whose batch is not stored."""
         self._in_commit = 0
         """So many of the unstored, the first ones, are in the commit that runs."""
+        self._commit_planned = False
         self._executing = False
         self._failing_since: float | None = None
         self._overdue: asyncio.TimerHandle | None = None
@@ -186,7 +187,7 @@ class FleetLoop:
         self._queue.append(entry)
         if entry.batch is not None:
             self._unstored.append(entry)
-            self._commit()
+            self._commit_soon()
         elif not self._executing:
             self._execute()
         if self.store_problem is not None and len(self._queue) > MOST_WAITING:
@@ -234,6 +235,20 @@ class FleetLoop:
                 self._sleep()
 
     # Storing
+
+    def _commit_soon(self) -> None:
+        """Commit once the other callbacks of this turn have run: what they bring goes into the same commit.
+
+        Else the first of many requests that arrive together has a commit of its own, for which the others
+        wait.
+        """
+        if not self._commit_planned:
+            self._commit_planned = True
+            asyncio.get_running_loop().call_soon(self._commit_as_planned)
+
+    def _commit_as_planned(self) -> None:
+        self._commit_planned = False
+        self._commit()
 
     def _commit(self) -> None:
         """Commit what waits, as much as fits into one commit, unless one runs or a retry is due later."""
