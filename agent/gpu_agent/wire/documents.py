@@ -5,9 +5,20 @@ number in quotes is no number. A reader ignores unknown fields of an answer, bec
 more.
 """
 
+import json
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
 
@@ -87,6 +98,19 @@ class ApiRequest(BaseModel):
     """Base of what a client sends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """State defaults in words: what generates clients takes a field with `default` for required."""
+        schema = handler(core_schema)
+        for one in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            default = one.pop("default", None)
+            if default or default is False or default == 0:
+                meaning = one["description"].removesuffix(".")
+                one["description"] = f"{meaning}. Default: {json.dumps(default)}."
+        return schema
 
 
 class ApiAnswer(BaseModel):

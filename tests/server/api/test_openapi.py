@@ -120,6 +120,19 @@ UNITS = {
 }
 
 
+def test_a_request_states_its_defaults_in_words_since_generated_clients_take_them_for_required() -> None:
+    """`openapi-typescript` gives a property with a `default` a type that must be there."""
+    schemas = described()["components"]["schemas"]
+    requests = {name: one["properties"] for name, one in schemas.items() if name.endswith("Request")}
+    assert requests["JobRequest"]["nodes"]["description"].endswith("Default: 1.")
+    assert [
+        f"{name}.{field}"
+        for name, properties in requests.items()
+        for field, one in properties.items()
+        if "default" in one
+    ] == []
+
+
 def test_every_figure_names_its_unit() -> None:
     silent = []
     for name, shape in shapes():
