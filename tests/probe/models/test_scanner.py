@@ -145,6 +145,25 @@ def test_each_part_of_a_repository_that_changes_makes_it_read_again(tmp_path: Pa
     assert versions() == {}
 
 
+def test_a_repository_that_moves_away_and_leaves_a_link_is_in_error(tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    made = repository(hub, "a/b")
+    made.snapshot(revision(1), whisper_files())
+    settle(tmp_path)
+    scanner = ModelScanner([HubCache([hub])])
+    assert statuses(scanner.scan()) == {"a/b": ModelStatus.READY}
+    made.path.rename(tmp_path / "elsewhere")
+    made.path.symlink_to(tmp_path / "elsewhere")
+    (model,) = scanner.scan().models
+    assert (model.status, model.detail) == (
+        ModelStatus.ERROR,
+        "it is a link; add the folder it leads to as a root of its own",
+    )
+    made.path.unlink()
+    (tmp_path / "elsewhere").rename(made.path)
+    assert statuses(scanner.scan()) == {"a/b": ModelStatus.READY}
+
+
 def test_the_watched_paths_are_the_roots_the_units_and_their_parents(tmp_path: Path) -> None:
     made = repository(tmp_path / "hub", "a/b")
     snapshot = made.snapshot(revision(1), whisper_files())

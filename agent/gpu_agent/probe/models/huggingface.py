@@ -13,7 +13,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gpu_agent.probe.models.files import FolderReader, join_path, list_root, list_units, readable, reason
+from gpu_agent.probe.models.files import (
+    FolderReader,
+    is_folder,
+    join_path,
+    list_root,
+    list_units,
+    readable,
+    reason,
+)
 from gpu_agent.probe.models.kinds import languages_of
 from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
 from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, split_models
@@ -48,6 +56,8 @@ class HubCache:
         reader = FolderReader(unit.root)
         model_id = readable(unit.name.removeprefix(_REPOSITORY).replace("--", "/"))
         try:
+            if not unit.folder:
+                reader.check_folder(unit.path)
             models = tuple(_Repository(reader=reader, path=unit.path, model_id=model_id).models())
         except FileNotFoundError:
             models = ()  # it went away while it was read
@@ -61,7 +71,7 @@ def _units_of(root: Root) -> Iterator[Unit]:
     entries = list_root(root)
     for entry in entries.shown:
         if entry.name.startswith(_REPOSITORY):
-            yield Unit(root=root, path=entry.path, name=entry.name)
+            yield Unit(root, entry.path, entry.name, is_folder(entry))
     entries.check()
 
 
@@ -72,10 +82,11 @@ class _Repository:
     model_id: str
 
     def models(self) -> Iterator[Model]:
-        self.reader.check_folder(self.path)
         fetching = self._fetching()
         snapshots = self._snapshots()
         refs = self._refs()
+        if not snapshots and not refs:
+            self.reader.check_folder(self.path)  # else its parts show whose file system it is on
         awaited = sorted(set(refs.values()) - set(snapshots))
         filling = _newest(snapshots) if fetching and not awaited else None
         for revision in awaited:

@@ -52,6 +52,8 @@ class Unit:
     root: Root
     path: str
     name: str
+    folder: bool = True
+    """It was listed as a folder, and not as a link to one; a reading may rely on it."""
 
 
 @dataclass(frozen=True, slots=True)

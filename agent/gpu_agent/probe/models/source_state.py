@@ -56,6 +56,8 @@ class SourceContents:
 class _KnownUnit:
     reading: Reading
     settled: bool
+    folder: bool
+    """As the unit was listed."""
 
 
 class SourceState:
@@ -211,13 +213,13 @@ class SourceState:
 
     def _read_unit(self, key: _UnitKey, unit: Unit) -> None:
         known = self._known.get(key)
-        if known and known.settled and _is_unchanged(known.reading.watched):
+        if known and known.settled and known.folder is unit.folder and _is_unchanged(known.reading.watched):
             return
         self._still_before, self._problems = None, None
         began = self._wall_ns()
         reading = self.source.read(unit)
         newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
-        self._known[key] = _KnownUnit(reading=reading, settled=newest < began - _SETTLED_NANOSECONDS)
+        self._known[key] = _KnownUnit(reading, newest < began - _SETTLED_NANOSECONDS, unit.folder)
         if known is None or known.reading.models != reading.models:
             self._models = None
         if known is None or _places(known.reading.watched) != _places(reading.watched):
