@@ -89,6 +89,7 @@ def part_of_weights(part: int, number: int) -> bytes:
         for n in range(TENSORS)
     }
     text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + bytes(TENSORS)
 
 

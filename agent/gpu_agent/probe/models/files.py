@@ -152,13 +152,19 @@ class FolderReader:
 
     def read_head(self, path: str, limit: int, *, watch: bool = False) -> bytes:
         """At most `limit` bytes from the start of a file, no link; `watch` one that changes in place."""
+        return self.read_start(path, limit, watch=watch)[0]
+
+    def read_start(self, path: str, limit: int, *, watch: bool = False) -> tuple[bytes, int]:
+        """The same, and the size of the file."""
         descriptor, status = self._opened_file(path, watch=watch)
+        size = status.st_size
         try:
-            data = os.read(descriptor, min(limit, status.st_size))  # a large buffer costs more than the file
+            data = os.read(descriptor, min(limit, size))  # a large buffer costs more than the file
         finally:
             os.close(descriptor)
-        self._was_read(path, status)
-        return data
+        if path in self.watched:
+            self.watched[path] = mark_of(status)
+        return data, size
 
     def look_into(self, path: str, look: Callable[[FileCursor], _Seen]) -> _Seen:
         """What `look` finds in a file, no link, in which it may read where it likes."""

@@ -108,11 +108,21 @@ class ModelFiles:
         if self._damage is None:
             self._damage = []
             for format_, file in self._weights:
-                if not file.problem and (format_ in _CHECKED or self._may_be_a_pointer(reader, file)):
+                if file.problem or (format_ == "safetensors" and self._is_plainly_whole(reader, file)):
+                    continue
+                if format_ in _CHECKED or self._may_be_a_pointer(reader, file):
                     damage = self._damage_of(reader, file, format_)
                     if damage:
                         self._damage.append(f"{file.name}: {damage}")
         return self._damage[0] if self._damage else None
+
+    def _is_plainly_whole(self, reader: FolderReader, file: FoundFile) -> bool:
+        try:
+            head, size = reader.read_start(file.path, _USUAL_HEADER_BYTES)
+        except OSError:
+            return False  # a closer look tells why
+        self._bytes[file.name] = size
+        return _is_plainly_whole(head, size)
 
     def _may_be_a_pointer(self, reader: FolderReader, file: FoundFile) -> bool:
         """Whether a file is so small that something else may be here in its place."""
@@ -359,6 +369,8 @@ r"""No text in the header can look so: JSON writes a quotation mark within one a
 Wider than the format where that costs nothing: of what it admits, the end is never overlooked.
 """
 _USUAL_OFFSETS = b'"data_offsets":['
+"""As the format's own library writes them."""
+_USUAL_HEADER_BYTES = 16_384
 _LONGEST_MATCH_BYTES = 256
 _PIECE_BYTES = 1 << 20
 _NO_HEADER = "it has no header of a safetensors file"
@@ -378,7 +390,7 @@ def safetensors_problem(cursor: FileCursor) -> str | None:
         raise ForeignFileError(foreign_content(cursor.peek(512)) or _NO_HEADER)
     whole = _LENGTH_BYTES + length
     piece = cursor.read(min(_PIECE_BYTES, whole))
-    if len(piece) == whole and piece.endswith(b"}") and _ends_at(piece, cursor.size - whole):
+    if _is_plainly_whole(piece, cursor.size):
         return None
     end = _largest(_OFFSETS.findall(piece))
     while cursor.position < whole:
@@ -391,17 +403,25 @@ def safetensors_problem(cursor: FileCursor) -> str | None:
     return None if cursor.size >= whole else f"{cursor.size} of {whole} bytes are here"
 
 
-def _ends_at(header: bytes, end: int) -> bool:
-    """Whether the last tensor is seen to end there; False where that takes a closer look.
+def _is_plainly_whole(head: bytes, size: int) -> bool:
+    """Whether a file of this size that begins so is seen to be whole; False where that takes a closer look.
 
     The format allows neither holes nor overlaps, and its library loads no file that has any. So where a
-    tensor ends there and none begins there, it is the last. Five times as fast as to look at each.
+    tensor ends at the file's end and none begins there, it is the last. It takes a fifth of the time of a
+    look at each.
     """
-    at = header.rfind(b",%d]" % end)
-    begin = header.rfind(_USUAL_OFFSETS, 0, max(at, 0))
-    if begin < 0 or not header[begin + len(_USUAL_OFFSETS) : at].isdigit():
+    whole = _LENGTH_BYTES + int.from_bytes(head[:_LENGTH_BYTES], "little")
+    if whole > len(head) or head[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
         return False
-    return header.rfind(b"%b%d," % (_USUAL_OFFSETS, end)) < 0  # a third of the time of `in`
+    end = size - whole
+    at = head.rfind(b",%d]" % end, 0, whole)
+    begin = head.rfind(_USUAL_OFFSETS, 0, max(at, 0)) + len(_USUAL_OFFSETS)
+    return (
+        begin > _LENGTH_BYTES + len(_USUAL_OFFSETS)
+        and head[begin:at].isdigit()
+        and head.rfind(b"%b%d," % (_USUAL_OFFSETS, end), 0, whole) < 0  # in a third of the time of `in`
+        and head[at:whole].rstrip().endswith(b"}")
+    )
 
 
 def _largest(numbers: list[bytes]) -> int:
