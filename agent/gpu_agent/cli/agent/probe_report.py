@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gpu_agent.cli.agent.reading import probe_request, read_inventory
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
-from gpu_agent.cli.output.json_text import json_text
 from gpu_agent.cli.output.streams import print_stderr
 from gpu_agent.probe.nvml.report import OneShotChild
 from gpu_agent.probe.snapshot import exit_code, to_document
@@ -32,7 +31,7 @@ def report(arguments: Arguments, child: OneShotChild | None) -> int:
     if arguments.register_preview:
         _print_preview(inventory, arguments)
     elif arguments.json:
-        print(json_text(to_document(inventory)))
+        print(json.dumps(to_document(inventory), indent=2))
     else:
         print_inventory(inventory)
     return exit_code(inventory)

@@ -4,6 +4,7 @@ Text from elsewhere is escaped here, so that no node's name can style or steer a
 `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`.
 """
 
+import json
 import os
 import re
 import sys
@@ -11,7 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
-from gpu_agent.cli.output.json_text import json_text
 from gpu_agent.records import dataclass
 
 
@@ -204,7 +204,7 @@ def terminal_columns() -> int | None:
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print a document for programs."""
-    print(json_text(document))
+    print(json.dumps(document, indent=2))
 
 
 def print_lines(lines: Iterable[Line]) -> None:
