@@ -6,7 +6,7 @@ this module, so it imports little.
 
 import re
 
-NVIDIA = 0x10DE
+NVIDIA, AMD, INTEL = 0x10DE, 0x1002, 0x8086
 _ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 _DISPLAY_CLASSES = (0x03, 0x12)
 """PCI base classes: a display controller, a processing accelerator."""
@@ -34,7 +34,12 @@ def device_folder(sys_dir: str, address: object) -> str | None:
 def is_gpu(folder: str, vendor: int) -> bool:
     """Whether the device with this folder is a display controller or an accelerator of the vendor's."""
     kind = _number(f"{folder}/class")
-    return kind is not None and kind >> 16 in _DISPLAY_CLASSES and _number(f"{folder}/vendor") == vendor
+    return kind is not None and kind >> 16 in _DISPLAY_CLASSES and vendor_of(folder) == vendor
+
+
+def vendor_of(folder: str) -> int | None:
+    """The vendor of the device with this folder; None where the kernel does not say."""
+    return _number(f"{folder}/vendor")
 
 
 def _number(path: str) -> int | None:

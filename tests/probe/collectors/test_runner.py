@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from gpu_agent.probe.collectors.runner import (
     CollectorRunner,
     collect_reports,
     failed_sentence,
+    find_collectors,
     merge_reports,
     silent_sentence,
     start_collectors,
@@ -212,3 +214,70 @@ def test_one_reading_that_fails_takes_nothing_from_the_others(
     report = merge_reports(own, {"other": other})
     assert (report.outcome, report.detail) == (outcome, detail)
     assert len(report.gpus) == len(own.gpus) + len(other.gpus)
+
+
+# Ours, where no card is of their vendors
+
+
+def answer_of(name: str, sys_dir: Path) -> tuple[GpuReport, bool]:
+    """What our collector reports of a machine, and whether it was loaded for that."""
+    module = f"gpu_agent.probe.collectors.{name}"
+    already = sys.modules.pop(module, None)
+    try:
+        (installed,) = find_collectors([name])
+        report = CollectorRunner(installed, Surroundings(sys_dir=sys_dir)).read(5)
+        assert isinstance(report, GpuReport)
+        return report, module in sys.modules
+    finally:
+        if already is not None:
+            sys.modules[module] = already
+
+
+def pci_device(sys_dir: Path, address: str, **files: str) -> Path:
+    folder = sys_dir / "bus/pci/devices" / address
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(f"{text}\n")
+    return folder
+
+
+def card(sys_dir: Path, name: str, device: Path) -> None:
+    folder = sys_dir / "class/drm" / name
+    folder.mkdir(parents=True)
+    (folder / "device").symlink_to(device)
+    (sys_dir / "class/drm" / f"{name}-DP-1").mkdir()
+
+
+@pytest.mark.parametrize("name", ["amd", "intel"])
+def test_our_collector_is_not_loaded_where_no_card_is_of_its_vendor(tmp_path: Path, name: str) -> None:
+    assert answer_of(name, tmp_path / "none") == (GpuReport(outcome=Outcome.OK), False)
+    card(tmp_path, "card0", pci_device(tmp_path, "0000:03:00.0", vendor="0x1a03", **{"class": "0x030000"}))
+    card(tmp_path, "card1", pci_device(tmp_path, "0000:1a:00.0", vendor="0x10de", **{"class": "0x030200"}))
+    pci_device(tmp_path, "0000:00:00.0", vendor="0x1022", **{"class": "0x060000"})
+    pci_device(tmp_path, "0000:00:01.0", vendor="0x8086", **{"class": "0x060000"})
+    assert answer_of(name, tmp_path) == (GpuReport(outcome=Outcome.OK), False)
+
+
+def test_a_card_without_its_driver_loads_our_collector_which_says_so(tmp_path: Path) -> None:
+    pci_device(tmp_path, "0000:03:00.0", vendor="0x1002", **{"class": "0x038000"})
+    report, loaded = answer_of("amd", tmp_path)
+    assert loaded
+    assert "has no driver" in (report.detail or "")
+    assert answer_of("intel", tmp_path) == (GpuReport(outcome=Outcome.OK), False)
+
+
+def test_a_card_whose_vendor_is_not_known_loads_our_collectors(tmp_path: Path) -> None:
+    device = pci_device(tmp_path, "0000:03:00.0")
+    card(tmp_path, "card0", device)
+    assert answer_of("amd", tmp_path)[1]
+    assert answer_of("intel", tmp_path)[1]
+
+
+def test_a_card_that_is_added_later_is_found(tmp_path: Path) -> None:
+    (installed,) = find_collectors(["amd"])
+    runner = CollectorRunner(installed, Surroundings(sys_dir=tmp_path))
+    assert runner.read(5) == GpuReport(outcome=Outcome.OK)
+    pci_device(tmp_path, "0000:03:00.0", vendor="0x1002", **{"class": "0x038000"})
+    report = runner.read(5)
+    assert isinstance(report, GpuReport)
+    assert "has no driver" in (report.detail or "")

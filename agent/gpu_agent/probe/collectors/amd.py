@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.collectors.kfd import (
     ComputeNode,
     compute_nodes,
@@ -41,7 +42,7 @@ from gpu_agent.probe.nvml.readings import OF_THE_WHOLE_GPU
 from gpu_agent.wire.inventory import Gpu, GpuProcess, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVER = "amdgpu"
-VENDOR = 0x1002
+VENDOR = pci.AMD
 NAMES = Path("/usr/share/libdrm/amdgpu.ids")
 """Device ids and revisions → GPU models, as libdrm ships them; many machines have the file."""
 _LONGEST_NAMES_BYTES = 1 << 20

@@ -9,6 +9,7 @@ there too, which has memory of its own or a known id.
 from collections.abc import Mapping
 from pathlib import Path
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.collectors.protocol import INTERFACE, Surroundings
 from gpu_agent.probe.collectors.sysfs import (
     ASLEEP,
@@ -32,7 +33,7 @@ from gpu_agent.probe.health.reasons import health_from, reason
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, MemoryKind, Outcome
 
 DRIVERS = ("xe", "i915")
-VENDOR = 0x8086
+VENDOR = pci.INTEL
 _INTEGRATED = "00:02.0"
 _NAMES: Mapping[int, str] = {
     0x0BD5: "Intel Data Center GPU Max 1550",

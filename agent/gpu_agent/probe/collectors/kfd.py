@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.collectors.sysfs import MIB, list_folder, read_number, read_text
 from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import GpuProcess
 
 _FOLDER = Path("class", "kfd", "kfd")
-_VENDOR = 0x1002
 _OWN_MEMORY = (1, 2)
 """`heap_type` of memory on the card."""
 _FUNCTION_BITS = 0x7
@@ -69,7 +69,7 @@ def compute_processes(sys_dir: Path, gpu_ids: Iterable[int]) -> Mapping[int, tup
 def _node(folder: Path) -> ComputeNode | None:
     gpu_id = read_number(folder / "gpu_id")
     facts = _properties(folder / "properties")
-    if not gpu_id or facts.get("simd_count", 0) <= 0 or facts.get("vendor_id", _VENDOR) != _VENDOR:
+    if not gpu_id or facts.get("simd_count", 0) <= 0 or facts.get("vendor_id", pci.AMD) != pci.AMD:
         return None
     domain, location = facts.get("domain", 0), facts.get("location_id", 0)
     bus, slot = location >> 8 & 0xFF, location >> 3 & 0x1F

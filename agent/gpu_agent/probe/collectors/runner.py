@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
+from gpu_agent.probe import pci
 from gpu_agent.probe.collectors.protocol import INTERFACE, Collector, InstalledCollector, Surroundings
 from gpu_agent.probe.collectors.validation import validate
 from gpu_agent.records import dataclass, replace
@@ -26,6 +28,7 @@ _OUR_PACKAGE = "gpu_agent"
 _METADATA = (".dist-info", ".egg-info")
 _LISTING = "entry_points.txt"
 _T = TypeVar("_T")
+MakeCollector = Callable[[Surroundings], Collector]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,25 +240,71 @@ def find_collectors(wanted: Iterable[str] | None = None) -> tuple[InstalledColle
 def _entry_points() -> dict[str, Callable[[], object]]:
     """Name → loader. `importlib.metadata` is loaded only where another package may provide a collector."""
     if not may_provide(GROUP, beside=_OUR_PACKAGE):
-        return dict(OURS)
+        return {name: _where_cards_are(name, load) for name, load in OURS.items()}
     metadata = importlib.import_module("importlib.metadata")
     return {point.name: point.load for point in metadata.entry_points(group=GROUP)}
 
 
-def _amd() -> object:
-    from gpu_agent.probe.collectors.amd import AmdGpus  # noqa: PLC0415 - loaded by the runner, as all are
+def _where_cards_are(name: str, load: Callable[[], MakeCollector]) -> Callable[[], object]:
+    return lambda: partial(_WhereCardsAre, vendor=_VENDORS[name], load=load)
+
+
+class _WhereCardsAre:
+    """A collector of ours that is loaded once the machine has a card of its vendor.
+
+    Most machines never have one, and loading both costs a command as much as all else that it reads.
+    """
+
+    interface = INTERFACE
+
+    def __init__(self, surroundings: Surroundings, *, vendor: int, load: Callable[[], MakeCollector]) -> None:
+        self._surroundings = surroundings
+        self._vendor = vendor
+        self._load = load
+        self._collector: Collector | None = None
+
+    def read(self, deadline_seconds: float) -> GpuReport:
+        if self._collector is None:
+            if not _may_have_card(str(self._surroundings.sys_dir), self._vendor):
+                return GpuReport(outcome=Outcome.OK)
+            self._collector = self._load()(self._surroundings)
+        return self._collector.read(deadline_seconds)
+
+
+def _may_have_card(sys_dir: str, vendor: int) -> bool:
+    """Whether a card or a PCI device may be a GPU of the vendor's; what cannot be read may be one."""
+    for folder, is_of_vendor in (("class/drm", _is_card_of), ("bus/pci/devices", pci.is_gpu)):
+        try:
+            names = os.listdir(f"{sys_dir}/{folder}")  # noqa: PTH208 - pathlib weighs
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        if any(is_of_vendor(f"{sys_dir}/{folder}/{name}", vendor) for name in names):
+            return True
+    return False
+
+
+def _is_card_of(folder: str, vendor: int) -> bool:
+    number = folder.rpartition("/card")[2]  # `card0-DP-1` is a connector
+    return number.isdigit() and pci.vendor_of(f"{folder}/device") in (vendor, None)
+
+
+def _amd() -> MakeCollector:
+    from gpu_agent.probe.collectors.amd import AmdGpus  # noqa: PLC0415 - see `_WhereCardsAre`
 
     return AmdGpus
 
 
-def _intel() -> object:
+def _intel() -> MakeCollector:
     from gpu_agent.probe.collectors.intel import IntelGpus  # noqa: PLC0415 - as above
 
     return IntelGpus
 
 
-OURS: dict[str, Callable[[], object]] = {"amd": _amd, "intel": _intel}
+OURS: dict[str, Callable[[], MakeCollector]] = {"amd": _amd, "intel": _intel}
 """The collectors of this package, as its entry points name them."""
+_VENDORS = {"amd": pci.AMD, "intel": pci.INTEL}
 
 
 class _MissingError(LookupError):
