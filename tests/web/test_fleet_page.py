@@ -1,9 +1,11 @@
 """The fleet page in a browser: signing in, live changes, a registry that restarts, telephones, axe."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,25 @@ def test_every_page_fits_passes_axe_and_asks_no_other_host(
     assert {name: faults for name, faults in found.items() if faults} == {}
     assert [url for url in visitor.requested if not url.startswith(f"{served.url}/")] == []
     assert visitor.errors == []
+
+
+def test_a_screen_reader_gets_a_name_of_every_table_and_action_in_order(
+    admin: Visitor, served: ServedFleet
+) -> None:
+    """What the browser's accessibility tree says: the nearest to a screen reader that runs here."""
+    for name, path in paths_of(served).items():
+        admin.page.goto(served.url + path)
+        said = admin.page.locator("body").aria_snapshot()
+        levels = [int(one) for one in re.findall(r"heading .*\[level=(\d)\]", said)]
+        assert levels[0] == 1, name
+        assert levels.count(1) == 1, name
+        assert all(after - before <= 1 for before, after in pairwise(levels)), name
+        assert not re.search(r"- (table|button|link|textbox|combobox|searchbox)(:|$)", said, re.MULTILINE), (
+            name
+        )
+        assert not re.search(r'columnheader(:|$)|columnheader ""', said, re.MULTILINE), name
+        assert not re.search(r"[?\N{MULTIPLICATION SIGN}] (l40s|unknown|lost|GPU)", said), name
+    assert admin.page.locator("#say[aria-live=polite]").count() == 1
 
 
 def test_a_registry_that_restarts_under_an_open_page_is_said_and_recovered_from(
