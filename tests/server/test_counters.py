@@ -222,7 +222,7 @@ def test_nothing_measured_is_nothing_counted() -> None:
 def test_a_stall_counts_once_for_every_tick_that_it_delayed() -> None:
     assert lateness_of_ticks(0.0) == [0.0]
     assert lateness_of_ticks(0.015) == [0.015]
-    assert lateness_of_ticks(0.05) == pytest.approx([0.05, 0.03, 0.01])
+    assert lateness_of_ticks(0.25) == pytest.approx([0.25, 0.15, 0.05])
     assert len(lateness_of_ticks(1.0)) == pytest.approx(1.0 / LAG_SAMPLE_SECONDS, abs=1)
 
 
@@ -237,10 +237,10 @@ async def test_a_stalled_loop_is_measured_as_late() -> None:
     sampler.start()
     await until(lambda: len(late) >= 2, what="a quiet loop sampled")
     late.clear()
-    time.sleep(0.2)  # noqa: ASYNC251 - the stall itself
+    time.sleep(0.4)  # noqa: ASYNC251 - the stall itself
     await until(lambda: late, what="the stall noted")
-    assert max(late) > 0.15
-    assert len(late) >= 0.15 / LAG_SAMPLE_SECONDS
+    assert max(late) > 0.25
+    assert len(late) >= 0.25 / LAG_SAMPLE_SECONDS
     sampler.stop()
 
 

@@ -4,6 +4,7 @@ Uses the registry's facade as any embedding scheduler does. Runs on the facade's
 signals.
 """
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from gpu_agent.version import __version__
 from gpu_agent.wire.api import Problem
 
 STOP_SECONDS = 2
+DATE_SECONDS = 1.0
 ACCEPTED_AT_ONCE = 32
 """New connections in one turn of the event loop: more may queue than there is room for."""
 
@@ -143,7 +145,7 @@ class ApiServer:
         self._pages.stop()
         self._checks.stop()
         self._connections.stop()
-        self._server.should_exit = True
+        self._server.stop()
 
     def _attach(self, service: RegistryService | None) -> None:
         state, self._streams = self._app.state, EventStreams()
@@ -216,6 +218,22 @@ async def show_script() -> Response:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Accept nothing more, and end once the requests that run are answered."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Renew the date of the answers once a second: the library wakes up ten times for that."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._stopping.wait()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Let more connections queue than are accepted at once: asyncio has one figure for both."""
         await super().startup(sockets)
