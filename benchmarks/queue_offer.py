@@ -30,6 +30,7 @@ from gpu_agent.registry.actions import Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import ClaimRequested, ReleaseRequested, Requester
+from gpu_agent.registry.gpus import Difference
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 
@@ -80,7 +81,7 @@ class World:
         """Let a node report other figures."""
         record = self.dice.choice(self.fleet.records)
         self.fleet.heartbeat(record)
-        self.fleet.dispatch.update_figures(record, gpus=True, load=True)
+        self.fleet.dispatch.update_figures(record, gpus=Difference.MORE, load=Difference.MORE)
 
     def end_claim(self) -> None:
         """Let a job end."""

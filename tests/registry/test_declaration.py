@@ -7,7 +7,8 @@ from gpu_agent.registry import declaration as declared
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codec import decode_from_node
-from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeRegister
+from gpu_agent.wire.heartbeat import Parts
+from gpu_agent.wire.messages import GpuDeclaration, Hardware, NodeError, NodeRegister
 from tests.registry.harness import Registry, declaration, gpus, hardware, heartbeat, model, node_record
 
 SETTINGS = Thresholds()
@@ -17,6 +18,10 @@ def node(message: NodeRegister) -> NodeRecord:
     record = node_record(message)
     declared.write_declaration(record, message, SETTINGS)
     return record
+
+
+def replace_parts(record: NodeRecord, **brought: Any) -> NodeError | None:  # noqa: ANN401 - any part
+    return declared.replace_parts(record, heartbeat(**brought).parts or Parts(), SETTINGS)
 
 
 def test_gpus_are_keyed_by_uuid_or_by_their_position() -> None:
@@ -96,7 +101,7 @@ def test_capacity_is_the_nodes_own_or_the_default() -> None:
 def test_a_heartbeat_that_brings_nothing_replaces_nothing() -> None:
     record = node(declaration(labels={"zone": "a"}))
     before = record.declared.registration
-    assert not declared.replace_parts(record, heartbeat(), SETTINGS)
+    assert not replace_parts(record)
     assert record.declared.registration is before
 
 
@@ -118,25 +123,25 @@ def test_a_part_that_is_as_it_was_leaves_the_declaration_and_the_gpus_as_they_ar
     }
     record = node(declaration(**whole, hardware=hardware(2), capability_state={"a": "ready"}))
     before = record.declared, record.gpus
-    assert not declared.replace_parts(record, heartbeat(**part), SETTINGS)
+    assert not replace_parts(record, **part)
     assert (record.declared, record.gpus) == before
     assert record.declared is before[0]
     assert record.gpus is before[1]
-    declared.replace_parts(record, heartbeat(capability_state={"a": "error"}), SETTINGS)
+    replace_parts(record, capability_state={"a": "error"})
     assert record.declared is not before[0]
 
 
 def test_an_older_capability_state_does_not_speak_for_newer_models() -> None:
     record = node(declaration(installed_models=(model("a"),), capability_state={"a": "error", "b": "error"}))
-    declared.replace_parts(record, heartbeat(installed_models=(model("b"),)), SETTINGS)
+    replace_parts(record, installed_models=(model("b"),))
     assert record.declared.ready_models == {"b"}
-    declared.replace_parts(record, heartbeat(capability_state={"b": "downloading"}), SETTINGS)
+    replace_parts(record, capability_state={"b": "downloading"})
     assert record.declared.ready_models == frozenset()
 
 
 def test_new_hardware_replaces_every_gpu() -> None:
     record = node(declaration(hardware=hardware(2)))
-    declared.replace_parts(record, heartbeat(hardware=hardware(3)), SETTINGS)
+    replace_parts(record, hardware=hardware(3))
     assert (len(record.gpus), record.declared.registration.hardware) == (3, hardware(3))
     assert record.declared.registration.hardware == hardware(3)
 

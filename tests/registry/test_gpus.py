@@ -14,7 +14,7 @@ def gpus(count: int, *, memory_mb: int | None = 81920) -> Gpus:
 
 
 def write(subject: Gpus, reported: Iterable[GpuFigures] | None, *, exactly: bool) -> bool:
-    return subject.write(None if reported is None else GpuColumns.of(reported), exactly=exactly)
+    return bool(subject.write(None if reported is None else GpuColumns.of(reported), exactly=exactly))
 
 
 def test_figures_reach_the_gpu_of_their_uuid() -> None:

@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from gpu_agent.server.heartbeat_reader import read_heartbeat
 from gpu_agent.wire.codec import FrameError, decode_from_node
-from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, GpuColumns, Heartbeat
+from gpu_agent.wire.heartbeat import GpuColumns, Heartbeat, Parts
 from gpu_agent.wire.messages import (
     MAX_GPUS,
     MAX_JOBS,
@@ -263,9 +263,9 @@ def test_what_is_no_everyday_part_is_left_to_the_models(parts: dict[str, Any]) -
     assert read_heartbeat(frame) is None
     message = decode_from_node(frame)
     assert isinstance(message, NodeHeartbeat)
-    read = Heartbeat.of(message)
-    replaced = {name: part for name, part in parts.items() if name in Heartbeat._fields}
-    assert [*read[FIRST_PART:]].count(None) == len(NO_PARTS) - len(replaced)
+    read = Heartbeat.of(message).parts or Parts()
+    replaced = {name: part for name, part in parts.items() if name in Parts._fields}
+    assert [*read].count(None) == len(Parts._fields) - len(replaced)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +293,35 @@ def test_both_readers_have_the_same_limits(part: Callable[[int], dict[str, Any]]
         decode_from_node(frame(limit + 1))
 
 
+@pytest.mark.parametrize("name", [b"installed_models", b"installed\\u005fmodels"])
+@pytest.mark.parametrize("hidden", [b'"\xff"', b"1e400", b"[]", b"7"])
+def test_models_that_were_read_before_hide_no_others(name: bytes, hidden: bytes) -> None:
+    known = json.dumps(ORDINARY, ensure_ascii=False).encode()
+    assert compare(known)
+    compare(b'{"%b":%b,%b' % (name, hidden, known[1:]))
+
+
+def test_the_same_models_are_read_once_and_their_states_each_time() -> None:
+    def parts(states: object) -> Parts | None:
+        frame = json.dumps({**ORDINARY, "installed_models": [{"model_id": "m", "version": "7"}]})
+        read = read_heartbeat(json.dumps({**json.loads(frame), "capability_state": states}).encode())
+        assert read is not None
+        return read.parts
+
+    first = parts({"m": "ready"})
+    assert parts({"m": "ready"}) is first
+    assert parts({"m": "error"}) == Parts(
+        (("m", "7", *[None] * 4, True, "ready", *[None] * 4),), {"m": "error"}
+    )
+    assert parts(None) == Parts(first[0] if first else None, None)
+
+
+def test_more_models_than_are_remembered_are_read_too() -> None:
+    for number in range(3000):
+        models = [{"model_id": f"m{number}", "version": "1"}]
+        assert compare(json.dumps({**ORDINARY, "installed_models": models}).encode())
+
+
 @pytest.mark.parametrize("node_id", ["", "node 1", "node-1\n", "nöde", "n" * 129])
 def test_an_id_that_is_none_is_left_to_the_models(node_id: str) -> None:
     assert read_heartbeat(json.dumps({**ORDINARY, "node_id": node_id}).encode()) is None
@@ -310,7 +339,7 @@ def test_each_field_of_a_heartbeat_has_its_place_in_the_record() -> None:
     renamed = {"resource_usage": "usage"}
     left_out = {"type", "timestamp", "sequence"}
     fields = [renamed.get(name, name) for name in NodeHeartbeat.model_fields if name not in left_out]
-    assert sorted(Heartbeat._fields) == sorted(fields)
+    assert sorted({*Heartbeat._fields, *Parts._fields} - {"parts"}) == sorted(fields)
     assert list(GpuColumns._fields) == list(GpuFigures.model_fields)
     assert sorted(Heartbeat.__annotations__["usage"]._fields) == sorted(ResourceUsage.model_fields)
 
@@ -324,7 +353,7 @@ from tests.server.harness import node, running
 async def main():
     async with running() as service, node(service) as peer:
         await peer.become_ready()
-        print(read_ordinary_heartbeat(b""), [one.status for one in service.nodes()])
+        print(read_ordinary_heartbeat(b"", None), [one.status for one in service.nodes()])
 asyncio.run(main())
 """
 

@@ -18,7 +18,7 @@ from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
 from gpu_agent.session.types import ConnectFailed
 from gpu_agent.wire.codec import decode_from_node, decode_from_registry
 from gpu_agent.wire.codes import CloseCode, ErrorCode
-from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     NodeError,
     NodeHeartbeat,
@@ -334,7 +334,7 @@ class Gateways:
             session.last, session.last_at = heartbeat, now
             if session.heard_at[-1:] != [now]:
                 session.heard_at.append(now)
-            if heartbeat[FIRST_PART:] != NO_PARTS:
+            if heartbeat.parts is not None:
                 earlier = session.parts
                 session.parts = heartbeat if earlier is None else heartbeat.with_parts_of(earlier)
         if session.gateway.link is None:

@@ -18,7 +18,7 @@ from gpu_agent.registry.model_list import ModelList
 from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import SUPPORTED_SCHEMA_VERSIONS, ErrorCode
-from gpu_agent.wire.heartbeat import NO_PARTS, SECOND_PART, Heartbeat, models_of
+from gpu_agent.wire.heartbeat import Parts, models_of
 from gpu_agent.wire.inventory import BASE_FEATURES, PROVEN_BY_KIND
 from gpu_agent.wire.messages import (
     GpuDeclaration,
@@ -90,22 +90,18 @@ def write_declaration(record: NodeRecord, message: NodeRegister, thresholds: Thr
     record.gpus = gpus_of(message.hardware, before=record.gpus)
 
 
-def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Thresholds) -> NodeError | None:
+def replace_parts(record: NodeRecord, brought: Parts, thresholds: Thresholds) -> NodeError | None:
     """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none.
 
     Where they are as they were the declaration stays: older nodes repeat their models in each heartbeat.
     """
-    declared, models, states = record.declared, heartbeat.installed_models, heartbeat.capability_state
-    if (
-        models is not None
-        and heartbeat[SECOND_PART:] == NO_PARTS[2:]
-        and declared.models.lists(models, states)
-    ):
+    declared, models, states = record.declared, brought.installed_models, brought.capability_state
+    if declared.models.is_all_of(brought):
         return None
     parts: dict[str, Any] = {
         name: value
         for name in _PLAIN_PARTS
-        if (value := getattr(heartbeat, name)) is not None and value != getattr(declared.registration, name)
+        if (value := getattr(brought, name)) is not None and value != getattr(declared.registration, name)
     }
     if models is not None:
         # A state that was reported for older models must not speak for new ones.
@@ -116,9 +112,9 @@ def replace_parts(record: NodeRecord, heartbeat: Heartbeat, thresholds: Threshol
     if not parts:
         return None
     registration = declared.whole().model_copy(update=parts)
-    refusal = _too_large(registration, node_id=heartbeat.node_id)
+    refusal = _too_large(registration, node_id=record.node_id)
     if "hardware" in parts:
-        refusal = _ambiguous_gpus(registration.hardware, node_id=heartbeat.node_id) or refusal
+        refusal = _ambiguous_gpus(registration.hardware, node_id=record.node_id) or refusal
     if refusal is not None:
         return refusal
     record.declared = derive(registration, record.granted_labels, thresholds)

@@ -7,11 +7,11 @@ and reach the GPUs only when something reads them. A GPU that was never declared
 
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cache, lru_cache
 from hashlib import sha256
 from math import isnan, nan
 from struct import Struct, error
-from typing import Any
 
 from gpu_agent.registry.job import GpuKind, names_mig, parse_capability
 from gpu_agent.wire.codes import ReasonCode
@@ -33,9 +33,24 @@ _USABLE = frozenset({"ok", "degraded"})
 _ROW = ("memory_used_mb", "utilization_percent", "temperature_c", "power_w")
 """The figures of a row, by their names in `GpuColumns` and `GpuState`: one column each, in this order."""
 
-_MEMORY = _ROW.index("memory_used_mb")
-_UTILIZATION = _ROW.index("utilization_percent")
+_UNKNOWN_MB = 2**64 - 1
+"""An unknown use of memory in a row; no message holds such a number."""
+
+_LANE_BITS = 64
+_LANE_ZERO = 1 << 56
+"""What a lane of free memory holds for a GPU that is exactly full: none borrows from the next one."""
+_STEP_BITS = STEP_MB.bit_length() - 1
+
 _UNKNOWN: dict[str, float | None] = dict.fromkeys((*_ROW, "processes"))
+
+
+class Difference(IntEnum):
+    """What dispatch must take in of new figures."""
+
+    NONE = 0
+    AMOUNT = 1
+    """How much memory is free, or how loaded the node is: it is open to the same kinds of jobs."""
+    MORE = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,17 +143,19 @@ class Gpus(Mapping[str, GpuState]):
     __slots__ = (
         "_all_ok",
         "_failed_checks",
+        "_free",
         "_in_one_row",
         "_is_unreported",
+        "_lanes",
+        "_layout",
+        "_memory_bytes",
         "_ok_healths",
         "_order",
         "_placeable",
         "_processes",
         "_row",
         "_row_is_newer",
-        "_sizes",
         "_states",
-        "_steps",
         "devices",
         "kinds",
         "list_id",
@@ -167,11 +184,14 @@ class Gpus(Mapping[str, GpuState]):
         """The keys as one string: one comparison shows whether a heartbeat lists them in this order."""
         self._in_one_row = not any("\n" in uuid for uuid in self._states)
         """False where that comparison is not safe; then each GPU is written by itself."""
-        self._sizes = _known_sizes(self._states.values())
-        self._steps: list[int] | None = None
+        self._layout = _layout(len(self._states))
+        self._memory_bytes = self._layout.size // len(_ROW)
         self._row = b""
         """The last heartbeat's figures where all were ok: the first column of each GPU, then the second."""
-        self._ok_healths = ("ok",) * len(self._states)
+        self._lanes = _lanes(tuple(state.memory_mb for state in self._states.values()))
+        self._free: int | None = None
+        """Free memory by that row, in whole steps, a lane for each GPU; None where one is unknown."""
+        self._ok_healths = _all_are_ok(len(self._states))
         self._row_is_newer = False
         """True while the row is newer than the states."""
         self._processes: tuple[int | None, ...] = ()
@@ -187,40 +207,44 @@ class Gpus(Mapping[str, GpuState]):
         self.usable = sum(state.usable for state in self._states.values())
         """How many can take a job, by the last heartbeat."""
 
-    def write(self, figures: GpuColumns | None, *, exactly: bool, at: float = 0.0) -> bool:
-        """Write the figures of a heartbeat that came `at`; returns True when dispatch must update the node.
+    def write(self, figures: GpuColumns | None, *, exactly: bool, at: float = 0.0) -> Difference:
+        """Write the figures of a heartbeat that came `at`; returns what dispatch must take in.
 
-        Dispatch holds free memory in steps, so a change within one step returns False; so does another
-        number of processes where there were some before. With `exactly` every change of memory returns True:
+        Dispatch holds free memory in steps, so a change within one step is no difference; neither is another
+        number of processes where there were some before. With `exactly` every change of memory is one:
         dispatch knows the free memory of a node with claims to the MiB, and a job that waits for memory gets
-        the last MiB that it lacks. None means that the node reports no
-        figures; then every GPU is usable (§4), and only the first such heartbeat returns True.
+        the last MiB that it lacks. None means that the node reports no figures; then every GPU is usable
+        (§4), and only the first such heartbeat differs.
         """
         if figures is None:
-            return not self._is_unreported and self._assume_usable()
+            return Difference.NONE if self._is_unreported else self._assume_usable()
         self._is_unreported = False
         uuids, utilizations, used, _, temperatures, powers, processes, healths, reasons = figures
         in_order = "\n".join(uuids) == self._order and self._in_one_row
         if not in_order or healths != self._ok_healths or any(reasons) or self._failed_checks:
             self._write_each(figures, at)
-            return True
+            return Difference.MORE
         if self.not_ok_since:
             self.not_ok_since.clear()
-        row = _row((*used, *utilizations, *temperatures, *powers))
-        steps = _steps(self._sizes, used)
-        if exactly or steps is None:
-            memory = _bytes_of(_MEMORY, len(used))
-            differs = row[memory] != self._row[memory] or None in used
+        try:
+            row = self._layout.pack(*used, *utilizations, *temperatures, *powers)
+        except error:  # one is unknown
+            row = self._row_with_unknown(used, (*utilizations, *temperatures, *powers))
+        memory, lanes = row[: self._memory_bytes], None if None in used else self._lanes
+        free = None if lanes is None else lanes[0] - int.from_bytes(memory, "little") & lanes[1]
+        if exactly or free is None:
+            differs = memory != self._row[: self._memory_bytes] or None in used
         else:
-            differs = steps != self._steps
+            differs = free != self._free
+        self._row, self._free, self._row_is_newer = row, free, True
         if processes != self._processes:
-            differs = differs or _busy(processes) != _busy(self._processes)
-            self._processes = processes
-        differs = differs or not self._all_ok
-        self._row, self._steps = row, steps
-        self._row_is_newer = self._all_ok = True
-        self.usable = self._placeable
-        return differs
+            others, self._processes = self._processes, processes
+            if _busy(processes) != _busy(others):
+                self._all_ok = False
+        if not self._all_ok:
+            self._all_ok, self.usable = True, self._placeable
+            return Difference.MORE
+        return Difference.AMOUNT if differs else Difference.NONE
 
     def set_failed_checks(self, failed: Mapping[str, tuple[str, ...]]) -> None:
         """Set which required checks which GPUs failed; the next `write` counts the usable GPUs by it."""
@@ -265,8 +289,8 @@ class Gpus(Mapping[str, GpuState]):
     def utilizations(self) -> Sequence[float | None]:
         """The utilization of each, in order; percent, None where it is unknown."""
         if self._all_ok:
-            column = self._row[_bytes_of(_UTILIZATION, len(self._states))]
-            return [_known(figure) for figure in _layout(len(self._states)).unpack(column)]
+            size = len(self._states)
+            return [_known(figure) for figure in self._layout.unpack(self._row)[size : 2 * size]]
         return [state.utilization_percent for state in self._states.values()]
 
     @property
@@ -279,8 +303,8 @@ class Gpus(Mapping[str, GpuState]):
         """Four columns: utilization, free steps of memory, temperature, power; NaN for an unknown one."""
         size = len(self._states)
         if self._all_ok:
-            row = _layout(len(_ROW) * size).unpack(self._row)
-            return (*row[size : 2 * size], *(self._steps or self.unknown), *row[2 * size :])
+            row = self._layout.unpack(self._row)
+            return (*row[size : 2 * size], *(self.free_steps or self.unknown), *row[2 * size :])
         states = self._states.values()
         columns = (
             [state.utilization_percent for state in states],
@@ -304,8 +328,9 @@ class Gpus(Mapping[str, GpuState]):
     def free_steps(self) -> list[int] | None:
         """How many whole steps of memory are free on each, in order; None where one is unknown."""
         if self._all_ok:
-            return self._steps
-        return _steps(self._sizes, [state.memory_used_mb for state in self._states.values()])
+            return None if self._free is None else _steps_in(self._free, len(self._states))
+        steps = [state.free_step for state in self._states.values()]
+        return None if None in steps else [one for one in steps if one is not None]
 
     def keys(self) -> KeysView[str]:
         """Return their keys alone, without reading the figures."""
@@ -332,7 +357,7 @@ class Gpus(Mapping[str, GpuState]):
         if self._row_is_newer:
             self._row_is_newer = False
             size = len(self._states)
-            figures = [_known(figure) for figure in _layout(len(_ROW) * size).unpack(self._row)]
+            figures = [_known(figure) for figure in self._layout.unpack(self._row)]
             for place, state in enumerate(self._states.values()):
                 values = {name: figures[column * size + place] for column, name in enumerate(_ROW)}
                 _write_one(state, {**values, "processes": self._processes[place]})
@@ -361,14 +386,21 @@ class Gpus(Mapping[str, GpuState]):
         nameless = all(uuid.startswith("#") for uuid in self._states)
         return self._states if nameless and len(uuids) == len(self._states) else uuids
 
-    def _assume_usable(self) -> bool:
+    def _row_with_unknown(self, used: tuple[int | None, ...], others: tuple[float | None, ...]) -> bytes:
+        """Return a row of which some figures are not known."""
+        return self._layout.pack(
+            *(_UNKNOWN_MB if one is None else one for one in used),
+            *(nan if one is None else one for one in others),
+        )
+
+    def _assume_usable(self) -> Difference:
         """Write that nothing is reported."""
         self._row_is_newer = self._all_ok = False
         for state in self._states.values():
             _write_one(state, _UNKNOWN)
         self.usable = sum(state.usable for state in self._states.values())
         self._is_unreported = True
-        return True
+        return Difference.MORE
 
 
 def _list_id(states: Iterable[GpuState]) -> str:
@@ -387,46 +419,51 @@ def _devices(states: Iterable[GpuState]) -> Mapping[str, tuple[str, ...]]:
     return devices or _NO_DEVICES
 
 
-def _known_sizes(states: Iterable[GpuState]) -> tuple[int, ...] | None:
-    """Return the memory of each, with one object for each size; None where one is unknown."""
-    sizes = [state.memory_mb for state in states]
-    one_of_each = {size: size for size in sizes if size is not None}
-    return None if None in sizes else tuple(one_of_each[size] for size in sizes if size is not None)
+@lru_cache(maxsize=1024)
+def _lanes(sizes: tuple[int | None, ...]) -> tuple[int, int] | None:
+    """Return the memory of each as lanes of one number, and what keeps whole steps of it; None if unknown.
 
-
-def _steps(sizes: tuple[int, ...] | None, used: Sequence[Any]) -> list[int] | None:
-    """Return free memory in steps; None where one is unknown."""
-    if sizes is None or None in used:
+    One subtraction then tells the free memory of all, and one comparison whether a step differs.
+    """
+    if None in sizes:
         return None
-    return [(size - one) // STEP_MB for size, one in zip(sizes, used, strict=True)]
+    lanes = [_LANE_ZERO + size for size in sizes if size is not None]
+    return _joined(lanes), _joined([(1 << _LANE_BITS) - STEP_MB] * len(lanes))
+
+
+def _joined(lanes: Sequence[int]) -> int:
+    return sum(lane << _LANE_BITS * place for place, lane in enumerate(lanes))
+
+
+def _steps_in(free: int, count: int) -> list[int]:
+    """Return what each lane holds, in steps."""
+    octets = (free >> _STEP_BITS).to_bytes(count * _LANE_BITS // 8, "little")
+    zero = _LANE_ZERO >> _STEP_BITS
+    return [lane - zero for lane in _lane_layout(count).unpack(octets)]
 
 
 def _busy(processes: Sequence[int | None]) -> tuple[bool, ...]:
     return tuple(map(bool, processes))
 
 
-def _row(figures: tuple[float | None, ...]) -> bytes:
-    layout = _layout(len(figures))
-    try:
-        return layout.pack(*figures)
-    except error:  # a figure is unknown
-        return layout.pack(*[nan if figure is None else figure for figure in figures])
+@cache
+def _all_are_ok(count: int) -> tuple[str, ...]:
+    return ("ok",) * count
 
 
 @cache
 def _layout(count: int) -> Struct:
-    """Return the layout of so many figures; a message limits how many."""
-    return Struct(f"{count}d")
+    """Return the layout of a row of so many GPUs; a message limits how many."""
+    return Struct(f"<{count}Q{(len(_ROW) - 1) * count}d")
 
 
-def _bytes_of(column: int, size: int) -> slice:
-    """Return where a row of so many GPUs holds a column."""
-    width = _layout(size).size
-    return slice(column * width, (column + 1) * width)
+@cache
+def _lane_layout(count: int) -> Struct:
+    return Struct(f"<{count}Q")
 
 
 def _known(figure: float) -> float | None:
-    return None if isnan(figure) else figure
+    return None if isnan(figure) or figure == _UNKNOWN_MB else figure
 
 
 def _write_one(

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from gpu_agent.registry import declaration, health, lifecycle, node_checks
 from gpu_agent.registry.actions import Level, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
-from gpu_agent.registry.dispatch.candidate import load_of, nearness
+from gpu_agent.registry.dispatch.candidate import LIMITS, load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
 from gpu_agent.registry.events import HeartbeatReceived, HeartbeatRepeated
+from gpu_agent.registry.gpus import Difference
 from gpu_agent.registry.node import Liveness, NodeRecord, ReportedChecks, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.status import StatusTransitions
 from gpu_agent.registry.token_issuing import consume_join_use
 from gpu_agent.registry.tokens import TokenTable
 from gpu_agent.wire.codes import ErrorCode, NodeStatus
-from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat, Usage
+from gpu_agent.wire.heartbeat import Heartbeat, Parts, Usage
 from gpu_agent.wire.messages import NodeError
 
 _SAME_HEARTBEAT = 0.5
@@ -49,48 +50,45 @@ class Heartbeats:
 
     def handle(self, event: HeartbeatReceived, record: NodeRecord | None, now: float) -> Step | None:
         """Apply a heartbeat to the node that its connection registered; returns None when nothing follows."""
-        message = event.message
-        if record is None or record.node_id != message.node_id:
+        node_id, usage, gpus, probe_age_seconds, running_jobs, parts = event.message
+        if record is None or record.node_id != node_id:
             if record is not None:
                 record.liveness.last_refused = True
-            return _send(event, unknown_node(message.node_id), now)
+            return _send(event, unknown_node(node_id), now)
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
         before, at = liveness.last_heartbeat_at, now - event.age_seconds
-        usage, gpus = message.usage, message.gpus
         checks_before, declared_before = record.checks, record.declared
-        if message[FIRST_PART:] != NO_PARTS:
-            refusal = _replace_parts(record, message, thresholds)
+        if parts is not None:
+            refusal = _replace_parts(record, parts, thresholds)
             if refusal is not None:
                 liveness.last_refused = True
                 return _send(event, refusal, now)
-        replaced = record.declared is not declared_before or message.checks is not None
-        exactly = self.wants_exact_figures(record)
-        gpus_differ = record.gpus.write(gpus, exactly=exactly, at=at) or (
-            gpus is None and _mean_memory_differs(usage, liveness.usage)
-        )
+        gpus_differ = record.gpus.write(gpus, exactly=self.wants_exact_figures(record), at=at)
+        if gpus is None and not gpus_differ and _mean_memory_differs(usage, liveness.usage):
+            gpus_differ = Difference.AMOUNT
         if at >= record.gpu_history.due_at:
             record.gpu_history.add(record.gpus, gpus, at)
         jobs = record.jobs
-        jobs_differ = (
-            message.running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
-        )
+        jobs_differ = running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
         passed = 0.0 if before is None else max(0.0, at - before)
         is_counted = event.age_seconds > 0.0 and before is not None
         is_counted = is_counted and passed < record.schedule.warmup_interval_seconds * _SAME_HEARTBEAT
-        liveness.usage, liveness.probe_age_seconds = usage, message.probe_age_seconds
+        liveness.usage, liveness.probe_age_seconds = usage, probe_age_seconds
         liveness.last_heartbeat_at = liveness.figures_at = at
         # The first one under another leader gives a full timeout, and the same one again takes none of it.
         liveness.last_seen_at = now if before is None else max(liveness.last_seen_at, at)
         liveness.last_refused = False
         load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
+        replaced = record.declared is not declared_before or (parts is not None and parts.checks is not None)
         if replaced or jobs_differ or was_suspected:
             guess = gpus is not None and any(count is not None for count in gpus.processes)
-            record.jobs = ReportedJobs.of(message.running_jobs, usage.running_jobs, is_guess=guess)
+            record.jobs = ReportedJobs.of(running_jobs, usage.running_jobs, is_guess=guess)
             liveness.suspected_until = None
             self._dispatch.update(record)
         elif gpus_differ or load_differs or record.recheck_gpus:
-            gpus_differ = gpus_differ or record.recheck_gpus
+            if record.recheck_gpus:
+                gpus_differ = Difference.MORE
             self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
         return self._conclude(
             record,
@@ -115,7 +113,7 @@ class Heartbeats:
             liveness.suspected_until = None
             self._dispatch.update(record)
         elif record.recheck_gpus:
-            self._dispatch.update_figures(record, gpus=True, load=False)
+            self._dispatch.update_figures(record, gpus=Difference.MORE, load=Difference.NONE)
         return self._conclude(
             record,
             now,
@@ -266,12 +264,12 @@ def _send(event: HeartbeatReceived, refusal: NodeError, now: float) -> Step:
     return step
 
 
-def _replace_parts(record: NodeRecord, message: Heartbeat, thresholds: Thresholds) -> NodeError | None:
+def _replace_parts(record: NodeRecord, parts: Parts, thresholds: Thresholds) -> NodeError | None:
     """Replace the parts that a heartbeat brings, each in full; or return why not, and replace none."""
-    refusal = declaration.replace_parts(record, message, thresholds)
+    refusal = declaration.replace_parts(record, parts, thresholds)
     if refusal is None:
-        if message.checks is not None:
-            node_checks.write(record, message.checks, thresholds)
+        if parts.checks is not None:
+            node_checks.write(record, parts.checks, thresholds)
         if record.checks is not None:
             record.gpus.set_failed_checks(record.checks.failed_gpus)
     return refusal
@@ -284,10 +282,17 @@ def _mean_memory_differs(usage: Usage, before: Usage | None) -> bool:
 
 def _write_load(
     liveness: Liveness, usage: Usage, round_trip: float | None, *, thresholds: Thresholds
-) -> bool:
-    """Write a node's load, and its round trip where one was measured; True where dispatch must know."""
-    load, liveness.load = liveness.load, load_of(usage, thresholds)
-    if round_trip is None:
-        return load != liveness.load
-    before, liveness.round_trip_seconds = liveness.round_trip_seconds, round_trip
-    return load != liveness.load or nearness(before) != nearness(round_trip)
+) -> Difference:
+    """Write a node's load, and its round trip where one was measured; returns what dispatch must take in."""
+    load, before = load_of(usage, thresholds), liveness.load
+    if load == before and round_trip is None:
+        return Difference.NONE
+    liveness.load = load
+    near_before = liveness.round_trip_seconds
+    if round_trip is not None:
+        liveness.round_trip_seconds = round_trip
+    if load[:LIMITS] != before[:LIMITS]:
+        return Difference.MORE
+    if load != before or nearness(near_before) != nearness(liveness.round_trip_seconds):
+        return Difference.AMOUNT
+    return Difference.NONE

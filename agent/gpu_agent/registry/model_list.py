@@ -12,14 +12,18 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from gpu_agent.wire.heartbeat import ModelRow, model_rows
+from gpu_agent.wire.heartbeat import ModelRow, Parts, model_rows
 from gpu_agent.wire.messages import InstalledModel
+
+_MOST_HELD = 32
+"""Of a longer list no rows are held beside the text."""
+_NOTHING_ELSE = Parts()[2:]
 
 
 class ModelList:
     """Installed models and the states reported for them."""
 
-    __slots__ = ("_key", "_models", "_states", "count")
+    __slots__ = ("_key", "_models", "_same", "_states", "count")
 
     def __init__(
         self, models: Sequence[InstalledModel] = (), states: Mapping[str, str] | None = None
@@ -28,6 +32,8 @@ class ModelList:
         self._states = None if states is None else to_json(dict(states))
         self._key: int | None = None
         """Of both, once a heartbeat repeated them."""
+        self._same: Parts | None = None
+        """What repeated both last: the reader of heartbeats has one object for the same short text."""
         self.count = len(models)
 
     def __eq__(self, other: object) -> bool:
@@ -36,6 +42,17 @@ class ModelList:
         return self._models == other._models and self._states == other._states
 
     __hash__ = None  # type: ignore[assignment]  # compared by its content, never a key
+
+    def is_all_of(self, parts: Parts) -> bool:
+        """Whether a heartbeat replaces nothing but models and states, and these are the same."""
+        if parts is self._same:
+            return True
+        rows = parts.installed_models
+        if rows is None or parts[2:] != _NOTHING_ELSE or not self.lists(rows, parts.capability_state):
+            return False
+        if len(rows) <= _MOST_HELD:
+            self._same = parts
+        return True
 
     def lists(self, rows: tuple[ModelRow, ...], states: Mapping[str, str] | None) -> bool:
         """Whether these are the models, in this order, and their states."""

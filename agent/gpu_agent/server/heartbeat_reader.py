@@ -13,12 +13,12 @@ import re
 from functools import partial
 from typing import Annotated, Literal
 
-from msgspec import Meta, MsgspecError, Struct
+from msgspec import Meta, MsgspecError, Raw, Struct
 from msgspec.json import Decoder
 from msgspec.structs import astuple
 
 from gpu_agent.wire.codes import NODE_ID_PATTERN
-from gpu_agent.wire.heartbeat import GpuColumns, Heartbeat, ModelRow, Usage
+from gpu_agent.wire.heartbeat import GpuColumns, Heartbeat, Parts, Usage
 from gpu_agent.wire.messages import (
     MAX_GPUS,
     MAX_INTEGER,
@@ -29,6 +29,14 @@ from gpu_agent.wire.messages import (
     MAX_REASONS,
 )
 
+_SHORT_BYTES = 2048
+"""Longer models and states are read each time."""
+_MOST_KNOWN = 1024
+
+_BACKSLASH = ord("\\")
+"""With it a name can be written in several ways."""
+
+_ABSENT = Raw()
 _WireInt = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 _Finite = Annotated[float, Meta(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_MAGNITUDE)]
@@ -83,7 +91,6 @@ class _Frame(Struct, forbid_unknown_fields=True, gc=False):
     node_id: str
     timestamp: _WireInt
     resource_usage: _Usage
-    installed_models: Annotated[tuple[_Model, ...], Meta(max_length=MAX_MODELS)] | None = None
     capability_state: Annotated[dict[str, _Name], Meta(max_length=MAX_MODELS)] | None = None
     gpus: Annotated[tuple[_Gpu, ...], Meta(max_length=MAX_GPUS)] | None = None
     probe_age_seconds: _Seconds | None = None
@@ -91,33 +98,66 @@ class _Frame(Struct, forbid_unknown_fields=True, gc=False):
     sequence: _WireInt | None = None
 
 
-_decode = Decoder(_Frame).decode
+class _WholeFrame(_Frame, forbid_unknown_fields=True, gc=False):
+    installed_models: Annotated[tuple[_Model, ...], Meta(max_length=MAX_MODELS)] | None = None
+
+
+class _SkimmedFrame(_Frame, forbid_unknown_fields=True, gc=False):
+    """One of which the models, which older nodes repeat in each, are left unread."""
+
+    installed_models: Raw = _ABSENT
+
+
+_decode_whole = Decoder(_WholeFrame).decode
+_skim = Decoder(_SkimmedFrame).decode
 _is_node_id = re.compile(NODE_ID_PATTERN).fullmatch
 # As the classes themselves do, without a call in Python.
 _usage = partial(tuple.__new__, Usage)
 _columns = partial(tuple.__new__, GpuColumns)
+_heartbeat = partial(tuple.__new__, Heartbeat)
 _NO_GPUS = GpuColumns()
 
+_read_before: dict[bytes, Parts] = {}
+"""Short models with their states by their text: older nodes repeat them, and many have the same."""
 
-def read_heartbeat(frame: bytes) -> Heartbeat | None:
-    """Read an ordinary heartbeat; None for any other frame."""
+
+def read_heartbeat(frame: bytes, node_id: str | None = None) -> Heartbeat | None:
+    """Read an ordinary heartbeat; None for any other frame. It is probably one of this node."""
     try:
-        read = _decode(frame)
+        read = _skim(frame)
+        models, states = read.installed_models, read.capability_state
+        if models is not _ABSENT:
+            parts = _parts_in(frame, bytes(models), states)
+        else:
+            parts = None if states is None else Parts(None, states)
     except MsgspecError:
         return None
-    node_id, gpus, models = read.node_id, read.gpus, read.installed_models
-    if _is_node_id(node_id) is None:
+    gpus, sender = read.gpus, read.node_id
+    if sender != node_id and _is_node_id(sender) is None:
         return None
-    rows: tuple[ModelRow, ...] | None = None if models is None else tuple(map(astuple, models))
     columns: GpuColumns | None = None
     if gpus is not None:
         columns = _columns(zip(*map(astuple, gpus), strict=True)) if gpus else _NO_GPUS
-    return Heartbeat(
-        node_id,
-        _usage(astuple(read.resource_usage)),
-        columns,
-        read.probe_age_seconds,
-        read.running_jobs,
-        rows,
-        read.capability_state,
-    )
+    usage = _usage(astuple(read.resource_usage))
+    return _heartbeat((sender, usage, columns, read.probe_age_seconds, read.running_jobs, parts))
+
+
+def _parts_in(frame: bytes, text: bytes, states: dict[str, str] | None) -> Parts | None:
+    """Return a frame's models, of which this is the text, and their states; raises `MsgspecError`."""
+    known = _read_before.get(text)
+    if known is not None and known.capability_state == states and _names_models_once(frame):
+        return known
+    models = _decode_whole(frame).installed_models
+    if models is None:
+        return None if states is None else Parts(None, states)
+    parts = Parts(tuple(map(astuple, models)), states)
+    if len(text) <= _SHORT_BYTES:
+        if len(_read_before) >= _MOST_KNOWN:
+            _read_before.clear()
+        _read_before[text] = parts
+    return parts
+
+
+def _names_models_once(frame: bytes) -> bool:
+    """Whether no other models hide before those that are known: of one name the last value counts."""
+    return frame.count(b'"installed_models"') == 1 and _BACKSLASH not in frame

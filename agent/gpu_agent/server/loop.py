@@ -161,7 +161,9 @@ class FleetLoop:
     def handle(self, event: Event) -> None:
         """Give the fleet an event, and see to what it leads to."""
         if self.running:
-            self._follow(self._machine.handle(event, self._now()))
+            output = self._machine.handle(event, self._now())
+            if output is not NOTHING:  # what an ordinary heartbeat leads to
+                self._follow(output)
 
     def timed(self, event: Event) -> float:
         """Do as `handle` does; returns how many seconds the fleet itself took."""
@@ -170,7 +172,8 @@ class FleetLoop:
         began = self._now()
         output = self._machine.handle(event, began)
         took = self._now() - began
-        self._follow(output)
+        if output is not NOTHING:
+            self._follow(output)
         return took
 
     def take(self, output: Output) -> None:
@@ -228,11 +231,10 @@ class FleetLoop:
         return True
 
     def _follow(self, output: Output) -> None:
-        if output is not NOTHING:  # what an ordinary heartbeat leads to
-            self.take(output)
-            deadline = self._machine.deadline
-            if deadline is not None and deadline < self._wake_at:
-                self._sleep()
+        self.take(output)
+        deadline = self._machine.deadline
+        if deadline is not None and deadline < self._wake_at:
+            self._sleep()
 
     # Storing
 

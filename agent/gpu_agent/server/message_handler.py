@@ -30,14 +30,17 @@ from gpu_agent.wire.codes import CloseCode, ErrorCode
 from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeError, NodeHeartbeat, NodeRegister, NodeUnregister
 
-read_ordinary_heartbeat: Callable[[bytes], Heartbeat | None]
+read_ordinary_heartbeat: Callable[[bytes, str | None], Heartbeat | None]
 try:
     from gpu_agent.server.heartbeat_reader import read_heartbeat as read_ordinary_heartbeat
 except ModuleNotFoundError as missing:
     if missing.name != "msgspec":
         raise
 
-    def read_ordinary_heartbeat(frame: bytes) -> Heartbeat | None:  # noqa: ARG001 - the reader's signature
+    def read_ordinary_heartbeat(
+        frame: bytes,  # noqa: ARG001 - the reader's signature
+        node_id: str | None,  # noqa: ARG001
+    ) -> Heartbeat | None:
         """Leave every frame to `wire.codec`: the extra `registry` is not installed."""
         return None
 
@@ -104,7 +107,7 @@ class MessageHandler:
 
     def frame_arrived(self, connection: Peer, payload: bytes) -> None:
         """Read one frame; the hottest path of the registry."""
-        heartbeat = read_ordinary_heartbeat(payload)
+        heartbeat = read_ordinary_heartbeat(payload, connection.node_id)
         if heartbeat is None:
             self._read(connection, payload)
         else:
@@ -171,7 +174,7 @@ class MessageHandler:
 
     def figures_fetched(self, connection: Peer, payload: bytes) -> None:
         """Read a heartbeat that was counted before, for its figures."""
-        heartbeat = read_ordinary_heartbeat(payload)
+        heartbeat = read_ordinary_heartbeat(payload, connection.node_id)
         if heartbeat is None:
             message = decode_from_node(payload)
             heartbeat = Heartbeat.of(message) if isinstance(message, NodeHeartbeat) else None
@@ -251,7 +254,7 @@ class MessageHandler:
 
 def _message_in(frame: bytes) -> Heartbeat | NodeRegister | NodeUnregister | NodeError:
     """Read a frame; raises `FrameError`."""
-    heartbeat = read_ordinary_heartbeat(frame)
+    heartbeat = read_ordinary_heartbeat(frame, None)
     if heartbeat is not None:
         return heartbeat
     message = decode_from_node(frame)

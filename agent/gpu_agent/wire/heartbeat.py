@@ -45,15 +45,9 @@ class GpuColumns(NamedTuple):
         return cls(*zip(*map(_figures_in_order, figures), strict=True))
 
 
-class Heartbeat(NamedTuple):
-    """What a node reports, and after that the parts that are full replacements: None where it brings none."""
+class Parts(NamedTuple):
+    """The parts of a declaration that a heartbeat replaces, each in full: None where it does not."""
 
-    node_id: str
-    usage: Usage
-    gpus: GpuColumns | None = None
-    """None where it reports no GPU by itself; no columns' values where it lists none."""
-    probe_age_seconds: float | None = None
-    running_jobs: tuple[str, ...] | None = None
     installed_models: tuple[ModelRow, ...] | None = None
     capability_state: Mapping[str, str] | None = None
     accept_public_jobs: bool | None = None
@@ -62,16 +56,33 @@ class Heartbeat(NamedTuple):
     hardware: Hardware | None = None
     checks: tuple[NodeCheck, ...] | None = None
 
+    def or_else(self, earlier: "Parts | None") -> "Parts":
+        """Return these parts, and of those that they leave out the ones that an earlier heartbeat brought."""
+        if earlier is None:
+            return self
+        absent: dict[str, Any] = {
+            name: part for name, part in earlier._asdict().items() if getattr(self, name) is None
+        }
+        return self._replace(**absent)
+
+
+class Heartbeat(NamedTuple):
+    """What a node reports."""
+
+    node_id: str
+    usage: Usage
+    gpus: GpuColumns | None = None
+    """None where it reports no GPU by itself; no columns' values where it lists none."""
+    probe_age_seconds: float | None = None
+    running_jobs: tuple[str, ...] | None = None
+    parts: Parts | None = None
+    """None where it replaces no part of the declaration."""
+
     @classmethod
     def of(cls, message: NodeHeartbeat) -> "Heartbeat":
         """Take over a message."""
         gpus, models = message.gpus, message.installed_models
-        return cls(
-            node_id=message.node_id,
-            usage=Usage(*_usage_in_order(message.resource_usage)),
-            gpus=None if gpus is None else GpuColumns.of(gpus),
-            probe_age_seconds=message.probe_age_seconds,
-            running_jobs=message.running_jobs,
+        parts = Parts(
             installed_models=None if models is None else model_rows(models),
             capability_state=message.capability_state,
             accept_public_jobs=message.accept_public_jobs,
@@ -80,21 +91,22 @@ class Heartbeat(NamedTuple):
             hardware=message.hardware,
             checks=message.checks,
         )
+        return cls(
+            node_id=message.node_id,
+            usage=Usage(*_usage_in_order(message.resource_usage)),
+            gpus=None if gpus is None else GpuColumns.of(gpus),
+            probe_age_seconds=message.probe_age_seconds,
+            running_jobs=message.running_jobs,
+            parts=None if parts == _NO_PARTS else parts,
+        )
 
     def with_parts_of(self, earlier: "Heartbeat") -> "Heartbeat":
         """Return this heartbeat with the parts that an earlier one replaced and this one does not."""
-        absent: dict[str, Any] = {
-            part: getattr(earlier, part) for part in self._fields[FIRST_PART:] if getattr(self, part) is None
-        }
-        return self._replace(**absent)
+        parts = earlier.parts if self.parts is None else self.parts.or_else(earlier.parts)
+        return self._replace(parts=parts)
 
 
-FIRST_PART = Heartbeat._fields.index("installed_models")
-"""From here on the fields of a heartbeat are full replacements."""
-NO_PARTS: tuple[object, ...] = (None,) * (len(Heartbeat._fields) - FIRST_PART)
-"""Those of a heartbeat that replaces nothing."""
-SECOND_PART = FIRST_PART + 2
-"""From here on those besides models and their states."""
+_NO_PARTS = Parts()
 
 
 def model_rows(models: Iterable[InstalledModel]) -> tuple[ModelRow, ...]:

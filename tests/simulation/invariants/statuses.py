@@ -370,8 +370,9 @@ class CheckInvariants(Observer):
         if record is None or record.connection != event.connection:
             return
         required = self._cluster.profile.thresholds.admission.required_checks
-        if event.message.checks is not None:
-            failed = (one.scope for one in event.message.checks if one.name in required and not one.ok)
+        parts = event.message.parts
+        if parts is not None and parts.checks is not None:
+            failed = (one.scope for one in parts.checks if one.name in required and not one.ok)
             self._failed[record.node_id] = record.epoch, frozenset(failed)
         self._check(record)
 

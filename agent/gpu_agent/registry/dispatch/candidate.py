@@ -20,6 +20,9 @@ from gpu_agent.wire.heartbeat import Usage
 Load = tuple[bool, bool, bool, float | None, float | None]
 """CPU, memory and GPU over their limits; tenths of GPU use; tenths of GPU memory use."""
 
+LIMITS = 3
+"""The first so many decide which jobs a node is open to, the others only its score."""
+
 _TENTHS = 10
 _ALL = 100
 _FAR_SECONDS = 0.1

@@ -21,7 +21,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import choose_gpus, has_free_gpu
 from gpu_agent.registry.dispatch.gpu_identity import GpuIdentities
 from gpu_agent.registry.dispatch.gpu_status import gpu_statuses
 from gpu_agent.registry.dispatch.index import Freed, Index
-from gpu_agent.registry.gpus import GpuState
+from gpu_agent.registry.gpus import Difference, GpuState
 from gpu_agent.registry.job import (
     LARGEST_CLAIM_BYTES,
     Claim,
@@ -150,8 +150,8 @@ class Dispatch:
             if one is not candidate:
                 self._index.update_claims(one)
 
-    def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
-        """Take in a known node of which only the GPUs' figures or the load may have changed."""
+    def update_figures(self, record: NodeRecord, *, gpus: Difference, load: Difference) -> None:
+        """Take in a known node of which nothing but the GPUs' figures and the load has changed."""
         self._index.update_figures(record, gpus=gpus, load=load)
 
     def update_suspected(self, records: Sequence[NodeRecord]) -> None:

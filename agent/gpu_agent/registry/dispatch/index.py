@@ -36,7 +36,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
 )
 from gpu_agent.registry.dispatch.node_filters import is_gpu_busy
 from gpu_agent.registry.dispatch.reservation import is_kept_from, left_after_claims
-from gpu_agent.registry.gpus import STEP_MB, GpuState
+from gpu_agent.registry.gpus import STEP_MB, Difference, GpuState
 from gpu_agent.registry.job import Demand, GpuDemand, GpuKind, GpuSet, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
@@ -129,13 +129,19 @@ class Index:
         self._update_state(candidate)
         return candidate
 
-    def update_figures(self, record: NodeRecord, *, gpus: bool, load: bool) -> None:
+    def update_figures(self, record: NodeRecord, *, gpus: Difference, load: Difference) -> None:
         """Take in a node of which only these figures have changed."""
         candidate = self.candidates[record.node_id]
         if gpus:
             self._freed.add(candidate.position)
-        if (gpus and self._update_gpus(candidate)) or load:
+            if gpus is Difference.AMOUNT:
+                self._update_room(candidate)
+            elif self._update_gpus(candidate):
+                load = Difference.MORE
+        if load is Difference.MORE:
             self._update_state(candidate)
+        elif load:
+            self._update_score(candidate)
 
     def update_claims(self, candidate: Candidate, *, made: bool = False) -> None:
         """Take in that a claim on a node was made or has ended, or what keeps its GPUs from being free."""
@@ -437,9 +443,12 @@ class Index:
             return
         candidate.free_memory = free
         self.changes += 1
-        count, top, bit = len(free), self._room[0].top, 1 << candidate.position
+        count, top = len(free), self._room[0].top
         freest = [free[rank - 1] if rank <= count else 0 for rank in RANKS]
         room = tuple([0 if steps < 0 else min(top, steps) for steps in freest])
+        if room == candidate.room:
+            return
+        bit = 1 << candidate.position
         for column, old, new in zip(self._room, candidate.room, room, strict=True):
             if old != new:
                 column.change(bit, old, new)
@@ -464,6 +473,10 @@ class Index:
             self.changes += 1
             if not busy:
                 self._freed.add(candidate.position)
+        self._update_score(candidate)
+
+    def _update_score(self, candidate: Candidate) -> None:
+        record = candidate.record
         now_score = score(record, record.in_flight_jobs, self._limits)
         if now_score != candidate.score:
             self._scores.change(1 << candidate.position, candidate.score, now_score)
@@ -629,7 +642,10 @@ def _free_steps(candidate: Candidate) -> list[int]:
     record = candidate.record
     steps = None if candidate.reserved else record.gpus.free_steps
     if steps is not None:
-        return sorted([steps[place] for place in candidate.shared], reverse=True)
+        places = candidate.shared
+        return sorted(
+            steps if len(places) == len(steps) else [steps[place] for place in places], reverse=True
+        )
     gpus = list(record.gpus.values())
     free = [available_mb(candidate, gpus[place]) or 0 for place in candidate.shared]
     return sorted([one // STEP_MB for one in free], reverse=True)

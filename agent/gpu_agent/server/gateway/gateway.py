@@ -43,7 +43,7 @@ from gpu_agent.server.tls import Encryption, TlsFiles
 from gpu_agent.server.websocket import Handshake, HandshakeRefusal
 from gpu_agent.wire.codec import FrameError, decode_from_node
 from gpu_agent.wire.codes import CloseCode, ErrorCode
-from gpu_agent.wire.heartbeat import FIRST_PART, NO_PARTS, Heartbeat
+from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister, NodeStatusMessage, NodeUnregister
 
 MOST_NEWEST_BYTES = 16 * 1024
@@ -260,7 +260,7 @@ class Gateway:
 
     def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
         number, session = connection.number, self._sessions[connection.number]
-        heartbeat = self._heartbeat_in(number, frame, session)
+        heartbeat = self._heartbeat_in(connection, frame, session)
         link = None if number in self._unreported else self._link
         if heartbeat is not None and connection.is_registered:
             now = asyncio.get_running_loop().time()
@@ -288,9 +288,8 @@ class Gateway:
         """Store a heartbeat for a leader that asks, or the next one; returns False where it is too long."""
         is_short = len(frame) <= MOST_NEWEST_BYTES
         session.newest, session.newest_at = frame if is_short else b"", now
-        parts = heartbeat[FIRST_PART:]
-        if parts != NO_PARTS:
-            for part in [at for at, value in enumerate(parts) if value is not None]:
+        if heartbeat.parts is not None:
+            for part in [at for at, value in enumerate(heartbeat.parts) if value is not None]:
                 session.parts.pop(part, None)
                 session.parts[part] = session.newest
             session.is_complete &= is_short
@@ -304,9 +303,9 @@ class Gateway:
             session.unheard.clear()
             connection.close(CloseCode.TRY_AGAIN_LATER, "the registry has no leader at the moment")
 
-    def _heartbeat_in(self, number: int, frame: bytes, session: _Session) -> Heartbeat | None:
+    def _heartbeat_in(self, connection: NodeConnection, frame: bytes, session: _Session) -> Heartbeat | None:
         """Read a heartbeat; None for any other frame, and for a malformed one: the leader refuses it."""
-        heartbeat = read_ordinary_heartbeat(frame)
+        heartbeat = read_ordinary_heartbeat(frame, connection.node_id)
         if heartbeat is not None:
             return heartbeat
         try:
@@ -314,7 +313,7 @@ class Gateway:
         except FrameError:
             return None
         if isinstance(message, NodeRegister):
-            self._relay.declared(number, message.hardware)
+            self._relay.declared(connection.number, message.hardware)
             session.registration = frame
         elif isinstance(message, NodeUnregister):
             session.unregistration = frame

@@ -14,7 +14,7 @@ from gpu_agent.registry.dispatch.candidate import load_of, nearness
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.health import MAX_PERCENT
 from gpu_agent.registry.settings import Thresholds
-from gpu_agent.wire.heartbeat import FIRST_PART, GpuColumns, Heartbeat
+from gpu_agent.wire.heartbeat import GpuColumns, Heartbeat
 from gpu_agent.wire.messages import Hardware
 
 HEARTBEATS_PER_MEASUREMENT = 16
@@ -70,8 +70,8 @@ class HeartbeatRelay:
     ) -> bool:
         """Say whether a heartbeat must reach the leader; `round_trip` measures that of the connection."""
         sender = self._senders.setdefault(connection, _Sender())
-        if heartbeat.hardware is not None:
-            sender.sizes = _sizes(heartbeat.hardware)
+        if heartbeat.parts is not None and heartbeat.parts.hardware is not None:
+            sender.sizes = _sizes(heartbeat.parts.hardware)
         said = self._said(heartbeat, sender)
         sender.heartbeats += 1
         near = sender.near
@@ -122,7 +122,7 @@ class HeartbeatRelay:
             usage.gpu_mem_percent if gpus is None else None,
             age is not None and (age > self._probe_age_limit_seconds, age > OLDEST_FIGURES_SECONDS),
             None if gpus is None else self._figures(gpus, sender),
-            heartbeat[FIRST_PART:],
+            heartbeat.parts,
         )
 
     @staticmethod
