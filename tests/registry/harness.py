@@ -34,7 +34,7 @@ from gpu_agent.registry.node import Declared, NodeRecord
 from gpu_agent.registry.persistence import StoredDocument
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, CredentialKind, FreshToken
-from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
+from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay, News, amounts_of
 from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import (
     GpuDeclaration,
@@ -140,10 +140,11 @@ class Relay:
         if not isinstance(event, HeartbeatReceived) or event.round_trip_seconds is not None:
             return event
         heartbeat = event.message
-        news = self._relay.is_news(event.connection, heartbeat, now)
-        if news or event.connection not in self._registered:
+        news = self._relay.news_of(event.connection, heartbeat, now)
+        if news is News.WHOLE or event.connection not in self._registered:
             return event
-        return HeartbeatRepeated(event.connection, 0.0, heartbeat.probe_age_seconds)
+        amounts = amounts_of(heartbeat) if news is News.AMOUNTS else None
+        return HeartbeatRepeated(event.connection, 0.0, heartbeat.probe_age_seconds, amounts)
 
     def follow(self, event: Event, done: Sequence[Effect]) -> None:
         """Do what follows for the gateway."""

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
-from gpu_agent.registry.events import HeartbeatReceived, HeartbeatRepeated
-from gpu_agent.wire.messages import InstalledModel
+from gpu_agent.registry.events import Amounts, HeartbeatReceived, HeartbeatRepeated
+from gpu_agent.registry.job import Job
+from gpu_agent.wire.messages import InstalledModel, ResourceUsage
 from tests.registry.harness import Registry, codes, figures, heartbeat
 
 
@@ -64,6 +65,34 @@ def test_figures_that_change_nothing_are_a_minute_old_at_most(registry: Registry
     registry.heartbeats(3, gpus=figures(temperature_c=40.0))
     registry.heartbeats(5, gpus=figures(temperature_c=70.0), every=15.0)
     assert registry.node().gpus["GPU-0"].temperature_c == 70.0
+
+
+def test_free_memory_and_load_are_taken_in_with_a_heartbeat_of_which_nothing_else_is_new(
+    registry: Registry,
+) -> None:
+    registry.register()
+    registry.heartbeats(3, gpus=figures(memory_used_mb=1000))
+    for used, percent in ((75_000, 31.0), (1000, 57.0), (75_000, 85.0), (74_000, 5.0)):
+        usage = ResourceUsage(cpu_percent=50.0, mem_percent=50.0, gpu_percent=percent)
+        registry.pass_time(2.0)
+        registry.heartbeat(gpus=figures(memory_used_mb=used), resource_usage=usage)
+        choice = registry.fleet.select(Job(job_id="job", min_gpu_memory_mb=10_000), registry.now)
+        assert isinstance(choice, NoAvailableNode) is (used > 70_000)
+        assert registry.node().liveness.usage == (50.0, 50.0, percent, None, None)
+        assert registry.node().gpus["GPU-0"].memory_used_mb == used
+
+
+def test_the_memory_of_gpus_that_are_not_all_ok_comes_with_whole_heartbeats() -> None:
+    registry = Registry()
+    registry.register()
+    registry.heartbeats(3, gpus=figures(memory_used_mb=1000, health="degraded"))
+    assert registry.fleet.wants_exact_figures(1)
+    registry.do(HeartbeatRepeated(1, 0.0, 1.0, Amounts(5.0, 5.0, None, None, (9000,))))
+    assert registry.node().gpus["GPU-0"].memory_used_mb == 1000
+    registry.heartbeat(gpus=figures(memory_used_mb=1000))
+    assert not registry.fleet.wants_exact_figures(1)
+    registry.do(HeartbeatRepeated(1, 0.0, 1.0, Amounts(5.0, 5.0, None, None, (9000,))))
+    assert registry.node().gpus["GPU-0"].memory_used_mb == 9000
 
 
 def test_a_row_that_arrives_late_lets_no_more_time_pass_than_has_passed() -> None:

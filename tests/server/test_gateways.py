@@ -13,12 +13,21 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given, strategies
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gpu_agent.registry.events import Amounts
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.server.gateway import gateways as gateways_module
+from gpu_agent.server.gateway.link import (
+    HeartbeatRow,
+    pack_amounts,
+    pack_rows,
+    unpack_amounts,
+    unpack_rows,
+)
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MessageHandler, Peer
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -135,11 +144,43 @@ async def test_figures_that_say_nothing_new_stay_at_the_gateway_until_somebody_a
         assert messages(service) == received + 1
 
 
-async def test_memory_that_changes_a_step_of_dispatch_is_known_at_once() -> None:
+async def test_memory_that_changes_a_step_of_dispatch_is_known_soon_and_no_other_figure() -> None:
     async with gateways(thresholds=SETTLED) as service, node(service) as peer:
         await settled(service, peer)
-        await peer.heartbeat(gpus=figures(used=9000))
+        received = messages(service)
+        await peer.heartbeat(gpus=figures(used=9000, temperature=77.0))
+        await peer.heartbeat(gpus=figures(used=9001, temperature=78.0))
         await until(lambda: known(service, peer.node_id).gpus[0].memory_used_mb == 9000, what="its memory")
+        assert known(service, peer.node_id).gpus[0].temperature_c == 40.0
+        await until(partial(is_counted, service, received + 2), what="both heartbeats are counted")
+
+
+@given(
+    strategies.dictionaries(
+        strategies.integers(0, 2**64 - 1),
+        strategies.builds(
+            HeartbeatRow,
+            heartbeats=strategies.integers(1, 65_535),
+            at=strategies.just(90.0),
+            probe_age_seconds=strategies.none() | strategies.just(0.5),
+            amounts=strategies.none()
+            | strategies.builds(
+                Amounts,
+                cpu_percent=strategies.floats(0, 100),
+                mem_percent=strategies.floats(0, 100),
+                gpu_percent=strategies.none() | strategies.floats(0, 100),
+                gpu_mem_percent=strategies.none() | strategies.floats(0, 100),
+                memory_used_mb=strategies.none()
+                | strategies.lists(strategies.integers(0, 2**53), max_size=9).map(tuple),
+            ),
+        ),
+    )
+)
+def test_rows_arrive_as_they_were_sent(rows: dict[int, HeartbeatRow]) -> None:
+    plain = dict(unpack_rows(memoryview(pack_rows(rows, 100.0)), 100.0))
+    with_amounts = dict(unpack_amounts(memoryview(pack_amounts(rows, 100.0)), 100.0))
+    assert not plain.keys() & with_amounts.keys()
+    assert {**plain, **with_amounts} == rows
 
 
 async def test_a_node_with_a_claim_reports_its_memory_to_the_mebibyte() -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from gpu_agent.registry.events import Event, HeartbeatReceived, HeartbeatRepeated, SessionReported
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.server.gateway.gateway import ANSWERS_NO_REGISTRATION
-from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
+from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay, News, amounts_of
 from gpu_agent.session.types import ConnectFailed
 from gpu_agent.wire.codec import decode_from_node, decode_from_registry
 from gpu_agent.wire.codes import CloseCode, ErrorCode
@@ -339,15 +339,16 @@ class Gateways:
                 session.parts = heartbeat if earlier is None else heartbeat.with_parts_of(earlier)
         if session.gateway.link is None:
             return
-        news = self._relay.is_news(session.place, heartbeat, now) or session.node_id is None
-        if news:
+        news = self._relay.news_of(session.place, heartbeat, now)
+        if news is News.WHOLE or session.node_id is None:
             self._up(session.gateway, lambda: self._take_heartbeat(connection, frame))
         else:
             age = heartbeat.probe_age_seconds
+            amounts = amounts_of(heartbeat) if news is News.AMOUNTS else None
             self._up(
                 session.gateway,
                 lambda: self._take_heartbeat(
-                    connection, HeartbeatRepeated(connection.number, self._world.now - now, age)
+                    connection, HeartbeatRepeated(connection.number, self._world.now - now, age, amounts)
                 ),
             )
 

@@ -7,6 +7,7 @@ draws it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Credential, FreshToken, Role
@@ -73,6 +74,17 @@ class HeartbeatReceived:
     """How long ago it came, where a gateway hands it on once more."""
 
 
+class Amounts(NamedTuple):
+    """What varies all the time, and decides by how much alone: a node's load, and the memory in use."""
+
+    cpu_percent: float
+    mem_percent: float
+    gpu_percent: float | None
+    gpu_mem_percent: float | None
+    memory_used_mb: tuple[int, ...] | None
+    """By GPU, in the order of the last heartbeat; None where it had no figures of GPUs."""
+
+
 @dataclass(slots=True)
 class HeartbeatRepeated:
     """A heartbeat arrived that says what the node's last one said. Not frozen, as `HeartbeatReceived`."""
@@ -82,6 +94,8 @@ class HeartbeatRepeated:
     """How long ago it came."""
     probe_age_seconds: float | None
     """Its own: how old its GPU reading was when it was sent."""
+    amounts: Amounts | None = None
+    """Its own, where they differ; the rest is the last one's."""
 
 
 @dataclass(frozen=True, slots=True)

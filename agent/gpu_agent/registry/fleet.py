@@ -271,9 +271,9 @@ class Fleet:
         return None if record is None else node_figures(record, self.gpu_statuses(node_id))
 
     def wants_exact_figures(self, connection: int) -> bool:
-        """Whether dispatch needs the free memory of the node on this connection to the MiB."""
+        """Whether each change of the node on this connection is needed as a whole, memory to the MiB."""
         record = self._by_connection.get(connection)
-        return record is not None and self._heartbeats.wants_exact_figures(record)
+        return record is not None and self._heartbeats.wants_whole_heartbeats(record)
 
     def explain(self, job: Job, now: float) -> Explanation:
         """Explain a job: which nodes could take it, and what excludes each other one (A-3)."""

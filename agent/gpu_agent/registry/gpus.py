@@ -246,6 +246,19 @@ class Gpus(Mapping[str, GpuState]):
             return Difference.MORE
         return Difference.AMOUNT if differs else Difference.NONE
 
+    def write_memory(self, used: tuple[int, ...]) -> Difference:
+        """Write the memory that each uses now; all else is as the last heartbeat reported it.
+
+        Where not all were ok in that, or it listed others, nothing is written.
+        """
+        if not self._all_ok or len(used) != len(self._states):
+            return Difference.NONE
+        memory = _lane_layout(len(used)).pack(*used)
+        self._row, self._row_is_newer = memory + self._row[self._memory_bytes :], True
+        lanes = self._lanes
+        self._free = None if lanes is None else lanes[0] - int.from_bytes(memory, "little") & lanes[1]
+        return Difference.AMOUNT
+
     def set_failed_checks(self, failed: Mapping[str, tuple[str, ...]]) -> None:
         """Set which required checks which GPUs failed; the next `write` counts the usable GPUs by it."""
         self._is_unreported = False
@@ -265,6 +278,11 @@ class Gpus(Mapping[str, GpuState]):
     def all_ok(self) -> bool:
         """True when the last heartbeat listed every GPU in order, all of them ok, and no check failed."""
         return self._all_ok
+
+    @property
+    def takes_amounts(self) -> bool:
+        """True when the last heartbeat reported all GPUs in order as ok, or none."""
+        return self._all_ok or self._is_unreported
 
     @property
     def healths(self) -> tuple[str, ...]:

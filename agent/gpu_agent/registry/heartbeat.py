@@ -11,7 +11,7 @@ from gpu_agent.registry.actions import Level, Send, Step
 from gpu_agent.registry.claims import ClaimRequests
 from gpu_agent.registry.dispatch.candidate import LIMITS, load_of, nearness
 from gpu_agent.registry.dispatch.dispatch import Dispatch
-from gpu_agent.registry.events import HeartbeatReceived, HeartbeatRepeated
+from gpu_agent.registry.events import Amounts, HeartbeatReceived, HeartbeatRepeated
 from gpu_agent.registry.gpus import Difference
 from gpu_agent.registry.node import Liveness, NodeRecord, ReportedChecks, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
@@ -109,11 +109,16 @@ class Heartbeats:
         at = max(before, now - event.age_seconds)
         liveness.last_seen_at = liveness.last_heartbeat_at = at
         liveness.probe_age_seconds = event.probe_age_seconds
+        gpus_differ = load_differs = Difference.NONE
+        if event.amounts is not None:
+            gpus_differ, load_differs = self._take_amounts(record, event.amounts)
         if was_suspected:
             liveness.suspected_until = None
             self._dispatch.update(record)
-        elif record.recheck_gpus:
-            self._dispatch.update_figures(record, gpus=Difference.MORE, load=Difference.NONE)
+        elif gpus_differ or load_differs or record.recheck_gpus:
+            if record.recheck_gpus:
+                gpus_differ = Difference.MORE
+            self._dispatch.update_figures(record, gpus=gpus_differ, load=load_differs)
         return self._conclude(
             record,
             now,
@@ -139,6 +144,24 @@ class Heartbeats:
     def wants_exact_figures(self, record: NodeRecord) -> bool:
         """Whether every change of a node's memory matters: it has claims, or a job waits for memory."""
         return bool(record.claims or self._claims.queue.memory_jobs)
+
+    def wants_whole_heartbeats(self, record: NodeRecord) -> bool:
+        """Whether a gateway must forward each change as a whole: exact figures, or not all GPUs are ok."""
+        known = record.liveness.last_heartbeat_at is not None
+        return self.wants_exact_figures(record) or (known and not record.gpus.takes_amounts)
+
+    def _take_amounts(self, record: NodeRecord, amounts: Amounts) -> tuple[Difference, Difference]:
+        """Take in the amounts of a heartbeat; returns how its GPUs and its load differ."""
+        liveness, used = record.liveness, amounts.memory_used_mb
+        usage = Usage(*amounts[:-1], liveness.usage and liveness.usage.running_jobs)
+        if used is not None:
+            gpus_differ = record.gpus.write_memory(used)
+        elif _mean_memory_differs(usage, liveness.usage):
+            gpus_differ = Difference.AMOUNT
+        else:
+            gpus_differ = Difference.NONE
+        liveness.usage = usage
+        return gpus_differ, _write_load(liveness, usage, None, thresholds=self._thresholds)
 
     def _conclude(
         self,

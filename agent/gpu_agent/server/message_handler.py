@@ -12,6 +12,7 @@ from typing import Protocol, assert_never
 
 from gpu_agent.registry.declaration import schema_not_supported
 from gpu_agent.registry.events import (
+    Amounts,
     ConnectionLost,
     Event,
     FaultReported,
@@ -163,14 +164,21 @@ class MessageHandler:
         self._handle(HeartbeatReceived(connection.number, message, measured))
 
     def heartbeats_repeated(
-        self, connection: Peer, count: int, *, age_seconds: float, probe_age_seconds: float | None
+        self,
+        connection: Peer,
+        count: int,
+        *,
+        age_seconds: float,
+        probe_age_seconds: float | None,
+        amounts: Amounts | None = None,
     ) -> None:
-        """Count heartbeats that say what the last one said; the last of them came so long ago."""
+        """Count heartbeats that say what the last one said, amounts apart; the last came so long ago."""
         self.heartbeats += count
         connection.heartbeats += count
         connection.malformed_in_a_row = 0
-        for _ in range(count):
+        for _ in range(count - 1):
             self._handle(HeartbeatRepeated(connection.number, age_seconds, probe_age_seconds))
+        self._handle(HeartbeatRepeated(connection.number, age_seconds, probe_age_seconds, amounts))
 
     def figures_fetched(self, connection: Peer, payload: bytes) -> None:
         """Read a heartbeat that was counted before, for its figures."""

@@ -24,11 +24,12 @@ from pydantic import TypeAdapter
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
-from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay
+from gpu_agent.server.gateway.heartbeat_relay import HeartbeatRelay, News, amounts_of
 from gpu_agent.server.gateway.link import (
     HeartbeatRow,
     Kind,
     Link,
+    pack_amounts,
     pack_frame,
     pack_held,
     pack_rows,
@@ -178,7 +179,7 @@ class Gateway:
             await asyncio.sleep(ROWS_SECONDS)
             if self._link is not None:
                 rows, self._rows = self._rows, {}
-                self._link.send(Kind.ROWS, 0, pack_rows(rows, asyncio.get_running_loop().time()))
+                self._send_rows(self._link, rows)
 
     # From the leader.
 
@@ -204,6 +205,7 @@ class Gateway:
                 self._relay.set_exact(number, exact=payload[0] == 1)
             case Kind.FIGURES:
                 session = self._sessions.get(number)
+                self._send_row(number)
                 self._send(Kind.NEWEST, number, b"" if session is None else session.newest)
             case _:
                 return False
@@ -267,12 +269,10 @@ class Gateway:
             is_held = self._hold_heartbeat(session, heartbeat, frame, now=now)
             if link is None:
                 return
-            if is_held and not self._relay.is_news(
-                number, heartbeat, now, round_trip=partial(_round_trip, connection)
-            ):
-                before = self._rows.get(number)
-                count = 1 if before is None else before.heartbeats + 1
-                self._rows[number] = HeartbeatRow(count, now, heartbeat.probe_age_seconds)
+            measure = partial(_round_trip, connection)
+            news = self._relay.news_of(number, heartbeat, now, round_trip=measure) if is_held else News.WHOLE
+            if news is not News.WHOLE:
+                self._count(number, heartbeat, news, now=now)
                 return
         elif link is None:
             self._hold(connection, session, frame)
@@ -282,6 +282,14 @@ class Gateway:
         if link.is_backed_up:
             self._paused.add(connection)
             connection.pause_reading()
+
+    def _count(self, number: int, heartbeat: Heartbeat, news: News, *, now: float) -> None:
+        """Count a heartbeat of which the leader needs its amounts at most."""
+        before = self._rows.get(number)
+        count, amounts = (1, None) if before is None else (before.heartbeats + 1, before.amounts)
+        if news is News.AMOUNTS:
+            amounts = amounts_of(heartbeat)
+        self._rows[number] = HeartbeatRow(count, now, heartbeat.probe_age_seconds, amounts)
 
     @staticmethod
     def _hold_heartbeat(session: _Session, heartbeat: Heartbeat, frame: bytes, *, now: float) -> bool:
@@ -338,8 +346,15 @@ class Gateway:
     def _send_row(self, number: int) -> None:
         """Send the counts before another frame: one node's messages stay in order."""
         row = self._rows.pop(number, None)
-        if row is not None:
-            self._send(Kind.ROWS, 0, pack_rows({number: row}, asyncio.get_running_loop().time()))
+        if row is not None and self._link is not None:
+            self._send_rows(self._link, {number: row})
+
+    @staticmethod
+    def _send_rows(link: Link, rows: Mapping[int, HeartbeatRow]) -> None:
+        now = asyncio.get_running_loop().time()
+        link.send(Kind.ROWS, 0, pack_rows(rows, now))
+        if amounts := pack_amounts(rows, now):
+            link.send(Kind.AMOUNTS, 0, amounts)
 
     def _report_some(self, link: Link) -> None:
         """Report as many connections as the link takes now; the rest follows."""

@@ -4,13 +4,18 @@ The leader counts any other heartbeat as if the last whole one had come again. S
 the leader could decide or log something else by it: health, jobs, processes, models, declared parts, load as
 dispatch knows it, free memory in the steps of dispatch, the use of claimed GPUs, how old its reading is.
 Figures vary within these bounds all the time; the exact ones are fetched when somebody asks for them.
+
+Where a node's load and its free memory alone are new, amounts, the leader gets these, with those of all other
+nodes of a second, and no whole heartbeat.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from gpu_agent.registry.claim_telemetry import IDLE_PERCENT, OLDEST_FIGURES_SECONDS
-from gpu_agent.registry.dispatch.candidate import load_of, nearness
+from gpu_agent.registry.dispatch.candidate import LIMITS, load_of, nearness
+from gpu_agent.registry.events import Amounts
 from gpu_agent.registry.gpus import STEP_MB
 from gpu_agent.registry.health import MAX_PERCENT
 from gpu_agent.registry.settings import Thresholds
@@ -35,13 +40,24 @@ class _Sender:
     node_id: str | None = None
     """Of the node that registered here last."""
     last: object = None
-    """The content of the last forwarded heartbeat; None before the first one of a registration."""
+    """What the leader knows besides amounts; None before the first heartbeat of a registration."""
+    amounts: object = None
+    """The amounts that it knows."""
     handed_on_at: float = 0.0
     near: int | None = None
     exact: bool = False
     """Whether it has claims: then dispatch knows its free memory to the MiB, and each claim how busy its GPUs
     are, in tenths."""
     heartbeats: int = 0
+
+
+class News(Enum):
+    """What the leader must hear of a heartbeat, besides that it came."""
+
+    NONE = auto()
+    AMOUNTS = auto()
+    """How loaded the node is, and how much memory is in use: nothing else is new."""
+    WHOLE = auto()
 
 
 class HeartbeatRelay:
@@ -60,28 +76,29 @@ class HeartbeatRelay:
         """Note the GPUs that a node declares on a connection."""
         self._senders.setdefault(connection, _Sender()).sizes = _sizes(hardware)
 
-    def is_news(
+    def news_of(
         self,
         connection: int,
         heartbeat: Heartbeat,
         now: float,
         *,
         round_trip: Callable[[], float | None] = lambda: None,
-    ) -> bool:
-        """Say whether a heartbeat must reach the leader; `round_trip` measures that of the connection."""
+    ) -> News:
+        """Say what of a heartbeat must reach the leader; `round_trip` measures that of the connection."""
         sender = self._senders.setdefault(connection, _Sender())
         if heartbeat.parts is not None and heartbeat.parts.hardware is not None:
             sender.sizes = _sizes(heartbeat.parts.hardware)
-        said = self._said(heartbeat, sender)
+        said, amounts = self._said(heartbeat, sender)
         sender.heartbeats += 1
         near = sender.near
         if sender.heartbeats % HEARTBEATS_PER_MEASUREMENT == 0:
             near = nearness(round_trip())
         is_new = said != sender.last or near != sender.near or heartbeat.node_id != sender.node_id
-        if not is_new and now - sender.handed_on_at < OLDEST_SECONDS:
-            return False
-        sender.last, sender.near, sender.handed_on_at = said, near, now
-        return True
+        differs, sender.amounts = amounts != sender.amounts, amounts
+        if is_new or (differs and sender.exact) or now - sender.handed_on_at >= OLDEST_SECONDS:
+            sender.last, sender.near, sender.handed_on_at = said, near, now
+            return News.WHOLE
+        return News.AMOUNTS if differs else News.NONE
 
     def registered(self, connection: int, node_id: str) -> None:
         """Note that a node has registered on a connection: its next heartbeat is news."""
@@ -110,36 +127,50 @@ class HeartbeatRelay:
         """Remove a connection that is closed."""
         self._senders.pop(connection, None)
 
-    def _said(self, heartbeat: Heartbeat, sender: _Sender) -> tuple[object, ...]:
-        """Return a value that differs exactly where the leader could decide or log something else."""
+    def _said(self, heartbeat: Heartbeat, sender: _Sender) -> tuple[object, object]:
+        """Return values that differ exactly where the leader could decide or log something else.
+
+        The second one holds the amounts.
+        """
         usage, gpus, age = heartbeat.usage, heartbeat.gpus, heartbeat.probe_age_seconds
-        percent = usage.gpu_percent
-        return (
+        percent, load = usage.gpu_percent, load_of(usage, self._thresholds)
+        listed = memory = use = None
+        if gpus is not None:
+            if sender.exact:
+                memory, use = gpus.memory_used_mb, _use(gpus)
+            else:
+                memory = _steps(gpus, sender.sizes)
+            unknown = memory if None in gpus.memory_used_mb else None
+            listed = gpus.uuid, gpus.health, gpus.reasons, gpus.processes, unknown
+        said = (
             heartbeat.running_jobs,
             usage.running_jobs,
-            load_of(usage, self._thresholds),
+            load[:LIMITS],
             percent is None or 0 <= percent <= MAX_PERCENT,
-            usage.gpu_mem_percent if gpus is None else None,
             age is not None and (age > self._probe_age_limit_seconds, age > OLDEST_FIGURES_SECONDS),
-            None if gpus is None else self._figures(gpus, sender),
+            listed,
             heartbeat.parts,
         )
+        return said, (load[LIMITS:], usage.gpu_mem_percent if gpus is None else None, memory, use)
 
-    @staticmethod
-    def _figures(gpus: GpuColumns, sender: _Sender) -> tuple[object, ...]:
-        memory: list[object] = list(gpus.memory_used_mb)
-        use: list[object] = []
-        if sender.exact:
-            use = [
-                None if one is None else (one <= IDLE_PERCENT, one // 10) for one in gpus.utilization_percent
-            ]
-        else:
-            sizes = sender.sizes
-            memory = [
-                used if used is None or (size := sizes.get(uuid)) is None else (size - used) // STEP_MB
-                for uuid, used in zip(gpus.uuid, gpus.memory_used_mb, strict=True)
-            ]
-        return gpus.uuid, gpus.health, gpus.reasons, gpus.processes, memory, use
+
+def amounts_of(heartbeat: Heartbeat) -> Amounts:
+    """Return the amounts of a heartbeat of which nothing else is new."""
+    gpus = heartbeat.gpus
+    used = None if gpus is None else tuple(one for one in gpus.memory_used_mb if one is not None)
+    return Amounts(*heartbeat.usage[:-1], used)
+
+
+def _use(gpus: GpuColumns) -> tuple[object, ...]:
+    known = gpus.utilization_percent
+    return tuple(None if one is None else (one <= IDLE_PERCENT, one // 10) for one in known)
+
+
+def _steps(gpus: GpuColumns, sizes: Mapping[str, int | None]) -> tuple[int | None, ...]:
+    return tuple(
+        used if used is None or (size := sizes.get(uuid)) is None else (size - used) // STEP_MB
+        for uuid, used in zip(gpus.uuid, gpus.memory_used_mb, strict=True)
+    )
 
 
 def _sizes(hardware: Hardware) -> Mapping[str, int | None]:

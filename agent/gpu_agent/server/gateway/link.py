@@ -10,9 +10,12 @@ import hmac
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import cache
 from math import isnan, nan
 from struct import Struct
 from typing import Any, NamedTuple
+
+from gpu_agent.registry.events import Amounts
 
 BACKLOG_SECONDS = 10.0
 """How long the other side may read nothing while frames wait for it."""
@@ -26,6 +29,8 @@ _READ_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 """A gateway reads no more of nodes while more than this waits for the leader."""
 _ROW = Struct("!QHff")
+_LOAD = Struct("!4dh")
+_NO_GPUS = -1
 _SECONDS = Struct("!d")
 _ALIVE = Struct("!dQ")
 _LENGTH = Struct("!I")
@@ -73,6 +78,8 @@ class Kind(IntEnum):
     """The round trip in seconds (NaN where unknown), then a frame of the node as it came."""
     ROWS = 67
     """Heartbeats without news: see `pack_rows`. Sent every second, even if there are none."""
+    AMOUNTS = 76
+    """Heartbeats of which only amounts are news: see `pack_amounts`. Sent behind ROWS where there are any."""
     NEWEST = 68
     """The answer to FIGURES: a heartbeat that was counted already; empty where there is none."""
     LOST = 69
@@ -92,7 +99,7 @@ class Kind(IntEnum):
     """The answer to ALIVE: how many seconds this instance's copy of etcd is behind the leader's commits."""
 
 
-_KINDS = frozenset(Kind)
+_KINDS: dict[int, Kind] = {kind.value: kind for kind in Kind}
 
 
 class Link(asyncio.BufferedProtocol):
@@ -176,14 +183,15 @@ class Link(asyncio.BufferedProtocol):
         while self._filled - at >= _HEAD.size:
             length, kind, connection = _HEAD.unpack_from(view, at)
             ends = at + 4 + length
-            if kind not in _KINDS or not _KIND_BYTES <= length <= self._most_bytes:
+            known = _KINDS.get(kind)
+            if known is None or not _KIND_BYTES <= length <= self._most_bytes:
                 self.end("what it sends is no frame of a link")
                 return
             if ends > self._filled:
                 if ends - at > len(self._buffer):
                     self._buffer = bytearray(ends - at) + bytearray(_READ_BYTES)
                 break
-            self._on_frame(Kind(kind), connection, view[at + _HEAD.size : ends])
+            self._on_frame(known, connection, view[at + _HEAD.size : ends])
             at = ends
         rest = view[at : self._filled]
         self._buffer[: len(rest)] = bytes(rest)
@@ -298,19 +306,68 @@ class HeartbeatRow(NamedTuple):
     """When the last of them came, in monotonic seconds."""
     probe_age_seconds: float | None
     """Of the last of them."""
+    amounts: Amounts | None = None
+    """The last that differ; None where none of them did."""
 
 
 def pack_rows(rows: Mapping[int, HeartbeatRow], now: float) -> bytes:
-    """Write rows by connection."""
-    return b"".join([_packed(number, row, now) for number, row in rows.items()])
+    """Write those of these rows by connection that have no amounts."""
+    return b"".join([_packed(number, row, now) for number, row in rows.items() if row.amounts is None])
+
+
+def pack_amounts(rows: Mapping[int, HeartbeatRow], now: float) -> bytes:
+    """Write those of these rows by connection that have amounts."""
+    return b"".join(
+        [
+            _packed(number, row, now) + _packed_amounts(row.amounts)
+            for number, row in rows.items()
+            if row.amounts is not None
+        ]
+    )
+
+
+def unpack_amounts(payload: memoryview, now: float) -> Iterator[tuple[int, HeartbeatRow]]:
+    """Read rows with amounts by connection."""
+    at = 0
+    while at < len(payload):
+        number, count, age, probe_age = _ROW.unpack_from(payload, at)
+        *load, gpus = _LOAD.unpack_from(payload, at + _ROW.size)
+        at += _ROW.size + _LOAD.size
+        used = None
+        if gpus != _NO_GPUS:
+            memory = _memory(gpus)
+            used = memory.unpack_from(payload, at)
+            at += memory.size
+        cpu, mem, gpu, gpu_mem = load
+        amounts = Amounts(cpu, mem, _known(gpu), _known(gpu_mem), used)
+        yield number, HeartbeatRow(count, now - age, _known(probe_age), amounts)
 
 
 def unpack_rows(payload: memoryview, now: float) -> Iterator[tuple[int, HeartbeatRow]]:
     """Read rows by connection; the other side's clock may be another."""
     for number, count, age, probe_age in _ROW.iter_unpack(payload):
-        yield number, HeartbeatRow(count, now - age, None if isnan(probe_age) else probe_age)
+        yield number, HeartbeatRow(count, now - age, _known(probe_age))
 
 
 def _packed(number: int, row: HeartbeatRow, now: float) -> bytes:
-    age = row.probe_age_seconds
-    return _ROW.pack(number, row.heartbeats, now - row.at, nan if age is None else age)
+    return _ROW.pack(number, row.heartbeats, now - row.at, _or_nan(row.probe_age_seconds))
+
+
+def _packed_amounts(amounts: Amounts) -> bytes:
+    cpu, mem, gpu, gpu_mem, used = amounts
+    gpus = _NO_GPUS if used is None else len(used)
+    load = _LOAD.pack(cpu, mem, _or_nan(gpu), _or_nan(gpu_mem), gpus)
+    return load if used is None else load + _memory(gpus).pack(*used)
+
+
+@cache
+def _memory(gpus: int) -> Struct:
+    return Struct(f"!{gpus}Q")
+
+
+def _or_nan(figure: float | None) -> float:
+    return nan if figure is None else figure
+
+
+def _known(figure: float) -> float | None:
+    return None if isnan(figure) else figure

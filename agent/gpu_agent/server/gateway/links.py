@@ -6,7 +6,7 @@ accepted keeps the number which that one gave it: terms stand in the high bits.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from gpu_agent.server.gateway.link import (
     Kind,
     Link,
     read_document,
+    unpack_amounts,
     unpack_frame,
     unpack_held,
     unpack_rows,
@@ -79,9 +80,9 @@ class GatewayLinks:
         gateway.heard_at = now = time.monotonic()
         match kind:
             case Kind.ROWS:
-                for number, row in unpack_rows(payload, now):
-                    repeating = gateway.connections[number]
-                    self._contain(repeating, partial(self._repeat, repeating, row, now))
+                self._repeat_each(gateway, unpack_rows(payload, now), now)
+            case Kind.AMOUNTS:
+                self._repeat_each(gateway, unpack_amounts(payload, now), now)
             case Kind.FRAME:
                 connection = gateway.connections[local]
                 connection.round_trip_seconds, frame = unpack_frame(payload)
@@ -131,9 +132,20 @@ class GatewayLinks:
             _LOG.crash("node_message_crashed", error, node_id=connection.node_id, problem=problem)
             connection.end(Kind.FAIL, CloseCode.INTERNAL_ERROR, "the registry failed; this is a bug of it")
 
+    def _repeat_each(
+        self, gateway: LinkedGateway, rows: Iterable[tuple[int, HeartbeatRow]], now: float
+    ) -> None:
+        for number, row in rows:
+            connection = gateway.connections[number]
+            self._contain(connection, partial(self._repeat, connection, row, now))
+
     def _repeat(self, connection: GatewayConnection, row: HeartbeatRow, now: float) -> None:
         self._messages.heartbeats_repeated(
-            connection, row.heartbeats, age_seconds=now - row.at, probe_age_seconds=row.probe_age_seconds
+            connection,
+            row.heartbeats,
+            age_seconds=now - row.at,
+            probe_age_seconds=row.probe_age_seconds,
+            amounts=row.amounts,
         )
         connection.set_exact(exact=self._wants_exact_figures(connection.number))
 
