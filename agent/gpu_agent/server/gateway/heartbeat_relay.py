@@ -37,6 +37,10 @@ class _Sender:
 
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     """The memory of each GPU by UUID, in MiB, as declared."""
+    listed: tuple[str, ...] = ()
+    """The UUIDs of its last heartbeat."""
+    in_order: tuple[int | None, ...] = ()
+    """The memory of each of them."""
     node_id: str | None = None
     """Of the node that registered here last."""
     last: object = None
@@ -49,6 +53,10 @@ class _Sender:
     """Whether it has claims: then dispatch knows its free memory to the MiB, and each claim how busy its GPUs
     are, in tenths."""
     heartbeats: int = 0
+
+    def declare(self, hardware: Hardware) -> None:
+        """Take over what the node declares."""
+        self.sizes, self.listed = _sizes(hardware), ()
 
 
 class News(Enum):
@@ -74,7 +82,7 @@ class HeartbeatRelay:
 
     def declared(self, connection: int, hardware: Hardware) -> None:
         """Note the GPUs that a node declares on a connection."""
-        self._senders.setdefault(connection, _Sender()).sizes = _sizes(hardware)
+        self._senders.setdefault(connection, _Sender()).declare(hardware)
 
     def news_of(
         self,
@@ -87,7 +95,7 @@ class HeartbeatRelay:
         """Say what of a heartbeat must reach the leader; `round_trip` measures that of the connection."""
         sender = self._senders.setdefault(connection, _Sender())
         if heartbeat.parts is not None and heartbeat.parts.hardware is not None:
-            sender.sizes = _sizes(heartbeat.parts.hardware)
+            sender.declare(heartbeat.parts.hardware)
         said, amounts = self._said(heartbeat, sender)
         sender.heartbeats += 1
         near = sender.near
@@ -139,7 +147,7 @@ class HeartbeatRelay:
             if sender.exact:
                 memory, use = gpus.memory_used_mb, _use(gpus)
             else:
-                memory = _steps(gpus, sender.sizes)
+                memory = _steps(gpus, sender)
             unknown = memory if None in gpus.memory_used_mb else None
             listed = gpus.uuid, gpus.health, gpus.reasons, gpus.processes, unknown
         said = (
@@ -166,10 +174,16 @@ def _use(gpus: GpuColumns) -> tuple[object, ...]:
     return tuple(None if one is None else (one <= IDLE_PERCENT, one // 10) for one in known)
 
 
-def _steps(gpus: GpuColumns, sizes: Mapping[str, int | None]) -> tuple[int | None, ...]:
+def _steps(gpus: GpuColumns, sender: _Sender) -> tuple[int | None, ...]:
+    """Return the free memory of each in steps of dispatch; the memory in use where its size is unknown."""
+    if gpus.uuid != sender.listed:
+        sender.listed = gpus.uuid
+        sender.in_order = tuple(sender.sizes.get(uuid) for uuid in gpus.uuid)
     return tuple(
-        used if used is None or (size := sizes.get(uuid)) is None else (size - used) // STEP_MB
-        for uuid, used in zip(gpus.uuid, gpus.memory_used_mb, strict=True)
+        [
+            used if used is None or size is None else (size - used) // STEP_MB
+            for size, used in zip(sender.in_order, gpus.memory_used_mb, strict=True)
+        ]
     )
 
 
