@@ -8,7 +8,7 @@ from gpu_agent.registry.dispatch.exclusions import NoAvailableNode
 from gpu_agent.registry.events import Amounts, HeartbeatReceived, HeartbeatRepeated
 from gpu_agent.registry.job import Job
 from gpu_agent.wire.messages import InstalledModel, ResourceUsage
-from tests.registry.harness import Registry, codes, figures, heartbeat
+from tests.registry.harness import Registry, codes, figures, hardware, heartbeat
 
 
 @pytest.fixture(params=[False, True], ids=["one process", "gateways"])
@@ -80,6 +80,13 @@ def test_free_memory_and_load_are_taken_in_with_a_heartbeat_of_which_nothing_els
         assert isinstance(choice, NoAvailableNode) is (used > 70_000)
         assert registry.node().liveness.usage == (50.0, 50.0, percent, None, None)
         assert registry.node().gpus["GPU-0"].memory_used_mb == used
+
+
+def test_a_node_may_list_no_gpu_after_it_declared_others(registry: Registry) -> None:
+    registry.register()
+    registry.heartbeats(3)
+    registry.heartbeat(hardware=hardware(2), gpus=())
+    assert registry.node().gpus.usable == 0
 
 
 def test_the_memory_of_gpus_that_are_not_all_ok_comes_with_whole_heartbeats() -> None:

@@ -56,7 +56,7 @@ class _Sender:
 
     def declare(self, hardware: Hardware) -> None:
         """Take over what the node declares."""
-        self.sizes, self.listed = _sizes(hardware), ()
+        self.sizes, self.listed, self.in_order = _sizes(hardware), (), ()
 
 
 class News(Enum):
