@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
@@ -46,6 +48,15 @@ async def test_an_unreadable_request_gets_a_problem_document_and_the_connection_
     assert headers["content-type"] == "application/problem+json"
     assert (headers["connection"], headers["content-length"]) == ("close", str(len(body)))
     assert document["detail"]
+
+
+async def test_each_answer_is_dated_when_its_request_is_read(api: httpx.AsyncClient) -> None:
+    before = int(time.time())
+    answers = [await api.get("/healthz"), await api.get("/v1/nodes")]
+    status, headers, _ = await answer_to_bytes(api, UNREADABLE[0][0])
+    dates = [*(one.headers["date"] for one in answers), headers["date"]]
+    assert status == HTTPStatus.BAD_REQUEST
+    assert all(before <= parsedate_to_datetime(one).timestamp() <= time.time() for one in dates)
 
 
 async def test_a_request_with_a_length_and_chunks_changes_nothing(

@@ -40,7 +40,6 @@ from gpu_agent.version import __version__
 from gpu_agent.wire.api import Problem
 
 STOP_SECONDS = 2
-DATE_SECONDS = 1.0
 ACCEPTED_AT_ONCE = 32
 """New connections in one turn of the event loop: more may queue than there is room for."""
 
@@ -228,11 +227,8 @@ class _Server(uvicorn.Server):
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """Renew the date of the answers once a second: the library wakes up ten times for that."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DATE_SECONDS):
-                    await self._stopping.wait()
+        """Wait for `stop`: the library's loop wakes up ten times a second, to renew the date of answers."""
+        await self._stopping.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Let more connections queue than are accepted at once: asyncio has one figure for both."""

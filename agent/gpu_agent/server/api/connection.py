@@ -18,7 +18,10 @@ needs:
 import array
 import asyncio
 import sys
+import time
 from collections.abc import MutableMapping
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -199,6 +202,7 @@ class ApiConnection(HttpToolsProtocol):
         """Read up to the end of a request; what is behind it waits for its answer."""
         if self.transport.is_closing():
             return
+        self.server_state.default_headers = _dated(int(time.time()))
         data, at = self._received, 0
         while at < len(data) and not self._is_busy and self._unreadable is None:
             self._read(data[at : at + _PIECE_BYTES])
@@ -343,3 +347,9 @@ def _without_chunks(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3
 
     cycle.chunked_encoding = False
     return answer
+
+
+@lru_cache(maxsize=2)
+def _dated(second: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers of every answer of this second."""
+    return [(b"date", formatdate(second, usegmt=True).encode())]
