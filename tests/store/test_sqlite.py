@@ -1,5 +1,7 @@
 import errno
+import itertools
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -16,6 +18,7 @@ from gpu_agent.store import sqlite as sqlite_file
 from gpu_agent.store import sqlite as sqlite_schema
 from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
 from gpu_agent.store.sqlite import SqliteStore, damaged_database, database_error
+from gpu_agent.wire.api import RegistryEvent
 from tests.programs import eventually
 from tests.small_disk import Ballast, mounted
 from tests.store.contract import DOCUMENT, StoreContract, event
@@ -54,6 +57,41 @@ def test_what_was_saved_is_there_when_the_file_is_opened_again(tmp_path: Path) -
     first.close()
     with closing(SqliteStore(tmp_path / FILE)) as second:
         assert second.load() == stored_before
+
+
+def random_batches(dice: random.Random) -> list[Batch]:
+    """Nodes and claims that come, change and go, and events about them, before and after."""
+    ids = itertools.count(1)
+
+    def change() -> Change:
+        kind = dice.choice([DocumentKind.NODE, DocumentKind.CLAIM])
+        document = dice.choice([None, {"number": dice.randrange(100)}])
+        return Change(kind, f"{kind.value}-{dice.randrange(3)}", document)
+
+    def some_event() -> RegistryEvent:
+        return event(next(ids), dice.choice([None, "node-0", "node-1", "node-2"]))
+
+    return [
+        Batch(
+            [change() for _ in range(dice.randrange(3))],
+            [some_event() for _ in range(dice.randrange(3))],
+        )
+        for _ in range(dice.randrange(2, 100))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_save_of_many_batches_stores_what_a_save_of_each_would(tmp_path: Path, seed: int) -> None:
+    batches = random_batches(random.Random(seed))  # noqa: S311 - a test
+    with closing(SqliteStore(tmp_path / "one.db")) as one, closing(SqliteStore(tmp_path / "each.db")) as each:
+        one.save(batches)
+        for batch in batches:
+            each.save([batch])
+        found, expected = one.load(), each.load()
+    assert {(two.kind, two.key): two.document for two in found.changes} == {
+        (two.kind, two.key): two.document for two in expected.changes
+    }
+    assert (found.recent, found.histories) == (expected.recent, expected.histories)
 
 
 def test_an_empty_file_is_refused_as_a_damaged_one_is_and_stays(tmp_path: Path) -> None:

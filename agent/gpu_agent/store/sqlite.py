@@ -12,6 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from itertools import chain
 from pathlib import Path
 
 from gpu_agent.registry.actions import Change, DocumentKind
@@ -33,13 +34,17 @@ _KINDS = frozenset(kind.value for kind in DocumentKind)
 _TRIM_EVENTS = 256
 """So many events more than it must hold the file may hold: trimming takes a third of a small commit."""
 
-_SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES (?, ?, ?)"
-_DELETE = "DELETE FROM documents WHERE kind = ? AND key = ?"
+_MOST_ROWS = 64
+"""Of one statement. Between two of them other threads run, and each change of threads costs as much as a row
+of a document does."""
+
+_SAVE = "INSERT OR REPLACE INTO documents (kind, key, document) VALUES {rows}"
+_DELETE = "DELETE FROM documents WHERE (kind, key) IN (VALUES {rows})"
 _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
 # An event that is saved again joins its history again: the same save may have deleted that before.
-_ADD_EVENT = """INSERT INTO events (id, at, event, node_id, fields, history) VALUES (?, ?, ?, ?, ?,
-    (SELECT key FROM documents WHERE kind = 'node' AND key = ?))
+_ADD = """INSERT INTO events (id, at, event, node_id, fields, history) VALUES {rows}
     ON CONFLICT (id) DO UPDATE SET history = excluded.history"""
+_EVENT = "(?, ?, ?, ?, ?, (SELECT key FROM documents WHERE kind = 'node' AND key = ?))"
 _SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
     (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
 _DELETE_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
@@ -125,15 +130,16 @@ class SqliteStore:
     def _store(self, database: sqlite3.Connection, batches: Sequence[Batch]) -> int:
         """Write all; returns the id of the newest event, -1 without any."""
         newest = -1
+        gathered = _Gathered(database)
         for batch in batches:
             for change in batch.changes:
-                _change(database, change)
+                gathered.change(change)
             for event in batch.events:
-                node_id, newest = event.node_id, event.id or 0
-                row = (event.id, event.at, event.event, node_id, fields_text(event), node_id)
-                database.execute(_ADD_EVENT, row)
-                if node_id is not None:
-                    self._lengthened.add(node_id)
+                gathered.add(event)
+                newest = event.id or 0
+                if event.node_id is not None:
+                    self._lengthened.add(event.node_id)
+        gathered.write()
         return newest
 
     def _trim(self, database: sqlite3.Connection, newest: int) -> None:
@@ -150,14 +156,52 @@ class SqliteStore:
             )
 
 
-def _change(database: sqlite3.Connection, change: Change) -> None:
-    text = document_text(change)
-    if text is not None:
-        database.execute(_SAVE, (change.kind.value, change.key, text))
-        return
-    database.execute(_DELETE, (change.kind.value, change.key))
-    if change.kind is DocumentKind.NODE:
-        database.execute(_CLOSE_HISTORY, (change.key,))
+class _Gathered:
+    """What a save gathers before it writes it, many rows at a time.
+
+    Whether an event joins the history of its node depends on whether that is stored: events of a node are
+    written before a later change of it.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._documents: dict[tuple[str, str], str | None] = {}
+        """By kind and key: the newest text, None where it is deleted."""
+        self._events: list[tuple[object, ...]] = []
+        self._nodes: set[str | None] = set()
+        """Those of the events."""
+
+    def change(self, change: Change) -> None:
+        """Take in a change of a document."""
+        text = document_text(change)
+        if change.kind is DocumentKind.NODE:
+            if change.key in self._nodes:
+                self.write()
+            if text is None:
+                self._database.execute(_CLOSE_HISTORY, (change.key,))
+        self._documents[change.kind.value, change.key] = text
+
+    def add(self, event: RegistryEvent) -> None:
+        """Take in an event."""
+        node_id = event.node_id
+        self._events.append((event.id, event.at, event.event, node_id, fields_text(event), node_id))
+        self._nodes.add(node_id)
+
+    def write(self) -> None:
+        """Write all that was gathered."""
+        documents, events = self._documents, self._events
+        self._documents, self._events, self._nodes = {}, [], set()
+        deleted = [key for key, text in documents.items() if text is None]
+        saved = [(*key, text) for key, text in documents.items() if text is not None]
+        self._execute(_DELETE, "(?, ?)", deleted)
+        self._execute(_SAVE, "(?, ?, ?)", saved)
+        self._execute(_ADD, _EVENT, events)
+
+    def _execute(self, statement: str, row: str, rows: Sequence[tuple[object, ...]]) -> None:
+        for begin in range(0, len(rows), _MOST_ROWS):
+            some = rows[begin : begin + _MOST_ROWS]
+            written = statement.format(rows=", ".join([row] * len(some)))
+            self._database.execute(written, [*chain.from_iterable(some)])
 
 
 def _read_events(rows: Iterable[_Row]) -> Iterator[tuple[RegistryEvent, str | None]]:
