@@ -8,7 +8,7 @@ import pytest
 
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.models.caches import repository, revision, whisper_files
-from tests.programs import COMMAND
+from tests.programs import COMMAND, Program
 
 _LIST = """\
 import sys
@@ -85,3 +85,15 @@ def test_a_probe_loads_nothing_that_generates_code_or_calls_a_driver(tmp_path: P
         *("gpu_agent.probe.nvml.client", "gpu_agent.node.settings", "gpu_agent.wire.codes"),
     }
     assert not modules & unneeded
+
+
+def test_an_agent_loads_no_library_for_what_it_never_does(tmp_path: Path) -> None:
+    with Program(
+        *("run", "--registry", "ws://127.0.0.1:9", "--simulate", "1xL4", "--state-dir", str(tmp_path)),
+        environment={"PYTHONPROFILEIMPORTTIME": "1"},
+    ) as agent:
+        agent.await_event("session_backing_off", within_seconds=20)
+        agent.end()
+        modules = {line.rpartition("|")[2].strip() for line in agent.other}
+    assert {"pydantic.main", "websockets.asyncio.client", "gpu_agent.node.daemon"} <= modules
+    assert not modules & {"importlib.metadata", "csv", "zipfile", "difflib", "gpu_agent.wire.api"}

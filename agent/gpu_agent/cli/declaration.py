@@ -6,7 +6,6 @@ the option is unknown. click takes no option by the half of its name: `--join-to
 `--join-token-file X`, since other users could read the token.
 """
 
-import difflib
 import gc
 import os
 import textwrap
@@ -355,6 +354,8 @@ class Group(click.Group):
         ]
         if below:
             return f"did you mean {' or '.join(below)}?"
+        import difflib
+
         nearest = difflib.get_close_matches(word, list(self.entries), 1)
         return f"did you mean `{nearest[0]}`?" if nearest else f"there are: {', '.join(self.entries)}."
 
@@ -404,6 +405,8 @@ def _fault(error: click.UsageError) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the name that was probably meant, as the end of a sentence."""
+    import difflib
+
     likely = [one for one in difflib.get_close_matches(word, list(known), 1, _LIKE) if one != word]
     return f"; did you mean {likely[0]}?" if likely else ""
 

@@ -24,7 +24,7 @@ from gpu_agent.node.identity import (
 )
 from gpu_agent.node.liveness import extend_stop, report_liveness
 from gpu_agent.node.settings import AgentSettings
-from gpu_agent.probe.memory import return_free_memory
+from gpu_agent.probe.memory import keep_one_heap, return_free_memory
 from gpu_agent.runtime.config.sources import log_unknown_variables
 from gpu_agent.runtime.logs import Logger, configure
 from gpu_agent.runtime.reload import SettingsReloader
@@ -52,6 +52,7 @@ class ExitCode(IntEnum):
 
 def run(settings: AgentSettings, read: Callable[[], AgentSettings]) -> ExitCode:
     """Run the agent in this process until it ends; `read` reads the settings again."""
+    keep_one_heap()
     configure(settings.log_level)
     log_unknown_variables(AgentSettings, os.environ)
     state_dir = settings.state_dir or default_state_dir()

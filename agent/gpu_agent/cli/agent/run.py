@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from gpu_agent import libraries  # noqa: F401 - before the first model
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.declaration import Commands, Declaration, option
 from gpu_agent.cli.setting_options import setting_options

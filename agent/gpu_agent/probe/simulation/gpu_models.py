@@ -6,7 +6,6 @@ any case, with or without the dash, the `GB` and spaces. An unknown name is answ
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from gpu_agent.wire.inventory import MemoryKind
 
@@ -99,6 +98,8 @@ def find_gpu_model(text: str) -> GpuModel:
         labels = " or ".join(model.label for model in matches)
         raise SimulationError(f"{text.strip()!r} comes in several sizes: write {labels}.")
     by_bare = {_bare(model.label): model.label for model in GPU_MODELS}
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake alone
+
     nearest = by_bare[get_close_matches(wanted, by_bare, n=1, cutoff=0.0)[0]]
     accepted = ", ".join(model.label for model in GPU_MODELS)
     raise SimulationError(

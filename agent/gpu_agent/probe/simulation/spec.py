@@ -9,7 +9,6 @@ to write. MIG profiles are checked by size only, not by the driver's rules of pl
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf
 from typing import TypeVar
 
@@ -293,6 +292,8 @@ def _seconds(text: str) -> float:
 
 def _no_fault(text: str, known: tuple[str, ...], *, what: str = "no fault") -> str:
     word = re.split(r"[#@]", text)[0].strip().lower()
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake alone
+
     nearest = get_close_matches(word, known, n=1, cutoff=0.0)[0]
     there = ", ".join(known)
     return f"{text[:40]!r} is {what} that can be simulated; the nearest is {nearest}. There are: {there}."
