@@ -29,6 +29,7 @@ MIN_MEAN_LINES = 140
 MAX_FILE_BYTES = 1 << 20
 """No file of the project is larger: a build, a recording or a database was added by mistake."""
 BOUNDARIES: Mapping[str, str] = {
+    "gpu_agent.libraries": "it must be loaded before all that its importer loads",
     "gpu_agent": "the package itself: the version is read without imports",
     "gpu_agent.version": "the build reads it",
     "gpu_agent.__main__": "`python -m gpu_agent`",
