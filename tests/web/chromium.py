@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
-DESK, TELEPHONE = {"width": 1440, "height": 900}, {"width": 400, "height": 800}
+DESK: ViewportSize = {"width": 1440, "height": 900}
+TELEPHONE: ViewportSize = {"width": 400, "height": 800}
 SIZES = {"desk": DESK, "telephone": TELEPHONE}
 
 

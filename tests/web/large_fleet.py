@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,12 +56,15 @@ class _Shares:
 SHARES = _Shares()
 
 
-async def join_many(fleet: Fleet, *, first: int, machines: int) -> None:
-    """Let so many machines join, from a number on: each number is the same machine in each run."""
+async def join_many(fleet: Fleet, *, first: int, machines: int) -> "list[Played]":
+    """Let so many machines join, from a number on: each number is the same machine in each run.
+
+    Returns those whose claims are to become idle, by `beat_again`.
+    """
     made = await fleet.service.tokens.create_join(uses=machines)
     assert isinstance(made, NewToken), made
     join = Credential(CredentialKind.JOIN, made.token_id)
-    played = [_Played(fleet, number, join) for number in range(first, first + machines)]
+    played = [Played(fleet, number, join) for number in range(first, first + machines)]
     while waiting := [one for one in played if not one.is_acknowledged]:
         for one in waiting:
             one.register()
@@ -71,6 +75,13 @@ async def join_many(fleet: Fleet, *, first: int, machines: int) -> None:
         await one.work()
         one.beat(times=3)
         await one.meet_fate()
+    return [one for one in played if one.is_idle]
+
+
+async def beat_again(played: "Iterable[Played]") -> None:
+    """Let machines report once more."""
+    for one in played:
+        one.beat(times=2)
 
 
 def waiting_jobs(number: int) -> list[Job]:
@@ -81,7 +92,7 @@ def waiting_jobs(number: int) -> list[Job]:
     ]
 
 
-class _Played:
+class Played:
     """One machine, which says what it is, what it does and how it is."""
 
     def __init__(self, fleet: Fleet, number: int, join: Credential) -> None:
@@ -94,6 +105,8 @@ class _Played:
         self._fleet, self._join, self._number = fleet, join, number
         self._connection = _FIRST_CONNECTION + number
         self._handle = fleet.service._loop.handle
+        self.is_idle = False
+        """Whether it has claims that nobody uses."""
 
     @property
     def is_acknowledged(self) -> bool:
@@ -125,7 +138,8 @@ class _Played:
         machine, dice = self.machine, self._dice
         state = dice.uniform(0, 100)
         if state < SHARES.claimed + SHARES.idle:
-            await self._claim(is_used=state < SHARES.claimed)
+            self.is_idle = state >= SHARES.claimed
+            await self._claim(is_used=not self.is_idle)
         elif state < SHARES.claimed + SHARES.idle + SHARES.unclaimed:
             machine.figures[0] = self._at_work()
         if dice.uniform(0, 100) < SHARES.faulty:

@@ -8,7 +8,9 @@ Each page is taken light and dark, on a desk's screen and on a telephone, by the
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +19,16 @@ from playwright.sync_api import Browser, Page, expect
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Role
 from tests.server.harness import until
-from tests.server.web.fleet import Fleet, Machine, ServedFleet, busy, populate, write_past
+from tests.server.web.fleet import CALM, Fleet, Machine, ServedFleet, busy, populate, write_past
 from tests.web.chromium import SIZES, launched
-from tests.web.large_fleet import join_many, waiting_jobs
+from tests.web.large_fleet import beat_again, join_many, waiting_jobs
 
 MANY, AT_ONCE = 10_000, 100
+IDLE_SECONDS = 1.0
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+THRESHOLDS = replace(CALM, heartbeat_interval_seconds=600.0, claim_idle_seconds=IDLE_SECONDS)
+"""Machines that are played without sockets report once."""
 DEFICIENCIES = {"grey": "achromatopsia", "red-blind": "protanopia", "green-blind": "deuteranopia"}
 SEEN = ("forced", *DEFICIENCIES)
 
@@ -38,7 +43,7 @@ def main() -> int:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with launched() as browser:
         for name in arguments.fleet or FLEETS:
-            with ServedFleet(populated=name == "each", claim_idle_seconds=1.0) as served:
+            with ServedFleet(populated=name == "each", thresholds=THRESHOLDS) as served:
                 FLEETS[name](served)
                 _take_all(browser, served, arguments.folder, name, see=arguments.see)
     return 0
@@ -69,7 +74,7 @@ def _take_all(browser: Browser, served: ServedFleet, folder: Path, fleet: str, *
     for scheme in SCHEMES if see != "forced" else SCHEMES[:1]:
         for size, viewport in SIZES.items():
             page = browser.new_context(
-                viewport={"width": viewport["width"], "height": viewport["height"]},
+                viewport=viewport,
                 color_scheme=scheme,
                 forced_colors="active" if see == "forced" else "none",
             ).new_page()
@@ -120,8 +125,11 @@ def _each(served: ServedFleet) -> None:
 def _many(served: ServedFleet) -> None:
     """Ten thousand machines, among them one in each state."""
     served.do(populate(served.fleet))
+    idle = []
     for first in range(0, MANY - len(served.fleet.machines), AT_ONCE):
-        served.do(join_many(served.fleet, first=first, machines=AT_ONCE))
+        idle += served.do(join_many(served.fleet, first=first, machines=AT_ONCE))
+    time.sleep(IDLE_SECONDS)
+    served.do(beat_again(idle))
     served.do(_wait_for(served.fleet, waiting_jobs(40)))
 
 

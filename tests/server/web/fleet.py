@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from math import nan
 from types import TracebackType
@@ -348,10 +348,9 @@ class ServedFleet:
     """A fleet and its page, in a thread with an event loop of its own."""
 
     def __init__(
-        self, *, auth_on: bool = True, populated: bool = True, claim_idle_seconds: float = 900.0
+        self, *, auth_on: bool = True, populated: bool = True, thresholds: Thresholds = CALM
     ) -> None:
-        self._auth_on, self._populated = auth_on, populated
-        self._thresholds = replace(CALM, claim_idle_seconds=claim_idle_seconds)
+        self._auth_on, self._populated, self._thresholds = auth_on, populated, thresholds
         self._loop = asyncio.new_event_loop()
         self._started, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
