@@ -14,6 +14,7 @@ from gpu_agent.registry.alarms import (
     MOST_RETRY_AFTER_SECONDS,
     MOST_RETRY_SECONDS,
     MOST_WAITING,
+    MOST_WAITING_BYTES,
     STORE_EVERY,
     AlarmReceiver,
     EventsRead,
@@ -171,6 +172,24 @@ def test_more_than_may_wait_is_counted() -> None:
     (message,) = ops.wake(100.0)
     assert isinstance(message, SendMessage)
     assert (message.missed, message.events[0].id, len(message.events)) == (15, 11, MOST_WAITING)
+
+
+def test_events_that_take_more_memory_than_may_wait_are_counted_whether_they_come_or_come_back() -> None:
+    ops, size = receiver(), MOST_WAITING_BYTES // 8
+    long = [RegistryEvent(1.0, "claim_lost", "n", {"reason": "x" * size}, number) for number in range(1, 21)]
+    ops.handle(EventsRead(tuple(long[:10]), 10), 1.0)
+    (message,) = ops.wake(100.0)
+    assert isinstance(message, SendMessage)
+    assert (message.missed, [one.id for one in message.events]) == (3, [4, 5, 6, 7, 8, 9, 10])
+    ops.handle(EventsRead(tuple(long[10:]), 20), 101.0)
+    ops.handle(MessageFailed(), 102.0)
+    (message,) = ops.wake(1000.0)
+    assert isinstance(message, SendMessage)
+    assert (message.missed, [one.id for one in message.events]) == (13, [14, 15, 16, 17, 18, 19, 20])
+    ops.handle(MessageDelivered(), 1001.0)
+    huge = RegistryEvent(1.0, "claim_lost", "n", {"reason": "x" * 2 * MOST_WAITING_BYTES}, 21)
+    ops.handle(EventsRead((huge,), 21), 1002.0)
+    assert ops.wake(2000.0) == (SendMessage((huge,), 0, 21),)
 
 
 def test_events_that_can_only_be_counted_are_a_message_too() -> None:

@@ -87,7 +87,7 @@ async def beat_again(played: "Iterable[Played]") -> None:
 def waiting_jobs(number: int) -> list[Job]:
     """Return jobs that no machines have room for now."""
     return [
-        Job(job_id=f"train-{place:03}", gpu_count=8, gpu_name="H200", nodes=16, wait_seconds=3600.0)
+        Job(job_id=f"train-{place:03}", gpu_count=8, gpu_name="B200", nodes=120, wait_seconds=3600.0)
         for place in range(number)
     ]
 

@@ -23,14 +23,16 @@ from typing import assert_never
 
 from gpu_agent.wire.api import RegistryEvent
 
-MOST_WAITING = 1000
-"""Events that wait for a receiver at most; beyond them the oldest are only counted."""
+MOST_WAITING, MOST_WAITING_BYTES = 1000, 1024 * 1024
+"""Events that wait for a receiver at most, and what they take; beyond that the oldest are only counted."""
 GATHER_SECONDS = 2.0
 """How long the first event of a group waits for those that follow from the same cause."""
 FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 5.0, 300.0
 """The first pause after a failed message; each further one is twice as long, up to the second."""
 MOST_RETRY_AFTER_SECONDS = 3600.0
 """A receiver that asks for a longer pause is asked again after this one."""
+_EVENT_BYTES = 200
+"""Of one without fields."""
 STORE_EVERY = 1000
 """After so many events of which none was wanted, the position is stored: it must not leave the log."""
 
@@ -125,6 +127,8 @@ class AlarmReceiver:
         """Attempts that failed since the last success."""
         self._stored = position
         self._waiting: deque[RegistryEvent] = deque()
+        self._bytes = 0
+        """What those that wait take."""
         self._missed = 0
         self._sent: SendMessage | None = None
         self._sent_at = -inf
@@ -181,6 +185,7 @@ class AlarmReceiver:
         self.read_through = event.through
         self._missed += event.missed
         self._waiting.extend(event.wanted)
+        self._bytes += sum(map(_size_of, event.wanted))
         self._bound()
         if self.state is ReceiverState.IDLE:
             if self._waiting or self._missed:
@@ -201,6 +206,7 @@ class AlarmReceiver:
     def _failed(self, event: MessageFailed, now: float) -> Sequence[ReceiverAction]:
         sent = self._take_sent()
         self._waiting.extendleft(reversed(sent.events))
+        self._bytes += sum(map(_size_of, sent.events))
         self._missed += sent.missed
         self._bound()
         self.failures += 1
@@ -227,19 +233,31 @@ class AlarmReceiver:
         """Take what waits: all of it, or only the first where each event is a message of its own."""
         missed, self._missed = self._missed, 0
         most = MOST_WAITING if self._group_seconds else 0 if missed else 1
-        events = tuple(self._waiting.popleft() for _ in range(min(most, len(self._waiting))))
+        events = tuple(self._take_first() for _ in range(min(most, len(self._waiting))))
         through = (self._waiting[0].id or 0) - 1 if self._waiting else self.read_through
         return SendMessage(events, missed, through)
 
     def _bound(self) -> None:
-        """Count the oldest events that are too many."""
-        for _ in range(len(self._waiting) - MOST_WAITING):
-            self._waiting.popleft()
+        """Count the oldest events that are too many, or take too much; the newest always stays."""
+        while len(self._waiting) > MOST_WAITING or (
+            self._bytes > MOST_WAITING_BYTES and len(self._waiting) > 1
+        ):
+            self._take_first()
             self._missed += 1
+
+    def _take_first(self) -> RegistryEvent:
+        first = self._waiting.popleft()
+        self._bytes -= _size_of(first)
+        return first
 
     def _store(self) -> StorePosition:
         self._stored = self.position
         return StorePosition(self.position)
+
+
+def _size_of(event: RegistryEvent) -> int:
+    """Return about how many bytes an event takes: nodes and clients choose the length of its fields."""
+    return _EVENT_BYTES + sum(len(name) + len(str(value)) for name, value in event.fields.items())
 
 
 def missed_before(position: int, events: Sequence[RegistryEvent]) -> int:

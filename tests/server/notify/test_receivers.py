@@ -11,6 +11,7 @@ import pytest
 
 from gpu_agent.registry import alarms
 from gpu_agent.registry.actions import Refusal
+from gpu_agent.registry.quoting import LONGEST_SENTENCE
 from gpu_agent.runtime.tls.contexts import server_context
 from gpu_agent.server.health import status_line
 from gpu_agent.server.metrics import exposition
@@ -326,6 +327,35 @@ async def test_a_command_that_fails_says_how(
         outcome = await service.notifier.test("ops")
     assert outcome is not None
     assert (outcome.delivered, outcome.problem) == (False, problem)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo first; echo 'no route to pager' >&2; echo; exit 3", "no route to pager"),
+        ("printf 'a\\033[31mb\\n'; exit 1", "a\N{REPLACEMENT CHARACTER}[31mb"),
+        ("yes | head -c 300000; printf '%02000d' 7; exit 1", None),
+        ("exit 1", ""),
+        ("(sleep 5 &) ; echo gone; exit 1", "gone"),
+    ],
+)
+async def test_the_last_line_of_a_command_that_fails_is_in_the_log_alone(
+    script: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = ReceiverSettings(name="ops", command=("sh", "-c", script), events=EVENTS, group_seconds=0)
+    async with alarming(receiver) as service, node(service) as peer:
+        await peer.register()
+        await cordon(service, peer.node_id)
+        await until(lambda: service.notifier.views()[0].problem, what="the command fails")
+        (view,) = service.notifier.views()
+    (failed,) = [one for one in caplog.records if one.message == "notify_failed"]
+    output = str(failed.__dict__["fields"].get("output", ""))
+    if said is None:
+        assert len(output) <= LONGEST_SENTENCE + 1
+        assert output.startswith("0000")
+    else:
+        assert output == said
+    assert view.problem in {f"the command sh failed with exit status {code}" for code in (1, 3)}
 
 
 async def test_a_secret_that_others_may_read_is_not_used(hook: AlarmWebhook, tmp_path: Path) -> None:

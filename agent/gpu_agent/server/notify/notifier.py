@@ -346,7 +346,7 @@ class Receiver:
             self.missed += self._message.missed if self._message is not None else 0
             self._carry_out(self._machine.handle(MessageDelivered(), now))
             return
-        self._log_failure(outcome.problem, now)
+        self._log_failure(outcome.problem, now, output=outcome.output)
         self.problem = outcome.problem
         self.failed += 1
         failed = MessageFailed(outcome.lasting, outcome.retry_after_seconds)
@@ -357,7 +357,7 @@ class Receiver:
             outage = round(now - self._failing_since, 3)
             _LOG.info("notify_recovered", receiver=self.settings.name, outage_seconds=outage)
 
-    def _log_failure(self, problem: str, now: float) -> None:
+    def _log_failure(self, problem: str, now: float, *, output: str) -> None:
         """Log a failure at most once a minute, and once an hour while it stays the same."""
         known, logged_at = self._logged
         goes_on = self.problem is not None
@@ -371,6 +371,7 @@ class Receiver:
                 problem=problem,
                 waiting=self._machine.waiting,
                 failing_seconds=round(now - self._failing_since, 3),
+                **({"output": output} if output else {}),
             )
 
 
