@@ -30,6 +30,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import pynvml
+
 import gpu_agent
 from benchmarks.model_scan import make_cache
 from gpu_agent.probe.nvml.forked_child import is_secret
@@ -128,6 +130,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     arguments = parser.parse_args()
     compileall.compile_dir(Path(gpu_agent.__file__).parent, quiet=2)  # as pip does when it installs
+    compileall.compile_file(pynvml.__file__, quiet=2)  # uv does not
     met = []
     with tempfile.TemporaryDirectory() as temporary:
         nvitop = arguments.nvitop or install_nvitop(Path(temporary) / "environment")

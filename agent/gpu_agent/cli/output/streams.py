@@ -14,8 +14,6 @@ import sys
 from types import TracebackType
 from typing import Self, TextIO, cast
 
-from gpu_agent.cli.output.text import printable
-
 _STDIN, _STDOUT, _STDERR = range(3)
 _ERASE = "\r\x1b[K"
 _PLAINER = {"→": "->", "…": "..."}
@@ -71,6 +69,7 @@ def print_stderr(sentence: str) -> None:
     token that was written in a wrong place is redacted.
     """
     if sys.stderr is not None:
+        from gpu_agent.cli.output.text import printable
         from gpu_agent.runtime.logs import redact_secrets
 
         shown = "\n".join(map(printable, redact_secrets(sentence).split("\n")))

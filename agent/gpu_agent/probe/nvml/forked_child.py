@@ -11,10 +11,12 @@ half of what it needs. So the program forks first where all of this holds, and e
 No driver library lives through the fork: only the child ever loads one.
 """
 
-import json  # noqa: F401 - command and child need it, and all that it brings: it is loaded once for both
+import contextlib  # noqa: F401 - command and child need it: it is loaded once for both, as the next two are
+import json  # noqa: F401
 import os
 import select
 import sys
+import threading  # noqa: F401
 import time
 from collections.abc import Callable, Iterable, Sequence
 
