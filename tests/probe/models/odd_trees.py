@@ -144,9 +144,13 @@ class Tree:
     def disturb(self, stop: threading.Event) -> None:
         """Change things until stopped."""
         while not stop.wait(CHANGE_SECONDS):
-            folder, folders, files = self.dice.choice(list(os.walk(self.root)) or [(str(self.root), [], [])])
-            with suppress(OSError):
-                self.change(folder, [f"{folder}/{name}" for name in (*folders, *files)])
+            self.change_somewhere()
+
+    def change_somewhere(self) -> None:
+        """One change in one of the folders; or none, where it is not possible there."""
+        folder, folders, files = self.dice.choice(list(os.walk(self.root)) or [(str(self.root), [], [])])
+        with suppress(OSError):
+            self.change(folder, [f"{folder}/{name}" for name in (*folders, *files)])
 
     def change(self, folder: str, paths: Sequence[str]) -> None:
         """One change."""

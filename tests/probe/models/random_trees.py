@@ -3,8 +3,8 @@
     python -m tests.probe.models.random_trees [--trees 1000] [--seed 0]
 
 Broken links, loops, folders closed to the reader, files of a terabyte that take no room, names that are no
-text, half manifests, and in one of three a writer at work. A failure is printed with the seed that repeats
-it.
+text, half manifests, and in one of three a writer at work. A scanner that rests while the kernel reports
+nothing must find what one finds that always looks. A failure is printed with the seed that repeats it.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.models.scanner import ModelScanner, Scan
 from gpu_agent.probe.models.source import Listing, ModelSource, Reading, Unit
+from gpu_agent.probe.models.source_state import SourceState
 from gpu_agent.probe.snapshot import FeaturePolicy, supported_features
 from gpu_agent.wire.codec import decode_from_node, encode
 from gpu_agent.wire.declaration import Owner, declare, registration
@@ -33,6 +34,8 @@ from tests.probe.models.caches import unprivileged
 from tests.probe.models.odd_trees import MARK, SECRET, Tree, hide, writer
 
 MOST_PARTIAL_SCANS = 20
+STEPS = 12
+SOURCES = (HubCache, OllamaStore, ModelFolders)
 HOST = Host(
     cpu_logical_cores=1,
     cpu_physical_cores=None,
@@ -51,8 +54,10 @@ class Metered:
         self.paths = source.paths
         self.source = source
         self.reads = 0
+        self.listings = 0
 
     def units(self) -> Listing:
+        self.listings += 1
         return self.source.units()
 
     def read(self, unit: Unit) -> Reading:
@@ -71,7 +76,7 @@ def judge(seed: int) -> None:
         hide(f"{folder}/outside", 0)
         tree = Tree(root, dice)
         tree.grow(str(root))
-        sources = [Metered(source([root])) for source in (HubCache, OllamaStore, ModelFolders)]
+        sources = [Metered(source([root])) for source in SOURCES]
         before = open_files()
         with writer(tree) if busy else unprivileged() if seed % 3 == 1 else nullcontext():
             scans = list(scanned(sources, dice))
@@ -104,6 +109,51 @@ def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
         watcher.close()
     yield scanner.scan(1e9)
     yield scanner.scan(1e9)
+
+
+def judge_rest(seed: int) -> int:
+    """Change the tree of a seed step by step, and scan it with and without the kernel's notifications.
+
+    How often a source was left alone; raises `AssertionError` where that made a difference.
+    """
+    dice = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix=MARK, ignore_cleanup_errors=True) as folder, ExitStack() as open_:
+        root = Path(folder) / "root"
+        root.mkdir()
+        hide(f"{folder}/outside", 0)
+        tree = Tree(root, dice)
+        tree.grow(str(root))
+        sources = [Metered(source([root])) for source in SOURCES]
+        resting = ModelScanner(sources, wall_ns=in_ten_seconds)
+        looking = ModelScanner([source([root]) for source in SOURCES], wall_ns=in_ten_seconds)
+        watchers = {state: watch(state, open_) for state in resting.states}
+
+        def follow(state: SourceState) -> None:
+            watchers[state].follow(state.watched_paths)
+
+        for step in range(STEPS):
+            for _ in range(dice.choice((0, 0, 0, 1, 2))):
+                tree.change_somewhere()
+            for watcher in watchers.values():
+                watcher.drain()
+            found = resting.scan(1e9, after_read=follow)
+            there = looking.scan(1e9)
+            assert replace(found, disks=()) == replace(there, disks=()), f"step {step}: a change was missed"
+    return STEPS * len(sources) - sum(source.listings for source in sources)
+
+
+def watch(state: SourceState, open_: ExitStack) -> InotifyWatcher:
+    """Let a source rest while nothing is reported."""
+    watcher = InotifyWatcher.open()
+    assert watcher is not None
+    open_.callback(watcher.close)
+    state.quiet_since = watcher.quiet_since
+    return watcher
+
+
+def in_ten_seconds() -> int:
+    """A clock that is fast, so that what was just written is old enough."""
+    return time.time_ns() + 10_000_000_000
 
 
 def clock(sources: Sequence[Metered]) -> float:
@@ -139,6 +189,7 @@ def play(seeds: Sequence[int], report: Callable[[str], object]) -> int:
     for seed in seeds:
         try:
             judge(seed)
+            judge_rest(seed)
         except Exception as fault:  # noqa: BLE001  whatever it is, its seed is wanted
             faults += 1
             report(f"seed {seed}: {type(fault).__name__}: {fault}")

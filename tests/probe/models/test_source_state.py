@@ -11,9 +11,11 @@ import pytest
 from gpu_agent.probe.models.directory import ModelFolders
 from gpu_agent.probe.models.files import MAX_DEPTH, open_root
 from gpu_agent.probe.models.inotify import InotifyWatcher
+from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.models.source import ModelSource
 from gpu_agent.probe.models.source_state import LOOK_EVERY_SECONDS, SourceState
 from tests.probe.models.caches import GGUF
+from tests.probe.models.random_trees import in_ten_seconds
 from tests.probe.models.stuck_source import StuckSource
 from tests.waiting import patience
 
@@ -176,11 +178,6 @@ def _refuse(*_: object, **__: object) -> None:
     raise _DiskReadError
 
 
-def in_ten_seconds() -> int:
-    """A clock that is fast, so that what was just written is old enough."""
-    return time.time_ns() + 10_000_000_000
-
-
 @pytest.fixture
 def cache() -> Iterator[Path]:
     """A folder on a file system that this machine alone changes, which pytest's own may not be."""
@@ -268,6 +265,18 @@ def test_a_watched_source_is_looked_through_every_ten_minutes_even_so(
     assert machine.rests()
     monkeypatch.setattr(time, "monotonic", lambda: began + LOOK_EVERY_SECONDS + 10)
     assert not machine.rests()
+
+
+def test_the_first_model_in_folders_that_hold_none_is_noticed(cache: Path) -> None:
+    library = cache / "manifests" / "registry.ollama.ai" / "library"
+    library.mkdir(parents=True)
+    machine = Machine(OllamaStore([cache]), wall_ns=in_ten_seconds)
+    assert machine.look() == set()
+    machine.look()
+    assert machine.rests()
+    (library / "llama3").mkdir()
+    (library / "llama3" / "8b").write_text("{}")
+    assert machine.look() == {"llama3:8b"}
 
 
 def test_a_source_without_a_watcher_or_with_files_that_just_changed_never_rests(cache: Path) -> None:

@@ -13,6 +13,7 @@ belongs to no model.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from gpu_agent.probe.models.files import (
@@ -26,9 +27,9 @@ from gpu_agent.probe.models.files import (
 )
 from gpu_agent.probe.models.gguf import gguf_problem, kind_of_gguf_architecture
 from gpu_agent.probe.models.kinds import languages_of
-from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Mark, Reading, Root, Unit, reportable_models
 from gpu_agent.probe.models.weights import fetch_progress, parse_object
-from gpu_agent.records import dataclass
+from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "ollama"
@@ -58,7 +59,10 @@ class OllamaStore:
 
     def units(self) -> Listing:
         """One unit per model name, with all its tags."""
-        return list_units(self.paths, _units_of, cross_file_systems=self._cross_file_systems)
+        folders: dict[str, Mark | None] = {}
+        units_of = partial(_units_of, folders=folders)
+        listing = list_units(self.paths, units_of, cross_file_systems=self._cross_file_systems)
+        return replace(listing, folders=folders)
 
     def read(self, unit: Unit) -> Reading:
         """The models of one name."""
@@ -80,25 +84,34 @@ class OllamaStore:
         return Reading(reportable, reader.watched, problems)
 
 
-def _units_of(root: Root) -> Iterator[Unit]:
-    return _names_below(root, join_path(root.path, "manifests"), "", levels=_LEVELS)
+def _units_of(root: Root, *, folders: dict[str, Mark | None]) -> Iterator[Unit]:
+    manifests = Unit(root, join_path(root.path, "manifests"), "")
+    return _names_below(manifests, levels=_LEVELS, folders=folders)
 
 
-def _names_below(root: Root, path: str, name: str, *, levels: int) -> Iterator[Unit]:
-    """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why."""
+def _names_below(above: Unit, *, levels: int, folders: dict[str, Mark | None]) -> Iterator[Unit]:
+    """The folders `levels` deep; one above them that cannot be listed is a unit too, which says why.
+
+    Those that were listed are added to `folders`.
+    """
+    root, path, name = above.root, above.path, above.name
+    reader = FolderReader(root)
     try:
-        entries = FolderReader(root).list_folder(path)
+        entries = reader.list_folder(path)
     except FileNotFoundError:
         return
     except OSError:
         yield Unit(root, path, name or "manifests")
         return
+    finally:
+        folders.update(reader.watched)
     for entry in entries:
         named = f"{name}/{entry.name}".lstrip("/")
+        below = Unit(root, entry.path, named)
         if entry.is_symlink() or (levels == 1 and is_folder(entry)):
-            yield Unit(root, entry.path, named)
+            yield below
         elif is_folder(entry):
-            yield from _names_below(root, entry.path, named, levels=levels - 1)
+            yield from _names_below(below, levels=levels - 1, folders=folders)
 
 
 def _closed(reader: FolderReader, root: Root) -> str | None:

@@ -63,7 +63,9 @@ class Listing:
     units: tuple[Unit, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
-    """The paths of the roots that exist: a new unit shows in one of them."""
+    """The paths of the roots that exist: a new unit shows in one of them, or in one of `folders`."""
+    folders: Mapping[str, Mark | None] = field(default_factory=dict)
+    """Path → its mark: the folders below the roots that were listed to find units."""
     local: bool = False
     """There are roots, and each is `Root.local`."""
 

@@ -94,6 +94,8 @@ class SourceState:
         """When all marks are looked at again, in monotonic seconds."""
         self._leads_to: tuple[_Folder | None, ...] = ()
         """The folder that each path led to."""
+        self._folders: Mapping[str, int | None] = {}
+        """Those below the roots in which a new unit shows, with their inodes."""
         self._listing_problems: Mapping[str, str] = {}
         self._problems: Mapping[str, str] | None = None
         """Those of all units and their listing; `None` when some of them may have changed since."""
@@ -154,9 +156,10 @@ class SourceState:
         certain = listing.local and not listing.problems and units.keys() == self._known.keys()
         self._still_before = still if certain else None
         self._remove_all_but(units)
-        leads_to = self._leading_to()
-        if (roots, leads_to) != (self._roots, self._leads_to):
-            self._roots, self._leads_to, self._paths_changed = roots, leads_to, True
+        leads_to, folders = self._leading_to(), _places(listing.folders)
+        if (roots, leads_to, folders) != (self._roots, self._leads_to, self._folders):
+            self._roots, self._leads_to, self._folders = roots, leads_to, folders
+            self._paths_changed = True
         self.progress_at = time.monotonic()
 
     def read(self, scan_began: float, goes_on: Callable[[], bool]) -> None:
@@ -245,8 +248,8 @@ class SourceState:
         return self._models
 
     def _all_paths(self) -> Collection[str]:
-        """The roots, what was watched, the folders that hold it, and the path to each unit."""
-        paths = dict.fromkeys(self._roots)
+        """The roots and folders, what was watched, the folders that hold it, and the path to each unit."""
+        paths = dict.fromkeys((*self._roots, *(self._folders if self._roots else ())))
         for (root, path), known in self._known.items():
             paths.update(dict.fromkeys(known.reading.watched))
             parents = map(_parent_of, known.reading.watched)
