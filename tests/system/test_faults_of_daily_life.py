@@ -177,7 +177,7 @@ def test_a_token_ended_at_once_is_followed_by_the_advice_and_the_node_is_back_un
     )
     node_id = site.await_ready()["node_id"]
     known = {node["node_id"] for node in site.nodes()}
-    advice = machine.run("gpu-agent", "registry", "token", "rotate", node_id, "--at-once").stdout
+    advice = machine.run("gpu-agent", "registry", "token", "rotate", node_id, "--revoke-now").stdout
     machine.run("systemctl", "restart", AGENT)  # to its old join token, which lets more nodes in
     step = advice.rpartition(": ")[2].strip()
     assert step in line_of(machine, "an operator ended the token")
