@@ -151,7 +151,6 @@ class Gpus(Mapping[str, GpuState]):
         "_memory_bytes",
         "_ok_healths",
         "_order",
-        "_placeable",
         "_processes",
         "_row",
         "_row_is_newer",
@@ -161,6 +160,7 @@ class Gpus(Mapping[str, GpuState]):
         "list_id",
         "names",
         "not_ok_since",
+        "placeable",
         "usable",
     )
 
@@ -203,7 +203,8 @@ class Gpus(Mapping[str, GpuState]):
         """True when the last heartbeat brought no figures, and that is written."""
         self._all_ok = False
         """True when the last heartbeat listed every GPU in order, and all of them ok."""
-        self._placeable = sum(not state.is_parent for state in self._states.values())
+        self.placeable = sum(not state.is_parent for state in self._states.values())
+        """How many are no parents of MIG devices."""
         self.usable = sum(state.usable for state in self._states.values())
         """How many can take a job, by the last heartbeat."""
 
@@ -242,7 +243,7 @@ class Gpus(Mapping[str, GpuState]):
             if _busy(processes) != _busy(others):
                 self._all_ok = False
         if not self._all_ok:
-            self._all_ok, self.usable = True, self._placeable
+            self._all_ok, self.usable = True, self.placeable
             return Difference.MORE
         return Difference.AMOUNT if differs else Difference.NONE
 
@@ -270,7 +271,7 @@ class Gpus(Mapping[str, GpuState]):
     def usable_states(self) -> list[GpuState]:
         """Return those that can take a job; the health of a MIG device's parent counts for the device."""
         states = self.values()
-        if self._all_ok and not self._failed_checks and self._placeable == len(states):  # as almost always
+        if self._all_ok and not self._failed_checks and self.placeable == len(states):  # as almost always
             return list(states)
         return [one for one in states if one.usable and self._parent_is_sound(one)]
 

@@ -133,9 +133,10 @@ def is_damped(record: NodeRecord, thresholds: Thresholds, now: float) -> bool:
 
 
 def _gpus(record: NodeRecord) -> Check:
-    placeable = [gpu for gpu in record.gpus.values() if not gpu.is_parent]
-    usable, count = record.gpus.usable, len(placeable)
-    problems = Counter(_problem(gpu) for gpu in placeable if gpu.condition != "ok")
+    usable, count = record.gpus.usable, record.gpus.placeable
+    # Each status of each node asks: where all are ok the figures need not reach each GPU.
+    faulty = () if record.gpus.all_ok else (gpu for gpu in record.gpus.values() if not gpu.is_parent)
+    problems = Counter(_problem(gpu) for gpu in faulty if gpu.condition != "ok")
     listed = sorted(problems.items())[:_NAMED_PROBLEMS]
     named = [problem if count == 1 else f"{number} {problem}" for problem, number in listed]
     if len(problems) > len(named):
