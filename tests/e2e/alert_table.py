@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
-from tests.e2e.monitored_fleet import GPUS, Alert, Monitored, in_background, monitored
+from tests.e2e.monitored_fleet import CHECKED, GPUS, Alert, Monitored, in_background, monitored
+from tests.programs import eventually
 from tests.server.harness import registration
 from tests.small_disk import Ballast, mounted
 
@@ -43,6 +45,56 @@ def play(fleet: Monitored, *, disk: Path | None) -> None:
     if disk is not None:
         _fill(fleet, disk)
     fleet.watch(within_seconds=SLOW)
+    _stall(fleet)
+    _lose_power(fleet)
+
+
+def _stall(fleet: Monitored) -> None:
+    """Stop the registry again and again, as a machine without time to spare does."""
+    stalls, done = "the registry gets no processor time for 0.8 s, again and again", threading.Event()
+
+    def stall() -> None:
+        while not done.wait(0.4):
+            fleet.registry.send(signal.SIGSTOP)
+            done.wait(0.8)
+            fleet.registry.send(signal.SIGCONT)
+
+    stalling = threading.Thread(target=stall)
+    fleet.inject(stalls, Alert("RegistryLoopStalls", {"job": "gpu-registry"}), stalling.start)
+    try:
+        fleet.watch(stalls, within_seconds=SOON)
+    finally:
+        done.set()
+        stalling.join()
+
+
+def _lose_power(fleet: Monitored) -> None:
+    """Freeze every agent that runs, so that none is heard any more, until the alerts have fired."""
+    dark = [one for name, one in fleet.machines.items() if name != "killed"]
+    lost, of_registry = "all agents fall silent at once", {"job": "gpu-registry"}
+    for machine in dark:
+        machine.agent.send(signal.SIGSTOP)
+    try:
+        fleet.inject(lost, Alert("ManyNodesLost", of_registry), _nothing)
+        fleet.inject(f"{lost}: no node is left", Alert("NoNodeTakesJobs", of_registry), _nothing)
+        for machine in dark:
+            gone = Alert("AgentGone", {"instance": machine.instance})
+            fleet.inject(
+                f"{lost}: Prometheus hears nothing of one that reads {machine.vendor}", gone, _nothing
+            )
+        fleet.watch(within_seconds=SOON)
+    finally:
+        for machine in dark:
+            machine.agent.send(signal.SIGCONT)
+    eventually(
+        lambda: len(fleet.prometheus.series("gpu_agent_connected == 1")) == len(dark) or None,
+        within_seconds=SOON,
+        what="agents that are heard again",
+    )
+
+
+def _nothing() -> None:
+    """What was injected before leads to another alert, too."""
 
 
 def end(fleet: Monitored) -> None:
@@ -54,7 +106,7 @@ def end(fleet: Monitored) -> None:
         lambda: fleet.registry.send(signal.SIGKILL),
     )
     connected = Alert("AgentNotConnected", {"instance": amd.instance})
-    fleet.inject(f"{killed}: an agent", connected, lambda: None)
+    fleet.inject(f"{killed}: an agent", connected, _nothing)
     fleet.watch(within_seconds=SOON)
 
 
@@ -66,7 +118,7 @@ def _watch_quick(fleet: Monitored) -> None:
 def _fill(fleet: Monitored, disk: Path) -> None:
     registry, stored, full = fleet.registry, Ballast(disk), "the registry's disk is full"
     fleet.inject(full, Alert("RegistryDoesNotStore", {"job": "gpu-registry"}), stored.fill)
-    fleet.inject(f"{full}: it says so", Alert("RegistryNotReady", {"job": "gpu-registry"}), lambda: None)
+    fleet.inject(f"{full}: it says so", Alert("RegistryNotReady", {"job": "gpu-registry"}), _nothing)
     for number in range(8):
         claim = {"job_id": f"full-{number}", "allowed_nodes": [fleet.machines["xid"].node_id]}
         in_background(partial(registry.post, "/v1/claims", claim))
@@ -75,7 +127,8 @@ def _fill(fleet: Monitored, disk: Path) -> None:
 
 
 _HOT, _WAITS = "NVIDIA: a GPU is too hot for a minute", "a job waits"
-_SLOW_FAULTS = (_HOT, _WAITS)
+_HELD = "an agent with a claim is killed (-9): its GPU stays held"
+_SLOW_FAULTS = (_HOT, _WAITS, _HELD)
 
 
 def _slow_faults(fleet: Monitored) -> None:
@@ -85,6 +138,9 @@ def _slow_faults(fleet: Monitored) -> None:
     hot = {"UUID": fake.fact("uuid", 2), "reason": "hw_thermal_slowdown"}
     fleet.inject(_HOT, Alert("GpuDegraded", hot), lambda: fake.set("clocks_event_reasons", 2, 0x48))
     registry.post("/v1/claims", {"job_id": "runs", "gpu_count": 1, **of_node})
+    fleet.inject(
+        "a receiver of alarms takes nothing", Alert("AlarmsNotDelivered", {"receiver": "pager"}), _nothing
+    )
     wanted = {"job_id": "waits", "gpu_count": 4, "wait_seconds": 300, **of_node}
     fleet.inject(
         _WAITS,
@@ -98,7 +154,7 @@ def _faults_of_claims(fleet: Monitored) -> None:
     assert machine.fake is not None
     driver, idle = machine.fake, {"job_id": "idle", "gpu_count": 1, "allowed_nodes": [machine.node_id]}
     claimed = registry.post("/v1/claims", idle)["gpu_uuids"]
-    fleet.inject("a claim leaves its GPU idle", Alert("ClaimsIdle", of_registry), lambda: None)
+    fleet.inject("a claim leaves its GPU idle", Alert("ClaimsIdle", of_registry), _nothing)
     free = next(index for index in range(GPUS) if driver.fact("uuid", index) not in claimed)
     fleet.inject(
         "a program runs on a GPU without a claim",
@@ -138,6 +194,11 @@ def _faults_of_gpus(fleet: Monitored) -> None:
         lambda: fake.set("pcie_replays", 3, 1000),
     )
     fleet.inject(
+        "NVIDIA: a GPU's compute mode prohibits programs",
+        Alert("GpuNotUsable", {"UUID": link, "reason": "compute_mode_prohibited"}),
+        lambda: fake.set("compute_mode", 3, 2),
+    )
+    fleet.inject(
         "AMD: three uncorrected ECC errors",
         Alert("GpuDegraded", {"UUID": _AMD_UUIDS[_AMD_SICK], "reason": "ecc_uncorrected"}),
         lambda: (cards / _AMD_SICK / "ras" / "umc_err_count").write_text("ue: 3\nce: 4\nde: 0\n"),
@@ -150,7 +211,7 @@ def _faults_of_gpus(fleet: Monitored) -> None:
     fleet.inject(
         "the same, by the registry alone",
         Alert("GpusNotUsable", {"name": "AMD Instinct MI300X OAM"}),
-        lambda: None,
+        _nothing,
     )
 
 
@@ -170,7 +231,7 @@ def _faults_of_machines(fleet: Monitored) -> None:
     fleet.inject(
         "the same, by the registry alone",
         Alert("NodesDegraded", {"status": "degraded"}),
-        lambda: None,
+        _nothing,
     )
     card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
 
@@ -200,8 +261,16 @@ def _faults_of_machines(fleet: Monitored) -> None:
         Alert("AgentGone", {"instance": gone.instance}),
         lambda: gone.agent.send(signal.SIGKILL),
     )
-    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}), lambda: None)
-    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}), lambda: None)
+    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}), _nothing)
+    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}), _nothing)
+    fleet.inject(_HELD, Alert("GpusHeld", {"job": "gpu-registry"}), _nothing)
+
+    def fail_check() -> None:
+        (config.parent / CHECKED).unlink()
+        registry.post(f"/v1/nodes/{sick.node_id}/check", {})
+
+    failed = Alert("MachineCheckFails", {"instance": sick.instance, "check": "hook"})
+    fleet.inject("the machine's own check fails", failed, fail_check)
 
 
 def _without_gpu() -> str:

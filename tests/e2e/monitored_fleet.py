@@ -29,6 +29,8 @@ GPUS = 4
 SHORTER = 60
 """What the rules' times are divided by."""
 AMD_MACHINE = "mi300x-spx"
+DEAD_RECEIVER = {"name": "pager", "command": ["false"], "events": ["job_assigned"], "group_seconds": 0}
+"""A receiver of alarms that takes nothing."""
 _CONFIGURATION = """
 probe_interval_seconds = 0.3
 metrics_listen = "127.0.0.1:{port}"
@@ -41,6 +43,9 @@ _HEARTBEATS = (
     *("--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.1"),
     *("--heartbeat-timeout-seconds", "4", "--max-cpu-percent", "100", "--max-memory-percent", "100"),
 )
+
+CHECKED = "checked"
+"""A file by which the machine's own check passes."""
 
 Labels = Mapping[str, str]
 
@@ -60,6 +65,11 @@ class Machine:
 
     node_id: str = ""
     """What the registry calls it."""
+
+    @property
+    def vendor(self) -> str:
+        """Whose GPUs it reads."""
+        return "AMD" if self.fake is None else "NVIDIA"
 
     @property
     def instance(self) -> str:
@@ -209,7 +219,10 @@ def monitored(folder: Path, *, store: Path) -> Iterator[Monitored]:
         registry = running.enter_context(
             Registry(
                 *("--store", f"sqlite://{store}/registry.db", "--claim-ttl-seconds", "600", *_HEARTBEATS),
-                environment={"GPU_REGISTRY_CLAIM_IDLE_SECONDS": "2"},
+                environment={
+                    "GPU_REGISTRY_CLAIM_IDLE_SECONDS": "2",
+                    "GPU_REGISTRY_NOTIFY": json.dumps([DEAD_RECEIVER]),
+                },
             )
         )
         machines: dict[str, Machine] = {}
@@ -257,6 +270,8 @@ def _machine(name: str, folder: Path, registry: Registry) -> Machine:
             fake.set("uuid", index, f"GPU-{name.encode().hex()[:8]:0<8}-fa4e-4000-8000-00000000000{index}")
             fake.set("utilization", index, 0)
         environment = fake.environment()
+        (folder / CHECKED).touch()
+        written += f'\n[checks]\nhook = ["test", "-e", "{folder / CHECKED}"]\n'
     config.write_text(written, encoding="utf-8")
     agent = Agent(
         registry.node_url,

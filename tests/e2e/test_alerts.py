@@ -30,7 +30,7 @@ _EMPTY = {
     "registry: Refused connections": "authentication is off",
 }
 """Panels without data in this fleet, and why; their metrics are tested where they are written."""
-_FOLLOW = {"GpusNotUsable", "MachineCheckFails"}
+_FOLLOW = {"AgentNotConnected", "GpusNotUsable", "MachineCheckFails"}
 """Alerts that may fire besides: other signs of what was injected."""
 
 
