@@ -62,6 +62,14 @@ def named_in_sentences() -> list[tuple[str, str]]:
             r"`((?:gpu-agent|registry) [a-z][^`{…\n]*)`", re.sub(r"(?s)```.*?```", "", text)
         )
     ]
+    templates = sorted((ROOT_FOLDER / "agent" / "gpu_agent").rglob("templates/*.html"))
+    in_pages += [
+        (template.name, command)
+        for template in templates
+        for command in re.findall(
+            r"(?m)(?:<pre>|<code>|^)(gpu-agent [a-z][^<{\n]*)", template.read_text(encoding="utf-8")
+        )
+    ]
     sources = sorted((ROOT_FOLDER / "agent" / "gpu_agent").rglob("*.py"))
     return in_pages + [
         (source.stem, command)
@@ -83,6 +91,7 @@ def _text_of(node: ast.AST) -> str:
 def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
     named = named_in_sentences()
     assert len(named) > 100
+    assert ("_empty.html", "gpu-agent demo") in named
     for module, command in named:
         words = shlex.split(command)[1:]
         place: Group | Command = ROOT

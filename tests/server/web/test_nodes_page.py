@@ -32,7 +32,7 @@ async def test_an_empty_fleet_says_how_to_add_a_node(admin: httpx.AsyncClient) -
     for path in ("/", "/nodes"):
         text = (await admin.get(path)).text
         assert "No node has registered yet" in text
-        assert "gpu-agent registry token create --join" in text
+        assert "gpu-agent registry token create --uses 10 --out join.token" in text
 
 
 async def test_the_most_urgent_node_comes_first_with_its_reason(
@@ -121,7 +121,7 @@ async def test_a_node_that_was_removed_says_so_with_the_next_step(
         for said in (
             "gpu-7 is no node any more",
             "removed: sold (by ana)",
-            "<code>gpu-agent registry token create --join</code>",
+            "<code>gpu-agent registry token create</code>",
             f'<a href="/events?node={machine.node_id}">Its events</a>',
         ):
             assert said in gone.text

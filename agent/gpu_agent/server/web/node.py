@@ -80,7 +80,7 @@ def unknown_node(registry: RegistryService, node_id: str) -> PageError:
         HTTPStatus.NOT_FOUND,
         f"{clip_quote(line.name)} is no node any more",
         f"At {clock_time(line.at)} UTC: {line.sentence}. Its machine comes back when its agent has a join "
-        "token: `gpu-agent registry token create --join` makes one.",
+        "token: `gpu-agent registry token create` makes one.",
         link=(f"/events?{urlencode({'node': node_id})}", "Its events"),
     )
 
