@@ -19,6 +19,30 @@ STATE = "/var/lib"
 STATUS = ("gpu-agent", "status", "--json")
 NOT_REACHED = 5
 SOCKET = "/run/gpu-agent/agent.sock"
+PAGER = f"""
+[[notify]]
+name = "pager"
+command = ["sh", "-c", "cat > {STATE}/gpu-registry/alarm.json"]
+"""
+BROWSE = """
+import http.client, re, ssl, sys, urllib.parse
+trusted = ssl.create_default_context(cafile="/etc/gpu-agent/ca.pem")
+registry = http.client.HTTPSConnection("registry.example", 8081, context=trusted, timeout=30)
+def ask(method, path, body=None, **headers):
+    registry.request(method, path, body, headers)
+    answer = registry.getresponse()
+    return answer, answer.read().decode()
+page, text = ask("GET", sys.argv[1])
+code = re.search('name="code" value="([^"]+)"', text)[1]
+form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": "https://registry.example:8081"}
+signed_in, _ = ask("POST", "/signin", urllib.parse.urlencode({"code": code}), **form)
+cookie = signed_in.headers["Set-Cookie"].partition(";")[0]
+for path in ("/", "/nodes"):
+    answer, text = ask("GET", path, Cookie=cookie)
+    assert answer.status == 200, (path, answer.status)
+    print(text)
+"""
+"""What a browser does, without drawing."""
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +120,18 @@ def test_no_token_is_in_an_argument_a_variable_or_the_journal(site: Site) -> Non
     look = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; journalctl --all --no-pager --output=json"
     shown = site.machine.run("sh", "-c", look, check=False).stdout
     assert [secret for secret in secrets if secret in shown] == []
+
+
+def test_the_page_opens_by_its_link_and_an_alarm_reaches_a_command(site: Site) -> None:
+    machine = site.machine
+    link = site.registry("page")
+    assert link is not None
+    machine.write("/root/browse.py", BROWSE)
+    shown = machine.run("python3", "/root/browse.py", link["path"]).stdout
+    assert site.await_ready()["node_id"] in shown
+    registry_toml = machine.path("/etc/gpu-agent/registry.toml").read_text()
+    machine.write("/etc/gpu-agent/registry.toml", registry_toml + PAGER)
+    machine.run("systemctl", "reload", REGISTRY)
+    machine.until(lambda: site.registry("notify", "test", "pager"), within_seconds=20, what="an alarm")
+    taken = json.loads(machine.run("cat", f"{STATE}/gpu-registry/alarm.json").stdout)
+    assert (taken["receiver"], taken["test"]) == ("pager", True)
