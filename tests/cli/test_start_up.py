@@ -100,4 +100,13 @@ def test_an_agent_loads_no_library_for_what_it_never_does(tmp_path: Path) -> Non
         "websockets.asyncio.client",
         "gpu_agent.node.daemon",
     } <= modules
-    assert not modules & {"importlib.metadata", "csv", "zipfile", "difflib", "gpu_agent.wire.api"}
+    unneeded = {
+        "importlib.metadata",
+        "csv",
+        "zipfile",
+        "urllib.request",
+        "http.client",
+        "email.utils",
+        "difflib",
+    }
+    assert not modules & {*unneeded, "difflib", "gpu_agent.wire.api"}

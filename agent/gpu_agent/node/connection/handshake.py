@@ -10,7 +10,6 @@ import contextlib
 import ssl
 import time
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -199,6 +198,8 @@ def _of_status(response: Response) -> ConnectFailed:
 def _seconds(written: str, now: float) -> float | None:
     if written.isascii() and written.isdigit():
         return float(written[:_MAX_DIGITS])
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - most registries send seconds
+
     try:
         return max(0.0, parsedate_to_datetime(written).timestamp() - now)
     except _DATE_ERRORS:
