@@ -3,9 +3,10 @@
     python -m tests.nvml_fake.fault_table [--driver datacenter|mig|old]
 
 Each fault is laid on GPU 0 of a machine with two. The true child reads it every `POLL_SECONDS` of a clock
-that is handed in, and the daemon's own tracker judges it: as on a machine in use. While nothing uses the GPUs and
-all are well, events and losses are seen as soon, and other faults at the reading before the next heartbeat.
-`gpu-agent probe` and `status` show the same lines about it. What `registry node show` says is the GPU's row of its page, after a heartbeat to a registry.
+that is handed in, and the daemon's own tracker judges it: as on a machine in use. While nothing uses the GPUs
+and all are well, events and losses are seen as soon, and other faults at the reading before the next
+heartbeat. `gpu-agent probe` and `status` show the same lines about it. What `registry node show` says is the
+GPU's row of its page, after a heartbeat to a registry.
 """
 
 import argparse
