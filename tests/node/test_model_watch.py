@@ -21,12 +21,14 @@ from gpu_agent.node.model_watch import (
 from gpu_agent.node.settings import AgentSettings, load
 from gpu_agent.probe.models import inotify as notices_module
 from gpu_agent.probe.models.directory import ModelFolders
+from gpu_agent.probe.models.files import open_root
 from gpu_agent.probe.models.inotify import InotifyWatcher
 from gpu_agent.probe.models.scanner import DISK_SILENT, ModelScanner, Scan
 from gpu_agent.probe.snapshot import Sources
 from gpu_agent.runtime.tasks import Tasks
 from tests.hung_disk import hung
 from tests.node.prober_harness import GOOD, PACE, always, probing
+from tests.probe.models.random_trees import Metered, in_ten_seconds
 from tests.waiting import patience, until
 
 
@@ -175,6 +177,30 @@ async def test_a_burst_of_changes_is_scanned_once_within_two_seconds(tmp_path: P
         assert await looks.next_one() - began < patience(2)
         looks.scan()
         assert looks.asked.empty()
+
+
+@HAS_NOTICES
+async def test_a_place_is_not_listed_again_while_the_kernel_reports_nothing(tmp_path: Path) -> None:
+    if not open_root(tmp_path).local:
+        pytest.skip("temporary files are on no local file system that is known")
+    metered = Metered(ModelFolders([tmp_path]))
+    async with _looking(tmp_path) as looks:
+        looks.scanner = ModelScanner([metered], wall_ns=in_ten_seconds)
+        looks.scan()
+        await looks.next_one()
+        looks.scan()
+        listed = metered.listings
+        looks.scan()
+        looks.scan()
+        assert metered.listings == listed
+        while not looks.asked.empty():
+            looks.asked.get_nowait()
+        (tmp_path / "new.gguf").touch()
+        await looks.next_one()
+        looks.scan()
+        assert metered.listings == listed + 1
+    looks.scan()
+    assert metered.listings == listed + 2, "nobody takes notifications any more"
 
 
 @HAS_NOTICES
