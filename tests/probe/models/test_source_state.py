@@ -197,6 +197,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a file is written in place": lambda root: (root / "m" / "a.gguf").write_bytes(GGUF + b"more"),
     "a file moves away": lambda root: (root / "m" / "a.gguf").rename(root.parent / "elsewhere.gguf"),
     "a file becomes a folder": lambda root: _in_place_of(root / "m" / "a.gguf", Path.mkdir),
+    "a file of a model becomes a folder": lambda root: _in_place_of(root / "m" / "notes", Path.mkdir),
     "a folder comes in the place of another": lambda root: _swapped(root / "m", root / "other"),
 }
 
@@ -219,6 +220,7 @@ def test_a_watched_source_rests_until_something_changes_and_again_after_it(
     root = cache / "root"
     (root / "m").mkdir(parents=True)
     (root / "m" / "a.gguf").write_bytes(GGUF)
+    (root / "m" / "notes").touch()
     machine = Machine(ModelFolders([root]), wall_ns=in_ten_seconds)
     machine.look()
     assert not machine.rests(), "nothing was seen to be unchanged yet"

@@ -153,8 +153,7 @@ class SourceState:
         self._waiting = [(key, units[key]) for key in reversed(order)]
         self._listing_problems, self._problems = listing.problems, None
         self._disks = self._read_disks()
-        certain = listing.local and not listing.problems and units.keys() == self._known.keys()
-        self._still_before = still if certain else None
+        self._still_before = still if listing.local and not listing.problems else None
         self._remove_all_but(units)
         leads_to, folders = self._leading_to(), _places(listing.folders)
         if (roots, leads_to, folders) != (self._roots, self._leads_to, self._folders):
