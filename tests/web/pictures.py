@@ -1,6 +1,6 @@
 """Pictures of every page: of three machines, of one in each state, and of ten thousand.
 
-    python -m tests.web.pictures FOLDER [--fleet few|each|many] [--see forced|grey|red-blind]
+    python -m tests.web.pictures FOLDER [--fleet few|each|many] [--see forced|grey|red-blind|green-blind]
 
 Each page is taken light and dark, on a desk's screen and on a telephone, by the machine's own chromium.
 `--see` shows the pages in the colours that a person has chosen for all programs, or as some people see.
