@@ -1,11 +1,12 @@
 """Models in Hugging Face hub caches, found without the library that made them.
 
 A model is one snapshot of a repository `models--org--name`, or a ref whose snapshot does not exist (yet). It
-is ready when every entry of the snapshot resolves and no weights are empty; while the repository holds an
-`*.incomplete` blob, the snapshot being filled is `downloading`; a dangling link or ref is `error`.
+is ready when every entry of the snapshot resolves, and weights are neither empty nor shorter than their own
+header says; while the repository holds an `*.incomplete` blob, the snapshot being filled is `downloading`; a
+dangling link or ref is `error`.
 
-No link is followed out of the cache, datasets are no models, and the heads of weights are not read: the hub's
-library moves a blob into its place only when it is whole.
+No link is followed out of the cache, and datasets are no models. Blobs are not watched: the hub's library
+moves one into its place when it is whole, and leaves it so.
 """
 
 import os
