@@ -14,6 +14,7 @@ from gpu_agent.registry.events import (
     ReleaseRequested,
     RemovalRequested,
     ResumeRequested,
+    RotationRequested,
     UnregistrationReceived,
 )
 from gpu_agent.registry.node import LONGEST_DRAIN_SECONDS
@@ -332,9 +333,23 @@ def test_a_command_to_a_node_without_an_open_session_is_refused_with_what_to_exp
     assert isinstance(refused, Refusal)
     assert refused.code == NODE_NOT_CONNECTED
     assert refused.message == (
-        "node 'node-1' has no open session (ready), so it cannot receive this: "
+        "node 'node-1' has no open session, so it cannot receive this: "
         "it registers by itself once its agent runs and reaches the registry"
     )
+
+
+@pytest.mark.parametrize(
+    ("auth_off", "way"), [(False, "`gpu-agent registry node readmit node-1`"), (True, "by itself")]
+)
+def test_a_command_to_a_node_whose_token_was_ended_names_its_way_back(*, auth_off: bool, way: str) -> None:
+    registry = Registry(auth_off=auth_off)
+    registry.ready()
+    registry.do(RotationRequested(registry.ref(), "node-1", revoke_now=True))
+    registry.do(ConnectionLost(1))
+    refused = answer(registry.do(ControlRequested(registry.ref(), "node-1", Command.REFRESH)))
+    assert isinstance(refused, Refusal)
+    assert way in refused.message
+    assert ("readmit" in refused.message) != auth_off
 
 
 def test_a_drained_node_whose_session_is_open_receives_commands() -> None:

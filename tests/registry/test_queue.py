@@ -182,6 +182,7 @@ def test_the_queue_is_bounded_in_all_and_for_each_owner() -> None:
     (refused,) = fleet.answers("bob-44")
     assert isinstance(refused, Refusal)
     assert refused.code == "QUEUE_FULL"
+    assert refused.message == "the queue is full (queue_limit is 300): ask again later, or without waiting"
 
 
 def test_a_restart_empties_the_queue() -> None:

@@ -130,7 +130,11 @@ class Fleet:
         )
         self._reported_sessions = ReportedSessions(policy, self._nodes, pacer)
         self._operations = Operations(
-            self._nodes, self._transitions, dispatch=self._dispatch, removal=self._removal
+            self._nodes,
+            self._transitions,
+            dispatch=self._dispatch,
+            removal=self._removal,
+            auth_off=auth_off,
         )
         self._token_requests = TokenRequests(self._nodes, self._tokens, self._dispatch)
         self._sweep = Sweep(

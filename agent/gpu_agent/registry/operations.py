@@ -46,12 +46,19 @@ class Operations:
     """Handles operators' requests for nodes."""
 
     def __init__(
-        self, nodes: NodeTable, transitions: StatusTransitions, *, removal: NodeRemoval, dispatch: Dispatch
+        self,
+        nodes: NodeTable,
+        transitions: StatusTransitions,
+        *,
+        removal: NodeRemoval,
+        dispatch: Dispatch,
+        auth_off: bool,
     ) -> None:
         self._nodes = nodes
         self._transitions = transitions
         self._removal = removal
         self._dispatch = dispatch
+        self._auth_off = auth_off
 
     def handle(self, event: NodeRequest, step: Step) -> None:
         """Do what an operator requests, or refuse it."""
@@ -60,7 +67,7 @@ class Operations:
             step.refuse(event.ref, ErrorCode.UNKNOWN_NODE, unknown_node_message(event.node_id))
             return
         if isinstance(event, ControlRequested):
-            _control(record, event, step)
+            self._control(record, event, step)
             return
         refusal = _refusal(record, event)
         if refusal is not None:
@@ -136,6 +143,27 @@ class Operations:
         said = said_by_operator(event.reason, event.by)
         step.log("node_removed", name_of(record) | said, Level.WARNING)
 
+    def _control(self, record: NodeRecord, event: ControlRequested, step: Step) -> None:
+        """Send a node an operator's command, or say why it cannot receive it."""
+        if record.connection is None:
+            refused = f"node {event.node_id!r} has no open session, so it cannot receive this: "
+            step.refuse(event.ref, NODE_NOT_CONNECTED, refused + self._way_back(record))
+            return
+        message = NodeControl(command=event.command.value, reason="an operator requested it")
+        step.effects.append(Send(record.connection, message))
+        fields = {"node_id": record.node_id, "command": event.command.value}
+        step.log("node_control_sent", fields | said_by_operator(event.reason, event.by))
+        step.answer(event.ref)
+
+    def _way_back(self, record: NodeRecord) -> str:
+        """Say how a node without a session gets one."""
+        if record.tokens.all or self._auth_off:
+            return "it registers by itself once its agent runs and reaches the registry"
+        return (
+            "its token was ended, and lets it in no more; run `gpu-agent registry node readmit "
+            f"{record.node_id}` and give its agent the token that this prints"
+        )
+
 
 def _refusal(record: NodeRecord, event: NodeChangeRequest) -> tuple[str, str] | None:
     """Return code and sentence of what stands against a request; None where nothing does."""
@@ -168,20 +196,3 @@ def _not_acknowledged(node_id: str) -> str:
         f"node {node_id!r} has registered, and its registration is not acknowledged yet: send the same "
         "request again in a moment"
     )
-
-
-def _control(record: NodeRecord, event: ControlRequested, step: Step) -> None:
-    """Send a node an operator's command, or say why it cannot receive it."""
-    if record.connection is None:
-        step.refuse(
-            event.ref,
-            NODE_NOT_CONNECTED,
-            f"node {event.node_id!r} has no open session ({record.status}), so it cannot receive this: "
-            "it registers by itself once its agent runs and reaches the registry",
-        )
-        return
-    message = NodeControl(command=event.command.value, reason="an operator requested it")
-    step.effects.append(Send(record.connection, message))
-    fields = {"node_id": record.node_id, "command": event.command.value}
-    step.log("node_control_sent", fields | said_by_operator(event.reason, event.by))
-    step.answer(event.ref)

@@ -134,11 +134,11 @@ class ClaimQueue:
         """Say why an owner's job cannot wait; None where it can."""
         if len(self._by_job) >= self._thresholds.queue_limit:
             return (
-                f"{len(self._by_job)} jobs wait already, as many as queue_limit allows: ask again later, or "
-                "without wait_seconds"
+                f"the queue is full (queue_limit is {self._thresholds.queue_limit}): ask again later, or "
+                "without waiting"
             )
         if self._bytes > MOST_BYTES:
-            return "the jobs that wait take too much memory: ask again later, or without wait_seconds"
+            return "the jobs that wait take too much memory: ask again later, or without waiting"
         if (
             owner is not None
             and sum(one.owner == owner for one in self._by_job.values()) >= MOST_OF_ONE_OWNER

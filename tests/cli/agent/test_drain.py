@@ -62,13 +62,18 @@ def test_a_deadline_without_a_unit_is_refused(tmp_path: Path, words: list[str]) 
     assert main(["drain", *words, "--socket", str(tmp_path / "s")]) == 4
 
 
-def test_a_drained_machine_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("state", "when"), [(State.DRAINED, ""), (State.BACKING_OFF, " once the registry answers")]
+)
+def test_a_drained_machine_is_resumed(
+    tmp_path: Path, state: State, when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     agent = FakeAgent()
-    agent.state = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
+    agent.state = snapshot(state=state, drain_reason="new fans", drain_until=1e9)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 0
     assert agent.requests == [ResumeRequested()]
-    assert capsys.readouterr().out == "node-A registers; `gpu-agent status` shows the result\n"
+    assert capsys.readouterr().out == f"node-A registers{when}; `gpu-agent status` shows the result\n"
 
 
 def test_json_is_the_status__resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +145,7 @@ def test_its_end_is_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     drained = wait_until_drained(lambda: next(coming), stands(drains()), quiet=False).model.drain
     assert drained is not None
     assert drained.over
-    assert capsys.readouterr().err == "node-A drains, 1 job in flight\n"
+    assert capsys.readouterr().err == "node-A drains, 1 job in flight, 10 min left\n"
 
 
 def test_a_resume_meanwhile_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,22 @@ def test_an_unreachable_registry_is_reported_with_the_next_step() -> None:
     assert failed.value.code is ExitCode.UNREACHABLE
 
 
+def test_a_name_that_cannot_be_looked_up_is_to_be_checked() -> None:
+    with pytest.raises(Failure, match=r"registry\.invalid.* cannot be looked up: check it") as failed:
+        Api("http://registry.invalid:8081").request("GET", "/v1/nodes")
+    assert failed.value.code is ExitCode.UNREACHABLE
+    assert "registry serve" not in str(failed.value)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_the_port_for_nodes_is_told_from_a_registry_that_does_not_run(served: Served, method: str) -> None:
+    url = served.registry.node_url.replace("ws://", "http://").removesuffix("/ws/node")
+    with pytest.raises(Failure, match=r"for nodes|nodes are served") as failed:
+        Api(url).request(method, "/v1/nodes", {} if method == "POST" else None)
+    assert "name the operators' port, 8081 by default, with --server URL" in str(failed.value)
+    assert failed.value.code is ExitCode.UNREACHABLE
+
+
 @pytest.mark.parametrize(
     "url",
     [

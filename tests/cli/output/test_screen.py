@@ -41,7 +41,7 @@ def test_without_a_terminal_each_change_is_a_line(capsys: pytest.CaptureFixture[
         for words, left in (("2 jobs", ", 9 s left"), ("2 jobs", ", 8 s left"), ("1 job", "")):
             line.show(words, left=left, more=": a, b")
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "2 jobs: a, b\n1 job: a, b\n")
+    assert (said.out, said.err) == ("", "2 jobs, 9 s left: a, b\n1 job: a, b\n")
 
 
 def test_on_a_terminal_the_line_is_redrawn_within_its_width_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:

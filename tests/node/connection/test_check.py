@@ -23,6 +23,7 @@ from gpu_agent.wire.api import NewToken
 from tests.authority import Authority, self_signed
 from tests.connect_proxy import REFUSED, ConnectProxy
 from tests.programs import free_port
+from tests.server.api_harness import serving
 from tests.server.harness import node, running, url
 
 UNKNOWN_TOKEN = "gpuj_00000000_abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
@@ -140,6 +141,14 @@ async def test_what_is_no_registry_fails_at_the_handshake() -> None:
     assert found["WebSocket"].verdict is CheckStatus.FAIL
     assert "HTTP 404" in found["WebSocket"].detail
     assert "/ws/node" in (found["WebSocket"].fix or "")
+
+
+async def test_the_operators_port_is_named_without_its_answer() -> None:
+    async with running() as service, serving(service) as operators:
+        found = await checked(f"ws://{operators.base_url.netloc.decode()}/ws/node")
+    assert found["WebSocket"].detail == (
+        "operators are served there, not nodes: name the registry's port for nodes, 8080 by default"
+    )
 
 
 async def test_a_full_registry_is_a_warning_and_receives_no_token() -> None:

@@ -90,7 +90,8 @@ def run_resume(arguments: Arguments) -> int:
     if arguments.json:
         print_json(now.document)
     else:
-        print(f"{node_name(now.model)} registers; `gpu-agent status` shows the result")
+        when = "" if now.model.connected else " once the registry answers"
+        print(f"{node_name(now.model)} registers{when}; `gpu-agent status` shows the result")
     return ExitCode.OK
 
 

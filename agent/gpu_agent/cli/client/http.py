@@ -7,6 +7,7 @@ answer counts only when it is the document that the API defines (`gpu_agent.wire
 import http.client
 import json
 import os
+import socket
 import ssl
 import urllib.error
 import urllib.parse
@@ -49,8 +50,10 @@ PIECE_BYTES = 1024 * 1024
 
 _JSON, _PROBLEM, _EVENTS = "application/json", "application/problem+json", "text/event-stream"
 _SUCCESS, _NO_CONTENT, _UNAUTHORIZED = range(200, 300), 204, 401
-_BAD_REQUEST, _TEXT, _MOST_TEXT = 400, "text/plain", 300
-"""An encrypted port answers an unencrypted request so."""
+_BAD_REQUEST, _NOT_FOUND, _TEXT, _MOST_TEXT = 400, 404, "text/plain", 300
+"""An encrypted port answers an unencrypted request so, and the port for nodes any path but theirs."""
+_OF_NODES = b"Nodes connect at "
+_OPERATORS_PORT = "name the operators' port, 8081 by default, with --server URL"
 _TLS_TERMS = TlsTerms(
     authority="--tls-ca-file", pin=None, own="--tls-cert-file and --tls-key-file", plain="http://"
 )
@@ -273,8 +276,7 @@ class Api:
             if of_tls is not None:
                 raise Failure(of_tls, code=ExitCode.UNREACHABLE) from None
             raise Failure(
-                f"no registry answers at {self.url} ({_cause(error)}). "
-                "Is `gpu-agent registry serve` running? Name another operators' address with --server URL.",
+                f"no registry answers at {self.url} ({_cause(error)}). {_next_step(error)}",
                 code=ExitCode.UNREACHABLE,
             ) from None
         except (http.client.HTTPException, ValueError) as error:
@@ -283,7 +285,7 @@ class Api:
     def _raise_refusal(self, answer: http.client.HTTPResponse) -> None:
         if answer.status in _SUCCESS:
             return
-        self._check_encrypted(answer)
+        self._check_port(answer)
         from gpu_agent.wire.api import Problem
 
         what = f"HTTP {answer.status}"
@@ -334,9 +336,16 @@ class Api:
             self._disown(f"{what} is no JSON object")
         return document
 
-    def _check_encrypted(self, answer: http.client.HTTPResponse) -> None:
-        plain = self.url.startswith("http://") and answer.status == _BAD_REQUEST
-        if plain and answer.headers.get_content_type() == _TEXT and b"https" in answer.read(_MOST_TEXT):
+    def _check_port(self, answer: http.client.HTTPResponse) -> None:
+        """Raise `Failure` where a registry's port answers that takes no such request."""
+        if answer.status not in (_BAD_REQUEST, _NOT_FOUND) or answer.headers.get_content_type() != _TEXT:
+            return
+        said = answer.read(_MOST_TEXT)
+        if answer.status == _NOT_FOUND and said.startswith(_OF_NODES):
+            raise Failure(
+                f"nodes are served at {self.url}, not operators: {_OPERATORS_PORT}", code=ExitCode.UNREACHABLE
+            )
+        if answer.status == _BAD_REQUEST and self.url.startswith("http://") and b"https" in said:
             raise Failure(
                 f"{self.url} is encrypted: name it with --server {self.url.replace('http', 'https', 1)}, "
                 "and --tls-ca-file FILE if none of this machine's authorities signed its certificate",
@@ -428,6 +437,15 @@ def _cause(error: OSError) -> str:
     """Return the system's words for an error, without its number."""
     reason = getattr(error, "reason", error)
     return str(getattr(reason, "strerror", None) or reason)
+
+
+def _next_step(error: OSError) -> str:
+    """Say what to do where no registry answers."""
+    if isinstance(getattr(error, "reason", error), socket.gaierror):
+        return "That name cannot be looked up: check it, and /etc/resolv.conf on this machine."
+    if isinstance(error, http.client.RemoteDisconnected):  # the port for nodes ends a POST so
+        return f"If that is a registry's port for nodes, {_OPERATORS_PORT}."
+    return "Is `gpu-agent registry serve` running? Name another operators' address with --server URL."
 
 
 def _list_in(document: Document, name: str) -> list[object]:

@@ -103,7 +103,7 @@ class StatusLine:
             self._drawn = False
 
     def show(self, words: str, *, left: str = "", more: str = "") -> None:
-        """Show how things stand; `left`, the time that is left, is no change and on terminals only.
+        """Show how things stand; `left`, the time that is left, is no change.
 
         A terminal that is too narrow loses the end of `more`.
         """
@@ -116,7 +116,7 @@ class StatusLine:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"{_ERASE}{f'{words}{left}{more}'[:width]}")
         elif words + more != self._shown:
-            self._write(f"{words}{more}\n")
+            self._write(f"{words}{left}{more}\n")
         self._shown = words + more
 
     @staticmethod

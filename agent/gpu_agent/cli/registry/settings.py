@@ -7,6 +7,7 @@ from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_json, print_lines, terminal_columns
 from gpu_agent.wire.api import ThresholdList, ThresholdView
 
+_MIB = 2**20
 _COLUMNS = (Column(head="THRESHOLD"), Column(head="VALUE", right=True), Column(head="UNIT"))
 
 
@@ -34,13 +35,15 @@ def run_settings(arguments: Arguments) -> int:
 
 def _row(one: ThresholdView) -> Row:
     changed = one.value != one.default
-    value = Piece(_value_in_words(one.value), "bold yellow" if changed else "")
-    default = f" (default {_value_in_words(one.default)})" if changed else ""
-    return Row((line(one.name), line(value), line(one.unit)), line(one.meaning, default))
+    scale, unit = (_MIB, "MiB") if one.unit == "bytes" else (1, one.unit)
+    value = Piece(_value_in_words(one.value, scale), "bold yellow" if changed else "")
+    default = f" (default {_value_in_words(one.default, scale)})" if changed else ""
+    return Row((line(one.name), line(value), line(unit)), line(one.meaning, default))
 
 
-def _value_in_words(value: float | tuple[str, ...]) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else ",".join(value) or "none"
+def _value_in_words(value: float | tuple[str, ...], scale: int) -> str:
+    """Give a number in every digit that it has: `:g` alone rounds to six."""
+    return f"{value / scale:.15g}" if isinstance(value, int | float) else ",".join(value) or "none"
 
 
 COMMANDS: Commands = {

@@ -169,7 +169,7 @@ class _Check:
             return _failed("WebSocket", failure.tls_problem)
         return fail(
             "WebSocket",
-            failure.failure.detail + (f": {_first_line(failure.text)}" if failure.text else ""),
+            failure.failure.detail + (f": {_first_line(failure.text)}" if status and failure.text else ""),
             "name the registry's port for nodes and its path, as in ws://HOST:8080/ws/node, or wss:// where "
             "it is encrypted",
         )
