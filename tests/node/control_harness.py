@@ -109,7 +109,7 @@ class FakeAgent:
 
     def __init__(self) -> None:
         self.jobs = Jobs()
-        self.state = snapshot()
+        self.state = self.resumed = snapshot()
         self.requests: list[OwnerRequest] = []
         self.refreshed = 0
         self.stuck = False
@@ -124,7 +124,7 @@ class FakeAgent:
         if isinstance(request, DrainRequested):
             self.state = snapshot(drain_reason=request.reason, drain_until=1e9)
         if isinstance(request, ResumeRequested):
-            self.state = snapshot()
+            self.state = self.resumed
 
     async def refresh(self) -> None:
         self.refreshed += 1

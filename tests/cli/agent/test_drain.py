@@ -63,13 +63,14 @@ def test_a_deadline_without_a_unit_is_refused(tmp_path: Path, words: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("state", "when"), [(State.DRAINED, ""), (State.BACKING_OFF, " once the registry answers")]
+    ("state", "when"), [(State.REGISTERED, ""), (State.BACKING_OFF, " once the registry answers")]
 )
 def test_a_drained_machine_is_resumed(
     tmp_path: Path, state: State, when: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = FakeAgent()
-    agent.state = snapshot(state=state, drain_reason="new fans", drain_until=1e9)
+    agent.state = snapshot(state=State.DRAINED, drain_reason="new fans", drain_until=1e9)
+    agent.resumed = snapshot(state=state)
     with serving(tmp_path / "s", agent=agent) as served:
         assert main(["resume", "--socket", str(served.path)]) == 0
     assert agent.requests == [ResumeRequested()]
