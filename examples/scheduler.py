@@ -34,8 +34,7 @@ async def run(client: RegistryClient, job: JobRequest, command: str, *, turn: as
         try:
             async with AsyncExitStack() as block:
                 async with turn:  # a lock is fair: jobs get GPUs in the order of their lines
-                    claim = client.claim(job, wait=3600, raise_on_loss=True)
-                    await block.enter_async_context(claim)
+                    claim = await block.enter_async_context(client.claim(job, wait=3600, raise_on_loss=True))
                 print(f"{job.job_id} runs on {claim.node_id} with {' '.join(claim.gpu_uuids)}", flush=True)
                 print(f"{job.job_id} ended with {await execute(command, claim)}", flush=True)
                 return
@@ -66,6 +65,8 @@ async def main(url: str, name: str, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("name the registry: python scheduler.py http://127.0.0.1:8081 [NAME]")
     address, run_name, *_ = [*sys.argv[1:], secrets.token_hex(4)]
     with suppress(KeyboardInterrupt):  # the jobs were ended, and their claims released
         asyncio.run(main(address, run_name, sys.stdin.read().splitlines()))

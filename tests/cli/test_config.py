@@ -54,6 +54,19 @@ def test_every_fault_is_reported_with_its_line(tmp_path: Path, capsys: pytest.Ca
     assert second == f"{config}:3: 'claim_tll_seconds' is no setting; did you mean 'claim_ttl_seconds'?"
 
 
+def test_faults_come_in_the_order_of_their_lines_and_what_is_lacking_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "labels = 3\nheartbeat = 5\nprobe_interval_seconds = 0\n"
+    config = written(tmp_path, text)
+    assert main(["config", "check", "agent", "--config", config]) == 4
+    first, second, third, last = capsys.readouterr().err.splitlines()
+    assert first == f'gpu-agent: {config}:1: labels: must be a table such as labels = {{ zone = "a" }}, got 3'
+    assert second.startswith(f"{config}:2: 'heartbeat' is no setting")
+    assert third.startswith(f"{config}:3: probe_interval_seconds: must be ")
+    assert last.startswith("no registry is named")
+
+
 @pytest.mark.parametrize(
     ("text", "usable", "code"), [(URL, True, 0), ("probe_interval_seconds = 0", False, 4)]
 )
@@ -171,8 +184,8 @@ def test_a_receiver_that_gets_no_alarm_is_warned_of_as_its_test_would_say(
         open_to_all,
         f"chat: url_file {empty} is empty",
         f"gone: url_file {tmp_path}/gone cannot be read (No such file or directory)",
-        "pager: the command page cannot be started (No such file or directory)",
-        "script: the command plain cannot be started (Permission denied)",
+        "pager: the command /nonexistent/page cannot be started (No such file or directory)",
+        f"script: the command {plain} cannot be started (Permission denied)",
     ]
 
 

@@ -118,3 +118,11 @@ async def test_jobs_start_in_the_order_of_their_lines(
         await client.release("train", other.claim_id)
         said = await run.output()
     assert [line for line in said.splitlines() if line in ("first", "second")] == ["first", "second"]
+
+
+async def test_without_an_address_it_says_how_to_start_it() -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLE), stdin=pipe, stderr=pipe)
+    async with asyncio.timeout(patience(30)):
+        _, said = await process.communicate()
+    assert said.decode() == "name the registry: python scheduler.py http://127.0.0.1:8081 [NAME]\n"

@@ -138,6 +138,7 @@ def test_a_gpu_that_hangs_the_library_is_taken_out_alone_and_returns_when_checke
         "CUDA_FAKE_CONTROL": str(cuda.control),
         "GPU_AGENT_CHECKS__GPU_SECONDS": str(patience(3)),
         "GPU_AGENT_PROBE_INTERVAL_SECONDS": "0.3",
+        "GPU_AGENT_LOG_LEVEL": "debug",
     }
     required = {"GPU_REGISTRY_ADMISSION__REQUIRED_CHECKS": "memory_bandwidth"}
     with (

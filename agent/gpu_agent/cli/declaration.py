@@ -161,6 +161,8 @@ class Declaration:
     """Whether it makes requests, to a registry or an agent."""
     passes_on: bool = False
     """Whether the words after its first argument are a command that it runs."""
+    instead: str = ""
+    """What to do instead, for who gives it an argument that it does not take."""
 
 
 Commands = Mapping[str, tuple[Callable[[], Declaration], Run]]
@@ -175,7 +177,7 @@ class Command(click.Command):
             path[-1],
             params=[*declared.params, _help_option()],
             add_help_option=False,
-            context_settings={"allow_interspersed_args": not declared.passes_on},
+            context_settings={"allow_interspersed_args": not declared.passes_on, "allow_extra_args": True},
         )
         self.path = " ".join(path)
         self.declared = declared
@@ -207,10 +209,15 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words; a mistake knows the command that it was made in."""
         try:
-            return super().parse_args(ctx, args)
+            extra = super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
+        if extra and not ctx.resilient_parsing:
+            takes = "no more arguments" if self.takes else "no argument"
+            hint = f": {self.declared.instead}" if self.declared.instead else ""
+            raise click.UsageError(f"{self.path} takes {takes}, but got {extra[0]!r}{hint}", ctx)
+        return extra
 
     def invoke(self, ctx: click.Context) -> int:
         """Do the work; `ctx.obj` is the child that reads the GPUs already, if there is one."""

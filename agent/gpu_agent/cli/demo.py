@@ -27,7 +27,7 @@ from gpu_agent.cli.demo_workload import Workload
 from gpu_agent.cli.output.exclusions import need_and_have
 from gpu_agent.cli.output.inventory import gpus_in_words
 from gpu_agent.cli.output.nodes import node_table
-from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes, timed_line
+from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes, timed_lines
 from gpu_agent.cli.output.streams import reader_left
 from gpu_agent.cli.output.text import BLANK, terminal_columns
 from gpu_agent.cli.registry.page import page_url
@@ -196,8 +196,10 @@ def _show(fleet: DemoFleet) -> None:
     with LiveLines() as live:
         while True:
             fleet.check_alive()
-            live.print_above(map(timed_line, workload.step(time.monotonic())))
-            live.draw([BLANK, *node_table(workload.nodes, terminal_columns(), now=time.time())])
+            columns = terminal_columns()
+            seen = workload.step(time.monotonic())
+            live.print_above(one for words in seen for one in timed_lines(words, columns))
+            live.draw([BLANK, *node_table(workload.nodes, columns, now=time.time())])
             time.sleep(REFRESH_SECONDS)
 
 

@@ -300,7 +300,7 @@ class Checks:
         )
         self._states[one.name, one.scope] = state
         if before is None or before.ok is not one.ok:
-            _log(state)
+            _log(state, recovers=before is not None and before.ok is False)
 
     def _note(self, name: str, scope: str, why: str) -> None:
         """Show why a check did not run, beside its last result if it has one."""
@@ -312,14 +312,16 @@ class Checks:
         )
 
 
-def _log(state: CheckState) -> None:
+def _log(state: CheckState, *, recovers: bool) -> None:
     fields = {"check": state.name, "scope": state.scope, "detail": state.detail}
     if state.ok is None:
-        _LOG.info("check_not_run", **fields)
-    elif state.ok:
+        _LOG.debug("check_not_run", **fields)
+    elif not state.ok:
+        _LOG.warning("check_failed", **fields)
+    elif recovers:
         _LOG.info("check_passed", **fields)
     else:
-        _LOG.warning("check_failed", **fields)
+        _LOG.debug("check_passed", **fields)
 
 
 def _fitting(states: Iterable[CheckState]) -> Iterator[NodeCheck]:

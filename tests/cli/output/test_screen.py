@@ -2,9 +2,9 @@ import io
 
 import pytest
 
-from gpu_agent.cli.output.screen import LiveLines
+from gpu_agent.cli.output.screen import LiveLines, timed_lines
 from gpu_agent.cli.output.streams import StatusLine
-from gpu_agent.cli.output.text import line
+from gpu_agent.cli.output.text import line, plain_text
 from tests.cli.terminal import terminal
 
 
@@ -34,6 +34,12 @@ def test_what_is_printed_above_stays_above_the_lines() -> None:
     assert after.index("table") < after.index("sum")
     _, _, moved = written.getvalue().partition("sum")
     assert moved.index("\x1b[1A") < moved.index("happened")
+
+
+def test_what_does_not_fit_behind_the_time_goes_on_below_it() -> None:
+    first, second = map(plain_text, timed_lines(line("no node takes it now: 1 gpu_unavailable"), 40))
+    assert first.endswith("  no node takes it now: 1")
+    assert second == f"{' ' * 10}gpu_unavailable"
 
 
 def test_without_a_terminal_each_change_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,3 +211,12 @@ def test_a_demand_that_makes_no_sense_is_refused_with_how_to_write_it(
 ) -> None:
     with pytest.raises(Failure, match=hint):
         demands(*words)
+
+
+def test_a_jobs_id_is_no_demand_and_the_queue_is_named_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "explain", "job", "b"]) == 4
+    said = capsys.readouterr().err
+    assert (
+        "gpu-agent registry explain job takes no argument, but got 'b': describe the job with --gpus" in said
+    )
+    assert "`gpu-agent registry queue` shows why" in said

@@ -94,7 +94,7 @@ def test_labels_are_sent_as_they_are_written_and_no_match_is_a_failure(
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["drain"], "say which node"),
+        (["drain"], "See `gpu-agent registry node drain --help`."),
         (["drain", "a", "--label", "rack=7"], "not both"),
         (["drain", "a", "--at-once", "2"], "name them with --label"),
         (["cordon", "--label", "rack=7", "--gpu", "GPU-1"], "not --label"),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
 from time import time
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.asyncio.server import ServerConnection
@@ -232,7 +233,8 @@ async def test_a_closed_port_is_a_failed_attempt() -> None:
         url = scheduler.url
     async with linked(url) as (_, heard):
         failed = await heard.next()
-    assert failed == ConnectFailed("the registry cannot be reached: Connection refused")
+    place = f"127.0.0.1:{urlsplit(url).port}"
+    assert failed == ConnectFailed(f"the registry at {place} cannot be reached: Connection refused")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 503])

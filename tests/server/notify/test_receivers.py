@@ -314,7 +314,7 @@ async def test_a_command_reads_the_message_and_nothing_of_our_environment(
     ("words", "problem"),
     [
         (("false",), "the command false failed with exit status 1"),
-        (("/nonexistent/x",), "the command x cannot be started (No such file or directory)"),
+        (("/nonexistent/x",), "the command /nonexistent/x cannot be started (No such file or directory)"),
         (("sh", "-c", "sleep 60 & wait"), "the command sh did not end within 0.5 s"),
     ],
 )

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from gpu_agent.cli.output.text import Line, Piece, cut_line, line, print_lines, shows_colours, styled_text
+from gpu_agent.cli.output.text import (
+    Line,
+    Piece,
+    cut_line,
+    line,
+    print_lines,
+    shows_colours,
+    styled_text,
+    wrap_after,
+)
 from gpu_agent.cli.output.units import clock
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -83,10 +92,10 @@ def can_redraw() -> bool:
 
 def print_changes(changes: Iterable[Line]) -> None:
     """Print a line for each change, with the time."""
-    print_lines(map(timed_line, changes))
+    print_lines(one for words in changes for one in timed_lines(words, None))
 
 
-def timed_line(words: Line) -> Line:
-    """Put the time of day before a line."""
+def timed_lines(words: Line, columns: int | None) -> list[Line]:
+    """Put the time of day before a line; what does not fit goes on below it."""
     now = time.time()
-    return line(Piece(f"{clock(now, now)}  ", "dim"), *words)
+    return wrap_after(line(Piece(f"{clock(now, now)}  ", "dim")), words, columns)

@@ -16,6 +16,8 @@ def declare_job() -> Declaration:
         "fails "
         "first, what the job needs and what the node has. Reserves nothing.",
         example="gpu-agent registry explain job --model my/model --gpus 2 --label zone=a",
+        instead="describe the job with --gpus and the other options; `gpu-agent registry queue` shows why a "
+        "waiting job waits",
         exits={
             ExitCode.OK: "explained, whatever the answer; with --pick: there is a node",
             ExitCode.NO_NODE: "with --pick: no node can take the job now",

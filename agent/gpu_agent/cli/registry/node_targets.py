@@ -65,7 +65,7 @@ def node_named(api: Api, arguments: Arguments, action: str) -> Node:
     if arguments.node_id is None:
         raise Failure(
             f"say which node to {action}: its ID, or all with --label K=V\n"
-            "See `gpu-agent registry node --help`.",
+            f"See `gpu-agent registry node {action} --help`.",
             code=ExitCode.CONFIGURATION,
         )
     return Node(api, arguments.node_id)

@@ -233,7 +233,12 @@ def out_options() -> list[click.Parameter]:
 
 def parse_ttl(text: str) -> float | str:
     """Read how long a token may be used; raises `ValueError` with what is wrong."""
-    return NEVER if text == NEVER else parse_duration(text)
+    if text == NEVER:
+        return NEVER
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {NEVER}") from None
 
 
 def ttl_field(given: float | str | None) -> dict[str, float | None]:
@@ -300,6 +305,10 @@ def secret_file(path: Path) -> Iterator[Callable[[str], None]]:
 
     The file is opened before the secret exists, so that none is created that cannot be written.
     """
+    if path.is_dir():
+        raise Failure(
+            f"{path} is a directory: name a file in it with --out FILE", code=ExitCode.CONFIGURATION
+        )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     except OSError as error:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.http11 import Response
 
-from gpu_agent.node.connection.proxy import Proxy, connect_tcp
+from gpu_agent.node.connection.proxy import Proxy, authority, connect_tcp
 from gpu_agent.node.connection.tls import (
     DEFAULT,
     TERMS,
@@ -75,7 +75,7 @@ async def open_websocket(
             return _refused(error.response, url)
         problem = _tls_problem(error, url)
         if problem is None:
-            return HandshakeFailure(_failure(error))
+            return HandshakeFailure(_failure(error, url))
         lasting = isinstance(error, TlsFileError | PlaintextError)
         return HandshakeFailure(ConnectFailed(str(problem), lasting=lasting), tls_problem=problem)
 
@@ -160,11 +160,13 @@ def _tls_problem(error: Exception, url: str) -> TlsProblem | None:
     return None
 
 
-def _failure(error: Exception) -> ConnectFailed:
+def _failure(error: Exception, url: str) -> ConnectFailed:
     if isinstance(error, TimeoutError):
         return ConnectFailed(str(error) or f"no WebSocket came up within {OPEN_SECONDS:g} s")
     if isinstance(error, OSError):
-        return ConnectFailed(f"the registry cannot be reached: {error.strerror or error}")
+        parts = urlsplit(url)
+        place = authority(parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
+        return ConnectFailed(f"the registry at {place} cannot be reached: {error.strerror or error}")
     if isinstance(error, InvalidURI) or "redirect" in str(error):
         return ConnectFailed(
             "what answers there redirects to another place, which no agent follows: name the registry's "

@@ -74,7 +74,7 @@ class Proxy:
     def __str__(self) -> str:
         """Write it without its password."""
         user = "" if self.user is None else f"{self.user}:{REDACTED}@"
-        return f"http://{user}{_authority(self.host, self.port)}"
+        return f"http://{user}{authority(self.host, self.port)}"
 
     @property
     def authorization(self) -> str | None:
@@ -122,7 +122,7 @@ async def tunnel(opened: socket.socket, proxy: Proxy, *, host: str, port: int) -
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await loop.sock_sendall(opened, _request(proxy, _authority(host, port)))
+            await loop.sock_sendall(opened, _request(proxy, authority(host, port)))
             answer = await _answer(opened)
     except TimeoutError:
         raise ProxyError(f"the proxy {proxy} opened no tunnel within {ANSWER_SECONDS:g} s") from None
@@ -130,7 +130,7 @@ async def tunnel(opened: socket.socket, proxy: Proxy, *, host: str, port: int) -
         raise ProxyError(f"the proxy {proxy} hung up ({error.strerror or error})") from None
     refusal = _refusal(answer)
     if refusal is not None:
-        raise ProxyError(f"the proxy {proxy} opens no tunnel to {_authority(host, port)}: {refusal}")
+        raise ProxyError(f"the proxy {proxy} opens no tunnel to {authority(host, port)}: {refusal}")
 
 
 async def connect_directly(host: str, port: int) -> socket.socket:
@@ -174,8 +174,8 @@ async def connect_address(family: socket.AddressFamily, address: tuple[object, .
     return opened
 
 
-def _request(proxy: Proxy, authority: str) -> bytes:
-    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: gpu-agent/{__version__}"]
+def _request(proxy: Proxy, target: str) -> bytes:
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", f"User-Agent: gpu-agent/{__version__}"]
     if proxy.authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
     return "\r\n".join([*lines, "", ""]).encode()
@@ -204,7 +204,8 @@ def _refusal(answer: bytes) -> str | None:
     return None if code // 100 == 2 else f"it answers HTTP {code}"  # noqa: PLR2004 - success, in HTTP's counting
 
 
-def _authority(host: str, port: int) -> str:
+def authority(host: str, port: int) -> str:
+    """Write a host and its port, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

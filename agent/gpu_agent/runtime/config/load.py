@@ -5,6 +5,8 @@ with the nearest known one. What else a fault means, the component's own setting
 """
 
 import os
+import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,9 +35,22 @@ from gpu_agent.runtime.config.sources import (
 )
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)
+_Fault = tuple[int, str]
+"""The line of the file, by which faults are sorted, and a sentence."""
+_NO_LINE, _LACKING = sys.maxsize - 1, sys.maxsize
 _MAX_SHOWN = 60
 _MOST_NAMES = 12
 """Names of settings in one message."""
+_EXPECTED = {
+    "dict_type": 'must be a table such as {key} = {{ zone = "a" }}',
+    "model_type": "must be a table: write its settings below [{key}]",
+    "model_attributes_type": "must be a table: write its settings below [{key}]",
+    "list_type": 'must be a list such as {key} = ["a", "b"]',
+    "tuple_type": 'must be a list such as {key} = ["a", "b"]',
+    "string_type": 'must be a text in quotes such as {key} = "a"',
+    "missing": "is missing",
+}
+"""What a value of another type must be, by the validator's name of the fault."""
 
 
 class SettingsError(Exception):
@@ -78,7 +93,8 @@ def load_settings(
             raise SettingsError(f"{path}:{again}: {name} is already set in line {first}; {fix}") from None
         raise SettingsError(f"{path} is not valid TOML (which is UTF-8 text): {error}") from None
     sources = SettingSources(kind, given, path)
-    faults = [*_named_twice(kind, written, path), *_misplaced(kind, written, sources)]
+    faults = [(_NO_LINE, one) for one in _named_twice(kind, written, path)]
+    faults += _misplaced(kind, written, sources)
     lacking: tuple[str, ...] = ()
     try:
         settings = _with_file(kind, by_first_name(kind, without_advanced_table(kind, written)))(**given)
@@ -86,21 +102,34 @@ def load_settings(
         raise SettingsError(f"{error}: write it as JSON") from None
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        faults += [f"{_prefix(sources, one)}{sentence(one) or _usual(kind, one)}" for one in errors]
+        faults += [_placed(sources, one, sentence(one) or _usual(kind, one)) for one in errors]
         lacking = tuple(
             setting_name(one) for one in errors if one["type"] == "missing" and len(one["loc"]) == 1
         )
         if len(lacking) < len(faults):
-            raise SettingsError("\n".join([*faults, *_perhaps_meant(kind, lacking)])) from None
+            raise SettingsError(_listed(faults, kind, lacking)) from None
     else:
         if not faults:
             return settings
-    raise SettingsError("\n".join([*faults, *_perhaps_meant(kind, lacking)]), lacking)
+    raise SettingsError(_listed(faults, kind, lacking), lacking)
+
+
+def _listed(faults: list[_Fault], kind: type[BaseSettings], lacking: tuple[str, ...]) -> str:
+    """List faults by their lines, a setting that is lacking last."""
+    return "\n".join([*[fault for _, fault in sorted(faults, key=_line_of)], *_perhaps_meant(kind, lacking)])
+
+
+def _line_of(fault: _Fault) -> int:
+    return fault[0]
 
 
 def fault_text(error: ErrorDetails) -> str:
-    """What is wrong, in the words of the validator that found it."""
-    return error["msg"].removeprefix("Value error, ")
+    """What is wrong, in plain words, or else in those of the validator that found it."""
+    expected = _EXPECTED.get(error["type"])
+    if expected is not None and error["loc"]:
+        return expected.format(key=error["loc"][-1])
+    said = error["msg"].removeprefix("Value error, ")
+    return re.sub(r"^Input should (?=be|have)", "must ", said)
 
 
 def setting_name(error: ErrorDetails) -> str:
@@ -108,9 +137,12 @@ def setting_name(error: ErrorDetails) -> str:
     return ".".join(str(step) for step in error["loc"])
 
 
-def _prefix(sources: SettingSources, error: ErrorDetails) -> str:
+def _placed(sources: SettingSources, error: ErrorDetails, fault: str) -> _Fault:
+    """Put the place of a fault before it."""
     source = sources.nearest(error["loc"])
-    return "" if source is DEFAULT or not source.has_location else f"{source}: "
+    if source is DEFAULT or not source.has_location:
+        return (_LACKING if error["type"] == "missing" else _NO_LINE, fault)
+    return (source.line or _NO_LINE, f"{source}: {fault}")
 
 
 def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
@@ -118,6 +150,8 @@ def _usual(kind: type[BaseModel], error: ErrorDetails) -> str:
         return _unknown_key(kind, _holder(kind, error), str(error["loc"][-1]))
     name = setting_name(error)
     fault = fault_text(error)
+    if error["type"] == "missing":
+        return f"{name} {fault}"
     return f"{name}: {fault.removesuffix('.')}, got {_shown(error['input'])}" if name else fault
 
 
@@ -190,7 +224,9 @@ def _named_twice(kind: type[BaseSettings], written: Mapping[str, Any], file: Pat
             yield f"the variables {' and '.join(variables)} set the same; unset one of them"
 
 
-def _misplaced(kind: type[BaseModel], written: Mapping[str, Any], sources: SettingSources) -> Iterator[str]:
+def _misplaced(
+    kind: type[BaseModel], written: Mapping[str, Any], sources: SettingSources
+) -> Iterator[_Fault]:
     """Say which settings stand above the tables and belong below `[advanced]`, or the other way round."""
     advanced, table = advanced_names(kind), written.get(ADVANCED)
     below = table if isinstance(table, Mapping) else {}
@@ -199,7 +235,8 @@ def _misplaced(kind: type[BaseModel], written: Mapping[str, Any], sources: Setti
         for key in below
         if key in kind.model_fields.keys() - advanced
     ]:
-        yield f"{sources.of((key,))}: {key!r} is no setting there; put it {where}"
+        source = sources.of((key,))
+        yield source.line or _NO_LINE, f"{source}: {key!r} is no setting there; put it {where}"
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def command_environment() -> dict[str, str]:
 
 def not_started(program: str, reason: object) -> str:
     """Say that a program cannot be started."""
-    return f"the command {Path(program).name} cannot be started ({reason})"
+    return f"the command {program} cannot be started ({reason})"
 
 
 async def _feed(process: asyncio.subprocess.Process, body: bytes) -> None:
