@@ -63,9 +63,9 @@ def action_of(action: str, body: Mapping[str, object]) -> Act:
 def node_named(api: Api, arguments: Arguments, action: str) -> Node:
     """Return the node whose id is given; raises `Failure` where none is."""
     if arguments.node_id is None:
+        path = f"gpu-agent registry node {action}"
         raise Failure(
-            f"say which node to {action}: its ID, or all with --label K=V\n"
-            f"See `gpu-agent registry node {action} --help`.",
+            f"say which node to {action}: its ID, or all with --label K=V\nSee `{path} --help`.",
             code=ExitCode.CONFIGURATION,
         )
     return Node(api, arguments.node_id)
