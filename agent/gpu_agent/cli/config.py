@@ -112,7 +112,7 @@ class Configuration:
 def declare_check() -> Declaration:
     """Declare what it takes, and its help."""
     return Declaration(
-        about="Say whether the settings of the agent or the registry can be used: every fault at once, each "
+        about="Say whether the settings of the agent or the registry can be used: their faults, each "
         "with the line or the variable that has it, and for an unknown key the nearest that there is. "
         "Nothing is started or reached: `gpu-agent doctor` checks what the agent's settings name.",
         example="gpu-agent config check agent",

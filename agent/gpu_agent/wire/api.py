@@ -508,7 +508,9 @@ class NodeExplanation(ApiAnswer):
     exclusions: tuple[NodeExclusionView, ...] = Field(
         description="What can change, in the order of the dispatch filters"
     )
-    limits: tuple[NodeExclusionView, ...] = Field(description="What the node is: a job beyond it never fits")
+    limits: tuple[NodeExclusionView, ...] = Field(
+        description="What the node has not now: a job that needs it is refused"
+    )
     model: ModelState | None = Field(description="The model that was asked about; null for none.")
 
 

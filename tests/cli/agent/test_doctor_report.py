@@ -166,6 +166,14 @@ def test_a_terminal_gets_the_fix_beneath() -> None:
     assert max(map(len, said)) <= 80
 
 
+def test_several_faults_have_a_line_each() -> None:
+    faults = fail("configuration", "a.toml:1: no address\na.toml:2: no level", "correct it")
+    (piped,) = check_lines(faults, None)
+    assert plain_text(piped).endswith("  a.toml:1: no address; a.toml:2: no level. Fix: correct it")
+    first, second, _ = [plain_text(one) for one in check_lines(faults, 80)]
+    assert (first[23:], second) == ("a.toml:1: no address", " " * 23 + "a.toml:2: no level")
+
+
 @pytest.mark.parametrize("columns", [24, 40, 59, 60])
 def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
     assert max(map(len, drawn(columns))) <= columns

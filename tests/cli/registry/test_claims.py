@@ -2,6 +2,7 @@ import json
 import threading
 from collections.abc import Mapping
 
+import httpx
 import pytest
 
 from gpu_agent.cli.client.http import Api
@@ -10,7 +11,7 @@ from gpu_agent.cli.main import main
 from gpu_agent.cli.output.text import plain_text
 from gpu_agent.cli.registry.claims import claim_page, claim_table, lease_in_words, request_slot, slot_in_words
 from gpu_agent.cli.registry.node_targets import gpu_uuid
-from gpu_agent.wire.api import ClaimDetail, ClaimView, NodeDetail
+from gpu_agent.wire.api import ClaimDetail, ClaimView, NodeDetail, QueueView
 from tests.cli.answers import model_of
 from tests.cli.conftest import Served
 from tests.cli.stand_in import Refusal, standing_in
@@ -268,6 +269,25 @@ def test_a_job_waits_in_the_queue_and_claims_what_becomes_free(
     assert main(["registry", "claim", "release", "job-1", "--server", served.api]) == 0
     waiting.join(patience(10))
     assert codes == [0]
+
+
+def test_a_queued_job_whose_client_gave_up_is_said_in_a_whole_sentence(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = Api(served.api)
+    api.request("POST", "/v1/claims", {"job_id": "job-1", "gpu_count": 1})
+    body = {"job_id": "job-2", "gpu_count": 1, "wait_seconds": 60}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served.api}/v1/claims", json=body, timeout=patience(1))
+    eventually(
+        lambda: api.get("/v1/queue", QueueView).model.jobs[0].open_requests == 0,
+        within_seconds=5,
+        what="the registry sees that the client is gone",
+    )
+    assert main(["registry", "queue", "--server", served.api]) == 0
+    (row,) = [one for one in capsys.readouterr().out.splitlines() if "job-2" in one]
+    assert "nobody waits for the answer now" in row
+    assert not row.rstrip().endswith(";")
 
 
 @pytest.mark.parametrize(

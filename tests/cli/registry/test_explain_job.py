@@ -135,7 +135,7 @@ def said(capsys: pytest.CaptureFixture[str], *windows: dict[str, Any], form: tup
 
 def test_each_reason_of_each_minute_is_a_line_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [" ".join(line.split()) for line in said(capsys, window()).splitlines()]
-    assert lines[0] == "FROM FAILED REASON NODES FOR EXAMPLE"
+    assert lines[0] == "FROM FAILED REASON TIMES FOR EXAMPLE"
     assert lines[1].endswith("3 model_not_available 6 n needs model m; has not installed")
     assert lines[2].endswith("3 cordoned 3")
 

@@ -427,13 +427,14 @@ def doctor_schema() -> dict[str, Any]:
 def check_lines(result: CheckResult, columns: int | None) -> list[Line]:
     """Draw one result; without a terminal it is one line."""
     head = line(_MARKS[result.verdict], f"  {result.check:<{_NAME_COLUMNS}}  ")
+    faults = result.detail.split("\n")  # of a settings file, say
     if columns is None:
         end = "" if result.detail.endswith(("?", ".", "!")) else "."
         fix = "" if result.fix is None else f"{end} Fix: {result.fix}"
-        return [line(*head, f"{result.detail}{fix}")]
+        return [line(*head, f"{'; '.join(faults)}{fix}")]
     indent = _BEFORE if columns >= _NARROW else len("OK    ")
     room = columns - indent
-    details = wrap(line(result.detail), room)
+    details = [part for fault in faults for part in wrap(line(fault), room)]
     if result.fix is not None:
         details += wrap(line(Piece("fix: ", "bold"), result.fix), room)
     below = Piece(" " * indent)

@@ -20,7 +20,7 @@ _FAILURE_COLUMNS = (
     Column(head="FROM"),
     Column(head="FAILED", right=True),
     Column(head="REASON"),
-    Column(head="NODES", right=True),
+    Column(head="TIMES", right=True),
 )
 
 
@@ -53,9 +53,11 @@ def reasons_table(reasons: Iterable[NodeExclusionView], columns: int | None) -> 
 
 
 def _limits_table(limits: Iterable[NodeExclusionView], columns: int | None) -> list[Line]:
-    """Draw what never fits: what the node is says why."""
+    """Draw which other jobs are refused, since the node has not what they need."""
     rows = [Row((line(one.refuses), line(Piece(one.reason, "yellow")))) for one in limits]
-    return render_table(Table((Column(head="NEVER FITS", wraps=True), Column(head="REASON")), rows), columns)
+    return render_table(
+        Table((Column(head="ALSO REFUSED", wraps=True), Column(head="REASON")), rows), columns
+    )
 
 
 def acceptance_line(name: str, answer: NodeExplanation | ExplainDocument) -> Line:

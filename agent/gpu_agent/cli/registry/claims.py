@@ -388,7 +388,8 @@ def run_queue(arguments: Arguments) -> int:
 
 
 def _queue_row(job: WaitingJob) -> Row:
-    reason = job.reason if job.open_requests else f"nobody waits for the answer now; {job.reason}"
+    unasked = "" if job.open_requests else "nobody waits for the answer now"
+    reason = "; ".join(filter(None, (unasked, job.reason)))
     return Row(
         (
             line(job.position),

@@ -119,7 +119,7 @@ def declare_exclusions() -> Declaration:
     """Declare what it takes, and its help."""
     return Declaration(
         about="Count what jobs failed on in the last hour, by the minute: how many found no node, and how "
-        "many nodes each reason excluded, with one of them as an example.",
+        "many times each reason excluded a node, with one of the nodes as an example.",
         example="gpu-agent registry explain exclusions",
         exits={ExitCode.OK: "counted, even if no job failed"},
         params=[*request_options(json_is="what GET /v1/exclusions answers")],
