@@ -8,7 +8,6 @@ import psutil
 import pytest
 
 from gpu_agent.probe.host import host as host_module
-from gpu_agent.probe.host import linux
 from gpu_agent.probe.host.host import (
     DiskSpace,
     HostProbe,
@@ -124,7 +123,7 @@ def test_what_this_kernel_lacks_is_unknown_with_its_reason(tmp_path: Path) -> No
 def test_without_proc_cores_and_memory_are_read_by_system_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linux, "PROC", str(tmp_path))
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     host = HostProbe(root=tmp_path).read()
     assert host.cpu_logical_cores == len(os.sched_getaffinity(0))
     assert host.memory_total_mb == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
@@ -138,7 +137,7 @@ def test_memory_that_nothing_reports_is_unknown_with_its_reason(
     def refuse() -> None:
         raise OSError("no answer")
 
-    monkeypatch.setattr("gpu_agent.probe.host.host.system.memory", refuse)
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
     monkeypatch.setattr(host_module, "_memory_by_system_call", refuse)
     for host in (HostProbe(root=tmp_path).read(), read_by_system_calls("the machine did not answer")):
         assert host.memory_total_mb is None

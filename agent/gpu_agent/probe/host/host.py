@@ -5,11 +5,13 @@ has them. A reading that fails is data: `None` with its reason in `unknowns`, ne
 never zero. CPU load is the mean since the reading before, so nothing blocks for a measurement. A disk
 that hangs must not block the host's reading, so the model scanner reads disks.
 
-Where cores and memory cannot be read (no `/proc`), a system call says them. Cores alone have no unknown:
+Where psutil cannot read cores and memory (no `/proc`), a system call does. Cores alone have no unknown:
 where even that fails there is one, on which this runs.
 """
 
 import os
+import platform
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,18 +19,17 @@ from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from gpu_agent.probe.host import virtualization
 from gpu_agent.probe.host.cgroup import Cgroup, CgroupProbe
 from gpu_agent.records import dataclass, replace
 from gpu_agent.wire.inventory import CacheDisk, Host
 
-if sys.platform == "linux":
-    from gpu_agent.probe.host import linux as system
-else:
-    from gpu_agent.probe.host import other_systems as system
-
 _MIB = 1 << 20
 _PLATFORM = {"win32": "windows", "darwin": "macos"}.get(sys.platform, str(sys.platform))
+_UNANSWERED = (OSError, psutil.Error, RuntimeError, ValueError, NotImplementedError, AttributeError)
+"""psutil raises the last four on a `/proc` that it cannot parse, or where a platform lacks a call."""
 _BOOT_ID = "proc/sys/kernel/random/boot_id"
 _Read = TypeVar("_Read")
 
@@ -83,8 +84,8 @@ class HostProbe:
         return replace(
             host,
             cpu_percent=self._cpu_percent(cgroup, attempts),
-            load_1m=attempts.read("load_1m", system.load_1m),
-            hostname=self._hostname or attempts.read("hostname", system.hostname),
+            load_1m=attempts.read("load_1m", lambda: os.getloadavg()[0]),
+            hostname=self._hostname or attempts.read("hostname", socket.gethostname),
             cpu_physical_cores=self._facts.physical_cores,
             boot_id=self._facts.boot_id,
             kernel=self._facts.kernel,
@@ -125,7 +126,7 @@ def read_by_system_calls(why: str) -> Host:
         memory_used_mb=None,
         memory_available_mb=None,
         platform=_PLATFORM,
-        hostname=attempts.read("hostname", system.hostname),
+        hostname=attempts.read("hostname", socket.gethostname),
         unknowns={**dict.fromkeys(unread, why), **attempts.unknowns},
     )
 
@@ -139,14 +140,14 @@ class _Attempts:
     def read(self, name: str, read: Callable[[], _Read]) -> _Read | None:
         try:
             return read()
-        except system.UNANSWERED as error:
+        except _UNANSWERED as error:
             self.unknowns[name] = f"{type(error).__name__}: {error}"
             return None
 
 
 def _read_facts(root: Path) -> _Facts:
     attempts = _Attempts()
-    physical = attempts.read("cpu_physical_cores", system.physical_cores)
+    physical = attempts.read("cpu_physical_cores", lambda: psutil.cpu_count(logical=False))
     if physical is None:
         attempts.unknowns.setdefault("cpu_physical_cores", "this machine does not report its cores' layout")
     boot_id = hint = None
@@ -160,21 +161,28 @@ def _read_facts(root: Path) -> _Facts:
     return _Facts(
         physical_cores=physical,
         boot_id=boot_id or None,
-        kernel=attempts.read("kernel", system.kernel),
-        os=attempts.read("os", system.os_name),
+        kernel=attempts.read("kernel", platform.release),
+        os=attempts.read("os", _os_name),
         virtualization=hint,
         unknowns=attempts.unknowns,
     )
 
 
+def _os_name() -> str:
+    if _PLATFORM == "linux":
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    if _PLATFORM == "macos":
+        return f"macOS {platform.mac_ver()[0]}"
+    return f"{platform.system()} {platform.release()}"
+
+
 def _cores_and_memory(cgroup: Cgroup, attempts: _Attempts) -> Host:
     """Cores and memory, the machine's cut to what the control group may use."""
-    cores = attempts.read("machine_logical_cores", system.logical_cores) or os.cpu_count()
-    total, available = attempts.read("machine_memory_total_mb", system.memory) or (None, None)
-    used = None if total is None or available is None else total - available
-    if total is None:
-        total = attempts.read("memory_total_mb", _memory_by_system_call)
-    limit = cgroup.memory_limit_bytes
+    cores = attempts.read("machine_logical_cores", psutil.cpu_count) or os.cpu_count()
+    memory = attempts.read("machine_memory_total_mb", psutil.virtual_memory)
+    total = memory.total if memory else attempts.read("memory_total_mb", _memory_by_system_call)
+    limit, used = cgroup.memory_limit_bytes, memory.total - memory.available if memory else None
+    available = memory.available if memory else None
     ours_total: int | None
     if limit is not None and (total is None or limit < total):
         ours_total, ours_used = limit, cgroup.memory_used_bytes
@@ -220,8 +228,11 @@ def _size_mib(count: int | None) -> int | None:
 
 
 def _cpu_mark(at: float, cgroup: Cgroup) -> _CpuMark:
-    busy, total = system.processor_seconds()
-    return _CpuMark(at=at, busy=busy, total=total, ours=cgroup.cpu_used_seconds)
+    times = psutil.cpu_times()._asdict()
+    counted_twice = times.get("guest", 0.0) + times.get("guest_nice", 0.0)  # Linux has them in user and nice
+    total = sum(times.values()) - counted_twice
+    idle = times["idle"] + times.get("iowait", 0.0)
+    return _CpuMark(at=at, busy=total - idle, total=total, ours=cgroup.cpu_used_seconds)
 
 
 # ---- disks: read by the model scanner, in a thread that can be left behind
@@ -244,12 +255,12 @@ def disk_space_at(cache: Path) -> DiskSpace | str:
     for path in (cache, *cache.parents):
         try:
             device = path.stat().st_dev
-            free_bytes, total_bytes = system.disk_bytes(str(path))
+            usage = psutil.disk_usage(str(path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        return DiskSpace(device, CacheDisk(path=str(cache), free_bytes=free_bytes, total_bytes=total_bytes))
+        return DiskSpace(device, CacheDisk(path=str(cache), free_bytes=usage.free, total_bytes=usage.total))
     return "no folder above it is there"
 
 
