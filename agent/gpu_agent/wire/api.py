@@ -508,9 +508,7 @@ class NodeExplanation(ApiAnswer):
     exclusions: tuple[NodeExclusionView, ...] = Field(
         description="What can change, in the order of the dispatch filters"
     )
-    limits: tuple[NodeExclusionView, ...] = Field(
-        description="What the node has not now: a job that needs it is refused"
-    )
+    limits: tuple[NodeExclusionView, ...] = Field(description="What a job may not need here")
     model: ModelState | None = Field(description="The model that was asked about; null for none.")
 
 
