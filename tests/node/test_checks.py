@@ -180,6 +180,20 @@ async def test_a_gpu_whose_fault_has_cleared_has_failed_until_it_has_passed_agai
         await machine.until(lambda: machine.result("memory_bandwidth", "GPU-0"))
 
 
+async def test_a_check_that_passes_is_logged_at_info_only_after_it_had_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="gpu_agent")
+    fault = (HealthReason(code="xid_48", detail="a double bit error"),)
+    async with checking(tmp_path, monkeypatch, min_bandwidth_gb_s=0.001) as machine:
+        machine.checks.observe(report(gpu(0), gpu(1)))
+        await machine.until(lambda: machine.result("memory_bandwidth", "GPU-1"))
+        assert "check_passed" not in caplog.messages
+        machine.checks.observe(report(gpu(0, health=Health.DEGRADED, reasons=fault), gpu(1)))
+        machine.checks.observe(report(gpu(0), gpu(1)))
+        await machine.until(lambda: "check_passed" in caplog.messages)
+
+
 async def test_what_a_lost_gpu_does_not_say_is_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
