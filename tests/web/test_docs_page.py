@@ -1,7 +1,6 @@
 """The page at /docs in a browser, against a registry with auth on."""
 
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,11 +14,10 @@ from tests.waiting import patience
 
 pytest.importorskip("playwright", reason="playwright is not installed: `make setup` installs it")
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.web
 
-CHROMIUM = shutil.which("chromium")
 POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -50,20 +48,6 @@ class Opened:
         shown = self.page.locator("main > section > details").filter(has=summary)
         summary.click()
         return shown
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser for one file: while it is open, no asynchronous test can run in this process."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium; on Debian: apt-get install -y --no-install-recommends chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: `make set
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.web.chromium import CHROMIUM, DESK, SIZES, launched
+from tests.web.chromium import DESK, SIZES
 from tests.web.pictures import SCHEMES, Scheme, paths_of
 
 pytestmark = pytest.mark.web
@@ -45,15 +45,6 @@ class Visitor:
 
 
 Visiting = Callable[..., Visitor]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser for one file: while it is open, no asynchronous test can run in this process."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium; on Debian: apt-get install -y --no-install-recommends chromium")
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from tests.web.test_fleet_page import (  # noqa: F401 - pytest finds fixtures by
     Visitor,
     _judge,
     admin,
-    browser,
     served,
     visiting,
 )

@@ -1,6 +1,5 @@
 """The built pages in a browser, from the disk as the packages bring them: search, width, no other host."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,10 @@ from tools.site import build
 
 pytest.importorskip("playwright", reason="playwright is not installed: `make setup` installs it")
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.web
 
-CHROMIUM = shutil.which("chromium")
 WIDTHS = (1280, 400)
 
 
@@ -35,24 +33,16 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium; on Debian: apt-get install -y --no-install-recommends chromium")
+def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site") / "html"
     assert build(folder) == ""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        context = browser.new_context()
-        context.set_default_timeout(patience(20) * 1000)
-        site = Site(folder, context.new_page())
-        context.on("request", lambda request: site.requested.append(request.url))
-        context.on("weberror", lambda error: site.errors.append(str(error.error)))
-        yield site
-        context.close()
-        browser.close()
+    context = browser.new_context()
+    context.set_default_timeout(patience(20) * 1000)
+    site = Site(folder, context.new_page())
+    context.on("request", lambda request: site.requested.append(request.url))
+    context.on("weberror", lambda error: site.errors.append(str(error.error)))
+    yield site
+    context.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
