@@ -12,9 +12,9 @@ from tests.waiting import patience
 
 PROGRAM = """\
 import os, resource, sys
-import gpu_agent.runtime.logs
+import gpu_agent.cli.output.text, gpu_agent.runtime.logs  # what the sentence takes, as the next lines load
 from gpu_agent.cli.main import main
-main(sys.argv[1:])  # loads what the other user below may not read
+main(sys.argv[1:])  # what the other user below may not read
 sys.stdout.flush()
 if os.geteuid() == 0:
     os.setuid(54321)
