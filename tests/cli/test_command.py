@@ -97,8 +97,8 @@ NODE = argument("node_id", metavar="ID", help="the node")
         ([COUNT], ["--count", "few"], "--count N: 'few' is no whole number"),
         ([COLOUR], ["--colour", "blue"], "--colour {red,green}: 'blue' is not one of 'red', 'green'."),
         ([NODE], [], "ID is missing"),
-        ([NODE], ["a", "b"], "gpu-agent it takes no more arguments, but got 'b'"),
-        ([COUNT], ["b", "c"], "gpu-agent it takes no argument, but got 'b'"),
+        ([NODE], ["a", "b"], "it takes no more arguments, but got 'b'"),
+        ([COUNT], ["b", "c"], "it takes no argument, but got 'b'"),
     ],
 )
 def test_a_mistake_is_a_sentence_with_the_next_step(

@@ -216,7 +216,8 @@ class Command(click.Command):
         if extra and not ctx.resilient_parsing:
             takes = "no more arguments" if self.takes else "no argument"
             hint = f": {self.declared.instead}" if self.declared.instead else ""
-            raise click.UsageError(f"{self.path} takes {takes}, but got {extra[0]!r}{hint}", ctx)
+            action = self.path.removeprefix("gpu-agent ")  # which stands before each message
+            raise click.UsageError(f"{action} takes {takes}, but got {extra[0]!r}{hint}", ctx)
         return extra
 
     def invoke(self, ctx: click.Context) -> int:

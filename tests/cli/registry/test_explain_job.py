@@ -217,6 +217,6 @@ def test_a_jobs_id_is_no_demand_and_the_queue_is_named_instead(capsys: pytest.Ca
     assert main(["registry", "explain", "job", "b"]) == 4
     said = capsys.readouterr().err
     assert (
-        "gpu-agent registry explain job takes no argument, but got 'b': describe the job with --gpus" in said
+        "gpu-agent: registry explain job takes no argument, but got 'b': describe the job with --gpus" in said
     )
     assert "`gpu-agent registry queue` shows why" in said
