@@ -1,6 +1,7 @@
 """A node that must pass its checks before it takes jobs: a real registry, a real agent, a real hook (§4)."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -85,7 +86,9 @@ def test_a_failing_hook_keeps_the_node_degraded_until_it_is_fixed_and_checked_on
 
 
 def test_a_hook_that_hangs_stops_neither_heartbeats_nor_the_shutdown(tmp_path: Path) -> None:
-    hook = hook_at(tmp_path / "hook", "trap '' TERM", "sleep 600 &", 'wait "$!"', 'wait "$!"')
+    group = tmp_path / "group"
+    lines = (f"echo $$ > {group}", "trap '' TERM", "sleep 600 &", 'wait "$!"', 'wait "$!"')
+    hook = hook_at(tmp_path / "hook", *lines)
     with (
         registry_that_requires_checks() as registry,
         Agent(registry.node_url, tmp_path / "state", simulate="1xL4-24GB", environment=hook) as agent,
@@ -101,6 +104,7 @@ def test_a_hook_that_hangs_stops_neither_heartbeats_nor_the_shutdown(tmp_path: P
             return any(hook_runs <= one.items() for one in node["node_checks"] or [])
 
         assert eventually(checked, within_seconds=20, what="the checks of GPUs, which come before the hook")
+        eventually(group.exists, within_seconds=20, what="the hook")
         began = time.time()
 
         def went_on() -> bool:
@@ -113,6 +117,7 @@ def test_a_hook_that_hangs_stops_neither_heartbeats_nor_the_shutdown(tmp_path: P
         agent.send(signal.SIGTERM)
         assert agent.wait(10) == 0
         assert time.monotonic() - began < patience(5)
+    os.killpg(int(group.read_text()), signal.SIGKILL)  # the agent ends nobody by force
 
 
 def test_an_order_to_check_reaches_no_node_that_is_away(tmp_path: Path) -> None:
