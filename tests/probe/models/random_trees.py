@@ -71,12 +71,8 @@ def judge(seed: int) -> None:
     busy = seed % 3 == 0
     with tempfile.TemporaryDirectory(prefix=MARK, ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        root = Path(folder) / "root"
-        root.mkdir()
-        hide(f"{folder}/outside", 0)
-        tree = Tree(root, dice)
-        tree.grow(str(root))
-        sources = [Metered(source([root])) for source in SOURCES]
+        tree = grown(Path(folder), dice)
+        sources = [Metered(source([tree.root])) for source in SOURCES]
         before = open_files()
         with writer(tree) if busy else unprivileged() if seed % 3 == 1 else nullcontext():
             scans = list(scanned(sources, dice))
@@ -86,6 +82,16 @@ def judge(seed: int) -> None:
             assert one == other, "two looks at the same tree differ"
         for scan in {(scan.models, *scan.problems.items()): scan for scan in scans}.values():
             assert_reportable(scan, folder)
+
+
+def grown(folder: Path, dice: random.Random) -> Tree:
+    """Make a tree in a folder, beside a file that no scan may reach."""
+    root = folder / "root"
+    root.mkdir()
+    hide(f"{folder}/outside", 0)
+    tree = Tree(root, dice)
+    tree.grow(str(root))
+    return tree
 
 
 def scanned(sources: Sequence[Metered], dice: random.Random) -> Iterator[Scan]:
@@ -118,14 +124,10 @@ def judge_rest(seed: int) -> int:
     """
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix=MARK, ignore_cleanup_errors=True) as folder, ExitStack() as open_:
-        root = Path(folder) / "root"
-        root.mkdir()
-        hide(f"{folder}/outside", 0)
-        tree = Tree(root, dice)
-        tree.grow(str(root))
-        sources = [Metered(source([root])) for source in SOURCES]
+        tree = grown(Path(folder), dice)
+        sources = [Metered(source([tree.root])) for source in SOURCES]
         resting = ModelScanner(sources, wall_ns=in_ten_seconds)
-        looking = ModelScanner([source([root]) for source in SOURCES], wall_ns=in_ten_seconds)
+        looking = ModelScanner([source([tree.root]) for source in SOURCES], wall_ns=in_ten_seconds)
         watchers = {state: watch(state, open_) for state in resting.states}
 
         def follow(state: SourceState) -> None:
