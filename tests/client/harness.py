@@ -40,6 +40,7 @@ class Front:
         self._address = LOOPBACK
         self._server: ApiServer | None = None
         self._serving: asyncio.Future[None] | None = None
+        self._reserved: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -53,13 +54,23 @@ class Front:
         return self
 
     async def close(self) -> None:
-        """Refuse connections from now on; the registry lives on."""
+        """Refuse connections from now on, and keep the port; the registry lives on."""
         if self._server is not None and self._serving is not None:
             self._server.stop()
             await asyncio.wait_for(self._serving, patience(5))
         self._server = None
 
+    def leave(self) -> None:
+        """Give the port back."""
+        if self._reserved is not None:
+            self._reserved.close()
+
     def _bind(self) -> socket.socket:
+        if self._reserved is None:  # bound and not listening: no other program gets this port meanwhile
+            self._reserved = socket.socket()
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._reserved.bind((self._address.host, self._address.port))
+            self._address = Address(self._address.host, self._reserved.getsockname()[1])
         return Address(self._address.host, self._address.port).bind()
 
 
@@ -72,6 +83,7 @@ async def fronted(chosen: Thresholds | None = None, *, auth_on: bool = False) ->
             yield front
         finally:
             await front.close()
+            front.leave()
 
 
 @asynccontextmanager

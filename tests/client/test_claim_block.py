@@ -64,6 +64,11 @@ def held(front: Front) -> list[str]:
     return [claim.job_id for claim in front.service.claims()]
 
 
+async def followed(front: Front, record: Record) -> None:
+    """Wait until the client follows the events, and has renewed once because it follows them."""
+    await until(lambda: front.service.event_log.subscribers == 1 and bool(record.renewals))
+
+
 async def seen(event: asyncio.Event) -> None:
     async with asyncio.timeout(patience(5)):
         await event.wait()
@@ -187,10 +192,10 @@ async def test_a_claim_can_be_released_before_the_end_of_its_block(
 
 
 async def test_a_node_that_goes_offline_sets_lost_at_once_long_before_a_renewal(
-    front: Front, client: RegistryClient, gpu_node: Node
+    front: Front, client: RegistryClient, gpu_node: Node, record: Record
 ) -> None:
     async with client.claim(ONE_GPU) as claim:
-        await until(lambda: front.service.event_log.subscribers == 1)
+        await followed(front, record)
         began = time.monotonic()
         await front.service.remove(gpu_node.node_id)
         await seen(claim.lost)
@@ -201,11 +206,11 @@ async def test_a_node_that_goes_offline_sets_lost_at_once_long_before_a_renewal(
 
 
 async def test_a_release_by_another_caller_sets_lost_and_the_block_ends_quietly(
-    front: Front, client: RegistryClient, gpu_node: Node
+    front: Front, client: RegistryClient, gpu_node: Node, record: Record
 ) -> None:
     assert gpu_node.node_id
     async with client.claim(ONE_GPU) as claim:
-        await until(lambda: front.service.event_log.subscribers == 1)
+        await followed(front, record)
         await front.service.release("train")
         await seen(claim.lost)
     assert claim.loss is not None
@@ -223,11 +228,12 @@ async def test_a_claim_that_ended_before_the_events_were_followed_is_noticed_whe
 
 
 async def test_a_superseded_claim_says_so_and_leaves_the_current_one_alone(
-    front: Front, client: RegistryClient, gpu_node: Node, monkeypatch: pytest.MonkeyPatch
+    front: Front, client: RegistryClient, gpu_node: Node, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert gpu_node.node_id
     monkeypatch.setattr(aio, "END_EVENTS", {})
     async with client.claim(ONE_GPU) as claim:
+        await followed(front, record)
         await front.service.release("train")
         current = await front.service.claim(Job(job_id="train", gpu_count=2))
         assert isinstance(current, ClaimView)
@@ -238,13 +244,13 @@ async def test_a_superseded_claim_says_so_and_leaves_the_current_one_alone(
 
 
 async def test_raise_on_loss_ends_the_block_with_the_loss(
-    front: Front, client: RegistryClient, gpu_node: Node
+    front: Front, client: RegistryClient, gpu_node: Node, record: Record
 ) -> None:
     assert gpu_node.node_id
 
     async def work() -> None:
         async with client.claim(ONE_GPU, raise_on_loss=True):
-            await until(lambda: front.service.event_log.subscribers == 1)
+            await followed(front, record)
             await front.service.release("train")
             await asyncio.Event().wait()
 
