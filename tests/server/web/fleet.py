@@ -398,7 +398,9 @@ class ServedFleet:
             while not await self._stopped(within_seconds=BEAT_SECONDS):
                 for machine in tuple(self.fleet.machines.values()):
                     found = self.fleet.service.node(machine.node_id)
-                    if machine.node is not None and found is not None and found.connected:
+                    if machine.node is None or found is None or not found.connected:
+                        continue
+                    if found.status != "registering":  # a node that registers goes on doing so
                         await machine.node.send(machine.heartbeat())
             server.stop()
             await asyncio.wait_for(serving, patience(10))
