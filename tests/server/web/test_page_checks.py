@@ -10,7 +10,7 @@ from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web.checks import MAX_FORM_BYTES
 from gpu_agent.server.web.live import PartCache
 from gpu_agent.server.web.rendering import static_url
-from tests.server.api_harness import ROUTES, logged, operator_token
+from tests.server.api_harness import ROUTES, logged, operator_token, problem
 from tests.server.web.browsing import cookie_of, csrf_of, origin_of, post, session_of, sign_in
 from tests.server.web.fleet import Fleet, Machine
 
@@ -44,6 +44,31 @@ async def test_static_files_need_no_session_and_may_be_kept_for_good(browser: ht
 async def test_the_pages_are_no_part_of_the_api(admin: httpx.AsyncClient) -> None:
     assert not {path for _, path in ROUTES} & {"/", "/nodes", "/signin"}
     assert (await admin.get("/nothing")).status_code == 401  # the API's answer: it takes no cookie
+
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_a_browser_at_an_unknown_address_gets_a_page_that_says_so(
+    played: Fleet, browser: httpx.AsyncClient
+) -> None:
+    stranger = await browser.get("/nothing?a=b", headers=HTML)
+    assert (stranger.status_code, stranger.headers["location"]) == (303, "/signin?next=%2Fnothing%3Fa%3Db")
+    await sign_in(browser, await operator_token(played.service, Role.READ))
+    for path in ("/nothing", "/docs/nothing", "/nodes/none/nothing", "/web/nothing"):
+        answer = await browser.get(path, headers=HTML)
+        assert (answer.status_code, answer.headers["content-type"][:9]) == (404, "text/html"), path
+        assert "There is no such page" in answer.text
+        assert '<a href="/">Overview</a>' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/nothing", "/v1/nodes"])
+async def test_the_api_answers_a_browser_with_a_problem_document(path: str, admin: httpx.AsyncClient) -> None:
+    assert problem(await admin.get(path, headers=HTML))["code"] == "UNAUTHORIZED"
+
+
+async def test_a_form_sent_to_an_unknown_address_gets_the_answer_of_the_api(admin: httpx.AsyncClient) -> None:
+    assert problem(await admin.post("/nothing", data={}, headers=HTML))["code"] == "UNAUTHORIZED"
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1:1"])

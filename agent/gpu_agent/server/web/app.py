@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpu_agent.registry.tokens import Role
@@ -44,6 +44,8 @@ _PATHS = frozenset({"/", "/nodes", "/jobs", "/events", "/signin"})
 _OF_SCRIPT = frozenset({"/web/stream", "/web/session"})
 """What the pages' script asks for."""
 _BELOW = ("/nodes/", "/jobs/", "/web/")
+_API = "/v1"
+_ANY_PATH = "/{rest:path}"
 
 _Handler = Callable[[Request], Awaitable[Response]]
 
@@ -71,12 +73,13 @@ class FleetPages:
             PageRoute("/web/session", self._confirm_session),
             PageRoute("/web/signout", sign_out, method="POST"),
         )
-        pages = (*own, *(one for module in _MODULES for one in module.ROUTES))
+        unknown = PageRoute(_ANY_PATH, _refuse_path)
+        pages = (*own, *(one for module in _MODULES for one in module.ROUTES), unknown)
         self._app = Starlette(
             routes=[
                 Route("/signin", self._traced(self._show_signin, "/signin"), methods=["GET"]),
                 Route("/signin", self._traced(self._sign_in, "/signin"), methods=["POST"]),
-                Route(STATIC + "{name}", _show_static, methods=["GET"]),
+                Route(STATIC + "{name:path}", _show_static, methods=["GET"]),
                 *(Route(one.path, self._handler(one), methods=[one.method]) for one in pages),
             ],
             exception_handlers={
@@ -92,9 +95,13 @@ class FleetPages:
         await self._app(scope, receive, send)
 
     def as_routes(self) -> list[Route]:
-        """Return the routes by which another application leaves all paths of the fleet page to this one."""
+        """Return the routes by which another application leaves all paths of the fleet page to this one.
+
+        The last takes what a browser asks for at a path that nothing else answers.
+        """
         paths = (*sorted(_PATHS), *(f"{prefix}{{rest:path}}" for prefix in _BELOW))
-        return [Route(path, self, include_in_schema=False) for path in paths]
+        routes = [Route(path, self, include_in_schema=False) for path in paths]
+        return [*routes, _BrowserRoute(_ANY_PATH, self, include_in_schema=False)]
 
     def attach(self, registry: RegistryService | None) -> None:
         """Show this registry from now on; None: none leads here. Ends all streams."""
@@ -289,6 +296,24 @@ async def _from(first: bytes, others: AsyncGenerator[bytes, None]) -> AsyncGener
         yield first
         async for piece in others:
             yield piece
+
+
+class _BrowserRoute(Route):
+    """Matches what a person opens in a browser; at the API's paths also a browser gets the API's answers."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a GET that accepts HTML."""
+        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
+            return Match.NONE, {}
+        accepts_html = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+        of_api = scope["path"] == _API or scope["path"].startswith(f"{_API}/")
+        return super().matches(scope) if accepts_html and not of_api else (Match.NONE, {})
+
+
+async def _refuse_path(_: Visit) -> Response:
+    raise PageError(
+        HTTPStatus.NOT_FOUND, "There is no such page", "Check the address, or go back to the overview."
+    )
 
 
 async def _nothing() -> None:
