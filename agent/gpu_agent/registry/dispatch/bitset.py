@@ -13,6 +13,9 @@ _Key = TypeVar("_Key")
 FEW = 32
 """Up to so many holders a posting is a plain set: a label that names one node must not cost a bitmap."""
 
+_LAST_BITS = 128
+"""In so few bits the steps from one member to the next cost less than more halving."""
+
 
 def members(bits: int) -> Iterator[int]:
     """List a set's positions, highest first."""
@@ -38,9 +41,9 @@ def pick(bits: int, chance: float) -> int:
 
 
 def _nth(bits: int, skipped: int) -> int:
-    """Find the position that has so many below it, by halving."""
+    """Find the position that has so many below it: by halving, and the last few one by one."""
     base = 0
-    while (width := bits.bit_length()) > 1:
+    while (width := bits.bit_length()) > _LAST_BITS:
         half = width >> 1
         low = bits & ((1 << half) - 1)
         below = low.bit_count()
@@ -50,7 +53,9 @@ def _nth(bits: int, skipped: int) -> int:
             skipped -= below
             base += half
             bits >>= half
-    return base
+    for _ in range(skipped):
+        bits &= bits - 1
+    return base + (bits & -bits).bit_length() - 1
 
 
 class Column:
@@ -84,7 +89,8 @@ class Column:
     def at_least(self, least: int, among: int) -> int:
         """Keep those of `among` that hold `least` or more."""
         above, level = 0, among
-        for place in range(len(self._planes) - 1, -1, -1):
+        lowest = (least & -least).bit_length() - 1  # the places below it decide nothing
+        for place in range(len(self._planes) - 1, max(lowest, 0) - 1, -1):
             ones = level & self._planes[place]
             if least >> place & 1:
                 level = ones

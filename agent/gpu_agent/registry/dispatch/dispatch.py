@@ -424,6 +424,9 @@ class Dispatch:
 
     def _place(self, demand: Demand, now: float) -> list[_Placing] | None:
         """Choose a job's nodes and GPUs, all or none."""
+        if demand.job.nodes == 1:
+            best = self._best(demand, now, but=0)
+            return None if best is None else [best]
         placed: list[_Placing] = []
         uuids, parents = set[str](), set[str]()
         left_out = 0
@@ -444,7 +447,8 @@ class Dispatch:
         if best is None:
             return None
         chosen, score = best, best.score
-        near = self._index.candidates.get(self._affinities.node_of(demand.job.affinity_key, now) or "")
+        node_id = self._affinities.node_of(demand.job.affinity_key, now)
+        near = None if node_id is None else self._index.candidates.get(node_id)
         if (
             near is not None
             and not but >> near.position & 1

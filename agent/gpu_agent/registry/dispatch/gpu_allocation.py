@@ -80,6 +80,8 @@ def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
         return []
     if demand.sharing is Sharing.EXCLUSIVE:
         gpus = list(candidate.record.gpus.values())
+        if len(candidate.free) == 1:  # all of one kind: the node is eligible, so each of them fits
+            return [gpus[place] for place in candidate.free_places[: demand.number]]
         ranked = [gpu for place in candidate.free_places if demand.fits((gpu := gpus[place]).kind)]
     else:
         sharable = sorted(_with_free_memory(candidate, demand), key=lambda one: _shared_rank(candidate, *one))

@@ -2,8 +2,8 @@
 
 A node has a position; an ability is a bitset of the positions that have it, a score is a column of bits. A
 query is a handful of `&`, whatever the size of the fleet. What the index holds follows from the keys of the
-filters. It is exact in everything but free GPU memory, which it holds in steps: the filters check each node
-that it finds, and only nodes within one step of what a job needs are checked one by one.
+filters. It is exact in everything but free GPU memory, which it holds in steps: of the nodes that it finds,
+those within one step of what a job needs are looked at one by one.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,6 @@ from gpu_agent.registry.dispatch.candidate import Candidate, QueueReservation, b
 from gpu_agent.registry.dispatch.filter_row import Filter, GpuKey, Keys, NodeIds, NodeState
 from gpu_agent.registry.dispatch.filters import (
     FILTERS,
-    first_exclusion,
     lacks_only_capacity,
     unschedulable_reason,
 )
@@ -219,13 +218,13 @@ class Index:
         while eligible:
             leaders = self._scores.best(self._taken.best(eligible) if packs else eligible)
             candidate = self.at(pick(leaders, draw()))
-            if first_exclusion(candidate, demand) is None:
+            if self._takes(candidate, demand):
                 return candidate
             eligible ^= leaders
             leaders = self.with_free_gpus(demand, leaders)
             while leaders:
                 candidate = self.at(pick(leaders, draw()))
-                if first_exclusion(candidate, demand) is None:
+                if self._takes(candidate, demand):
                     return candidate
                 leaders ^= 1 << candidate.position
         return None
@@ -307,6 +306,12 @@ class Index:
             if has_free_gpus(self.at(position), demand.gpus):
                 bits |= 1 << position
         return bits
+
+    def _takes(self, candidate: Candidate, demand: Demand) -> bool:
+        """Whether a node that was found is still open to jobs, and has the memory that was held in steps."""
+        if unschedulable_reason(candidate.record, self._limits) is not None:
+            return False
+        return demand.sharing is not Sharing.MEMORY or has_free_gpus(candidate, demand.gpus)
 
     def _may_take(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that are eligible; for memory those that may be."""
