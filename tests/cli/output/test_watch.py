@@ -61,6 +61,18 @@ def test_a_terminal_is_redrawn_and_the_last_page_stays(monkeypatch: pytest.Monke
     assert left.strip() == "number 3"
 
 
+def test_a_last_page_that_is_not_current_says_so_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow(show: Show[int]) -> None:
+        show(Update(3, FOOT))
+        show(Update(3, Piece("it has gone; the page is of noon"), State.GONE, "it has gone"))
+        raise KeyboardInterrupt
+
+    with terminal(monkeypatch, "stdout", columns=40) as person:
+        assert watch(NUMBERS, follow, as_json=False) == 0
+        left = person.said().split("\x1b[?1049l")[1]
+    assert left.split() == ["number", "3", *"it has gone; the page is of noon".split()]
+
+
 def test_a_failure_before_the_first_update_leaves_the_terminal_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,7 +15,7 @@ from gpu_agent.cli.command import ExitCode
 from gpu_agent.cli.output.blocks import foot_lines
 from gpu_agent.cli.output.screen import LiveLines, can_redraw, print_changes
 from gpu_agent.cli.output.streams import print_stderr, reader_left
-from gpu_agent.cli.output.text import Line, Piece, print_lines
+from gpu_agent.cli.output.text import BLANK, Line, Piece, line, print_lines, terminal_columns, wrap
 from gpu_agent.cli.signals import Interruption
 
 Shown = TypeVar("Shown")
@@ -66,24 +66,29 @@ Follow = Callable[[Show[Shown]], None]
 
 
 def watch(page: Page[Shown], follow: Follow[Shown], *, as_json: bool) -> int:
-    """Show updates until interrupted, which is the good end; the last page stays on the terminal."""
+    """Show updates until interrupted, which is the good end.
+
+    The last page stays on the terminal, and below it why it is not current, where nobody answered any more.
+    """
     if as_json or not can_redraw():
         _until_interrupted(follow, printer(page, as_json=as_json))
         return ExitCode.OK
     with LiveLines(whole_screen=True) as live:
-        newest = _until_interrupted(follow, drawer(page, live))
-    if newest is not None:
-        print_lines(page.whole(newest))
+        last = _until_interrupted(follow, drawer(page, live))
+    if last is not None and last.document is not None:
+        print_lines(page.whole(last.document))
+        if last.state is State.GONE:
+            print_lines([BLANK, *wrap(line(last.foot), terminal_columns())])
     return ExitCode.OK
 
 
-def _until_interrupted(follow: Follow[Shown], show: Callable[[Update[Shown]], None]) -> Shown | None:
-    """Return the newest document."""
-    newest: Shown | None = None
+def _until_interrupted(follow: Follow[Shown], show: Callable[[Update[Shown]], None]) -> Update[Shown] | None:
+    """Return the last update."""
+    last: Update[Shown] | None = None
 
     def show_next(update: Update[Shown]) -> bool:
-        nonlocal newest
-        newest = update.document
+        nonlocal last
+        last = update
         show(update)
         return not reader_left()
 
@@ -92,7 +97,7 @@ def _until_interrupted(follow: Follow[Shown], show: Callable[[Update[Shown]], No
             follow(show_next)
         except KeyboardInterrupt:
             interruption.finish()
-    return newest
+    return last
 
 
 def printer(page: Page[Shown], *, as_json: bool = False) -> Callable[[Update[Shown]], None]:
