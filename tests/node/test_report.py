@@ -135,7 +135,7 @@ def test_a_lost_gpu_is_one_fault_that_says_which_why_and_what_to_do() -> None:
     faults = FaultDetector()
     (fault,) = faults.found_in(report(gpu(0), gpu(1, "gpu_lost", "xid_79")))
     assert fault.code == "GPU_LOST"
-    for words in ("GPU 1 (GPU-1)", "fallen off the bus", "Next: reboot"):
+    for words in ("GPU 1 (GPU-1)", "fallen off the bus", "Next: drain the node, then reboot it; if"):
         assert words in fault.message
     assert faults.found_in(report(gpu(0), gpu(1, "xid_79"))) == ()
 

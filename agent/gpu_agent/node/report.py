@@ -12,6 +12,7 @@ probe, or what keeps all of them from being read.
 
 import os
 
+from gpu_agent.probe.health.reasons import gpu_steps
 from gpu_agent.session.types import FaultFound
 from gpu_agent.wire.declaration import HeartbeatFigures
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Host, Inventory
@@ -115,8 +116,7 @@ def _of_lost(gpus: list[Gpu]) -> str:
 
 
 def _why(gpu: Gpu) -> str:
-    actions = dict.fromkeys(each.action for each in gpu.reasons if each.action)
-    return f"{'; '.join(each.detail for each in gpu.reasons)}. Next: {'; '.join(actions)}."
+    return f"{'; '.join(each.detail for each in gpu.reasons)}. Next: {'; '.join(gpu_steps((gpu,)))}."
 
 
 def _cut(words: str) -> str:

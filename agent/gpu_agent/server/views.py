@@ -510,7 +510,8 @@ def _gpu(
 
 def _next_step(gpu: GpuState) -> str | None:
     if gpu.reasons:
-        return next_step(gpu.reasons) or _NEXT_STEPS.get(gpu.reasons[0])
+        step = next_step(gpu.reasons, name=gpu.name, indexes=(gpu.index,))
+        return step or _NEXT_STEPS.get(gpu.reasons[0])
     return _AFTER_FAILED_CHECK if gpu.failed_checks else None
 
 

@@ -142,7 +142,9 @@ def test_one_lost_gpu_is_a_warning_and_all_lost_a_failure() -> None:
     reason = HealthReason(code="gpu_lost", detail="it fell off the bus", action="reboot")
     lost = replace(L4, uuid="GPU-2", index=1, health=Health.LOST, reasons=(reason,))
     some = gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(L4, lost))))
-    assert some == CheckResult("GPUs", CheckStatus.WARN, "GPU 1 is lost, gpu_lost", "reboot")
+    assert some == CheckResult(
+        "GPUs", CheckStatus.WARN, "GPU 1 is lost, gpu_lost", "drain the node, then reboot it"
+    )
     assert gpu_check(Inventory(host=HOST, gpu=replace(GOOD, gpus=(lost,)))).verdict is CheckStatus.FAIL
 
 

@@ -39,7 +39,7 @@ def test_figures_that_drift_are_no_change() -> None:
 
 def test_a_gpu_that_is_lost_is_reported_with_the_next_step_and_its_return_too() -> None:
     assert changes(of(FIRST, LOST)) == [
-        "GPU 1: ok → lost: it fell off the bus (gpu_lost); next step: reboot",
+        "GPU 1: ok → lost: it fell off the bus (gpu_lost); next step: drain the node, then reboot it",
     ]
     assert changes(WELL, of(FIRST, LOST)) == ["GPU 1: lost → ok"]
 

@@ -159,7 +159,9 @@ def test_a_reason_is_explained_once_with_its_gpus_and_the_next_step() -> None:
     lost = [gpu(n, health="lost", usable=False, reasons=["gpu_lost"]) for n in (1, 2)]
     said = drawn(node(gpus=[gpu(0), *lost]))
     assert said.count("no longer answers") == 1
-    assert re.search(r"gpu_lost +1, 2 +the GPU no longer answers .*; next step: reboot", said)
+    assert re.search(
+        r"gpu_lost +1, 2 +the GPU no longer answers .*; next step: drain the node, then reboot it", said
+    )
 
 
 def test_heat_is_coloured() -> None:

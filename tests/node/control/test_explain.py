@@ -111,7 +111,7 @@ def test_each_gpu_that_cannot_be_used_has_its_reason_and_next_step() -> None:
     inventory = replace(INVENTORY, gpu=GpuReport(outcome=Outcome.OK, gpus=(GPU, replace(LOST, index=1))))
     (one,) = why_of(inventory=inventory)["exclusions"]
     assert (one["refuses"], one["have"]) == ("jobs on GPU 1", "lost: it has fallen off the bus (gpu_lost)")
-    assert one["clears_when"] == "it is repaired: reboot"
+    assert one["clears_when"] == "it is repaired: drain the node, then reboot it"
 
 
 @pytest.mark.parametrize(

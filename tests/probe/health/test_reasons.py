@@ -2,10 +2,19 @@
 
 import pytest
 
-from gpu_agent.probe.health.reasons import REASONS, Clears, health_from, meaning, reason
+from gpu_agent.probe.health.reasons import (
+    REASONS,
+    Clears,
+    gpu_steps,
+    health_from,
+    how_to,
+    meaning,
+    next_step,
+    reason,
+)
 from gpu_agent.probe.health.xids import XIDS, Action, xid_code, xid_of_code
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
-from gpu_agent.wire.inventory import Health
+from gpu_agent.wire.inventory import Gpu, Health
 
 
 @pytest.mark.parametrize("code", REASONS)
@@ -43,6 +52,42 @@ def test_every_event_has_a_meaning_whether_it_counts_or_not() -> None:
     assert "program" in meaning("xid_13")
     assert "catalogue" in meaning("xid_9999")
     assert meaning("ecc_uncorrected") == REASONS["ecc_uncorrected"].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "indexes", "tool"),
+    [
+        ("NVIDIA L4", [1], "`nvidia-smi --gpu-reset -i 1`"),
+        ("Tesla T4", [0, 3, 3], "`nvidia-smi --gpu-reset -i 0,3`"),
+        ("NVIDIA L4", [None], "`nvidia-smi --gpu-reset -i INDEX`"),
+        ("AMD Instinct MI300X", [1], "`amd-smi reset --gpureset`"),
+    ],
+)
+def test_a_reset_is_said_as_what_to_type(name: str, indexes: list[int | None], tool: str) -> None:
+    reset = f"drain the node, stop the agent, then run {tool}"
+    assert next_step(["row_remap_pending"], name=name, indexes=indexes) == reset
+    again = next_step(["ecc_uncorrected"], name=name, indexes=indexes)
+    assert again == f"restart the programs that use the GPU; if it happens again, {reset}"
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_no_next_step_asks_for_a_reset_without_saying_how(code: str) -> None:
+    said = how_to(REASONS[code].action, name="NVIDIA L4", indexes=(0,))
+    assert "reset GPU" not in said
+    assert said not in {action.value for action in Action}
+    assert "{" not in said
+
+
+def test_gpus_with_the_same_next_step_are_named_in_one() -> None:
+    gpus = [
+        Gpu(index=number, uuid=f"GPU-{number}", name="NVIDIA L4", reasons=(reason(code),))
+        for number, code in ((0, "xid_48"), (1, "xid_79"), (2, "row_remap_pending"))
+    ]
+    reset = "drain the node, stop the agent, then run `nvidia-smi --gpu-reset -i 0,2`"
+    assert gpu_steps(gpus) == (reset, "drain the node, then reboot it")
+    lost = Gpu(index=3, uuid="GPU-3", name="NVIDIA L4", reasons=(reason("gpu_lost"),))
+    reboot = "drain the node, then reboot it; if the GPU stays lost, reseat it"
+    assert gpu_steps([*gpus, lost]) == (reset, reboot)
 
 
 # The table of Xids against what the specification asks of it.

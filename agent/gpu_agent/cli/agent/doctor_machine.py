@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpu_agent.cli.agent.probe_page import MEMORY_STEP, outcome_sentence
 from gpu_agent.cli.output.inventory import count_broken, gpu_label, in_tree_order
+from gpu_agent.probe.health.reasons import gpu_steps
 from gpu_agent.probe.nvml.driver_files import LIBRARY, DriverFiles
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.runtime.check_results import CheckResult, fail, ok, skipped, warn
@@ -68,8 +69,7 @@ def gpu_check(inventory: Inventory) -> CheckResult:
         if gpu.health is not Health.OK
     ]
     unsized = [*_of_unknown_memory(inventory.gpu)]
-    steps = dict.fromkeys(each.action for gpu in gpus for each in gpu.reasons if each.action)
-    fix = "; ".join([*steps, *([MEMORY_STEP] if unsized else [])]) or "see `gpu-agent probe`"
+    fix = "; ".join([*gpu_steps(gpus), *([MEMORY_STEP] if unsized else [])]) or "see `gpu-agent probe`"
     if exit_code(inventory) != COULD_REGISTER:
         return fail("GPUs", "; ".join([outcome_sentence(inventory).rstrip("."), *unhealthy]), fix)
     if unhealthy or unsized:

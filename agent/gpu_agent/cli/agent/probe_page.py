@@ -24,6 +24,7 @@ from gpu_agent.cli.output.inventory import (
 from gpu_agent.cli.output.table import render_facts
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock
+from gpu_agent.probe.health.reasons import how_to
 from gpu_agent.probe.snapshot import COULD_REGISTER, able_to_serve, exit_code
 from gpu_agent.wire.inventory import Gpu, GpuReport, HealthReason, Inventory, Model, Outcome, usable_in_words
 
@@ -161,7 +162,7 @@ def troubles(inventory: Inventory, *, now: float) -> Iterator[Trouble]:
         yield Trouble(line(inventory.gpu.detail))
     for gpu, below in in_tree_order(inventory.gpu.gpus):
         for reason in gpu.reasons:
-            yield Trouble(_gpu_trouble(gpu, below, reason, now=now), reason.action)
+            yield Trouble(_gpu_trouble(gpu, below, reason, now=now), _step(gpu, reason))
         if "memory_mb" in gpu.unknowns and not gpu.memory_mb:
             yield Trouble(
                 line(f"GPU {below or gpu_label(gpu)}: its memory is unknown ({gpu.unknowns['memory_mb']})"),
@@ -235,8 +236,14 @@ def _health(gpu: Gpu) -> Piece:
 
 def _health_reasons(gpu: Gpu) -> Iterator[str]:
     for index, reason in enumerate(gpu.reasons):
-        action = f"; next step: {reason.action}" if reason.action else ""
-        yield f"{'; ' if index else ': '}{reason.detail} ({reason.code}){action}"
+        step = _step(gpu, reason)
+        yield f"{'; ' if index else ': '}{reason.detail} ({reason.code})"
+        if step:
+            yield f"; next step: {step}"
+
+
+def _step(gpu: Gpu, reason: HealthReason) -> str | None:
+    return how_to(reason.action, name=gpu.name, indexes=(gpu.index,)) if reason.action else None
 
 
 def _reason_codes(gpu: Gpu) -> list[str]:

@@ -36,7 +36,7 @@ from gpu_agent.cli.output.text import (
 )
 from gpu_agent.cli.output.units import clock, duration_in_words
 from gpu_agent.cli.registry.events import event_pieces
-from gpu_agent.probe.health.reasons import REASONS
+from gpu_agent.probe.health.reasons import REASONS, how_to
 from gpu_agent.wire.api import CheckView, GpuView, ModelView, NodeCheckView, NodeDetail, RegistryEvent
 from gpu_agent.wire.gpu_reasons import NO_NEW_JOBS, ONE_GPU_ONLY
 
@@ -196,16 +196,18 @@ def _limit(gpu: GpuView) -> str:
 
 def _gpu_faults(gpus: Sequence[GpuView], numbers: Mapping[str, str], columns: int | None) -> list[Line]:
     """Say once what each reason means, which GPUs have it, and what to do."""
-    having: dict[str, list[str]] = {}
+    having: dict[str, list[GpuView]] = {}
     for gpu in gpus:
         for code in gpu.reasons:
-            having.setdefault(code, []).append(numbers[gpu.uuid])
+            having.setdefault(code, []).append(gpu)
     rows = []
-    for code, which in having.items():
+    for code, those in having.items():
         known = REASONS.get(code)
         if known is not None:
-            step = ("; ", Piece("next step: ", "bold"), known.action) if known.action else ()
-            rows.append(Row((line(Piece(code, "yellow")), line(", ".join(which)), line(known.detail, *step))))
+            step = how_to(known.action, name=those[0].name, indexes=[gpu.index for gpu in those])
+            which = ", ".join(numbers[gpu.uuid] for gpu in those)
+            meaning = line(f"{known.detail}; ", Piece("next step: ", "bold"), step)
+            rows.append(Row((line(Piece(code, "yellow")), line(which), meaning)))
     return render_table(Table(_FAULT_COLUMNS, rows), columns)
 
 

@@ -9,6 +9,7 @@ from gpu_agent.node.control.status import Instant, is_ready
 from gpu_agent.node.jobs import Jobs
 from gpu_agent.node.public_jobs import PublicJobsState
 from gpu_agent.node.snapshot import CONNECTED, Snapshot
+from gpu_agent.probe.health.reasons import gpu_steps
 from gpu_agent.records import dataclass
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.api import NodeExclusionView
@@ -150,7 +151,7 @@ def _of_machine(snapshot: Snapshot) -> Iterator[_Exclusion]:
 
 def _of_gpu(gpu: Gpu, *, jobs: str, need: str) -> _Exclusion:
     reasons = "; ".join(f"{reason.detail} ({reason.code})" for reason in gpu.reasons) or "no reason is known"
-    steps = "; ".join(reason.action for reason in gpu.reasons if reason.action)
+    steps = "; ".join(gpu_steps((gpu,)))
     index = "?" if gpu.index is None else str(gpu.index)
     return _Exclusion(
         reason=ExclusionReason.GPU_UNAVAILABLE,

@@ -1,14 +1,15 @@
 """Why a GPU is not `ok`: every reason code, what it does to health, and the next step.
 
-One table, extended by a row. Codes go to the wire and into logs: they never change.
+One table, extended by a row. Codes go to the wire and into logs: they never change. The next step stands
+there in short (`reset GPU`), for programs; `how_to` says to people how it is done.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from gpu_agent.probe.health.xids import XIDS, Action, Xid, xid_code, xid_of_code
 from gpu_agent.records import dataclass
-from gpu_agent.wire.inventory import Health, HealthReason
+from gpu_agent.wire.inventory import Gpu, Health, HealthReason
 
 
 class Clears(StrEnum):
@@ -235,12 +236,57 @@ def reason(code: str, *, detail: str | None = None, since: float | None = None) 
     return HealthReason(code=code, detail=detail or entry.detail, action=entry.action, since=since)
 
 
-def next_step(codes: Iterable[str]) -> str | None:
-    """Return what to do about the worst of these reasons; None where the table knows nothing to do."""
+def next_step(codes: Iterable[str], *, name: str, indexes: Iterable[int | None]) -> str | None:
+    """Say what to do about the worst of these reasons; None where the table knows nothing to do."""
     known = [REASONS[code] for code in codes if code in REASONS]
     wanted = [one for one in known if one.action != Action.NONE]
     worst = max(wanted, key=lambda one: _SEVERITY.index(one.health), default=None)
-    return None if worst is None else worst.action
+    return None if worst is None else how_to(worst.action, name=name, indexes=indexes)
+
+
+def how_to(action: str, *, name: str, indexes: Iterable[int | None]) -> str:
+    """Say how the next step of a reason is done, for GPUs of this name and of these numbers of the driver."""
+    numbers = ",".join(dict.fromkeys("INDEX" if one is None else str(one) for one in indexes))
+    tool = (
+        "`amd-smi reset --gpureset`" if name.startswith("AMD") else f"`nvidia-smi --gpu-reset -i {numbers}`"
+    )
+    reset = f"drain the node, stop the agent, then run {tool}"
+    return _HOW_TO.get(action, action).replace(_RESET, reset)
+
+
+def gpu_steps(gpus: Iterable[Gpu]) -> tuple[str, ...]:
+    """Say once for all of a machine's GPUs how each next step of their reasons is done.
+
+    A lost GPU often has two reasons, and the next step of one only begins that of the other.
+    """
+    having: dict[tuple[str, str], list[int | None]] = {}
+    for gpu in gpus:
+        for each in gpu.reasons:
+            if each.action:
+                having.setdefault((each.action, gpu.name), []).append(gpu.index)
+    said = [how_to(action, name=name, indexes=indexes) for (action, name), indexes in having.items()]
+    longer = [one for one in said if not any(other != one and other.startswith(one) for other in said)]
+    return tuple(dict.fromkeys(longer))
+
+
+_RESET = "{reset}"
+_HOW_TO: Mapping[str, str] = {
+    Action.NONE: "nothing, unless it returns often: then have the GPU examined",
+    Action.RESTART_APP: "restart the program that uses the GPU",
+    Action.RESET_GPU: _RESET,
+    Action.REBOOT: "drain the node, then reboot it",
+    Action.CHECK_MACHINE: "drain the node, and check the machine",
+    "reboot; if it returns, reseat it": "drain the node, then reboot it; if the GPU stays lost, reseat it",
+    "reset GPU, with the agent stopped": _RESET,
+    "drain the node, then reset GPU": _RESET,
+    "restart the programs that use the GPU; reset GPU if it happens again": (
+        f"restart the programs that use the GPU; if it happens again, {_RESET}"
+    ),
+}
+"""Next step in short → how it is done. Others say it themselves.
+
+A reset needs a GPU that no process has open, and the agent has all of them open.
+"""
 
 
 def health_from(reasons: Iterable[HealthReason]) -> Health:

@@ -25,13 +25,6 @@ _STEPS: Mapping[str, str] = {
     ReasonCode.DRAIN_COMPLETE: "Resume the node when it may work again.",
     ReasonCode.DRAIN_DEADLINE: "Resume the node when it may work again.",
 }
-_ACTIONS: Mapping[str, str] = {
-    "reboot": "Drain the node, then reboot it.",
-    "reset GPU": "Cordon the GPU, and reset it when no job uses it.",
-    "restart app": "Restart the job that uses it.",
-    "check the machine": "Drain the node, and check the machine.",
-}
-"""What the short actions of the table mean for a person at this page."""
 _CHECK_NAME = re.compile(r"^[a-z_]+: ")
 """What a sentence begins with that repeats a failed check."""
 _NAMED_GPUS = 6
@@ -141,7 +134,7 @@ def _of_gpus(gpus: Sequence[GpuView], chosen: Sequence[bool], *, mark: str, word
 def step_of(gpu: GpuView) -> str:
     """Say what to do about a GPU, as an imperative; empty where nothing is to be done."""
     step = gpu.next_step or ""
-    return _ACTIONS.get(step) or (f"{step[:1].upper()}{step[1:]}." if step else "")
+    return f"{step[:1].upper()}{step[1:]}." if step else ""
 
 
 def _of_use(gpus: Sequence[GpuView]) -> Iterator[Finding]:
