@@ -1,7 +1,8 @@
-"""What every test shares: hypothesis' profiles, and the fixtures of more than one folder."""
+"""What every test shares: hypothesis' profiles, limits of the process, fixtures of several folders."""
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,13 @@ from hypothesis import settings
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+os.umask(0o022)  # an ordinary user of Debian has 002: the agent refuses folders that a group may write to
+if sys.platform != "win32":  # tests connect hundreds of nodes, and such a user has 1,024 files
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @pytest.fixture
