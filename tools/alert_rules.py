@@ -62,8 +62,10 @@ _TROUBLE = "docs/howto/troubleshooting.md"
 _STATUSES = "docs/reference/statuses.md"
 _DISPATCH = "docs/explanation/dispatch.md"
 _INSTANCES = "docs/howto/three-machines.md"
-_NOT_OF_ONE_GPU = "nvml_hung|collector_hung|driver_broken|no_driver"
+_NOT_OF_ONE_GPU = "nvml_hung|collector_hung|driver_broken|nvml_child_died|no_driver"
 """Reasons that all GPUs of a machine have at once: rules of the driver report them once."""
+_OF_A_BROKEN_DRIVER = "driver_broken|nvml_child_died"
+"""Reasons of a driver that answers and cannot be read: the age of its readings grows, too."""
 _REFUSED_FOR_GOOD = (
     "GPU_REQUIRED|INVALID_CAPABILITY_SCHEMA|NODE_ID_CONFLICT|INVALID_MESSAGE|UNAUTHORIZED|FORBIDDEN|"
     "SIMULATED_NODE_REFUSED|INTERNAL_ERROR"
@@ -115,7 +117,8 @@ MACHINES = Group(
         Rule(
             name="GpuDriverHangs",
             severity="critical",
-            expr="gpu_agent_gpu_reading_age_seconds > <60 s>",
+            expr="gpu_agent_gpu_reading_age_seconds > <60 s> "
+            f'unless on (instance) gpu_agent_gpu_health_reason{{reason=~"{_OF_A_BROKEN_DRIVER}"}}',
             summary=f"no {{{{ $labels.vendor }}}} GPU of {_AT} has been read for a minute: the driver hangs",
             next_step="Look for Xid lines in `dmesg` there. Reboot the machine if the driver stays silent.",
             docs=_TROUBLE,
@@ -124,7 +127,7 @@ MACHINES = Group(
             name="GpuDriverBroken",
             severity="critical",
             expr='gpu_agent_driver{outcome="driver_broken"} == 1 '
-            "unless on (instance) gpu_agent_gpu_reading_age_seconds > <60 s>",
+            'unless on (instance) gpu_agent_gpu_health_reason{reason=~"nvml_hung|collector_hung"}',
             for_seconds=60,
             summary=f"the GPU driver of {_AT} does not work",
             next_step="Run `gpu-agent probe` there: it says why, and what to do.",
@@ -236,9 +239,8 @@ REGISTRY = Group(
         Rule(
             name="RegistryFaults",
             severity="warning",
-            expr="sum by (job, instance, route) "
-            '(increase(gpu_registry_http_request_seconds_count{status="500"}[15m])) > 0',
-            summary=f"the registry at {_AT} failed to answer {{{{ $labels.route }}}}: a bug",
+            expr='sum by (job, instance) (increase(gpu_registry_http_failures_total{status="500"}[15m])) > 0',
+            summary=f"the registry at {_AT} failed to answer a request: a bug",
             next_step="Report it with the lines of that moment from the registry's log.",
             docs="docs/reference/logs.md",
         ),
@@ -382,7 +384,7 @@ REGISTRY = Group(
             name="OperatorsRefused",
             severity="warning",
             expr="sum by (job, instance) "
-            '(increase(gpu_registry_http_request_seconds_count{status="401"}[15m])) > 20',
+            '(increase(gpu_registry_http_failures_total{status="401"}[15m])) > 20',
             summary="{{ $value | printf `%.0f` }} requests came with a wrong operator token in 15 minutes",
             next_step="`operator_unauthorized` in the log names the addresses. Is it a script with an old "
             "token?",
@@ -408,8 +410,8 @@ INSTANCES = Group(
             expr="sum by (job) (gpu_registry_instance_leads) > 1",
             for_seconds=60,
             summary="{{ $value }} instances of the registry say that they lead",
-            next_step="Stop all but the one with the highest term, then look at its clock and network. "
-            "etcd accepts the changes of one only.",
+            next_step="Compare `store` in their settings: with another etcd or prefix an instance leads a "
+            "registry of its own. Where it is the same, stop all but the one with the highest term.",
             docs=_INSTANCES,
         ),
         Rule(

@@ -108,21 +108,31 @@ CASES: Mapping[str, Case] = {
     ),
     "GpuDriverHangs": Case(
         ill={'gpu_agent_gpu_reading_age_seconds{instance="a", vendor="amd"}': "1x8 15+30x40"},
-        sound={'gpu_agent_gpu_reading_age_seconds{instance="a", vendor="nvidia"}': "1x44"},
+        sound={
+            'gpu_agent_gpu_reading_age_seconds{instance="a", vendor="nvidia"}': "1x44",
+            'gpu_agent_gpu_reading_age_seconds{instance="b", vendor="nvidia"}': "1x8 15+30x40",
+            series(
+                "gpu_agent_gpu_health_reason", {**GPU, "instance": "b"}, reason="driver_broken"
+            ): "_x9 1x40",
+        },
         silent_at="5m",
         fires_at="6m",
         labels={"instance": "a", "vendor": "amd"},
         summary="no amd GPU of a has been read for a minute: the driver hangs",
     ),
     "GpuDriverBroken": Case(
-        ill={'gpu_agent_driver{instance="a", outcome="driver_broken"}': "0x4 1x40"},
+        ill={
+            'gpu_agent_driver{instance="a", outcome="driver_broken"}': "0x4 1x40",
+            'gpu_agent_gpu_reading_age_seconds{instance="a", vendor="nvidia"}': "1x4 1+30x40",
+            of_gpu("gpu_agent_gpu_health_reason", reason="driver_broken"): "_x4 1x40",
+        },
         sound={
             'gpu_agent_driver{instance="b", outcome="no_driver"}': "1x44",
             'gpu_agent_driver{instance="c", outcome="driver_broken"}': "1x44",
-            'gpu_agent_gpu_reading_age_seconds{instance="c", vendor="nvidia"}': "61+30x44",
+            series("gpu_agent_gpu_health_reason", {**GPU, "instance": "c"}, reason="nvml_hung"): "1x44",
         },
         silent_at="3m",
-        fires_at="4m",
+        fires_at="20m",
         labels={"instance": "a", "outcome": "driver_broken"},
         summary="the GPU driver of a does not work",
     ),
@@ -228,19 +238,15 @@ CASES: Mapping[str, Case] = {
         summary="the registry at r is late by over half a second: nodes may seem silent",
     ),
     "RegistryFaults": Case(
-        ill={
-            of_registry(
-                "http_request_seconds_count", method="GET", route="/v1/nodes", status="500"
-            ): "0x4 1x40"
-        },
+        ill={of_registry("http_failures_total", status="500"): "0x4 1x40"},
         sound={
-            of_registry("http_request_seconds_count", method="GET", route="/v1/jobs", status="200"): "0+9x44",
-            of_registry("http_request_seconds_count", method="GET", route="/v1/jobs", status="500"): "3x44",
+            of_registry("http_failures_total", status="401"): "0+9x44",
+            series("gpu_registry_http_failures_total", STANDBY, status="500"): "3x44",
         },
         silent_at="2m",
         fires_at="4m",
-        labels={**LEADER, "route": "/v1/nodes"},
-        summary="the registry at r failed to answer /v1/nodes: a bug",
+        labels=LEADER,
+        summary="the registry at r failed to answer a request: a bug",
     ),
     "RegistryCertificateExpires": Case(
         ill={of_registry("certificate_expires_timestamp_seconds"): f"{14 * 86_400 + 600}x80"},
@@ -394,14 +400,8 @@ CASES: Mapping[str, Case] = {
         summary="30 nodes' connections were refused in 15 minutes: unknown_token",
     ),
     "OperatorsRefused": Case(
-        ill={
-            of_registry("http_request_seconds_count", method="GET", route="/v1/nodes", status="401"): "0+1x84"
-        },
-        sound={
-            series(
-                "gpu_registry_http_request_seconds_count", STANDBY, route="/v1/nodes", status="401"
-            ): "0x4 9x80"
-        },
+        ill={of_registry("http_failures_total", status="401"): "0+1x84"},
+        sound={series("gpu_registry_http_failures_total", STANDBY, status="401"): "0x4 9x80"},
         silent_at="8m",
         fires_at="20m",
         labels=LEADER,

@@ -156,11 +156,22 @@ async def test_figures_of_a_period_are_absent_before_its_end(service: RegistrySe
 
 async def test_requests_of_the_api_are_measured_by_route_method_and_status(service: RegistryService) -> None:
     requests = RequestMetrics()
-    requests.seconds.labels("GET", "/v1/nodes/{node_id}", "404").observe(0.2)
+    requests.observe(0.2, method="GET", route="/v1/nodes/{node_id}", status=404)
     found = await samples(service, requests)
     labels = "('method', 'GET'), ('route', '/v1/nodes/{node_id}'), ('status', '404')"
     assert found[f"gpu_registry_http_request_seconds_sum[{labels}]"] == 0.2
     assert found[f"gpu_registry_http_request_seconds_count[{labels}]"] == 1
+
+
+async def test_requests_that_fail_are_counted_from_0_on(service: RegistryService) -> None:
+    requests = RequestMetrics()
+    before = await samples(service, requests)
+    for status in (200, 401, 401, 500):
+        requests.observe(0.1, method="GET", route="/v1/nodes", status=status)
+    after = await samples(service, requests)
+    unauthorized, faults = (f"gpu_registry_http_failures_total[('status', '{one}')]" for one in (401, 500))
+    assert (before[unauthorized], before[faults]) == (0, 0)
+    assert (after[unauthorized], after[faults]) == (2, 1)
 
 
 def test_names_begin_alike_and_state_base_units() -> None:

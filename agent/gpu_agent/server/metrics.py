@@ -16,6 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client import Counter as ClientCounter
 from prometheus_client import Histogram as ClientHistogram
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -64,6 +65,13 @@ REQUESTS = Metric(
     "How long the operators' API took for a request.",
     labels=("method", "route", "status"),
 )
+FAILURES = Metric(
+    "http_failures",
+    "counter",
+    "Requests that the operators' API answered with 401, for want of a valid token, or 500, for a bug.",
+    labels=("status",),
+)
+_FAILING = ("401", "500")
 METRICS = (
     BUILD,
     Metric("ready", "gauge", "1 while every check of /readyz passes.", lambda health, _: health.ready),
@@ -302,6 +310,7 @@ METRICS = (
         ("receiver",),
     ),
     REQUESTS,
+    FAILURES,
 )
 
 
@@ -355,10 +364,20 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self.seconds = ClientHistogram(
+        self._seconds = ClientHistogram(
             REQUESTS.full_name, REQUESTS.meaning, REQUESTS.labels, registry=self.registry
         )
-        """By method, route and status; the route is its template, so that its values are bounded."""
+        self._failures = ClientCounter(
+            FAILURES.full_name, FAILURES.meaning, FAILURES.labels, registry=self.registry
+        )
+        for status in _FAILING:  # a rate needs a sample from before the first
+            self._failures.labels(status)
+
+    def observe(self, seconds: float, *, method: str, route: str, status: int) -> None:
+        """Note a request; the route is its template, so that its values are bounded."""
+        self._seconds.labels(method, route, str(status)).observe(seconds)
+        if str(status) in _FAILING:
+            self._failures.labels(str(status)).inc()
 
 
 async def exposition(health: RegistryHealth) -> bytes:

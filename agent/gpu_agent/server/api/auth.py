@@ -139,8 +139,8 @@ class RequestChecks:
         finally:
             if caller is not None and request.method not in _READING and needed is not Role.READ:
                 _LOG.info("operator_request", **_call(request, caller.credential), status=status)
-            measured = self._metrics.seconds.labels(request.method, route, str(status))
-            measured.observe(time.monotonic() - began)
+            took = time.monotonic() - began
+            self._metrics.observe(took, method=request.method, route=route, status=status)
         return response
 
     def authorize(self, request: Request, needed: Role | None) -> Caller:

@@ -135,8 +135,8 @@ class FleetPages:
                 status = error.status.value
                 raise
             finally:
-                seconds = self._metrics.seconds.labels(request.method, path, str(status))
-                seconds.observe(time.monotonic() - began)
+                took = time.monotonic() - began
+                self._metrics.observe(took, method=request.method, route=path, status=status)
             return response
 
         return traced
