@@ -56,7 +56,7 @@ def alerts(filters: str = "") -> Panel:
     return Panel(
         title="Alerts that fire",
         description="From the rules in alerts.yml. Empty while all is well. What to do: "
-        "docs/reference/alerts.md.",
+        "*Alerts* in the documentation.",
         kind="table",
         queries=(Query(f'ALERTS{{alertstate="firing"{filters}}}'),),
         hidden=("Time", "__name__", "alertstate", "Value"),
@@ -140,8 +140,8 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     title="GPUs with a fault",
-                    description="Each reason that an agent gives; docs/reference/gpu-health.md says what "
-                    "to do.",
+                    description="Each reason that an agent gives; *GPU health* in the documentation says "
+                    "what to do.",
                     kind="table",
                     queries=(Query("gpu_agent_gpu_health_reason"),),
                     hidden=(
@@ -300,7 +300,7 @@ NODE = Dashboard(
                 stat(
                     "Checks that fail",
                     f"count(gpu_agent_check_ok{{{_AT}}} == 0) or vector(0)",
-                    "Admission checks: docs/howto/return-to-service.md.",
+                    "Admission checks: *Return to service* in the documentation.",
                     steps=_BAD_ABOVE_0,
                 ),
                 alerts(f", {_AT}"),
@@ -313,7 +313,7 @@ NODE = Dashboard(
                 ),
                 Panel(
                     title="Reasons",
-                    description="Why a GPU is not ok; docs/reference/gpu-health.md says what to do.",
+                    description="Why a GPU is not ok; *GPU health* in the documentation says what to do.",
                     kind="table",
                     queries=(Query(f"gpu_agent_gpu_health_reason{{{_AT}}}"),),
                     hidden=(*_SCRAPE_LABELS, "device", "Hostname", "parent_UUID", "GPU_I_ID"),

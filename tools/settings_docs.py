@@ -66,19 +66,19 @@ TABLES: Mapping[str, str] = {
     ),
     "checks": (
         "What the admission checks expect of this machine, and a command of the owner's that checks it. "
-        "`gpu-agent check` runs them all; docs/howto/return-to-service.md says when the agent does. A check "
-        "whose expectation is not set does not run, or only reports."
+        "`gpu-agent check` runs them all; *Return to service* in the documentation says when the agent "
+        "does. A check whose expectation is not set does not run, or only reports."
     ),
     "admission": (
         "The checks that nodes must pass before they take jobs. Without names every node is admitted, "
-        "whatever its checks say (docs/howto/return-to-service.md)."
+        "whatever its checks say (see *Return to service* in the documentation)."
     ),
     ADVANCED: "Settings that few machines need. Their variables have no `ADVANCED` in the name.",
 }
 ARRAYS: Mapping[str, str] = {
     "notify": (
-        "Receivers of alarms, each in a table `[[notify]]` of its own (docs/howto/alarms.md). The variable "
-        "`GPU_REGISTRY_NOTIFY` has all of them as a JSON list. A reload applies them."
+        "Receivers of alarms, each in a table `[[notify]]` of its own (see *Alarms* in the documentation). "
+        "The variable `GPU_REGISTRY_NOTIFY` has all of them as a JSON list. A reload applies them."
     ),
 }
 """Settings that are lists of tables, whose keys are settings too."""

@@ -143,7 +143,7 @@ async def test_a_malformed_frame_causes_no_event_and_is_answered_with_every_erro
         "$.hardware.cpu_cores",
         "$.hardware.memory_gb",
     ]
-    assert "docs/reference/protocol.md" in answer["message"]
+    assert "see *The node protocol* in the documentation" in answer["message"]
     assert json.dumps(answer["node_id"]) == "null"
 
 

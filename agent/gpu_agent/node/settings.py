@@ -236,7 +236,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "the registry's address: `ws://` or `wss://`; without a path it is `/ws/node`. Of a registry on "
             "several machines, name each one's address: in a list, or with commas between them "
-            "(`docs/explanation/scale.md`). `registry_urls` is another name of this setting",
+            "(see *Scale* in the documentation). `registry_urls` is another name of this setting",
             other_name="registry_urls",
             kind="URL, or list of URLs",
             example='"wss://registry.example:8080/ws/node"',
@@ -290,7 +290,8 @@ class AgentSettings(BaseSettings):
         Pins,
         Setting(
             "the registry has one of these keys, written `sha256//…` as curl does; without `tls_ca_file` "
-            "nothing else in its certificate is checked (`docs/howto/security.md`). Name several, with "
+            "nothing else in its certificate is checked (see *Encrypt it* in the documentation). Name "
+            "several, with "
             "semicolons between them in the option or the variable, to prepare a change of keys",
             kind="list of pins",
             option="--tls-pin",
@@ -339,7 +340,8 @@ class AgentSettings(BaseSettings):
     socket: Annotated[
         ConfigPath | None,
         Setting(
-            "the local socket, where programs on this machine reach the agent (`docs/reference/local.md`); "
+            "the local socket, where programs on this machine reach the agent (see *The local socket* in "
+            "the documentation); "
             "none means `agent.sock` in the directory that systemd gives the unit, else in the state "
             "directory",
             example='"/run/gpu-agent/agent.sock"',
@@ -367,7 +369,8 @@ class AgentSettings(BaseSettings):
         Listen | None,
         Setting(
             "the address of this agent's own metrics for Prometheus, at `/metrics`; one that other machines "
-            "reach must have `tls_cert_file`, and is encrypted by it (`docs/howto/monitoring.md`)",
+            "reach must have `tls_cert_file`, and is encrypted by it (see *Monitor the fleet* in the "
+            "documentation)",
             kind="HOST:PORT",
             example='"127.0.0.1:9835"',
         ),
@@ -384,7 +387,8 @@ class AgentSettings(BaseSettings):
         str | None,
         AfterValidator(check_simulation),
         Setting(
-            "simulated GPUs, for demos and tests, such as `8xH100-80GB` (`docs/howto/simulation.md`); a "
+            "simulated GPUs, for demos and tests, such as `8xH100-80GB` (see *Simulate machines* in the "
+            "documentation); a "
             "registry has to allow them",
             example='"8xH100-80GB"',
             option="--simulate",
@@ -430,7 +434,7 @@ class AgentSettings(BaseSettings):
         Setting(
             "the longest time that a stop (SIGTERM, Ctrl-C, `systemctl stop` and `restart`) waits for "
             "running jobs while no new ones start; 0 stops at once. A second signal, or a registry that "
-            "cannot be reached, also stops at once (`docs/howto/service.md`)",
+            "cannot be reached, also stops at once (see *Run it as a service* in the documentation)",
             reload=True,
         ),
     ] = 0.0
@@ -538,7 +542,7 @@ class AgentSettings(BaseSettings):
         Names | None,
         Setting(
             "the collectors that run beside NVML, such as `amd`; else all that are installed. `[]` is NVML "
-            "alone (`docs/reference/collectors.md`)",
+            "alone (see *Collectors* in the documentation)",
             example='["amd"]',
             advanced=True,
         ),

@@ -292,7 +292,8 @@ def _refusal(connection: Peer, error: FrameError) -> NodeError:
     return NodeError(
         node_id=connection.node_id,
         code=ErrorCode.INVALID_MESSAGE,
-        message=f"this frame cannot be read: {error}; correct it, see docs/reference/protocol.md",
+        message=f"this frame cannot be read: {error}; correct it, see *The node protocol* in the "
+        "documentation",
         details=error.details(),
     )
 

@@ -330,7 +330,7 @@ class InstanceFigures:
 
 INSTANCE_METRICS = (
     Metric(
-        "instance_leads", "gauge", "1 while this instance of several leads; see docs/explanation/scale.md."
+        "instance_leads", "gauge", "1 while this instance of several leads; see *Scale* in the documentation."
     ),
     Metric(
         "instance_linked", "gauge", "1 while this instance has a link to the leader; its own counts, too."

@@ -80,7 +80,7 @@ class _Serving:
         Field(ge=0, le=MOST_GATEWAYS),
         Setting(
             "how many processes besides this one hold the node connections, so that these spread over cores; "
-            "with 0 this one holds them (`docs/explanation/scale.md`)",
+            "with 0 this one holds them (see *Scale* in the documentation)",
             kind="processes",
             option="--gateways",
             metavar="N",
@@ -147,7 +147,7 @@ class _Serving:
         str,
         Setting(
             "what this instance is called among those on the same etcd; else the machine's name "
-            "(`docs/howto/three-machines.md` shows all that an instance needs)",
+            "(*A registry on three machines* in the documentation shows all that an instance needs)",
             kind="name",
             example='"registry-1"',
             option="--instance-name",
@@ -158,7 +158,7 @@ class _Serving:
         Listen,
         Setting(
             "where this instance, while it leads, accepts the links of the others on the same etcd "
-            "(`docs/explanation/scale.md`): an address that they reach",
+            "(see *Scale* in the documentation): an address that they reach",
             kind="host:port",
             option="--instance-listen",
             metavar="HOST:PORT",
@@ -215,7 +215,7 @@ class _Serving:
         ConfigPath | None,
         Setting(
             "the certificate of both ports in PEM, followed by those that lead to its authority; without it "
-            "nothing is encrypted (`docs/howto/security.md`)",
+            "nothing is encrypted (see *Encrypt it* in the documentation)",
             example='"/etc/gpu-agent/registry.pem"',
             option="--tls-cert-file",
             metavar="FILE",
@@ -262,7 +262,7 @@ class _Serving:
     notify: Annotated[
         Receivers,
         Setting(
-            "the receivers of alarms, see below (`docs/howto/alarms.md`)",
+            "the receivers of alarms, see below (see *Alarms* in the documentation)",
             kind="list of tables",
             example='name = "ops"\nurl_file = "/etc/gpu-agent/slack.url"\nformat = "slack"',
             reload=True,

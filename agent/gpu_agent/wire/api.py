@@ -229,7 +229,7 @@ class GpuView(ApiAnswer):
         description="What the node reports: a GPU that is `ok` or `degraded` works."
     )
     reasons: tuple[str, ...] = Field(
-        description="Why its health is not `ok`; docs/reference/gpu-health.md explains each."
+        description="Why its health is not `ok`; *GPU health* in the documentation explains each."
     )
     usable: bool = Field(description="Whether jobs may use it.")
     parent_uuid: str | None = Field(description="Of a MIG device: the UUID of its GPU.")
@@ -363,13 +363,15 @@ class NodeTokenView(ApiAnswer):
 
 @dataclass(frozen=True, slots=True)
 class RegistryEvent:
-    """One thing that happened; docs/reference/logs.md explains every `event`.
+    """One thing that happened; *Log events* in the documentation explains every `event`.
 
     `id` grows with every event; None for an event that is not stored.
     """
 
     at: Annotated[float, Field(description="Unix time in seconds.")]
-    event: Annotated[str, Field(description="What happened; docs/reference/logs.md explains each.")]
+    event: Annotated[
+        str, Field(description="What happened; *Log events* in the documentation explains each.")
+    ]
     node_id: Annotated[str | None, Field(description="The node; null where it concerns none.")] = None
     fields: Annotated[Mapping[str, object], Field(description="What the event says, by name.")] = field(
         default_factory=dict
@@ -468,7 +470,7 @@ class NodeExclusionView(ApiAnswer):
     """One reason why a node is excluded for some jobs; the agent's own socket answers it too."""
 
     reason: str = Field(
-        description="the registry's code for it; docs/reference/statuses.md explains each",
+        description="the registry's code for it; *Statuses and reasons* in the documentation explains each",
         json_schema_extra={"enum": [reason.value for reason in ExclusionReason]},
     )
     refuses: str = Field(description="which jobs, for a person; `every job` is all of them")

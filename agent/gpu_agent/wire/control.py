@@ -127,7 +127,8 @@ class SessionInfo(Document):
     registry: str = Field(description="its URL; of several the one in use, or tried next")
     other_addresses: tuple[str, ...] = Field(description="its other URLs, where it has several")
     state: str = Field(
-        description="docs/reference/local.md explains each", json_schema_extra={"enum": [*SESSION_STATES]}
+        description="*The local socket* in the documentation explains each",
+        json_schema_extra={"enum": [*SESSION_STATES]},
     )
     since: float | None = Field(description="when it entered this state")
     link_since: float | None = Field(
@@ -249,7 +250,7 @@ class StatusDocument(Document):
     labels: Mapping[str, str]
     jobs: JobsInfo
     checks: tuple[AdmissionCheckInfo, ...] = Field(
-        description="the admission checks of this machine; docs/howto/return-to-service.md"
+        description="the admission checks of this machine; *Return to service* in the documentation"
     )
     machine: MachineDocument | None = Field(description="what the last probe found; null before the first")
 

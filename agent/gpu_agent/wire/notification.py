@@ -97,5 +97,5 @@ def notification_schema() -> dict[str, Any]:
         **Notification.model_json_schema(mode="serialization"),
         "title": "notification",
         "description": "What a receiver of alarms gets: a webhook as its body, a command on its standard "
-        "input (docs/howto/alarms.md).",
+        "input (see *Alarms* in the documentation).",
     }

@@ -96,7 +96,9 @@ def test_where_the_token_of_this_machines_registry_has_gone_the_way_in_is_named(
     api: Api, tmp_path: Path
 ) -> None:
     here = RegistryEndpoint(api.url, tmp_path)
-    with pytest.raises(Failure, match=r"operator\.token is not there any more.*operating\.md, \*Locked out"):
+    with pytest.raises(
+        Failure, match=r"operator\.token is not there any more.*\*Locked out\* under \*Operate a fleet"
+    ):
         Api(api.url, lost_token=here.missing_token_file).request("GET", "/locked")
     (tmp_path / "operator.token").touch()
     assert here.missing_token_file is None

@@ -50,7 +50,7 @@ _INDENT = len("OK  ") + 2 + _NAME_COLUMNS + 2 + _SCOPE_COLUMNS + 2
 class CheckOfMachine(Document):
     """The result of one check."""
 
-    name: str = Field(description="what was checked; docs/howto/return-to-service.md lists them")
+    name: str = Field(description="what was checked; *Return to service* in the documentation lists them")
     scope: str = Field(description="node, or the UUID of the GPU that was checked")
     ok: bool | None = Field(description="null where it could not be run: `detail` says why")
     detail: str = Field(description="what was found, for a person")
@@ -84,7 +84,8 @@ def declare() -> Declaration:
             option(
                 "--simulate",
                 metavar="SPEC",
-                help="a machine that does not exist, such as 8xH100-80GB (docs/howto/simulation.md)",
+                help="a machine that does not exist, such as 8xH100-80GB (see *Simulate machines* in the "
+                "documentation)",
             ),
             option(
                 "--config",

@@ -107,7 +107,7 @@ _JOIN_TOKEN = Path("etc/gpu-agent/join-token")
 class CheckDocument(Document):
     """The result of one check."""
 
-    check: str = Field(description="what was checked; docs/reference/probe-and-doctor.md lists them")
+    check: str = Field(description="what was checked; *Probe and doctor* in the documentation lists them")
     verdict: CheckStatus
     detail: str = Field(description="what was seen, for a person")
     fix: str | None = Field(description="what to do; null where there is nothing")
@@ -369,7 +369,7 @@ def _configuration(arguments: Arguments, *, as_service: bool) -> _Configured:
         why, named = settings, False
         settings = _load_settings({**flags, "registry_url": _PLACEHOLDER_URL}, arguments.config)
     if isinstance(settings, str) or (not why.startswith(_NO_REGISTRY) and why):
-        fix = "correct what it names; docs/reference/settings.md lists every setting"
+        fix = "correct what it names; *Settings* in the documentation lists every setting"
         return _Configured(None, registry_named=False, result=fail("configuration", why, fix))
     path = arguments.config or DEFAULT_CONFIG
     words = str(path) if path.is_file() else f"{path} is not there: defaults, variables and arguments hold"

@@ -139,7 +139,11 @@ def declare_job_list() -> Declaration:
         "one's user, and what ends it unless it is finished before.",
         example="gpu-agent job list",
         exits={ExitCode.OK: "listed, even if there is none"},
-        params=[*agent_options(json_is="what the agent answers to job_list (docs/reference/local.md)")],
+        params=[
+            *agent_options(
+                json_is="what the agent answers to job_list (see *The local socket* in the documentation)"
+            )
+        ],
     )
 
 

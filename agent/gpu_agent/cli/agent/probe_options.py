@@ -41,7 +41,7 @@ def declare() -> Declaration:
                 "--simulate",
                 metavar="SPEC",
                 help="a machine that does not exist, such as 8xH100-80GB or 4xL4:lost@60s "
-                "(docs/howto/simulation.md)",
+                "(see *Simulate machines* in the documentation)",
             ),
             option(
                 "--config",

@@ -314,7 +314,7 @@ class Api:
             return (
                 f"the registry at {self.url} requires an operator token, and {self._lost_token} is not there "
                 "any more: name another admin's with --token-file FILE. The registry writes no new one while "
-                "an admin's is valid: docs/howto/operating.md, *Locked out*, says how to get in"
+                "an admin's is valid: see *Locked out* under *Operate a fleet* in the documentation"
             )
         return (
             f"the registry at {self.url} requires an operator token: name a file that holds one with "

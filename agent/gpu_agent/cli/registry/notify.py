@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 _NONE = (
     "No receiver of alarms: add a table [[notify]] to the registry's settings, and reload it "
-    "(docs/howto/alarms.md)."
+    "(see *Alarms* in the documentation)."
 )
 
 

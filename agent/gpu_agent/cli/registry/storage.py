@@ -115,7 +115,8 @@ def declare_restore() -> Declaration:
         "renamed and stays beside it, and what is in etcd is written to the state directory.\n\n"
         "What happened after the backup is lost: nodes come back by themselves,\n"
         "with the drains and cordons of then, but those that were given another token since;\n"
-        "a token that was revoked since is valid again. docs/howto/backup.md says what to do.",
+        "a token that was revoked since is valid again: see *Back up, restore, upgrade* in "
+        "the documentation.",
         example="gpu-agent registry restore registry-2026-11-24.db --force",
         exits={
             ExitCode.OK: "restored; start the registry",

@@ -256,7 +256,8 @@ class _Check:
             "ws:// is not encrypted: anyone on the network path could read a token, so the agent sends none"
             if not self._security.insecure_plaintext
             else "ws:// is not encrypted, and insecure_plaintext sends tokens there for all to read",
-            "give the registry a certificate and write wss://, or use a tunnel (`docs/howto/security.md`)",
+            "give the registry a certificate and write wss://, or use a tunnel (see *Encrypt it* in "
+            "the documentation)",
         )
 
     async def _certificate(self, context: ssl.SSLContext | None) -> Certificate:

@@ -77,7 +77,8 @@ async def follow_events(
 ) -> StreamingResponse:
     """Follow every change as it happens.
 
-    Each event has its number as `id`, its identifier as `event` (docs/reference/logs.md), and JSON as `data`.
+    Each event has its number as `id`, its identifier as `event` (see *Log events* in the documentation),
+    and JSON as `data`.
     Where events were missed, because they are too old or the reader was too slow, an event
     `events_missed` says how many, if that is known.
     """

@@ -60,7 +60,7 @@ def _check_pattern(pattern: str) -> str:
     name = pattern.partition(":")[0]
     if not any(fnmatchcase(known, name) for known in _KNOWN):
         near = difflib.get_close_matches(name, sorted(_KNOWN), 1)
-        hint = f"did you mean {near[0]}?" if near else "docs/reference/logs.md lists them"
+        hint = f"did you mean {near[0]}?" if near else "*Log events* in the documentation lists them"
         raise ValueError(f"{pattern!r} is no event of the registry; {hint}")
     if ":" in pattern and not fnmatchcase(_STATUS_CHANGED, name):
         raise ValueError(f"{pattern!r}: only {_STATUS_CHANGED} has a status and a reason behind colons")
