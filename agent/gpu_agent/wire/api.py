@@ -369,9 +369,7 @@ class RegistryEvent:
     """
 
     at: Annotated[float, Field(description="Unix time in seconds.")]
-    event: Annotated[
-        str, Field(description="What happened; *Log events* in the documentation explains each.")
-    ]
+    event: Annotated[str, Field(description="What happened; see *Log events* in the documentation.")]
     node_id: Annotated[str | None, Field(description="The node; null where it concerns none.")] = None
     fields: Annotated[Mapping[str, object], Field(description="What the event says, by name.")] = field(
         default_factory=dict
