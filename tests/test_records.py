@@ -51,6 +51,37 @@ def test_each_record_has_a_factorys_default_of_its_own() -> None:
     assert one.notes is not other.notes
 
 
+def test_a_class_of_many_records_goes_on_making_the_same_ones() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Many:
+        x: int
+        y: int = 2
+        notes: Mapping[str, str] = field(default_factory=dict)
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class ManyNamed:
+        x: int
+        y: int = 2
+
+    interpreted = Many.__init__
+    many = [Many(number) for number in range(300)]
+    named = [ManyNamed(x=number) for number in range(300)]
+    assert Many.__init__ is not interpreted
+    assert [(one.x, one.y, one.notes) for one in many] == [(number, 2, {}) for number in range(300)]
+    assert [one.x for one in named] == list(range(300))
+    assert many[-1].notes is not many[-2].notes
+    assert Many(1, notes={"a": "b"}) == Many(x=1, y=2, notes={"a": "b"}) != many[1]
+    assert replace(many[1], y=3) == Many(1, 3)
+    with pytest.raises(TypeError, match="missing"):
+        Many()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Many(1, 2, {}, 4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected"):
+        ManyNamed(x=1, z=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        ManyNamed(1)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize(
     ("values", "named", "complaint"),
     [

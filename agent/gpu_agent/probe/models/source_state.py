@@ -220,7 +220,7 @@ class SourceState:
         self._still_before, self._problems = None, None
         began = self._wall_ns()
         reading = self.source.read(unit)
-        newest = max((mark[1] for mark in reading.watched.values() if mark), default=0)
+        newest = max([mark[1] for mark in reading.watched.values() if mark], default=0)
         self._known[key] = _KnownUnit(reading, newest < began - _SETTLED_NANOSECONDS, unit.folder)
         if known is None or known.reading.models != reading.models:
             self._models = None

@@ -20,6 +20,9 @@ from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, string
 from gpu_agent.probe.models.onnx import onnx_external_data
 from gpu_agent.records import replace
 
+_raw_decode = json.JSONDecoder().raw_decode
+"""Reads one value in half the time of `json.loads`, which for a small one is spent around it."""
+_JSON_SPACE = " \t\n\r"
 _MAX_JSON_BYTES = 1 << 20
 _MAX_CARD_BYTES = 16_384
 _FORMATS = {
@@ -312,12 +315,11 @@ def read_object(reader: FolderReader, file: FoundFile | None) -> Mapping[str, ob
 def parse_object(text: bytes) -> Mapping[str, object]:
     """A JSON object in UTF-8; what is not one is empty."""
     try:
-        value = json.loads(
-            text.removeprefix(BOM_UTF8).decode()
-        )  # of bytes it guesses, and loads what it guessed
+        whole = text.removeprefix(BOM_UTF8).decode().strip(_JSON_SPACE)
+        value, end = _raw_decode(whole)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if end == len(whole) and isinstance(value, dict) else {}
 
 
 def fetch_progress(unfinished: int) -> str:
