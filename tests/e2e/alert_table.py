@@ -1,27 +1,33 @@
-"""Every kind of fault, injected into a fleet that a real Prometheus scrapes: which alert fired, and when.
+"""Every kind of fault, injected into fleets that a real Prometheus scrapes: which alert fired, and when.
 
     python -m tests.e2e.alert_table
 
-The rules' times are divided by 60, so that all of it takes little more than a minute: `fired after` is by
-these, and measured. `computed for the delivered rules` adds by how much `for` and ages are longer there, and
-nothing else. Prometheus asks each second here. A node counts as lost after 4 s of silence, a claim as idle
+The rules' times are divided by 60, so that all of it takes some minutes: `fired after` is by these, and
+measured. `computed for the delivered rules` adds by how much `for` and ages are longer there, and nothing
+else; `--delivered` measures the last two fleets by the delivered rules instead, in half an hour. Prometheus
+asks each second here. In the fleet of this module a node counts as lost after 4 s of silence, a claim as idle
 after 2 s; by default that is 45 s and 15 minutes. The same rules watch NVIDIA's GPUs and AMD's.
 """
 
+import argparse
 import json
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from websockets.sync.client import connect
 
-from tests.e2e.monitored_fleet import CHECKED, GPUS, Alert, Monitored, in_background, monitored
+from tests.e2e import guarded_registry, watched_instances
+from tests.e2e.guarded_registry import guarded
+from tests.e2e.monitored_fleet import CHECKED, GPUS, Monitored, in_background, monitored
+from tests.e2e.watched_alerts import HEAD, SHORTER, Alert, WatchedAlerts
+from tests.e2e.watched_instances import instances
 from tests.programs import eventually
 from tests.server.harness import registration
 from tests.small_disk import Ballast, mounted
@@ -75,13 +81,11 @@ def _lose_power(fleet: Monitored) -> None:
     for machine in dark:
         machine.agent.send(signal.SIGSTOP)
     try:
-        fleet.inject(lost, Alert("ManyNodesLost", of_registry), _nothing)
-        fleet.inject(f"{lost}: no node is left", Alert("NoNodeTakesJobs", of_registry), _nothing)
+        fleet.inject(lost, Alert("ManyNodesLost", of_registry))
+        fleet.inject(f"{lost}: no node is left", Alert("NoNodeTakesJobs", of_registry))
         for machine in dark:
             gone = Alert("AgentGone", {"instance": machine.instance})
-            fleet.inject(
-                f"{lost}: Prometheus hears nothing of one that reads {machine.vendor}", gone, _nothing
-            )
+            fleet.inject(f"{lost}: Prometheus hears nothing of one that reads {machine.vendor}", gone)
         fleet.watch(within_seconds=SOON)
     finally:
         for machine in dark:
@@ -93,10 +97,6 @@ def _lose_power(fleet: Monitored) -> None:
     )
 
 
-def _nothing() -> None:
-    """What was injected before leads to another alert, too."""
-
-
 def end(fleet: Monitored) -> None:
     """Kill the registry."""
     killed, amd = "the registry is killed (-9)", fleet.machines["amd"]
@@ -106,7 +106,7 @@ def end(fleet: Monitored) -> None:
         lambda: fleet.registry.send(signal.SIGKILL),
     )
     connected = Alert("AgentNotConnected", {"instance": amd.instance})
-    fleet.inject(f"{killed}: an agent", connected, _nothing)
+    fleet.inject(f"{killed}: an agent", connected)
     fleet.watch(within_seconds=SOON)
 
 
@@ -118,7 +118,7 @@ def _watch_quick(fleet: Monitored) -> None:
 def _fill(fleet: Monitored, disk: Path) -> None:
     registry, stored, full = fleet.registry, Ballast(disk), "the registry's disk is full"
     fleet.inject(full, Alert("RegistryDoesNotStore", {"job": "gpu-registry"}), stored.fill)
-    fleet.inject(f"{full}: it says so", Alert("RegistryNotReady", {"job": "gpu-registry"}), _nothing)
+    fleet.inject(f"{full}: it says so", Alert("RegistryNotReady", {"job": "gpu-registry"}))
     for number in range(8):
         claim = {"job_id": f"full-{number}", "allowed_nodes": [fleet.machines["xid"].node_id]}
         in_background(partial(registry.post, "/v1/claims", claim))
@@ -138,9 +138,7 @@ def _slow_faults(fleet: Monitored) -> None:
     hot = {"UUID": fake.fact("uuid", 2), "reason": "hw_thermal_slowdown"}
     fleet.inject(_HOT, Alert("GpuDegraded", hot), lambda: fake.set("clocks_event_reasons", 2, 0x48))
     registry.post("/v1/claims", {"job_id": "runs", "gpu_count": 1, **of_node})
-    fleet.inject(
-        "a receiver of alarms takes nothing", Alert("AlarmsNotDelivered", {"receiver": "pager"}), _nothing
-    )
+    fleet.inject("a receiver of alarms takes nothing", Alert("AlarmsNotDelivered", {"receiver": "pager"}))
     wanted = {"job_id": "waits", "gpu_count": 4, "wait_seconds": 300, **of_node}
     fleet.inject(
         _WAITS,
@@ -154,7 +152,7 @@ def _faults_of_claims(fleet: Monitored) -> None:
     assert machine.fake is not None
     driver, idle = machine.fake, {"job_id": "idle", "gpu_count": 1, "allowed_nodes": [machine.node_id]}
     claimed = registry.post("/v1/claims", idle)["gpu_uuids"]
-    fleet.inject("a claim leaves its GPU idle", Alert("ClaimsIdle", of_registry), _nothing)
+    fleet.inject("a claim leaves its GPU idle", Alert("ClaimsIdle", of_registry))
     free = next(index for index in range(GPUS) if driver.fact("uuid", index) not in claimed)
     fleet.inject(
         "a program runs on a GPU without a claim",
@@ -211,7 +209,6 @@ def _faults_of_gpus(fleet: Monitored) -> None:
     fleet.inject(
         "the same, by the registry alone",
         Alert("GpusNotUsable", {"name": "AMD Instinct MI300X OAM"}),
-        _nothing,
     )
 
 
@@ -231,7 +228,6 @@ def _faults_of_machines(fleet: Monitored) -> None:
     fleet.inject(
         "the same, by the registry alone",
         Alert("NodesDegraded", {"status": "degraded"}),
-        _nothing,
     )
     card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
 
@@ -261,9 +257,9 @@ def _faults_of_machines(fleet: Monitored) -> None:
         Alert("AgentGone", {"instance": gone.instance}),
         lambda: gone.agent.send(signal.SIGKILL),
     )
-    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}), _nothing)
-    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}), _nothing)
-    fleet.inject(_HELD, Alert("GpusHeld", {"job": "gpu-registry"}), _nothing)
+    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}))
+    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}))
+    fleet.inject(_HELD, Alert("GpusHeld", {"job": "gpu-registry"}))
 
     def fail_check() -> None:
         (config.parent / CHECKED).unlink()
@@ -295,29 +291,48 @@ def registry_disk(folder: Path, running: ExitStack) -> Path | None:
     return running.enter_context(mounted(folder / "disk", kib=DISK_KIB)) if os.geteuid() == 0 else None
 
 
-def table(fleet: Monitored) -> Iterator[str]:
-    """Write what was seen, in the order of the faults."""
-    yield "| fault | alert | fired after | computed for the delivered rules |"
-    yield "|---|---|---|---|"
-    for fault, alert, seconds, delivered in fleet.rows():
-        yield f"| {fault} | `{alert}` | {seconds:.1f} s | {delivered:.0f} s |"
-
-
 def main() -> int:
-    """Play all and print the table."""
-    with ExitStack() as running:
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        disk = registry_disk(folder, running)
-        fleet = running.enter_context(monitored(folder, store=disk or folder))
-        try:
-            play(fleet, disk=disk)
-            end(fleet)
-        finally:
-            release(fleet)
-            sys.stdout.writelines(f"{line}\n" for line in table(fleet))
-            others = ", ".join(sorted(fleet.others)) or "none"
-            sys.stdout.write(f"fired besides, for no fault of this table: {others}\n")
+    """Play all and print a table of each fleet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--delivered", action="store_true", help="the last two fleets, by the delivered rules"
+    )
+    delivered = parser.parse_args().delivered
+    shorter = 1 if delivered else SHORTER
+    if not delivered:
+        with _folder() as folder, ExitStack() as running:
+            disk = registry_disk(folder, running)
+            fleet = running.enter_context(monitored(folder, store=disk or folder))
+            running.callback(release, fleet)
+
+            def play_and_end() -> None:
+                play(fleet, disk=disk)
+                end(fleet)
+
+            _print(fleet, play_and_end)
+    with _folder() as folder, guarded(folder, shorter=shorter) as registry:
+        _print(registry, partial(guarded_registry.play, registry))
+    with _folder() as folder, instances(folder, shorter=shorter) as several:
+        _print(several, partial(watched_instances.play, several))
     return 0
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _print(fleet: WatchedAlerts, act: Callable[[], object]) -> None:
+    """Let it happen, and write what was seen, in the order of the faults."""
+    try:
+        act()
+    finally:
+        lines = (*HEAD, *(str(row) for row in fleet.rows()))
+        others = ", ".join(sorted(fleet.others)) or "none"
+        sys.stdout.writelines(f"{line}\n" for line in (*lines, f"fired besides: {others}", ""))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.alert_table import end, play, registry_disk, release
-from tests.e2e.monitored_fleet import PROMETHEUS, Monitored, monitored
+from tests.e2e.monitored_fleet import Monitored, monitored
+from tests.e2e.watched_alerts import NO_PROMETHEUS, PROMETHEUS
 from tests.waiting import patience
 from tools.dashboards import expressions
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        PROMETHEUS is None,
-        reason="prometheus is missing: apt-get install -y --no-install-recommends prometheus",
-    ),
+    pytest.mark.skipif(PROMETHEUS is None, reason=NO_PROMETHEUS),
 ]
 _EMPTY = {
     "registry: Certificate ends in": "the registry has no certificate",
