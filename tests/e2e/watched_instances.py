@@ -141,7 +141,7 @@ def _lose_quorum(fleet: Instances) -> None:
             process.send_signal(signal.SIGCONT)
 
     fleet.inject(_QUORUM, Alert("RegistryHasNoLeader", _JOB), freeze)
-    fleet.inject(_ALONE, Alert("RegistryInstanceAlone", {"instance": fleet.seats[2].address}))
+    fleet.inject(_ALONE, Alert("RegistryInstanceAlone", _JOB))
     try:
         fleet.watch(within_seconds=SOON)
     finally:
