@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpu_agent.client import JobRequest, RegistryClient
 from tests.client.harness import ONE_GPU, Front
+from tests.programs import free_port
 from tests.server.harness import Node
 from tests.waiting import patience, until
 
@@ -118,6 +119,25 @@ async def test_jobs_start_in_the_order_of_their_lines(
         await client.release("train", other.claim_id)
         said = await run.output()
     assert [line for line in said.splitlines() if line in ("first", "second")] == ["first", "second"]
+
+
+async def test_where_nothing_answers_it_says_once_that_it_waits_and_for_whom() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(EXAMPLE), url, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"1 true\n1 true\n")
+    process.stdin.close()
+    async with asyncio.timeout(patience(10)):
+        said = (await process.stdout.readline()).decode()
+        assert said.startswith(f"waiting: no registry answers at {url} (")
+        await asyncio.sleep(1)  # the time in which each job asks several times more
+        process.send_signal(signal.SIGINT)
+        assert b"waiting" not in await process.stdout.read()
+        assert await process.wait() == 0
 
 
 async def test_without_an_address_it_says_how_to_start_it() -> None:

@@ -557,7 +557,7 @@ class RegistryClient:
                 delay = backoff.next_delay(error)
                 if not may_repeat(error) or time.monotonic() + delay > until + self._transport.retry_seconds:
                     raise
-                await asyncio.sleep(delay)
+                await self._transport.wait(error, delay)
 
     async def _counted(self, claim: ClaimView, sent_at: float) -> tuple[ClaimView, Lease]:
         """Renew a claim that was long in coming, because its life is counted from the sending (§5.3)."""

@@ -5,6 +5,7 @@ Uses no proxy, follows no redirect and reads no environment: a token goes to the
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -40,6 +41,7 @@ LONGEST_DELAY_SECONDS = 5.0
 SILENCE_SECONDS = 60.0
 """A registry sends something on an event stream more often than that, if only a comment."""
 
+_LOG = logging.getLogger("gpu_agent.client")
 _NO_CONTENT = 204
 _EVENT: TypeAdapter[RegistryEvent] = TypeAdapter(RegistryEvent)
 _ENDPOINTS: TypeAdapter[EndpointList] = TypeAdapter(EndpointList)
@@ -78,6 +80,8 @@ class Transport:
     ) -> None:
         self.url = _checked_url(url, has_token=token is not None, insecure_plaintext=insecure_plaintext)
         self.retry_seconds = retry_seconds
+        self._away = False
+        """Whether a request waits for a registry that does not answer, which was logged."""
         headers = {"Content-Type": "application/json", "User-Agent": f"gpu-agent-client/{__version__}"}
         if token is not None:
             headers["Authorization"] = f"Bearer {_checked_token(token)}"
@@ -104,7 +108,17 @@ class Transport:
                 delay = backoff.next_delay(error)
                 if not may_repeat(error) or time.monotonic() + delay > until:
                     raise
-            await asyncio.sleep(delay)
+                await self.wait(error, delay)
+
+    async def wait(self, error: RegistryError, seconds: float) -> None:
+        """Wait before a request is sent again; logs once that no registry answers.
+
+        A program without a log of its own prints that to stderr.
+        """
+        if isinstance(error, Unreachable) and not self._away:
+            self._away = True
+            _LOG.warning("waiting: %s", error)
+        await asyncio.sleep(seconds)
 
     async def send_once(self, route: Route[AnswerT], *, timeout_seconds: float = REQUEST_SECONDS) -> AnswerT:
         """Send a request once; raises `RegistryError`."""
@@ -119,6 +133,9 @@ class Transport:
             raise _unsendable() from None
         except (httpx.TransportError, TimeoutError) as error:
             raise self._unreachable(error) from error
+        if self._away:
+            self._away = False
+            _LOG.warning("the registry answers again")
         if not answer.is_success:
             raise _refusal(answer, answer.content)
         if answer.status_code == _NO_CONTENT:
