@@ -128,6 +128,27 @@ def test_a_head_is_no_longer_than_requested_and_only_of_regular_files(tmp_path: 
         tree.read_head(str(tmp_path / "pipe"), 4)
 
 
+def test_a_file_that_became_something_else_since_it_was_listed_is_not_read(tmp_path: Path) -> None:
+    tree = FolderReader(open_root(tmp_path))
+    place = tmp_path / "file"
+    place.write_bytes(b"0123456789")
+    (found,) = tree.find_files(str(tmp_path))
+    assert tree.read_start(found, 4) == (b"0123", 10)
+    assert tree.read_start(found, 99) == (b"0123456789", 10)
+    place.rename(tmp_path / "other")
+    place.symlink_to("other")
+    with pytest.raises(OSError, match="symbolic links"):
+        tree.read_start(found, 4)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(IsADirectoryError):
+        tree.read_start(found, 4)
+    place.rmdir()
+    os.mkfifo(place)
+    with pytest.raises(OSError, match="seek"):
+        tree.read_start(found, 4)
+
+
 def test_what_was_read_is_watched_and_what_failed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     tree = FolderReader(open_root(tmp_path), watch_files=True)

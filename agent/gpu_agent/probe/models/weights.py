@@ -59,15 +59,15 @@ class ModelFiles:
     """The files of one folder: what they say, judged by names, sizes and a few heads."""
 
     def __init__(self, files: Sequence[FoundFile], *, beside: Mapping[str, FoundFile] | None = None) -> None:
-        """Sort them out in one pass: a cache has tens of thousands.
+        """Sort them out: a cache has tens of thousands.
 
         `beside`, by name, are files that are no part of the model unless its own files name them.
         """
         self.files = files
         self._beside = beside or {}
-        self._by_name: dict[str, FoundFile] = {}
-        self._weights: list[tuple[str, FoundFile]] = []
-        self._broken: list[FoundFile] = []
+        self._broken = [file for file in files if file.problem]
+        self._by_name = {file.name: file for file in files if not file.problem}
+        self._weights = [(format_, file) for file in files if (format_ := format_of(file.name))]
         self._sizes: dict[str, int] | None = None
         """Bytes of weights by their format, once they were measured."""
         self._empty: list[tuple[str, FoundFile]] = []
@@ -77,15 +77,6 @@ class ModelFiles:
         """Sizes of the files that were opened."""
         self._external: dict[str, FoundFile] = {}
         """The files that hold weights of ONNX files, likewise."""
-        for file in files:
-            name, _, _, problem = file
-            if problem:
-                self._broken.append(file)
-            else:
-                self._by_name[name] = file
-            format_ = format_of(name)
-            if format_:
-                self._weights.append((format_, file))
 
     def size_and_format(self, reader: FolderReader) -> tuple[int, str | None]:
         """The bytes of its weights, and the format that most of them are in.
@@ -121,7 +112,7 @@ class ModelFiles:
 
     def _is_plainly_whole(self, reader: FolderReader, file: FoundFile) -> bool:
         try:
-            head, size = reader.read_start(file.path, _USUAL_HEADER_BYTES)
+            head, size = reader.read_start(file, _USUAL_HEADER_BYTES)
         except OSError:
             return False  # a closer look tells why
         self._bytes[file.name] = size
@@ -337,7 +328,7 @@ def _built_from(config: Mapping[str, object]) -> Iterable[str]:
 
 def _head(reader: FolderReader, file: FoundFile, limit: int) -> bytes:
     try:
-        return reader.read_head(file.path, limit)
+        return reader.read_start(file, limit)[0]
     except OSError:
         return b""
 
