@@ -120,6 +120,26 @@ def test_a_hook_that_hangs_stops_neither_heartbeats_nor_the_shutdown(tmp_path: P
     os.killpg(int(group.read_text()), signal.SIGKILL)  # the agent ends nobody by force
 
 
+def test_a_check_on_request_judges_the_gpus_as_they_are_now(tmp_path: Path) -> None:
+    nvml = FakeNvml(tmp_path, gpus=2)
+    with (
+        Registry(*PACE, environment={"GPU_REGISTRY_ADMISSION__REQUIRED_CHECKS": "compute_mode"}) as registry,
+        Agent(registry.node_url, tmp_path / "state", simulate=None, environment=nvml.environment()),
+    ):
+        (node,) = registry.await_ready(1, within_seconds=20)
+        ill = nvml.fact("uuid", 1)
+
+        def mode() -> str:
+            checks = registry.get(f"/v1/nodes/{node['node_id']}")["node_checks"]
+            (one,) = [one for one in checks if (one["name"], one["scope"]) == ("compute_mode", ill)]
+            return str(one["detail"])
+
+        for number, words in ((2, "prohibited"), (0, "default")):
+            nvml.set("compute_mode", 1, number)
+            order(registry, node["node_id"], "check")
+            eventually(lambda words=words: words in mode(), within_seconds=5, what=words)  # type: ignore[misc]
+
+
 def test_an_order_to_check_reaches_no_node_that_is_away(tmp_path: Path) -> None:
     with (
         registry_that_requires_checks() as registry,

@@ -136,7 +136,12 @@ class Campaign:
     ) -> None:
         self._last_id += 1
         began = time.monotonic()
-        send_request(child, self._last_id, reopen=dice.random() < 1 / 3, with_events=dice.random() < 2 / 3)
+        more = {
+            "reopen": dice.random() < 1 / 3,
+            "events": dice.random() < 2 / 3,
+            "whole": dice.random() < 1 / 5,
+        }
+        send_request(child, self._last_id, more)
         line = self._line(child, HANG_SECONDS if drawn.may_hang else ANSWER_SECONDS)
         if line is None and drawn.may_hang:
             self.tally.hung += 1

@@ -127,6 +127,8 @@ class Agent:
         )
         """Events, each with its link, or with an `asyncio.Event` to set once the session has handled it."""
         self._inventory: Inventory | None = None
+        self._checks_requested_at: float | None = None
+        """Since when the checks wait for a reading, monotonic: they judge the GPUs as they are now."""
         self._probe_finished = asyncio.Event()
         self._last_probe_began_at = -math.inf
         """When the probe began that has ended last, in monotonic seconds."""
@@ -256,6 +258,9 @@ class Agent:
         self._last_probe_began_at = self._prober.began_at
         self._probe_finished.set()
         self._checks.observe(inventory.gpu)
+        if self._checks_requested_at is not None and self._prober.began_at >= self._checks_requested_at:
+            self._checks_requested_at = None
+            self._checks.request()
         await self._declare(inventory)
         for fault in self._faults.found_in(inventory.gpu):
             if self._log_limit.admit(fault.code, now=_now()) is not None:
@@ -325,7 +330,8 @@ class Agent:
             case Probe():
                 self._prober.probe_now()
             case RunChecks():
-                self._checks.request()
+                self._checks_requested_at = time.monotonic()
+                self._prober.probe_now()
             case LogEvent():
                 self._log(action)
             case Exit():

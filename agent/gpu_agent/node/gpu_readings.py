@@ -50,6 +50,8 @@ class GpuSource:
     """It keeps a deadline of its own."""
     watch: Callable[[Watch | None], None] | None = None
     """Sets what happens between the readings from now on; None where nothing can."""
+    read_whole_next: Callable[[], None] | None = None
+    """Has the next reading read also what changes slowly; None where each one does."""
 
 
 @asynccontextmanager
@@ -72,7 +74,8 @@ async def open_gpus(
         client.watch if keep_open and sys.platform != "win32" else None
     )  # its child cannot wait for a pipe
     try:
-        yield GpuSource(client.read if keep_open else _close_after(client), watch)
+        read = client.read if keep_open else _close_after(client)
+        yield GpuSource(read, watch, client.read_whole_next)
     finally:
         await client.close()
 
@@ -122,15 +125,15 @@ class GpuReader:
 
     def __init__(
         self,
-        read_nvml: ReadGpus,
+        nvml: GpuSource,
         collectors: "Collectors",
         *,
         stale_after_seconds: float,
         retry_driver_seconds: float = RETRY_DRIVER_SECONDS,
         poll: bool = True,
     ) -> None:
-        """`read_nvml` keeps its own deadline. Without `poll`, GPUs are read again only when requested."""
-        self._read_nvml = read_nvml
+        """Without `poll`, GPUs are read again only when requested."""
+        self._source = nvml
         self._collectors = collectors
         self._retry_driver_seconds = retry_driver_seconds
         self._poll = poll
@@ -167,9 +170,14 @@ class GpuReader:
         return self._without_driver is not None and self._collectors.age_seconds() is None
 
     async def read(self, tasks: Tasks, *, requested: bool) -> GpuReport:
-        """Read all GPUs. `requested`: also those that are not polled, and a driver that was missing."""
+        """Read all GPUs.
+
+        `requested`: also those that are not polled, what changes slowly, and a driver that was missing.
+        """
         if self._unpolled is not None and not requested:
             return self._unpolled
+        if requested and self._source.read_whole_next is not None:
+            self._source.read_whole_next()
         self._collectors.begin(tasks, requested=requested)
         reading = await self._nvml(retry=requested)
         gpus = merge_reports(self._judge(reading), await self._collectors.reports())
@@ -182,7 +190,7 @@ class GpuReader:
         """Read NVML; where there is no driver, only every `retry_driver_seconds`."""
         if self._without_driver is not None and not retry and time.monotonic() < self._retry_driver_at:
             return self._without_driver
-        reading = await self._read_nvml()
+        reading = await self._source.read()
         self._reading_log.note(reading)
         no_driver = isinstance(reading, GpuReport) and reading.outcome is not Outcome.OK
         self._without_driver = reading if isinstance(reading, GpuReport) and no_driver else None

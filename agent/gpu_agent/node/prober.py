@@ -70,7 +70,7 @@ class Prober:
         self._listener = listener
         self._gpus = gpus
         self._gpu_reader = GpuReader(
-            gpus.read,
+            gpus,
             collectors or Collectors(()),
             stale_after_seconds=pace.stale_after_seconds,
             retry_driver_seconds=pace.retry_driver_seconds,

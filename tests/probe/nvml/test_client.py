@@ -214,8 +214,8 @@ async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> 
         'print(\'{"id": 1, "outcome": "no_driver"}\'); print(\'{"id": 2, "outcome": "ok"}\', flush=True)\n'
         "sys.stdin.readline()\n"
     )
-    older = child.request(reopen=False)
-    newer = child.request(reopen=False)
+    older = child.request({})
+    newer = child.request({})
     report = await asyncio.wait_for(newer, patience(20))
     assert report is not None
     assert report.outcome == "ok"
@@ -226,10 +226,10 @@ async def test_an_answer_to_an_older_request_does_not_complete_a_newer_one() -> 
 
 async def test_an_end_completes_the_request_with_none_and_is_reported_once() -> None:
     child, ends = connect("import sys; sys.stdin.readline(); sys.exit(7)")
-    assert await asyncio.wait_for(child.request(reopen=False), patience(20)) is None
+    assert await asyncio.wait_for(child.request({}), patience(20)) is None
     assert await child.wait_ended(20)
     assert ends == [7]
-    assert await child.request(reopen=False) is None
+    assert await child.request({}) is None
 
 
 async def test_a_child_that_does_not_end_in_time_is_not_gone() -> None:
@@ -244,7 +244,7 @@ async def test_events_before_an_end_are_passed_on_though_the_answer_never_comes(
     child, _ = connect(
         "import sys; sys.stdin.readline(); print('{\"events\": {}}', flush=True); sys.exit(7)", other_lines
     )
-    assert await asyncio.wait_for(child.request(reopen=False), patience(20)) is None
+    assert await asyncio.wait_for(child.request({}), patience(20)) is None
     assert other_lines == [b'{"events": {}}\n']
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_agent.probe.health.history import QUIET_SECONDS, SLOWDOWN_SECONDS
-from gpu_agent.probe.health.reasons import REASONS, Clears
+from gpu_agent.probe.health.reasons import REASONS, Clears, how_to
 from gpu_agent.probe.nvml.readings import SLOW_READINGS
 from gpu_agent.wire.inventory import Health
 from tests.nvml_fake.fault_table import DRIVERS, FAULTS, POLL_SECONDS, REOPEN_EVERY, Seen, table
@@ -35,7 +35,8 @@ def check(seen: Seen) -> None:
     assert seen.after_seconds is not None, seen
     assert seen.after_seconds <= seen_within(code), seen
     assert seen.health is entry.health or seen.health is Health.LOST, seen
-    assert all(word in seen.said_by_probe for word in (f"({code}", entry.detail, entry.action)), seen
+    step = how_to(entry.action, name="NVIDIA", indexes=(0,))
+    assert all(word in seen.said_by_probe for word in (f"({code}", entry.detail, step)), seen
     assert code in seen.said_by_registry, seen
     assert seen.said_by_registry.startswith(seen.health.value), seen
     assert seen.healed_after_seconds is not None, seen

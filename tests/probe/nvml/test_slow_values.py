@@ -36,6 +36,15 @@ def test_a_slow_value_that_changed_is_read_at_each_reading_for_a_while(tmp_path:
     assert fake.calls().count(SLOW_CALL) - before <= 2 * SLOW_READINGS
 
 
+def test_a_whole_reading_reads_the_slow_values_too(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    with child_of(fake.environment()) as child:
+        child.read()
+        fake.set("compute_mode", 0, 2)
+        assert child.read()["gpus"][0]["compute_mode"] == "default"
+        assert child.read(whole=True)["gpus"][0]["compute_mode"] == "prohibited"
+
+
 def test_after_an_event_the_slow_values_are_read_at_once(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     with child_of(fake.environment()) as child:

@@ -18,6 +18,8 @@ Requests, a line each, and their answers:
     {"id": 5, "request": "read", "events": true, "look_every": 5.0}
         the same, and until the next request a look at every GPU so often. The first look that finds something
         sends a line, and is the last: {"changed": true}. Events that it took come before that line.
+    {"id": 6, "request": "read", "whole": true}
+        the same, with the values that change slowly, which are read only now and then otherwise
     {"request": "end"}, or the end of stdin
         the process ends
 
@@ -75,6 +77,7 @@ def main(root: str = "/") -> None:
         reading = library.read(
             reopen=bool(request.get("reopen")),
             with_events=bool(request.get("events")),
+            whole=bool(request.get("whole")),
             quarantined=request.get("quarantined"),
         )
         _write_line(answers, {"id": request["id"], **reading})
@@ -114,6 +117,7 @@ class Library:
         *,
         reopen: bool = False,
         with_events: bool = False,
+        whole: bool = False,
         quarantined: Mapping[str, Values] | None = None,
     ) -> Values:
         """Read every GPU but the quarantined ones, opening the library where it is not open."""
@@ -123,7 +127,7 @@ class Library:
         if reopen:
             self._close()
         try:
-            answer = self._read_all(self._events if with_events else None)
+            answer = self._read_all(self._events if with_events else None, whole=whole)
         except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
             self._close()
             answer = init_error(pynvml, error, root=self._root, environ=self._environ)
@@ -144,7 +148,7 @@ class Library:
         except pynvml.NVMLError:
             return False
 
-    def _read_all(self, events: EventSets | None) -> Values:
+    def _read_all(self, events: EventSets | None, *, whole: bool) -> Values:
         if not self._opened:
             pynvml.nvmlInit()
             self._opened = True
@@ -158,7 +162,7 @@ class Library:
             return {**self._versions, **no_gpu(root=self._root, environ=self._environ)}
         driver_version = self._versions.get("driver_version")
         gpus = _without_duplicate_uuids(
-            gpu for device in self._devices for gpu in device.read(driver_version, events)
+            gpu for device in self._devices for gpu in device.read(driver_version, events, whole=whole)
         )
         cuda_visible.mark(gpus, self._environ)
         return {"outcome": "ok", **self._versions, "gpus": gpus}

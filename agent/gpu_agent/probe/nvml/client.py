@@ -96,6 +96,11 @@ class NvmlClient:
         self._reopen_at: float | None = None
         self._pending = PendingEvents()
         self._watch: Watch | None = None
+        self._read_whole = False
+
+    def read_whole_next(self) -> None:
+        """Have the next request read also the values that change slowly (`readings.SLOW_READINGS`)."""
+        self._read_whole = True
 
     def watch(self, watch: Watch | None) -> None:
         """Set what happens after the readings from now on. None: nothing."""
@@ -110,11 +115,7 @@ class NvmlClient:
             return self._missed_without_child(loop.time())
         if child.ending:
             return self._missed_by_silence(child)
-        answer = child.answer or child.request(
-            reopen=self._must_reopen(loop.time()),
-            quarantined=self._pending.quarantined,
-            look_every_seconds=None if self._watch is None else self._watch.every_seconds,
-        )
+        answer = child.answer or self._request(child, loop.time())
         requested_at = child.requested_at
         await asyncio.wait({answer}, timeout=max(0.0, deadline - loop.time()))
         if not answer.done():
@@ -136,6 +137,18 @@ class NvmlClient:
         if not await child.wait_ended(self._policy.goodbye_seconds):
             child.process.terminate()
             await child.wait_ended(self._policy.goodbye_seconds / 2)
+
+    def _request(self, child: "ChildConnection", now: float) -> "asyncio.Future[GpuReport | None]":
+        whole, self._read_whole = self._read_whole, False
+        return child.request(
+            {
+                "events": True,
+                "reopen": self._must_reopen(now),
+                "whole": whole,
+                "quarantined": self._pending.quarantined,
+                "look_every": None if self._watch is None else self._watch.every_seconds,
+            }
+        )
 
     async def _living_child(self, deadline: float) -> "ChildConnection | None":
         """Return the child to query; None while the client waits before a restart, or for a stuck child."""
@@ -263,13 +276,7 @@ class ChildConnection:
         reader = threading.Thread(target=self._read_output, name="nvml-child-reader", daemon=True)
         reader.start()
 
-    def request(
-        self,
-        *,
-        reopen: bool,
-        quarantined: Mapping[str, object] | None = None,
-        look_every_seconds: float | None = None,
-    ) -> asyncio.Future[GpuReport | None]:
+    def request(self, more: Mapping[str, object]) -> asyncio.Future[GpuReport | None]:
         """Request one reading; the future holds None when the child ends instead of answering."""
         self.answer = self._loop.create_future()
         self.requested_at = self._loop.time()
@@ -277,14 +284,7 @@ class ChildConnection:
         if self.ended.is_set():
             self.answer.set_result(None)
         else:
-            send_request(
-                self.process,
-                self._last_id,
-                reopen=reopen,
-                with_events=True,
-                quarantined=quarantined,
-                look_every_seconds=look_every_seconds,
-            )
+            send_request(self.process, self._last_id, more)
         return self.answer
 
     def end(self) -> None:

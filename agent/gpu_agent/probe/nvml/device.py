@@ -82,12 +82,18 @@ class Device:
         """The identity, and why this GPU must not be queried: for a `Device` in another process."""
         return {**self.identity, "index": self.index, "why": why}
 
-    def read(self, driver_version: object, events: EventSets | None = None) -> list[Values]:
+    def read(
+        self, driver_version: object, events: EventSets | None = None, *, whole: bool = False
+    ) -> list[Values]:
         """Read this GPU and its MIG devices, and its events where `events` is given.
+
+        `whole`: also the values that change slowly, which are read only now and then otherwise.
 
         Raises:
             NVMLError: the whole driver has failed.
         """
+        if whole:
+            self._slow_in = 0
         gpus = self._read_or_explain(driver_version, events)
         if events is not None and (why := events.failure(self.key)):
             gpus[0]["unknowns"] = {**_mapping(gpus[0]["unknowns"]), "events": why}

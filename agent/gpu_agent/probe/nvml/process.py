@@ -130,18 +130,11 @@ def spawn(
 
 
 def send_request(
-    process: subprocess.Popen[bytes],
-    request_id: int,
-    *,
-    reopen: bool = False,
-    with_events: bool = False,
-    quarantined: Mapping[str, object] | None = None,
-    look_every_seconds: float | None = None,
+    process: subprocess.Popen[bytes], request_id: int, more: Mapping[str, object] | None = None
 ) -> None:
-    """Request one reading of all but the quarantined GPUs; a child that has ended shows that by its end."""
-    request = {"id": request_id, "request": "read", "reopen": reopen, "events": with_events}
-    more = {"quarantined": quarantined, "look_every": look_every_seconds}
-    line = json.dumps({**request, **{name: value for name, value in more.items() if value}})
+    """Request one reading, with what else `child` reads of a request; one that has ended shows by its end."""
+    wanted = {name: value for name, value in (more or {}).items() if value}
+    line = json.dumps({"id": request_id, "request": "read", **wanted})
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.write(line.encode() + b"\n")
