@@ -64,8 +64,8 @@ _DISPATCH = "docs/explanation/dispatch.md"
 _INSTANCES = "docs/howto/three-machines.md"
 _NOT_OF_ONE_GPU = "nvml_hung|collector_hung|driver_broken|nvml_child_died|no_driver"
 """Reasons that all GPUs of a machine have at once: rules of the driver report them once."""
-_OF_A_BROKEN_DRIVER = "driver_broken|nvml_child_died"
-"""Reasons of a driver that answers and cannot be read: the age of its readings grows, too."""
+_OF_A_BROKEN_DRIVER = "driver_broken|nvml_child_died|no_driver"
+"""Reasons of a driver that answers and cannot be read, or is gone: the age of its readings grows, too."""
 _REFUSED_FOR_GOOD = (
     "GPU_REQUIRED|INVALID_CAPABILITY_SCHEMA|NODE_ID_CONFLICT|INVALID_MESSAGE|UNAUTHORIZED|FORBIDDEN|"
     "SIMULATED_NODE_REFUSED|INTERNAL_ERROR"
@@ -127,7 +127,10 @@ MACHINES = Group(
             name="GpuDriverBroken",
             severity="critical",
             expr='gpu_agent_driver{outcome="driver_broken"} == 1 '
-            'unless on (instance) gpu_agent_gpu_health_reason{reason=~"nvml_hung|collector_hung"}',
+            'unless on (instance) (gpu_agent_gpu_health_reason{reason=~"nvml_hung|collector_hung"} '
+            f'unless on (instance) gpu_agent_gpu_health_reason{{reason=~"{_OF_A_BROKEN_DRIVER}"}}) '
+            'or gpu_agent_driver{outcome="no_driver"} == 1 '
+            'and on (instance) gpu_agent_gpu_health_reason{reason="no_driver"}',
             for_seconds=60,
             summary=f"the GPU driver of {_AT} does not work",
             next_step="Run `gpu-agent probe` there: it says why, and what to do.",
