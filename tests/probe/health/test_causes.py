@@ -89,6 +89,16 @@ def test_while_nothing_is_read_an_event_stays_beside_what_makes_the_gpu_unknown(
     assert codes(tracked.at(2, reading(gpu()))) == ["xid_48"]
 
 
+def test_a_broken_driver_that_was_late_once_is_not_called_silent_once_it_answers() -> None:
+    tracked = TrackedGpus(stale_after_seconds=1)
+    tracked.at(0, reading(gpu()))
+    broken = GpuReport(outcome=Outcome.DRIVER_BROKEN, detail="Reboot.")
+    tracked.at(2, broken)
+    assert codes(tracked.at(9, hung(since=8))) == ["driver_broken", "nvml_hung"]
+    assert codes(tracked.at(10, broken)) == ["driver_broken"]
+    assert codes(tracked.at(11, replace(broken, outcome=Outcome.NO_DRIVER))) == ["no_driver"]
+
+
 def test_a_suspended_gpu_has_its_health_and_clean_readings_unchanged() -> None:
     tracked = TrackedGpus()
     tracked.at(0, reading(gpu(0, "row_remap_pending")))

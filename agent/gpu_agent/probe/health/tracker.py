@@ -56,6 +56,7 @@ class HealthTracker:
         if isinstance(result, MissedReading):
             return self._missed(result, now_wall=now_wall, now_mono=now_mono)
         if result.outcome is not Outcome.OK:
+            self._forget_what_answers_refute(result.outcome.value)
             why = [reason(result.outcome.value, detail=result.detail)]
             return replace(result, gpus=self._all_known(why, now_wall))
         self._last_good_at = now_mono - result.age_seconds
@@ -152,6 +153,12 @@ class HealthTracker:
             cuda_version=self._last_good.cuda_version if self._last_good else None,
         )
 
+    def _forget_what_answers_refute(self, code: str) -> None:
+        """Drop what earlier attempts said of the driver: it answers now, and says this instead."""
+        for active in self._active.values():
+            for one in _OF_THE_DRIVER - {code}:
+                active.pop(one, None)
+
     def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
         """List every known GPU, without figures, with these reasons beside those it had."""
         unread = [self._unread(gpu, why, now_wall) for gpu in self._known.values()]
@@ -167,6 +174,8 @@ class HealthTracker:
         return replace(_without_figures(gpu), health=health_from(reasons), reasons=reasons)
 
 
+_OF_THE_DRIVER = frozenset({"nvml_hung", "nvml_child_died", "driver_broken", "no_driver"})
+"""Reasons of which the last answer gives the only true one."""
 _UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"})
 _FIELD_OF = {
     **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
