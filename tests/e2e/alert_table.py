@@ -315,7 +315,13 @@ def main() -> int:
     with _folder() as folder, guarded(folder, shorter=shorter) as registry:
         _print(registry, partial(guarded_registry.play, registry))
     with _folder() as folder, instances(folder, shorter=shorter) as several:
-        _print(several, partial(watched_instances.play, several))
+
+        def play_all() -> None:
+            watched_instances.play(several)
+            if not delivered:
+                watched_instances.let_be(several)
+
+        _print(several, play_all)
     return 0
 
 
