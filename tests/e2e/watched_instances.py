@@ -27,7 +27,7 @@ class Seat:
         self.name = name
         self._folder, self._members = folder / name, ",".join(_text(one) for one in etcd)
         self._ports = free_ports(3)
-        self.registry: Registry
+        self._process: Registry | None = None
 
     @property
     def address(self) -> str:
@@ -35,26 +35,35 @@ class Seat:
         return f"127.0.0.1:{self._ports[1]}"
 
     @property
+    def registry(self) -> Registry:
+        """The process, once it was started."""
+        assert self._process is not None
+        return self._process
+
+    @property
     def leads(self) -> bool:
         """By its own log."""
+        if self._process is None or self._process.ended:
+            return False
         began, ended = (len(self.registry.events(f"leading_{word}")) for word in ("began", "ended"))
-        return not self.registry.ended and began > ended
+        return began > ended
 
     def start(self, *, prefix: str = "fleet") -> None:
         """Start it, now or again."""
         node_port, operator_port, link_port = self._ports
-        self.registry = Registry(
+        self._process = Registry(
             *("--store", f"etcd://{self._members}/{prefix}", "--state-dir", str(self._folder)),
             *("--instance-name", self.name, "--instance-listen", f"127.0.0.1:{link_port}"),
             *("--allow-simulated", "--heartbeat-interval-seconds", "1", "--heartbeat-timeout-seconds", "90"),
             node_port=node_port,
             operator_port=operator_port,
         )
-        self.registry.__enter__()
+        self._process.__enter__()
 
     def stop(self) -> None:
         """Stop it as systemd does, if it runs."""
-        self.registry.__exit__(None, None, None)
+        if self._process is not None:
+            self._process.__exit__(None, None, None)
 
 
 class Instances(WatchedAlerts):
@@ -67,8 +76,8 @@ class Instances(WatchedAlerts):
         by_member = (self.etcd.members, self.etcd.members, self.followers[:1])
         self.seats = [Seat(name, folder, etcd) for name, etcd in zip("abc", by_member, strict=True)]
         for seat in self.seats:
-            seat.start()
             running.callback(seat.stop)
+            seat.start()
             _ = self.leader  # the third is a standby, then
         agent = Agent(self.seats[0].registry.node_url, folder / "agent", simulate="1xL4-24GB")
         running.enter_context(agent)
@@ -82,7 +91,7 @@ class Instances(WatchedAlerts):
     def leader(self) -> Seat:
         """The instance that leads, once one does."""
         return eventually(
-            lambda: next((one for one in self.seats if hasattr(one, "registry") and one.leads), None),
+            lambda: next((one for one in self.seats if one.leads), None),
             within_seconds=SOON,
             what="a leader",
         )
