@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.web import live
 from tests.e2e.place import Place
 from tests.programs import free_port
+from tests.server.harness import until
 from tests.server.web.fleet import Machine, ServedFleet, busy
 from tests.waiting import patience
 
@@ -141,6 +143,47 @@ def test_what_changed_waits_until_it_is_asked_for(admin: Visitor, served: Served
     expect(button).to_be_hidden()
     served.do(served.fleet.service.uncordon(node_id))
     expect(changes.get_by_role("button", name="1 new: show")).to_be_visible()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_figures_of_a_large_fleet_fit_their_tiles(
+    size: str, visiting: Visiting, served: ServedFleet
+) -> None:
+    visitor = visiting(viewport=SIZES[size])
+    page = visitor.page
+    visitor.sign_in(served.url, served.tokens[Role.READ])
+    page.locator(".fig b").evaluate_all("all => all.forEach(one => one.textContent = '12,345')")
+    lines = page.locator(".fig > span").evaluate_all("all => all.map(one => one.offsetHeight / 20)")
+    assert max(lines) <= 2, lines
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_job_that_passes_another_in_the_queue_moves_no_row(visiting: Visiting) -> None:
+    with ServedFleet(populated=False) as served:
+        machine = Machine("gpu-7", count=1)
+        served.do(served.fleet.join(machine))
+        served.do(served.fleet.claim("first", machine, gpu_count=1))
+        _wait(served, Job(job_id="patient", gpu_count=1, wait_seconds=600))
+        visitor = visiting()
+        visitor.sign_in(served.url, served.tokens[Role.READ])
+        rows = visitor.page.locator(".qs tbody tr")
+        expect(visitor.page.locator("#live")).to_contain_text("Live")
+        _wait(served, Job(job_id="urgent", gpu_count=1, priority=9, wait_seconds=600))
+        expect(rows).to_have_count(1)
+        expect(rows.first).to_contain_text(re.compile(r"^\s*2\s*patient"))
+        visitor.page.get_by_role("button", name="Queue changed: show").click()
+        expect(rows).to_have_text([re.compile(r"^\s*1\s*urgent"), re.compile(r"^\s*2\s*patient")])
+        expect(visitor.page.locator("#waiting-show")).to_have_count(0)
+        assert visitor.errors == []
+
+
+def _wait(served: ServedFleet, job: Job) -> None:
+    async def ask() -> None:
+        before = served.fleet.service.waiting_jobs
+        served.fleet.wait_for(job)
+        await until(lambda: served.fleet.service.waiting_jobs > before, what="the job waits")
+
+    served.do(ask())
 
 
 def test_the_page_of_a_node_that_is_removed_says_so_and_what_to_do(visiting: Visiting) -> None:

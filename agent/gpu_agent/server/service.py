@@ -489,6 +489,19 @@ class RegistryService:
                 refusals[key] = found if isinstance(found, NoAvailableNode) else None
             yield views.waiting_job(one, place, self._clock, refusal=refusals[key])
 
+    def first_waiting(self, count: int) -> tuple[str, ...]:
+        """Return the first jobs of the queue by their ids, in their order."""
+        return tuple(one.job.job_id for one in self._fleet.queue()[:count])
+
+    def waiting_job(self, job_id: str) -> WaitingJob | None:
+        """Return a job that waits for capacity, with what excludes the nodes now; None where it does not."""
+        one, place = self._fleet.waiting(job_id), self._fleet.queue_place(job_id)
+        if one is None or place is None:
+            return None
+        found = self._fleet.select(one.job, self._clock.monotonic())
+        refusal = found if isinstance(found, NoAvailableNode) else None
+        return views.waiting_job(one, place, self._clock, refusal=refusal)
+
     async def claim(
         self, job: Job, *, requester: Requester = ANYBODY
     ) -> ClaimView | NoAvailableNode | Refusal:

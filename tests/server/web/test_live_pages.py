@@ -10,6 +10,7 @@ from functools import partial
 import httpx
 import pytest
 
+from gpu_agent.registry.job import Job
 from gpu_agent.registry.tokens import Role
 from gpu_agent.runtime.address import bound_address
 from gpu_agent.server.api.app import ApiServer
@@ -202,6 +203,37 @@ async def test_what_changes_since_the_overview_was_loaded_is_counted_and_moves_n
     assert len(newer) == 3
     assert "seen later" not in "".join(html for part, html in sent.items() if not part.startswith("a-"))
     assert "seen later 2" in (await admin.get("/")).text
+
+
+async def test_a_job_that_passes_others_in_the_queue_moves_no_row(
+    played: Fleet, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "ORDER_SECONDS", 0.0)
+    await played.claim("first", await played.join(Machine("a", count=1)), gpu_count=1)
+    for number in (1, 2):
+        played.wait_for(Job(job_id=f"job-{number}", gpu_count=1, wait_seconds=600))
+        await until(lambda number=number: played.service.waiting_jobs == number, what="it waits")  # type: ignore[misc]
+
+    def shown(text: str) -> list[tuple[str, str]]:
+        return re.findall(r'<tr id="w-([^"]+)"><td class="r">(\d+)<', text)
+
+    page = (await admin.get("/")).text
+    assert shown(page) == [("job-1", "1"), ("job-2", "2")]
+    assert "Queue changed" not in page
+    sent: dict[str, str] = {}
+    async with opened(admin, "/") as stream:
+        await stream.next()
+        played.wait_for(Job(job_id="urgent", gpu_count=1, priority=9, wait_seconds=600))
+        while "Queue changed: show" not in sent.get("waiting-newer", ""):
+            sent |= (await next_parts(stream)).document
+        assert shown(sent["w-job-1"] + sent["w-job-2"]) == [("job-1", "2"), ("job-2", "3")]
+        assert not [name for name in sent if name == "w-urgent"]
+        played.waiting["job-1"].cancel()
+        while "job-1 waits no more" not in sent["w-job-1"]:
+            heard = await stream.until("parts")
+            assert "order" not in {one.name for one in heard}  # the other list of the page is as it was
+            sent |= heard[-1].document
+    assert shown((await admin.get("/")).text) == [("urgent", "1"), ("job-2", "2")]
 
 
 async def test_rows_of_models_keep_their_places_as_claims_come(

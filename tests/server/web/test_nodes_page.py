@@ -9,6 +9,7 @@ import pytest
 from gpu_agent.registry.tokens import Role
 from gpu_agent.server.fleet_view import FleetView
 from tests.server.api_harness import operator_token
+from tests.server.harness import until
 from tests.server.web.browsing import sign_in
 from tests.server.web.fleet import Fleet, Machine, busy
 
@@ -50,6 +51,37 @@ async def test_the_most_urgent_node_comes_first_with_its_reason(
     assert '<i class="g x l"' in first
     assert "2 GPUs: 1 free, 1 lost" in first
     assert "1<span" in text.split('id="nav-nodes"')[1][:60]
+
+
+async def test_many_nodes_that_are_offline_for_one_reason_share_a_row_of_the_overview(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    async def leave(name: str) -> None:
+        one = await played.join(Machine(name, count=1))
+        assert one.node is not None
+        await one.node.send({"type": "node_unregister", "node_id": one.node_id, "reason": "shutdown"})
+        await until(lambda: played.status_of(one) == "offline", what=f"{name} is offline")
+
+    async def listed() -> list[tuple[str, str]]:
+        text = (await admin.get("/")).text.split("<tbody>")[1].split("</tbody>")[0]
+        return re.findall(r'<a class="host" href="([^"]+)"[^>]*>([^<]+)</a>', text)
+
+    faulty = await played.join(Machine("faulty", count=1))
+    faulty.figures[0] = LOST
+    await played.beat(faulty)
+    for number in range(3):
+        await leave(f"gone-{number}")
+    assert [name for _, name in await listed()] == ["gone-0", "gone-1", "gone-2", "faulty"]
+    await leave("gone-3")
+    assert await listed() == [
+        ("/nodes?status=offline&amp;show=attention", "4 nodes offline"),
+        (f"/nodes/{faulty.node_id}", "faulty"),
+    ]
+    text = (await admin.get("/")).text
+    assert '<span class="what">the agent was stopped</span>' in text
+    assert "The agent was stopped: start it again." in text
+    gone = [f"gone-{number}" for number in range(4)]
+    assert names_in((await admin.get("/nodes?status=offline&show=attention")).text) == gone
 
 
 async def test_filters_sort_and_pages_are_in_the_address(played: Fleet, admin: httpx.AsyncClient) -> None:

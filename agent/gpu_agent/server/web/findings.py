@@ -65,6 +65,11 @@ def placeable(gpus: Iterable[GpuView]) -> tuple[GpuView, ...]:
     return tuple(gpu for gpu in gpus if gpu.status is not None)
 
 
+def step_after(code: str) -> str:
+    """Say what to do about a node with this reason; empty where nothing is to be done."""
+    return _STEPS.get(code, "")
+
+
 def gpu_sentence(codes: Sequence[str]) -> str:
     """Say what the first known reason of a GPU means; empty where none is known."""
     return next((REASONS[code].detail for code in codes if code in REASONS), "")
@@ -108,7 +113,7 @@ def _gpu_faults(gpus: Sequence[GpuView]) -> Iterator[Finding]:
 
 def _of_status(node: NodeSummary, mark: str) -> Finding:
     reason = _CHECK_NAME.sub("", node.reason) or node.reason_code
-    step = _STEPS.get(node.reason_code, "")
+    step = step_after(node.reason_code)
     return Finding(mark, f"{reason[:1].upper()}{reason[1:]}", (node.reason_code,), step, since=node.since)
 
 

@@ -26,6 +26,7 @@ ORDER_SECONDS = 2.0
 """How often it is looked whether a list would show other rows: that may take a look at every node."""
 ALIVE_SECONDS = 5.0
 """A stream says at least so often that it is alive; the script counts on it."""
+MARK_DIGITS = 16
 MOST_STREAMS = 128
 MOST_STREAMS_OF_ONE = 96
 """Of one operator token, with all its sessions: a browser closes the stream of a page that is hidden."""
@@ -61,6 +62,8 @@ class LiveView:
     """The parts as they are now, given the rows that the page has."""
     order: Callable[[], tuple[str, ...]] = tuple
     """The rows that the page would have now."""
+    apart: str = ""
+    """Rows whose ids begin with this are of another list, which says itself that its order has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,14 @@ class PartCache:
         return int(number) if boot == self.boot and is_number else 0
 
 
-def order_mark(rows: Sequence[str]) -> str:
-    """Return what is equal for equal rows in the same order."""
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+def order_mark(rows: Sequence[str], apart: str = "") -> str:
+    """Return what is equal for equal rows in the same order; it begins with the mark of those not `apart`."""
+    if not apart:
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:MARK_DIGITS]
+    lists: tuple[list[str], list[str]] = [], []
+    for row in rows:
+        lists[row.startswith(apart)].append(row)
+    return "".join(map(order_mark, lists))
 
 
 @dataclass(slots=True)
@@ -168,7 +176,8 @@ class _Feed:
         # otherwise be older than the newest serial number here, and be left out.
         self._take(tuple(self.view.parts(self.rows)) if has_waited else parts, cache)
         if now() - self.order_at >= ORDER_SECONDS:
-            self.order_now, self.order_at = order_mark(self.view.order()), now()
+            mark = order_mark(self.view.order(), self.view.apart)
+            self.order_now, self.order_at = mark[:MARK_DIGITS], now()
 
     def _has(self, part: Part) -> bool:
         shown = self.rendered.get(part.id)
@@ -231,7 +240,7 @@ class LivePages:
             while not self._closed.is_set() and is_valid():
                 text = feed.changes(had, self._cache.boot) if feed.newest > had else b""
                 had = max(had, feed.newest)
-                if feed.order_now not in {"", mark} and not said_order:
+                if feed.order_now not in {"", mark[:MARK_DIGITS]} and not said_order:
                     text, said_order = text + b"event: order\ndata: \n\n", True
                 if not text and now() - alive_at >= ALIVE_SECONDS:
                     text = b"event: alive\ndata: \n\n"

@@ -16,15 +16,17 @@ from gpu_agent.registry.quoting import clip_quote
 from gpu_agent.server.fleet_view import NodeQuery, Show
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.web.event_lines import event_line
-from gpu_agent.server.web.findings import gpu_number
-from gpu_agent.server.web.live import LiveView, Part
+from gpu_agent.server.web.findings import gpu_number, step_after
+from gpu_agent.server.web.live import LiveView, Part, order_mark
 from gpu_agent.server.web.nodes import NodeRow, gone_part, node_look, node_row
 from gpu_agent.server.web.rendering import gpu_url, node_url, render
 from gpu_agent.server.web.visit import PageRoute, Visit
-from gpu_agent.wire.api import MemberRole, MemberView, RegistryEvent, WaitingJob
-from gpu_agent.wire.codes import GpuStatus, NodeStatus
+from gpu_agent.wire.api import MemberRole, MemberView, RegistryEvent
+from gpu_agent.wire.codes import GpuStatus, NodeStatus, ReasonCode
 
 MOST_ATTENTION = 8
+MOST_ALIKE = 3
+"""So many offline nodes with one reason have a row each; more have one together."""
 MOST_WAITING = 5
 MOST_MODELS = 12
 MOST_CHANGES = 12
@@ -35,10 +37,12 @@ HOUR = 3600.0
 SLOW_SECONDS = 5.0
 """How often that is looked at which no counter has."""
 ROW = "a-"
+ALIKE = "o-"
+WAITING = "w-"
 
 _PAGE = "overview"
 _COLUMNS = 4
-"""Of the nodes that need attention."""
+"""Of the nodes that need attention, and of the jobs that wait."""
 _ROUTINE = frozenset(
     {
         "node_control_sent",
@@ -51,6 +55,11 @@ _ROUTINE = frozenset(
 )
 """Events that say nothing of the fleet's state."""
 _ATTENTION = NodeQuery(show=Show.ATTENTION)
+_OFFLINE = {
+    ReasonCode.HEARTBEAT_TIMEOUT: "no heartbeat",
+    ReasonCode.UNREGISTERED: "the agent was stopped",
+}
+"""Why a node is offline that was not drained."""
 _STATUSES = ("ready", "degraded", "registering", "draining", "offline")
 _SHARES = (
     (GpuStatus.FREE, "free", "free"),
@@ -112,7 +121,8 @@ class ModelRow:
 async def show(visit: Visit) -> Response:
     """Show the overview."""
     view = live(visit)
-    parts = {part.id: visit.part_html(part) for part in view.parts(view.order())}
+    rows = view.order()
+    parts = {part.id: visit.part_html(part) for part in view.parts(rows)}
     registry = visit.registry
     totals = registry.fleet_view.totals
     changes = [event_line(registry, one) for one in islice(_changes(registry), MOST_CHANGES)]
@@ -122,7 +132,8 @@ async def show(visit: Visit) -> Response:
         live=view,
         total=len(totals.of_node),
         parts=parts,
-        attention=[parts[row] for row in view.order() if row in parts],
+        attention=[parts[row] for row in rows if row.startswith((ALIKE, ROW)) and row in parts],
+        waiting=[parts[row] for row in rows if row.startswith(WAITING) and row in parts],
         attention_total=totals.attention,
         figures=[parts[one.id] for one in _figures(registry)],
         changes=changes,
@@ -136,13 +147,17 @@ def live(visit: Visit) -> LiveView:
     may_operate = visit.person.may("operate")
 
     def order() -> tuple[str, ...]:
-        page = registry.fleet_view.page(_ATTENTION, limit=MOST_ATTENTION)
-        return tuple(f"{ROW}{node_id}" for node_id in page.node_ids)
+        return (*_attention(registry), *_first_waiting(registry))
 
     def parts(rows: Sequence[str]) -> Iterator[Part]:
         for figure in _figures(registry):
             yield Part(figure.id, figure, partial(render, "_figure.html", figure=figure))
-        for row in rows:
+        yield from _waiting_parts(registry, [row for row in rows if row.startswith(WAITING)])
+        for row in (one for one in rows if one.startswith(ALIKE)):
+            code = ReasonCode(row.removeprefix(ALIKE))
+            number = registry.fleet_view.totals.reasons[NodeStatus.OFFLINE, code]
+            yield Part(row, number, partial(_render_alike, row, code, number))
+        for row in (one for one in rows if one.startswith(ROW)):
             node_id = row.removeprefix(ROW)
             look = node_look(registry, node_id)
             if look is None:
@@ -152,7 +167,22 @@ def live(visit: Visit) -> LiveView:
                 yield Part(row, look, html, variant=role)
         yield from _panels(registry)
 
-    return LiveView(_PAGE, role, parts, order)
+    return LiveView(_PAGE, role, parts, order, apart=WAITING)
+
+
+def _attention(registry: RegistryService) -> Iterator[str]:
+    """Yield the rows of what needs attention: first one for all nodes that are offline for one reason."""
+    view = registry.fleet_view
+    numbers = {code: view.totals.reasons[NodeStatus.OFFLINE, code] for code in _OFFLINE}
+    alike = {code: number for code, number in numbers.items() if number > MOST_ALIKE}
+    yield from (f"{ALIKE}{code}" for code in alike)
+    most = MOST_ATTENTION - len(alike)
+    for node_id in view.page(_ATTENTION, limit=most + sum(alike.values())).node_ids:
+        one = view.figures_of(node_id)
+        is_alike = one is not None and one.status == NodeStatus.OFFLINE and one.reason_code in alike
+        if most and not is_alike:
+            yield f"{ROW}{node_id}"
+            most -= 1
 
 
 def _figures(registry: RegistryService) -> tuple[Figure, ...]:
@@ -192,7 +222,14 @@ def _figures(registry: RegistryService) -> tuple[Figure, ...]:
             "job waits" if waiting == 1 else "jobs wait",
             f"{totals.slots_taken:,} of {totals.slots:,} slots taken",
         ),
-        Figure("fig-idle", "/nodes?show=idle", "", gpus[GpuStatus.IDLE], "GPUs claimed, idle"),
+        Figure(
+            "fig-idle",
+            "/nodes?show=idle",
+            "",
+            gpus[GpuStatus.IDLE],
+            "claimed, idle",
+            "GPUs their jobs do not use",
+        ),
         Figure(
             "fig-noclaim",
             "/nodes?show=unclaimed",
@@ -218,7 +255,6 @@ def _panels(registry: RegistryService) -> Iterator[Part]:
     models = tuple(sorted(first))
     more = max(0, len(totals.models) - MOST_MODELS)
     yield Part("models", (models, more), partial(render, "_models.html", models=models, more=more))
-    yield Part("waiting", (slowly, registry.waiting_jobs), partial(_render_waiting, registry))
     yield Part("registry", slowly, partial(_render_registry, registry))
     yield Part("newer", registry.event_log.last_id, partial(_render_newer, registry))
 
@@ -263,6 +299,11 @@ def _gpu_models(registry: RegistryService) -> tuple[ModelRow, ...]:
     )
 
 
+def _render_alike(row: str, code: ReasonCode, number: int) -> str:
+    step = step_after(code)
+    return render("_alike.html", id=row, number=number, words=_OFFLINE[code], step=step, columns=_COLUMNS)
+
+
 def _render_attention(registry: RegistryService, node_id: str, *, may_operate: bool) -> str:
     row = node_row(registry, node_id)
     if row is None:
@@ -284,10 +325,40 @@ def _action(row: NodeRow) -> tuple[str, str] | None:
     return node_url(node.node_id, "drain"), "Drain"
 
 
-def _render_waiting(registry: RegistryService) -> str:
-    jobs: list[WaitingJob] = list(islice(registry.queue(), MOST_WAITING))
-    longest = registry.longest_wait_seconds
-    return render("_waiting.html", jobs=jobs, total=registry.waiting_jobs, longest=longest)
+def _first_waiting(registry: RegistryService) -> tuple[str, ...]:
+    return tuple(f"{WAITING}{job_id}" for job_id in registry.first_waiting(MOST_WAITING))
+
+
+def _waiting_parts(registry: RegistryService, rows: Sequence[str]) -> Iterator[Part]:
+    """Yield the rows of jobs that wait, and whether others would be shown now.
+
+    The queue's order is what it is about, and it moves at any time. So a row keeps its place, and says at
+    which position its job is now.
+    """
+    look = int(registry.clock.monotonic() / SLOW_SECONDS), registry.waiting_jobs
+    for row in rows:
+        yield Part(row, look, partial(_render_waiting, registry, row))
+    yield Part("waiting-newer", look, partial(_render_newer_waiting, registry, rows), order_mark(rows))
+    yield Part("waiting", look, partial(_render_queue_length, registry))
+
+
+def _render_waiting(registry: RegistryService, row: str) -> str:
+    job_id = row.removeprefix(WAITING)
+    job = registry.waiting_job(job_id)
+    if job is not None:
+        return render("_waiting_row.html", id=row, job=job)
+    words = f"{job_id} {'waits no more' if registry.claim_of(job_id) is None else 'got its claim'}"
+    return gone_part(row, words, columns=_COLUMNS).html()
+
+
+def _render_newer_waiting(registry: RegistryService, rows: Sequence[str]) -> str:
+    changed = _first_waiting(registry) != tuple(rows)
+    return render("_waiting_newer.html", id="waiting-newer", changed=changed)
+
+
+def _render_queue_length(registry: RegistryService) -> str:
+    total, longest = registry.waiting_jobs, registry.longest_wait_seconds
+    return render("_waiting.html", id="waiting", total=total, longest=longest)
 
 
 def _render_registry(registry: RegistryService) -> str:

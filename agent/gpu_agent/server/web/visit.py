@@ -132,7 +132,7 @@ class Visit:
         """Answer with a page; `page` is its word in the navigation, `live` what of it changes by itself."""
         rows = () if live is None else live.order()
         nav = {part.id: self.part_html(part) for part in self.nav.parts(())}
-        mark = order_mark(rows)
+        mark = order_mark(rows, "" if live is None else live.apart)
         if live is not None:
             self.parts.remember_order(mark, rows)
         html = render(

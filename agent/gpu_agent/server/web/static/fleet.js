@@ -232,14 +232,16 @@ document.addEventListener('click', e => {
   }
 });
 
+document.addEventListener('click', async e => {        // a list that waited until its reader asks for it again
+  if (!e.target.closest('[data-reload]')) return;
+  close();
+  try { await reload(); open(); } catch { lose(); }
+});
+
 // --- What a page needs once it is there
 function prepare() {
   since = '';
   show_pause();
-  for (const button of $$('#resort, #newer-show')) button.addEventListener('click', async () => {
-    close();
-    try { await reload(); open(); } catch { lose(); }
-  });
   const more = $('#filter details');
   if (more && innerWidth < 761 && !more.dataset.used) more.open = false;
 }
