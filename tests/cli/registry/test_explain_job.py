@@ -7,6 +7,7 @@ import pytest
 
 from gpu_agent.cli.command import Failure
 from gpu_agent.cli.main import main
+from gpu_agent.cli.registry import explain
 from gpu_agent.cli.registry.job_options import (
     job_options,
     job_request,
@@ -32,6 +33,24 @@ def test_each_node_answers_with_need_and_have(served: Served, capsys: pytest.Cap
         word in said
         for word in (served.able, "eligible", served.new, "status_not_ready", "1 eligible; excluded")
     )
+
+
+def test_of_a_large_fleet_the_nearest_nodes_are_printed_and_the_others_counted(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(*words: str) -> list[str]:
+        assert explained(served, "--gpus", "9", *words) == 0
+        said = capsys.readouterr().out
+        return [one for one in said.splitlines() if one.startswith("node-") or "more" in one]
+
+    nodes = len(rows())
+    assert nodes > 1
+    monkeypatch.setattr(explain, "MOST_NODES", 1)
+    first, rest = rows()
+    assert (first.startswith("node-"), rest) == (True, f"{nodes - 1} more excluded: --all shows them")
+    assert len(rows("--all")) == nodes
+    assert explained(served, "--gpus", "9", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["excluded"]) == nodes
 
 
 @pytest.mark.parametrize(

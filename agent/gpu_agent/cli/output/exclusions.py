@@ -24,18 +24,30 @@ _FAILURE_COLUMNS = (
 )
 
 
-def eligibility_table(answer: ExplanationView, columns: int | None) -> list[Line]:
-    """Draw the eligible nodes, best first, then the others with what the job needs and the node has."""
+def eligibility_table(answer: ExplanationView, columns: int | None, *, most: int | None = None) -> list[Line]:
+    """Draw the eligible nodes, best first, then the others with what the job needs and the node has.
+
+    At most so many of each, None for all.
+    """
     names = {one.node_id: one.hostname for one in answer.eligible_nodes}
     rows = [
         Row((_node(node_id, names.get(node_id)), line(Piece("eligible", "green"))))
-        for node_id in answer.eligible
+        for node_id in answer.eligible[:most]
     ]
     rows += [
         Row((_node(one.node_id, one.hostname), line(Piece(one.reason, "yellow"))), line(need_and_have(one)))
-        for one in answer.excluded
+        for one in answer.excluded[:most]
     ]
     return render_table(Table((Column(head="NODE"), Column(head="RESULT")), rows, note="WHY"), columns)
+
+
+def nodes_left_out(answer: ExplanationView, most: int | None) -> str:
+    """Say how many nodes `eligibility_table` leaves out; empty where it draws all."""
+    if most is None:
+        return ""
+    counts = (("eligible", len(answer.eligible)), ("excluded", sum(answer.counts.values())))
+    left = [f"{count - most:,} more {result}" for result, count in counts if count > most]
+    return " and ".join(left)
 
 
 def _node(node_id: str, hostname: str | None) -> Line:

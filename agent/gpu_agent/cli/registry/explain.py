@@ -8,13 +8,16 @@ from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.text import BLANK, line, print_json, print_lines, terminal_columns, wrap
 from gpu_agent.cli.registry.job_options import job_options, job_request
 
+MOST_NODES = 20
+"""So many eligible nodes are printed, and so many excluded ones: a fleet may have thousands of each."""
+
 
 def declare_job() -> Declaration:
     """Declare what it takes, and its help."""
     return Declaration(
         about="Describe a job; every node answers whether it could take it now, and if not, which demand "
-        "fails "
-        "first, what the job needs and what the node has. Reserves nothing.",
+        "fails first, what the job needs and what the node has. The best nodes come first, then those that "
+        "lack least. Reserves nothing.",
         example="gpu-agent registry explain job --model my/model --gpus 2 --label zone=a",
         instead="describe the job with --gpus and the other options; `gpu-agent registry queue` shows why a "
         "waiting job waits",
@@ -28,6 +31,11 @@ def declare_job() -> Declaration:
                 help="print only the node that the job would get now, and which of its GPUs: a dry run of "
                 "`claim "
                 "create`",
+                flag=True,
+            ),
+            option(
+                "--all",
+                help=f"every node, and not only the first {MOST_NODES} eligible and excluded ones",
                 flag=True,
             ),
             *job_options(),
@@ -44,16 +52,20 @@ def run_job(arguments: Arguments) -> int:
     """Request it and print the nodes with their reasons, or the one node."""
     if arguments.pick:
         return _run_pick(arguments)
-    from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table
+    from gpu_agent.cli.output.exclusions import counts_in_words, eligibility_table, nodes_left_out
     from gpu_agent.cli.output.nodes import NO_NODES
     from gpu_agent.wire.api import ExplanationView
 
-    answer = Api.of(arguments).post("/v1/dispatch/explain", job_request(arguments), ExplanationView)
+    most = None if arguments.all or arguments.json else MOST_NODES
+    path = "/v1/dispatch/explain" if most is None else f"/v1/dispatch/explain?limit={most}"
+    answer = Api.of(arguments).post(path, job_request(arguments), ExplanationView)
     nodes = answer.model
     if arguments.json:
         print_json(answer.document)
     elif nodes.eligible or nodes.excluded:
-        print_lines(eligibility_table(nodes, terminal_columns()))
+        print_lines(eligibility_table(nodes, terminal_columns(), most=most))
+        if left := nodes_left_out(nodes, most):
+            print_lines(wrap(line(f"{left}: --all shows them"), terminal_columns()))
         needed = f" of {nodes.nodes_needed} that the job needs" if nodes.nodes_needed > 1 else ""
         excluded = counts_in_words(nodes.counts) or "none"
         summary = line(f"{len(nodes.eligible)} eligible{needed}; excluded: {excluded}")
