@@ -9,7 +9,7 @@ import itertools
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ from gpu_agent.registry.events import (
 from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.job import Claim, Job
 from gpu_agent.registry.node import NodeRecord
-from gpu_agent.registry.queue import Waiting, demand_key
+from gpu_agent.registry.queue import Waiting
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
@@ -479,28 +479,13 @@ class RegistryService:
         """Return a job's place in the queue, from 1; None where it does not wait."""
         return self._fleet.queue_place(job_id)
 
-    def queue(self) -> Iterator[WaitingJob]:
-        """Yield the jobs that wait for capacity, in their order, each with what excludes the nodes now."""
-        refusals: dict[object, NoAvailableNode | None] = {}
-        for place, one in enumerate(self._fleet.queue(), start=1):
-            key = demand_key(one.job)
-            if key not in refusals:
-                found = self._fleet.select(one.job, self._clock.monotonic())
-                refusals[key] = found if isinstance(found, NoAvailableNode) else None
-            yield views.waiting_job(one, place, self._clock, refusal=refusals[key])
+    def queue(self, only: Collection[str] | None = None) -> Iterator[WaitingJob]:
+        """Yield the jobs that wait for capacity, or these of them, each with what excludes the nodes now."""
+        return views.waiting_jobs(self._fleet, self._clock, only=only)
 
     def first_waiting(self, count: int) -> tuple[str, ...]:
         """Return the first jobs of the queue by their ids, in their order."""
         return tuple(one.job.job_id for one in self._fleet.queue()[:count])
-
-    def waiting_job(self, job_id: str) -> WaitingJob | None:
-        """Return a job that waits for capacity, with what excludes the nodes now; None where it does not."""
-        one, place = self._fleet.waiting(job_id), self._fleet.queue_place(job_id)
-        if one is None or place is None:
-            return None
-        found = self._fleet.select(one.job, self._clock.monotonic())
-        refusal = found if isinstance(found, NoAvailableNode) else None
-        return views.waiting_job(one, place, self._clock, refusal=refusal)
 
     async def claim(
         self, job: Job, *, requester: Requester = ANYBODY

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -28,12 +28,13 @@ from gpu_agent.registry.dispatch.exclusions import (
     Explanation,
     NoAvailableNode,
 )
+from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.fleet_totals import FleetTotals
 from gpu_agent.registry.gpu_history import POINT_SECONDS, POINTS
 from gpu_agent.registry.gpus import CHECK_FAILED, NOT_REPORTED, GpuState
 from gpu_agent.registry.job import Claim, Grant, Sharing, sharing_of
 from gpu_agent.registry.node import Drain, NodeRecord
-from gpu_agent.registry.queue import Waiting
+from gpu_agent.registry.queue import Waiting, demand_key
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
@@ -260,7 +261,25 @@ def _history(record: ClaimRecord) -> Iterator[tuple[float, str]]:
         yield record.ended_at, record.end.value
 
 
-def waiting_job(
+def waiting_jobs(
+    fleet: Fleet, clock: Clock, *, only: Collection[str] | None = None
+) -> Iterator[api.WaitingJob]:
+    """Make the documents of the jobs that wait, in their order; `only` these, None for all.
+
+    Dispatch is asked once for each different demand.
+    """
+    refusals: dict[object, NoAvailableNode | None] = {}
+    for place, one in enumerate(fleet.queue(), start=1):
+        if only is not None and one.job.job_id not in only:
+            continue
+        key = demand_key(one.job)
+        if key not in refusals:
+            found = fleet.select(one.job, clock.monotonic())
+            refusals[key] = found if isinstance(found, NoAvailableNode) else None
+        yield _waiting_job(one, place, clock, refusal=refusals[key])
+
+
+def _waiting_job(
     waiting: Waiting, position: int, clock: Clock, *, refusal: NoAvailableNode | None
 ) -> api.WaitingJob:
     """Make the document of a job that waits; `refusal` says why no node takes it now, None where one does."""

@@ -344,7 +344,7 @@ def _waiting_parts(registry: RegistryService, rows: Sequence[str]) -> Iterator[P
 
 def _render_waiting(registry: RegistryService, row: str) -> str:
     job_id = row.removeprefix(WAITING)
-    job = registry.waiting_job(job_id)
+    job = next(registry.queue(only=(job_id,)), None)
     if job is not None:
         return render("_waiting_row.html", id=row, job=job)
     words = f"{job_id} {'waits no more' if registry.claim_of(job_id) is None else 'got its claim'}"
