@@ -26,7 +26,8 @@ class Seat:
         """`etcd`: the members that it is told of."""
         self.name = name
         self._folder, self._members = folder / name, ",".join(_text(one) for one in etcd)
-        self._ports = free_ports(3)
+        self._ports: list[int] = []
+        """For nodes, operators and links, chosen at its first start: what is free may be taken soon."""
         self._process: Registry | None = None
 
     @property
@@ -50,6 +51,7 @@ class Seat:
 
     def start(self, *, prefix: str = "fleet") -> None:
         """Start it, now or again."""
+        self._ports = self._ports or free_ports(3)
         node_port, operator_port, link_port = self._ports
         self._process = Registry(
             *("--store", f"etcd://{self._members}/{prefix}", "--state-dir", str(self._folder)),
