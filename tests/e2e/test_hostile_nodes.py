@@ -28,9 +28,9 @@ pytestmark = [
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = 3
 RHYTHM = (
-    "--heartbeat-interval-seconds=1",
+    "--heartbeat-interval-seconds=2",
     "--warmup-heartbeat-interval-seconds=0.5",
-    "--heartbeat-timeout-seconds=6",
+    "--heartbeat-timeout-seconds=12",
 )
 OFTEN_MEASURED = {"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": "1"}
 MOST_MEMORY_MB = 300

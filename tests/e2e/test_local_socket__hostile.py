@@ -70,7 +70,9 @@ class Besieged:
         """Whether its registry shows it ready and connected."""
         node = self.registry.nodes()[0]
         return bool(
-            node["status"] == "ready" and node["connected"] and node["last_heartbeat_age_seconds"] < 6
+            node["status"] == "ready"
+            and node["connected"]
+            and node["last_heartbeat_age_seconds"] < patience(6)
         )
 
     def ask_as_owner(self) -> None:
