@@ -58,7 +58,7 @@ MOST_FILES = {
     "heartbeat": 13,
     "status change": 42,  # the fast reader of heartbeats included
     "claim over HTTP": 42,
-    "drain": 50,  # the answer says of each GPU what it is for jobs
+    "drain": 51,  # the answer says of each GPU what it is for jobs; failed requests are counted
     "GPU reading to the wire": 22,
     "gpu-agent status": 29,  # what is wrong with the machine is drawn as `probe` draws it
 }
