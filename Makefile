@@ -105,7 +105,7 @@ docs: $(READY) ## the site of docs/, into dist/html; a dead link or anchor fails
 fleet-pictures: $(READY) ## pictures of every page of the fleet page, into dist/fleet
 	$(BIN)/python -m tests.web.pictures dist/fleet $(ARGS)
 
-pictures: $(READY) ## draw the pictures of docs/ again, from real runs
+pictures: $(READY) ## draw the pictures of docs/ again, from real runs; needs chromium, as `web`
 	$(BIN)/python -m tools.pictures $(ARGS)
 
 # Tests of the floors without I/O.

@@ -1,9 +1,9 @@
 """The pictures of docs/: terminals of 80x24 and 120x40, with what the program shows in a small fleet.
 
-    python -m tools.pictures [NAME …]       all of them, or those of these names; what `make pictures` does
-    python -m tools.pictures --png [NAME …] also as PNG in dist/pictures, by the machine's own chromium
+    python -m tools.pictures [NAME …]   all of them, or those of these names; what `make pictures` does
 
-Everything in them happened: a registry, three agents with simulated GPUs, and the commands.
+Everything in them happened: a registry, three agents with simulated GPUs, and the commands. Each is drawn as
+SVG, for the pages, and as PNG by the machine's own chromium, for whatever shows no SVG.
 """
 
 import argparse
@@ -19,19 +19,23 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tools import diagram
 from tools.terminal import Size, drawing, shown, used_lines
 
 ROOT = Path(__file__).parent.parent
-FOLDER, PNG_FOLDER = ROOT / "docs" / "assets" / "pictures", ROOT / "dist" / "pictures"
+FOLDER = ROOT / "docs" / "assets" / "pictures"
 SIZES = (Size(80, 24), Size(120, 40))
 _READY_SECONDS = 60.0
 _PNG_PIXELS = 2
 """To a pixel of the SVG, so that letters stay sharp."""
+_PNG_COLOURS = 128
+"""Of a terminal, edges of letters included; a picture of all its colours is three times as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +187,12 @@ def main() -> int:
     """Draw them."""
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/.")
     parser.add_argument("names", nargs="*", help="these scenes alone")
-    parser.add_argument("--png", action="store_true", help=f"write them to {PNG_FOLDER}, too")
     arguments = parser.parse_args()
+    if shutil.which("chromium") is None:
+        print("chromium is missing. On Debian: apt-get install -y --no-install-recommends chromium")
+        return 1
     drawn = draw(arguments.names)
-    for file in (*drawn, *(write_png(drawn) if arguments.png else ())):
+    for file in (*drawn, *write_png(drawn)):
         print(file)
     return 0
 
@@ -211,15 +217,18 @@ def draw(names: Sequence[str]) -> list[Path]:
 
 
 def write_png(pictures: Iterable[Path]) -> Iterator[Path]:
-    """Write SVG files as PNG, and yield each."""
-    PNG_FOLDER.mkdir(parents=True, exist_ok=True)
+    """Write SVG files as PNG beside them, and yield each."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(device_scale_factor=_PNG_PIXELS)
         for picture in pictures:
-            file = PNG_FOLDER / f"{picture.stem}.png"
+            file = picture.with_suffix(".png")
             page.set_content(f"<body style='margin: 0'>{picture.read_text(encoding='utf-8')}")
-            page.locator("svg").screenshot(path=file, omit_background=True)
+            shot = Image.open(BytesIO(page.locator("svg").screenshot()))
+            few = shot.convert("RGB").quantize(  # by coverage: a red word that stands once stays red
+                _PNG_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
+            few.save(file, optimize=True)
             yield file
         browser.close()
 

@@ -24,5 +24,6 @@ def test_each_scene_is_drawn_in_both_sizes_with_the_command_as_it_is_now(scene: 
 
 
 def test_no_picture_is_left_of_a_scene_that_is_gone() -> None:
-    drawn = {f"{scene.name}-{size.columns}x{size.lines}.svg" for scene in SCENES for size in SIZES}
+    names = [f"{scene.name}-{size.columns}x{size.lines}" for scene in SCENES for size in SIZES]
+    drawn = {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert {path.name for path in FOLDER.iterdir()} == drawn
