@@ -7,7 +7,7 @@ from gpu_agent.registry.gpus import Gpus, GpuState
 from gpu_agent.registry.node import Declared, NodeRecord, ReportedJobs
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import NodeStatus
-from gpu_agent.wire.heartbeat import Usage
+from gpu_agent.wire.heartbeat import GpuColumns, Usage
 from gpu_agent.wire.messages import Hardware, NodeRegister
 
 PRODUCTS = (  # name, MiB, GPUs per node, share of the fleet
@@ -54,8 +54,21 @@ class Fleet:
         """Give a node new figures, as a heartbeat does."""
         dice = self.dice
         use = dice.random() ** 2
-        for gpu in record.gpus.values():
-            gpu.memory_used_mb = int((gpu.memory_mb or 0) * min(max(dice.gauss(use, 0.1), 0.01), 0.99))
+        shares = [min(max(dice.gauss(use, 0.1), 0.01), 0.99) for _ in record.gpus.kinds]
+        sizes = tuple(kind.memory_mb for kind in record.gpus.kinds)
+        number = len(sizes)
+        figures = GpuColumns(
+            uuid=tuple(record.gpus.keys()),
+            utilization_percent=tuple(dice.choices(range(101), k=number)),
+            memory_used_mb=tuple(int(size * share) for size, share in zip(sizes, shares, strict=True)),
+            memory_total_mb=sizes,
+            temperature_c=(40.0,) * number,
+            power_w=(100.0,) * number,
+            processes=(0,) * number,
+            health=("ok",) * number,
+            reasons=((),) * number,
+        )
+        record.gpus.write(figures, exactly=bool(record.claims))
         record.liveness.usage = Usage(
             cpu_percent=min(dice.expovariate(1 / 25), 100),
             mem_percent=dice.uniform(10, 88),

@@ -351,6 +351,20 @@ class Gpus(Mapping[str, GpuState]):
         steps = [state.free_step for state in self._states.values()]
         return None if None in steps else [one for one in steps if one is not None]
 
+    @property
+    def in_order(self) -> list[GpuState]:
+        """List them all as they were declared, without reading the newest figures."""
+        return list(self._states.values())
+
+    @property
+    def free_mb(self) -> list[int] | None:
+        """How many MiB are free on each, in order; None unless the last heartbeat said it of ok GPUs."""
+        if not self._all_ok or self._free is None:
+            return None
+        used = _lane_layout(len(self._states)).unpack_from(self._row)
+        sizes = [state.memory_mb or 0 for state in self._states.values()]
+        return [max(size - one, 0) for size, one in zip(sizes, used, strict=True)]
+
     def keys(self) -> KeysView[str]:
         """Return their keys alone, without reading the figures."""
         return self._states.keys()

@@ -23,6 +23,7 @@ from gpu_agent.registry.job import Claim, ClaimEnd, Grant, Job
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codes import ExclusionReason, NodeStatus
+from gpu_agent.wire.heartbeat import GpuColumns
 from tests.registry.dispatch.model_check import ModelCheck
 from tests.registry.dispatch.nodes import (
     change,
@@ -445,6 +446,35 @@ def test_only_usable_gpus_of_that_name_with_enough_free_memory_are_shared() -> N
         )
     )
     assert chosen_gpus(record, job(gpu_name="l4", min_gpu_memory_mb=10_000)) == ["fits"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=True))
+def test_the_figures_of_one_heartbeat_rank_gpus_as_single_figures_do(dice: Random) -> None:
+    number = dice.randint(1, 8)
+    used = [dice.choice((0, 1, 300, 20_000, 24_576, 30_000)) for _ in range(number)]
+    use = [dice.choice((None, 0.0, 20.0, 80.0)) for _ in range(number)]
+    written, single = (node(node_id, gpus=gpus(*map(gpu, "abcdefgh"[:number]))) for node_id in ("w", "s"))
+    figures = GpuColumns(
+        uuid=tuple("abcdefgh"[:number]),
+        utilization_percent=tuple(use),
+        memory_used_mb=tuple(used),
+        memory_total_mb=(24_576,) * number,
+        temperature_c=(None,) * number,
+        power_w=(None,) * number,
+        processes=(0,) * number,
+        health=("ok",) * number,
+        reasons=((),) * number,
+    )
+    written.gpus.write(figures, exactly=False)
+    for state, memory, percent in zip(single.gpus.values(), used, use, strict=True):
+        state.memory_used_mb, state.utilization_percent, state.processes = memory, percent, 0
+    wanted = job(
+        gpu_sharing="memory", min_gpu_memory_mb=dice.choice((1, 4_576, 24_276)), gpu_count=dice.randint(1, 3)
+    )
+    answers = [dispatching(one).select(wanted, 0.0) for one in (written, single)]
+    chosen = [one.grants[0].gpu_uuids if isinstance(one, Choice) else None for one in answers]
+    assert chosen[0] == chosen[1]
 
 
 def test_gpus_that_are_shared_already_come_first_then_the_freest_then_the_least_busy() -> None:
