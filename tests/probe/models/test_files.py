@@ -141,7 +141,7 @@ def test_a_file_that_became_something_else_since_it_was_listed_is_not_read(tmp_p
         tree.read_start(found, 4)
     place.unlink()
     place.mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(OSError, match=r"directory|Invalid argument"):  # the latter on tmpfs
         tree.read_start(found, 4)
     place.rmdir()
     os.mkfifo(place)
