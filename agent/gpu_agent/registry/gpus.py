@@ -359,11 +359,11 @@ class Gpus(Mapping[str, GpuState]):
     @property
     def free_mb(self) -> list[int] | None:
         """How many MiB are free on each, in order; None unless the last heartbeat said it of ok GPUs."""
-        if not self._all_ok or self._free is None:
+        if not self._all_ok or self._free is None or self._lanes is None:
             return None
-        used = _lane_layout(len(self._states)).unpack_from(self._row)
-        sizes = [state.memory_mb or 0 for state in self._states.values()]
-        return [max(size - one, 0) for size, one in zip(sizes, used, strict=True)]
+        free = self._lanes[0] - int.from_bytes(self._row[: self._memory_bytes], "little")
+        lanes = _lane_layout(len(self._states)).unpack(free.to_bytes(self._memory_bytes, "little"))
+        return [lane - _LANE_ZERO if lane > _LANE_ZERO else 0 for lane in lanes]
 
     def keys(self) -> KeysView[str]:
         """Return their keys alone, without reading the figures."""

@@ -221,7 +221,7 @@ class Index:
             if self._takes(candidate, demand):
                 return candidate
             eligible ^= leaders
-            leaders = self.with_free_gpus(demand, leaders)
+            leaders = self._surely_or_looked_at(demand, leaders)
             while leaders:
                 candidate = self.at(pick(leaders, draw()))
                 if self._takes(candidate, demand):
@@ -312,6 +312,13 @@ class Index:
         if unschedulable_reason(candidate.record, self._limits) is not None:
             return False
         return demand.sharing is not Sharing.MEMORY or has_free_gpus(candidate, demand.gpus)
+
+    def _surely_or_looked_at(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` with the free GPUs; looks at nodes within one step of the memory alone."""
+        sure, steps = 0, _steps_of(demand.gpus)
+        if demand.sharing is Sharing.MEMORY and steps < self._room[0].top:
+            sure = self._room[_place_of(demand.gpus)].at_least(steps + 1, among)
+        return sure | self.with_free_gpus(demand, among ^ sure)
 
     def _may_take(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that are eligible; for memory those that may be."""
