@@ -221,7 +221,7 @@ class Index:
             if self._takes(candidate, demand):
                 return candidate
             eligible ^= leaders
-            leaders = self._surely_or_looked_at(demand, leaders)
+            leaders = self._with_memory(demand, leaders)
             while leaders:
                 candidate = self.at(pick(leaders, draw()))
                 if self._takes(candidate, demand):
@@ -313,10 +313,14 @@ class Index:
             return False
         return demand.sharing is not Sharing.MEMORY or has_free_gpus(candidate, demand.gpus)
 
-    def _surely_or_looked_at(self, demand: Demand, among: int) -> int:
-        """Keep those of `among` with the free GPUs; looks at nodes within one step of the memory alone."""
+    def _with_memory(self, demand: Demand, among: int) -> int:
+        """Keep those of `among` with the free GPUs, as `with_free_gpus` does, but look at fewer nodes.
+
+        A node that has a step of memory more than a job needs is kept unseen. With GPUs of several kinds it
+        may lack one that fits, so each node is looked at once it is picked.
+        """
         sure, steps = 0, _steps_of(demand.gpus)
-        if demand.sharing is Sharing.MEMORY and steps < self._room[0].top:
+        if demand.sharing is Sharing.MEMORY and demand.gpus.number in RANKS and steps < self._room[0].top:
             sure = self._room[_place_of(demand.gpus)].at_least(steps + 1, among)
         return sure | self.with_free_gpus(demand, among ^ sure)
 
