@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 import gpu_agent
 from tests.e2e.encrypted import QUICK, Encrypted, EncryptedRegistry
-from tests.e2e.watched_alerts import SHORTER, Alert, Prometheus, WatchedAlerts, job
+from tests.e2e.watched_alerts import AGENT_SETTINGS, SHORTER, Alert, Prometheus, WatchedAlerts, job
 from tests.nvml_fake.control import FakeNvml
 from tests.programs import Agent, eventually, free_port
 from tests.small_disk import Ballast, mounted
@@ -37,14 +37,6 @@ _FAULT = "a template of a page is gone under a registry that runs, and the page 
 _NODES = "8 connections with a wrong join token"
 _OPERATORS = "25 requests with a wrong operator token"
 _DISK_KIB = 1024
-_CONFIGURATION = """
-probe_interval_seconds = 0.3
-metrics_listen = "127.0.0.1:{port}"
-
-[advanced]
-deadline_seconds = 0.5
-nvml_stale_after_seconds = 4
-"""
 _LOCK = """
 import sqlite3, sys, time
 database = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
@@ -97,7 +89,7 @@ class Guarded(WatchedAlerts):
 
     def _agent(self, folder: Path) -> Agent:
         config = folder / "agent.toml"
-        config.write_text(_CONFIGURATION.format(port=self.machine.rpartition(":")[2]), encoding="utf-8")
+        config.write_text(AGENT_SETTINGS.format(port=self.machine.rpartition(":")[2]), encoding="utf-8")
         return Agent(
             self.registry.node_url,
             self.state,

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.e2e.watched_alerts import Prometheus, WatchedAlerts, job
+from tests.e2e.watched_alerts import AGENT_SETTINGS, Prometheus, WatchedAlerts, job
 from tests.nvml_fake.control import FakeNvml
 from tests.probe.collectors.machines import unpack
 from tests.programs import Agent, Registry, eventually, free_port
@@ -20,14 +20,6 @@ GPUS = 4
 AMD_MACHINE = "mi300x-spx"
 DEAD_RECEIVER = {"name": "pager", "command": ["false"], "events": ["job_assigned"], "group_seconds": 0}
 """A receiver of alarms that takes nothing."""
-_CONFIGURATION = """
-probe_interval_seconds = 0.3
-metrics_listen = "127.0.0.1:{port}"
-
-[advanced]
-deadline_seconds = 0.5
-nvml_stale_after_seconds = 4
-"""
 _HEARTBEATS = (
     *("--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.1"),
     *("--heartbeat-timeout-seconds", "4", "--max-cpu-percent", "100", "--max-memory-percent", "100"),
@@ -118,7 +110,7 @@ def monitored(folder: Path, *, store: Path) -> Iterator[Monitored]:
 def _machine(name: str, folder: Path, registry: Registry) -> Machine:
     folder.mkdir()
     port, config = free_port(), folder / "agent.toml"
-    written = _CONFIGURATION.format(port=port)
+    written = AGENT_SETTINGS.format(port=port)
     fake = tree = None
     environment: Mapping[str, str] = {}
     if name == "amd":

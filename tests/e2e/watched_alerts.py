@@ -24,6 +24,15 @@ PROMETHEUS = shutil.which("prometheus")
 NO_PROMETHEUS = "prometheus is missing: apt-get install -y --no-install-recommends prometheus"
 SHORTER = 60
 """What the rules' times are divided by."""
+AGENT_SETTINGS = """
+probe_interval_seconds = 0.3
+metrics_listen = "127.0.0.1:{port}"
+
+[advanced]
+deadline_seconds = 0.5
+nvml_stale_after_seconds = 4
+"""
+"""Of an agent whose metrics are scraped: a hung driver shows within seconds."""
 _DELIVERED_SECONDS = 1800.0
 """How long an alert may take by the delivered rules."""
 
