@@ -182,10 +182,11 @@ class Registry(Program):
         except OSError:
             return None
 
-    def post(self, path: str, body: object) -> dict[str, Any]:
+    def post(self, path: str, body: object, *, within_seconds: float = 10.0) -> dict[str, Any]:
         data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self.api + path, data, headers)  # noqa: S310 - loopback, ours
-        with urllib.request.urlopen(request, timeout=patience(10)) as response:  # noqa: S310 - as above
+        timeout = patience(within_seconds)
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310 - as above
             document: dict[str, Any] = json.load(response)
             return document
 

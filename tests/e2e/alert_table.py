@@ -143,7 +143,7 @@ def _slow_faults(fleet: Monitored) -> None:
     fleet.inject(
         _WAITS,
         Alert("JobsWaitLong", {"job": "gpu-registry"}),
-        lambda: in_background(lambda: registry.post("/v1/claims", wanted)),
+        lambda: in_background(lambda: registry.post("/v1/claims", wanted, within_seconds=310)),
     )
 
 
