@@ -12,13 +12,15 @@ ASKS = b'HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic
 class ConnectProxy:
     """Serves on a port of its own.
 
-    `answer`: said instead of opening the way; `user`: whom alone it serves, as `name:password`.
+    `answer`: said instead of opening the way; `user`: whom alone it serves, as `name:password`; `to`:
+    where it finds every host.
     """
 
-    def __init__(self, *, answer: bytes | None = None, user: str | None = None) -> None:
+    def __init__(self, *, answer: bytes | None = None, user: str | None = None, to: str = "") -> None:
         self.asked: list[str] = []
         self._answer = answer
         self._user = user
+        self._to = to
         self._flows: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -65,7 +67,7 @@ class ConnectProxy:
 
     async def _open(self, authority: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = authority.rpartition(":")
-        their_reader, their_writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        their_reader, their_writer = await asyncio.open_connection(self._to or host.strip("[]"), int(port))
         writer.write(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
         try:
             async with asyncio.TaskGroup() as both:

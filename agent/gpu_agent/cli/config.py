@@ -25,7 +25,6 @@ from gpu_agent.cli.output.table import Column, Row, Table, render_table
 from gpu_agent.cli.output.text import Piece, line, print_lines, terminal_columns
 from gpu_agent.cli.registry.serve import declare_serve
 from gpu_agent.node import settings as agent
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.runtime.config.load import SettingsError, table_model
 from gpu_agent.runtime.config.sources import (
     KeyPath,
@@ -36,6 +35,7 @@ from gpu_agent.runtime.config.sources import (
     unknown_variables,
 )
 from gpu_agent.runtime.logs import REDACTED, is_secret_name, redact_secrets
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.server import settings as registry
 from gpu_agent.server.notify.access import unusable
 

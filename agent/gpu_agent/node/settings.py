@@ -15,7 +15,6 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_agent.local.socket_path import SOCKET_NAME
-from gpu_agent.node.connection.proxy import ProxySetting
 from gpu_agent.node.connection.tls import Security
 from gpu_agent.node.setting_values import (
     DEFAULT_PORT,
@@ -48,6 +47,7 @@ from gpu_agent.probe.snapshot import FeaturePolicy, ProbeOptions
 from gpu_agent.runtime.config.fields import ConfigPath, Listen
 from gpu_agent.runtime.config.load import fault_text, load_settings, setting_name
 from gpu_agent.runtime.config.sources import NESTED
+from gpu_agent.runtime.proxy import ProxySetting
 from gpu_agent.runtime.schedule import Hours, TimeZone
 from gpu_agent.runtime.tls.contexts import OwnCertificate
 from gpu_agent.wire.declaration import Owner

@@ -5,6 +5,7 @@ forwarded request took 1.7 ms of CPU, seven times what a direct one takes; so it
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import deque
@@ -43,13 +44,21 @@ class HttpConnection(asyncio.Protocol):
         self._begin(has_body=True)
 
     @classmethod
-    async def open(cls, host: str, port: int, *, context: ssl.SSLContext | None) -> "HttpConnection":
-        """Connect; raises `OSError`."""
+    async def open(
+        cls, host: str, port: int, *, context: ssl.SSLContext | None, connected: socket.socket | None = None
+    ) -> "HttpConnection":
+        """Connect, or begin on a socket that a proxy has connected; raises `OSError`."""
         loop = asyncio.get_running_loop()
-        server_name = None if context is None else host
-        _, connection = await loop.create_connection(
-            cls, host, port, ssl=context, server_hostname=server_name
-        )
+        name = None if context is None else host
+        if connected is not None:
+            with contextlib.ExitStack() as undo:
+                undo.callback(connected.close)
+                _, connection = await loop.create_connection(
+                    cls, ssl=context, server_hostname=name, sock=connected
+                )
+                undo.pop_all()
+            return connection
+        _, connection = await loop.create_connection(cls, host, port, ssl=context, server_hostname=name)
         return connection
 
     @property

@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from gpu_agent.node.connection.link import Link, LinkEvent
-from gpu_agent.node.connection.proxy import Proxy
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tasks import Tasks
 from tests.waiting import patience
 

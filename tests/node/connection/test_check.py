@@ -13,9 +13,9 @@ import pytest
 
 from gpu_agent.node.connection import check
 from gpu_agent.node.connection.check import STEPS, Tokens, check_connection
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import DEFAULT, Security
 from gpu_agent.runtime.check_results import CheckResult, CheckStatus
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import server_context
 from gpu_agent.server.tls import Encryption, TlsFiles
@@ -120,7 +120,7 @@ async def test_a_closed_port_comes_with_its_likely_cause() -> None:
 
 
 async def test_a_host_that_does_not_answer_costs_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_agent.node.connection.proxy.CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("gpu_agent.runtime.proxy.CONNECT_SECONDS", 0.05)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

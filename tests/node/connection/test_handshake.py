@@ -16,8 +16,8 @@ from gpu_agent.node.connection.handshake import (
     retry_after_seconds,
     try_handshake,
 )
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import Security
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tls.certificate import pin_of, read_certificate_file
 from gpu_agent.runtime.tls.contexts import OwnCertificate, server_context
 from gpu_agent.server.tls import Encryption, TlsFiles

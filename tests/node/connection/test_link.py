@@ -15,7 +15,7 @@ from websockets.http11 import Request
 
 from gpu_agent.node.connection import handshake as opening
 from gpu_agent.node.connection import link as link_module
-from gpu_agent.node.connection.proxy import Proxy
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.session.types import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.messages import NodeControl
 from tests.connect_proxy import ConnectProxy

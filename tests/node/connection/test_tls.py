@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.connection import tls
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import (
     PlaintextError,
     Security,
@@ -15,6 +14,7 @@ from gpu_agent.node.connection.tls import (
     unverified_context,
     wants_tls,
 )
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tls.contexts import TlsFileError, server_context
 from tests.authority import Authority, self_signed
 from tests.handshakes import shake_hands

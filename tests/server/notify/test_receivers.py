@@ -24,6 +24,7 @@ from gpu_agent.store.memory import MemoryStore
 from gpu_agent.wire.notification import Notification
 from tests.alarm_receiver import SECRET, AlarmWebhook, answer, webhook
 from tests.authority import Authority
+from tests.connect_proxy import ConnectProxy
 from tests.server.api_harness import serving
 from tests.server.harness import node, running, until
 
@@ -293,6 +294,44 @@ async def test_a_webhook_with_tls_is_believed_by_its_authority_alone(tmp_path: P
     assert known.delivered
     assert unknown is not None
     assert (unknown.problem or "").startswith("the certificate of 127.0.0.1 is not trusted")
+
+
+async def test_messages_pass_the_proxy_that_the_receiver_names_and_show_its_password_to_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    async with (
+        webhook(tls=server_context(authority.issue("hooks.example"))) as hook,
+        ConnectProxy(user="me:pass word", to="127.0.0.1") as proxy,
+    ):
+        url = f"https://hooks.example:{hook.port}/hook"
+        file = private(tmp_path / "proxy", proxy.url("me:pass%20word@"))
+        knows = to(url, ca_file=authority.file, proxy_file=file)
+        unknown = to(url, name="unknown", ca_file=authority.file, proxy=proxy.url())
+        async with alarming(knows, unknown) as service, node(service) as peer, serving(service) as api:
+            await peer.register()
+            ids = await cordon(service, peer.node_id)
+            await until(lambda: hook.ids == ids, what="the messages arrive through the proxy")
+            await until(lambda: service.notifier.views()[1].problem, what="the proxy refuses the other")
+            file.write_text(proxy.url("me:wrong%20word@"))
+            wrong = await service.notifier.test("ops")
+            shown = (await api.get("/v1/receivers")).text + caplog.text
+    assert set(proxy.asked) == {f"hooks.example:{hook.port}"}
+    assert wrong is not None
+    assert f"the proxy http://me:[redacted]@127.0.0.1:{proxy.port} opens no tunnel" in (wrong.problem or "")
+    assert "it asks for a user and a password" in shown
+    assert "word" not in shown.replace("password", "").replace("PASSWORD", "")
+
+
+async def test_a_proxy_carries_no_message_that_it_could_read(hook: AlarmWebhook, tmp_path: Path) -> None:
+    async with ConnectProxy() as proxy:
+        file = private(tmp_path / "url", hook.url())
+        receiver = ReceiverSettings(name="ops", url_file=file, proxy=proxy.url())
+        async with alarming(receiver) as service:
+            refused = await service.notifier.test("ops")
+    assert refused is not None
+    assert "only encrypted messages" in (refused.problem or "")
+    assert not proxy.asked
 
 
 async def test_a_command_reads_the_message_and_nothing_of_our_environment(

@@ -16,7 +16,6 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gpu_agent.node.connection.handshake import HandshakeFailure, try_handshake
-from gpu_agent.node.connection.proxy import Address, Proxy, ProxyError, connect_address, resolve, tunnel
 from gpu_agent.node.connection.tls import (
     DEFAULT,
     TERMS,
@@ -26,6 +25,7 @@ from gpu_agent.node.connection.tls import (
     unverified_context,
 )
 from gpu_agent.runtime.check_results import CheckResult, CheckStatus, fail, ok, skipped, warn
+from gpu_agent.runtime.proxy import Address, Proxy, ProxyError, connect_address, resolve, tunnel
 from gpu_agent.runtime.tls.certificate import Certificate, parse_der, pin_of
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.runtime.tls.errors import TlsProblem, explain_tls_error

@@ -17,7 +17,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.http11 import Response
 
-from gpu_agent.node.connection.proxy import Proxy, authority, connect_tcp
 from gpu_agent.node.connection.tls import (
     DEFAULT,
     TERMS,
@@ -29,6 +28,7 @@ from gpu_agent.node.connection.tls import (
     wants_tls,
 )
 from gpu_agent.records import dataclass
+from gpu_agent.runtime.proxy import Proxy, authority, connect_tcp
 from gpu_agent.runtime.tls.contexts import TlsFileError
 from gpu_agent.runtime.tls.errors import TlsProblem, explain_tls_error
 from gpu_agent.session.types import ConnectFailed

@@ -13,11 +13,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from gpu_agent.node.connection.handshake import HandshakeFailure, open_websocket
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.node.connection.tls import DEFAULT, Security, is_readable
 from gpu_agent.node.log_limit import LogLimit
 from gpu_agent.records import dataclass
 from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.session.types import Connected, ConnectFailed, Disconnected, MessageReceived
 from gpu_agent.wire.codec import FrameError, UnknownMessageError, decode_from_registry

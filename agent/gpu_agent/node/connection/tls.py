@@ -11,8 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gpu_agent.node.connection.proxy import Proxy
 from gpu_agent.records import dataclass
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, client_context
 from gpu_agent.runtime.tls.errors import TlsTerms

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.tls.contexts import TlsFileError, client_context
 from gpu_agent.server.notify.command import command_environment, not_started
 from gpu_agent.server.notify.settings import ReceiverSettings, check_url, is_plaintext
@@ -34,6 +35,7 @@ class Access:
     secret: bytes | None
     context: ssl.SSLContext | None
     """None for a URL that is not encrypted."""
+    proxy: Proxy | None = None
 
 
 def unusable(receiver: ReceiverSettings, *, plaintext: bool) -> str | None:
@@ -67,7 +69,10 @@ def read_access(receiver: ReceiverSettings) -> Access:
             context = client_context(ca_file=receiver.ca_file, own=None)
         except TlsFileError as error:
             raise UnusableError(str(error)) from None
-    return Access(url or "", secret, context)
+    proxy = _read_proxy(receiver)
+    if proxy is not None and context is None:
+        raise UnusableError("a proxy gets only encrypted messages: write https://, or leave proxy out")
+    return Access(url or "", secret, context, proxy)
 
 
 def check_encrypted(url: str, *, plaintext: bool) -> None:
@@ -85,6 +90,15 @@ def _command_problem(program: str) -> str | None:
         return None
     is_there = shutil.which(program, mode=os.F_OK, path=path) is not None
     return not_started(program, os.strerror(errno.EACCES if is_there else errno.ENOENT))
+
+
+def _read_proxy(receiver: ReceiverSettings) -> Proxy | None:
+    if receiver.proxy_file is None:
+        return None if receiver.proxy is None else Proxy.parse(receiver.proxy)
+    try:
+        return Proxy.parse(_secret("proxy_file", receiver.proxy_file).decode())
+    except ValueError as error:
+        raise UnusableError(f"proxy_file {receiver.proxy_file}: {error}") from None
 
 
 def _secret(name: str, path: Path) -> bytes:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.config.fields import ConfigPath
+from gpu_agent.runtime.proxy import Proxy
 from gpu_agent.runtime.schedule import Hours, TimeZone
 from gpu_agent.wire.event_words import MISSED, SENTENCES
 from gpu_agent.wire.settings import Setting
@@ -32,6 +33,7 @@ _STATUS_CHANGED = "node_status_changed"
 _KNOWN = frozenset({*SENTENCES, _STATUS_CHANGED}) - {MISSED}
 _MOST_GROUP_SECONDS = 86_400
 _SCHEMES = ("http", "https")
+_OF_WEBHOOKS = ("secret_file", "ca_file", "proxy", "proxy_file")
 
 
 def check_url(url: str) -> str:
@@ -54,6 +56,12 @@ def is_plaintext(url: str) -> bool:
     """Whether others on the network path can read what is sent to a URL."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not Address(parts.hostname or "", parts.port or 0).is_loopback
+
+
+def _check_proxy(written: str) -> str:
+    if Proxy.parse(written).user is not None:
+        raise ValueError("it holds a user and a password: put it into a file, and name that as proxy_file")
+    return written
 
 
 def _check_pattern(pattern: str) -> str:
@@ -115,6 +123,19 @@ class ReceiverSettings(BaseModel):
         ConfigPath | None,
         Setting("authorities that issued the webhook's certificate; else the machine's own"),
     ] = None
+    proxy: Annotated[
+        Annotated[str, AfterValidator(_check_proxy)] | None,
+        Setting(
+            "an HTTP proxy between the registry and an `https://` webhook: `http://HOST:PORT`; one with a "
+            "user and a password stands in `proxy_file`. Without it the registry connects directly, whatever "
+            "`HTTPS_PROXY` and similar variables say",
+            kind="URL",
+        ),
+    ] = None
+    proxy_file: Annotated[
+        ConfigPath | None,
+        Setting("a file with `http://USER:PASSWORD@HOST:PORT`, which other users may not read"),
+    ] = None
     events: Annotated[
         tuple[Annotated[str, AfterValidator(_check_pattern)], ...],
         Field(min_length=1),
@@ -163,8 +184,10 @@ class ReceiverSettings(BaseModel):
             raise ValueError(
                 f"the receiver {self.name} needs one of url, url_file and command, and has {found}"
             )
+        if self.proxy is not None and self.proxy_file is not None:
+            raise ValueError(f"the receiver {self.name} has proxy and proxy_file: leave one of them out")
         if self.command:
-            beside = [name for name in ("secret_file", "ca_file") if getattr(self, name) is not None]
+            beside = [name for name in _OF_WEBHOOKS if getattr(self, name) is not None]
             beside += [] if self.format == "json" else ["format"]
             if beside:
                 raise ValueError(f"{beside[0]} is for webhooks, and {self.name} is a command: leave it out")

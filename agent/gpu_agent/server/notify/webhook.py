@@ -17,6 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from gpu_agent.runtime.proxy import ProxyError, connect_tcp
 from gpu_agent.runtime.tasks import in_thread
 from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.http_connection import BrokenAnswerError, HttpConnection
@@ -68,6 +69,8 @@ async def post_message(
         return Outcome(f"the certificate of {host} is not trusted ({error.verify_message}): check ca_file")
     except ssl.SSLError as error:
         return Outcome(f"no TLS with {host} ({openssl_reason(error)})")
+    except ProxyError as error:
+        return Outcome(str(error))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Outcome(f"{host} is not reached ({reason})")
@@ -93,7 +96,9 @@ async def _exchange(access: Access, body: bytes, *, delivery_id: str) -> Outcome
     if access.secret is not None:
         headers[SIGNATURE] = signature(access.secret, body, at=int(time.time()))
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection = await HttpConnection.open(host, parts.port or port, context=access.context)
+    port = parts.port or port
+    tunnel = None if access.proxy is None else await connect_tcp(access.proxy, host, port)
+    connection = await HttpConnection.open(host, port, context=access.context, connected=tunnel)
     try:
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         await connection.send(b"POST", target.encode(), encoded)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.node.connection import proxy as proxy_module
-from gpu_agent.node.connection import proxy as reaching
-from gpu_agent.node.connection.proxy import Proxy, ProxyError, connect_directly, connect_tcp, tunnel
 from gpu_agent.node.settings import load
+from gpu_agent.runtime import proxy as proxy_module
+from gpu_agent.runtime import proxy as reaching
 from gpu_agent.runtime.config.load import SettingsError
+from gpu_agent.runtime.proxy import Proxy, ProxyError, connect_directly, connect_tcp, tunnel
 from tests.connect_proxy import ASKS, REFUSED, ConnectProxy
 from tests.programs import free_port
 
