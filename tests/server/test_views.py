@@ -43,7 +43,7 @@ from gpu_agent.wire.api import (
     RegistryEvent,
 )
 from gpu_agent.wire.codec import decode_from_node
-from gpu_agent.wire.codes import ExclusionReason, NodeStatus
+from gpu_agent.wire.codes import ExclusionReason, NodeStatus, ReasonCode
 from gpu_agent.wire.heartbeat import Heartbeat
 from gpu_agent.wire.messages import NodeHeartbeat, NodeRegister
 from tests.server.harness import Node, heartbeat, registration
@@ -288,6 +288,7 @@ def labelled_record() -> NodeRecord:
     [
         ALL_NODES,
         NodeFilter(statuses=frozenset({NodeStatus.REGISTERING, NodeStatus.READY})),
+        NodeFilter(reason=ReasonCode.REGISTERED),
         NodeFilter(model="m"),
         NodeFilter(labels={"zone": "a", "rack": "7"}),
         NodeFilter(labels={"zone": ("b", "a"), "rack": "7"}),
@@ -303,6 +304,7 @@ def test_a_node_matches_if_every_condition_holds(condition: NodeFilter) -> None:
     "condition",
     [
         NodeFilter(statuses=frozenset({NodeStatus.READY})),
+        NodeFilter(reason=ReasonCode.FLAPPING),
         NodeFilter(model="other"),
         NodeFilter(labels={"zone": "a", "rack": "8"}),
         NodeFilter(labels={"row": "1"}),

@@ -91,7 +91,7 @@ class NodeQuery:
         """What is equal for equal queries, and hashable."""
         one = self.wanted
         labels = tuple(sorted((name, str(values)) for name, values in one.labels.items()))
-        rest = (one.statuses, one.model, one.gpu_name, one.connected, one.text)
+        rest = (one.statuses, one.reason, one.model, one.gpu_name, one.connected, one.text)
         return self.show, self.sort, labels, rest
 
 

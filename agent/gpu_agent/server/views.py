@@ -38,7 +38,7 @@ from gpu_agent.registry.queue import Waiting, demand_key
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import NodeTokens
 from gpu_agent.wire import api
-from gpu_agent.wire.codes import GpuStatus, NodeStatus
+from gpu_agent.wire.codes import GpuStatus, NodeStatus, ReasonCode
 from gpu_agent.wire.fleet_documents import (
     FleetFigures,
     GpuHistoryView,
@@ -79,6 +79,8 @@ class NodeFilter:
 
     statuses: frozenset[NodeStatus] = frozenset()
     """Any one of these."""
+    reason: ReasonCode | None = None
+    """Why it has its status."""
     model: str | None = None
     """A model that is installed, enabled and ready."""
     labels: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class NodeFilter:
     def matches(self, record: NodeRecord) -> bool:
         """Return whether every condition holds for a node."""
         if self.statuses and record.status not in self.statuses:
+            return False
+        if self.reason is not None and record.reason_code is not self.reason:
             return False
         if self.connected is not None and record.connected is not self.connected:
             return False

@@ -74,14 +74,17 @@ async def test_many_nodes_that_are_offline_for_one_reason_share_a_row_of_the_ove
     assert [name for _, name in await listed()] == ["gone-0", "gone-1", "gone-2", "faulty"]
     await leave("gone-3")
     assert await listed() == [
-        ("/nodes?status=offline&amp;show=attention", "4 nodes offline"),
+        ("/nodes?status=offline&amp;reason=unregistered", "4 nodes offline"),
         (f"/nodes/{faulty.node_id}", "faulty"),
     ]
     text = (await admin.get("/")).text
     assert '<span class="what">the agent was stopped</span>' in text
     assert "The agent was stopped: start it again." in text
     gone = [f"gone-{number}" for number in range(4)]
-    assert names_in((await admin.get("/nodes?status=offline&show=attention")).text) == gone
+    listed_there = (await admin.get("/nodes?status=offline&reason=unregistered")).text
+    assert names_in(listed_there) == gone
+    assert "<option selected>unregistered</option>" in listed_there
+    assert names_in((await admin.get("/nodes?reason=heartbeat_timeout")).text) == []
 
 
 async def test_filters_sort_and_pages_are_in_the_address(played: Fleet, admin: httpx.AsyncClient) -> None:

@@ -60,6 +60,20 @@ async def test_without_a_leader_a_page_says_so_and_asks_again(alone: httpx.Async
     assert (await alone.get("/v1/nodes")).json()["code"] == "REGISTRY_BUSY"
 
 
+async def test_without_a_leader_a_browser_gets_that_page_at_an_unknown_address_too(
+    alone: httpx.AsyncClient,
+) -> None:
+    as_browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path in ("/nowhere", "/docs"):
+        answer = await alone.get(path, headers=as_browser)
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "The registry has no leader at the moment" in answer.text
+        assert (await alone.get(path)).json()["code"] == "REGISTRY_BUSY"
+    assert (await alone.get("/v1/nodes", headers=as_browser)).json()["code"] == "REGISTRY_BUSY"
+    readiness = await alone.get("/readyz", headers=as_browser)
+    assert "json" in readiness.headers["content-type"]
+
+
 async def test_the_style_of_that_page_comes_from_the_instance_itself(alone: httpx.AsyncClient) -> None:
     assert (await alone.get(static_url("fleet.css"))).status_code == 200
 

@@ -95,7 +95,9 @@ class ApiServer:
         self._hot = HotRoutes(self._app, self._checks)
         registry = with_errors_answered(self._hot) if hot else self._app
         self._front = None if instance is None else InstanceApi(registry, instance, self._checks)
-        front: ASGIApp = registry if self._front is None else with_problem_pages(self._front)
+        front: ASGIApp = (
+            registry if self._front is None else with_problem_pages(self._front, besides=OWN_PATHS)
+        )
         self._attach(service)
         config = uvicorn.Config(
             front,

@@ -58,7 +58,7 @@ from gpu_agent.wire.api import (
     ReasonRequest,
     Sentence,
 )
-from gpu_agent.wire.codes import NodeStatus
+from gpu_agent.wire.codes import NodeStatus, ReasonCode
 from gpu_agent.wire.fleet_documents import FleetFigures, NodeGpuHistory
 
 NODES_IN_A_PIECE = 50
@@ -85,6 +85,7 @@ class NodesQuery(ApiRequest):
     """Which nodes to list: those that match every condition."""
 
     status: list[NodeStatus] = Field(default_factory=list, description="One of these statuses; repeatable.")
+    reason: ReasonCode | None = Field(None, description="Why it has its status.")
     model: Name | None = Field(None, description="A model that is installed, enabled and ready.")
     label: list[LabelPair] = Field(
         default_factory=list,
@@ -115,6 +116,7 @@ class NodesQuery(ApiRequest):
         """Return the conditions as the registry applies them."""
         return NodeFilter(
             statuses=frozenset(self.status),
+            reason=self.reason,
             model=self.model,
             labels=labels_of(self.label),
             gpu_name=self.gpu_name,

@@ -221,14 +221,16 @@ class FleetPages:
             )
 
 
-def with_problem_pages(app: ASGIApp) -> ASGIApp:
-    """Answer with a page where an instance refuses a request for one with a problem document.
+def with_problem_pages(app: ASGIApp, *, besides: frozenset[str]) -> ASGIApp:
+    """Answer with a page where an instance refuses a browser with a problem document.
 
-    A standby does so while no instance leads, and a leader whose lease has ended.
+    A standby does so while no instance leads, and a leader whose lease has ended. At the paths `besides` also
+    a browser gets the document.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_page(scope["path"]):
+        path = scope["path"]
+        if scope["type"] != "http" or path in besides or not (is_page(path) or _is_of_browser(scope)):
             await app(scope, receive, send)
             return
         replaced = False
@@ -303,11 +305,15 @@ class _BrowserRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a GET that accepts HTML."""
-        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
-            return Match.NONE, {}
-        accepts_html = any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
-        of_api = scope["path"] == _API or scope["path"].startswith(f"{_API}/")
-        return super().matches(scope) if accepts_html and not of_api else (Match.NONE, {})
+        is_one = scope["type"] == "http" and _is_of_browser(scope)
+        return super().matches(scope) if is_one else (Match.NONE, {})
+
+
+def _is_of_browser(scope: Scope) -> bool:
+    if scope["method"] not in {"GET", "HEAD"}:
+        return False
+    of_api = scope["path"] == _API or scope["path"].startswith(f"{_API}/")
+    return not of_api and any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 async def _refuse_path(_: Visit) -> Response:

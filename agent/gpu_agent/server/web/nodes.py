@@ -19,13 +19,13 @@ from gpu_agent.server.web.rendering import render
 from gpu_agent.server.web.tiles import TileGroup, tiles_of, tiles_sentence
 from gpu_agent.server.web.visit import PageError, PageRoute, Visit
 from gpu_agent.wire.api import GpuView, NodeSummary
-from gpu_agent.wire.codes import STATUS_COLOURS, GpuStatus, NodeStatus
+from gpu_agent.wire.codes import STATUS_COLOURS, GpuStatus, NodeStatus, ReasonCode
 
 ROW = "n-"
 """The id of a row is this, and the node's id."""
 
 _PAGE = "nodes"
-_FILTERS = ("q", "status", "gpu", "model", "label", "show")
+_FILTERS = ("q", "status", "reason", "gpu", "model", "label", "show")
 _COLUMNS = 9
 _TENTHS = 10
 _MOST_CHOICES = 200
@@ -119,6 +119,7 @@ async def show(visit: Visit) -> Response:
         orders={one.value: words for one, words in _ORDERS.items()},
         tabs=[("", "All"), *((one.value, words) for one, words in _SHOWN.items())],
         statuses=[*STATUS_COLOURS],
+        reasons=sorted({code.value for (_, code), count in totals.reasons.items() if count}),
         gpu_models=_choices({name: one.gpus for name, one in totals.gpu_models.items()}),
         models=_choices(totals.models),
     )
@@ -213,10 +214,11 @@ def _choices(counts: Mapping[str, int]) -> list[str]:
 def _query(visit: Visit) -> NodeQuery:
     """Read the filters of the address: an unknown word filters nothing."""
     given = visit.query
-    statuses = {one.value for one in NodeStatus}
+    statuses, reasons = {one.value for one in NodeStatus}, {one.value for one in ReasonCode}
     label, has_value, value = given.get("label", "").partition("=")
     wanted = NodeFilter(
         statuses=frozenset({NodeStatus(given["status"])} if given.get("status") in statuses else ()),
+        reason=ReasonCode(given["reason"]) if given.get("reason") in reasons else None,
         model=given.get("model"),
         labels={label: value} if has_value and label else {},
         gpu_name=given.get("gpu"),

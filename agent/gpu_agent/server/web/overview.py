@@ -301,7 +301,8 @@ def _gpu_models(registry: RegistryService) -> tuple[ModelRow, ...]:
 
 def _render_alike(row: str, code: ReasonCode, number: int) -> str:
     step = step_after(code)
-    return render("_alike.html", id=row, number=number, words=_OFFLINE[code], step=step, columns=_COLUMNS)
+    words = _OFFLINE[code]
+    return render("_alike.html", id=row, code=code, number=number, words=words, step=step, columns=_COLUMNS)
 
 
 def _render_attention(registry: RegistryService, node_id: str, *, may_operate: bool) -> str:
