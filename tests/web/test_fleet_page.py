@@ -110,11 +110,13 @@ def test_a_change_shows_without_a_reload_and_moves_no_row(admin: Visitor, served
     row = page.locator(f"#n-{machine.node_id}")
     before = [one.get_attribute("id") for one in page.locator("#rows tr").all()]
     expect(page.locator("#live")).to_contain_text("Live")
+    place = row.bounding_box()
     machine.figures[3] = {"health": "lost", "reasons": ["xid_79"]}
     served.do(served.fleet.beat(machine))
     expect(row.locator(".c-w")).to_contain_text("GPU 3 lost: the GPU has fallen off the bus")
     expect(row.locator("i.l")).to_have_count(1)
     expect(page.locator("#resort")).to_be_visible()
+    assert row.bounding_box() == place
     assert [one.get_attribute("id") for one in page.locator("#rows tr").all()] == before
     expect(page.locator("#say")).to_contain_text("l4-01 is ready: GPU 3 lost")
     page.locator("#resort").click()
@@ -155,6 +157,11 @@ def test_the_figures_of_a_large_fleet_fit_their_tiles(
     page.locator(".fig b").evaluate_all("all => all.forEach(one => one.textContent = '12,345')")
     lines = page.locator(".fig > span").evaluate_all("all => all.map(one => one.offsetHeight / 20)")
     assert max(lines) <= 2, lines
+    head = page.locator("header:has(> #resort)")
+    head.evaluate("one => one.insertAdjacentHTML('beforeend', '<a href=/nodes>All 1,234</a>')")
+    before = head.bounding_box()
+    page.locator("#resort").evaluate("one => one.hidden = false")
+    assert head.bounding_box() == before
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 

@@ -14,6 +14,7 @@ from math import nan
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from gpu_agent.registry.gpu_history import GpuHistory
 from gpu_agent.registry.gpus import GpuState
 from gpu_agent.registry.job import Job
 from gpu_agent.registry.node import NodeRecord
@@ -261,7 +262,8 @@ def write_past(fleet: Fleet, machine: Machine) -> None:
     states = list(record.gpus.values())
     past, now = _PastGpus(dict.fromkeys(record.gpus)), time.monotonic()
     waves = (1.0, 0.98, 1.02, 0.7, 0.95, 1.01, 0.99, 0.93, 1.0, 0.85, 1.03)
-    for point in range(59, 0, -1):
+    record.gpu_history = GpuHistory()
+    for point in range(59, -1, -1):
         columns = [
             _was(state, name, waves[(7 * point + 3 * place) % len(waves)], point)
             for name in ("utilization_percent", "free_step", "temperature_c", "power_w")

@@ -87,6 +87,26 @@ async def test_many_nodes_that_are_offline_for_one_reason_share_a_row_of_the_ove
     assert names_in((await admin.get("/nodes?reason=heartbeat_timeout")).text) == []
 
 
+async def test_what_an_offline_node_reported_last_is_not_shown_as_of_now(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=1, cpu_percent=33.0))
+    await played.claim("job", machine, gpu_count=1)
+    machine.figures[0] = busy(50)
+    await played.beat(machine)
+    assert re.search(r'class="g c u5 m\d+"', (await admin.get("/nodes")).text)
+    assert "last 15 minutes" in (await admin.get(f"/nodes/{machine.node_id}")).text
+    assert machine.node is not None
+    await machine.node.send({"type": "node_unregister", "node_id": machine.node_id, "reason": "shutdown"})
+    await until(lambda: played.status_of(machine) == "offline", what="the node is offline")
+    (row,) = rows_of((await admin.get("/nodes")).text)
+    assert 'class="g c"' in row
+    assert "33 %" not in row
+    page = (await admin.get(f"/nodes/{machine.node_id}")).text
+    assert "as it reported last, at <time" in page
+    assert 'class="g c"' in page
+
+
 async def test_filters_sort_and_pages_are_in_the_address(played: Fleet, admin: httpx.AsyncClient) -> None:
     await played.join(Machine("a-1", count=1, labels={"zone": "a"}, models=("m",)))
     await played.join(Machine("b-1", "NVIDIA H100", count=4, labels={"zone": "b"}))

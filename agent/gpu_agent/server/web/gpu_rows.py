@@ -14,7 +14,7 @@ from gpu_agent.server.web.rendering import gpu_url, render
 from gpu_agent.server.web.tiles import status_of, tile_classes
 from gpu_agent.server.web.visit import Visit
 from gpu_agent.wire.api import GpuView, NodeDetail
-from gpu_agent.wire.codes import GpuStatus
+from gpu_agent.wire.codes import GpuStatus, NodeStatus
 from gpu_agent.wire.fleet_documents import GpuPointView
 
 SECONDS = 900.0
@@ -88,6 +88,7 @@ def gpu_parts(visit: Visit, node: NodeDetail, now: float) -> Iterator[Part]:
     registry = visit.registry
     record = registry.record(node.node_id)
     newest_at = None if record is None else record.gpu_history.newest_at
+    offline = node.status == NodeStatus.OFFLINE
     past = cache(partial(_past_of, registry, node.node_id))  # for all rows, and only where one is rendered
     for place, gpu in enumerate(placeable(node.gpus)):
         word = "uncordon" if gpu.cordoned is not None else "cordon"
@@ -96,9 +97,11 @@ def gpu_parts(visit: Visit, node: NodeDetail, now: float) -> Iterator[Part]:
             _render_gpu,
             f"gpu-{place}",
             action if visit.person.may("operate") else None,
-            row=partial(_gpu_row, gpu, gpu_number(gpu, place), past=past, now=now),
+            row=partial(_gpu_row, gpu, gpu_number(gpu, place), past=past, now=now, offline=offline),
         )
-        yield Part(f"gpu-{place}", (gpu, newest_at), html, f"{visit.person.role.value} {node.node_id}")
+        yield Part(
+            f"gpu-{place}", (gpu, newest_at, offline), html, f"{visit.person.role.value} {node.node_id}"
+        )
 
 
 def _past_of(registry: RegistryService, node_id: str) -> _Past:
@@ -113,7 +116,7 @@ def _render_gpu(name: str, action: Action | None, *, row: Callable[[], GpuRow]) 
     return render("_gpu.html", id=name, row=shown, action=action, status=status_of(shown.gpu))
 
 
-def _gpu_row(gpu: GpuView, number: str, *, past: Callable[[], _Past], now: float) -> GpuRow:
+def _gpu_row(gpu: GpuView, number: str, *, past: Callable[[], _Past], now: float, offline: bool) -> GpuRow:
     points = past().points.get(gpu.uuid, ())
 
     def drawn(figure: str, lowest: float, highest: float | None) -> Sparkline:
@@ -123,7 +126,7 @@ def _gpu_row(gpu: GpuView, number: str, *, past: Callable[[], _Past], now: float
     return GpuRow(
         gpu=gpu,
         number=number,
-        tile=tile_classes(gpu),
+        tile=tile_classes(gpu, offline=offline),
         mark=_MARKS.get(status_of(gpu)) or ("d" if is_degraded else "ok"),
         step=step_of(gpu),
         reasons=shown_reasons(gpu.reasons),

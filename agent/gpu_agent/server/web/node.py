@@ -41,7 +41,6 @@ async def show(visit: Visit) -> Response:
         name=node.hostname or node.node_id,
         parts=parts,
         gpu_rows=[parts[f"gpu-{place}"] for place in range(len(gpus))],
-        gpu_names=listed({gpu.name for gpu in gpus}, empty=""),
         lines=[event_line(visit.registry, one) for one in reversed(node.events[-MOST_EVENTS:])],
         lines_until=node.events[-1].id if node.events else 0,
     )
@@ -107,6 +106,10 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
         more=len(findings[MOST_FINDINGS:]),
         affected=_affected(node, findings),
     )
+    gpus, reported_at = placeable(node.gpus), _reported_at(node, now)
+    names = listed({gpu.name for gpu in gpus}, empty="")
+    look = len(gpus), names, reported_at is None, node.since
+    yield part("node-gpus", look, gpus=gpus, names=names, reported_at=reported_at)
     yield from gpu_parts(visit, node, now)
     claims = registry.claims(node_id=node_id)
     of_claims = tuple((one.claim_id, one.state) for one in claims), int(now / 15)
@@ -121,6 +124,12 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
     yield part("node-facts", (load, tuple(node.labels.items()), node.token))
     ids = [one.id for one in reversed(node.events)]
     yield part("newer", ids[0] if ids else None, ids=ids, more=False)
+
+
+def _reported_at(node: NodeDetail, now: float) -> float | None:
+    """Return when an offline node sent its last figures, in Unix time; None of others, whose are of now."""
+    age = node.last_heartbeat_age_seconds
+    return now - age if node.status == NodeStatus.OFFLINE and age is not None else None
 
 
 def _actions(visit: Visit, node: NodeDetail) -> list[Action]:

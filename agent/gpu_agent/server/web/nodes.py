@@ -163,7 +163,7 @@ def node_row(registry: RegistryService, node_id: str) -> NodeRow | None:
         node=node,
         name=node.hostname or node_id,
         gpus=gpus,
-        tiles=tiles_of(gpus),
+        tiles=tiles_of(gpus, offline=node.status == NodeStatus.OFFLINE),
         sentence=tiles_sentence(gpus),
         finding=findings[0] if findings else None,
         severity=int(figures.severity),

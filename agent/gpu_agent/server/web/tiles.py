@@ -48,15 +48,18 @@ TileGroup = tuple[str | None, tuple[Tile, ...]]
 """Tiles side by side, and the UUID of the GPU whose MIG devices they are; None for whole GPUs."""
 
 
-def tiles_of(gpus: Sequence[GpuView]) -> tuple[TileGroup, ...]:
+def tiles_of(gpus: Sequence[GpuView], *, offline: bool) -> tuple[TileGroup, ...]:
     """Return the tiles of a node's GPUs, without the parents of MIG devices."""
-    tiles = [Tile(tile_classes(gpu), _title(gpu, place), gpu.parent_uuid) for place, gpu in enumerate(gpus)]
+    tiles = [
+        Tile(tile_classes(gpu, offline=offline), _title(gpu, place), gpu.parent_uuid)
+        for place, gpu in enumerate(gpus)
+    ]
     return tuple((device, tuple(some)) for device, some in groupby(tiles, lambda tile: tile.device))
 
 
-def tile_classes(gpu: GpuView) -> str:
-    """Return the classes of a GPU's tile."""
-    return " ".join(_tile_classes(gpu, status_of(gpu)))
+def tile_classes(gpu: GpuView, *, offline: bool) -> str:
+    """Return the classes of a GPU's tile; nobody knows how busy one of an offline node is."""
+    return " ".join(_tile_classes(gpu, status_of(gpu), has_bars=not offline))
 
 
 def status_of(gpu: GpuView) -> GpuStatus:
@@ -72,14 +75,14 @@ def tiles_sentence(gpus: Sequence[GpuView]) -> str:
     return f"{number}: {', '.join(parts)}" if parts else number
 
 
-def _tile_classes(gpu: GpuView, status: GpuStatus) -> Iterator[str]:
+def _tile_classes(gpu: GpuView, status: GpuStatus, *, has_bars: bool) -> Iterator[str]:
     yield "g"
     yield _CLASSES[status]
     if gpu.cordoned is not None and status is GpuStatus.NOT_SCHEDULABLE:
         yield "k"
     if gpu.health == "degraded" and status not in {GpuStatus.LOST, GpuStatus.UNKNOWN}:
         yield "d"
-    if status in _HAS_BARS:
+    if has_bars and status in _HAS_BARS:
         yield from _tenths("u", gpu.utilization_percent, 100)
         yield from _tenths("m", gpu.memory_used_mb, gpu.memory_mb)
 
