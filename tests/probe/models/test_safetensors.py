@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.probe.models.file_cursor import FileCursor
-from gpu_agent.probe.models.weights import safetensors_problem
+from gpu_agent.probe.models.safetensors import safetensors_problem
 from tests.probe.models.caches import tensors
 
 NO_HEADER = "it has no header of a safetensors file"

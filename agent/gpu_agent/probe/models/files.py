@@ -29,17 +29,17 @@ MAX_DEPTH = 6
 MAX_ENTRIES = 20_000
 """Entries read in one unit, or listed in one root."""
 
-_READ_FLAGS = (
+READ_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer must not block
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
-_FOLDER_FLAGS = _READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
+_FOLDER_FLAGS = READ_FLAGS | getattr(os, "O_DIRECTORY", 0)
 _BY_DESCRIPTOR = os.scandir in os.supports_fd and os.readlink in os.supports_dir_fd
 """Entries of an open folder are read by name alone: twice as fast as by path."""
-_OPENS_NO_LINK = hasattr(os, "O_NOFOLLOW")
+FOLLOWS_NO_LINK = hasattr(os, "O_NOFOLLOW")
 _OUTSIDE = "its link leaves the cache; add the folder it leads to as a root of its own"
 _ELSEWHERE = "it is on another file system; add that as a root of its own"
 
@@ -154,15 +154,9 @@ class FolderReader:
 
     def read_start(self, found: FoundFile, limit: int) -> tuple[bytes, int]:
         """At most `limit` bytes from the start of a file that was found, and its size."""
-        if found.size is not None or self._watch_files or not _OPENS_NO_LINK:
+        if found.size is not None or self._watch_files or not FOLLOWS_NO_LINK:
             return self._read(found.path, limit)
-        descriptor = os.open(found.path, _READ_FLAGS)
-        try:
-            # A listing told what the file is; `fstat` would take five times as long.
-            size = os.lseek(descriptor, 0, os.SEEK_END)
-            return os.pread(descriptor, min(limit, size), 0), size
-        finally:
-            os.close(descriptor)
+        return read_listed(found.path, limit)
 
     def _read(self, path: str, limit: int, *, watch: bool = False) -> tuple[bytes, int]:
         descriptor, status = self._opened_file(path, watch=watch)
@@ -191,9 +185,9 @@ class FolderReader:
         """Descriptor and status of a regular file."""
         if watch or self._watch_files:
             self.watched[path] = None  # until it is read
-        if not _OPENS_NO_LINK and os.path.islink(path):
+        if not FOLLOWS_NO_LINK and os.path.islink(path):
             raise OutOfBoundsError("it is a link")
-        descriptor = os.open(path, _READ_FLAGS)
+        descriptor = os.open(path, READ_FLAGS)
         try:
             status = os.fstat(descriptor)
             if status.st_dev != self._device:
@@ -335,6 +329,16 @@ class FolderReader:
     def _check(self, status: os.stat_result) -> None:
         if not self._root.holds(status):
             raise OutOfBoundsError(_ELSEWHERE)
+
+
+def read_listed(path: str, limit: int) -> tuple[bytes, int]:
+    """At most `limit` bytes from the start of what a listing said is a file, and its size."""
+    descriptor = os.open(path, READ_FLAGS)
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)  # `fstat` would take five times as long
+        return os.pread(descriptor, min(limit, size), 0), size
+    finally:
+        os.close(descriptor)
 
 
 def mark_of(status: os.stat_result) -> Mark:

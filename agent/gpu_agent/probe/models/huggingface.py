@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gpu_agent.probe.models.files import (
     FolderReader,
+    FoundFile,
     is_folder,
     list_root,
     list_units,
@@ -23,19 +24,26 @@ from gpu_agent.probe.models.files import (
     reason,
 )
 from gpu_agent.probe.models.kinds import languages_of
-from gpu_agent.probe.models.source import UNVERSIONED, Listing, Reading, Root, Unit, reportable_models
-from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, split_models
+from gpu_agent.probe.models.plain_repository import (
+    BLOBS,
+    INCOMPLETE,
+    MAX_REF_BYTES,
+    REFS,
+    SNAPSHOTS,
+    PlainRepository,
+    list_plain,
+)
+from gpu_agent.probe.models.source import UNVERSIONED, Listing, Mark, Reading, Root, Unit, reportable_models
+from gpu_agent.probe.models.weights import ModelFiles, fetch_progress, plain_weights, split_models
 from gpu_agent.records import dataclass
 from gpu_agent.wire.inventory import Model, ModelStatus
 
 SOURCE = "huggingface"
 
 _REPOSITORY = "models--"
-_BLOBS, _SNAPSHOTS, _REFS = os.sep + "blobs", os.sep + "snapshots", os.sep + "refs"
-_INCOMPLETE = ".incomplete"
+_SAFETENSORS = "safetensors"
 _REVISION = re.compile(r"^[0-9a-f]{40}$")
 _VERSION_DIGITS = 12
-_MAX_REF_BYTES = 256
 
 
 class HubCache:
@@ -54,18 +62,14 @@ class HubCache:
 
     def read(self, unit: Unit) -> Reading:
         """The models of one repository."""
-        reader = FolderReader(unit.root)
         model_id = readable(unit.name.removeprefix(_REPOSITORY).replace("--", "/"))
-        try:
-            if not unit.folder:
-                reader.check_folder(unit.path)
-            models = tuple(_Repository(reader=reader, path=unit.path, model_id=model_id).models())
-        except FileNotFoundError:
-            models = ()  # it went away while it was read
-        except OSError as error:
-            models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
+        plain = list_plain(unit.root, unit.path) if unit.folder else None
+        if plain is None:
+            models, watched = _look_closely(unit, model_id)
+        else:
+            models, watched = _plain_models(unit.root, plain, model_id), plain.watched
         reportable, problems = reportable_models(models, readable(unit.name))
-        return Reading(models=reportable, watched=reader.watched, problems=problems)
+        return Reading(models=reportable, watched=watched, problems=problems)
 
 
 def _units_of(root: Root) -> Iterator[Unit]:
@@ -74,6 +78,35 @@ def _units_of(root: Root) -> Iterator[Unit]:
         if entry.name.startswith(_REPOSITORY):
             yield Unit(root, entry.path, entry.name, is_folder(entry))
     entries.check()
+
+
+def _plain_models(root: Root, repository: PlainRepository, model_id: str) -> list[Model]:
+    models: list[Model] = []
+    for revision, names, places in repository.snapshots:
+        weights = plain_weights(names, places, model_id)
+        if weights is None:
+            files = [FoundFile(name, place, None) for name, place in zip(names, places, strict=True)]
+            models += _models_in(FolderReader(root), files, model_id=model_id, revision=revision)
+        else:
+            size_bytes, kind = weights
+            models.append(
+                _model(model_id, revision, ModelStatus.READY, kind=kind, weights=(size_bytes, _SAFETENSORS))
+            )
+    return models
+
+
+def _look_closely(unit: Unit, model_id: str) -> tuple[Sequence[Model], Mapping[str, Mark | None]]:
+    """The models of any repository, and what to watch."""
+    reader = FolderReader(unit.root)
+    try:
+        if not unit.folder:
+            reader.check_folder(unit.path)
+        models = tuple(_Repository(reader=reader, path=unit.path, model_id=model_id).models())
+    except FileNotFoundError:
+        models = ()  # it went away while it was read
+    except OSError as error:
+        models = (_model(model_id, None, ModelStatus.ERROR, detail=reason(error)),)
+    return models, reader.watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +137,18 @@ class _Repository:
         is here by now is litter.
         """
         try:
-            blobs = self.reader.list_shared(self.path + _BLOBS)
+            blobs = self.reader.list_shared(self.path + BLOBS)
         except FileNotFoundError:
             return 0  # on file systems without links there are none
-        if _INCOMPLETE not in "/".join(blobs):
+        if INCOMPLETE not in "/".join(blobs):
             return 0
-        fetching = {name.partition(".")[0] for name in blobs if name.endswith(_INCOMPLETE)}
+        fetching = {name.partition(".")[0] for name in blobs if name.endswith(INCOMPLETE)}
         return len(fetching.difference(blobs))
 
     def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         """The revisions, by name."""
         try:
-            entries = self.reader.list_folder(self.path + _SNAPSHOTS)
+            entries = self.reader.list_folder(self.path + SNAPSHOTS)
         except FileNotFoundError:
             return {}
         return {
@@ -126,7 +159,7 @@ class _Repository:
 
     def _refs(self) -> dict[str, str]:
         """Name of a ref → the revision it holds, or what it holds instead of one."""
-        folder = self.path + _REFS
+        folder = self.path + REFS
         try:
             listed = self.reader.list_folder(folder)
             plain = all(entry.is_file(follow_symlinks=False) for entry in listed)  # as good as always
@@ -137,7 +170,7 @@ class _Repository:
 
     def _revision(self, ref: str) -> str:
         try:
-            text = self.reader.read_head(ref, _MAX_REF_BYTES, watch=True)  # the hub rewrites it in place
+            text = self.reader.read_head(ref, MAX_REF_BYTES, watch=True)  # the hub rewrites it in place
         except OSError:
             return ""
         return text.decode(errors="replace").strip()
@@ -155,18 +188,25 @@ class _Repository:
 
     def _snapshot(self, revision: str, fetching: int) -> Iterator[Model]:
         try:
-            found = self.reader.find_files(self.path + _SNAPSHOTS + os.sep + revision)
+            found = self.reader.find_files(self.path + SNAPSHOTS + os.sep + revision)
         except OSError as error:
             yield _model(self.model_id, revision, ModelStatus.ERROR, detail=reason(error))
             return
-        for below, contents in split_models(found).items():
-            name = f"{self.model_id}/{readable(below)}" if below else self.model_id
-            status, detail = _state(
-                self.reader, contents, fetching if not below or contents.missing_weights else 0
-            )
-            kind = contents.kind(self.reader, name)
-            weights = contents.size_and_format(self.reader)
-            yield _model(name, revision, status, detail=detail, kind=kind, weights=weights)
+        yield from _models_in(
+            self.reader, found, model_id=self.model_id, revision=revision, fetching=fetching
+        )
+
+
+def _models_in(
+    reader: FolderReader, files: Sequence[FoundFile], *, model_id: str, revision: str, fetching: int = 0
+) -> Iterator[Model]:
+    """The models of one snapshot."""
+    for below, contents in split_models(files).items():
+        name = f"{model_id}/{readable(below)}" if below else model_id
+        status, detail = _state(reader, contents, fetching if not below or contents.missing_weights else 0)
+        kind = contents.kind(reader, name)
+        weights = contents.size_and_format(reader)
+        yield _model(name, revision, status, detail=detail, kind=kind, weights=weights)
 
 
 def _newest(snapshots: Mapping[str, os.DirEntry[str]]) -> str | None:

@@ -7,18 +7,23 @@ are models of their own.
 
 import json
 import re
-from bisect import bisect_left
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from posixpath import dirname, join
 
-from gpu_agent.probe.models.file_cursor import FileCursor, ForeignFileError, foreign_content, substitute
-from gpu_agent.probe.models.files import FolderReader, FoundFile, reason
+from gpu_agent.probe.models.file_cursor import FileCursor, substitute
+from gpu_agent.probe.models.files import FolderReader, FoundFile, read_listed, reason
 from gpu_agent.probe.models.gguf import gguf_kind, gguf_problem
 from gpu_agent.probe.models.kinds import Facts, kind_of, pipeline_tag_of, strings_in
 from gpu_agent.probe.models.onnx import onnx_external_data
-from gpu_agent.records import replace
+from gpu_agent.probe.models.safetensors import (
+    USUAL_HEADER_BYTES,
+    is_plainly_whole,
+    safetensors_problem,
+)
+from gpu_agent.records import dataclass, replace
 
 _raw_decode = json.JSONDecoder().raw_decode
 """Reads one value in half the time of `json.loads`, which for a small one is spent around it."""
@@ -51,6 +56,10 @@ _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suf
 _INDICES = (".safetensors.index.json", ".bin.index.json")
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _MAX_INDEX_BYTES = 8 << 20
+_NAME = itemgetter(FoundFile._fields.index("name"))
+_USUAL_FILES = 64
+"""Of folders with no more files it is remembered what their names say."""
+_CONFIG, _CARD, _SENTENCE_ENCODER = "config.json", "README.md", "modules.json"
 _COMPANIONS = ("mmproj", "imatrix")
 """In the names of GGUF files that are no models: what sees for one, and what it was quantized with."""
 
@@ -66,8 +75,8 @@ class ModelFiles:
         self.files = files
         self._beside = beside or {}
         self._broken = [file for file in files if file.problem]
-        self._by_name = {file.name: file for file in files if not file.problem}
-        self._weights = [(format_, file) for file in files if (format_ := format_of(file.name))]
+        self._layout = _layout_of(tuple(map(_NAME, files)))
+        self._weights = [(format_, files[at]) for format_, at in self._layout.weights]
         self._sizes: dict[str, int] | None = None
         """Bytes of weights by their format, once they were measured."""
         self._empty: list[tuple[str, FoundFile]] = []
@@ -112,11 +121,11 @@ class ModelFiles:
 
     def _is_plainly_whole(self, reader: FolderReader, file: FoundFile) -> bool:
         try:
-            head, size = reader.read_start(file, _USUAL_HEADER_BYTES)
+            head, size = reader.read_start(file, USUAL_HEADER_BYTES)
         except OSError:
             return False  # a closer look tells why
         self._bytes[file.name] = size
-        return _is_plainly_whole(head, size)
+        return is_plainly_whole(head, size)
 
     def _may_be_a_pointer(self, reader: FolderReader, file: FoundFile) -> bool:
         """Whether a file is so small that something else may be here in its place."""
@@ -143,7 +152,7 @@ class ModelFiles:
     def _lacks(self, reader: FolderReader, name: str, whole: int) -> str | None:
         """What a file lacks that holds weights of another; from now on it counts as part of that other."""
         broken = next((file for file in self._broken if file.name == name), None)
-        file = broken or self._by_name.get(name) or self._beside.get(name)
+        file = broken or self.file(name) or self._beside.get(name)
         if file is None:
             return f"its weights in {name} are not here"
         if file.problem:
@@ -164,15 +173,9 @@ class ModelFiles:
     @property
     def missing_weights(self) -> str | None:
         """Which weights the folder's own files say should be here and are not."""
-        counted: dict[tuple[str, str, int], int] = {}
-        for _, file in self._weights:
-            whole = _shards_of(file.name)
-            if whole:
-                counted[whole] = counted.get(whole, 0) + 1
-        for (stem, suffix, count), here in sorted(counted.items()):
-            if here < count:
-                return f"{here} of {count} parts of {stem}{suffix} are here"
-        if not self._weights and any(name.endswith(_INDICES) for name in self._by_name):
+        if self._layout.missing_parts:
+            return self._layout.missing_parts
+        if not self._weights and any(not self.files[at].problem for at in self._layout.indices):
             return "the index of its weights is here, the weights are not"
         return None
 
@@ -180,7 +183,7 @@ class ModelFiles:
         """Whether only its description is here, as a program leaves it that wants a tokenizer or a config."""
         if self._weights:
             return False
-        described = any(strings_in(read_object(reader, self.file("config.json")).get("architectures")))
+        described = any(strings_in(read_object(reader, self.file(_CONFIG)).get("architectures")))
         return described and sum(map(reader.size_of, self.files)) < _LEAST_WEIGHTS_BYTES
 
     def _measured(self, reader: FolderReader) -> Mapping[str, int]:
@@ -205,31 +208,23 @@ class ModelFiles:
 
     def file(self, name: str) -> FoundFile | None:
         """The whole file of that name at the top of the folder."""
-        return self._by_name.get(name)
+        at = self._layout.places.get(name)
+        return None if at is None or self.files[at].problem else self.files[at]
 
     def kind(self, reader: FolderReader, name: str) -> str:
         """What the model `name` is for, by its own files; each is read only if those before do not say."""
-        facts = self._facts(reader, name)
-        kind = kind_of(facts)
-        if kind == "other":
-            kind = kind_of(replace(facts, pipeline_tag=self._pipeline_tag(reader)))
+
+        def read_card() -> bytes:
+            card = self.file(_CARD)
+            return _head(reader, card, _MAX_CARD_BYTES) if card else b""
+
+        kind = _stated_kind(
+            read_object(reader, self.file(_CONFIG)),
+            name,
+            sentence_encoder=self.file(_SENTENCE_ENCODER) is not None,
+            read_card=read_card,
+        )
         return self._kind_in_gguf(reader) or kind if kind == "other" else kind
-
-    def _facts(self, reader: FolderReader, name: str) -> Facts:
-        config = read_object(reader, self.file("config.json"))
-        model_type = config.get("model_type")
-        return Facts(
-            name=name,
-            architectures=(*strings_in(config.get("architectures")), *_built_from(config)),
-            model_type=model_type if isinstance(model_type, str) else None,
-            sentence_encoder=self.file("modules.json") is not None,
-        )
-
-    def _pipeline_tag(self, reader: FolderReader) -> str | None:
-        card = self.file("README.md")
-        return (
-            pipeline_tag_of(_head(reader, card, _MAX_CARD_BYTES).decode(errors="replace")) if card else None
-        )
 
     def _kind_in_gguf(self, reader: FolderReader) -> str | None:
         file = next((file for format_, file in self._weights if format_ == "gguf" and not file.problem), None)
@@ -241,13 +236,42 @@ class ModelFiles:
             return None
 
 
+def plain_weights(names: tuple[str, ...], places: Sequence[str], name: str) -> tuple[int, str] | None:
+    """Bytes and kind of the model `name`, if all its weights are safetensors files that are plainly whole.
+
+    `None` where that takes a closer look. `places` are its files, in the order of their names; a listing said
+    that each is a file.
+    """
+    layout = _layout_of(names)
+    if not layout.is_plain:
+        return None
+    size_bytes = 0
+    try:
+        for _, at in layout.weights:
+            head, length = read_listed(places[at], USUAL_HEADER_BYTES)
+            if not is_plainly_whole(head, length):
+                return None
+            size_bytes += length
+        config = layout.places.get(_CONFIG)
+        card = layout.places.get(_CARD)
+        kind = _stated_kind(
+            {} if config is None else parse_object(read_listed(places[config], _MAX_JSON_BYTES)[0]),
+            name,
+            sentence_encoder=_SENTENCE_ENCODER in layout.places,
+            read_card=lambda: b"" if card is None else read_listed(places[card], _MAX_CARD_BYTES)[0],
+        )
+    except OSError:
+        return None
+    return size_bytes, kind
+
+
 def split_models(files: Sequence[FoundFile]) -> Mapping[str, ModelFiles]:
     """The models among the files of one folder: `""` → the folder itself, else a name below it → that model.
 
     A GGUF file is whole in itself, with its shards if it has any. So where there are several, or weights in
     another format, each is a model of its own, and what it needs not is none of its faults.
     """
-    if ".gguf" not in "/".join([file.name for file in files]).lower():
+    if not _layout_of(tuple(map(_NAME, files))).may_be_several:
         return {"": ModelFiles(files)}
     own: dict[str, list[FoundFile]] = {}
     companions, others = [], []
@@ -274,13 +298,62 @@ def split_models(files: Sequence[FoundFile]) -> Mapping[str, ModelFiles]:
     return rest | {stem: ModelFiles([*parts, *shared]) for stem, parts in own.items()}
 
 
-@lru_cache(maxsize=4096)  # the same few names stand in thousands of folders
 def format_of(name: str) -> str | None:
     """The format of a file of weights, by its name; `None` for any other file."""
     return _FORMATS.get(name[name.rfind(".") :].lower())
 
 
-@lru_cache(maxsize=4096)  # as above
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """What the names of a folder's files say. Files are numbered by their place in the list."""
+
+    places: Mapping[str, int]
+    weights: tuple[tuple[str, int], ...]
+    """Files of weights, with their formats."""
+    missing_parts: str | None
+    """Which shards are not here while others of them are."""
+    indices: tuple[int, ...]
+    may_be_several: bool
+    """There are GGUF files, or will be."""
+    is_plain: bool
+    """All weights that should be here are, in safetensors files."""
+
+
+def _layout_of(names: tuple[str, ...]) -> _Layout:
+    return _usual_layout(names) if len(names) <= _USUAL_FILES else _layout(names)
+
+
+def _layout(names: tuple[str, ...]) -> _Layout:
+    weights = tuple((format_, at) for at, name in enumerate(names) if (format_ := format_of(name)))
+    missing_parts = _missing_parts(names[at] for _, at in weights)
+    may_be_several = ".gguf" in "/".join(names).lower()
+    return _Layout(
+        places={name: at for at, name in enumerate(names)},
+        weights=weights,
+        missing_parts=missing_parts,
+        indices=tuple(at for at, name in enumerate(names) if name.endswith(_INDICES)),
+        may_be_several=may_be_several,
+        is_plain={format_ for format_, _ in weights} == {"safetensors"}
+        and not (missing_parts or may_be_several),
+    )
+
+
+_usual_layout = lru_cache(maxsize=128)(_layout)
+"""Thousands of models consist of the same few sets of names."""
+
+
+def _missing_parts(weights: Iterable[str]) -> str | None:
+    counted: dict[tuple[str, str, int], int] = {}
+    for name in weights:
+        whole = _shards_of(name)
+        if whole:
+            counted[whole] = counted.get(whole, 0) + 1
+    for (stem, suffix, count), here in sorted(counted.items()):
+        if here < count:
+            return f"{here} of {count} parts of {stem}{suffix} are here"
+    return None
+
+
 def _shards_of(name: str) -> tuple[str, str, int] | None:
     """Stem and ending of the shards that a file is one of, and how many there are."""
     match = _SHARD.match(name)
@@ -320,6 +393,23 @@ def fetch_progress(unfinished: int) -> str:
     )
 
 
+def _stated_kind(
+    config: Mapping[str, object], name: str, *, sentence_encoder: bool, read_card: Callable[[], bytes]
+) -> str:
+    """The kind by a model's configuration; the card is read only if that does not say."""
+    model_type = config.get("model_type")
+    facts = Facts(
+        name=name,
+        architectures=(*strings_in(config.get("architectures")), *_built_from(config)),
+        model_type=model_type if isinstance(model_type, str) else None,
+        sentence_encoder=sentence_encoder,
+    )
+    kind = kind_of(facts)
+    if kind != "other":
+        return kind
+    return kind_of(replace(facts, pipeline_tag=pipeline_tag_of(read_card().decode(errors="replace"))))
+
+
 def _built_from(config: Mapping[str, object]) -> Iterable[str]:
     """The architecture that a TensorRT engine was built from."""
     built_from = config.get("pretrained_config")
@@ -345,87 +435,6 @@ def indexed_files(reader: FolderReader, index: FoundFile) -> frozenset[str]:
 
 def _substitute_in(cursor: FileCursor) -> str | None:
     return substitute(cursor.peek(512))
-
-
-# ---- safetensors: the header says where the last tensor ends
-
-# The format is that of github.com/huggingface/safetensors: the header's length in eight bytes, a JSON object,
-# then the tensors, whose `data_offsets` count from the header's end. The JSON is searched, not parsed: ten
-# times as fast, and in pieces.
-
-_LENGTH_BYTES = 8
-_LONGEST_HEADER_BYTES = 100_000_000
-"""The format's own bound."""
-_OFFSETS = re.compile(rb'"data_offsets"[^",]*,\s*(\d{1,30})')
-r"""No text in the header can look so: JSON writes a quotation mark within one as `\"`.
-
-Wider than the format where that costs nothing: of what it admits, the end is never overlooked.
-"""
-_USUAL_OFFSETS = b'"data_offsets":['
-"""As the format's own library writes them."""
-_USUAL_HEADER_BYTES = 16_384
-_LONGEST_MATCH_BYTES = 256
-_PIECE_BYTES = 1 << 20
-_NO_HEADER = "it has no header of a safetensors file"
-
-
-def safetensors_problem(cursor: FileCursor) -> str | None:
-    """What the file lacks of what its header states; `None` when it is whole.
-
-    Raises:
-        CutShortError: it ends within its header.
-        ForeignFileError: it is no file of this format.
-    """
-    head, at = cursor.window(min(_LENGTH_BYTES + 1, cursor.size))
-    length = int.from_bytes(head[at : at + _LENGTH_BYTES], "little")
-    first = head[at + _LENGTH_BYTES : at + _LENGTH_BYTES + 1]
-    if length > _LONGEST_HEADER_BYTES or first not in (b"", b"{"):
-        raise ForeignFileError(foreign_content(cursor.peek(512)) or _NO_HEADER)
-    whole = _LENGTH_BYTES + length
-    piece = cursor.read(min(_PIECE_BYTES, whole))
-    if _is_plainly_whole(piece, cursor.size):
-        return None
-    end = _largest(_OFFSETS.findall(piece))
-    while cursor.position < whole:
-        rest = piece[-_LONGEST_MATCH_BYTES:]  # a match that the end of a piece cuts is found with the next
-        piece = rest + cursor.read(min(_PIECE_BYTES, whole - cursor.position))
-        end = max(end, _largest(_OFFSETS.findall(piece)))
-    if not piece.rstrip().endswith(b"}"):
-        raise ForeignFileError(_NO_HEADER)
-    whole += end
-    return None if cursor.size >= whole else f"{cursor.size} of {whole} bytes are here"
-
-
-def _is_plainly_whole(head: bytes, size: int) -> bool:
-    """Whether a file of this size that begins so is seen to be whole; False where that takes a closer look.
-
-    The format allows neither holes nor overlaps, and its library loads no file that has any. So where a
-    tensor ends at the file's end and none begins there, it is the last. It takes a fifth of the time of a
-    look at each.
-    """
-    whole = _LENGTH_BYTES + int.from_bytes(head[:_LENGTH_BYTES], "little")
-    if whole > len(head) or head[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
-        return False
-    end = size - whole
-    at = head.rfind(b",%d]" % end, 0, whole)
-    begin = head.rfind(_USUAL_OFFSETS, 0, max(at, 0)) + len(_USUAL_OFFSETS)
-    return (
-        begin > _LENGTH_BYTES + len(_USUAL_OFFSETS)
-        and head[begin:at].isdigit()
-        and head.rfind(b"%b%d," % (_USUAL_OFFSETS, end), 0, whole) < 0  # in a third of the time of `in`
-        and head[at:whole].rstrip().endswith(b"}")
-    )
-
-
-def _largest(numbers: list[bytes]) -> int:
-    """The largest of numbers without leading zeros: of the longest the last in order, found as texts.
-
-    To convert each takes three times as long.
-    """
-    if not numbers:
-        return 0
-    numbers.sort(key=len)
-    return int(max(numbers[bisect_left(numbers, len(numbers[-1]), key=len) :]))
 
 
 _CHECKED: Mapping[str, Callable[[FileCursor], str | Mapping[str, int] | None]] = {
