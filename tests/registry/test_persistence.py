@@ -114,7 +114,7 @@ def test_a_document_of_a_claim_reads_back_with_every_demand_and_one_fresh_ttl() 
         gpu_list="8x a100",
     )
     assert all(getattr(job, one.name) != one.default for one in fields(job))
-    assert all(getattr(full, one.name) != one.default for one in fields(full))
+    assert all(getattr(full, name) != default for name, default in Grant._field_defaults.items())
     claim = Claim(
         claim_id="c0ffee",
         job=job,

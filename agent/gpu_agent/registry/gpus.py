@@ -156,6 +156,7 @@ class Gpus(Mapping[str, GpuState]):
         "_row_is_newer",
         "_states",
         "devices",
+        "in_order",
         "kinds",
         "list_id",
         "names",
@@ -167,7 +168,9 @@ class Gpus(Mapping[str, GpuState]):
     def __init__(self, states: Iterable[GpuState] = (), *, before: "Gpus | None" = None) -> None:
         """Begin with what is declared; `before` is the list that it replaces."""
         self._states = {state.uuid: state for state in states}
-        for place, state in enumerate(self._states.values()):
+        self.in_order = tuple(self._states.values())
+        """As they were declared; reading them here does not bring the newest figures."""
+        for place, state in enumerate(self.in_order):
             state.place = place
         self.names = tuple(None if state.is_parent else state.name for state in self._states.values())
         """As declared; None for the parent of MIG devices, which counts in no total."""
@@ -352,18 +355,14 @@ class Gpus(Mapping[str, GpuState]):
         return None if None in steps else [one for one in steps if one is not None]
 
     @property
-    def in_order(self) -> list[GpuState]:
-        """List them all as they were declared, without reading the newest figures."""
-        return list(self._states.values())
+    def memory_and_use(self) -> tuple[float, ...] | None:
+        """Two columns in order: memory in use in MiB, utilization, NaN where that is unknown.
 
-    @property
-    def free_mb(self) -> list[int] | None:
-        """How many MiB are free on each, in order; None unless the last heartbeat said it of ok GPUs."""
-        if not self._all_ok or self._free is None or self._lanes is None:
+        None unless the last heartbeat reported all as ok, with their memory.
+        """
+        if not self._all_ok or self._free is None:
             return None
-        free = self._lanes[0] - int.from_bytes(self._row[: self._memory_bytes], "little")
-        lanes = _lane_layout(len(self._states)).unpack(free.to_bytes(self._memory_bytes, "little"))
-        return [lane - _LANE_ZERO if lane > _LANE_ZERO else 0 for lane in lanes]
+        return _memory_layout(len(self.in_order)).unpack_from(self._row)
 
     def keys(self) -> KeysView[str]:
         """Return their keys alone, without reading the figures."""
@@ -493,6 +492,12 @@ def _layout(count: int) -> Struct:
 @cache
 def _lane_layout(count: int) -> Struct:
     return Struct(f"<{count}Q")
+
+
+@cache
+def _memory_layout(count: int) -> Struct:
+    """Return the layout of the first two columns of a row."""
+    return Struct(f"<{count}Q{count}d")
 
 
 def _known(figure: float) -> float | None:

@@ -135,8 +135,7 @@ class GpuDemand(NamedTuple):
         return max(whole, mig)
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """A job's demands as filters and index read them; made once per query."""
 
     job: Job
@@ -154,7 +153,9 @@ class Demand:
             gpu_demand(job),
             None if job.allowed_nodes is None else frozenset(job.allowed_nodes),
             frozenset(job.excluded_nodes),
-            tuple(tuple((name, value) for value in _values(values)) for name, values in job.labels.items()),
+            tuple(
+                [tuple([(name, value) for value in _values(values)]) for name, values in job.labels.items()]
+            ),
         )
 
     @property
@@ -238,8 +239,7 @@ def names_mig(name: str) -> bool:
     return _MIG.search(name) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class Grant(NamedTuple):
     """What a claim reserves on one node: a slot, and GPUs where the job asks for them."""
 
     node_id: str

@@ -263,7 +263,7 @@ def busy_error(node_id: str | None) -> NodeError:
 
 _JOB_FIELDS = tuple(one.name for one in fields(Job) if one.name != "wait_seconds")
 """What is stored of a job: one that has its claim waits no more."""
-_GRANT_FIELDS = tuple(one.name for one in fields(Grant))
+_GRANT_FIELDS = Grant._fields
 _job_values = attrgetter(*_JOB_FIELDS)
 _grant_values = attrgetter(*_GRANT_FIELDS)
 

@@ -13,8 +13,8 @@ _Key = TypeVar("_Key")
 FEW = 32
 """Up to so many holders a posting is a plain set: a label that names one node must not cost a bitmap."""
 
-_LAST_BITS = 128
-"""In so few bits the steps from one member to the next cost less than more halving."""
+_LAST_MEMBERS = 6
+"""Among so few the steps from one to the next cost less than more halving."""
 
 
 def members(bits: int) -> Iterator[int]:
@@ -35,27 +35,28 @@ def bitset_of(positions: Sequence[int]) -> int:
 
 def pick(bits: int, chance: float) -> int:
     """Pick a position of a set that is not empty, each as likely as any other; `chance` is from [0, 1)."""
-    if not bits & (bits - 1):
-        return bits.bit_length() - 1
-    return _nth(bits, int(chance * bits.bit_count()))
+    count = bits.bit_count()
+    return bits.bit_length() - 1 if count == 1 else _nth(bits, int(chance * count), count)
 
 
-def _nth(bits: int, skipped: int) -> int:
-    """Find the position that has so many below it: by halving, and the last few one by one."""
+def _nth(bits: int, skipped: int, count: int) -> int:
+    """Find the one of `count` positions with so many below it: by halving, and the last few one by one."""
     base = 0
-    while (width := bits.bit_length()) > _LAST_BITS:
-        half = width >> 1
-        low = bits & ((1 << half) - 1)
-        below = low.bit_count()
+    while count > _LAST_MEMBERS:
+        half = bits.bit_length() >> 1
+        high = bits >> half
+        above = high.bit_count()
+        below = count - above
         if skipped < below:
-            bits = low
+            bits ^= high << half
+            count = below
         else:
             skipped -= below
             base += half
-            bits >>= half
-    for _ in range(skipped):
-        bits &= bits - 1
-    return base + (bits & -bits).bit_length() - 1
+            bits, count = high, above
+    for _ in range(count - 1 - skipped):
+        bits ^= 1 << bits.bit_length() - 1
+    return base + bits.bit_length() - 1
 
 
 class Column:
@@ -81,22 +82,23 @@ class Column:
     def best(self, among: int) -> int:
         """Keep those of `among` that hold the largest number there."""
         for plane in reversed(self._planes):
-            better = among & plane
-            if better:
+            if plane and (better := among & plane):
                 among = better
         return among
 
     def at_least(self, least: int, among: int) -> int:
         """Keep those of `among` that hold `least` or more."""
-        above, level = 0, among
+        if not least:
+            return among
         lowest = (least & -least).bit_length() - 1  # the places below it decide nothing
-        for place in range(len(self._planes) - 1, max(lowest, 0) - 1, -1):
-            ones = level & self._planes[place]
-            if least >> place & 1:
-                level = ones
-            else:
-                above |= ones
-        return above | level
+        enough, least = self._planes[lowest], least >> lowest
+        for plane in self._planes[lowest + 1 :]:
+            least >>= 1
+            if least & 1:
+                enough &= plane
+            elif plane:
+                enough |= plane
+        return among & enough
 
 
 class Postings(Generic[_Key]):
@@ -117,6 +119,13 @@ class Postings(Generic[_Key]):
             return many
         one = self._one.get(key)
         return _united(self._few.get(key, ())) if one is None else 1 << one
+
+    def holders_of_any(self, keys: Iterable[_Key]) -> int:
+        """Return the set of positions that hold at least one of the keys."""
+        bits = 0
+        for key in keys:
+            bits |= self.holders(key)
+        return bits
 
     def __iter__(self) -> Iterator[_Key]:
         """List the keys that have holders."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from typing import TypeVar
 
 from gpu_agent.registry.dispatch.candidate import Candidate
@@ -188,7 +189,7 @@ def _jobs_with_labels(asked: NodeQuestion) -> Iterator[NodeExclusion]:
 DECLARED_FILTERS: tuple[Filter, ...] = (
     Filter(
         ExclusionReason.NOT_ALLOWED,
-        key=NodeIds(lambda demand: demand.allowed, lambda demand: demand.excluded),
+        key=NodeIds(attrgetter("allowed"), attrgetter("excluded")),
         shortfall=_not_allowed,
         exclusions=_jobs_not_allowed,
         permanent=True,
@@ -204,14 +205,14 @@ DECLARED_FILTERS: tuple[Filter, ...] = (
     _keyed(
         ExclusionReason.MODEL_NOT_AVAILABLE,
         lambda record: record.declared.ready_models,
-        lambda demand: ((model,) for model in demand.job.required_models),
+        lambda demand: zip(demand.job.required_models),
         shortfall=_model_missing,
         exclusions=_jobs_with_models,
     ),
     _keyed(
         ExclusionReason.FEATURE_NOT_SUPPORTED,
         lambda record: record.declared.features,
-        lambda demand: ((feature,) for feature in demand.job.required_features),
+        lambda demand: zip(demand.job.required_features),
         shortfall=_feature_missing,
         exclusions=_jobs_with_features,
         permanent=True,

@@ -181,7 +181,7 @@ class Dispatch:
         placed = self._place(demand, now)
         if placed is None:
             return count_exclusions(self._index, demand)
-        return Choice(tuple(_grant(one) for one in placed), placed[0].score)
+        return Choice(tuple([_grant(one) for one in placed]), placed[0].score)
 
     def held_at(self, key: str) -> HeldGrant | None:
         """Return what an ended claim still holds on a node, by its `HeldGrant.key`."""
@@ -551,15 +551,16 @@ class Dispatch:
 
 
 def _grant(placing: _Placing) -> Grant:
-    record = placing.candidate.record
-    parents = tuple(gpu.parent_uuid or "" for gpu in placing.gpus)
+    record, gpus = placing.candidate.record, placing.gpus
+    registration = record.declared.registration
+    parents = [gpu.parent_uuid or "" for gpu in gpus] if record.gpus.devices else ()
     return Grant(
         node_id=record.node_id,
-        hostname=record.hostname,
-        endpoint=record.declared.registration.endpoint,
-        gpu_uuids=tuple(gpu.uuid for gpu in placing.gpus),
-        gpu_indices=tuple(gpu.index for gpu in placing.gpus),
-        gpu_parents=parents if any(parents) else (),
+        hostname=registration.hostname,
+        endpoint=registration.endpoint,
+        gpu_uuids=tuple([gpu.uuid for gpu in gpus]),
+        gpu_indices=tuple([gpu.index for gpu in gpus]),
+        gpu_parents=tuple(parents) if any(parents) else (),
         gpu_list=record.gpus.list_id,
     )
 

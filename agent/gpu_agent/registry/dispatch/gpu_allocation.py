@@ -14,6 +14,7 @@ from gpu_agent.registry.gpus import STEP_MB, Gpus, GpuState
 from gpu_agent.registry.job import GpuDemand, GpuKind, GpuSet, HeldGrant, Sharing, meets
 from gpu_agent.registry.node import NodeRecord
 
+_ALL = 100
 _UNKNOWN_USE_PERCENT = 50.0
 
 
@@ -66,10 +67,18 @@ def why_not_free(candidate: Candidate, gpu: GpuState) -> str | None:
 def has_free_gpus(candidate: Candidate, demand: GpuDemand) -> bool:
     """Whether a node has enough GPUs for a job that nothing else holds; unknown memory is not enough."""
     if demand.sharing is Sharing.MEMORY:
-        if len(candidate.unheld) == 1 and _have_a_step_more(candidate, demand):
+        if has_a_step_more(candidate, demand):
             return meets(candidate.unheld, demand)
         return _suffices(demand, (gpu for gpu, _ in _with_free_memory(candidate, demand)))
     return meets(candidate.free if demand.sharing is Sharing.EXCLUSIVE else candidate.unheld, demand)
+
+
+def has_a_step_more(candidate: Candidate, demand: GpuDemand) -> bool:
+    """Whether as many GPUs of one kind as a job needs surely have the memory, by what the index holds."""
+    free, number = candidate.free_memory, demand.number
+    return (
+        number <= len(free) and free[number - 1] > demand.memory_mb // STEP_MB and len(candidate.unheld) == 1
+    )
 
 
 def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
@@ -86,9 +95,9 @@ def choose_gpus(candidate: Candidate, demand: GpuDemand) -> list[GpuState]:
             return [gpus[place] for place in candidate.free_places[: demand.number]]
         ranked = [gpu for place in candidate.free_places if demand.fits((gpu := gpus[place]).kind)]
     else:
-        alike = _alike_by_memory(candidate, demand.memory_mb)
+        alike = _alike_by_memory(candidate, demand)
         if alike is not None:
-            return alike[: demand.number]
+            return alike
         sharable = sorted(_with_free_memory(candidate, demand), key=lambda one: _shared_rank(candidate, *one))
         ranked = [gpu for gpu, _ in sharable]
     for is_mig in (False, True):
@@ -275,12 +284,6 @@ def _gpu_of_worker(candidate: Candidate, unheld: list[GpuState], free: list[GpuS
     return next(busy, free[0] if free else None)
 
 
-def _have_a_step_more(candidate: Candidate, demand: GpuDemand) -> bool:
-    """Whether as many GPUs as a job needs surely have the memory, by what the index holds of them."""
-    free = candidate.free_memory
-    return demand.number <= len(free) and free[demand.number - 1] > demand.memory_mb // STEP_MB
-
-
 def _with_free_memory(candidate: Candidate, demand: GpuDemand) -> Iterator[tuple[GpuState, int]]:
     gpus = list(candidate.record.gpus.values())
     for place in candidate.shared:
@@ -300,26 +303,22 @@ def _use(utilization_percent: float | None) -> float:
     return _UNKNOWN_USE_PERCENT if known is None else known
 
 
-def _alike_by_memory(candidate: Candidate, memory_mb: int) -> list[GpuState] | None:
-    """Rank an eligible node's GPUs for sharing by the columns of its heartbeat, as `_shared_rank` does.
+def _alike_by_memory(candidate: Candidate, demand: GpuDemand) -> list[GpuState] | None:
+    """Choose for sharing by the columns of a heartbeat, as `_shared_rank` does, without a look at each GPU.
 
-    That takes a third of the time. None where they are of several kinds or shared already, or where a figure
-    is unknown.
+    Of equal GPUs the one with the least memory in use has the most free. None where they are of several kinds
+    or shared already, or where a figure is unknown.
     """
     gpus = candidate.record.gpus
     if len(candidate.unheld) != 1 or candidate.reserved or candidate.reclaiming:
         return None
-    free = gpus.free_mb
-    if free is None:
+    figures = gpus.memory_and_use
+    if figures is None:
         return None
-    places = [place for place in candidate.shared if free[place] >= memory_mb]
-    if len({free[place] for place in places}) < len(places):
-        use = gpus.utilizations
-        places.sort(key=lambda place: (-free[place], _use(use[place])))
-    else:
-        places.sort(key=free.__getitem__, reverse=True)
     states = gpus.in_order
-    return [states[place] for place in places]
+    use = [one if 0 <= one <= _ALL else _UNKNOWN_USE_PERCENT for one in figures[len(states) :]]
+    ranked = sorted([(figures[place], use[place], place) for place in candidate.shared])
+    return [states[place] for _, _, place in ranked[: demand.number]]
 
 
 def _undeclared_mb(record: NodeRecord, reserved: Reservations) -> int:

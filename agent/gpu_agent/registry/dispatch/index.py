@@ -27,6 +27,7 @@ from gpu_agent.registry.dispatch.gpu_allocation import (
     available_mb,
     declared_set,
     gpu_set,
+    has_a_step_more,
     has_foreign_jobs,
     has_free_gpus,
     reading_at,
@@ -43,6 +44,9 @@ from gpu_agent.wire.codes import ExclusionReason
 
 RANKS = (8, 4, 2, 1)
 """For each of these k the index knows how much memory the k-th freest usable GPU of a node has."""
+
+_PLACES = tuple(bisect_left(RANKS, -number, key=neg) for number in range(RANKS[0] + 1))
+"""By how many GPUs a job needs: the place among `RANKS` of the largest that is not more."""
 
 _LEVEL_WIDTH = 12
 """Bits of a number of steps of free memory; 0 is no such GPU, or less than one step."""
@@ -98,10 +102,12 @@ class Index:
         self._room = tuple(Column(_LEVEL_WIDTH) for _ in RANKS)
         self.queries = [(one, self._query(one)) for one in FILTERS]
         """How each filter is asked of all nodes, in the order of the filters."""
-        of_jobs = [(one, query) for one, query in self.queries if not isinstance(one.key, NodeState)]
-        of_jobs.sort(key=lambda row: isinstance(row[0].key, GpuKey))
-        self._job_queries = [query for _, query in of_jobs]
-        """Those by which jobs differ; what a node declares comes first, since its answers cost less."""
+        self._job_queries = [
+            query
+            for one, query in self.queries
+            if not isinstance(one.key, NodeState | Keys) and one.key is not GpuKey.USABLE
+        ]
+        """What jobs are asked besides `_keys`; a node whose GPUs are free has them usable."""
 
     def candidate_of(self, record: NodeRecord) -> Candidate:
         """Return a node with this record; one that is not known is added."""
@@ -214,7 +220,7 @@ class Index:
         `but` holds positions to leave out.
         """
         eligible = self._may_take(demand, ~but if but else -1)
-        packs = demand.sharing is Sharing.EXCLUSIVE
+        packs = demand.gpus.sharing is Sharing.EXCLUSIVE
         while eligible:
             leaders = self._scores.best(self._taken.best(eligible) if packs else eligible)
             candidate = self.at(pick(leaders, draw()))
@@ -311,7 +317,12 @@ class Index:
         """Whether a node that was found is still open to jobs, and has the memory that was held in steps."""
         if unschedulable_reason(candidate.record, self._limits) is not None:
             return False
-        return demand.sharing is not Sharing.MEMORY or has_free_gpus(candidate, demand.gpus)
+        gpus = demand.gpus
+        return (
+            gpus.sharing is not Sharing.MEMORY
+            or has_a_step_more(candidate, gpus)  # and the index has found enough that are unheld
+            or has_free_gpus(candidate, gpus)
+        )
 
     def _with_memory(self, demand: Demand, among: int) -> int:
         """Keep those of `among` with the free GPUs, as `with_free_gpus` does, but look at fewer nodes.
@@ -327,6 +338,8 @@ class Index:
     def _may_take(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that are eligible; for memory those that may be."""
         among &= self.unschedulable[None]
+        for row in self._keys:
+            among = self._with_keys(row, demand, among)
         for query in self._job_queries:
             if not among:
                 break
@@ -337,11 +350,11 @@ class Index:
         """Return how a filter is asked of all nodes: by its key."""
         match one.key:
             case NodeState():
-                return lambda _, among: among & ~self.unschedulable[one.reason]
+                return lambda _, among: among ^ among & self.unschedulable[one.reason]
             case NodeIds():
                 return partial(self._with_ids, one.key)
-            case Keys(_, of_job):
-                return _with_keys(next(postings for key, postings in self._keys if key is one.key), of_job)
+            case Keys():
+                return partial(self._with_keys, next(row for row in self._keys if row[0] is one.key))
             case GpuKey.USABLE:
                 return lambda demand, among: self._usable.meeting(demand.gpus, among)
             case GpuKey.FREE:
@@ -349,9 +362,16 @@ class Index:
             case GpuKey.RESERVED:
                 return self._without_reserved
             case GpuKey.BUSY:
-                return lambda demand, among: among if demand.sharing else among & ~self._busy
+                return lambda demand, among: among if demand.gpus.sharing else among ^ among & self._busy
             case _ as unreachable:
                 assert_never(unreachable)
+
+    @staticmethod
+    def _with_keys(row: tuple[Keys, Postings[Hashable]], demand: Demand, among: int) -> int:
+        key, postings = row
+        for group in key.of_job(demand):
+            among &= postings.holders_of_any(group)
+        return among
 
     def _with_ids(self, key: NodeIds, demand: Demand, among: int) -> int:
         allowed = key.allowed(demand)
@@ -370,12 +390,11 @@ class Index:
 
     def _with_free(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that have the free GPUs; for memory those that may have it."""
-        if demand.sharing is Sharing.EXCLUSIVE:
-            return self._free.meeting(demand.gpus, among)
-        among = self._unheld.meeting(demand.gpus, among)
-        if demand.sharing is None:
-            return among
-        return self._room[_place_of(demand.gpus)].at_least(_steps_of(demand.gpus), among)
+        gpus = demand.gpus
+        if gpus.sharing is Sharing.EXCLUSIVE:
+            return self._free.meeting(gpus, among)
+        among = self._unheld.meeting(gpus, among)
+        return among if gpus.sharing is None else self._room[_place_of(gpus)].at_least(_steps_of(gpus), among)
 
     def _without_reserved(self, demand: Demand, among: int) -> int:
         for position, candidate in self._reserved.items():
@@ -585,7 +604,7 @@ class GpuCounts:
 
 def _place_of(gpus: GpuDemand) -> int:
     """Return the place among `RANKS` that says most about a demand for free memory."""
-    return bisect_left(RANKS, -gpus.number, key=neg)
+    return _PLACES[min(gpus.number, RANKS[0])]
 
 
 def _steps_of(gpus: GpuDemand) -> int:
@@ -637,20 +656,6 @@ def _must_recheck(candidate: Candidate) -> bool:
     read = reading_at(candidate.record)
     candidate.ended_at = {uuid: at for uuid, at in candidate.ended_at.items() if at >= read}
     return bool(candidate.ended_at)
-
-
-def _with_keys(
-    postings: Postings[Hashable], of_job: Callable[[Demand], Iterable[tuple[Hashable, ...]]]
-) -> _Query:
-    def query(demand: Demand, among: int) -> int:
-        for first, *others in of_job(demand):
-            holders = postings.holders(first)
-            for key in others:
-                holders |= postings.holders(key)
-            among &= holders
-        return among
-
-    return query
 
 
 def _free_steps(candidate: Candidate) -> list[int]:

@@ -86,13 +86,15 @@ def _exceeded(record: NodeRecord, limits: Thresholds) -> tuple[str, float, float
     An unknown figure passes, and so does a simulated node: its host's figures are another machine's.
     """
     usage = record.liveness.usage
-    if usage is None or record.declared.registration.simulated:
+    if usage is None:
         return None
     if usage.cpu_percent > limits.max_cpu_percent:
-        return "CPU use", limits.max_cpu_percent, usage.cpu_percent
-    if usage.mem_percent > limits.max_memory_percent:
-        return "memory use", limits.max_memory_percent, usage.mem_percent
-    return None
+        exceeded = "CPU use", limits.max_cpu_percent, usage.cpu_percent
+    elif usage.mem_percent > limits.max_memory_percent:
+        exceeded = "memory use", limits.max_memory_percent, usage.mem_percent
+    else:
+        return None
+    return None if record.declared.registration.simulated else exceeded
 
 
 def is_gpu_busy(record: NodeRecord, limits: Thresholds) -> bool:
