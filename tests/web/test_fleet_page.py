@@ -260,6 +260,32 @@ def test_a_cell_that_has_the_focus_is_left_alone(admin: Visitor, served: ServedF
     served.do(served.fleet.service.uncordon(machine.node_id))
 
 
+def test_a_page_that_loads_itself_again_keeps_what_was_typed_and_says_who_is_signed_in(
+    visiting: Visiting, served: ServedFleet
+) -> None:
+    visitor = visiting(viewport=SIZES["telephone"])
+    page = visitor.page
+    visitor.sign_in(served.url, served.tokens[Role.READ], "/nodes")
+    page.get_by_text("More filters").click()
+    page.locator("#filter [name=status]").select_option("offline")
+    page.locator("#filter [name=label]").fill("zone=a")
+    other = visitor.context.new_page()
+    other.goto(served.url)
+    other.get_by_role("button", name="Sign out").click()
+    visitor.page = other
+    visitor.sign_in(served.url, served.tokens[Role.ADMIN])
+    with page.expect_response(f"{served.url}/nodes"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator(".who span").first).to_have_text("ann (admin)")
+    expect(page.locator("#filter [name=status]")).to_have_value("offline")
+    expect(page.locator("#filter [name=label]")).to_have_value("zone=a")
+    expect(page.locator("#filter [name=label]")).to_be_focused()
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#h-n")).to_contain_text("of 12 nodes")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
 def test_without_the_script_pages_filters_and_forms_work(visiting: Visiting, served: ServedFleet) -> None:
     visitor = visiting(java_script_enabled=False)
     visitor.sign_in(served.url, served.tokens[Role.READ], "/nodes")

@@ -107,6 +107,34 @@ async def test_what_an_offline_node_reported_last_is_not_shown_as_of_now(
     assert 'class="g c"' in page
 
 
+async def test_a_check_that_found_the_same_of_several_gpus_has_one_row(
+    played: Fleet, admin: httpx.AsyncClient
+) -> None:
+    machine = await played.join(Machine("a", count=3))
+    assert machine.node is not None
+    record = played.service.record(machine.node_id)
+    assert record is not None
+    found = [("fabric", "all is well", 3), ("link", "x16", 2), ("link", "x8 of x16", 3)]
+    checks = [
+        {"name": name, "scope": uuid, "ok": detail != "x8 of x16", "detail": detail, "at": 1.0}
+        for name, detail, until_place in found
+        for uuid in machine.uuids()[2 if detail == "x8 of x16" else 0 : until_place]
+    ]
+    checks.append({"name": "count", "scope": "node", "ok": True, "detail": "3 of 3", "at": 1.0})
+    await machine.node.send({**machine.heartbeat(), "checks": checks})
+    await until(lambda: record.checks, what="the checks are known")
+    page = (
+        (await admin.get(f"/nodes/{machine.node_id}")).text.split('id="node-checks"')[1].split("</table>")[0]
+    )
+    rows = [re.sub(r"<[^>]+>", " ", row) for row in re.findall(r"<tr>.*?</tr>", page) if "only shown" in row]
+    assert [" ".join(row.split()) for row in rows] == [
+        "passes: fabric every GPU all is well (only shown)",
+        "passes: link GPUs 0, 1 x16 (only shown)",
+        "fails: link GPU 2 x8 of x16 (only shown)",
+        "passes: count 3 of 3 (only shown)",
+    ]
+
+
 async def test_filters_sort_and_pages_are_in_the_address(played: Fleet, admin: httpx.AsyncClient) -> None:
     await played.join(Machine("a-1", count=1, labels={"zone": "a"}, models=("m",)))
     await played.join(Machine("b-1", "NVIDIA H100", count=4, labels={"zone": "b"}))

@@ -288,6 +288,7 @@ async def test_a_link_signs_in_once_as_who_asked_for_it(played: Fleet, browser: 
     for again in (await browser.get(link), await follow(browser, link)):
         assert again.status_code == 401
         assert "was used, or is older than five minutes" in again.text
+        assert "get another link: <code>gpu-agent registry page</code>" in again.text
     assert session_of(browser) is None
 
 

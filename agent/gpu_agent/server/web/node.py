@@ -1,6 +1,7 @@
 """The page `/nodes/{node_id}`: what is wrong with a node, and what to do?"""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -114,7 +115,8 @@ def _parts(visit: Visit, node_id: str, _rows: Sequence[str]) -> Iterator[Part]:
     claims = registry.claims(node_id=node_id)
     of_claims = tuple((one.claim_id, one.state) for one in claims), int(now / 15)
     yield part("node-claims", of_claims, claims=claims, numbers=numbers)
-    yield part("node-checks", (node.checks, node.node_checks), numbers=numbers)
+    checks = _admission_checks(node, numbers)
+    yield part("node-checks", (node.checks, checks), admission=checks)
     explanation = registry.explain_node(node_id)
     refuses = () if explanation is None else explanation.exclusions
     yield part("node-refuses", refuses, refuses=refuses)
@@ -155,6 +157,35 @@ def _affected(node: NodeDetail, findings: Sequence[Finding]) -> tuple[str, ...]:
     gpus = placeable(node.gpus)
     places = {place for one in findings if one.is_fault for place in one.gpus}
     return tuple(sorted({job for place in places for job in jobs_of(gpus[place])}))
+
+
+@dataclass(frozen=True, slots=True)
+class _AdmissionCheck:
+    """An admission check that found the same of each of its GPUs."""
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str
+    gpus: str
+    """Which, in words; empty for a check of the node."""
+
+
+def _admission_checks(node: NodeDetail, numbers: Mapping[str, str]) -> tuple[_AdmissionCheck, ...]:
+    """Return the admission checks, those in one for which the same was found."""
+    found: dict[tuple[str, bool, bool, str], set[str]] = {}
+    for one in node.node_checks or ():
+        scopes = found.setdefault((one.name, one.ok, one.required, one.detail), set())
+        scopes.update(set() if one.scope == "node" else {one.scope})
+    return tuple(_AdmissionCheck(*same, _which(scopes, numbers)) for same, scopes in found.items())
+
+
+def _which(uuids: Collection[str], numbers: Mapping[str, str]) -> str:
+    if len(uuids) > 1 and numbers.keys() <= set(uuids):
+        return "every GPU"
+    named = [number for uuid, number in numbers.items() if uuid in uuids]
+    named += sorted(set(uuids) - numbers.keys())
+    return f"GPU{'s' if len(named) > 1 else ''} {', '.join(named)}" if named else ""
 
 
 def _numbers(node: NodeDetail) -> dict[str, str]:

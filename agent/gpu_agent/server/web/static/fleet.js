@@ -52,11 +52,22 @@ async function reload() {
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
   if (fresh.body.dataset.build !== document.body.dataset.build) return void location.reload();
-  const focus = document.activeElement?.id, top = scrollY;
-  for (const part of ['.top nav', '#main']) $(part).replaceWith($(part, fresh));
+  const at = document.activeElement, focus = at?.id ? `#${at.id}` : field(at), top = scrollY;
+  const typed = typed_fields(), opened = $('#filter details')?.open;
+  for (const part of ['.top nav', '.who', '#main']) $(part).replaceWith($(part, fresh));
   prepare();
+  for (const [name, state] of typed) Object.assign($(name) ?? {}, state);
+  if (opened && $('#filter details')) $('#filter details').open = true;
   scrollTo(0, top);
-  if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+  if (focus) $(focus)?.focus({ preventScroll: true });
+}
+function field(one) {           // how a field of a form is found again; the names are the server's
+  return one?.form?.id && one.name ? `#${one.form.id} [name=${one.name}]` : '';
+}
+function typed_fields() {       // what the reader has filled in and not sent
+  return $$('#main input:not([type=hidden]), #main select').filter(field)
+    .filter(one => one.options ? !one.selectedOptions[0]?.defaultSelected : one.value !== one.defaultValue || one.checked !== one.defaultChecked)
+    .map(one => [field(one), one.type === 'checkbox' ? { checked: one.checked } : { value: one.value }]);
 }
 
 // --- The stream of what changes
@@ -243,7 +254,7 @@ function prepare() {
   since = '';
   show_pause();
   const more = $('#filter details');
-  if (more && innerWidth < 761 && !more.dataset.used) more.open = false;
+  if (more && innerWidth < 761) more.open = false;
 }
 prepare();
 open();
