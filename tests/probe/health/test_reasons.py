@@ -64,7 +64,7 @@ def test_every_event_has_a_meaning_whether_it_counts_or_not() -> None:
     ],
 )
 def test_a_reset_is_said_as_what_to_type(name: str, indexes: list[int | None], tool: str) -> None:
-    reset = f"drain the node, stop the agent, then run {tool}"
+    reset = f"drain the node, stop the agent, run {tool}, then start the agent again"
     assert next_step(["row_remap_pending"], name=name, indexes=indexes) == reset
     again = next_step(["ecc_uncorrected"], name=name, indexes=indexes)
     assert again == f"restart the programs that use the GPU; if it happens again, {reset}"
@@ -83,7 +83,7 @@ def test_gpus_with_the_same_next_step_are_named_in_one() -> None:
         Gpu(index=number, uuid=f"GPU-{number}", name="NVIDIA L4", reasons=(reason(code),))
         for number, code in ((0, "xid_48"), (1, "xid_79"), (2, "row_remap_pending"))
     ]
-    reset = "drain the node, stop the agent, then run `nvidia-smi --gpu-reset -i 0,2`"
+    reset = "drain the node, stop the agent, run `nvidia-smi --gpu-reset -i 0,2`, then start the agent again"
     assert gpu_steps(gpus) == (reset, "drain the node, then reboot it")
     lost = Gpu(index=3, uuid="GPU-3", name="NVIDIA L4", reasons=(reason("gpu_lost"),))
     reboot = "drain the node, then reboot it; if the GPU stays lost, reseat it"

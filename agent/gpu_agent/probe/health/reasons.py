@@ -250,7 +250,7 @@ def how_to(action: str, *, name: str, indexes: Iterable[int | None]) -> str:
     tool = (
         "`amd-smi reset --gpureset`" if name.startswith("AMD") else f"`nvidia-smi --gpu-reset -i {numbers}`"
     )
-    reset = f"drain the node, stop the agent, then run {tool}"
+    reset = f"drain the node, stop the agent, run {tool}, then start the agent again"
     return _HOW_TO.get(action, action).replace(_RESET, reset)
 
 
