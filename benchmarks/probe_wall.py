@@ -130,8 +130,8 @@ def main() -> int:
     parser.add_argument("--nvitop", help="the program, in an environment of its own")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     arguments = parser.parse_args()
-    for package in (gpu_agent, psutil):
-        compileall.compile_dir(Path(package.__file__).parent, quiet=2)  # as pip does when it installs
+    for loaded in (gpu_agent.__file__, psutil.__file__):
+        compileall.compile_dir(Path(loaded).parent, quiet=2)  # as pip does when it installs
     compileall.compile_file(pynvml.__file__, quiet=2)  # uv does not
     met = []
     with tempfile.TemporaryDirectory() as temporary:
