@@ -62,9 +62,8 @@ class SessionReported:
     leader may not have stored."""
 
 
-@dataclass(slots=True)
-class HeartbeatReceived:
-    """A heartbeat arrived. Not frozen: made once per heartbeat, on the hottest path."""
+class HeartbeatReceived(NamedTuple):
+    """A heartbeat arrived. A tuple: made once per heartbeat, on the hottest path."""
 
     connection: int
     message: Heartbeat

@@ -230,14 +230,17 @@ class Gpus(Mapping[str, GpuState]):
             return Difference.MORE
         if self.not_ok_since:
             self.not_ok_since.clear()
+        lanes, is_memory_unknown = self._lanes, False
         try:
             row = self._layout.pack(*used, *utilizations, *temperatures, *powers)
         except error:  # one is unknown
             row = self._row_with_unknown(used, (*utilizations, *temperatures, *powers))
-        memory, lanes = row[: self._memory_bytes], None if None in used else self._lanes
+            if None in used:
+                lanes, is_memory_unknown = None, True
+        memory = row[: self._memory_bytes]
         free = None if lanes is None else lanes[0] - int.from_bytes(memory, "little") & lanes[1]
         if exactly or free is None:
-            differs = memory != self._row[: self._memory_bytes] or None in used
+            differs = is_memory_unknown or memory != self._row[: self._memory_bytes]
         else:
             differs = free != self._free
         self._row, self._free, self._row_is_newer = row, free, True

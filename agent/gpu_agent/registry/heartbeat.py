@@ -50,14 +50,15 @@ class Heartbeats:
 
     def handle(self, event: HeartbeatReceived, record: NodeRecord | None, now: float) -> Step | None:
         """Apply a heartbeat to the node that its connection registered; returns None when nothing follows."""
-        node_id, usage, gpus, probe_age_seconds, running_jobs, parts = event.message
+        _, message, round_trip_seconds, age_seconds = event
+        node_id, usage, gpus, probe_age_seconds, running_jobs, parts = message
         if record is None or record.node_id != node_id:
             if record is not None:
                 record.liveness.last_refused = True
             return _send(event, unknown_node(node_id), now)
         liveness, thresholds = record.liveness, self._thresholds
         was_suspected = liveness.suspected_until is not None
-        before, at = liveness.last_heartbeat_at, now - event.age_seconds
+        before, at = liveness.last_heartbeat_at, now - age_seconds
         checks_before, declared_before = record.checks, record.declared
         if parts is not None:
             refusal = _replace_parts(record, parts, thresholds)
@@ -72,14 +73,14 @@ class Heartbeats:
         jobs = record.jobs
         jobs_differ = running_jobs != jobs.in_order or usage.running_jobs != jobs.count or before is None
         passed = 0.0 if before is None else max(0.0, at - before)
-        is_counted = event.age_seconds > 0.0 and before is not None
+        is_counted = age_seconds > 0.0 and before is not None
         is_counted = is_counted and passed < record.schedule.warmup_interval_seconds * _SAME_HEARTBEAT
         liveness.usage, liveness.probe_age_seconds = usage, probe_age_seconds
         liveness.last_heartbeat_at = liveness.figures_at = at
         # The first one under another leader gives a full timeout, and the same one again takes none of it.
         liveness.last_seen_at = now if before is None else max(liveness.last_seen_at, at)
         liveness.last_refused = False
-        load_differs = _write_load(liveness, usage, event.round_trip_seconds, thresholds=thresholds)
+        load_differs = _write_load(liveness, usage, round_trip_seconds, thresholds=thresholds)
         replaced = record.declared is not declared_before or (parts is not None and parts.checks is not None)
         if replaced or jobs_differ or was_suspected:
             guess = gpus is not None and any(count is not None for count in gpus.processes)
@@ -177,10 +178,17 @@ class Heartbeats:
         liveness, thresholds = record.liveness, self._thresholds
         idle = self._claims.telemetry.observe(record, now) if record.claims else None
         healthy = health.is_healthy(record, thresholds)
-        ordinary = healthy and record.status is NodeStatus.READY and liveness.recent is self._all_healthy
-        ordinary = ordinary and not jobs_differ and not was_suspected and idle is None
-        if ordinary and record.checks is checks_before and not _concerns_claims(record) and not self._debug():
-            liveness.healthy_heartbeats += passed_seconds is not None
+        if (
+            healthy
+            and record.status is NodeStatus.READY
+            and liveness.recent is self._all_healthy
+            and not (jobs_differ or was_suspected or _concerns_claims(record))
+            and idle is None
+            and record.checks is checks_before
+            and not self._debug()
+        ):
+            if passed_seconds is not None:
+                liveness.healthy_heartbeats += 1
             return None
         step = Step(now)
         if was_suspected:
@@ -263,10 +271,10 @@ def _follow_checks(record: NodeRecord, before: ReportedChecks | None, step: Step
 
 def _concerns_claims(record: NodeRecord) -> bool:
     """Whether a heartbeat may change what claims hold, or show something about them that is logged."""
-    return (
-        bool(record.held)
-        or bool(record.unclaimed_use)
-        or (bool(record.claims) and not record.gpus.all_ok)
+    return bool(
+        record.held
+        or record.unclaimed_use
+        or (record.claims and not record.gpus.all_ok)
         or record.unclaimed_use is not record.unclaimed_before
         or record.duplicate_gpus is not record.duplicates_logged
     )
@@ -308,7 +316,7 @@ def _write_load(
 ) -> Difference:
     """Write a node's load, and its round trip where one was measured; returns what dispatch must take in."""
     load, before = load_of(usage, thresholds), liveness.load
-    if load == before and round_trip is None:
+    if round_trip is None and load == before:
         return Difference.NONE
     liveness.load = load
     near_before = liveness.round_trip_seconds

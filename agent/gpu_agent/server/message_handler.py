@@ -8,6 +8,7 @@ and answered with `RATE_LIMITED`, and a peer that goes on is disconnected. Decid
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, assert_never
 
 from gpu_agent.registry.declaration import schema_not_supported
@@ -56,6 +57,10 @@ HEARTBEATS_PER_MEASUREMENT = 16
 """A connection's round trip is measured when it registers, and at every 16th heartbeat."""
 
 _NODE_ID_BYTES = 4
+
+
+_heartbeat_received = partial(tuple.__new__, HeartbeatReceived)
+"""As the class itself does, without a call in Python."""
 
 
 class Peer(Protocol):
@@ -161,7 +166,7 @@ class MessageHandler:
             connection.log_violation("foreign_heartbeat", heartbeat_of=message.node_id)
         heartbeats = connection.heartbeats = connection.heartbeats + 1
         measured = None if heartbeats % HEARTBEATS_PER_MEASUREMENT else connection.round_trip_seconds
-        self._handle(HeartbeatReceived(connection.number, message, measured))
+        self._handle(_heartbeat_received((connection.number, message, measured, 0.0)))
 
     def heartbeats_repeated(
         self,

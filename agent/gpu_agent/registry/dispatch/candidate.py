@@ -166,15 +166,16 @@ def best_score(weights: Thresholds) -> int:
 
 def score(record: NodeRecord, in_flight: int, weights: Thresholds) -> int:
     """Rate a node from 0 to the best score; an unknown figure counts as half."""
-    usage = record.liveness.usage
-    slots = record.slots
+    liveness, slots = record.liveness, record.slots
+    usage = liveness.usage
     free = slots - in_flight
-    return (
-        (weights.weight_load * free // slots if free > 0 else 0)
-        + _idle(None if usage is None else usage.gpu_percent, weights.weight_gpu_use)
-        + _idle(None if usage is None else usage.gpu_mem_percent, weights.weight_free_memory)
-        + _near(record.liveness.round_trip_seconds, weights.weight_round_trip)
-    )
+    rating = weights.weight_load * free // slots if free > 0 else 0
+    if usage is None:
+        rating += (weights.weight_gpu_use >> 1) + (weights.weight_free_memory >> 1)
+    else:
+        rating += _idle(usage.gpu_percent, weights.weight_gpu_use)
+        rating += _idle(usage.gpu_mem_percent, weights.weight_free_memory)
+    return rating + _near(liveness.round_trip_seconds, weights.weight_round_trip)
 
 
 def load_of(usage: Usage, limits: Thresholds) -> Load:
@@ -201,12 +202,11 @@ def nearness(round_trip_seconds: float | None) -> int | None:
     return _TENTHS - min(int(_TENTHS * round_trip_seconds / _FAR_SECONDS), _TENTHS)
 
 
-def _idle(percent: float | None, weight: int) -> int:
+def _idle(percent: float | None, weight: int) -> int:  # `known_percent` without a call
     """Rate what is left of 100 %, in tenths; a tenth counts as used once it is entered."""
-    known = known_percent(percent)
-    if known is None:
+    if percent is None or not 0 <= percent <= _ALL:
         return weight >> 1
-    return weight * (_TENTHS - int(known) // _TENTHS) // _TENTHS
+    return weight * (_TENTHS - int(percent) // _TENTHS) // _TENTHS
 
 
 def _near(round_trip_seconds: float | None, weight: int) -> int:
