@@ -10,7 +10,7 @@ import pytest
 from gpu_agent.probe.models.ollama import OllamaStore
 from gpu_agent.probe.models.scanner import ModelScanner
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import open_folder, settle, unprivileged
+from tests.probe.models.caches import GGUF, open_folder, settle, unprivileged
 
 USUAL = "registry.ollama.ai/library"
 LLAMA = {"model_format": "gguf", "model_family": "llama", "model_type": "8.0B", "file_type": "Q4_0"}
@@ -100,6 +100,21 @@ def test_the_family_in_ollamas_config_gives_the_kind(tmp_path: Path, family: str
     Store(tmp_path).model(config={"model_format": "gguf"} | ({"model_family": family} if family else {}))
     models, _ = found_in(tmp_path)
     assert models["llama3:8b"].kind == kind
+
+
+@pytest.mark.parametrize("config", [b"{}", b"no json", json.dumps({"model_family": "llama"}).encode()])
+def test_weights_of_which_no_format_is_stated_are_checked_as_gguf(tmp_path: Path, config: bytes) -> None:
+    store = Store(tmp_path)
+    for name, weights in (("page", b"<html>not found</html>"), ("whole", GGUF), ("cut", GGUF[:-1])):
+        layer = {**store.blob(weights), "mediaType": "application/vnd.ollama.image.model"}
+        store.manifest(f"{USUAL}/{name}/1", {"config": store.blob(config), "layers": [layer]})
+    models, _ = found_in(tmp_path)
+    assert {name: model.status for name, model in models.items()} == {
+        "page:1": ModelStatus.ERROR,
+        "whole:1": ModelStatus.READY,
+        "cut:1": ModelStatus.ERROR,
+    }
+    assert "web page" in str(models["page:1"].detail)
 
 
 def test_a_partial_blob_is_a_download(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ _SHOWN_DIGITS = 12
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_CONFIG_BYTES = 16_384
 _WEIGHTS = ("application/vnd.ollama.image.model", "application/vnd.ollama.image.projector")
+_USUAL_FORMAT = "gguf"
+"""Of weights whose format is not stated."""
 _NO_BLOBS = "its manifest names no blobs; pull the model again"
 
 
@@ -151,7 +153,7 @@ class _Tag:
             return self._model(ModelStatus.ERROR, digest=digest, detail=_NO_BLOBS)
         config = self._config(parse_object(text))
         status, detail = self._state(blobs)
-        if status is ModelStatus.READY and config.get("model_format") == "gguf":
+        if status is ModelStatus.READY and config.get("model_format", _USUAL_FORMAT) == _USUAL_FORMAT:
             detail = next(filter(None, map(self._damage, _weights(parse_object(text)))), None)
             status = ModelStatus.ERROR if detail else status
         return self._model(
