@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -640,3 +641,21 @@ async def test_without_etcds_word_the_other_instances_show_whether_this_one_is_c
             monkeypatch.setattr(Follower, "instances", lambda _, found=found: found)
             assert await one.instance._is_cut_off() is is_cut_off
         other.close()
+
+
+async def test_a_leader_whose_etcd_was_away_leads_again_without_awaiting_the_end_of_its_own_lease(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "Lease", partial(Lease, ttl_seconds=600))
+    with cluster(1) as etcd:
+        async with running(etcd, prefix, "a") as one:
+            await until(lambda: one.is_linked, what="its link to itself")
+            (member,) = etcd.members
+            member.kill()
+            with monkeypatch.context() as patch:
+                patch.setattr(Lease, "valid", property(lambda _: False))
+                await until(
+                    lambda: not one.leads and one.instance._at_rest.is_set(), what="the end of its term"
+                )
+            member.restart()
+            await until(lambda: one.leads, what="its next term")

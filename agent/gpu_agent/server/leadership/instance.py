@@ -126,6 +126,8 @@ class RegistryInstance:
         self._alone = True
         """Whether it has had no link to any leader yet, or was without for `ALONE_SECONDS`."""
         self._leading: Lease | None = None
+        self._led: Lease | None = None
+        """That of its last term, or of its last try."""
         self._etcd_problem: str | None = None
         self._leave_until = 0.0
         """Until when it lets the others lead; monotonic seconds."""
@@ -334,9 +336,7 @@ class RegistryInstance:
     async def _is_vacant(self) -> bool:
         """Ask etcd itself whether there is no leader to follow; False where etcd does not answer."""
         try:
-            found: KeyValue | None = await in_thread(
-                "leader", lambda: self._client.get(self._leader_key), deadline_seconds=None
-            )
+            found: KeyValue | None = await in_thread("leader", self._leader_named, deadline_seconds=None)
         except EtcdError as error:
             self._etcd_problem = str(error)
             if self._doubtful_since is None:
@@ -354,8 +354,15 @@ class RegistryInstance:
             return False
         return now >= self._leave_until and not self._name_taken
 
+    def _leader_named(self) -> KeyValue | None:
+        """Return the leader's key; one that this instance could not give back it gives back now."""
+        found = self._client.get(self._leader_key)
+        if found is not None and self._led is not None and self._led.return_late(found):
+            return None
+        return found
+
     async def _try_to_lead(self) -> None:
-        lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
+        self._led = lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
         try:
             await in_thread("lease", lease.acquire, deadline_seconds=None)
         except EtcdError:  # another was first, or etcd is gone

@@ -20,6 +20,7 @@ from gpu_agent.store.etcd.client import (
     Get,
     IsCreatedAt,
     IsValue,
+    KeyValue,
     OutcomeUnknownError,
     Put,
 )
@@ -103,6 +104,17 @@ class Lease:
             self.lost = True
             with suppress(EtcdError):
                 self._client.revoke(self._lease, seconds=_REVOKE_SECONDS)
+
+    def return_late(self, found: KeyValue) -> bool:
+        """Give the key back that `release` could not, since etcd did not answer; raises `EtcdError`.
+
+        Returns whether what was found is that key: while etcd has no quorum it deletes none, and when it is
+        back the lease has its whole TTL again.
+        """
+        if not self._ended.is_set() or found.lease != self._lease:
+            return False
+        self._client.revoke(self._lease, seconds=_REVOKE_SECONDS)
+        return True
 
     def _try_to_acquire(self) -> str | None:
         """Return who holds the key, None where it is ours now."""
