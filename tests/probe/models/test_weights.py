@@ -185,6 +185,13 @@ def test_what_sees_for_a_model_is_a_part_of_it_and_no_model() -> None:
     }
 
 
+def test_what_a_model_was_quantized_with_is_no_part_of_it() -> None:
+    assert split("a.gguf", "a-imatrix.gguf", "README.md") == {"": {"a.gguf", "README.md"}}
+    assert split("a.gguf", "b.gguf", "imatrix.gguf.part") == {"a": {"a.gguf"}, "b": {"b.gguf"}}
+    assert split("imatrix.gguf", "model.safetensors") == {"": {"model.safetensors"}}
+    assert split("imatrix.gguf", "README.md") == {"": {"imatrix.gguf", "README.md"}}
+
+
 def test_one_that_is_being_fetched_or_broken_is_no_fault_of_another() -> None:
     broken = FoundFile("b.gguf", "/nowhere/b", problem="its link leads nowhere")
     other = FoundFile("README.md", "/nowhere/r", problem="its link leads nowhere")

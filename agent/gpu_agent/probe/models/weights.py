@@ -60,7 +60,7 @@ _NAME = itemgetter(FoundFile._fields.index("name"))
 _USUAL_FILES = 64
 """Of folders with no more files it is remembered what their names say."""
 _CONFIG, _CARD, _SENTENCE_ENCODER = "config.json", "README.md", "modules.json"
-_COMPANIONS = ("mmproj", "imatrix")
+_COMPANION, _CALIBRATION = "mmproj", "imatrix"
 """In the names of GGUF files that are no models: what sees for one, and what it was quantized with."""
 
 
@@ -273,13 +273,14 @@ def split_models(files: Sequence[FoundFile]) -> Mapping[str, ModelFiles]:
     """
     if not _layout_of(tuple(map(_NAME, files))).may_be_several:
         return {"": ModelFiles(files)}
+    files = _without_calibration(files)
     own: dict[str, list[FoundFile]] = {}
     companions, others = [], []
     for file in files:
         name = whole_name(file.name)
         if format_of(name) != "gguf":
             others.append(file)
-        elif any(word in name.lower() for word in _COMPANIONS):
+        elif _COMPANION in name.lower():
             companions.append(file)
         else:
             own.setdefault(stem_of(name), []).append(file)
@@ -296,6 +297,16 @@ def split_models(files: Sequence[FoundFile]) -> Mapping[str, ModelFiles]:
     ]
     rest = {"": ModelFiles(others)} if has_others else {}
     return rest | {stem: ModelFiles([*parts, *shared]) for stem, parts in own.items()}
+
+
+def _without_calibration(files: Sequence[FoundFile]) -> Sequence[FoundFile]:
+    """Leave out what models were quantized with: they run without it. Where it is all there is, it stays."""
+    rest = [
+        file
+        for file in files
+        if _CALIBRATION not in file.name.lower() or format_of(whole_name(file.name)) != "gguf"
+    ]
+    return rest if any(format_of(whole_name(file.name)) for file in rest) else files
 
 
 def format_of(name: str) -> str | None:
