@@ -36,12 +36,7 @@ def bitset_of(positions: Sequence[int]) -> int:
 def pick(bits: int, chance: float) -> int:
     """Pick a position of a set that is not empty, each as likely as any other; `chance` is from [0, 1)."""
     count = bits.bit_count()
-    return bits.bit_length() - 1 if count == 1 else _nth(bits, int(chance * count), count)
-
-
-def _nth(bits: int, skipped: int, count: int) -> int:
-    """Find the one of `count` positions with so many below it: by halving, and the last few one by one."""
-    base = 0
+    skipped, base = int(chance * count), 0
     while count > _LAST_MEMBERS:
         half = bits.bit_length() >> 1
         high = bits >> half

@@ -7,6 +7,7 @@ nothing: the fleet stores what it returns before anything is sent.
 import heapq
 from collections.abc import Callable, Iterator, KeysView, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gpu_agent.registry.dispatch.candidate import (
     Candidate,
@@ -57,8 +58,7 @@ _FEW = 64
 """A heap with at most this many outdated entries is not rebuilt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The best nodes for a job at this moment; nothing is reserved by it."""
 
     grants: tuple[Grant, ...]

@@ -337,9 +337,7 @@ class Index:
 
     def _may_take(self, demand: Demand, among: int) -> int:
         """Keep those of `among` that are eligible; for memory those that may be."""
-        among &= self.unschedulable[None]
-        for row in self._keys:
-            among = self._with_keys(row, demand, among)
+        among = _with_keys(self._keys, demand, among & self.unschedulable[None])
         for query in self._job_queries:
             if not among:
                 break
@@ -354,7 +352,7 @@ class Index:
             case NodeIds():
                 return partial(self._with_ids, one.key)
             case Keys():
-                return partial(self._with_keys, next(row for row in self._keys if row[0] is one.key))
+                return partial(_with_keys, [row for row in self._keys if row[0] is one.key])
             case GpuKey.USABLE:
                 return lambda demand, among: self._usable.meeting(demand.gpus, among)
             case GpuKey.FREE:
@@ -365,13 +363,6 @@ class Index:
                 return lambda demand, among: among if demand.gpus.sharing else among ^ among & self._busy
             case _ as unreachable:
                 assert_never(unreachable)
-
-    @staticmethod
-    def _with_keys(row: tuple[Keys, Postings[Hashable]], demand: Demand, among: int) -> int:
-        key, postings = row
-        for group in key.of_job(demand):
-            among &= postings.holders_of_any(group)
-        return among
 
     def _with_ids(self, key: NodeIds, demand: Demand, among: int) -> int:
         allowed = key.allowed(demand)
@@ -656,6 +647,13 @@ def _must_recheck(candidate: Candidate) -> bool:
     read = reading_at(candidate.record)
     candidate.ended_at = {uuid: at for uuid, at in candidate.ended_at.items() if at >= read}
     return bool(candidate.ended_at)
+
+
+def _with_keys(rows: list[tuple[Keys, Postings[Hashable]]], demand: Demand, among: int) -> int:
+    for key, postings in rows:
+        for group in key.of_job(demand):
+            among &= postings.holders_of_any(group)
+    return among
 
 
 def _free_steps(candidate: Candidate) -> list[int]:
