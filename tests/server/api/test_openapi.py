@@ -49,7 +49,8 @@ def test_an_operation_has_a_name_a_summary_a_tag_and_a_role(name: str, operation
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS)
 def test_every_refusal_is_a_problem_document(name: str, operation: dict[str, Any]) -> None:
     refused = {status: one for status, one in operation["responses"].items() if status >= "400"}
-    assert {"400", "403", "413"} <= set(refused)
+    assert {"400", "403", "413", "431", "500", "503"} <= set(refused)
+    assert ("429" in refused) == (operation["x-role"] != "public")  # the limits of one token
     assert ("415" in refused) == name.startswith("POST")
     assert all(one["content"] == PROBLEM for one in refused.values())
 

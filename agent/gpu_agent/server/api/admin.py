@@ -54,7 +54,6 @@ async def show_health(request: Request) -> HealthAnswer:
     "/readyz",
     summary="Check that the registry can work",
     openapi_extra=needs("public"),
-    responses=refusals(503),
 )
 async def show_readiness(request: Request) -> Readiness:
     """Check that the registry can work; where it cannot, show which check fails, and why."""
@@ -136,7 +135,7 @@ def _threshold(thresholds: Thresholds, name: str) -> ThresholdView:
     summary="Back up the registry",
     openapi_extra=needs("admin"),
     response_class=Response,
-    responses={200: _BACKUP, **refusals(409, 503)},
+    responses={200: _BACKUP, **refusals(409)},
 )
 async def backup_registry(registry: Registry, _: EmptyRequest = _EMPTY) -> StreamingResponse:
     """Stream a copy of everything that is stored now: a database for `gpu-agent registry restore`.

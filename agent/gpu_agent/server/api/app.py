@@ -288,13 +288,15 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 def _complete_operation(method: str, operation: dict[str, Any], *, forwarded: bool) -> None:
     responses = operation["responses"]
-    general = [400, 403, 413] if operation.get(ROLE) == PUBLIC else [400, 401, 403, 413]
+    general = [400, 403, 413, 431, 500, 503]
+    if operation.get(ROLE) != PUBLIC:
+        general += [401, 429]
     if method == "post":
         general.append(415)
         if "requestBody" in operation:
             operation["requestBody"]["required"] = True  # an empty body passes, but it must say JSON
-    if forwarded:
-        general += [503] if method == "get" else [502, 503]
+    if forwarded and method != "get":
+        general.append(502)
     if _UNPROCESSABLE in responses:
         general.append(422)
     for status, answer in refusals(*general).items():

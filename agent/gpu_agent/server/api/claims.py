@@ -84,7 +84,7 @@ class ClaimsQuery(ApiRequest):
     "/v1/claims",
     summary="List claims",
     openapi_extra=needs("read"),
-    responses={**WITH_EVENT_ID, **refusals(503)},
+    responses=WITH_EVENT_ID,
 )
 async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: RegistryRead) -> ClaimList:
     """List claims by job, each with its nodes and its state."""
@@ -96,9 +96,7 @@ async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: Registry
     return ClaimList(claims=page, count=len(page), next=following)
 
 
-@claims.post(
-    "/v1/claims", summary="Claim slots", openapi_extra=needs("operate"), responses=refusals(409, 429, 503)
-)
+@claims.post("/v1/claims", summary="Claim slots", openapi_extra=needs("operate"), responses=refusals(409))
 async def claim_slots(body: JobRequest, *, request: Request, registry: Registry) -> ClaimView:
     """Reserve slots for a job, all or none; the same job again gets and renews the same claim.
 
@@ -112,7 +110,6 @@ async def claim_slots(body: JobRequest, *, request: Request, registry: Registry)
     "/v1/claims/renew",
     summary="Renew several claims",
     openapi_extra=needs("operate"),
-    responses=refusals(503),
 )
 async def renew_claims(body: RenewalsRequest, *, request: Request, registry: Registry) -> RenewalList:
     """Extend claims by one TTL each; each has a result of its own."""
@@ -126,7 +123,7 @@ async def renew_claims(body: RenewalsRequest, *, request: Request, registry: Reg
     "/v1/claims/{job_id:job_id}",
     summary="Show a claim",
     openapi_extra=needs("read"),
-    responses={**WITH_EVENT_ID, **refusals(404, 503)},
+    responses={**WITH_EVENT_ID, **refusals(404)},
 )
 async def show_claim(job_id: JobId, registry: RegistryRead) -> ClaimDetail:
     """Show a job's claim and its history, also for an hour after its end."""
@@ -142,7 +139,7 @@ async def show_claim(job_id: JobId, registry: RegistryRead) -> ClaimDetail:
     "/v1/claims/{job_id:job_id}/renew",
     summary="Renew a claim",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def renew_claim(
     job_id: JobId, *, request: Request, registry: Registry, body: RenewRequest = _RENEW
@@ -163,7 +160,7 @@ async def renew_claim(
     summary="Release a claim",
     status_code=204,
     openapi_extra=needs("operate"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def release_claim(
     job_id: JobId, query: Annotated[ReleaseQuery, Query()], *, request: Request, registry: Registry
@@ -180,7 +177,7 @@ async def release_claim(
     "/v1/queue",
     summary="List waiting jobs",
     openapi_extra=needs("read"),
-    responses={**WITH_EVENT_ID, **refusals(503)},
+    responses=WITH_EVENT_ID,
 )
 async def list_queue(registry: RegistryRead) -> QueueView:
     """List the jobs that wait for capacity, in the order in which they get it, with the reason."""
@@ -192,7 +189,7 @@ async def list_queue(registry: RegistryRead) -> QueueView:
     "/v1/dispatch/select",
     summary="Select a node for a job",
     openapi_extra=needs("read"),
-    responses=refusals(409, 503),
+    responses=refusals(409),
 )
 async def select_node(request: DryRunRequest, registry: Registry) -> Selection:
     """Select the slot that a job would get now; reserves nothing."""
@@ -207,7 +204,6 @@ async def select_node(request: DryRunRequest, registry: Registry) -> Selection:
     summary="Explain a job",
     openapi_extra=needs("read"),
     response_model=ExplanationView,
-    responses=refusals(503),
 )
 async def explain_job(
     request: DryRunRequest, query: Annotated[ExplainQuery, Query()], *, registry: Registry

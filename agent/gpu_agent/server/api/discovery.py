@@ -12,7 +12,7 @@ from pydantic import Field
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.events import STREAM_HEADERS, stream_token
 from gpu_agent.server.api.nodes import LabelPair, labels_of
-from gpu_agent.server.api.routing import Registry, api_router, needs, refusals
+from gpu_agent.server.api.routing import Registry, api_router, needs
 from gpu_agent.server.event_log import EventStreams
 from gpu_agent.server.service import RegistryService
 from gpu_agent.server.views import NodeFilter
@@ -82,7 +82,7 @@ class EndpointLists:
     summary="List the workers of ready nodes",
     openapi_extra=needs("read"),
     response_class=Response,
-    responses={**_ANSWERS, **refusals(429, 503)},
+    responses=_ANSWERS,
 )
 async def list_endpoints(
     query: Annotated[EndpointsQuery, Query()],
@@ -112,7 +112,6 @@ async def list_endpoints(
     "/v1/http_sd",
     summary="List targets for Prometheus",
     openapi_extra=needs("read"),
-    responses=refusals(503),
 )
 async def list_scrape_targets(registry: Registry) -> list[ScrapeTarget]:
     """List what Prometheus scrapes on the nodes (`http_sd_configs`): their endpoints, unless offline.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpu_agent.server.api.auth import Caller
 from gpu_agent.server.api.errors import ApiError, registry_busy
-from gpu_agent.server.api.routing import api_router, needs, refusals
+from gpu_agent.server.api.routing import api_router, needs
 from gpu_agent.server.event_log import ALL_EVENTS, EventFilter, EventStreams, RegistryEventLog
 from gpu_agent.wire import api
 
@@ -65,7 +65,7 @@ class StreamQuery(api.ApiRequest):
     summary="Follow every change",
     openapi_extra=needs("read"),
     response_class=StreamingResponse,
-    responses={200: _STREAM, **refusals(429, 503)},
+    responses={200: _STREAM},
 )
 async def follow_events(
     query: Annotated[StreamQuery, Query()],

@@ -154,7 +154,7 @@ class ExplainQuery(ApiRequest):
     summary="List nodes",
     openapi_extra=needs("read"),
     response_model=NodeList,
-    responses={**WITH_EVENT_ID, **refusals(404, 503)},
+    responses={**WITH_EVENT_ID, **refusals(404)},
 )
 async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) -> StreamingResponse:
     """List nodes, each with its status and the reason for it: by id, or in the order of `sort`."""
@@ -179,7 +179,7 @@ async def list_nodes(query: Annotated[NodesQuery, Query()], registry: Registry) 
     "/v1/fleet",
     summary="Show the fleet in figures",
     openapi_extra=needs("read"),
-    responses={**WITH_EVENT_ID, **refusals(503)},
+    responses=WITH_EVENT_ID,
 )
 async def show_fleet(registry: RegistryRead) -> FleetFigures:
     """Count nodes by status and reason, GPUs by status and model, slots and models."""
@@ -190,7 +190,7 @@ async def show_fleet(registry: RegistryRead) -> FleetFigures:
     "/v1/nodes/{node_id}",
     summary="Show a node",
     openapi_extra=needs("read"),
-    responses={**WITH_EVENT_ID, **refusals(404, 503)},
+    responses={**WITH_EVENT_ID, **refusals(404)},
 )
 async def show_node(node_id: NodeId, registry: RegistryRead) -> NodeDetail:
     """Show all that the registry knows of a node."""
@@ -202,7 +202,7 @@ async def show_node(node_id: NodeId, registry: RegistryRead) -> NodeDetail:
     "/v1/nodes/{node_id}/events",
     summary="Show a node's history",
     openapi_extra=needs("read"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def list_node_events(
     node_id: NodeId, query: Annotated[EventsQuery, Query()], registry: Registry
@@ -215,7 +215,7 @@ async def list_node_events(
     "/v1/nodes/{node_id}/gpu-history",
     summary="Show what a node's GPUs did lately",
     openapi_extra=needs("read"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def show_gpu_history(node_id: NodeId, registry: Registry) -> NodeGpuHistory:
     """Show use, memory, temperature and power of each GPU over the last 15 minutes."""
@@ -229,7 +229,7 @@ async def show_gpu_history(node_id: NodeId, registry: Registry) -> NodeGpuHistor
     "/v1/nodes/{node_id}/explain",
     summary="Explain why a node gets no job",
     openapi_extra=needs("read"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def explain_node(
     node_id: NodeId, query: Annotated[ExplainQuery, Query()], registry: Registry
@@ -245,7 +245,7 @@ async def explain_node(
     "/v1/nodes/{node_id}/drain",
     summary="Drain a node",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def drain_node(
     node_id: NodeId, body: DrainRequest, *, request: Request, registry: Registry
@@ -261,7 +261,7 @@ async def drain_node(
     "/v1/nodes/{node_id}/resume",
     summary="Resume a node",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def resume_node(
     node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
@@ -275,7 +275,7 @@ async def resume_node(
     "/v1/nodes/{node_id}/cordon",
     summary="Cordon a node",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def cordon_node(
     node_id: NodeId, body: CordonRequest, *, request: Request, registry: Registry
@@ -289,7 +289,7 @@ async def cordon_node(
     "/v1/nodes/{node_id}/uncordon",
     summary="Uncordon a node",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def uncordon_node(
     node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
@@ -303,7 +303,7 @@ async def uncordon_node(
     "/v1/nodes/{node_id}/gpus/{uuid}/cordon",
     summary="Cordon one GPU",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def cordon_gpu(
     node_id: NodeId, uuid: GpuUuid, body: CordonRequest, *, request: Request, registry: Registry
@@ -317,7 +317,7 @@ async def cordon_gpu(
     "/v1/nodes/{node_id}/gpus/{uuid}/uncordon",
     summary="Uncordon one GPU",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def uncordon_gpu(
     node_id: NodeId,
@@ -336,7 +336,7 @@ async def uncordon_gpu(
     "/v1/nodes/{node_id}/refresh",
     summary="Have a node probe again",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def refresh_node(
     node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
@@ -350,7 +350,7 @@ async def refresh_node(
     "/v1/nodes/{node_id}/reregister",
     summary="Have a node register again",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def reregister_node(
     node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
@@ -364,7 +364,7 @@ async def reregister_node(
     "/v1/nodes/{node_id}/check",
     summary="Have a node run its checks",
     openapi_extra=needs("operate"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def check_node(
     node_id: NodeId, *, request: Request, registry: Registry, body: ReasonRequest = _NO_REASON
@@ -379,7 +379,7 @@ async def check_node(
     summary="Remove a node",
     status_code=204,
     openapi_extra=needs("admin"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def remove_node(
     node_id: NodeId, query: Annotated[ReasonQuery, Query()], *, request: Request, registry: Registry

@@ -35,8 +35,10 @@ _MEANINGS = {
     409: "The current state does not allow this",
     413: "The request is too large",
     415: "The request does not say that it is JSON",
-    429: "Too many at a time: try again later",
     422: "The request has a wrong or unknown field",
+    429: "Too many at a time: try again later",
+    431: "The first line and the headers of the request are too long",
+    500: "A fault of the registry: its log says more",
     502: "The instance that leads was lost before its answer: the request may have been carried out",
     503: "The registry cannot do this now: try again in a moment",
 }

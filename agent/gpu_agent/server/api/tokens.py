@@ -32,7 +32,7 @@ router = api_router("tokens")
 _EMPTY = EmptyRequest()
 
 
-@router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"), responses=refusals(503))
+@router.get("/v1/tokens", summary="List tokens", openapi_extra=needs("admin"))
 async def list_tokens(registry: Registry) -> TokenList:
     """List join and operator tokens, the oldest first, expired and revoked ones too; never a secret."""
     tokens = await once_stored(registry, registry.tokens.all())
@@ -44,7 +44,6 @@ async def list_tokens(registry: Registry) -> TokenList:
     summary="Create a token",
     status_code=201,
     openapi_extra=needs("admin"),
-    responses=refusals(503),
 )
 async def create_token(request: TokenRequest, response: Response, registry: Registry) -> NewToken:
     """Create a join or an operator token. Its secret is in this answer and never again."""
@@ -86,7 +85,7 @@ async def create_sign_in_link(
     summary="Revoke a token",
     status_code=204,
     openapi_extra=needs("admin"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def revoke_token(token_id: TokenId, *, request: Request, registry: Registry) -> None:
     """Revoke a join or operator token; nodes that joined with it stay."""
@@ -101,7 +100,7 @@ async def revoke_token(token_id: TokenId, *, request: Request, registry: Registr
     summary="Create a token to reclaim a node's id",
     status_code=201,
     openapi_extra=needs("admin"),
-    responses=refusals(404, 503),
+    responses=refusals(404),
 )
 async def reclaim_node(
     node_id: NodeId, request: ReclaimRequest, *, response: Response, registry: Registry
@@ -114,7 +113,7 @@ async def reclaim_node(
     "/v1/nodes/{node_id}/rotate",
     summary="Replace a node's token",
     openapi_extra=needs("admin"),
-    responses=refusals(404, 409, 503),
+    responses=refusals(404, 409),
 )
 async def rotate_node_token(node_id: NodeId, request: RotationRequest, registry: Registry) -> NodeDetail:
     """Issue a new token to a node; only the node receives it."""
