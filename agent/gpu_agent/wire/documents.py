@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from gpu_agent.wire.codes import MAX_LABELS, NODE_ID_PATTERN
 
@@ -76,6 +76,17 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _flag(value: object) -> object:
+    """Read a word of a query: these two, of the many that pydantic takes for a boolean."""
+    if not isinstance(value, str):
+        return value
+    if value not in _FLAGS:
+        raise PydanticCustomError("flag", "Input should be 'true' or 'false'")
+    return _FLAGS[value]
+
+
+_FLAGS = {"true": True, "false": False}
+Flag = Annotated[bool, Field(strict=True), BeforeValidator(_flag)]
 WholeNumber = BeforeValidator(_whole)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]

@@ -144,6 +144,16 @@ def test_every_figure_names_its_unit() -> None:
     assert silent == []
 
 
+def test_a_word_for_yes_or_no_in_a_query_is_a_boolean() -> None:
+    parameters = {
+        one["name"]: [part["type"] for part in one["schema"].get("anyOf", [one["schema"]])]
+        for _, operation in operations()
+        for one in operation.get("parameters", ())
+        if one["name"] in {"ended", "follow", "connected"}
+    }
+    assert parameters == {"ended": ["boolean"], "follow": ["boolean"], "connected": ["boolean", "null"]}
+
+
 def test_every_parameter_is_described() -> None:
     bare = [
         f"{name}: {one['name']}"

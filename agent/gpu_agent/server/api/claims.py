@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -41,6 +41,7 @@ from gpu_agent.wire.api import (
     DryRunRequest,
     ExclusionsList,
     ExplanationView,
+    Flag,
     JobRequest,
     Name,
     QueueView,
@@ -75,9 +76,7 @@ class ClaimsQuery(ApiRequest):
     node_id: Name | None = Field(None, description="Only claims on this node.")
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="At most so many.")
     after: Name | None = Field(None, description="Only jobs after this one: the `next` of the page before.")
-    ended: Literal["true", "false"] = Field(
-        "false", description="With true also claims that ended within the hour."
-    )
+    ended: Flag = Field(default=False, description="With true also claims that ended within the hour.")
 
 
 @claims.get(
@@ -89,7 +88,7 @@ class ClaimsQuery(ApiRequest):
 async def list_claims(query: Annotated[ClaimsQuery, Query()], registry: RegistryRead) -> ClaimList:
     """List claims by job, each with its nodes and its state."""
     found = registry.claims(
-        node_id=query.node_id, after=query.after, limit=query.limit + 1, ended=query.ended == "true"
+        node_id=query.node_id, after=query.after, limit=query.limit + 1, ended=query.ended
     )
     page = tuple(await once_stored(registry, found))[: query.limit]
     following = page[-1].job_id if len(found) > query.limit else None

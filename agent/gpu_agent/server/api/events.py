@@ -45,8 +45,8 @@ class StreamQuery(api.ApiRequest):
     since: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="Only events from this Unix time on."
     )
-    follow: Literal["true", "false"] = Field(
-        "true", description="With false the stream ends with the latest event that is stored."
+    follow: api.Flag = Field(
+        default=True, description="With false the stream ends with the latest event that is stored."
     )
 
     def filter(self) -> EventFilter:
@@ -94,7 +94,7 @@ async def follow_events(
         log,
         after=after,
         wanted=query.filter(),
-        follow=query.follow == "true",
+        follow=query.follow,
         token_id=token_id,
         is_valid=request.state.caller.is_valid,
     )

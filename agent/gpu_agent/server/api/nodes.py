@@ -22,7 +22,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
@@ -50,6 +50,7 @@ from gpu_agent.wire.api import (
     CordonRequest,
     DrainRequest,
     EventList,
+    Flag,
     Name,
     NodeDetail,
     NodeExplanation,
@@ -92,7 +93,7 @@ class NodesQuery(ApiRequest):
         description="A label, as `name=value`; repeatable: of one name any of the values.",
     )
     gpu_name: Name | None = Field(None, description="Part of a GPU's name, in upper or lower case.")
-    connected: Literal["true", "false"] | None = Field(None, description="Whether it has a live connection.")
+    connected: Flag | None = Field(None, description="Whether it has a live connection.")
     q: Name | None = Field(
         None,
         description="Part of a hostname, an id, an address, a label's value, a GPU's name or a ready model.",
@@ -120,7 +121,7 @@ class NodesQuery(ApiRequest):
             model=self.model,
             labels=labels_of(self.label),
             gpu_name=self.gpu_name,
-            connected=None if self.connected is None else self.connected == "true",
+            connected=self.connected,
             text=self.q,
         )
 
