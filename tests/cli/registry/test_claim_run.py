@@ -276,7 +276,7 @@ def test_the_command_runs_on_through_kill_9_of_the_registry(tmp_path: Path) -> N
     store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK)
     with Registry(*store) as first, Agent(first.node_url, tmp_path / "agent"):
         first.await_ready(1, within_seconds=20)
-        options = ("--ttl", "10s", "--kill-on-loss")
+        options = ("--ttl", "20s", "--kill-on-loss")  # a busy machine may take ten for a restart
         with start(first, "job-1", *options, "--", sys.executable, "-c", UNTIL_TERM) as running:
             assert first_line(running) == "up"
             os.kill(first.pid, signal.SIGKILL)
@@ -289,7 +289,7 @@ def test_the_command_runs_on_through_kill_9_of_the_registry(tmp_path: Path) -> N
 
                 fresh = left()
                 eventually(lambda: left() < fresh - 1, within_seconds=10, what="time passes")
-                eventually(lambda: left() > 9, within_seconds=10, what="it is renewed")
+                eventually(lambda: left() > 19, within_seconds=15, what="it is renewed")
                 running.send_signal(signal.SIGTERM)
                 assert ended(running)[0] == 9
                 assert claims(second) == []
