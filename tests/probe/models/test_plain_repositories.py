@@ -1,6 +1,5 @@
 """A repository that is as the hub's library leaves it is read quickly: it must make no difference."""
 
-import os
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,7 +10,16 @@ import pytest
 from gpu_agent.probe.models.files import open_root
 from gpu_agent.probe.models.plain_repository import list_plain
 from gpu_agent.wire.inventory import Model, ModelStatus
-from tests.probe.models.caches import GGUF, ONNX, Repository, repository, tensors, whisper_files
+from tests.probe.models.caches import (
+    GGUF,
+    ONNX,
+    Repository,
+    open_folder,
+    repository,
+    tensors,
+    unprivileged,
+    whisper_files,
+)
 from tests.probe.models.hub_models import ONE, TWO, models_in
 
 Change = Callable[[Repository, Path, random.Random], None]
@@ -138,10 +146,9 @@ def test_the_bound_on_entries_holds_for_all_revisions_together(
     assert ModelStatus.ERROR in [model.status for model in models_in(tmp_path)]
 
 
-def test_a_file_that_closes_itself_to_the_reader_is_looked_at_closely(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read all")
-    made = repository(tmp_path, "a/b")
-    folder = made.snapshot(ONE, whisper_files())
-    (folder / "model.safetensors").resolve().chmod(0)
-    assert [model.status for model in models_in(tmp_path)] == [ModelStatus.ERROR]
+def test_weights_that_may_not_be_read_are_an_error() -> None:
+    with open_folder() as hub:
+        folder = repository(hub, "a/b").snapshot(ONE, whisper_files())
+        (folder / "model.safetensors").resolve().chmod(0)
+        with unprivileged():
+            assert [model.status for model in models_in(hub)] == [ModelStatus.ERROR]
