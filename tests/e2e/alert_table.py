@@ -24,8 +24,16 @@ from pathlib import Path
 from websockets.sync.client import connect
 
 from tests.e2e import guarded_registry, watched_instances
+from tests.e2e.alert_ends import AMD_FALLEN, AMD_SICK, NONSENSE, end_faults, end_first_faults, release
 from tests.e2e.guarded_registry import guarded
-from tests.e2e.monitored_fleet import CHECKED, GPUS, Monitored, in_background, monitored
+from tests.e2e.monitored_fleet import (
+    CHECKED,
+    GPUS,
+    Monitored,
+    in_background,
+    monitored,
+    start_registry,
+)
 from tests.e2e.watched_alerts import HEAD, SHORTER, Alert, WatchedAlerts
 from tests.e2e.watched_instances import instances
 from tests.programs import eventually
@@ -34,8 +42,7 @@ from tests.small_disk import Ballast, mounted
 
 SOON, SLOW = 30.0, 100.0
 """How long an alert may take, in seconds; a slowdown counts as a fault after a minute."""
-_AMD_SICK, _AMD_FALLEN = "0000:47:00.0", "0000:27:00.0"
-_AMD_UUIDS = {_AMD_SICK: "GPU-3cbe002bd3b6313d", _AMD_FALLEN: "GPU-8a1b2c3d4e5f6071"}
+_AMD_UUIDS = {AMD_SICK: "GPU-3cbe002bd3b6313d", AMD_FALLEN: "GPU-8a1b2c3d4e5f6071"}
 DISK_KIB = 8192
 
 
@@ -45,12 +52,20 @@ def play(fleet: Monitored, *, disk: Path | None) -> None:
     `disk`: the registry's small disk, which is filled; None where it has none of its own.
     """
     _slow_faults(fleet)
-    for lay in (_faults_of_claims, _faults_of_gpus, _faults_of_machines):
+    _kill(fleet)
+    _faults_of_claims(fleet)
+    _watch_quick(fleet)
+    end_first_faults(fleet)
+    for lay in (_faults_of_gpus, _faults_of_machines):
         lay(fleet)
         _watch_quick(fleet)
     if disk is not None:
         _fill(fleet, disk)
     fleet.watch(within_seconds=SLOW)
+
+
+def disturb(fleet: Monitored) -> None:
+    """Let the whole fleet stand still, and end that again."""
     _stall(fleet)
     _lose_power(fleet)
 
@@ -67,29 +82,42 @@ def _stall(fleet: Monitored) -> None:
 
     stalling = threading.Thread(target=stall)
     fleet.inject(stalls, Alert("RegistryLoopStalls", {"job": "gpu-registry"}), stalling.start)
-    try:
-        fleet.watch(stalls, within_seconds=SOON)
-    finally:
+
+    def let_go() -> None:
         done.set()
         stalling.join()
+
+    try:
+        fleet.watch(stalls, within_seconds=SOON)
+        fleet.fix(stalls, end=let_go, within_seconds=SOON)
+    finally:
+        let_go()
 
 
 def _lose_power(fleet: Monitored) -> None:
     """Freeze every agent that runs, so that none is heard any more, until the alerts have fired."""
-    dark = [one for name, one in fleet.machines.items() if name != "killed"]
+    dark = [one for one in fleet.machines.values() if not one.agent.ended]
     lost, of_registry = "all agents fall silent at once", {"job": "gpu-registry"}
     for machine in dark:
         machine.agent.send(signal.SIGSTOP)
-    try:
-        fleet.inject(lost, Alert("ManyNodesLost", of_registry))
-        fleet.inject(f"{lost}: no node is left", Alert("NoNodeTakesJobs", of_registry))
-        for machine in dark:
-            gone = Alert("AgentGone", {"instance": machine.instance})
-            fleet.inject(f"{lost}: Prometheus hears nothing of one that reads {machine.vendor}", gone)
-        fleet.watch(within_seconds=SOON)
-    finally:
+
+    def wake() -> None:
         for machine in dark:
             machine.agent.send(signal.SIGCONT)
+
+    try:
+        fleet.inject(lost, Alert("ManyNodesLost", of_registry), lasts=False)
+        fleet.inject(f"{lost}: no node is left", Alert("NoNodeTakesJobs", of_registry))
+        silent = [
+            f"{lost}: Prometheus hears nothing of {machine.name}, which reads {machine.vendor}"
+            for machine in dark
+        ]
+        for fault, machine in zip(silent, dark, strict=True):
+            fleet.inject(fault, Alert("AgentGone", {"instance": machine.instance}))
+        fleet.watch(within_seconds=SOON)
+        fleet.fix(f"{lost}: no node is left", *silent, end=wake, within_seconds=SOON)
+    finally:
+        wake()
     eventually(
         lambda: len(fleet.prometheus.series("gpu_agent_connected == 1")) == len(dark) or None,
         within_seconds=SOON,
@@ -110,6 +138,18 @@ def end(fleet: Monitored) -> None:
     fleet.watch(within_seconds=SOON)
 
 
+def start_again(fleet: Monitored, running: ExitStack) -> None:
+    """Start the registry again that was killed, and wait for the end of its alerts."""
+    killed = [one.fault for one in fleet.injected if one.alert.name in {"RegistryGone", "AgentNotConnected"}]
+
+    def start() -> None:
+        folder, before = fleet.folder, fleet.registry
+        ports = {"node_port": before.node_port, "operator_port": before.operator_port}
+        running.enter_context(start_registry(folder, fleet.store, **ports))
+
+    fleet.fix(*killed, end=start, within_seconds=SOON)
+
+
 def _watch_quick(fleet: Monitored) -> None:
     quick = [one.fault for one in fleet.injected if one.fault not in _SLOW_FAULTS]
     fleet.watch(*quick, within_seconds=SOON)
@@ -123,7 +163,7 @@ def _fill(fleet: Monitored, disk: Path) -> None:
         claim = {"job_id": f"full-{number}", "allowed_nodes": [fleet.machines["xid"].node_id]}
         in_background(partial(registry.post, "/v1/claims", claim))
     _watch_quick(fleet)
-    stored.throw_off()
+    fleet.fix(full, f"{full}: it says so", end=stored.throw_off, within_seconds=SOON)
 
 
 _HOT, _WAITS = "NVIDIA: a GPU is too hot for a minute", "a job waits"
@@ -147,6 +187,20 @@ def _slow_faults(fleet: Monitored) -> None:
     )
 
 
+def _kill(fleet: Monitored) -> None:
+    registry, gone = fleet.registry, fleet.machines["killed"]
+    registry.post("/v1/claims", {"job_id": "doomed", "gpu_count": 1, "allowed_nodes": [gone.node_id]})
+    killed = "an agent with a claim is killed (-9)"
+    fleet.inject(
+        killed,
+        Alert("AgentGone", {"instance": gone.instance}),
+        lambda: gone.agent.send(signal.SIGKILL),
+    )
+    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}), lasts=False)
+    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}), lasts=False)
+    fleet.inject(_HELD, Alert("GpusHeld", {"job": "gpu-registry"}))
+
+
 def _faults_of_claims(fleet: Monitored) -> None:
     registry, of_registry, machine = fleet.registry, {"job": "gpu-registry"}, fleet.machines["hang"]
     assert machine.fake is not None
@@ -166,7 +220,8 @@ def _faults_of_claims(fleet: Monitored) -> None:
             socket.recv(timeout=10)
 
     refused = {**of_registry, "code": "GPU_REQUIRED"}
-    fleet.inject("a node without a GPU registers", Alert("NodesRefused", refused), register_without_gpu)
+    refusal = Alert("NodesRefused", refused)
+    fleet.inject("a node without a GPU registers", refusal, register_without_gpu, lasts=False)
 
 
 def _faults_of_gpus(fleet: Monitored) -> None:
@@ -190,6 +245,7 @@ def _faults_of_gpus(fleet: Monitored) -> None:
         "NVIDIA: the PCIe link repeats packets",
         Alert("GpuPcieReplays", {"UUID": link}),
         lambda: fake.set("pcie_replays", 3, 1000),
+        lasts=False,
     )
     fleet.inject(
         "NVIDIA: a GPU's compute mode prohibits programs",
@@ -198,13 +254,13 @@ def _faults_of_gpus(fleet: Monitored) -> None:
     )
     fleet.inject(
         "AMD: three uncorrected ECC errors",
-        Alert("GpuDegraded", {"UUID": _AMD_UUIDS[_AMD_SICK], "reason": "ecc_uncorrected"}),
-        lambda: (cards / _AMD_SICK / "ras" / "umc_err_count").write_text("ue: 3\nce: 4\nde: 0\n"),
+        Alert("GpuDegraded", {"UUID": _AMD_UUIDS[AMD_SICK], "reason": "ecc_uncorrected"}),
+        lambda: (cards / AMD_SICK / "ras" / "umc_err_count").write_text("ue: 3\nce: 4\nde: 0\n"),
     )
     fleet.inject(
         "AMD: a GPU falls off the bus",
-        Alert("GpuLost", {"UUID": _AMD_UUIDS[_AMD_FALLEN]}),
-        lambda: (cards / _AMD_FALLEN / "config").write_bytes(b"\xff" * 64),
+        Alert("GpuLost", {"UUID": _AMD_UUIDS[AMD_FALLEN]}),
+        lambda: (cards / AMD_FALLEN / "config").write_bytes(b"\xff" * 64),
     )
     fleet.inject(
         "the same, by the registry alone",
@@ -214,7 +270,7 @@ def _faults_of_gpus(fleet: Monitored) -> None:
 
 def _faults_of_machines(fleet: Monitored) -> None:
     registry, sick, amd = fleet.registry, fleet.machines["xid"], fleet.machines["amd"]
-    hanging, gone = fleet.machines["hang"], fleet.machines["killed"]
+    hanging = fleet.machines["hang"]
     assert hanging.fake is not None
     assert sick.config is not None
     assert amd.tree is not None
@@ -229,7 +285,7 @@ def _faults_of_machines(fleet: Monitored) -> None:
         "the same, by the registry alone",
         Alert("NodesDegraded", {"status": "degraded"}),
     )
-    card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
+    card = amd.tree / "devices" / "pci0000:00" / AMD_SICK / "gpu_busy_percent"
 
     def hang_amd() -> None:
         card.unlink()
@@ -242,7 +298,7 @@ def _faults_of_machines(fleet: Monitored) -> None:
     )
 
     def reload_nonsense() -> None:
-        config.write_text(f"{config.read_text()}\nno_such_setting = 1\n")
+        config.write_text(f"{NONSENSE}{config.read_text()}")
         sick.agent.send(signal.SIGHUP)
 
     fleet.inject(
@@ -250,16 +306,6 @@ def _faults_of_machines(fleet: Monitored) -> None:
         Alert("AgentSettingsNotInForce", {"instance": sick.instance}),
         reload_nonsense,
     )
-    registry.post("/v1/claims", {"job_id": "doomed", "gpu_count": 1, "allowed_nodes": [gone.node_id]})
-    killed = "an agent with a claim is killed (-9)"
-    fleet.inject(
-        killed,
-        Alert("AgentGone", {"instance": gone.instance}),
-        lambda: gone.agent.send(signal.SIGKILL),
-    )
-    fleet.inject(f"{killed}: its node", Alert("NodeLost", {"job": "gpu-registry"}))
-    fleet.inject(f"{killed}: its claim", Alert("ClaimsLost", {"job": "gpu-registry"}))
-    fleet.inject(_HELD, Alert("GpusHeld", {"job": "gpu-registry"}))
 
     def fail_check() -> None:
         (config.parent / CHECKED).unlink()
@@ -271,19 +317,6 @@ def _faults_of_machines(fleet: Monitored) -> None:
 
 def _without_gpu() -> str:
     return json.dumps(registration(hardware={"cpu_cores": 1, "memory_gb": 1}))
-
-
-def release(fleet: Monitored) -> None:
-    """Let what hangs go on, so that it can end."""
-    amd, hanging = fleet.machines["amd"], fleet.machines["hang"]
-    assert amd.tree is not None
-    assert hanging.fake is not None
-    hanging.fake.unset("hang", "nvmlDeviceGetUtilizationRates", "0")
-    card = amd.tree / "devices" / "pci0000:00" / _AMD_SICK / "gpu_busy_percent"
-    if card.is_fifo():
-        card.rename(card.with_name("held"))
-        card.write_text("0\n")
-        os.close(os.open(card.with_name("held"), os.O_RDWR))
 
 
 def registry_disk(folder: Path, running: ExitStack) -> Path | None:
@@ -309,7 +342,10 @@ def main() -> int:
 
             def play_and_end() -> None:
                 play(fleet, disk=disk)
+                end_faults(fleet, running)
+                disturb(fleet)
                 end(fleet)
+                start_again(fleet, running)
 
             _print(fleet, play_and_end)
     with _folder() as folder, guarded(folder, shorter=shorter) as registry:

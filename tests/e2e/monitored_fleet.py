@@ -4,6 +4,7 @@ Three agents read GPUs of the fake NVML library, one AMD's recorded machine.
 """
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,8 +19,6 @@ from tests.programs import Agent, Registry, eventually, free_port
 GPUS = 4
 """Of each machine with NVIDIA's."""
 AMD_MACHINE = "mi300x-spx"
-DEAD_RECEIVER = {"name": "pager", "command": ["false"], "events": ["job_assigned"], "group_seconds": 0}
-"""A receiver of alarms that takes nothing."""
 _HEARTBEATS = (
     *("--heartbeat-interval-seconds", "0.5", "--warmup-heartbeat-interval-seconds", "0.1"),
     *("--heartbeat-timeout-seconds", "4", "--max-cpu-percent", "100", "--max-memory-percent", "100"),
@@ -27,6 +26,8 @@ _HEARTBEATS = (
 
 CHECKED = "checked"
 """A file by which the machine's own check passes."""
+TAKES = "takes"
+"""A file without which the receiver of alarms takes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +60,17 @@ class Machine:
 class Monitored(WatchedAlerts):
     """The whole fleet."""
 
-    def __init__(self, registry: Registry, machines: Mapping[str, Machine], prometheus: Prometheus) -> None:
+    def __init__(self, registry: Registry, machines: dict[str, Machine], prometheus: Prometheus) -> None:
         super().__init__(prometheus)
         self.registry, self.machines = registry, machines
+        self.folder = self.store = Path()
 
 
 @contextmanager
 def monitored(folder: Path, *, store: Path) -> Iterator[Monitored]:
     """Run the fleet, with the registry's database in `store`, until all nodes are ready and scraped."""
     with ExitStack() as running:
-        registry = running.enter_context(
-            Registry(
-                *("--store", f"sqlite://{store}/registry.db", "--claim-ttl-seconds", "600", *_HEARTBEATS),
-                environment={
-                    "GPU_REGISTRY_CLAIM_IDLE_SECONDS": "2",
-                    "GPU_REGISTRY_NOTIFY": json.dumps([DEAD_RECEIVER]),
-                },
-            )
-        )
+        registry = running.enter_context(start_registry(folder, store))
         machines: dict[str, Machine] = {}
         for name in ("xid", "hang", "killed", "amd"):
             machine = _machine(name, folder / name, registry)
@@ -104,7 +98,28 @@ def monitored(folder: Path, *, store: Path) -> Iterator[Monitored]:
             what="scrapes of connected agents",
         )
         eventually(lambda: prometheus.alerts() == [], within_seconds=10, what="no alert, as nothing is wrong")
-        yield Monitored(registry, machines, prometheus)
+        fleet = Monitored(registry, machines, prometheus)
+        fleet.folder, fleet.store = folder, store
+        yield fleet
+
+
+def start_registry(folder: Path, store: Path, *, node_port: int = 0, operator_port: int = 0) -> Registry:
+    """Start the registry, on these ports where it is started again."""
+    receiver = {
+        "name": "pager",
+        "command": ["test", "-e", str(folder / TAKES)],
+        "events": ["job_assigned"],
+        "group_seconds": 0,
+    }
+    return Registry(
+        *("--store", f"sqlite://{store}/registry.db", "--claim-ttl-seconds", "600", *_HEARTBEATS),
+        node_port=node_port,
+        operator_port=operator_port,
+        environment={
+            "GPU_REGISTRY_CLAIM_IDLE_SECONDS": "2",
+            "GPU_REGISTRY_NOTIFY": json.dumps([receiver]),
+        },
+    )
 
 
 def _machine(name: str, folder: Path, registry: Registry) -> Machine:
@@ -115,6 +130,8 @@ def _machine(name: str, folder: Path, registry: Registry) -> Machine:
     environment: Mapping[str, str] = {}
     if name == "amd":
         tree = unpack(AMD_MACHINE, folder / "sys")
+        for process in (tree / "class" / "kfd" / "kfd" / "proc").iterdir():
+            shutil.rmtree(process)  # it is of no claim, which is a fault that others inject
         written += f'sys_dir = "{tree}"\ncollectors = ["amd"]\n'
     else:
         fake = FakeNvml(folder, gpus=GPUS)
@@ -125,14 +142,19 @@ def _machine(name: str, folder: Path, registry: Registry) -> Machine:
         (folder / CHECKED).touch()
         written += f'\n[checks]\nhook = ["test", "-e", "{folder / CHECKED}"]\n'
     config.write_text(written, encoding="utf-8")
-    agent = Agent(
+    agent = start_agent(config, registry, environment)
+    return Machine(name, port, agent, fake, tree, config)
+
+
+def start_agent(config: Path, registry: Registry, environment: Mapping[str, str]) -> Agent:
+    """Start the agent of a machine, also again; `environment` finds its NVML."""
+    return Agent(
         registry.node_url,
-        folder / "state",
+        config.parent / "state",
         *("--config", str(config)),
         simulate=None,
         environment=environment,
     )
-    return Machine(name, port, agent, fake, tree, config)
 
 
 def in_background(request: Callable[[], object]) -> None:

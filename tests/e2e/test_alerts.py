@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.alert_table import end, play, registry_disk, release
+from tests.e2e.alert_ends import release
+from tests.e2e.alert_table import disturb, end, play, registry_disk
 from tests.e2e.monitored_fleet import Monitored, monitored
 from tests.e2e.watched_alerts import NO_PROMETHEUS, PROMETHEUS
 from tests.waiting import patience
@@ -38,6 +39,7 @@ def test_each_fault_leads_to_its_alert_and_every_panel_has_data(tmp_path: Path) 
         fleet = running.enter_context(monitored(tmp_path, store=disk or tmp_path))
         running.callback(release, fleet)
         play(fleet, disk=disk)
+        disturb(fleet)
         assert fleet.others <= _FOLLOW
         assert panels_without_data(fleet) == _EMPTY.keys()
         end(fleet)

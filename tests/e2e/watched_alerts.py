@@ -185,8 +185,11 @@ class WatchedAlerts:
         def all_fired() -> bool:
             now, firing = time.monotonic(), self.prometheus.alerts()
             for one in self.injected:
-                if one not in self.seen and any(one.alert.matches(labels) for labels in firing):
+                fires = any(one.alert.matches(labels) for labels in firing)
+                if one not in self.seen and fires:
                     self.seen[one] = now
+                elif one in self.seen and not one.lasts and not fires:
+                    self._gone.setdefault(one, now - one.at)
             expected = [one.alert for one in self.injected]
             self.others |= {
                 labels["alertname"] for labels in firing if not any(one.matches(labels) for one in expected)

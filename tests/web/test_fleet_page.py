@@ -25,7 +25,7 @@ pytest.importorskip("playwright", reason="playwright is not installed: `make set
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.web.chromium import DESK, SIZES
-from tests.web.pictures import SCHEMES, Scheme, paths_of
+from tests.web.pictures import SCHEMES, paths_of
 
 pytestmark = pytest.mark.web
 
@@ -330,24 +330,19 @@ def test_names_that_nodes_choose_run_nothing(visiting: Visiting) -> None:
         assert visitor.errors == []
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size", SIZES)
-def test_every_page_fits_passes_axe_and_asks_no_other_host(
-    scheme: Scheme, size: str, visiting: Visiting, served: ServedFleet
-) -> None:
-    visitor = visiting(viewport=SIZES[size], color_scheme=scheme)
+def test_every_page_fits_passes_axe_and_asks_no_other_host(visiting: Visiting, served: ServedFleet) -> None:
+    visitor = visiting()
     visitor.page.goto(served.url)
-    found = {"signin": _judge(visitor.page)}
+    found = {"signin": _judge_all(visitor.page)}
+    too_wide: dict[str, int] = {}
     visitor.sign_in(served.url, served.tokens[Role.ADMIN])
-    too_wide = {}
     for name, path in paths_of(served).items():
+        visitor.page.set_viewport_size(DESK)
         visitor.page.goto(served.url + path)
         if visitor.page.locator("[data-live]").count():
             expect(visitor.page.locator("#live")).to_contain_text("Live")
-        width = visitor.page.evaluate("document.documentElement.scrollWidth")
-        if width > SIZES[size]["width"]:
-            too_wide[name] = width
-        found[name] = _judge(visitor.page)
+        found[name] = _judge_all(visitor.page)
+        too_wide |= {f"{name} {size}": wide for size, wide in _too_wide(visitor.page).items()}
     assert too_wide == {}
     assert {name: faults for name, faults in found.items() if faults} == {}
     assert [url for url in visitor.requested if not url.startswith(f"{served.url}/")] == []
@@ -403,8 +398,31 @@ def test_a_registry_that_restarts_under_an_open_page_is_said_and_recovered_from(
         assert page.url == f"{registry.api}/nodes"
 
 
-def _judge(page: Page) -> list[str]:
-    """The violations that axe finds, each with the first element that has it."""
-    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
-    report = page.evaluate("axe.run()")
+def _too_wide(page: Page) -> dict[str, int]:
+    """How wide a page is on each screen that it does not fit."""
+    widths = {}
+    for size, viewport in SIZES.items():
+        page.set_viewport_size(viewport)
+        widths[size] = page.evaluate("document.documentElement.scrollWidth")
+    return {size: width for size, width in widths.items() if width > SIZES[size]["width"]}
+
+
+def _judge_all(page: Page) -> list[str]:
+    """The violations on every screen; those of contrast in the dark too, for colours change nothing else."""
+    faults = []
+    for size, viewport in SIZES.items():
+        page.set_viewport_size(viewport)
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            only = ["color-contrast"] if scheme == "dark" else []
+            faults += [f"{size} {scheme} {fault}" for fault in _judge(page, *only)]
+    page.emulate_media(color_scheme=None)
+    return faults
+
+
+def _judge(page: Page, *rules: str) -> list[str]:
+    """The violations that axe finds, by these rules or by all, each with the first element that has it."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    report = page.evaluate("only => axe.run(only.length ? {runOnly: only} : {})", list(rules))
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in report["violations"]]
