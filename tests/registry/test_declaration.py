@@ -1,9 +1,13 @@
+import gc
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from gpu_agent.registry import declaration as declared
+from gpu_agent.registry.events import RegistrationReceived, Stored
+from gpu_agent.registry.fleet import Fleet
 from gpu_agent.registry.node import NodeRecord
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.wire.codec import decode_from_node
@@ -172,3 +176,30 @@ def test_the_length_of_a_frame_changes_no_refusal_for_size(letter: str) -> None:
         assert declared.refusal_of(message, allow_simulated=False, frame_bytes=len(frame)) == exact
         refused += exact is not None
     assert 0 < refused < 9
+
+
+def test_a_registration_of_4096_models_takes_at_most_400_bytes_a_model() -> None:
+    count = 4096
+    models = [
+        {"model_id": f"organisation/model-{number:06}-instruct", "version": "main", "kind": "llm"}
+        for number in range(count)
+    ]
+    frame = json.dumps({**declaration().as_json(), "installed_models": models}).encode()
+    fleet = Fleet(SETTINGS, lambda: 0.5, auth_off=True)
+    fleet.handle(RegistrationReceived(1, declaration(), "node-1"), 0.0)  # what the first one takes once
+    tracemalloc.start()
+    try:
+        message = decode_from_node(frame)
+        assert isinstance(message, NodeRegister)
+        output = fleet.handle(RegistrationReceived(2, message, "node-2"), 0.0)
+        assert output.number is not None
+        fleet.handle(Stored(output.number), 0.0)
+        del message, output
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    record = fleet.node("node-2")
+    assert record is not None
+    assert len(record.declared.ready_models) == count
+    assert held / count <= 400
