@@ -17,5 +17,6 @@ pytestmark = [
 def test_each_fault_leads_to_its_alert_and_only_while_it_lasts(tmp_path: Path) -> None:
     with guarded(tmp_path) as fleet:
         play(fleet)
-        assert fleet.others <= {"NoNodeTakesJobs"}  # of one node, whose driver is broken
+        # Of one node whose driver is broken, for as long as a busy machine takes for all this.
+        assert fleet.others <= {"NoNodeTakesJobs", "NodesDegraded", "GpusNotUsable"}
         assert all(row.gone_after is not None for row in fleet.rows())

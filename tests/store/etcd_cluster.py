@@ -21,6 +21,7 @@ from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.base import Batch, Store
 from gpu_agent.store.etcd.client import Access, Endpoint, EtcdClient
 from tests.histories.network import LOOPBACK, Host
+from tests.programs import free_port
 from tests.waiting import patience
 
 NO_ETCD = "the program etcd is missing: apt-get install -y etcd-server"
@@ -161,11 +162,11 @@ def hand_over(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Different ones."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return [*found]
 
 
 # What lies in etcd

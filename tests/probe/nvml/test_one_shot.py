@@ -12,6 +12,7 @@ from gpu_agent.probe.nvml.process import abandon, start_child
 from gpu_agent.probe.nvml.report import read_once
 from gpu_agent.wire.inventory import Outcome
 from tests.nvml_fake.control import FakeNvml
+from tests.programs import eventually
 from tests.waiting import patience
 
 
@@ -30,6 +31,7 @@ def test_a_hung_driver_is_broken_by_the_deadline_counted_from_the_ask(tmp_path: 
     fake.set("hang", "nvmlInitWithFlags", "*")
     child = start_child(env=fake.environment())
     assert child.process is not None
+    eventually(lambda: "nvmlInitWithFlags" in fake.calls(), within_seconds=10, what="a child in the driver")
     report = read_once(child, 0.5)
     waited_seconds = time.monotonic() - child.requested_at
     assert 0.5 <= waited_seconds < patience(1.5)
