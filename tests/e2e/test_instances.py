@@ -73,9 +73,9 @@ def etcd() -> Iterator[Cluster]:
 @pytest.fixture
 def fleet(etcd: Cluster, tmp_path: Path) -> Iterator[Fleet]:
     with ExitStack() as stack:
-        instances = [Instance(etcd, tmp_path.name, name, tmp_path) for name in ("a", "b", "c")]
-        for one in instances:
-            stack.enter_context(one)
+        instances = [
+            stack.enter_context(Instance(etcd, tmp_path.name, name, tmp_path)) for name in ("a", "b", "c")
+        ]
         urls = [one.node_url for one in instances]
         for number in range(NODES):
             # Of two each, one of them at random: wherever the leader is, one node is elsewhere.
