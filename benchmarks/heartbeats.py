@@ -13,7 +13,9 @@ The baseline is a bare `websockets` server on asyncio that takes the same frames
 Python's collector set as the registry sets it. Both run on the same core, are measured in turns, and the
 median of the rounds counts. Figures are of the *server's* CPU time; the wall time stands beside it.
 
-Then the registry idles: empty, and with 1 000 of our nodes, each of which sends a heartbeat every 15 s.
+Then the registry idles: empty, and with 1 000 of our nodes, each of which sends a heartbeat every 15 s;
+beside it the bare server with the same frames. A heartbeat that comes alone costs both several times one of
+many.
 
 With `--gateways N` only a registry with N gateways is measured, in turns with one of one process, both on all
 cores, of which the sender takes one: CPU time of all its processes, of the leader alone, and heartbeats a
@@ -183,26 +185,31 @@ def _compare_gateways(arguments: argparse.Namespace) -> bool:
 
 
 def _idle(seconds: float, *, core: int) -> bool:
-    """Measure an idle registry: empty, and with nodes at their usual interval."""
+    """Measure an idle registry: empty, and with nodes at their usual interval; and the bare server."""
     workload = WORKLOADS[1]
+    frames = [workload.heartbeats_of(node) for node in range(IDLE_NODES)]
+    with _running(_BARE, core) as bare:
+        fleet = Fleet(bare, _connected(IDLE_NODES, bare.node_port), frames)
+        fleet.measure(waves=WARM_UP_WAVES)
+        least = _idle_share(bare, fleet, seconds)
     with _running(_registry(), core) as registry:
         empty = _idle_share(registry, Fleet(registry, [], []), seconds)
-        frames = [workload.heartbeats_of(node) for node in range(IDLE_NODES)]
         fleet = Fleet(registry, _registered(workload, IDLE_NODES, registry.node_port), frames)
         fleet.measure(waves=WARM_UP_WAVES)
         idle = _idle_share(registry, fleet, seconds)
         _check_statuses(registry, IDLE_NODES)
     print(
         f"idle: empty {empty:.2%} of a core (target {MOST_EMPTY:.1%}); {IDLE_NODES} nodes, a heartbeat every "
-        f"{IDLE_INTERVAL_SECONDS:g} s: {idle:.2%} (target {MOST_IDLE:.0%})"
+        f"{IDLE_INTERVAL_SECONDS:g} s: {idle:.2%} (target {MOST_IDLE:.0%}); the bare server takes {least:.2%}"
     )
     return empty <= MOST_EMPTY and idle <= MOST_IDLE
 
 
-def _idle_share(registry: "Server", fleet: "Fleet", seconds: float) -> float:
-    began, before = time.monotonic(), registry.cpu_seconds
+def _idle_share(server: "Server", fleet: "Fleet", seconds: float) -> float:
+    fleet.trickle(IDLE_INTERVAL_SECONDS)  # what the warm-up left to do, as the word that a node is ready
+    began, before = time.monotonic(), server.cpu_seconds
     fleet.trickle(seconds)
-    return (registry.cpu_seconds - before) / (time.monotonic() - began)
+    return (server.cpu_seconds - before) / (time.monotonic() - began)
 
 
 def _median(rounds: list[Measured]) -> float:
