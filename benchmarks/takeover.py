@@ -43,6 +43,8 @@ READY_SECONDS = 300.0
 TAKEOVER_SECONDS, GATEWAY_SECONDS, PAUSE_SECONDS = 10.0, 45.0, 3.0
 CLAIMS = 100
 LOOK_SECONDS = 0.1
+COUNT_SECONDS = 1.0
+"""How often the fleet is counted: a scrape looks at every node, and ten a second took a third of the leader."""
 GIVEN_UP = ("heartbeat_timeout", "claim_lost")
 CONFIGURATION = """
 global
@@ -163,7 +165,7 @@ def main() -> int:
             fleet.start(arguments.nodes // arguments.processes)
         nodes = arguments.nodes // arguments.processes * arguments.processes
         fleet.await_ready(nodes, within_seconds=READY_SECONDS)
-        _await(lambda: _ready(front, nodes), READY_SECONDS, "all nodes ready")
+        _await_fleet(front, nodes)
         for number in range(CLAIMS):
             front.claim(f"held-{number}")
         _kill_leader(front, nodes, table)
@@ -245,7 +247,7 @@ def _recovery(front: Front, nodes: int, began: float, *, job: str) -> tuple[floa
         if time.monotonic() - began > READY_SECONDS:
             raise SystemExit("no change is accepted any more")
     accepted = time.monotonic() - began
-    _await(lambda: _ready(front, nodes), READY_SECONDS, "all nodes ready again")
+    _await_fleet(front, nodes)
     return accepted, time.monotonic() - began
 
 
@@ -288,12 +290,18 @@ def _answers(front: Front, one: RegistryProcess) -> bool:
     return False
 
 
-def _await(true: Callable[[], bool], seconds: float, what: str) -> None:
+def _await_fleet(front: Front, nodes: int) -> None:
+    _await(lambda: _ready(front, nodes), READY_SECONDS, "all nodes ready", every_seconds=COUNT_SECONDS)
+
+
+def _await(
+    true: Callable[[], bool], seconds: float, what: str, *, every_seconds: float = LOOK_SECONDS
+) -> None:
     ends = time.monotonic() + seconds
     while not true():
         if time.monotonic() > ends:
             raise SystemExit(f"not within {seconds:g} s: {what}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(every_seconds)
 
 
 @contextmanager
