@@ -44,7 +44,7 @@ TAKEOVER_SECONDS, GATEWAY_SECONDS, PAUSE_SECONDS = 10.0, 45.0, 3.0
 CLAIMS = 100
 LOOK_SECONDS = 0.1
 COUNT_SECONDS = 1.0
-"""How often the fleet is counted: a scrape looks at every node, and ten a second took a third of the leader."""
+"""How often the fleet is counted: a scrape looks at all nodes; ten a second took a third of a leader."""
 GIVEN_UP = ("heartbeat_timeout", "claim_lost")
 CONFIGURATION = """
 global

@@ -1,7 +1,7 @@
 """One node of the load, as light as can be: a WebSocket at a time, the agent's rhythm and backoff.
 
 The first heartbeat goes out at the ack, then one every interval that ack and `node_status` carry, without
-drift; after a loss, full jitter that doubles from 1 s to 60 s, on top of what `Retry-After` asks for.
+drift; after a loss, full jitter that doubles from 1 s to 60 s; `Retry-After` counts as it does for an agent.
 Heartbeats are written once and sent again and again, so that the machine's time goes to the registry.
 Counts what happens; judges nothing.
 """

@@ -280,6 +280,14 @@ def test_what_a_peer_asked_for_is_the_least_and_the_jitter_spreads_above_it() ->
     assert _backoff(0.5).next_delay(at_least=30) == 30.5
 
 
+def test_after_many_refusals_the_jitter_is_no_longer_than_the_time_that_the_peer_asked_for() -> None:
+    """A registry under load gives each peer a time of its own: a minute of jitter on top would undo that."""
+    backoff = _backoff(1.0)
+    assert [backoff.next_delay(at_least=5) for _ in range(5)] == [6, 7, 9, 10, 10]
+    assert backoff.next_delay(at_least=0.1) == 1.1
+    assert backoff.next_delay() == 60
+
+
 def test_a_million_failures_overflow_nothing() -> None:
     backoff = _backoff(1.0)
     for _ in range(1_000_000):

@@ -1,6 +1,8 @@
 """Connection attempts: to which address, with which credential, after which delay, and why the last failed.
 
-Delays double up to a ceiling, with full jitter; a registration that lasts resets them. Chance is handed in.
+Delays double up to a ceiling, with full jitter; a registration that lasts resets them. A registry under load
+gives each agent a time of its own (`Retry-After`): the jitter on top is at most as long again. Chance is
+handed in.
 
 A registry may have several addresses. Each agent has them in an order of its own, so that a fleet spreads
 over them, and spreads again over the others when one is gone. A failure that may be the address's alone
@@ -150,9 +152,11 @@ class Backoff:
         return self._draw() * min(self._first, self._ceiling)
 
     def next_delay(self, *, at_least: float = 0.0) -> float:
-        """Draw the next delay; jitter comes on top of the minimum that a peer asked for."""
+        """Draw the next delay; on top of the minimum that a peer asked for comes no more than that again."""
         bound = self._bound
         self._bound = min(bound * 2, self._ceiling)
+        if at_least:
+            bound = min(bound, max(self._first, at_least))
         return at_least + self._draw() * bound
 
     def delay_at_ceiling(self, *, at_least: float = 0.0) -> float:
