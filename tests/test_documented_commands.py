@@ -97,6 +97,8 @@ def test_every_command_that_a_sentence_names_exists_with_its_options() -> None:
         place: Group | Command = ROOT
         while isinstance(place, Group) and words and not words[0].startswith("-"):
             place = place.command(words.pop(0))
+        surplus = isinstance(place, Command) and not place.takes and words and not words[0].startswith("-")
+        assert not surplus, f"{module}: {command}"
         known = {name for param in place.params for name in param.opts}
         options = {word for word in words if word.startswith("--")}
         assert options <= known, f"{module}: {command}"

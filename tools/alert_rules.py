@@ -312,7 +312,7 @@ REGISTRY = Group(
             severity="warning",
             expr="gpu_registry_longest_wait_seconds > <3600 s>",
             summary="a job has waited for {{ $value | humanizeDuration }}",
-            next_step="`gpu-agent registry queue list` names it, and `registry explain job` with its "
+            next_step="`gpu-agent registry queue` names it, and `registry explain job` with its "
             "demands what it lacks.",
             docs=_DISPATCH,
         ),

@@ -14,7 +14,6 @@ from tools.page_links import linked
 
 MARK = "<!-- From here on: `make reference` writes what the commands say of themselves. -->\n"
 EVERYWHERE = (
-    "--help",
     "--server",
     "--token-file",
     "--insecure-plaintext",
@@ -23,7 +22,6 @@ EVERYWHERE = (
     "--tls-key-file",
 )
 """Options of every command that asks a registry, explained once, above the mark."""
-_EXPLAINED = {*EVERYWHERE, "--socket"}
 _USUAL = frozenset({MEANINGS[ExitCode.CONFIGURATION], *REGISTRY_MEANINGS.values(), *AGENT_MEANINGS.values()})
 
 
@@ -76,9 +74,12 @@ def _command(command: Command) -> Iterator[str]:
 def _rows(command: Command) -> Iterator[str]:
     for argument in command.takes:
         yield f"| `{shown(argument)}` | {_cell(argument.about)} |"
+    explained = {"--help", "--socket"}
+    if any("--server" in param.opts for param in command.params):  # `run` has options of the same names
+        explained |= {*EVERYWHERE}
     for options in command.subjects.values():
         for option in options:
-            if not _EXPLAINED & set(option.opts):
+            if not explained & set(option.opts):
                 yield f"| `{shown(option)}` | {_cell(option.help or '')} |"
 
 

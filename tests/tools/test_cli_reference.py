@@ -28,6 +28,15 @@ def test_the_document_says_what_the_commands_say() -> None:
     assert said == written(said), "run `make reference`"
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=by_name)
+def test_every_option_is_explained(command: Command) -> None:
+    """`run`, `doctor` and `serve` have options of the same names as those that are explained once."""
+    own = reference().split(f"### `{command.path}", 1)[1].split("\n### ", 1)[0]
+    options = {name for param in command.params for name in param.opts if name.startswith("--")}
+    once = {*EVERYWHERE} if "--server" in options else set[str]()
+    assert {name for name in options - once - {"--help", "--socket"} if f"| `{name}" not in own} == set()
+
+
 def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     document = tmp_path / "cli.md"
     document.write_text(f"# Mine\n\n{MARK}\nold\n")
@@ -45,7 +54,7 @@ def test_every_command_has_an_example_that_can_be_typed(command: Command) -> Non
 @pytest.mark.parametrize("command", ASKING, ids=by_name)
 def test_every_command_that_asks_a_registry_says_where_and_answers_in_json(command: Command) -> None:
     options = {name for param in command.params for name in param.opts}
-    assert {*EVERYWHERE, "--json"} <= options
+    assert {*EVERYWHERE, "--help", "--json"} <= options
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:

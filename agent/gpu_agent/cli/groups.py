@@ -263,9 +263,9 @@ REGISTRY = Group(
             "members": Entry("registry.members", "show the processes of the registry, and which one leads"),
             "page": Entry("registry.page", "print where the fleet page is, with a link that signs in"),
             "settings": Entry("registry.settings", "show the thresholds in force"),
-            "notify": NOTIFY,
             "backup": Entry("registry.storage", "write its database to a file"),
             "restore": Entry("registry.storage", "restore its database from a backup"),
+            "notify": NOTIFY,
         },
     },
 )
