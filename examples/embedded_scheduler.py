@@ -61,4 +61,6 @@ async def main(folder: Path, models: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit("name a directory for its state: python embedded_scheduler.py STATE_DIRECTORY")
     asyncio.run(main(Path(sys.argv[1]), sys.stdin.read().split()))

@@ -56,4 +56,6 @@ async def main(url: str, model: str) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[2:]:
+        sys.exit("name the registry and a model: python litellm_router.py http://127.0.0.1:8081 MODEL")
     asyncio.run(main(*sys.argv[1:3]))

@@ -178,6 +178,22 @@ async def test_a_registry_that_never_answers_is_unreachable_after_the_retries() 
             await anext(client.events())
 
 
+async def test_a_stream_says_once_that_it_waits_for_a_registry_and_that_one_answers_again(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RegistryClient(front.url, retry_seconds=patience(10)) as client:
+        await front.close()
+        watching = asyncio.ensure_future(anext(client.watch_endpoints()))
+        await until(lambda: bool(caplog.messages))
+        await asyncio.sleep(0.6)  # the time in which it asks once more
+        assert not watching.done()
+        await front.open()
+        assert await watching == ()
+    waits, answers = caplog.messages
+    assert waits.startswith(f"waiting: no registry answers at {front.url} (")
+    assert answers == "the registry answers again"
+
+
 async def test_a_request_is_sent_again_while_the_registry_restarts(front: Front) -> None:
     async with RegistryClient(front.url, retry_seconds=patience(10)) as client:
         await front.close()

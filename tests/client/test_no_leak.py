@@ -10,7 +10,7 @@ from gpu_agent.client import JobRequest, RegistryClient, RegistryError
 from gpu_agent.server.service import RegistryService
 from tests.client.harness import Front
 from tests.server.harness import Node
-from tests.waiting import until
+from tests.waiting import patience, until
 
 JOBS = 4
 
@@ -48,6 +48,10 @@ async def _all_ended(tasks: Sequence["asyncio.Future[None]"]) -> list[BaseExcept
 
 async def test_a_closed_client_says_so(front: Front) -> None:
     client = RegistryClient(front.url)
+    following = asyncio.ensure_future(anext(client.events()))
+    await until(lambda: bool(front.service.event_log.subscribers))
     await client.close()
     with pytest.raises(RegistryError, match="closed"):
         await client.queue()
+    with pytest.raises(RegistryError, match="closed"):
+        await asyncio.wait_for(following, patience(5))

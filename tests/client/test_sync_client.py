@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.client import JobRequest, NoAvailableNode, NotFound
+from gpu_agent.client import JobRequest, NoAvailableNode, NotFound, RegistryError
 from gpu_agent.client.sync import RegistryClient
 from tests.programs import Agent, Registry, eventually
 from tests.waiting import patience
@@ -66,8 +66,27 @@ def test_the_thread_ends_with_the_clients_block(registry: Registry) -> None:
         assert len(client_threads()) == before + 1
         assert [node.status for node in client.nodes()] == ["ready"]
     assert len(client_threads()) == before
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(RegistryError, match="closed"):
         client.queue()
+    client.close()
+
+
+def test_a_thread_that_follows_events_ends_with_the_clients_block(registry: Registry) -> None:
+    follows, ends = threading.Event(), list[str]()
+
+    def follow(client: RegistryClient) -> None:
+        try:
+            for _ in client.events(after=0):
+                follows.set()
+        except RegistryError as end:
+            ends.append(end.code)
+
+    with RegistryClient(registry.api) as client:
+        thread = threading.Thread(target=follow, args=(client,), daemon=True)
+        thread.start()
+        assert follows.wait(patience(5))
+    thread.join(patience(5))
+    assert ends == ["CLIENT_CLOSED"]
 
 
 def test_an_exception_releases_and_passes(registry: Registry, client: RegistryClient) -> None:

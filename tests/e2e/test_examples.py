@@ -183,6 +183,18 @@ def test_the_router_of_the_example_follows_the_workers(tmp_path: Path) -> None:
             assert router.wait(patience(10)) == 0
 
 
+@pytest.mark.parametrize("name", ["embedded_scheduler.py", "litellm_router.py"])
+def test_an_example_without_its_arguments_says_how_it_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / "litellm.py").write_text(STUB_LITELLM)
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], env=path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert f": python {name} " in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 class Slurm:
     """What stands in for Slurm's commands and ours: they answer from files, and note what is asked."""
 

@@ -164,6 +164,34 @@ def test_a_refusal_is_shown_in_words(signed_in: Opened) -> None:
     expect(claim.locator("pre")).to_contain_text("did you mean `gpu_count`?")
 
 
+def test_a_token_that_ends_is_replaced_and_what_was_typed_stays(
+    opened: Opened, place: Place, registry: Registry
+) -> None:
+    made = place.ask(registry, "POST", "/v1/tokens", {"kind": "operator", "role": "read", "name": "r"})[1]
+    opened.sign_in(made["token"])
+    node = opened.route("GET", "/v1/nodes/{node_id}")
+    node.get_by_label("node_id").fill("node-7")
+    assert place.ask(registry, "DELETE", f"/v1/tokens/{made['token_id']}")[0] == 204
+    node.get_by_role("button", name="Send").click()
+    expect(node.get_by_role("status")).to_contain_text("401")
+    expect(opened.page.get_by_role("alert")).to_contain_text("enter another one")
+    opened.sign_in(place.operator_token)
+    expect(opened.page.get_by_role("button", name="Sign in")).to_be_hidden()
+    node.get_by_role("button", name="Send").click()
+    expect(node.get_by_role("status")).to_contain_text("404")
+
+
+def test_signing_in_while_no_registry_answers_says_so_and_keeps_the_token(
+    opened: Opened, place: Place
+) -> None:
+    opened.page.context.set_offline(True)
+    opened.sign_in(place.operator_token)
+    expect(opened.page.get_by_role("alert")).to_contain_text("Does the registry run?")
+    opened.page.context.set_offline(False)
+    opened.page.get_by_role("button", name="Sign in").click()
+    expect(opened.page.locator("main > section > details")).not_to_have_count(0)
+
+
 def test_a_stream_is_shown_as_it_comes(signed_in: Opened, place: Place, registry: Registry) -> None:
     stream = signed_in.route("GET", "/v1/events")
     stream.get_by_role("button", name="Send").click()

@@ -92,6 +92,11 @@ _BY_STATUS: Mapping[int, type[RegistryError]] = {
 }
 
 
+def closed() -> RegistryError:
+    """Report a request of a client that is closed."""
+    return RegistryError("the client is closed: use it inside its `with` block", code=CLOSED)
+
+
 def refusal_of(content: bytes, *, status: int, retry_after: str | None) -> RegistryError:
     """Read a refusal; one without a problem document comes from a proxy before the registry."""
     try:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from gpu_agent.client import aio
-from gpu_agent.client.errors import ClaimLost
+from gpu_agent.client.errors import ClaimLost, RegistryError, closed
 from gpu_agent.wire.api import (
     ClaimDetail,
     ClaimNode,
@@ -141,9 +141,13 @@ class RegistryClient:
         self.close()
 
     def close(self) -> None:
-        """Release the claims that are still held, close the connections, and end the thread."""
+        """Release the claims that are still held, close the connections, and end the thread.
+
+        What other threads still ask for raises `RegistryError`.
+        """
         try:
-            self._loop.call(self._client.close())
+            with suppress(RegistryError):  # it is closed already
+                self._loop.call(self._client.close())
         finally:
             self._loop.end()
 
@@ -322,18 +326,19 @@ class _Running(Generic[_T]):
 
     def result(self) -> _T:
         """Wait for its result; an exception in the waiting thread, such as Ctrl-C, cancels it first."""
-        self._loop.call_soon_threadsafe(self._start)
         try:
             self._done.wait()
         finally:
             if not self._done.is_set():
-                self._loop.call_soon_threadsafe(self._cancel)
+                with suppress(RuntimeError):  # the loop has ended, and every task with it
+                    self._loop.call_soon_threadsafe(self._cancel)
                 self._done.wait()  # it is bounded: what is cancelled ends within RELEASE_SECONDS
-        if self._task is None:
-            raise RuntimeError("the client is closed")
+        if self._task is None or self._task.cancelled():
+            raise closed()
         return self._task.result()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin, in the loop's thread."""
         self._task = self._loop.create_task(self._work)
         self._task.add_done_callback(lambda _: self._done.set())
 
@@ -347,15 +352,21 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._ended = False
+        """Set before the loop stops: what is started before that still runs in it."""
         self._thread = threading.Thread(target=self._run, name="gpu-agent client", daemon=True)
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine and return its result."""
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("the client is closed: use it inside its `with` block")
-        return _Running(self._loop, work).result()
+        running = _Running(self._loop, work)
+        with self._lock:
+            if self._ended:
+                work.close()
+                raise closed()
+            self._loop.call_soon_threadsafe(running.start)
+        return running.result()
 
     def iterate(self, items: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
         """Yield what an asynchronous generator yields."""
@@ -367,21 +378,31 @@ class _LoopThread:
                     return
                 yield one
         finally:
-            with suppress(RuntimeError):
+            with suppress(RegistryError):
                 self.call(items.aclose())
 
     def end(self) -> None:
         """End the thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        with self._lock:
+            if not self._ended:
+                self._ended = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     def _run(self) -> None:
         try:
             self._loop.run_forever()
         finally:
+            self._loop.run_until_complete(_end_all_tasks())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
+
+
+async def _end_all_tasks() -> None:
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 class _ExhaustedError(Exception):

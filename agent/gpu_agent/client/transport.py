@@ -18,13 +18,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gpu_agent.client import routes
 from gpu_agent.client.errors import (
-    CLOSED,
     INVALID_ANSWER,
     INVALID_REQUEST,
     UNREACHABLE,
     Busy,
     RegistryError,
     Unreachable,
+    closed,
     refusal_of,
 )
 from gpu_agent.client.routes import AnswerT, Route
@@ -122,8 +122,7 @@ class Transport:
 
     async def send_once(self, route: Route[AnswerT], *, timeout_seconds: float = REQUEST_SECONDS) -> AnswerT:
         """Send a request once; raises `RegistryError`."""
-        if self._http.is_closed:
-            raise RegistryError("the client is closed: use it inside its `async with` block", code=CLOSED)
+        self._check_open()
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._http.request(
@@ -133,9 +132,7 @@ class Transport:
             raise _unsendable() from None
         except (httpx.TransportError, TimeoutError) as error:
             raise self._unreachable(error) from error
-        if self._away:
-            self._away = False
-            _LOG.warning("the registry answers again")
+        self._note_answer()
         if not answer.is_success:
             raise _refusal(answer, answer.content)
         if answer.status_code == _NO_CONTENT:
@@ -191,10 +188,11 @@ class Transport:
         backoff = Backoff()
         until: float | None = time.monotonic() + self.retry_seconds
         while True:
+            opened = False
             try:
                 async with aclosing(self._read_stream(*request())) as stream:
                     async for message in stream:
-                        backoff, until = Backoff(), None
+                        opened, backoff, until = True, Backoff(), None
                         yield message
                 broken: RegistryError = Unreachable("the stream ended", code=UNREACHABLE)
             except (Busy, Unreachable) as error:
@@ -202,14 +200,19 @@ class Transport:
             delay = backoff.next_delay(broken)
             if until is not None and time.monotonic() + delay > until:
                 raise broken
-            await asyncio.sleep(delay)
+            if opened:
+                await asyncio.sleep(delay)
+            else:
+                await self.wait(broken, delay)
 
     async def _read_stream(self, path: str, last_id: str | None) -> AsyncGenerator[SseMessage | None, None]:
         timeout = httpx.Timeout(REQUEST_SECONDS, read=SILENCE_SECONDS)
         headers = {"Accept": "text/event-stream"} | ({} if last_id is None else {"Last-Event-ID": last_id})
         parser = EventStreamParser()
+        self._check_open()
         try:
             async with self._http.stream("GET", self.url + path, headers=headers, timeout=timeout) as answer:
+                self._note_answer()
                 if not answer.is_success:
                     raise _refusal(answer, await answer.aread())
                 yield None
@@ -221,6 +224,15 @@ class Transport:
             raise _unsendable() from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+
+    def _check_open(self) -> None:
+        if self._http.is_closed:
+            raise closed()
+
+    def _note_answer(self) -> None:
+        if self._away:
+            self._away = False
+            _LOG.warning("the registry answers again")
 
     def _unreachable(self, error: Exception) -> Unreachable:
         cause = str(error) or type(error).__name__

@@ -31,15 +31,23 @@ function signIn(refused) {
 }
 
 async function load() {
-  const answer = await request("/openapi.json");
+  let answer;
+  try {
+    answer = await request("/openapi.json");
+  } catch (error) {
+    byId("token").value = token;
+    signIn(`no answer: ${error.message}. Does the registry run?`);
+    return;
+  }
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
     token = "";
     signIn(problem.detail || `refused with ${answer.status}`);
     return;
   }
-  api = await answer.json();
   byId("sign-in").hidden = true;
+  if (api) return;  // another token: what is open and typed stays
+  api = await answer.json();
   byId("about").textContent = `${api.info.description} Version ${api.info.version}.`;
   showRoutes();
 }
@@ -122,18 +130,21 @@ async function send({ path, method, inputs, text, status, output, signal }) {
   }
   status.textContent = "waiting";
   status.className = "";
+  output.textContent = "";
   try {
     const answer = await request(address, options);
     status.className = answer.ok ? "ok" : "bad";
     status.textContent = `${answer.status} ${answer.statusText}`;
     const followed = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
-    if (followed) await follow(answer, output);
-    else output.textContent = pretty(await answer.text());
+    if (followed) {
+      await follow(answer, output);
+      status.textContent += ", and the stream has ended";
+    } else output.textContent = pretty(await answer.text());
+    if (answer.status === 401) signIn("The registry does not take this token any more: enter another one.");
   } catch (error) {
     if (signal.aborted) return;
     status.className = "bad";
     status.textContent = `no answer: ${error.message}`;
-    output.textContent = "";
   }
   output.hidden = output.textContent === "";
 }
@@ -142,7 +153,6 @@ async function send({ path, method, inputs, text, status, output, signal }) {
 async function follow(answer, output) {
   const reader = answer.body.getReader();
   const decoder = new TextDecoder();
-  output.textContent = "";
   output.hidden = false;
   for (;;) {
     const { done, value } = await reader.read();
