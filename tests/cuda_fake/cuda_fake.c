@@ -8,6 +8,7 @@
  *     hang CALL UUID            the call blocks, deaf to SIGTERM, until this line is gone
  *     crash CALL UUID           the process dies of SIGSEGV
  *     exit CALL UUID STATUS     the process exits
+ *     complain CALL UUID        words on stderr, without the end of a line
  *     corrupt CALL UUID         one byte of what the call copies is wrong
  */
 #include <signal.h>
@@ -59,6 +60,8 @@ static int enter(const char *call)
         raise(SIGSEGV);
     if (stated("exit", call, &value))
         exit((int)value);
+    if (stated("complain", call, &value))
+        fputs("cuda: falling back", stderr);
     if (stated("delay", call, &value))
         wait_ms(value);
     return stated("error", call, &value) ? (int)value : 0;

@@ -4,6 +4,7 @@ The control file holds one statement a line; DEV is a device index, `3/1` for th
 of device 3, or `*` for every one.
 
     count 8                                    how many devices there are
+    counted_once 1                             a change of `count` is seen once the library is opened again
     driver_version 570.124.06                  and cuda_version 12080, nvml_version: facts of the machine
     log PATH                                   every call is noted there: `PID CALL [DEV]`
     name DEV NVIDIA H100 80GB HBM3             and uuid, memory_total, temperature …: facts of a device
@@ -37,7 +38,7 @@ from pathlib import Path
 from tests.nvml_fake.build import build
 
 _WORDS_OF_KEY = {
-    **dict.fromkeys(("count", "driver_version", "nvml_version", "cuda_version", "log"), 1),
+    **dict.fromkeys(("count", "counted_once", "driver_version", "nvml_version", "cuda_version", "log"), 1),
     **dict.fromkeys(("error", "delay", "hang", "crash", "exit", "print", "complain", "process"), 3),
 }
 """How many leading words identify a statement; for facts of a device it is 2."""

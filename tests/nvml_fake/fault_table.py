@@ -175,7 +175,7 @@ FAULTS: tuple[Fault, ...] = (
     _fabric("fabric_degraded_bandwidth", 3, 0, HEALTHY_FABRIC ^ 0x03),
     _fabric("fabric_no_partition", 3, 0, HEALTHY_FABRIC ^ 0x500),
     _fabric("fabric_misconfigured", 3, 0, HEALTHY_FABRIC ^ 0x400),
-    _figure("nvlink_down", "nvlinks_down", 2, 0, "old"),
+    _figure("nvlink_down", "nvlinks_down", 2, 0, "old", "mig"),
     _figure("nvlink_errors", "nvlink_errors_total", 3, 3, "old"),
     _figure("pcie_link_slow", "pcie_width", 4, 16, "mig"),
 )

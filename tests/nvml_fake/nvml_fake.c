@@ -12,9 +12,19 @@
 
 /* ---- NVML: the library ----------------------------------------------------------------------------- */
 
+static unsigned long long count_when_opened;
+
+static unsigned long long device_count(void) {
+    unsigned long long count = 0;
+    number(machine_fact("count"), &count);
+    return machine_fact("counted_once") == NULL ? count : count_when_opened;
+}
+
 static nvmlReturn_t start(const char *call) {
     nvmlReturn_t code = enter(call, NULL);
-    initialised += code == NVML_SUCCESS;
+    if (code == NVML_SUCCESS && initialised++ == 0) {
+        number(machine_fact("count"), &count_when_opened);
+    }
     return code;
 }
 
@@ -66,27 +76,23 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
 }
 
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
-    unsigned long long wide = 0;
     nvmlReturn_t code = enter_machine("nvmlDeviceGetCount_v2");
     if (code == NVML_SUCCESS) {
-        number(machine_fact("count"), &wide);
-        *count = (unsigned int)wide;
+        *count = (unsigned int)device_count();
     }
     return code;
 }
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
-    unsigned long long count = 0;
     nvmlDevice_t found = device_at(index, WHOLE);
     nvmlReturn_t code = enter("nvmlDeviceGetHandleByIndex_v2", found);
     if (code != NVML_SUCCESS) {
         return code;
     }
-    number(machine_fact("count"), &count);
     if (!initialised) {
         return NVML_ERROR_UNINITIALIZED;
     }
-    if (found == NULL || index >= count) {
+    if (found == NULL || index >= device_count()) {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
     *device = found;

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from gpu_agent.probe.snapshot import (
     Sources,
     able_to_serve,
     advanced_features,
+    document_fields,
     exit_code,
     open_sources,
     supported_features,
@@ -35,6 +37,7 @@ from gpu_agent.wire.inventory import (
     ModelStatus,
     Outcome,
 )
+from gpu_agent.wire.probe_document import ProbeDocument
 
 HOST = Host(
     cpu_logical_cores=1,
@@ -76,6 +79,18 @@ def test_what_could_not_be_searched_for_models_is_in_the_document(tmp_path: Path
     document = to_document(take(GpuReport(outcome=Outcome.OK), Sources(scanner=scanner)))
     assert document["models_unsearched"] == {str(tmp_path / "hub"): "it is not a folder"}
     assert document["models_complete"] is True
+
+
+def test_a_path_that_is_no_utf8_leaves_a_document_that_programs_can_read(tmp_path: Path) -> None:
+    paths = [Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/caf\xe9", b"/d\xe9j\xe0")]
+    paths[0].mkdir()
+    paths[1].write_text("no folder")
+    scanner = ModelScanner([HubCache([path]) for path in paths])
+    taken = take(GpuReport(outcome=Outcome.OK), Sources(scanner=scanner))
+    document = ProbeDocument.model_validate(document_fields(taken))
+    assert document.models_unsearched == {f"{tmp_path}/d?j?": "it is not a folder"}
+    assert [disk.path for disk in document.host.cache_disks] == [f"{tmp_path}/caf?"]
+    json.dumps(to_document(taken), ensure_ascii=False).encode()
 
 
 def test_a_scan_that_ran_out_of_its_budget_is_incomplete(tmp_path: Path) -> None:

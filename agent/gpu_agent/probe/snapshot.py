@@ -118,18 +118,24 @@ def take(
     scan = sources.scanner.scan(
         sources.scan_budget_seconds, answers_within_seconds=answers_within_seconds, after_read=after_read
     )
-    disk_unknowns = {f"cache_disks:{name}": why for name, why in scan.disk_unknowns.items()}
+    disk_unknowns = {f"cache_disks:{as_unicode(name)}": why for name, why in scan.disk_unknowns.items()}
+    disks = tuple(replace(disk, path=as_unicode(disk.path)) for disk in scan.disks)
     return Inventory(
-        host=replace(host, cache_disks=scan.disks, unknowns={**host.unknowns, **disk_unknowns}),
+        host=replace(host, cache_disks=disks, unknowns={**host.unknowns, **disk_unknowns}),
         gpu=gpu,
         models=scan.models,
         models_complete=scan.complete,
-        models_unsearched=scan.problems,
+        models_unsearched={as_unicode(place): why for place, why in scan.problems.items()},
         features_supported=supported_features(sources.policy, scan.models),
         advanced_features=advanced_features(sources.policy),
         simulated=simulated,
         took_ms=round(gpu.took_ms + (monotonic() - began) * 1000, 1),
     )
+
+
+def as_unicode(path: str) -> str:
+    """A path as any JSON reader takes it: each byte that is no UTF-8 becomes a question mark."""
+    return path.encode(errors="replace").decode()
 
 
 def exit_code(inventory: Inventory) -> int:

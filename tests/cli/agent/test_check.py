@@ -15,6 +15,8 @@ from gpu_agent.cli.agent.check import check_schema
 from gpu_agent.cli.main import main
 from tests.cuda_fake.control import FakeCuda, built_library
 from tests.nvml_fake.control import FakeNvml
+from tests.probe.collectors.fake_collector import GOOD, bring
+from tests.probe.collectors.machines import unpack
 from tests.programs import COMMAND, eventually
 from tests.waiting import patience
 
@@ -112,6 +114,26 @@ def test_a_driver_without_any_gpu_is_not_ok(machine: Machine, capsys: pytest.Cap
     found = document(capsys)
     assert (found["ok"], found["outcome"]) == (False, "ok")
     assert "found no GPU" in found["detail"]
+
+
+def test_a_machine_whose_only_gpu_is_its_processors_own_is_not_ok(
+    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine.nvml.set("count", 0)  # such as after its GPU fell off the bus and it was started again
+    monkeypatch.setenv("GPU_AGENT_SYS_DIR", str(unpack("ryzen-apu", tmp_path / "sys")))
+    assert main(["check"]) == main(["probe"]) == 2
+    capsys.readouterr()
+    assert main(["check", "--json"]) == 2
+    assert document(capsys)["ok"] is False
+
+
+def test_a_collector_that_prints_spoils_no_document(
+    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bring(tmp_path, "loud", f"print('hello'){GOOD}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["check", "--json"]) == 0
+    assert machine.nvml.fact("uuid", 0) in {one["scope"] for one in document(capsys)["checks"]}
 
 
 def test_a_simulated_machine_fails_where_its_schedule_has_a_fault(

@@ -99,6 +99,11 @@ def test_a_gpu_that_another_process_has_taken_is_no_failed_one(machine: Machine,
     assert "another process has the GPU" in result.detail
 
 
+def test_words_of_the_library_are_no_part_of_the_answer(machine: Machine) -> None:
+    machine.cuda.state("complain cuMemFree_v2 GPU-1")
+    assert machine.check()["memory_bandwidth"].ok
+
+
 def test_without_libcuda_the_link_is_checked_and_the_copies_are_not(machine: Machine) -> None:
     machine.processes = CheckProcesses({**os.environ, "LD_LIBRARY_PATH": "/nowhere"})
     results = machine.check()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_agent.probe.checks import process
 from gpu_agent.probe.checks.judgement import Expected, Result
 from gpu_agent.probe.checks.machine import run_hook
 from gpu_agent.probe.checks.process import OUTPUT_BYTES, CheckProcesses
@@ -92,6 +93,30 @@ def test_one_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Pat
     while Path(f"/proc/{child}").exists() and "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)
+
+
+def test_no_other_one_starts_while_anything_that_a_late_one_started_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
+    pid_file = tmp_path / "pid"
+    stuck = f"sh -c \"trap '' TERM; echo \\$\\$ > {pid_file}; while :; do sleep 0.1; done\""
+    late = Expected(hook=(str(script(tmp_path, f"{stuck} &", "wait")),), hook_seconds=patience(0.5))
+    processes, stop = CheckProcesses(dict(os.environ)), threading.Event()
+    result = run_hook(processes, late, stop)
+    pid = int(pid_file.read_text())
+    try:
+        assert result.detail.endswith(f"and process {pid} does not end by SIGTERM")
+        refused = run_hook(processes, Expected(hook=("true",)), stop)
+        assert refused.ok is None
+        assert refused.detail == f"true: an earlier check, process {pid}, was asked to end and has not"
+    finally:
+        os.kill(pid, 9)
+    deadline = time.monotonic() + patience(5)
+    while processes.left_behind_pid is not None:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+    assert run_hook(processes, Expected(hook=("true",)), stop).ok
 
 
 def test_what_it_leaves_running_does_not_hold_up_its_result(tmp_path: Path) -> None:

@@ -328,6 +328,15 @@ def test_on_a_machine_with_nvswitches_every_link_that_is_down_is_a_cause_from_th
     assert Past().at(0, linked(up=0, down=18, faults=("fabric_incomplete",))) == []
 
 
+def test_links_that_are_off_because_mig_is_on_are_no_cause() -> None:
+    past = Past()
+    past.at(0, linked(up=18, down=0, faults=()))
+    in_mig_mode = replace(linked(up=0, down=18, faults=()), mig_enabled=True)
+    assert past.at(1, in_mig_mode) == []
+    assert past.at(2, linked(up=0, down=18, faults=())) == ["nvlink_down"]
+    assert past.at(3, in_mig_mode) == []
+
+
 def test_link_errors_that_grow_are_a_cause_until_they_are_quiet() -> None:
     past = Past()
     assert past.at(0, linked(errors=5)) == []

@@ -5,26 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from gpu_agent.probe.host.processes import Process, counts_as_we_do, lineage, process, program
+from gpu_agent.probe.host.processes import Process, counts_as_we_do, lineage, members, process, program
 
-STAT = "{pid} ({name}) {state} {parent} 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 {started} 1 1\n"
+STAT = (
+    "{pid} ({name}) {state} {parent} {group} 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 {threads} 0 {started} 1 1\n"
+)
 
 
 def put(
-    root: Path, pid: int, parent: int, started: int, *, name: str = "python3", state: str = "S 1"
+    root: Path, pid: int, parent: int, started: int, *, name: str = "python3", state: str = "S 1 1"
 ) -> None:
-    """`state`: its letter, and how many threads it has."""
+    """`state`: its letter, how many threads it has, and its group."""
     folder = root / "proc" / str(pid)
     folder.mkdir(parents=True)
-    letter, threads = state.split()
-    stat = STAT.format(pid=pid, name=name, state=letter, parent=parent, threads=threads, started=started)
+    letter, threads, group = state.split()
+    stat = STAT.format(
+        pid=pid, name=name, state=letter, parent=parent, group=group, threads=threads, started=started
+    )
     (folder / "stat").write_text(stat)
 
 
 @pytest.mark.parametrize("name", ["python3", "a b", "x) S 99 (y", "((", ""])
 def test_a_process_is_read_whatever_it_calls_itself(tmp_path: Path, name: str) -> None:
     put(tmp_path, 42, 7, 1234, name=name)
-    assert process(42, tmp_path) == Process(42, 7, 1234)
+    assert process(42, tmp_path) == Process(42, 7, 1, 1234)
 
 
 def test_a_process_that_is_not_there_or_cannot_be_read_is_unknown(tmp_path: Path) -> None:
@@ -37,10 +41,20 @@ def test_a_process_that_is_not_there_or_cannot_be_read_is_unknown(tmp_path: Path
 def test_a_zombie_is_no_process_unless_other_threads_run(
     tmp_path: Path,
 ) -> None:
-    put(tmp_path, 42, 7, 1234, state="Z 1")
-    put(tmp_path, 43, 7, 1234, state="Z 3")
+    put(tmp_path, 42, 7, 1234, state="Z 1 1")
+    put(tmp_path, 43, 7, 1234, state="Z 3 1")
     assert process(42, tmp_path) is None
-    assert process(43, tmp_path) == Process(43, 7, 1234)
+    assert process(43, tmp_path) == Process(43, 7, 1, 1234)
+
+
+def test_the_members_of_a_group_are_those_that_run(tmp_path: Path) -> None:
+    put(tmp_path, 42, 7, 1234, state="S 1 42")
+    put(tmp_path, 43, 1, 1235, state="D 1 42")
+    put(tmp_path, 44, 42, 1236, state="Z 1 42")
+    put(tmp_path, 45, 42, 1237, state="S 1 45")
+    (tmp_path / "proc" / "self").mkdir()
+    assert sorted(one.pid for one in members(42, tmp_path)) == [42, 43]
+    assert members(42, tmp_path / "nowhere") == ()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")

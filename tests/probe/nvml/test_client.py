@@ -132,6 +132,25 @@ async def test_the_library_is_opened_again_for_a_lost_gpu_only_from_time_to_time
         assert (await report_from(eager)).gpus[1].health is Health.OK
 
 
+async def test_a_gpu_that_is_listed_no_more_is_found_once_it_is_back(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path, gpus=3)
+    fake.set("counted_once", 1)
+    async with probing(fake, policy=ChildPolicy(reopen_lost_after_seconds=0.0)) as probe:
+        await report_from(probe)
+        fake.set("error", "nvmlDeviceGetName", 2, "GPU_IS_LOST")
+        fake.set("error", "nvmlDeviceGetTemperature", 2, "GPU_IS_LOST")
+        assert (await report_from(probe)).gpus[2].health is Health.LOST
+        fake.set("count", 2)  # it was removed from the bus: the library opened again lists it no more
+        assert len((await report_from(probe)).gpus) == 2
+        fake.unset("error")
+        fake.set("count", 3)
+        assert [gpu.health for gpu in (await report_from(probe)).gpus] == [Health.OK] * 3
+        await report_from(probe)
+        opened = fake.calls().count("nvmlInitWithFlags")
+        await report_from(probe)
+    assert fake.calls().count("nvmlInitWithFlags") == opened
+
+
 async def test_the_library_is_not_opened_again_while_that_would_wake_a_gpu(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path, gpus=2)
     power = tmp_path / "sys/bus/pci/devices" / fake.fact("pci_bus_id", 0).lower()[4:] / "power"

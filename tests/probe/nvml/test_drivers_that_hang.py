@@ -98,6 +98,15 @@ async def test_a_stuck_child_gets_sigterm_never_sigkill_and_no_second_child_besi
         assert child_of(probe) is not stuck
 
 
+async def test_a_child_whose_gpus_start_slowly_is_not_asked_to_end(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("delay", "nvmlInitWithFlags", "*", 500)
+    async with probing(fake, 0.1, policy=ChildPolicy(end_hung_after_seconds=0.0)) as probe:
+        await miss_from(probe)
+        assert (await report_from(probe)).outcome is Outcome.OK
+    assert len(fake.callers()) == 1
+
+
 async def test_close_leaves_a_stuck_child_behind_within_two_seconds(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     async with probing(fake, 0.4) as probe:

@@ -34,6 +34,18 @@ def test_the_same_event_again_and_others_beside_it_are_all_counted(tmp_path: Pat
         assert events_of(child) == [{"xid_31": 1}]
 
 
+def test_a_gpu_that_is_identified_later_gives_each_event_once(tmp_path: Path) -> None:
+    fake = FakeNvml(tmp_path)
+    fake.set("error", "nvmlDeviceGetUUID", 0, "TIMEOUT")
+    with child_of(fake.environment()) as child:
+        assert events_of(child) == [{}]
+        fake.unset("error")
+        assert events_of(child) == [{}]
+        fake.happen(("xid", 0, 48))
+        assert events_of(child) == [{"xid_48": 1}]
+        assert events_of(child, reopen=True) == [{}]
+
+
 def test_events_before_the_registration_are_not_reported(tmp_path: Path) -> None:
     fake = FakeNvml(tmp_path)
     fake.happen(("xid", 0, 79))

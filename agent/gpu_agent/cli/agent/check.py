@@ -1,6 +1,8 @@
 """`gpu-agent check`: all admission checks of this machine, now, without an agent and without a registry."""
 
+import contextlib
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -119,7 +121,7 @@ def main(arguments: Arguments) -> int:
     if arguments.json:
         found = document(report, results, took_seconds=time.monotonic() - began)
         print_json(found.model_dump(mode="json", by_alias=True))
-    elif report.gpus:
+    elif report.offered:
         print_lines([summary(results)])
     if code in (ExitCode.NO_GPU, ExitCode.DRIVER_BROKEN):
         print_stderr(_detail(report) or "")
@@ -129,7 +131,7 @@ def main(arguments: Arguments) -> int:
 def _exit_code(report: GpuReport, results: Sequence[Result]) -> ExitCode:
     if report.outcome is Outcome.DRIVER_BROKEN:
         return ExitCode.DRIVER_BROKEN
-    if report.outcome is not Outcome.OK or not report.gpus:
+    if report.outcome is not Outcome.OK or not report.offered:
         return ExitCode.NO_GPU
     return ExitCode.FAILED if any(result.ok is False for result in results) else ExitCode.OK
 
@@ -148,8 +150,9 @@ def _read(request: ProbeRequest) -> GpuReport:
         except SimulationError as error:
             raise Failure(f"--simulate: {error}", code=ExitCode.CONFIGURATION) from None
     child = start_child()
-    others = start_collectors(options.collectors, options.surroundings, deadline_seconds=DEADLINE_SECONDS)
-    return merge_reports(read_once(child, DEADLINE_SECONDS), collect_reports(others))
+    with contextlib.redirect_stdout(sys.stderr):  # a collector that prints must not spoil a document
+        others = start_collectors(options.collectors, options.surroundings, deadline_seconds=DEADLINE_SECONDS)
+        return merge_reports(read_once(child, DEADLINE_SECONDS), collect_reports(others))
 
 
 def _run(report: GpuReport, expected: Expected, request: ProbeRequest) -> Iterator[Result]:

@@ -47,7 +47,7 @@ from gpu_agent.node.state_checks import Credential, available_tokens, check_stat
 from gpu_agent.probe.models.scanner import DISK_SILENT
 from gpu_agent.probe.nvml import device_nodes
 from gpu_agent.probe.nvml.driver_files import DriverFiles, find_driver_files
-from gpu_agent.probe.snapshot import open_sources
+from gpu_agent.probe.snapshot import as_unicode, open_sources
 from gpu_agent.runtime.check_results import CheckResult, CheckStatus, fail, ok, skipped, warn
 from gpu_agent.runtime.config.load import SettingsError
 from gpu_agent.runtime.config.sources import unknown_variables
@@ -241,7 +241,7 @@ async def _caches(request: ProbeRequest, inventory: Inventory) -> AsyncIterator[
     if not roots:
         yield skipped("model caches", "none are scanned")
     for root in roots:
-        if inventory.models_unsearched.get(str(root)) == DISK_SILENT:
+        if inventory.models_unsearched.get(as_unicode(str(root))) == DISK_SILENT:
             yield silent_cache_check(root)
             continue
         try:

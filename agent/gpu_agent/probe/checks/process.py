@@ -1,7 +1,7 @@
 """Runs a check in a process of its own, with a deadline; blocks until it has ended or is left behind.
 
 A check that hangs is asked to end (SIGTERM, with all that it started) and then left behind: SIGKILL has
-frozen GPUs. While one that was left behind still exists, no other one is started: at most one is stuck.
+frozen GPUs. While any of it still exists, no other one is started: at most one is stuck.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from gpu_agent.probe.host import processes
 from gpu_agent.probe.nvml.process import without_credentials
 from gpu_agent.probe.nvml.stuck_child import CHECK_NAME, find_stuck_child
 from gpu_agent.records import dataclass
@@ -64,12 +65,17 @@ class CheckProcesses:
         self.name = name
         self._environ = without_credentials(environ)
         self._left_behind: subprocess.Popen[bytes] | None = None
+        self._started_by_it: tuple[processes.Process, ...] = ()
+        """What that process had started and was asked to end with it. Linux only."""
 
     @property
     def left_behind_pid(self) -> int | None:
-        """The process that was asked to end here and still exists; None where there is none."""
+        """A process that was asked to end here and still exists; None where there is none."""
         process = self._left_behind
-        return None if process is None or process.poll() is not None else process.pid
+        if process is not None and process.poll() is None:
+            return process.pid
+        self._started_by_it = tuple(filter(_still_runs, self._started_by_it))
+        return next((one.pid for one in self._started_by_it), None)
 
     def run(
         self, command: Sequence[str], *, deadline_seconds: float, stop: threading.Event
@@ -113,16 +119,23 @@ class CheckProcesses:
         return Unfinished(f"its output could not be read ({why}): see `ulimit -u`, and TasksMax of the unit")
 
     def _end(self, process: subprocess.Popen[bytes], deadline_seconds: float, *, stopped: bool) -> Unfinished:
+        self._started_by_it = processes.members(process.pid)
         _terminate(process)
         self._left_behind = process
         if stopped:
             return Unfinished("the agent stops")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+        given_up_at = time.monotonic() + GRACE_SECONDS
+        while (stuck_pid := self.left_behind_pid) is not None and time.monotonic() < given_up_at:
+            time.sleep(_POLL_SECONDS)
         late = f"no end within {deadline_seconds:g} s"
-        if process.poll() is None:
-            return Unfinished(f"{late}, and process {process.pid} does not end by SIGTERM", hung=True)
+        if stuck_pid is not None:
+            return Unfinished(f"{late}, and process {stuck_pid} does not end by SIGTERM", hung=True)
         return Unfinished(late, hung=True)
+
+
+def _still_runs(one: processes.Process) -> bool:
+    found = processes.process(one.pid)
+    return found is not None and found.started == one.started
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

@@ -181,6 +181,9 @@ class GpuHistory:
 
     def _observe_nvlinks(self, gpu: Gpu) -> None:
         """Take in which links are missing: those that were up before, and in a fabric all that are down."""
+        if gpu.mig_enabled:  # the driver may turn its links off, and no program on a MIG device uses them
+            self._nvlinks_missing = 0
+            return
         if gpu.nvlinks_up is None:
             return
         self._most_nvlinks = max(self._most_nvlinks, gpu.nvlinks_up)

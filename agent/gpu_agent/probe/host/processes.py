@@ -1,15 +1,15 @@
-"""Processes of this machine as `/proc` shows them: their parents and start times. Linux only.
+"""Processes of this machine as `/proc` shows them: their parents, groups and start times. Linux only.
 
 A process that cannot be seen from here, such as one outside of our container whose number means
-another one or none, is unknown. Processes are not listed: only the requested ones are read.
+another one or none, is unknown. Only the requested ones are read, except for the members of a group.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 _LONGEST_BYTES = 4096
-_STATE, _PARENT, _THREADS, _STARTED = 0, 1, 17, 19
-"""Fields of `stat` after the name in parentheses: proc(5) counts them as the 3rd, 4th, 20th and 22nd."""
+_STATE, _PARENT, _GROUP, _THREADS, _STARTED = 0, 1, 2, 17, 19
+"""Fields of `stat` after the name in parentheses: proc(5) counts them as the 3rd, 4th, 5th, 20th and 22nd."""
 _ENDED = frozenset({b"Z", b"X", b"x"})
 _MOST_ANCESTORS = 256
 _NAME_AND_NUMBER = 2
@@ -22,6 +22,7 @@ class Process:
 
     pid: int
     parent: int
+    group: int
     started: int
     """Ticks since the boot: with the pid, it names one process."""
 
@@ -36,9 +37,22 @@ def process(pid: int, root: Path = Path("/")) -> Process | None:
             # The name may hold anything, parentheses and spaces too: what follows the last one is fixed.
             fields = file.read(_LONGEST_BYTES).rpartition(b")")[2].split()
         ended = fields[_STATE] in _ENDED and int(fields[_THREADS]) <= 1  # else its first thread alone has
-        return None if ended else Process(pid, int(fields[_PARENT]), int(fields[_STARTED]))
+        parent, group, started = (int(fields[at]) for at in (_PARENT, _GROUP, _STARTED))
+        return None if ended else Process(pid, parent, group, started)
     except (OSError, ValueError, IndexError):
         return None
+
+
+def members(group: int, root: Path = Path("/")) -> tuple[Process, ...]:
+    """The processes of a group, such as all that a command has started; empty where none can be seen.
+
+    It looks at every process of the machine.
+    """
+    try:
+        pids = [int(entry.name) for entry in (root / "proc").iterdir() if entry.name.isdecimal()]
+    except OSError:
+        return ()
+    return tuple(one for pid in pids if (one := process(pid, root)) and one.group == group)
 
 
 def program(pid: int, root: Path = Path("/")) -> str | None:

@@ -45,6 +45,11 @@ class ChildPolicy:
 
     end_hung_after_seconds: float = 30.0
     """A child that has owed its answer this long is asked to end."""
+    end_starting_after_seconds: float = 180.0
+    """The same for an answer for which it opens the library.
+
+    Where nothing else holds the driver open, as `nvidia-persistenced` does, each GPU starts then: seconds.
+    """
     restart_seconds: float = 1.0
     """The first wait before a child that died is started again; it doubles with each death."""
     restart_ceiling_seconds: float = 60.0
@@ -94,6 +99,8 @@ class NvmlClient:
         self._restart_wait_seconds = 0.0
         self._restart_at = 0.0
         self._reopen_at: float | None = None
+        self._listed: set[str] = set()
+        """The UUIDs of all GPUs that the driver has listed."""
         self._pending = PendingEvents()
         self._watch: Watch | None = None
         self._read_whole = False
@@ -197,7 +204,9 @@ class NvmlClient:
         return True
 
     def _end_if_hung(self, child: "ChildConnection", now: float) -> None:
-        if now - child.requested_at >= self._policy.end_hung_after_seconds:
+        policy = self._policy
+        bound = policy.end_starting_after_seconds if child.starts_gpus else policy.end_hung_after_seconds
+        if now - child.requested_at >= bound:
             child.end()
             child.process.terminate()
 
@@ -208,13 +217,27 @@ class NvmlClient:
         self._restart_wait_seconds = 0.0
         if report.outcome is not Outcome.OK:
             child.end()  # a loaded library stays as it was: the next read starts a new child
-        if not _worth_reopening(report):
+        if not self._is_worth_reopening(report):
             self._reopen_at = None
         elif self._reopen_at is None:
             self._reopen_at = now + self._policy.reopen_lost_after_seconds
         waited = now - requested_at
         report = self._pending.merge_into(report)
         return replace(report, age_seconds=waited) if waited > self._deadline_seconds else report
+
+    def _is_worth_reopening(self, report: GpuReport) -> bool:
+        """Whether a GPU that is lost, or listed no more, may be found, and none would hang or wake by that.
+
+        An open library does not notice a GPU that is added.
+        """
+        whole = {gpu.uuid for gpu in report.gpus if gpu.parent_uuid is None}
+        listed = {uuid for uuid in whole if not uuid.startswith(UNIDENTIFIED)}
+        missing = self._listed - listed
+        self._listed |= listed
+        quarantined = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
+        asleep = any(gpu.asleep for gpu in report.gpus)
+        lost = bool(missing) or any(gpu.health is Health.LOST for gpu in report.gpus)
+        return report.outcome is Outcome.OK and lost and not quarantined and not asleep
 
     def _missed_by_silence(self, child: "ChildConnection") -> MissedReading:
         if self._missing_since is None:
@@ -240,13 +263,6 @@ class NvmlClient:
         return MissedReading(reason="nvml_child_died", since=self._missing_since, detail=self._death)
 
 
-def _worth_reopening(report: GpuReport) -> bool:
-    """Whether a lost GPU may be found again, and no GPU would hang or wake up because of it."""
-    quarantined = any(each.code == "gpu_silent" for gpu in report.gpus for each in gpu.reasons)
-    asleep = any(gpu.asleep for gpu in report.gpus)
-    return not quarantined and not asleep and any(gpu.health is Health.LOST for gpu in report.gpus)
-
-
 class ChildConnection:
     """One child process, the thread that reads its output, and the answer that it owes."""
 
@@ -266,6 +282,8 @@ class ChildConnection:
         self.process = process
         self.answer: asyncio.Future[GpuReport | None] | None = None
         self.requested_at = 0.0
+        self.starts_gpus = True
+        """Whether it opens the library for the answer that it owes."""
         self.ending = False
         self.ended = asyncio.Event()
         self._loop = loop
@@ -281,6 +299,7 @@ class ChildConnection:
         self.answer = self._loop.create_future()
         self.requested_at = self._loop.time()
         self._last_id += 1
+        self.starts_gpus = self._last_id == 1 or bool(more.get("reopen"))
         if self.ended.is_set():
             self.answer.set_result(None)
         else:

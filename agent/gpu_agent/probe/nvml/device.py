@@ -146,7 +146,10 @@ class Device:
         if self.handle is None:
             self.handle = self._open()
         if not self.identity.get("uuid"):
+            stand_in = self.key
             self.identity = self._keeping_identity(lambda: readings.read_identity(nvml, self.handle))
+            if events is not None and self.key != stand_in:
+                events.drop(stand_in)  # or it would give each event once more, whenever it is closed
         if events is not None:
             events.read(self.key, self.handle)
             if events.had_events(self.key):

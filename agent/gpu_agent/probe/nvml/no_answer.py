@@ -8,7 +8,8 @@ def hung_sentence(seconds: float) -> str:
     """Say that the driver let the deadline pass, with the next step."""
     return (
         f"NVML did not answer within {seconds:g} s (nvml_hung): the driver or a GPU is stuck; "
-        "see `dmesg` for Xid or NVRM messages, and reboot if it stays."
+        "see `dmesg` for Xid or NVRM messages, and reboot if it stays. Where it is only that the GPUs start "
+        "slowly for each program, run `nvidia-persistenced`."
     )
 
 
