@@ -54,6 +54,17 @@ def test_the_machine_is_probed_again_and_what_was_found_is_shown(
     )
 
 
+def test_a_driver_that_did_not_answer_the_probe_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = FakeAgent()
+    agent.state = snapshot(probe_age_seconds=38.0)
+    with serving(tmp_path / "s", agent=agent) as served:
+        assert main(["refresh", "--socket", str(served.path)]) == 0
+    said = capsys.readouterr().out
+    assert "probed: GPUs 1x L4, as read 38 s ago: the driver does not answer; models ready 0;" in said
+
+
 def test_a_machine_without_a_driver_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = FakeAgent()
     gpu = GpuReport(outcome=Outcome.NO_DRIVER, detail="no driver: install it.")

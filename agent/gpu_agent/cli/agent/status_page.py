@@ -21,6 +21,7 @@ from gpu_agent.cli.output.inventory import (
 from gpu_agent.cli.output.table import Column, Fact, Row, Table, render_facts, render_table
 from gpu_agent.cli.output.text import Glyphs, Line, Piece, join_blocks, line, printable, wrap
 from gpu_agent.cli.output.units import clock, duration_in_words
+from gpu_agent.probe.nvml.no_answer import DEADLINE_SECONDS
 from gpu_agent.session.types import STATE_PHRASES, State
 from gpu_agent.wire.codes import NODE_SCOPE, STATUS_COLOURS, NodeStatus
 from gpu_agent.wire.control import AdmissionCheckInfo, DrainInfo, JobInfo, SessionInfo, StatusDocument
@@ -283,6 +284,10 @@ def _ago(at: float, now: float) -> str:
     return f"{clock(at, now)} ({duration_in_words(now - at)})"
 
 
+LATE_SECONDS = 2 * DEADLINE_SECONDS
+"""A reading that was requested just now is this old only where the driver let its deadline pass."""
+
+
 def refreshed_in_words(now: StatusDocument) -> str:
     """Say what a probe has found that was requested, and when the registry receives it."""
     when = (
@@ -299,7 +304,9 @@ def _findings(machine: MachineDocument | None) -> str:
     if machine.outcome is not Outcome.OK:
         return printable(machine.detail or machine.outcome).rstrip(".")
     gpus, models = gpus_in_words(machine.gpus), models_in_words(machine.models)
-    return printable(f"GPUs {gpus}; models ready {models}")
+    age = machine.probe_age_seconds or 0.0  # none where they are not polled: such a probe reads them
+    read = f", as read {duration_in_words(age)} ago: the driver does not answer" if age > LATE_SECONDS else ""
+    return printable(f"GPUs {gpus}{read}; models ready {models}")
 
 
 def job_table(jobs: Iterable[JobInfo], columns: int | None, *, now: float) -> list[Line]:

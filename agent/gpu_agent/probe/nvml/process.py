@@ -6,6 +6,7 @@ is killed inside the driver has frozen GPUs.
 """
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -79,8 +80,9 @@ def start_child(
     try:
         process = spawn(command, env=env, keep_stderr=True)
     except OSError as error:
+        limit = "-n" if error.errno in (errno.EMFILE, errno.ENFILE) else "-u"
         return StartedChild(
-            None, requested_at, f"The NVML child could not be started ({error}): see `ulimit -u`."
+            None, requested_at, f"The NVML child could not be started ({error}): see `ulimit {limit}`."
         )
     send_request(process, 1)
     return StartedChild(process, requested_at)
