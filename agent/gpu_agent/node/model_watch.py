@@ -136,7 +136,7 @@ class ModelWatcher:
         """Why some folder is not watched; None when all are."""
         return next((watcher.limit for watcher in self._live() if watcher.limit), self._refused)
 
-    async def _wait_for_change(self, epoll: select.epoll) -> None:
+    async def _wait_for_change(self, epoll: "select.epoll") -> None:
         """Wait for a notification. Between two scans the kernel queues them."""
         loop = asyncio.get_running_loop()
         loop.add_reader(epoll.fileno(), self._changed.set)
