@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -45,6 +46,11 @@ class Member:
 
     def restart(self) -> None:
         self.process = self._start()
+
+    @property
+    def data(self) -> Path:
+        """The directory with all that it stores."""
+        return Path(self._command[self._command.index("--data-dir") + 1])
 
     def status(self) -> dict[str, Any] | None:
         """What it says of itself and of its cluster's leader; None while it does not serve."""
@@ -161,12 +167,29 @@ def hand_over(folder: Path) -> None:
             os.chown(path, _NOT_ROOT, _NOT_ROOT)
 
 
+def copy_files(folder: Path, to: Path) -> None:
+    """Copy a directory with the owner of each file."""
+    subprocess.run(["cp", "-a", str(folder), str(to)], check=True)
+
+
 def free_ports(count: int) -> list[int]:
     """Different ones."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free_port())
     return [*found]
+
+
+def authentication(prefix: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """What sets a user up that may use the keys of one registry."""
+    start, end = (b64encode(f"{prefix}{last}".encode()).decode() for last in "/0")
+    permission = {"permType": "READWRITE", "key": start, "range_end": end}
+    for user in ("root", "registry"):
+        yield "user/add", {"name": user, "password": "secret"}
+        yield "role/add", {"name": user}
+        yield "user/grant", {"user": user, "role": user}
+    yield "role/grant", {"name": "registry", "perm": permission}
+    yield "enable", {}
 
 
 # What lies in etcd

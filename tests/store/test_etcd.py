@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gpu_agent.registry.actions import Change, DocumentKind
+from gpu_agent.server.storage import restore
 from gpu_agent.store import memory as memory_store
 from gpu_agent.store.backup import read_backup
 from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
@@ -290,6 +291,18 @@ def test_a_backup_is_restored_to_sqlite_and_back_with_every_history(
         for one in (store, copied):
             save(one, [], [event(8), event(9, "node-2")])
         assert comparable(copied.load()) == comparable(store.load())
+
+
+def test_nothing_is_restored_while_instances_run(
+    client: EtcdClient, tmp_path: Path, access: Access, prefix: str
+) -> None:
+    """They have read what is there before, and would go on with that."""
+    client.transact([], [Put(f"{prefix}/members/{name}".encode(), b"{}") for name in ("a", "b")])
+    with closing(SqliteStore(tmp_path / "backup.db")) as backup:
+        backup.save([claims("job-1")])
+    members = ",".join(f"{host}:{port}" for host, port in access.endpoints)
+    with pytest.raises(StoreError, match=r"in use by the instances a, b: stop all of them first"):
+        restore(tmp_path / "backup.db", f"etcd://{members}/{prefix}", tmp_path, replace=True)
 
 
 # Events and histories against the store in memory

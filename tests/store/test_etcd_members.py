@@ -4,7 +4,6 @@ import dataclasses
 import signal
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import count
@@ -19,6 +18,7 @@ from gpu_agent.store.etcd import store as etcd_store
 from gpu_agent.store.etcd.client import (
     Access,
     EtcdClient,
+    Put,
     RefusedError,
     UnreachableError,
     Watched,
@@ -27,6 +27,7 @@ from gpu_agent.store.etcd.store import EtcdStore
 from tests.authority import Authority
 from tests.store.etcd_cluster import (
     Cluster,
+    authentication,
     claims,
     cluster,
     free_ports,
@@ -201,18 +202,6 @@ def test_the_store_proves_itself_by_certificate_and_password(
                 EtcdStore(access, prefix)
 
 
-def authentication(prefix: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """What sets a user up that may use the keys of one registry."""
-    start, end = (b64encode(f"{prefix}{last}".encode()).decode() for last in "/0")
-    permission = {"permType": "READWRITE", "key": start, "range_end": end}
-    for user in ("root", "registry"):
-        yield "user/add", {"name": user, "password": "secret"}
-        yield "role/add", {"name": user}
-        yield "user/grant", {"user": user, "role": user}
-    yield "role/grant", {"name": "registry", "perm": permission}
-    yield "enable", {}
-
-
 def test_a_cluster_that_no_one_reaches_is_named_with_the_next_step(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,3 +242,22 @@ def test_a_watch_without_changes_ends_and_one_that_is_too_old_is_refused(
     client.compact(store._revision)
     with pytest.raises(RefusedError, match="compacted"):
         next(client.watch(b"none", b"nonf", revision=1, idle_seconds=5.0))
+
+
+def test_a_watch_whose_token_its_member_does_not_know_any_more_goes_on_with_another(
+    prefix: str, tmp_path: Path
+) -> None:
+    """A member that was started again knows none of the tokens from before."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+    with cluster(1) as running, closing(EtcdClient(running.access)) as anybody:
+        for path, asked in authentication(prefix):
+            anybody._call(f"/v3/auth/{path}", asked)
+        access = dataclasses.replace(running.access, user="registry", password_file=password)
+        with closing(EtcdClient(access)) as client:
+            key = f"{prefix}/a".encode()
+            revision = client.transact([], [Put(key, b"1")]).revision
+            client._token = "forgotten"
+            watch = client.watch(key, key + b"\0", revision=revision, idle_seconds=patience(2))
+            assert [one.value for one in next(watch)] == [b"1"]
+            watch.close()

@@ -280,6 +280,11 @@ def _restore_etcd(backup: Path, store: EtcdStore, folder: Path, *, replace: bool
     if not backup.is_file():
         raise StoreError(f"there is no file {backup}")
     holds, before = inspect_backup(backup), None
+    if running := store.instances():  # they would go on with what they have read
+        raise StoreError(
+            f"{store} is in use by the instance{'s' if len(running) > 1 else ''} {', '.join(running)}: stop "
+            "all of them first; one that was killed is forgotten after 5 s"
+        )
     there = store.load()
     if there.changes or there.recent:
         if not replace:

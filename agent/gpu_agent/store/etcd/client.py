@@ -47,7 +47,7 @@ _UNDECIDED = frozenset({1, 2, 4, 10, 13, 14})
 """Codes of gRPC that leave open whether the call was applied: cancelled, unknown, deadline exceeded, aborted,
 internal, unavailable."""
 _NO_SPACE = "database space exceeded"
-_OLD_AUTH = "revision of auth store is old"
+_OLD_AUTH, _NO_TOKEN = "revision of auth store is old", "invalid auth token"
 
 Endpoint = tuple[str, int]
 """Host and port of a member."""
@@ -80,7 +80,8 @@ class RefusedError(EtcdError):
     @property
     def is_denied(self) -> bool:
         """Whether user, password or role are at fault."""
-        return self.code in {7, _UNAUTHENTICATED} or "authentication" in str(self)
+        text = str(self)
+        return self.code in {7, _UNAUTHENTICATED} or "authentication" in text or "user name" in text
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +292,7 @@ class EtcdClient:
                 except (OSError, HTTPException, ValueError) as error:
                     raise UnreachableError(f"the watch has ended ({_network_words(error)})") from error
                 result = _answer(response.status, answer).get("result", {})
-                if result.get("canceled"):
-                    raise RefusedError(str(result.get("cancel_reason") or "compacted"), _OUT_OF_RANGE)
+                _refuse_canceled(result)
                 if result.get("events"):
                     yield [_watched(one) for one in result["events"]]
 
@@ -317,6 +317,16 @@ class EtcdClient:
         finally:
             with self._lock:
                 del self._watches[connection]
+
+    def clusters(self) -> dict[str, Endpoint]:
+        """Ask each member that answers to which cluster it belongs; returns one member of each."""
+        found: dict[str, Endpoint] = {}
+        for endpoint in self._access.endpoints:
+            request = _Request("/v3/maintenance/status", b"{}", time.monotonic() + TRY_SECONDS)
+            with suppress(EtcdError):
+                answer = self._authenticated(endpoint, request, self._post)
+                found.setdefault(str(answer["header"]["cluster_id"]), endpoint)
+        return found
 
     def grant(self, seconds: int) -> tuple[int, float]:
         """Make a lease; returns its id and how long it lives, which may be longer. Raises `EtcdError`."""
@@ -436,9 +446,10 @@ class EtcdClient:
             on_error.callback(connection.close)
             try:
                 response = on_error.enter_context(_response(connection, endpoint, request, token=token))
-                _answer(response.status, json.loads(response.readline()))
+                first = _answer(response.status, json.loads(response.readline()))
             except (OSError, HTTPException, ValueError) as error:
                 raise OutcomeUnknownError(_network_words(error)) from error
+            _refuse_canceled(first.get("result", {}))
             on_error.pop_all()
         return endpoint, connection, response
 
@@ -527,6 +538,13 @@ def _answer(status: int, answer: object) -> dict[str, Any]:
     if not isinstance(code, int) or code in _UNDECIDED:
         raise OutcomeUnknownError(message)
     raise RefusedError(message, code)
+
+
+def _refuse_canceled(result: Mapping[str, Any]) -> None:
+    """Raise `RefusedError` where etcd has ended a watch."""
+    if result.get("canceled"):
+        reason = str(result.get("cancel_reason") or "compacted")
+        raise RefusedError(reason, _UNAUTHENTICATED if _NO_TOKEN in reason else _OUT_OF_RANGE)
 
 
 def _network_words(error: Exception) -> str:

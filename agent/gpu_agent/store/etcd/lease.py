@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from calendar import timegm
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -35,6 +36,7 @@ _RENEWAL_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 _REVOKE_SECONDS = 1.0
 
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -64,6 +66,8 @@ class Lease:
         self._ttl_seconds = ttl_seconds
         self._valid_until = 0.0
         self._lease = 0
+        self._process = _process()
+        """Of who takes the key, and when."""
         self._ended = threading.Event()
         self._renewals: threading.Thread | None = None
 
@@ -120,6 +124,7 @@ class Lease:
         """Return who holds the key, None where it is ours now."""
         sent_at = boot_time()
         lease, seconds = self._client.grant(self._ttl_seconds)
+        self._process = _process()
         put = self._value(lease)
         created_at, holder = self._create(put)
         if created_at is None:
@@ -136,7 +141,7 @@ class Lease:
         return None
 
     def _value(self, lease: int) -> Put:
-        return Put(self.key, json.dumps({**_process(), **self._holder}).encode(), lease)
+        return Put(self.key, json.dumps({**self._process, **self._holder}).encode(), lease)
 
     def _create(self, put: Put) -> tuple[int | None, str]:
         """Create the key where there is none; returns the revision that did, None for another's, and whose.
@@ -181,8 +186,15 @@ def boot_time() -> float:
 
 
 def _process() -> dict[str, object]:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    since = time.strftime(_TIME, time.gmtime())
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def held_since(value: bytes) -> float | None:
+    """Return when the holder of a key took it, in Unix seconds; None where the value does not say."""
+    with suppress(ValueError, KeyError, TypeError):
+        return float(timegm(time.strptime(json.loads(value)["since"], _TIME)))
+    return None
 
 
 def _holder_words(value: bytes) -> str:

@@ -52,6 +52,7 @@ from gpu_agent.store.etcd.client import (
     Put,
     RefusedError,
     UnreachableError,
+    endpoint_text,
 )
 from gpu_agent.store.etcd.events import EventIndex, EventPlan, EventReader, History, event_values
 from gpu_agent.store.etcd.lease import TTL_SECONDS, Lease, LeaseHeldError
@@ -147,7 +148,7 @@ class EtcdStore:
         return self._revision
 
     def __str__(self) -> str:
-        return f"etcd://{self._client}/{self._prefix}"
+        return _place(self._client, self._prefix)
 
     def load(self) -> Loaded:
         """Return all that is stored; documents of kinds that this release does not know stay there."""
@@ -185,6 +186,14 @@ class EtcdStore:
             self._finish()
             self._index = None
             self._commit([clear, *parts_of(list(self._puts(loaded)))], None)
+        except EtcdError as error:
+            raise self._error(error) from error
+
+    def instances(self) -> list[str]:
+        """Return the names of the instances that run; raises `StoreError`."""
+        start, end = self._range("members")
+        try:
+            return [one.key.removeprefix(start).decode() for one in self._client.read(start, end)]
         except EtcdError as error:
             raise self._error(error) from error
 
@@ -520,37 +529,56 @@ class EtcdStore:
         )
 
     def _error(self, error: EtcdError | StoreError) -> StoreError:
-        """Say what is wrong with etcd, and the next step."""
-        match error:
-            case LeaseHeldError():
-                return StoreError(
-                    f"the registry's database {self} is in use by {error}: only one registry may use it; "
-                    "stop that one, or name another prefix"
-                )
-            case StoreError():
-                return error
-            case RefusedError(is_full=True):
-                problem = f"the disk is full ({error})"
-                fix = (
-                    "free some space: `etcdctl defrag --cluster`, then `etcdctl alarm disarm`; the registry "
-                    "goes on by itself"
-                )
-            case RefusedError(is_denied=True):
-                problem = f"etcd refuses this registry ({error})"
-                fix = (
-                    "check etcd_user and etcd_password_file, and that the user's role may read and write the "
-                    f"keys that begin with {self._prefix}/"
-                )
-            case RefusedError():
-                problem, fix = f"etcd refused it: {error}", "read etcd's log"
-            case OutcomeUnknownError():
-                problem, fix = f"etcd has not answered ({error})", "see `etcdctl endpoint health --cluster`"
-            case _:
-                problem, fix = (
-                    f"no member of etcd is reached ({error})",
-                    "check that etcd runs there, and that this machine reaches it",
-                )
-        return StoreError(f"the registry's database {self} cannot be used: {problem}; {fix}")
+        return store_error(error, self._client, self._prefix)
+
+
+def check_cluster(client: EtcdClient) -> None:
+    """Raise `UnusableError` where the members are not those of one cluster."""
+    apart = [endpoint_text(one) for one in client.clusters().values()]
+    if len(apart) > 1:
+        raise UnusableError(
+            f"etcd's members {' and '.join(apart)} are clusters of their own, and each would store another "
+            "registry: join them to one cluster, see *A registry on three machines* in the documentation"
+        )
+
+
+def store_error(error: EtcdError | StoreError, client: EtcdClient, prefix: str) -> StoreError:
+    """Say what is wrong with the etcd of this client, and the next step."""
+    place = _place(client, prefix)
+    match error:
+        case LeaseHeldError():
+            return StoreError(
+                f"the registry's database {place} is in use by {error}: only one registry may use it; "
+                "stop that one, or name another prefix"
+            )
+        case StoreError():
+            return error
+        case RefusedError(is_full=True):
+            problem = f"the disk is full ({error})"
+            fix = (
+                "free some space: `etcdctl defrag --cluster`, then `etcdctl alarm disarm`; the registry "
+                "goes on by itself"
+            )
+        case RefusedError(is_denied=True):
+            problem = f"etcd refuses this registry ({error})"
+            fix = (
+                "check etcd_user and etcd_password_file, and that the user's role may read and write the "
+                f"keys that begin with {prefix}/"
+            )
+        case RefusedError():
+            problem, fix = f"etcd refused it: {error}", "read etcd's log"
+        case OutcomeUnknownError():
+            problem, fix = f"etcd has not answered ({error})", "see `etcdctl endpoint health --cluster`"
+        case _:
+            problem, fix = (
+                f"no member of etcd is reached ({error})",
+                "check that etcd runs there, and that this machine reaches it",
+            )
+    return StoreError(f"the registry's database {place} cannot be used: {problem}; {fix}")
+
+
+def _place(client: EtcdClient, prefix: str) -> str:
+    return f"etcd://{client}/{prefix}"
 
 
 def _node_text(after: int, document: str) -> str:
