@@ -16,6 +16,7 @@ from gpu_agent.runtime.address import Address
 from gpu_agent.server.api import events
 from gpu_agent.server.api.auth import MAX_BODY_BYTES
 from gpu_agent.server.api.instance import OWN_PATHS
+from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.leadership import forward
 from gpu_agent.server.leadership.forward import LeaderApi
 from gpu_agent.server.service import RegistryService
@@ -374,9 +375,19 @@ async def test_a_stream_of_events_comes_from_the_standbys_own_copy_and_needs_no_
         await stream.until("node_registered")
 
 
-async def test_a_reader_that_is_ahead_of_the_standbys_copy_waits_for_it(
-    pair: Pair, service: RegistryService
+@pytest.mark.parametrize("at", ["standby", "leader"])
+async def test_a_reader_that_is_ahead_of_an_instance_waits_for_it(
+    pair: Pair, service: RegistryService, at: str, *, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A standby may have read an event in etcd before the leader has heard that it is stored."""
+    api = pair.through if at == "standby" else pair.direct
+    reach, waits = RegistryEventLog.reach, asyncio.Event()
+
+    async def note(log: RegistryEventLog, event_id: int, *, within_seconds: float) -> bool:
+        waits.set()
+        return await reach(log, event_id, within_seconds=within_seconds)
+
+    monkeypatch.setattr(RegistryEventLog, "reach", note)
     async with node(service) as new:
         await new.become_ready()
         seen = service.event_log.last_id + 1
@@ -385,11 +396,12 @@ async def test_a_reader_that_is_ahead_of_the_standbys_copy_waits_for_it(
         async def ahead() -> tuple[list[int], list[str]]:
             parser = Parser()
             parser.last_id = headers["Last-Event-ID"]
-            async with following(pair.through, parser) as stream:
+            async with following(api, parser) as stream:
                 heard = await stream.until("node_uncordoned")
             return [int(one.id or 0) for one in heard], [one.name for one in heard]
 
         reading = asyncio.ensure_future(ahead())
+        await asyncio.wait_for(waits.wait(), patience(5))
         await service.cordon(new.node_id, reason="r")
         await service.uncordon(new.node_id)
         numbers, names = await reading

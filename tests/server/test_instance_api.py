@@ -188,6 +188,15 @@ async def test_an_instance_answers_for_its_health_itself(
     assert ready.node_id
 
 
+async def test_a_token_that_a_copy_which_is_behind_does_not_know_may_yet_be_one() -> None:
+    """A client takes a 401 for final."""
+    async with running(auth_on=True) as copy, instance(copy=copy) as standby, client(standby) as api:
+        unknown = bearer("gpuo_00000000_unknown")
+        for standby.copy_is_current, status in ((False, 503), (True, 401)):
+            for path in ("/v1/events", "/v1/members", "/metrics"):
+                assert (await api.get(path, headers=unknown)).status_code == status
+
+
 async def test_an_instance_without_a_link_lists_the_members_of_its_own_copy() -> None:
     async with running(auth_on=True) as copy, instance(copy=copy) as standby, client(standby) as api:
         reader = bearer(await operator_token(copy, Role.READ))

@@ -154,13 +154,16 @@ class ApiServer:
         self._pages.attach(service)
         state.streams, state.endpoint_lists = self._streams, discovery.EndpointLists()
         state.event_log = None if service is None else service.event_log
+        state.copy_is_current = None if self._instance is None else self._instance.copy_is_current
         if service is None and self._instance is not None:
             state.event_log = self._instance.event_log
-            state.copy_is_current = self._instance.copy_is_current
         if service is not None:
             self._checks.authenticate = service.tokens.authenticate if service.auth_on else None
+            self._checks.may_lack_tokens = lambda: False
         elif self._instance is not None:
+            copy_is_current = self._instance.copy_is_current
             self._checks.authenticate = self._instance.authenticate
+            self._checks.may_lack_tokens = lambda: not copy_is_current()
 
 
 def create_app() -> FastAPI:

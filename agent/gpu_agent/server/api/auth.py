@@ -54,6 +54,10 @@ MAX_BODIES_OF_ONE_BYTES = 8 * 1024 * 1024
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_LOGGED_PATH = 300
+_BEHIND = (
+    "this instance of the registry does not know that token, and its copy of what is stored may be behind: "
+    "send the same request again in a moment, or to another instance"
+)
 _LOG = Logger("server.operator")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -107,6 +111,8 @@ class RequestChecks:
         """Names under which this registry may be called; None where they cannot be known."""
         self.authenticate: Authenticate | None = None
         """None, as with auth off: every caller may do everything."""
+        self.may_lack_tokens: Callable[[], bool] = lambda: False
+        """Whether there may be tokens that `authenticate` does not know yet, as in an instance's copy."""
         self._bodies_bytes: Counter[str | None] = Counter()
         """By token id: what its large bodies take."""
         self._log_limit = LogLimit(_LOG.warning)
@@ -150,6 +156,8 @@ class RequestChecks:
             return Caller(None, lambda: True)
         token = bearer_token(request.headers.getlist("authorization"))
         credential = None if token is None else authenticate(token)
+        if token is not None and credential is None and self.may_lack_tokens():
+            raise registry_busy(_BEHIND)
         if token is None or credential is None or credential.kind is not CredentialKind.OPERATOR:
             self._log_unauthorized(request, presented=token is not None)
             raise _unauthorized(presented=token is not None)

@@ -1,5 +1,6 @@
 """Every change as it happens, over HTTP: server-sent events, resumed where a client left off."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request
@@ -86,9 +87,10 @@ async def follow_events(
     token_id = stream_token(streams, request.state.caller)
     after = query.after if last_event_id is None else last_event_id
     log: RegistryEventLog = request.app.state.event_log
-    if after is not None and request.app.state.registry is None:
+    copy_is_current: Callable[[], bool] | None = request.app.state.copy_is_current
+    if after is not None and copy_is_current is not None:  # other instances may show an event before this one
         reached = await log.reach(after, within_seconds=BEHIND_SECONDS)
-        if not reached and not request.app.state.copy_is_current():
+        if not reached and not copy_is_current():
             raise registry_busy(_BEHIND)
     pieces = streams.stream(
         log,
