@@ -9,8 +9,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.server.gateway import gateway as gateway_module
 from gpu_agent.server.gateway.gateway import Gateway
-from gpu_agent.server.gateway.link import Kind, Link, unpack_frame, unpack_held
+from gpu_agent.server.gateway.link import HeartbeatRow, Kind, Link, unpack_frame, unpack_held, unpack_rows
 from gpu_agent.server.limits import Limits
 from tests.server.harness import LOOPBACK, Node, heartbeat, registration, until
 
@@ -27,6 +28,8 @@ class Leader:
         """The types of the messages that the gateway has handed on."""
         self.held: list[str] = []
         """The types of those that it repeated."""
+        self.rows: list[list[HeartbeatRow]] = []
+        """The counts of heartbeats without news, by frame."""
         self.link = Link(self._received, lambda _: None)
         self._local = 0
 
@@ -38,6 +41,8 @@ class Leader:
                 self.link.send_document(Kind.ACCEPT, local, {"number": 1, "credential": None})
             case Kind.FRAME:
                 self.heard.append(json.loads(unpack_frame(payload)[1])["type"])
+            case Kind.ROWS:
+                self.rows.append([row for _, row in unpack_rows(payload, 0.0)])
             case Kind.HELD:
                 self.held += [json.loads(one)["type"] for one in unpack_held(payload)[1]]
 
@@ -162,3 +167,23 @@ async def test_an_unregistration_waits_until_it_is_answered_itself(code: str, he
         await one.node.receive_type("node_error")
         await one.lose_leader()
         assert (await one.lead()).held == held
+
+
+async def test_counts_wait_and_add_up_while_the_leader_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_module, "ROWS_SECONDS", 0.01)
+    async with gatewayed() as (one, leader):
+        await registered(one, leader)
+        await one.says(leader, heartbeat("node-1"))
+        sending = asyncio.ensure_future(one.gateway.send_rows())
+        with monkeypatch.context() as backlog:
+            backlog.setattr(Link, "is_backed_up", True)
+            await asyncio.sleep(0)
+            leader.rows.clear()
+            await said_alone(one, heartbeat("node-1"), heartbeat("node-1"))
+            await asyncio.sleep(0.05)
+            assert leader.rows == []
+        await until(lambda: any(leader.rows), what="the counts")
+        assert [row.heartbeats for rows in leader.rows for row in rows] == [2]
+        sending.cancel()

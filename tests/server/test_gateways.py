@@ -292,6 +292,16 @@ async def test_a_gateway_that_cannot_listen_ends_the_start_with_its_reason(autho
     assert processes() == []
 
 
+async def test_gateways_that_do_not_listen_in_time_end_the_start_with_that_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateways_module, "START_SECONDS", 0.01)
+    with pytest.raises(OSError, match="its gateways do not listen within"):
+        async with gateways():
+            pass
+    assert processes() == []
+
+
 async def test_a_gateway_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateways_module, "SILENT_SECONDS", 2.5)
     async with gateways(thresholds=SETTLED) as service:

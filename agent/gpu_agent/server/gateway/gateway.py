@@ -177,7 +177,7 @@ class Gateway:
         """Send the leader the number of heartbeats without news every second, until cancelled."""
         while True:
             await asyncio.sleep(ROWS_SECONDS)
-            if self._link is not None:
+            if self._link is not None and not self._link.is_backed_up:  # else newer rows replace these
                 rows, self._rows = self._rows, {}
                 self._send_rows(self._link, rows)
 

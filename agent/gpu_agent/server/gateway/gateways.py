@@ -78,8 +78,11 @@ class Gateways:
             async with asyncio.timeout(START_SECONDS):
                 for gateway in started:
                     await gateway.settled.wait()
-        except OSError:  # a timeout is one too
+        except OSError as error:  # a timeout is one too
             await self.stop()
+            if isinstance(error, TimeoutError):
+                problem = f"its gateways do not listen within {START_SECONDS:g} s"
+                raise OSError(errno.ETIMEDOUT, problem) from None
             raise
         failed = next((one for one in started if one.problem), None)
         if failed is not None:

@@ -8,6 +8,7 @@ lets `MOST_BACKLOG_BYTES` wait, loses the link: no frame is ever dropped alone.
 import asyncio
 import hmac
 import json
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
@@ -16,6 +17,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from gpu_agent.registry.events import Amounts
+from gpu_agent.runtime.tls.errors import openssl_reason
 
 BACKLOG_SECONDS = 10.0
 """How long the other side may read nothing while frames wait for it."""
@@ -211,7 +213,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end."""
         self.resume_writing()
-        self._on_lost(self._problem if exc is None else str(exc))
+        self._on_lost(self._problem if exc is None else _words(exc))
 
     def _flush(self) -> None:
         data, self._outgoing = b"".join(self._outgoing), []
@@ -235,6 +237,10 @@ class Link(asyncio.BufferedProtocol):
             self.end(f"the other side has read nothing for {BACKLOG_SECONDS:g} s")
         else:
             self._await_reading()
+
+
+def _words(error: Exception) -> str:
+    return openssl_reason(error) if isinstance(error, ssl.SSLError) else str(error)
 
 
 def read_document(payload: memoryview) -> dict[str, Any]:
