@@ -219,10 +219,14 @@ def test_without_etcd_s_quorum_changes_are_refused_and_no_node_times_out(fleet: 
                 within_seconds=10,
                 what="the members as each knows them by itself",
             )
+            said = one.await_event("etcd_failing", within_seconds=15)
+            assert "has not answered" in said["problem"]
     finally:
         for process in stopped:
             process.send_signal(signal.SIGCONT)
     eventually(lambda: leader.answer("/v1/claims"), within_seconds=20, what="a leader again")
     assert sessions(leader) == before
+    for one in fleet.instances:
+        one.await_event("etcd_recovered")
     assert nothing_was_lost(leader)
     assert claimed(leader, "job-1")["job_id"] == "job-1"

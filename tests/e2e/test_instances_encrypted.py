@@ -94,8 +94,8 @@ def test_an_instance_with_another_certificate_links_to_no_leader(place: Place) -
     first = place.instance("a")
     first.await_event("leading_began", within_seconds=20)
     foreign = place.instance("b", links=Authority(place.folder / "foreign"))
-    # A leader that accepts connections has 30 s to load its fleet, and then 10 s to be reached.
-    foreign.await_event("leader_not_reached", within_seconds=60)
+    said = foreign.await_event("leader_not_reached", within_seconds=30)
+    assert "alert unknown ca" in said["problem"]
     assert foreign.events("leader_linked") == []
     eventually(
         lambda: [one["nodes"] for one in place.ask(first.api, "members", by="a")["members"]] == [0, 0],

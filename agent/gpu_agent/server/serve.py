@@ -348,7 +348,7 @@ async def _start_instance(settings: RegistrySettings, location: EtcdLocation) ->
 
     async def renewed() -> None:
         await endpoint.write()
-        await instance.announce(None if encryption is None else encryption.pin)
+        instance.announce(None if encryption is None else encryption.pin)
 
     if encryption is not None:
         encryption.renewed = renewed

@@ -38,3 +38,10 @@ def test_what_an_instance_without_a_leader_does_not_know_is_said(capsys: pytest.
     shown = capsys.readouterr().out.splitlines()
     assert [row.split()[-2:] for row in shown[1:3]] == [["-", "-"], ["2", "-"]]
     assert shown[3].startswith("No instance leads as far as this one knows")
+
+
+def test_an_instance_that_does_not_reach_the_leader_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [member("one", "leader", nodes=None), member("two", "standby", nodes=2)]
+    with standing_in({PATH: {"members": listed}}) as registry:
+        assert main(["registry", "members", "--server", registry.api]) == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith("This instance does not reach the leader")

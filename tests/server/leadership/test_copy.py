@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,10 +24,11 @@ from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
 from gpu_agent.server.limits import Limits
 from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put
-from tests.store.etcd_cluster import Cluster, Member, cluster
+from tests.store.etcd_cluster import Cluster, Member, cluster, copy_files, shared_folder
 from tests.waiting import patience, until
 
 PREFIX = "copy"
+COMMIT_KEY = f"{PREFIX}/commit".encode()
 LEADER_KEY = f"{PREFIX}/leader".encode()
 LEADER = Instance(name="a", since=1.0, link=Address("127.0.0.1", 1), api="http://a")
 
@@ -105,6 +107,29 @@ async def test_a_copy_that_does_not_have_the_leader_follows_through_another_memb
         created_at = await in_thread("put", lambda: lead(etcd, first), deadline_seconds=None)
         follower.expect_leader(created_at)
         await until(lambda: follower.leader is not None and follower.leader.created_at == created_at)
+
+
+async def test_a_copy_is_read_again_where_a_snapshot_of_etcd_was_restored() -> None:
+    """Its revisions are lower, and say nothing of those that the copy has seen."""
+    with cluster(1) as alone, shared_folder() as elsewhere:
+        (member,) = alone.members
+        put(alone, COMMIT_KEY, 1)
+        member.kill()
+        copy_files(member.data, elsewhere / "snapshot")
+        member.restart()
+        alone.wait()
+        async with following(alone.access) as (follower, _):
+            for number in range(2, 9):
+                put(alone, COMMIT_KEY, number)
+            await until(lambda: follower.rows[COMMIT_KEY] == b"8")
+            member.kill()
+            shutil.rmtree(member.data)
+            copy_files(elsewhere / "snapshot", member.data)
+            member.restart()
+            await in_thread("wait", alone.wait, deadline_seconds=None)
+            await until(lambda: follower.rows[COMMIT_KEY] == b"1")
+            put(alone, COMMIT_KEY, 2)
+            await until(lambda: follower.rows[COMMIT_KEY] == b"2")
 
 
 async def test_the_lag_of_a_copy_that_stands_still_is_known_and_costs_no_memory(

@@ -4,11 +4,13 @@ import asyncio
 import os
 import random
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,6 +22,7 @@ from gpu_agent.registry.job import Job
 from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.tasks import Tasks
+from gpu_agent.runtime.tls.contexts import client_context, server_context
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway, instance_links
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
@@ -33,13 +36,28 @@ from gpu_agent.server.limits import Limits
 from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.etcd.client import Delete, EtcdClient, Put, Watched
+from gpu_agent.store.base import StoreError, UnusableError
+from gpu_agent.store.etcd.client import (
+    TRY_SECONDS,
+    Access,
+    Compare,
+    Delete,
+    EtcdClient,
+    Operation,
+    Outcome,
+    OutcomeUnknownError,
+    Put,
+    RefusedError,
+    Watched,
+)
 from gpu_agent.store.etcd.lease import Lease
 from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
 from tests.alarm_receiver import answer, webhook
+from tests.authority import Authority
+from tests.server.api_harness import logged
 from tests.server.harness import LOOPBACK, Node, known, registration, until
-from tests.store.etcd_cluster import Cluster, cluster, free_ports
+from tests.store.etcd_cluster import Cluster, authentication, cluster, free_ports
 from tests.waiting import patience
 
 THRESHOLDS = Thresholds(
@@ -78,16 +96,30 @@ class Running:
         return self.instance.is_linked
 
 
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+"""Of the two ends of an instance's links."""
+
+
+def contexts(authority: Authority, *names: str) -> Contexts:
+    own = authority.issue(*names)
+    return server_context(own, client_ca_file=authority.file), client_context(ca_file=authority.file, own=own)
+
+
 @asynccontextmanager
 async def running(
-    etcd: Cluster, prefix: str, name: str, *, thresholds: Thresholds = THRESHOLDS
+    access: Access,
+    prefix: str,
+    name: str,
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    links: Contexts | tuple[None, None] = (None, None),
 ) -> AsyncIterator[Running]:
     api = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     host, port = api.sockets[0].getsockname()[:2]
     link = Address("127.0.0.1", free_ports(1)[0])
     own = Instance(name=name, since=time.time(), link=link, api=f"http://{host}:{port}")
     settings = InstanceSettings(
-        own=own, access=etcd.access, prefix=prefix, link_server_tls=None, link_client_tls=None
+        own=own, access=access, prefix=prefix, link_server_tls=links[0], link_client_tls=links[1]
     )
     service_settings = ServiceSettings(
         node_listen=LOOPBACK,
@@ -102,16 +134,18 @@ async def running(
 
     one = Running(RegistryInstance(settings, service_settings, began=began, ended=lambda: None), name)
     held.append(one)
-    one.address = await one.instance.start()
-    async with Tasks() as tasks:
-        for task, work in one.instance.tasks().items():
-            tasks.start(f"{name}-{task}", work)
-        try:
-            yield one
-        finally:
-            await one.instance.stop()
-            tasks.end()
-            api.close()
+    try:
+        one.address = await one.instance.start()
+        async with Tasks() as tasks:
+            for task, work in one.instance.tasks().items():
+                tasks.start(f"{name}-{task}", work)
+            try:
+                yield one
+            finally:
+                await one.instance.stop()
+                tasks.end()
+    finally:
+        api.close()
 
 
 @asynccontextmanager
@@ -121,11 +155,20 @@ async def node_at(address: Address) -> AsyncIterator[Node]:
 
 
 @asynccontextmanager
-async def three(etcd: Cluster, prefix: str) -> AsyncIterator[list[Running]]:
+async def three(
+    etcd: Cluster, prefix: str, *, links: Contexts | tuple[None, None] = (None, None)
+) -> AsyncIterator[list[Running]]:
     async with AsyncExitStack() as stack:
-        found = [await stack.enter_async_context(running(etcd, prefix, name)) for name in "abc"]
+        found = [
+            await stack.enter_async_context(running(etcd.access, prefix, name, links=links)) for name in "abc"
+        ]
         await until(lambda: all(one.is_linked for one in found), what="links of all to a leader")
         yield found
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
 
 
 @pytest.fixture
@@ -238,11 +281,13 @@ async def test_nodes_stay_connected_while_etcd_answers_nobody(
         assert [known(leader.service, one.node_id).session_epoch for one in nodes] == epochs
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 async def test_nodes_stay_connected_while_a_new_leader_loads_its_fleet(
-    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+    etcd: Cluster, prefix: str, authority: Authority, monkeypatch: pytest.MonkeyPatch, *, encrypted: bool
 ) -> None:
     """Etcd names it before it accepts links: with a large fleet for longer than a lost leader may be away."""
-    async with three(etcd, prefix) as instances, AsyncExitStack() as stack:
+    links = contexts(authority) if encrypted else (None, None)
+    async with three(etcd, prefix, links=links) as instances, AsyncExitStack() as stack:
         first = await leader_among(instances)
         nodes = [await stack.enter_async_context(node_at(one.address)) for one in instances]
         for one in nodes:
@@ -250,6 +295,7 @@ async def test_nodes_stay_connected_while_a_new_leader_loads_its_fleet(
         epochs = [known(first.service, one.node_id).session_epoch for one in nodes]
         monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
         monkeypatch.setattr(leader_link, "LEADER_SILENT_SECONDS", 0.5)
+        monkeypatch.setattr(leader_link, "_CONNECT_SECONDS", 0.5)
         admit, loaded = instance_links.InstanceLinks.admit, asyncio.Event()
 
         async def admit_late(links: instance_links.InstanceLinks) -> None:
@@ -259,7 +305,7 @@ async def test_nodes_stay_connected_while_a_new_leader_loads_its_fleet(
         monkeypatch.setattr(instance_links.InstanceLinks, "admit", admit_late)
         depose(etcd, prefix)
         await until(lambda: not any(one.is_linked for one in instances), what="the end of all links")
-        await asyncio.sleep(3)  # longer than all of them may be without a link
+        await asyncio.sleep(2)  # longer than all of them may be without a link
         loaded.set()
         leader = await leader_among(instances)
 
@@ -274,7 +320,7 @@ async def test_without_a_leader_the_connections_share_what_is_held(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway, "MOST_HELD_TOGETHER_BYTES", 2000)
-    async with running(etcd, prefix, "a") as one:
+    async with running(etcd.access, prefix, "a") as one:
         await until(lambda: one.leads and one.is_linked, what="its link to itself")
         async with node_at(one.address) as node:
             await node.become_ready()
@@ -310,7 +356,7 @@ class Stranger:
 
 
 async def test_who_does_not_have_the_instances_secret_is_none(etcd: Cluster, prefix: str) -> None:
-    async with running(etcd, prefix, "a") as leader:
+    async with running(etcd.access, prefix, "a") as leader:
         await until(lambda: leader.is_linked, what="its link to itself")
         for frame in ({"proof": "0" * 64}, {"name": "z"}):
             stranger = Stranger()
@@ -328,12 +374,16 @@ async def test_who_does_not_have_the_instances_secret_is_none(etcd: Cluster, pre
 async def test_a_leader_that_does_not_have_the_secret_gets_no_node(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(etcd, prefix, "a") as leader:
+    async with running(etcd.access, prefix, "a") as leader:
         await until(lambda: leader.is_linked, what="its link to itself")
         monkeypatch.setattr(leader_link, "proof", lambda *_: "expected")
-        async with running(etcd, prefix, "b") as other:
+        async with running(etcd.access, prefix, "b") as other:
             await asyncio.sleep(0.5)  # it tries again and again
             assert not other.is_linked
+            named = [(one.name, one.role, one.term) for one in other.instance._members_by_copy()]
+            assert named == [("a", "leader", 1), ("b", "standby", None)]
+            (problem,) = (one.detail for one in other.instance.readiness() if not one.ok)
+            assert "does not have the instances' secret" in problem
             monkeypatch.undo()
             await until(lambda: other.is_linked, what="a link once the leader proves itself")
 
@@ -396,7 +446,7 @@ async def test_a_renewed_key_of_the_leader_ends_no_link(etcd: Cluster, prefix: s
         before = follower.leader
         assert before is not None
         links = [one.instance._link for one in instances]
-        await leader.instance.announce("renewed")
+        leader.instance.announce("renewed")
         await until(lambda: follower.leader != before, what="the new pin")
         for one, link in zip(instances, links, strict=True):
             assert one.instance._leads(before)
@@ -567,7 +617,7 @@ async def test_what_speaks_no_links_costs_the_leader_nothing_for_long(
     etcd: Cluster, prefix: str, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instance_links, "_HELLO_SECONDS", 0.1)
-    async with running(etcd, prefix, "a") as leader:
+    async with running(etcd.access, prefix, "a") as leader:
         await until(lambda: leader.is_linked, what="its link to itself")
         at = leader.instance.own.link
         reader, writer = await asyncio.open_connection(at.host, at.port)
@@ -582,7 +632,7 @@ async def test_what_speaks_no_links_costs_the_leader_nothing_for_long(
 async def test_a_leader_whose_lease_is_not_certain_judges_no_handshake(
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(etcd, prefix, "a") as leader:
+    async with running(etcd.access, prefix, "a") as leader:
         await until(lambda: leader.is_linked, what="its link to itself")
         monkeypatch.setattr(Lease, "valid", property(lambda _: False))
         with pytest.raises(InvalidStatus) as refused:
@@ -592,13 +642,14 @@ async def test_a_leader_whose_lease_is_not_certain_judges_no_handshake(
 
 
 async def test_after_a_leader_whose_clock_was_wrong_another_one_leads_all_the_same(
-    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(instance_module, "_APART_SECONDS", 1.0)
-    async with running(etcd, prefix, "b") as other:
+    async with running(etcd.access, prefix, "b") as other:
         await until(lambda: other.is_linked, what="its link to itself")
+        other.instance._compare_clocks(time.time() - 60)
         monkeypatch.setattr(other.instance, "_compare_clocks", lambda _: None)
-        other.instance._apart_seconds = 60.0
+        assert logged(caplog, "clock_apart") == [{"seconds": 60}]
         began = time.monotonic()
         await depose_and_wait(etcd, prefix, other)
         await until(lambda: other.leads, what="another term")
@@ -608,7 +659,7 @@ async def test_after_a_leader_whose_clock_was_wrong_another_one_leads_all_the_sa
 async def test_an_instance_whose_name_another_one_has_by_now_neither_leads_nor_links(
     etcd: Cluster, prefix: str
 ) -> None:
-    async with running(etcd, prefix, "a") as first:
+    async with running(etcd.access, prefix, "a") as first:
         await until(lambda: first.is_linked, what="its link to itself")
         with closing(EtcdClient(etcd.access)) as client:
             name = f"{prefix}/members/a".encode()
@@ -625,7 +676,7 @@ async def test_without_etcds_word_the_other_instances_show_whether_this_one_is_c
     etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instance_module, "ALONE_SECONDS", 0.0)
-    async with running(etcd, prefix, "a") as one:
+    async with running(etcd.access, prefix, "a") as one:
         await until(lambda: one.is_linked, what="its link to itself")
         one.instance._doubtful_since = time.monotonic()  # it leads, and does not ask who does
         other = await asyncio.start_server(lambda _r, writer: writer.close(), "127.0.0.1", 0)
@@ -648,7 +699,7 @@ async def test_a_leader_whose_etcd_was_away_leads_again_without_awaiting_the_end
 ) -> None:
     monkeypatch.setattr(instance_module, "Lease", partial(Lease, ttl_seconds=600))
     with cluster(1) as etcd:
-        async with running(etcd, prefix, "a") as one:
+        async with running(etcd.access, prefix, "a") as one:
             await until(lambda: one.is_linked, what="its link to itself")
             (member,) = etcd.members
             member.kill()
@@ -659,3 +710,98 @@ async def test_a_leader_whose_etcd_was_away_leads_again_without_awaiting_the_end
                 )
             member.restart()
             await until(lambda: one.leads, what="its next term")
+
+
+async def test_a_renewed_key_reaches_etcd_though_the_first_tries_get_lost(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others would take the leader for an impostor until its term ends."""
+    async with running(etcd.access, prefix, "a") as one:
+        await until(lambda: one.is_linked, what="its link to itself")
+        transact, lost = EtcdClient.transact, [1, 2]
+
+        def lose_some(
+            client: EtcdClient,
+            compares: Sequence[Compare],
+            then: Sequence[Operation],
+            otherwise: Sequence[Operation] = (),
+            *,
+            seconds: float = TRY_SECONDS,
+        ) -> Outcome:
+            if lost:
+                del lost[0]
+                raise OutcomeUnknownError("no answer in time")
+            return transact(client, compares, then, otherwise, seconds=seconds)
+
+        monkeypatch.setattr(EtcdClient, "transact", lose_some)
+        one.instance.announce("renewed")
+        found = one.instance._follower
+
+        def pins() -> set[str | None]:
+            assert found.leader is not None
+            return {each.pin for each in (found.leader.instance, *found.instances())}
+
+        await until(lambda: pins() == {"renewed"}, what="the new pin at both keys")
+
+
+async def test_a_leader_that_no_instance_reaches_lets_another_one_lead(
+    etcd: Cluster,
+    prefix: str,
+    authority: Authority,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Such as one whose certificate is for another host: not even its own gateway links to it."""
+    monkeypatch.setattr(instance_module, "UNREACHED_SECONDS", 0.5)
+    wrong, right = contexts(authority, "elsewhere"), contexts(authority)
+    async with running(etcd.access, prefix, "a", links=wrong) as first:
+        await until(lambda: first.leads, what="its term")
+        async with running(etcd.access, prefix, "b", links=right) as second:
+            await until(lambda: second.leads and first.is_linked and second.is_linked, what="another leader")
+    problem = str(logged(caplog, "leading_failed")[0]["problem"])
+    assert "not even itself" in problem
+    assert "certificate is not for 127.0.0.1" in problem
+
+
+async def test_an_etcd_that_is_full_or_refuses_it_is_named_as_that(
+    prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    password, wrong = tmp_path / "password", tmp_path / "wrong"
+    password.write_text("secret")
+    wrong.write_text("wrong")
+    with cluster(1, "--quota-backend-bytes", "2000000") as etcd:
+        access = replace(etcd.access, user="registry", password_file=password)
+        with closing(EtcdClient(etcd.access)) as client:
+            for path, asked in authentication(prefix):
+                client._call(f"/v3/auth/{path}", asked)
+        for denied, problem in (
+            (etcd.access, "user name is empty"),
+            (replace(access, password_file=wrong), "invalid user ID or password"),
+        ):
+            with pytest.raises(StoreError, match=f"etcd refuses this registry .*{problem}.* etcd_user"):
+                async with running(denied, prefix, "c"):
+                    pass
+        async with running(access, prefix, "a") as one:
+            await until(lambda: one.is_linked, what="its link to itself")
+            with closing(EtcdClient(access)) as client:
+                with suppress(RefusedError):  # until its quota is reached
+                    for number in range(100):
+                        client.transact([], [Put(f"{prefix}/filler-{number}".encode(), bytes(100_000))])
+                held = client.get(f"{prefix}/leader".encode())
+                assert held is not None
+                client.revoke(held.lease, seconds=5)
+            failed = await until(lambda: logged(caplog, "leading_failed"), what="why nobody leads")
+            assert "the disk is full" in str(failed[0]["problem"])
+            with pytest.raises(StoreError, match="the disk is full"):
+                async with running(access, prefix, "b"):
+                    pass
+
+
+async def test_members_of_etcd_that_are_no_cluster_are_refused(etcd: Cluster, prefix: str) -> None:
+    """As Debian starts them on each machine: an instance that uses another one knows nothing of the fleet."""
+    with cluster(1) as other:
+        both = Access((*etcd.access.endpoints, *other.access.endpoints))
+        with pytest.raises(UnusableError, match="are clusters of their own"):
+            async with running(both, prefix, "a"):
+                pass

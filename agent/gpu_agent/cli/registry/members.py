@@ -19,6 +19,9 @@ _COLUMNS = (
 )
 
 _NO_LEADER = "No instance leads as far as this one knows: what needs the leader is refused (see GET /readyz)."
+_NO_LINK = (
+    "This instance does not reach the leader, and knows no node connections but its own: see GET /readyz."
+)
 
 
 def declare_members() -> Declaration:
@@ -42,6 +45,8 @@ def run_members(arguments: Arguments) -> int:
         print_lines(render_table(Table(_COLUMNS, rows), terminal_columns()))
         if all(one.role != MemberRole.LEADER for one in answer.model.members):
             print(_NO_LEADER)
+        elif any(one.nodes is None for one in answer.model.members):
+            print(_NO_LINK)
     return ExitCode.OK
 
 

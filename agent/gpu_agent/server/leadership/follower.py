@@ -24,6 +24,7 @@ from gpu_agent.server.tokens import presented_digest
 from gpu_agent.store.base import RECENT_EVENTS, Loaded, parse_text
 from gpu_agent.store.etcd.client import EtcdClient, EtcdError, RefusedError, Watched
 from gpu_agent.store.etcd.events import EventReader
+from gpu_agent.store.etcd.lease import held_since
 from gpu_agent.wire.api import RegistryEvent
 
 IDLE_SECONDS = 10.0
@@ -38,6 +39,8 @@ class Leader:
     created_at: int
     """The revision that created the leader's key: each leader has a higher one."""
     instance: Instance
+    since: float
+    """Unix seconds: when it took the lead, by its own clock."""
 
 
 class Follower:
@@ -49,6 +52,7 @@ class Follower:
         self._leader_key = f"{prefix}/leader".encode()
         self._members = f"{prefix}/members/".encode()
         self._secret_key = f"{prefix}/secret".encode()
+        self._commit_key = f"{prefix}/commit".encode()
         self.rows: dict[bytes, bytes] = {}
         """All keys and values below the prefix, as of `revision`."""
         self.revision = 0
@@ -67,6 +71,8 @@ class Follower:
         self._loop: asyncio.AbstractEventLoop
         self._seen = 0
         """The last revision that the thread passed to the loop."""
+        self._seen_commit: bytes | None = None
+        """The last commit, as of that revision."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -148,23 +154,38 @@ class Follower:
             rows[one.key] = one.value
             if one.key == self._leader_key:
                 leader_created_at = one.create_revision
-        self._seen = revision
+        self._seen, self._seen_commit = revision, rows.get(self._commit_key)
         self._post(self._replace, rows, revision, leader_created_at)
 
     def _watch(self) -> None:
-        """Follow until etcd compacts a revision that was not seen; then everything is read again."""
+        """Follow until etcd has compacted a revision that was not seen, or has another history.
+
+        Then everything is read again.
+        """
         start = self._prefix.encode()
         end = start[:-1] + b"0"
         while not self._ended.is_set():
-            watch = self._client.watch(start, end, revision=self._seen + 1, idle_seconds=IDLE_SECONDS)
             try:
+                if not self._is_same_history():
+                    return
+                watch = self._client.watch(start, end, revision=self._seen + 1, idle_seconds=IDLE_SECONDS)
                 for changes in watch:
-                    self._seen = changes[-1].revision
+                    commits = [one.value for one in changes if one.key == self._commit_key]
+                    self._seen, self._seen_commit = changes[-1].revision, [self._seen_commit, *commits][-1]
                     self._post(self._apply, changes)
             except RefusedError:
                 return
             except EtcdError:
                 self._ended.wait(_PAUSE_SECONDS)
+
+    def _is_same_history(self) -> bool:
+        """Whether etcd still has what was seen: a snapshot of it that is restored begins another history.
+
+        The revisions of that one say nothing of this one. Raises `RefusedError` for one that is not reached.
+        """
+        key = self._commit_key
+        found = self._client.read(key, key + b"\0", revision=self._seen)
+        return next((one.value for one in found), None) == self._seen_commit
 
     def _post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - handed on
         try:
@@ -215,7 +236,10 @@ class Follower:
 
     def _lead(self, value: bytes | None, created_at: int) -> None:
         instance = None if value is None else parse_instance(value)
-        self.leader = None if instance is None else Leader(created_at, instance)
+        if value is None or instance is None:
+            self.leader = None
+        else:
+            self.leader = Leader(created_at, instance, held_since(value) or instance.since)
 
 
 def _events_in(reader: EventReader, value: bytes) -> list[RegistryEvent]:

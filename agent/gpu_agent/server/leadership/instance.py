@@ -27,7 +27,7 @@ from gpu_agent.server.gateway.instance_links import Instance, Lead
 from gpu_agent.server.health import Size
 from gpu_agent.server.leadership.follower import Follower, Leader, instance_document
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
-from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
+from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity, is_listening
 from gpu_agent.server.metrics import InstanceFigures, instance_exposition
 from gpu_agent.server.notify.settings import ReceiverSettings
 from gpu_agent.server.service import RegistryService, ServiceSettings
@@ -39,7 +39,7 @@ from gpu_agent.store.etcd.client import (
     KeyValue,
 )
 from gpu_agent.store.etcd.lease import Lease, LeaseHeldError
-from gpu_agent.store.etcd.store import EtcdStore
+from gpu_agent.store.etcd.store import EtcdStore, check_cluster, store_error
 from gpu_agent.wire.api import CheckView, MemberRole, MemberView
 from gpu_agent.wire.codes import CloseCode
 
@@ -52,6 +52,9 @@ ALONE_SECONDS = 10.0
 LOADING_SECONDS = 30.0
 """A new leader is named before it has loaded its fleet and accepts links. For so long a gateway waits for it,
 as long as it is reached: nodes that were sent away would have to register again, all at a time."""
+UNREACHED_SECONDS = 6.0
+"""A leader that no gateway reaches, not even its own, lets another instance lead after this time: before the
+gateways close their node connections."""
 MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 _NAME_SECONDS = 7.0
@@ -62,7 +65,6 @@ where etcd no longer answers."""
 _PAUSE_SECONDS = 0.2
 _FAILED_SECONDS = 5.0
 """An instance that failed to become leader lets the others try for this time."""
-_CONNECT_SECONDS = 1.0
 _END_SECONDS = 1.5
 """How long `stop` waits for a call to etcd, or for a slow disk."""
 _APART_SECONDS = 10.0
@@ -104,16 +106,17 @@ class RegistryInstance:
         """Set while it leads."""
         self._client = EtcdClient(settings.access)
         prefix = settings.prefix
-        holder = instance_document(self.own)
-        self._name = Lease(self._client, f"{prefix}/members/{self.own.name}".encode(), holder=holder)
+        name_key = f"{prefix}/members/{self.own.name}".encode()
+        self._name = Lease(self._client, name_key, holder=instance_document(self.own))
         self._leader_key = f"{prefix}/leader".encode()
-        self._changes = asyncio.Event()
-        self._link_changes = asyncio.Event()
+        self._changes, self._link_changes = asyncio.Event(), asyncio.Event()
+        self._renewed = asyncio.Event()  # set while etcd may hold an older description of this instance
         self._follower = Follower(self._client, prefix, changed=self._changed)
         self._gateway = Gateway(
             service_settings.limits, service_settings.thresholds, encryption=service_settings.tls
         )
         self._link: LeaderLink | None = None
+        self._unlinked_because = ""  # when a link was tried last
         self._named_at = -inf
         """When etcd itself named a leader last; monotonic seconds, as below."""
         self._doubtful_since: float | None = None
@@ -131,8 +134,7 @@ class RegistryInstance:
         self._etcd_problem: str | None = None
         self._leave_until = 0.0
         """Until when it lets the others lead; monotonic seconds."""
-        self._stopping = False
-        self._takeovers = 0
+        self._stopping, self._takeovers = False, 0
         self._takeover_seconds: float | None = None
         self._at_rest = asyncio.Event()
         """Set while it neither leads nor tries to."""
@@ -151,14 +153,10 @@ class RegistryInstance:
         if self.service is not None:
             self.service.notifier.start(receivers)
 
-    async def announce(self, pin: str | None) -> None:
-        """Publish the pin of a renewed key to the others; where etcd does not answer, with the next term."""
+    def announce(self, pin: str | None) -> None:
+        """Publish the pin of a renewed key to the others, as soon as etcd takes it."""
         self.own = replace(self.own, pin=pin)
-        holder = instance_document(self.own)
-        for lease in (self._name, self._leading):
-            if lease is not None:
-                with suppress(EtcdError):
-                    await in_thread("lease", partial(lease.announce, holder), deadline_seconds=None)
+        self._renewed.set()
 
     def answers(self, elsewhere: Forwarder, *, auth_on: bool) -> InstanceAnswers:
         """Return what answers this instance's API; `elsewhere` answers the leader's part while it follows."""
@@ -185,8 +183,9 @@ class RegistryInstance:
             leads = f"leads {self.service.size.nodes} nodes, {held} connected here"
             return "; ".join(filter(None, (self.service.notifier.problem, leads)))
         leader = self._follower.leader
-        return (
-            f"standby of {'nobody' if leader is None else leader.instance.name}, {held} nodes connected here"
+        follows = "nobody" if leader is None else leader.instance.name
+        return "; ".join(
+            filter(None, (self._etcd_problem, f"standby of {follows}, {held} nodes connected here"))
         )
 
     @property
@@ -217,21 +216,10 @@ class RegistryInstance:
         """Open the nodes' port and take the name; raises `OSError`, `StoreError`."""
         at = await self._gateway.listener.listen(self._service_settings.node_listen)
         try:
-            await in_thread(
-                "name", lambda: self._name.acquire(wait_seconds=_NAME_SECONDS), deadline_seconds=None
-            )
-        except LeaseHeldError as error:
+            await in_thread("name", self._take_name, deadline_seconds=None)
+        except (EtcdError, StoreError) as error:
             await self.stop()
-            raise StoreError(
-                f"an instance of this registry is called {self.own.name} already ({error}): name "
-                "this one otherwise with --instance-name"
-            ) from error
-        except EtcdError as error:
-            await self.stop()
-            raise StoreError(
-                f"no member of etcd is reached ({error}); check that etcd runs there, and that this machine "
-                "reaches it"
-            ) from error
+            raise self._start_error(error) from error
         self._follower.start()
         await self._gateway.listener.admit()
         return at
@@ -278,18 +266,24 @@ class RegistryInstance:
         return link is not None and link.is_linked and link.lag_seconds == 0.0
 
     def _members_by_copy(self) -> tuple[MemberView, ...]:
-        """Return all instances that etcd names; none of them leads as far as this one knows."""
+        """Return all instances that etcd names, and the leader where etcd named it just now."""
         own, held = self.own.name, self._gateway.connections.size
-        return tuple(
-            MemberView(
-                name=one.name,
-                role=MemberRole.STANDBY,
-                url=one.api,
-                since=one.since,
-                nodes=held if one.name == own else None,
+        is_named = time.monotonic() - self._named_at <= _NAMED_SECONDS
+        leader = self._follower.leader if is_named else None
+        views = []
+        for one in self._follower.instances():
+            leads = leader is not None and one.name == leader.instance.name
+            views.append(
+                MemberView(
+                    name=one.name,
+                    role=MemberRole.LEADER if leads else MemberRole.STANDBY,
+                    url=one.api,
+                    term=self._follower.term if leads else None,
+                    since=leader.since if leads and leader is not None else one.since,
+                    nodes=held if one.name == own else None,
+                )
             )
-            for one in self._follower.instances()
-        )
+        return tuple(sorted(views, key=lambda one: one.role != MemberRole.LEADER))
 
     def _changed(self) -> None:
         self._changes.set()
@@ -297,13 +291,27 @@ class RegistryInstance:
 
     # The name.
 
+    def _take_name(self) -> None:
+        check_cluster(self._client)
+        self._name.acquire(wait_seconds=_NAME_SECONDS)
+
+    def _start_error(self, error: EtcdError | StoreError) -> StoreError:
+        if isinstance(error, LeaseHeldError):
+            return StoreError(
+                f"an instance of this registry is called {self.own.name} already ({error}): name "
+                "this one otherwise with --instance-name"
+            )
+        return self._store_error(error)
+
     async def _hold_name(self) -> None:
-        """Take the name again where etcd was gone for longer than its lease.
+        """Take the name again where etcd was gone for longer than its lease, and publish a renewed key.
 
         While another instance has it this one neither leads nor links: it would end the other's link.
         """
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await _wait(self._renewed, LOOK_SECONDS)
+            if self._renewed.is_set() and not await self._publish():
+                await asyncio.sleep(LOOK_SECONDS)
             if not self._name.lost or self._stopping:
                 continue
             try:
@@ -312,11 +320,24 @@ class RegistryInstance:
                 if not self._name_taken:
                     _LOG.error("instance_name_taken", instance=self.own.name, problem=str(error))
                 self._name_taken = True
-            except EtcdError as error:
-                self._etcd_problem = str(error)
+            except EtcdError:
+                pass  # the campaign reports it
             else:
                 self._name_taken = False
             self._changed()
+
+    async def _publish(self) -> bool:
+        """Write this instance's description to its keys in etcd; False where etcd does not take it now."""
+        self._renewed.clear()
+        holder = instance_document(self.own)
+        try:
+            for lease in (self._name, self._led):
+                if lease is not None:
+                    await in_thread("lease", partial(lease.announce, holder), deadline_seconds=None)
+        except EtcdError:
+            self._renewed.set()
+            return False
+        return True
 
     # Leading.
 
@@ -338,11 +359,9 @@ class RegistryInstance:
         try:
             found: KeyValue | None = await in_thread("leader", self._leader_named, deadline_seconds=None)
         except EtcdError as error:
-            self._etcd_problem = str(error)
-            if self._doubtful_since is None:
-                self._doubtful_since = time.monotonic()
+            self._etcd_failed(error)
             return False
-        self._etcd_problem = self._doubtful_since = None
+        self._etcd_answered()
         self._follower.expect_leader(0 if found is None else found.create_revision)
         now = time.monotonic()
         if found is not None:
@@ -354,6 +373,18 @@ class RegistryInstance:
             return False
         return now >= self._leave_until and not self._name_taken
 
+    def _etcd_failed(self, error: EtcdError) -> None:
+        self._etcd_problem = str(self._store_error(error))
+        if self._doubtful_since is None:
+            self._doubtful_since = time.monotonic()
+            _LOG.error("etcd_failing", problem=self._etcd_problem)
+
+    def _etcd_answered(self) -> None:
+        if self._doubtful_since is not None:
+            outage_seconds = round(time.monotonic() - self._doubtful_since, 3)
+            _LOG.info("etcd_recovered", outage_seconds=outage_seconds)
+        self._etcd_problem = self._doubtful_since = None
+
     def _leader_named(self) -> KeyValue | None:
         """Return the leader's key; one that this instance could not give back it gives back now."""
         found = self._client.get(self._leader_key)
@@ -362,11 +393,17 @@ class RegistryInstance:
         return found
 
     async def _try_to_lead(self) -> None:
-        self._led = lease = Lease(self._client, self._leader_key, holder=instance_document(self.own))
+        own = self.own
+        self._led = lease = Lease(self._client, self._leader_key, holder=instance_document(own))
         try:
             await in_thread("lease", lease.acquire, deadline_seconds=None)
-        except EtcdError:  # another was first, or etcd is gone
+        except LeaseHeldError:  # another was first
             return
+        except EtcdError as error:  # it answered a moment ago: it is full, or just now gone
+            self._failed(self._store_error(error))
+            return
+        if self.own != own:  # its key was renewed meanwhile
+            self._renewed.set()
         try:
             await self._lead(lease)
         finally:
@@ -418,24 +455,42 @@ class RegistryInstance:
                 copy_seconds=round(warm_at - opened_at, 3),
                 restore_seconds=round(time.monotonic() - warm_at, 3),
             )
-            while lease.valid and not self._stopping:
-                await _wait(self._changes, LEASE_LOOK_SECONDS)
-                self._changes.clear()
-            _LOG.info("leading_ended", term=store.term, lease_lost=not self._stopping)
+            await self._lead_on(lease, service)
+            _LOG.info("leading_ended", term=store.term, lease_lost=not lease.valid)
         finally:
             self._leading = self.service = None
             self._led_to_end()
             await service.stop()
 
+    async def _lead_on(self, lease: Lease, service: RegistryService) -> None:
+        """Wait until the lease is no longer certain, this instance stops, or no gateway reaches it."""
+        reached_at = time.monotonic()
+        while lease.valid and not self._stopping:
+            await _wait(self._changes, LEASE_LOOK_SECONDS)
+            self._changes.clear()
+            now = time.monotonic()
+            if service.health.listener.closed_reason is None:
+                reached_at = now
+            elif now - reached_at > UNREACHED_SECONDS:
+                problem = f"no instance reaches this one, not even itself: {self._link_problem()}"
+                self._leave_to_others(problem)
+                return
+
     def _failed(self, error: OSError | StoreError | StateDirectoryError) -> None:
         problem = error.strerror if isinstance(error, OSError) else None
-        _LOG.error("leading_failed", problem=problem or str(error))
+        self._leave_to_others(problem or str(error))
+
+    def _leave_to_others(self, problem: str) -> None:
+        _LOG.error("leading_failed", problem=problem)
         self._leave_until = time.monotonic() + _FAILED_SECONDS
+
+    def _store_error(self, error: EtcdError | StoreError) -> StoreError:
+        return store_error(error, self._client, self._settings.prefix)
 
     async def _warm(self, store: EtcdStore) -> None:
         """Give the store this instance's own copy, once it holds everything that the store has written."""
         deadline = time.monotonic() + _COPY_SECONDS
-        while self._follower.revision < store.revision:
+        while self._follower.secret != store.secret:  # drawn for this term, and stored with all before it
             if time.monotonic() >= deadline:
                 return
             await asyncio.sleep(0.01)
@@ -448,7 +503,8 @@ class RegistryInstance:
             return f"another instance is called {self.own.name} by now: name one of the two otherwise"
         leader = self._follower.leader
         if leader is not None:
-            return f"the leader {leader.instance.name} is not reached at {leader.instance.link}"
+            because = f" ({self._unlinked_because})" if self._unlinked_because else ""
+            return f"the leader {leader.instance.name} is not reached at {leader.instance.link}{because}"
         return "there is no leader" + (f": {self._etcd_problem}" if self._etcd_problem else "")
 
     async def _stay_linked(self) -> None:
@@ -470,7 +526,8 @@ class RegistryInstance:
                     leader_clock=self._compare_clocks,
                 )
                 was_linked = await self._link.hold(partial(self._leads, leader))
-                is_loading = self._link.is_accepted and time.monotonic() - named_at < LOADING_SECONDS
+                self._unlinked_because = self._link.problem
+                is_loading = self._link.is_awaited and time.monotonic() - named_at < LOADING_SECONDS
             if was_linked:
                 alone_since, self._alone = time.monotonic(), False
             elif is_loading or not await self._is_cut_off():
@@ -482,7 +539,9 @@ class RegistryInstance:
             await _wait(self._link_changes, _PAUSE_SECONDS)
 
     def _compare_clocks(self, unix_seconds: float) -> None:
-        self._apart_seconds = abs(time.time() - unix_seconds)
+        before, self._apart_seconds = self._apart_seconds, abs(time.time() - unix_seconds)
+        if self._apart_seconds > MOST_APART_SECONDS >= before:
+            _LOG.warning("clock_apart", seconds=round(self._apart_seconds))
 
     async def _is_cut_off(self) -> bool:
         """Whether there is a leader that this instance cannot reach: then nodes must find another instance.
@@ -492,13 +551,13 @@ class RegistryInstance:
         """
         now, since = time.monotonic(), self._doubtful_since
         if since is None:
-            return now - self._named_at <= _NAMED_SECONDS
+            return self._leading is not None or now - self._named_at <= _NAMED_SECONDS
         others = [one for one in self._follower.instances() if one.name != self.own.name]
         if now - since < ALONE_SECONDS or not others:
             return False
-        links = [await _accepts(one.link.bound_host, one.link.port) for one in others]
+        links = [await is_listening(one.link.bound_host, one.link.port) for one in others]
         return any(links) or not any(
-            [await _accepts(at.hostname, at.port) for at in (urlsplit(one.api) for one in others)]
+            [await is_listening(at.hostname, at.port) for at in (urlsplit(one.api) for one in others)]
         )
 
     def _leads(self, leader: Leader) -> bool:
@@ -506,16 +565,6 @@ class RegistryInstance:
         found = self._follower.leader
         is_same = found is not None and found.created_at == leader.created_at
         return is_same and not self._name_taken
-
-
-async def _accepts(host: str | None, port: int | None) -> bool:
-    """Whether a connection is accepted there."""
-    with suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(host, port)
-        writer.close()
-        return True
-    return False
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -6,18 +6,25 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from gpu_agent.runtime.logs import Logger
+from gpu_agent.runtime.tls.errors import TlsTerms, explain_tls_error
 from gpu_agent.server.gateway.gateway import SETTINGS, Gateway
 from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
 from gpu_agent.server.gateway.link import Kind, Link, pack_lag, proof, read_document, unpack_alive
 
 LEADER_SILENT_SECONDS = 5.0
 """A leader sends a frame every second."""
+LISTENING_SECONDS = 1.0
 _CONNECT_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
 _NONCE_BYTES = 16
+
+_TLS_TERMS = TlsTerms(
+    authority="instance_ca_file", pin=None, own="instance_cert_file", plain="no instance_ca_file"
+)
 
 _LOG = Logger("server.leadership")
 
@@ -49,14 +56,15 @@ class LeaderLink:
         self._leader_clock = leader_clock
         self.is_linked = False
         """Whether the leader has accepted this gateway."""
-        self.is_accepted = False
-        """Whether the leader accepted the connection, though it may serve it later."""
+        self.is_awaited = False
+        """Whether the leader accepted the connection and said nothing in time: it may load its fleet."""
+        self.problem = ""
+        """Why the link ended, or never stood."""
         self._gateway, self._leader, self._nonce = gateway, leader, secrets.token_hex(_NONCE_BYTES)
         self._name, self._secret, self._tls = own
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
         self._ended = asyncio.Event()
         self._heard_at = time.monotonic()
-        self._problem = ""
         self._is_proven = False
         """Whether the leader has the instances' secret."""
         self._revision = revision
@@ -88,10 +96,13 @@ class LeaderLink:
                     ssl=self._tls,
                     server_hostname=None if self._tls is None else at.host,
                 )
-        except (OSError, TimeoutError) as error:
-            self._problem = str(error) or "no answer in time"
+        except TimeoutError:
+            self.problem = "no answer in time"
+            self.is_awaited = self._tls is not None and await is_listening(at.bound_host, at.port)
             return False
-        self.is_accepted = True
+        except OSError as error:
+            self.problem = _words(error, at.host)
+            return False
         hello = {"name": self._name, "version": LINK_VERSION, "nonce": self._nonce}
         self._link.send_document(Kind.HELLO, 0, hello)
         was_linked = False
@@ -100,6 +111,7 @@ class LeaderLink:
             if not is_current():
                 self._link.end("another instance leads")
             elif self.silent_seconds > LEADER_SILENT_SECONDS:
+                self.is_awaited = True
                 self._link.end(f"the leader has said nothing for {LEADER_SILENT_SECONDS:g} s")
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -126,7 +138,7 @@ class LeaderLink:
                 self._await(revision)
             self._link.send(Kind.LAG, 0, pack_lag(round(self.lag_seconds, 3)))
         elif kind is Kind.PROBLEM:
-            self._problem = str(payload, "utf-8")
+            self.problem = str(payload, "utf-8")
 
     def _await(self, revision: int) -> None:
         """Note a revision; drop the one before where the lag stays exact to 0.1 s without it."""
@@ -146,8 +158,25 @@ class LeaderLink:
         self._link.send_document(Kind.PROOF, 0, {"proof": shown})
 
     def _lost(self, problem: str) -> None:
+        self.problem = self.problem or problem
         self._ended.set()
         if self.is_linked:
             self.is_linked = False
             self._gateway.detach()
-            _LOG.warning("leader_lost", leader=self._leader.name, problem=self._problem or problem)
+            _LOG.warning("leader_lost", leader=self._leader.name, problem=self.problem)
+
+
+async def is_listening(host: str | None, port: int | None) -> bool:
+    """Whether a connection is accepted there."""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(LISTENING_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        return True
+    return False
+
+
+def _words(error: OSError, host: str) -> str:
+    if isinstance(error, ssl.SSLError):
+        return str(explain_tls_error(error, host, _TLS_TERMS))
+    return error.strerror or str(error)
