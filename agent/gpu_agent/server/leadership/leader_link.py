@@ -26,6 +26,7 @@ _TLS_TERMS = TlsTerms(
     authority="instance_ca_file", pin=None, own="instance_cert_file", plain="no instance_ca_file"
 )
 
+_REFUSES = "see whether it accepts this instance's certificate (instance_cert_file)"
 _LOG = Logger("server.leadership")
 
 
@@ -65,6 +66,8 @@ class LeaderLink:
         self._link = Link(self._received, self._lost, on_drained=gateway.go_on_reading)
         self._ended = asyncio.Event()
         self._heard_at = time.monotonic()
+        self._has_heard = False
+        """Whether the leader has said anything."""
         self._is_proven = False
         """Whether the leader has the instances' secret."""
         self._revision = revision
@@ -121,7 +124,7 @@ class LeaderLink:
         return was_linked
 
     def _received(self, kind: Kind, number: int, payload: memoryview) -> None:
-        self._heard_at = time.monotonic()
+        self._heard_at, self._has_heard = time.monotonic(), True
         if self.is_linked and self._gateway.received(kind, number, payload):
             return
         if kind is Kind.CHALLENGE:
@@ -159,6 +162,8 @@ class LeaderLink:
 
     def _lost(self, problem: str) -> None:
         self.problem = self.problem or problem
+        if self._tls is not None and not self._has_heard and not self.is_awaited:
+            self.problem += f": {_REFUSES}"
         self._ended.set()
         if self.is_linked:
             self.is_linked = False
