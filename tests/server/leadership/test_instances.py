@@ -4,50 +4,34 @@ import asyncio
 import os
 import random
 import signal
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry import alarms
 from gpu_agent.registry.job import Job
-from gpu_agent.registry.settings import Thresholds
 from gpu_agent.runtime.address import Address
-from gpu_agent.runtime.tasks import Tasks
-from gpu_agent.runtime.tls.contexts import client_context, server_context
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway, instance_links
-from gpu_agent.server.gateway.instance_links import LINK_VERSION, Instance
+from gpu_agent.server.gateway.instance_links import LINK_VERSION
 from gpu_agent.server.gateway.link import Kind, Link
 from gpu_agent.server.leadership import instance as instance_module
 from gpu_agent.server.leadership import leader_link
 from gpu_agent.server.leadership.follower import Follower
 from gpu_agent.server.leadership.forward import Forwarder
-from gpu_agent.server.leadership.instance import InstanceSettings, RegistryInstance
-from gpu_agent.server.limits import Limits
+from gpu_agent.server.leadership.instance import RegistryInstance
 from gpu_agent.server.metrics import INSTANCE_METRICS
 from gpu_agent.server.notify.settings import ReceiverSettings
-from gpu_agent.server.service import RegistryService, ServiceSettings
-from gpu_agent.store.base import StoreError, UnusableError
 from gpu_agent.store.etcd.client import (
-    TRY_SECONDS,
-    Access,
-    Compare,
     Delete,
     EtcdClient,
-    Operation,
-    Outcome,
-    OutcomeUnknownError,
     Put,
-    RefusedError,
     Watched,
 )
 from gpu_agent.store.etcd.lease import Lease
@@ -56,124 +40,19 @@ from gpu_agent.wire.codes import CloseCode
 from tests.alarm_receiver import answer, webhook
 from tests.authority import Authority
 from tests.server.api_harness import logged
-from tests.server.harness import LOOPBACK, Node, known, registration, until
-from tests.store.etcd_cluster import Cluster, authentication, cluster, free_ports
-from tests.waiting import patience
-
-THRESHOLDS = Thresholds(
-    heartbeat_interval_seconds=0.5,
-    warmup_heartbeat_interval_seconds=0.05,
-    heartbeat_timeout_seconds=20.0,
-    scan_interval_seconds=0.05,
+from tests.server.harness import known, registration, until
+from tests.server.leadership.harness import (
+    Running,
+    contexts,
+    depose,
+    depose_and_wait,
+    leader_among,
+    node_at,
+    running,
+    three,
 )
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Cluster]:
-    with cluster(1) as running:
-        yield running
-
-
-class Running:
-    """One instance, in this process."""
-
-    def __init__(self, instance: RegistryInstance, name: str) -> None:
-        self.instance, self.name = instance, name
-        self.address = LOOPBACK
-        self.may_answer: Callable[[], bool] = lambda: False
-
-    @property
-    def leads(self) -> bool:
-        return self.instance.service is not None
-
-    @property
-    def service(self) -> RegistryService:
-        assert self.instance.service is not None
-        return self.instance.service
-
-    @property
-    def is_linked(self) -> bool:
-        return self.instance.is_linked
-
-
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
-"""Of the two ends of an instance's links."""
-
-
-def contexts(authority: Authority, *names: str) -> Contexts:
-    own = authority.issue(*names)
-    return server_context(own, client_ca_file=authority.file), client_context(ca_file=authority.file, own=own)
-
-
-@asynccontextmanager
-async def running(
-    access: Access,
-    prefix: str,
-    name: str,
-    *,
-    thresholds: Thresholds = THRESHOLDS,
-    links: Contexts | tuple[None, None] = (None, None),
-) -> AsyncIterator[Running]:
-    api = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-    host, port = api.sockets[0].getsockname()[:2]
-    link = Address("127.0.0.1", free_ports(1)[0])
-    own = Instance(name=name, since=time.time(), link=link, api=f"http://{host}:{port}")
-    settings = InstanceSettings(
-        own=own, access=access, prefix=prefix, link_server_tls=links[0], link_client_tls=links[1]
-    )
-    service_settings = ServiceSettings(
-        node_listen=LOOPBACK,
-        thresholds=thresholds,
-        limits=Limits(close_timeout_seconds=0.3),
-        auth_on=False,
-    )
-    held: list[Running] = []
-
-    async def began(_service: RegistryService, may_answer: Callable[[], bool]) -> None:
-        held[0].may_answer = may_answer
-
-    one = Running(RegistryInstance(settings, service_settings, began=began, ended=lambda: None), name)
-    held.append(one)
-    try:
-        one.address = await one.instance.start()
-        async with Tasks() as tasks:
-            for task, work in one.instance.tasks().items():
-                tasks.start(f"{name}-{task}", work)
-            try:
-                yield one
-            finally:
-                await one.instance.stop()
-                tasks.end()
-    finally:
-        api.close()
-
-
-@asynccontextmanager
-async def node_at(address: Address) -> AsyncIterator[Node]:
-    async with connect(f"ws://{address}/ws/node", proxy=None, compression=None, close_timeout=1) as socket:
-        yield Node(socket)
-
-
-@asynccontextmanager
-async def three(
-    etcd: Cluster, prefix: str, *, links: Contexts | tuple[None, None] = (None, None)
-) -> AsyncIterator[list[Running]]:
-    async with AsyncExitStack() as stack:
-        found = [
-            await stack.enter_async_context(running(etcd.access, prefix, name, links=links)) for name in "abc"
-        ]
-        await until(lambda: all(one.is_linked for one in found), what="links of all to a leader")
-        yield found
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "authority")
-
-
-@pytest.fixture
-def prefix(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tmp_path_factory.mktemp("prefix").name
+from tests.store.etcd_cluster import Cluster, cluster, free_ports
+from tests.waiting import patience
 
 
 async def test_one_leads_and_nodes_register_at_each(etcd: Cluster, prefix: str) -> None:
@@ -187,24 +66,6 @@ async def test_one_leads_and_nodes_register_at_each(etcd: Cluster, prefix: str) 
         members = leader.service.members()
         assert [(one.role, one.nodes) for one in members] == [("leader", 1), ("standby", 1), ("standby", 1)]
         assert members[0].term == 1
-
-
-async def leader_among(instances: list[Running]) -> Running:
-    found = await until(lambda: [one for one in instances if one.leads], what="a leader")
-    return found[0]
-
-
-def depose(etcd: Cluster, prefix: str) -> None:
-    """End the leader's lease, and with it its key."""
-    with closing(EtcdClient(etcd.access)) as client:
-        held = client.get(f"{prefix}/leader".encode())
-        assert held is not None
-        client.revoke(held.lease, seconds=5)
-
-
-async def depose_and_wait(etcd: Cluster, prefix: str, leader: Running) -> None:
-    depose(etcd, prefix)
-    await until(lambda: not leader.leads, what="the end of its term")
 
 
 async def test_a_takeover_moves_no_node_and_nothing_is_lost(etcd: Cluster, prefix: str) -> None:
@@ -710,98 +571,3 @@ async def test_a_leader_whose_etcd_was_away_leads_again_without_awaiting_the_end
                 )
             member.restart()
             await until(lambda: one.leads, what="its next term")
-
-
-async def test_a_renewed_key_reaches_etcd_though_the_first_tries_get_lost(
-    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The others would take the leader for an impostor until its term ends."""
-    async with running(etcd.access, prefix, "a") as one:
-        await until(lambda: one.is_linked, what="its link to itself")
-        transact, lost = EtcdClient.transact, [1, 2]
-
-        def lose_some(
-            client: EtcdClient,
-            compares: Sequence[Compare],
-            then: Sequence[Operation],
-            otherwise: Sequence[Operation] = (),
-            *,
-            seconds: float = TRY_SECONDS,
-        ) -> Outcome:
-            if lost:
-                del lost[0]
-                raise OutcomeUnknownError("no answer in time")
-            return transact(client, compares, then, otherwise, seconds=seconds)
-
-        monkeypatch.setattr(EtcdClient, "transact", lose_some)
-        one.instance.announce("renewed")
-        found = one.instance._follower
-
-        def pins() -> set[str | None]:
-            assert found.leader is not None
-            return {each.pin for each in (found.leader.instance, *found.instances())}
-
-        await until(lambda: pins() == {"renewed"}, what="the new pin at both keys")
-
-
-async def test_a_leader_that_no_instance_reaches_lets_another_one_lead(
-    etcd: Cluster,
-    prefix: str,
-    authority: Authority,
-    *,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Such as one whose certificate is for another host: not even its own gateway links to it."""
-    monkeypatch.setattr(instance_module, "UNREACHED_SECONDS", 0.5)
-    wrong, right = contexts(authority, "elsewhere"), contexts(authority)
-    async with running(etcd.access, prefix, "a", links=wrong) as first:
-        await until(lambda: first.leads, what="its term")
-        async with running(etcd.access, prefix, "b", links=right) as second:
-            await until(lambda: second.leads and first.is_linked and second.is_linked, what="another leader")
-    problem = str(logged(caplog, "leading_failed")[0]["problem"])
-    assert "not even itself" in problem
-    assert "certificate is not for 127.0.0.1" in problem
-
-
-async def test_an_etcd_that_is_full_or_refuses_it_is_named_as_that(
-    prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    password, wrong = tmp_path / "password", tmp_path / "wrong"
-    password.write_text("secret")
-    wrong.write_text("wrong")
-    with cluster(1, "--quota-backend-bytes", "2000000") as etcd:
-        access = replace(etcd.access, user="registry", password_file=password)
-        with closing(EtcdClient(etcd.access)) as client:
-            for path, asked in authentication(prefix):
-                client._call(f"/v3/auth/{path}", asked)
-        for denied, problem in (
-            (etcd.access, "user name is empty"),
-            (replace(access, password_file=wrong), "invalid user ID or password"),
-        ):
-            with pytest.raises(StoreError, match=f"etcd refuses this registry .*{problem}.* etcd_user"):
-                async with running(denied, prefix, "c"):
-                    pass
-        async with running(access, prefix, "a") as one:
-            await until(lambda: one.is_linked, what="its link to itself")
-            with closing(EtcdClient(access)) as client:
-                with suppress(RefusedError):  # until its quota is reached
-                    for number in range(100):
-                        client.transact([], [Put(f"{prefix}/filler-{number}".encode(), bytes(100_000))])
-                held = client.get(f"{prefix}/leader".encode())
-                assert held is not None
-                client.revoke(held.lease, seconds=5)
-            failed = await until(lambda: logged(caplog, "leading_failed"), what="why nobody leads")
-            assert "the disk is full" in str(failed[0]["problem"])
-            with pytest.raises(StoreError, match="the disk is full"):
-                async with running(access, prefix, "b"):
-                    pass
-
-
-async def test_members_of_etcd_that_are_no_cluster_are_refused(etcd: Cluster, prefix: str) -> None:
-    """As Debian starts them on each machine: an instance that uses another one knows nothing of the fleet."""
-    with cluster(1) as other:
-        both = Access((*etcd.access.endpoints, *other.access.endpoints))
-        with pytest.raises(UnusableError, match="are clusters of their own"):
-            async with running(both, prefix, "a"):
-                pass
