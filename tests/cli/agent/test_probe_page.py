@@ -156,6 +156,13 @@ def test_folders_that_could_not_be_scanned_are_shown_the_first_of_many() -> None
     assert "the scan for models ran out of its time: there may be more than are listed" in said
 
 
+def test_a_model_that_may_not_be_read_is_no_matter_of_its_download_alone() -> None:
+    closed = replace(BROKEN, detail="model.safetensors: permission denied")
+    read = "let the agent's user read what it may not"
+    assert read not in " ".join(map(str.strip, drawn(models=(BROKEN,))))
+    assert read in " ".join(map(str.strip, drawn(models=(BROKEN, closed))))
+
+
 def test_models_that_cannot_serve_are_counted() -> None:
     assert drawn(models=(BROKEN,))[1] == "1 model cannot serve: the table above says why"
     assert drawn(models=(BROKEN, BROKEN))[1] == "2 models cannot serve: the table above says why"

@@ -89,7 +89,7 @@ def test_each_kind_of_bad_link_has_its_own_reason(tmp_path: Path) -> None:
     problems = names(FolderReader(open_root(root)), root)
     assert problems["inside"] is problems["good"] is problems["chain"] is None
     assert problems["gone"] == "its link leads nowhere"
-    assert problems["loop"] == "it is not a regular file"
+    assert problems["loop"] == "its link leads back to itself"
     assert "leaves the cache" in str(problems["out"])
     assert "leaves the cache" in str(problems["folder"])
 

@@ -32,6 +32,8 @@ MEMORY_STEP = "see what `nvidia-smi -q -d MEMORY` says, and update the driver"
 """What to do about a GPU whose memory is unknown."""
 _INDENT = Piece("    ")
 _MOST_FOLDERS = 5
+_CLOSED = "permission denied"
+"""The end of the detail of a model that the agent's user may not read."""
 _ARROW = "→"
 
 
@@ -175,9 +177,11 @@ def _of_models(inventory: Inventory) -> Iterator[Trouble]:
     failed = count_broken(inventory.models)
     if failed:
         count = "1 model cannot" if failed == 1 else f"{failed} models cannot"
-        yield Trouble(
-            line(f"{count} serve: the table above says why"), "download again what is broken, or remove it"
-        )
+        closed = any((model.detail or "").endswith(_CLOSED) for model in inventory.models)
+        step = "download again what is broken, or remove it"
+        if closed:
+            step += "; let the agent's user read what it may not"
+        yield Trouble(line(f"{count} serve: the table above says why"), step)
     for number, (folder, why) in enumerate(inventory.models_unsearched.items()):
         if number == _MOST_FOLDERS:
             others = len(inventory.models_unsearched) - number

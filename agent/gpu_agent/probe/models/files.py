@@ -268,9 +268,12 @@ class FolderReader:
         if not end.startswith(self._root.path.rstrip(os.sep) + os.sep):
             return FoundFile(name, path, problem=_OUTSIDE)
         try:
-            return self._judged(name, end, os.lstat(end))
+            status = os.lstat(end)
         except OSError as error:
             return FoundFile(name, path, problem=_fault(error))
+        if stat.S_ISLNK(status.st_mode):
+            return FoundFile(name, path, problem="its link leads back to itself")
+        return self._judged(name, end, status)
 
     def _unlinked(self, path: str, name: str, entry: os.DirEntry[str]) -> FoundFile:
         if not self._watch_files and entry.is_file(follow_symlinks=False):
