@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpu_agent.node.checks import Checks
+from gpu_agent.probe.checks import process
 from gpu_agent.probe.checks.judgement import Expected
 from gpu_agent.probe.checks.process import Unfinished
 from gpu_agent.runtime.tasks import Tasks
@@ -284,6 +285,27 @@ async def test_what_is_reported_fits_a_heartbeat_and_failed_checks_come_first(
         assert sum(len(one.model_dump_json()) for one in results) <= CHECKS_ROOM_BYTES
         assert (results[0].scope, results[0].ok) == (many[-1].uuid, False)
         assert len(results) > 50
+
+
+async def test_a_hook_that_is_due_while_an_earlier_one_does_not_end_runs_once_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.1)
+    script, begun, go = (tmp_path / name for name in ("hook", "begun", "go"))
+    waiting = f"touch {begun}; trap '' TERM; while ! [ -e {go} ]; do sleep 0.05; done"
+    script.write_text(f"#!/bin/sh\n[ -e {begun} ] && exit 0\n{waiting}\n")
+    script.chmod(0o755)
+    async with checking(tmp_path, monkeypatch, hook=(str(script),), hook_seconds=patience(0.3)) as machine:
+        machine.checks.observe(report(gpu(0)))
+        await machine.until(lambda: machine.result("hook") is False)
+        machine.checks.request()
+        await machine.until(lambda: "was asked to end and has not" in machine.waits().get("hook", ""))
+        assert machine.checks.are_due
+        go.touch()
+        async with asyncio.timeout(patience(20)):
+            while not machine.result("hook"):
+                machine.checks.observe(report(gpu(0)))  # as each reading is
+                await asyncio.sleep(0.02)
 
 
 async def test_the_gpus_are_counted_in_each_reading_whatever_the_hook_waits_for(

@@ -199,7 +199,11 @@ class Checks:
                 why_no_copies=None if wanted else _NOT_WANTED,
                 stop=self._stop,
             )
+            self._processes.was_refused = False  # where a fault is known, no process is started
             found[uuid] = await in_thread("check-gpu", run, deadline_seconds=None)
+            if self._processes.was_refused:
+                self._due.add(uuid)
+                self._due_copies |= {uuid} if wanted else set()
         for uuid, results in found.items():
             names = {one.name for one in results}
             for key in [key for key in self._states if key[1] == uuid and key[0] not in names]:
@@ -221,6 +225,8 @@ class Checks:
         elif expected.hook:
             run = partial(run_hook, self._processes, expected, self._stop)
             self._put(await in_thread("check-hook", run, deadline_seconds=None))
+            if self._processes.was_refused:
+                self._due.add(NODE_SCOPE)
         await self._report_changes()
 
     async def _report_changes(self) -> None:

@@ -67,6 +67,8 @@ class CheckProcesses:
         self._left_behind: subprocess.Popen[bytes] | None = None
         self._started_by_it: tuple[processes.Process, ...] = ()
         """What that process had started and was asked to end with it. Linux only."""
+        self.was_refused = False
+        """Whether the last check was not started, because of an earlier one: it may run later."""
 
     @property
     def left_behind_pid(self) -> int | None:
@@ -82,6 +84,7 @@ class CheckProcesses:
     ) -> Ended | Unfinished:
         """Run a command, without a shell; once `stop` is set, it is asked to end and not waited for."""
         stuck_pid = self.left_behind_pid or find_stuck_child(self.name)
+        self.was_refused = stuck_pid is not None
         if stuck_pid is not None:
             return Unfinished(f"an earlier check, process {stuck_pid}, was asked to end and has not")
         try:
