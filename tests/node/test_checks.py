@@ -1,6 +1,7 @@
 """When the agent runs its checks, on which GPUs, and what it then reports."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -306,6 +307,21 @@ async def test_a_hook_that_is_due_while_an_earlier_one_does_not_end_runs_once_th
             while not machine.result("hook"):
                 machine.checks.observe(report(gpu(0)))  # as each reading is
                 await asyncio.sleep(0.02)
+
+
+async def test_a_hook_that_cannot_be_started_for_the_moment_runs_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with checking(tmp_path, monkeypatch, hook=("true",)) as machine:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # its standard streams
+        try:
+            machine.checks.observe(report(gpu(0, health=Health.LOST)))
+            await machine.until(lambda: "Too many open files" in machine.why("hook"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        machine.checks.observe(report(gpu(0, health=Health.LOST)))
+        await machine.until(lambda: machine.result("hook"))
 
 
 async def test_the_gpus_are_counted_in_each_reading_whatever_the_hook_waits_for(

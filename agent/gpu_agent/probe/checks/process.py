@@ -68,7 +68,7 @@ class CheckProcesses:
         self._started_by_it: tuple[processes.Process, ...] = ()
         """What that process had started and was asked to end with it. Linux only."""
         self.was_refused = False
-        """Whether the last check was not started, because of an earlier one: it may run later."""
+        """Whether the last check was not started for a reason that passes, such as an earlier one."""
 
     @property
     def left_behind_pid(self) -> int | None:
@@ -98,7 +98,8 @@ class CheckProcesses:
             )
         except (OSError, ValueError) as error:  # ValueError: a word holds a NUL
             why = f"it could not be started ({getattr(error, 'strerror', None) or error})"
-            return Unfinished(why, cannot_start=getattr(error, "errno", None) not in _PASSING)
+            self.was_refused = getattr(error, "errno", None) in _PASSING
+            return Unfinished(why, cannot_start=not self.was_refused)
         deadline = time.monotonic() + deadline_seconds
         try:
             output = _Output(process.stdout)
