@@ -182,8 +182,15 @@ def test_the_store_proves_itself_by_certificate_and_password(
         )
         with cluster(1, *options, tls=authority.trusting(authority.issue())) as running:
             anonymous = dataclasses.replace(running.access, tls=authority.trusting)
-            with pytest.raises(StoreError, match=r"no member of etcd is reached|has not answered"):
-                EtcdStore(anonymous, prefix)
+            stranger = dataclasses.replace(running.access, tls=Authority(tmp_path / "other").trusting)
+            plain = dataclasses.replace(running.access, tls=None)
+            for access, setting in (
+                (anonymous, "etcd_cert_file"),
+                (stranger, "certificate is refused .*etcd_ca_file"),
+                (plain, "if it speaks TLS, see etcd_ca_file"),
+            ):
+                with pytest.raises(StoreError, match=setting):
+                    EtcdStore(access, prefix)
             with closing(EtcdClient(running.access)) as client:
                 for path, asked in authentication(prefix):
                     client._call(f"/v3/auth/{path}", asked)

@@ -120,6 +120,8 @@ class InstanceLinks:
             self._watching.cancel()
         if self._server is not None:
             self._server.close()
+        for gateway in self._gateways.values():
+            gateway.link.send(Kind.PROBLEM, 0, b"this instance leads no more")
         for link in (*self._unnamed, *(one.link for one in self._gateways.values())):
             link.close()
         await asyncio.sleep(0)

@@ -501,11 +501,13 @@ class RegistryInstance:
     def _link_problem(self) -> str:
         if self._name_taken:
             return f"another instance is called {self.own.name} by now: name one of the two otherwise"
+        if self._etcd_problem is not None:
+            return f"it is not known which instance leads: {self._etcd_problem}"
         leader = self._follower.leader
         if leader is not None:
             because = f" ({self._unlinked_because})" if self._unlinked_because else ""
             return f"the leader {leader.instance.name} is not reached at {leader.instance.link}{because}"
-        return "there is no leader" + (f": {self._etcd_problem}" if self._etcd_problem else "")
+        return "there is no leader"
 
     async def _stay_linked(self) -> None:
         """Hold a link to the leader."""

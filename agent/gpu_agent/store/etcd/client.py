@@ -17,7 +17,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -534,7 +534,7 @@ def _answer(status: int, answer: object) -> dict[str, Any]:
         return answer
     inner: Mapping[str, Any] = error if isinstance(error, dict) else answer
     code = inner.get("code", inner.get("grpc_code"))
-    message = str(inner.get("message") or error or f"HTTP {status}")
+    message = str(inner.get("message") or error or f"the answer is none of etcd's (HTTP {status})")
     if not isinstance(code, int) or code in _UNDECIDED:
         raise OutcomeUnknownError(message)
     raise RefusedError(message, code)
@@ -551,7 +551,13 @@ def _network_words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused ({error.verify_message})"
+        return f"its certificate is refused ({error.verify_message}): see etcd_ca_file"
+    if isinstance(error, ssl.SSLError):
+        reason = str(error.reason or error).replace("_", " ").lower()
+        setting = "etcd_cert_file" if "alert" in reason else "etcd_ca_file, and whether it speaks TLS"
+        return f"no encrypted connection comes about ({reason}): see {setting}"
+    if isinstance(error, RemoteDisconnected):
+        return "it ended the connection without an answer; if it speaks TLS, see etcd_ca_file"
     words = error.strerror if isinstance(error, OSError) else None
     return words or str(error) or type(error).__name__
 

@@ -549,7 +549,7 @@ def store_error(error: EtcdError | StoreError, client: EtcdClient, prefix: str) 
         case LeaseHeldError():
             return StoreError(
                 f"the registry's database {place} is in use by {error}: only one registry may use it; "
-                "stop that one, or name another prefix"
+                "stop that one, with all its instances, or name another prefix"
             )
         case StoreError():
             return error
