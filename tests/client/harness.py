@@ -60,6 +60,11 @@ class Front:
             await asyncio.wait_for(self._serving, patience(5))
         self._server = None
 
+    def listen_in_silence(self) -> None:
+        """Accept connections, once it is closed, and answer none, as a frozen program does."""
+        if self._reserved is not None:
+            self._reserved.listen()
+
     def leave(self) -> None:
         """Give the port back."""
         if self._reserved is not None:

@@ -309,6 +309,21 @@ async def test_a_registry_that_stays_away_for_a_ttl_means_that_the_claim_is_lost
         await front.open()
 
 
+async def test_a_registry_that_stands_still_for_a_ttl_means_the_same_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    living = short_lived(monkeypatch, ttl_seconds=1.0)
+    monkeypatch.setattr(aio, "RELEASE_SECONDS", 0.1)
+    monkeypatch.setattr(aio.Backoff, "next_delay", lambda *_: 60.0)
+    async with living as (front, client, _), client.claim(ONE_GPU) as claim:
+        await front.close()
+        await asyncio.sleep(0.5)  # a renewal is refused a connection, and the next one comes as the TTL ends
+        front.listen_in_silence()
+        silent = time.monotonic()
+        await seen(claim.lost)
+        assert time.monotonic() - silent < patience(1.5)
+
+
 async def test_a_release_without_an_answer_takes_bounded_time(
     front: Front, client: RegistryClient, gpu_node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,12 +210,11 @@ class Claim:
             else:
                 self._granted, self._lease = renewed, Lease.of(renewed, sent_at=sent_at)
                 return
-            now = time.monotonic()
-            if self._lease.has_expired(now):
+            left = self._lease.expires_at - time.monotonic()
+            await asyncio.sleep(min(delay, max(left, 0.0)))
+            if self._lease.has_expired(time.monotonic()):
                 self.lose(_loss(self.job_id, CLAIM_EXPIRED, "the registry could not be reached in time"))
-            else:
-                delay = min(delay, self._lease.expires_at - now)
-            await asyncio.sleep(delay)
+                await asyncio.sleep(delay)
 
     def _ended_by(self, error: RegistryError, sent_at: float) -> bool:
         """Whether a renewal was refused for good; note it."""

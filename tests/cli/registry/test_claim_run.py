@@ -260,7 +260,24 @@ def test_a_lost_claim_ends_the_command_only_if_asked(registry: Registry) -> None
         release(registry, "job-1")
         code, said = ended(running)
         assert code == 9
-        assert "lost its claim, and the command is ended" in said
+        assert "lost its claim, and the command is ended: it was released" in said
+
+
+def test_a_registry_that_stands_still_for_a_ttl_means_that_the_claim_is_lost_in_time(
+    registry: Registry,
+) -> None:
+    with start(registry, "job-1", "--kill-on-loss", "--", sys.executable, "-c", UNTIL_TERM) as running:
+        assert first_line(running) == "up"
+        os.kill(registry.pid, signal.SIGSTOP)
+        try:
+            assert running.stderr is not None
+            running.stderr.readline()
+            began = time.monotonic()
+            assert "it could not be renewed in time" in running.stderr.readline()
+            assert time.monotonic() - began < patience(3)
+        finally:
+            os.kill(registry.pid, signal.SIGCONT)
+        assert ended(running)[0] == 9
 
 
 def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_time(registry: Registry) -> None:
@@ -273,23 +290,27 @@ def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_time(registry:
 
 @pytest.mark.timeout(120)
 def test_the_command_runs_on_through_kill_9_of_the_registry(tmp_path: Path) -> None:
-    store = ("--store", f"sqlite://{tmp_path}/registry.db", *QUICK)
+    store = ("--store", f"sqlite://{tmp_path}/registry.db", "--claim-ttl-seconds=1", *QUICK)
     with Registry(*store) as first, Agent(first.node_url, tmp_path / "agent"):
         first.await_ready(1, within_seconds=20)
         options = ("--ttl", "20s", "--kill-on-loss")  # a busy machine may take ten for a restart
-        with start(first, "job-1", *options, "--", sys.executable, "-c", UNTIL_TERM) as running:
-            assert first_line(running) == "up"
+        command = ("--", sys.executable, "-c", UNTIL_TERM)
+        with start(first, "job-1", *options, *command) as running, start(first, "job-2", *command) as short:
+            assert [first_line(one) for one in (running, short)] == ["up", "up"]
             os.kill(first.pid, signal.SIGKILL)
             first.wait(patience(5))
             again = Registry(*store, node_port=first.node_port, operator_port=first.operator_port)
             with again as second:
 
                 def left() -> float:
-                    return float(second.get("/v1/claims")["claims"][0]["expires_in_seconds"])
+                    return float(second.get("/v1/claims/job-1")["expires_in_seconds"])
 
                 fresh = left()
                 eventually(lambda: left() < fresh - 1, within_seconds=10, what="time passes")
                 eventually(lambda: left() > 19, within_seconds=15, what="it is renewed")
-                running.send_signal(signal.SIGTERM)
-                assert ended(running)[0] == 9
+                for one in (running, short):
+                    one.send_signal(signal.SIGTERM)
+                (code, _), (_, said) = ended(running), ended(short)
+                assert code == 9
+                assert said.index("has lost its claim") < said.index("job-2 holds its claim again")
                 assert claims(second) == []

@@ -187,18 +187,21 @@ class Api:
         return parse_answer(whole, model)
 
     def post(
-        self, path: str, body: Mapping[str, object], model: type[Model], *, wait_seconds: float = 0.0
+        self,
+        path: str,
+        body: Mapping[str, object],
+        model: type[Model],
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Answer[Model]:
-        """Request something; raises `Refused`, or `Failure` when unreachable or not of this model.
+        """Request something; raises `Refused`, or `Failure` when unreachable or not of this model."""
+        return self.call("POST", path, model, body=body, timeout_seconds=timeout_seconds)
 
-        `wait_seconds`: how long the registry may wait before it answers.
-        """
-        return self.call("POST", path, model, body=body, wait_seconds=wait_seconds)
-
-    def delete(self, path: str, **query: str | None) -> None:
+    def delete(self, path: str, *, timeout_seconds: float = TIMEOUT_SECONDS, **query: str | None) -> None:
         """Delete something; raises `Refused`, or `Failure` when unreachable."""
         given = urllib.parse.urlencode(without_none(**query))
-        self.request("DELETE", f"{path}?{given}" if given else path)
+        whole = f"{path}?{given}" if given else path
+        self.request("DELETE", whole, timeout_seconds=timeout_seconds)
 
     def call(
         self,
@@ -207,10 +210,10 @@ class Api:
         model: type[Model],
         *,
         body: Mapping[str, object] | None = None,
-        wait_seconds: float = 0.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Answer[Model]:
         """Make a request whose answer is a document; raises as `get` does."""
-        document = self.request(method, path, body, wait_seconds=wait_seconds)
+        document = self.request(method, path, body, timeout_seconds=timeout_seconds)
         try:
             return parse_answer(document, model)
         except ValueError as error:
@@ -222,11 +225,10 @@ class Api:
         path: str,
         body: Mapping[str, object] | None = None,
         *,
-        wait_seconds: float = 0.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Document:
         """Make any request; raises `Refused`, or `Failure` when no registry answers."""
-        request, timeout_seconds = self._request(method, path, body), TIMEOUT_SECONDS + wait_seconds
-        with self._open(request, timeout_seconds=timeout_seconds) as answer:
+        with self._open(self._request(method, path, body), timeout_seconds=timeout_seconds) as answer:
             if answer.status == _NO_CONTENT:
                 return {}
             self._raise_refusal(answer)

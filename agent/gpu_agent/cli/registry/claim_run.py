@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from gpu_agent.cli.child import Child, find_command, run_child
 from gpu_agent.cli.client.events import Received, follow_events
-from gpu_agent.cli.client.http import Api, Refused, api_options, quote_id, without_none
+from gpu_agent.cli.client.http import TIMEOUT_SECONDS, Api, Refused, api_options, quote_id, without_none
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
 from gpu_agent.cli.output.streams import print_stderr
@@ -190,6 +190,10 @@ class _HeldClaim:
         self._due = threading.Event()
         """Set to renew at once: by an event of this claim, and at the end."""
         self._lost = False
+        self._why = ""
+        """How the claim has ended, where an event said so: the refusal of a renewal does not."""
+        self._failure = ""
+        """Why the last renewal failed; empty where it did not."""
         self._child: Child | None = None
 
     def attach(self, child: Child) -> None:
@@ -218,13 +222,23 @@ class _HeldClaim:
             if self._ended.is_set():
                 return
             sent_at = time.monotonic()
+            if self._failure and self._lease.has_expired(sent_at):
+                self._lose(f"it could not be renewed in time: {self._failure}")
             try:
-                path = f"/v1/claims/{quote_id(self._claim.job_id)}/renew"
-                renewed = self._api.post(path, {"claim_id": self._claim.claim_id}, ClaimView).model
+                renewed = self._renew(within_seconds=self._lease.expires_at - sent_at)
             except Failure as failure:
                 self._note_failure(failure, sent_at)
             else:
-                self._lease = Lease.of(renewed, sent_at=sent_at)
+                self._lease, self._failure = Lease.of(renewed, sent_at=sent_at), ""
+                self._regain()
+
+    def _renew(self, *, within_seconds: float) -> ClaimView:
+        """Renew before the claim expires, or after that as any request is sent."""
+        within = min(within_seconds, TIMEOUT_SECONDS) if within_seconds > 0 else TIMEOUT_SECONDS
+        path = f"/v1/claims/{quote_id(self._claim.job_id)}/renew"
+        return self._api.post(
+            path, {"claim_id": self._claim.claim_id}, ClaimView, timeout_seconds=within
+        ).model
 
     def _follow(self) -> None:
         """Renew at once when an event says that the claim has ended; without, a renewal notices it later."""
@@ -233,6 +247,7 @@ class _HeldClaim:
                 if self._ended.is_set():
                     return
                 if isinstance(one, Received) and self._is_end(one.event):
+                    _, self._why = END_EVENTS[one.event.event]
                     self._due.set()
 
     def _is_end(self, event: RegistryEvent) -> bool:
@@ -241,14 +256,15 @@ class _HeldClaim:
     def _note_failure(self, failure: Failure, sent_at: float) -> None:
         now = time.monotonic()
         if isinstance(failure, Refused) and failure.problem_code in END_CODES:
-            self._lose(str(failure))
+            self._lose(self._why or str(failure))
             self._lease = self._lease.refused(self._claim, sent_at=sent_at)
             return
+        self._failure = str(failure)
+        next_at = now + RETRY_SECONDS
         if self._lease.has_expired(now):
             self._lose(f"it could not be renewed in time: {failure}")
-            next_at = now + RETRY_SECONDS
         else:
-            next_at = min(now + RETRY_SECONDS, self._lease.expires_at)
+            next_at = min(next_at, self._lease.expires_at)
         self._lease = replace(self._lease, renew_at=next_at)
 
     def _lose(self, why: str) -> None:
@@ -259,6 +275,12 @@ class _HeldClaim:
         what = "the command goes on (--kill-on-loss would end it)" if goes_on else "the command is ended"
         print_stderr(f"{printable(self._claim.job_id)} has lost its claim, and {what}: {printable(why)}")
         self._end_child()
+
+    def _regain(self) -> None:
+        """Say that the claim holds again, as after a restart of the registry, where the command goes on."""
+        if self._lost and self._grace_seconds is None:
+            self._lost, self._why = False, ""
+            print_stderr(f"{printable(self._claim.job_id)} holds its claim again")
 
     def _end_child(self) -> None:
         """End the command in a thread of its own: the claim's renewals go on meanwhile."""
@@ -279,7 +301,8 @@ class _HeldClaim:
         until = time.monotonic() + RELEASE_SECONDS
         while True:
             try:
-                self._api.delete(_path_of(self._claim))
+                left = max(until - time.monotonic(), RETRY_SECONDS)
+                self._api.delete(_path_of(self._claim), timeout_seconds=left)
             except Failure as failure:
                 if isinstance(failure, Refused) and failure.problem_code in END_CODES:
                     return

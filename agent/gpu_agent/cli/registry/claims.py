@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from gpu_agent.cli.client.answers import Answer, Model, parse_answer
-from gpu_agent.cli.client.http import Api, Refused, reason_option, request_options, without_none
+from gpu_agent.cli.client.http import (
+    TIMEOUT_SECONDS,
+    Api,
+    Refused,
+    reason_option,
+    request_options,
+    without_none,
+)
 from gpu_agent.cli.client.resources import Node, read_claim, release_claim, renew_claim
 from gpu_agent.cli.command import Arguments, ExitCode, Failure
 from gpu_agent.cli.declaration import Commands, Declaration, argument, option
@@ -125,7 +132,7 @@ def request_slot(
 ) -> Answer[Model] | None:
     """Request a slot; raises `Failure` where no node can take the job, or prints that and returns None."""
     try:
-        return api.post(path, job, model, wait_seconds=wait_seconds)
+        return api.post(path, job, model, timeout_seconds=TIMEOUT_SECONDS + wait_seconds)
     except Refused as refused:
         if refused.problem_code != _NO_NODE:
             raise
