@@ -1,7 +1,8 @@
 """A LiteLLM router over the live workers of a registry: each line of its input is a prompt for a model.
 
 Try it with `echo 'Hello' | python examples/litellm_router.py http://127.0.0.1:8081 my/model`. Workers speak
-OpenAI's API, as vLLM does. A node that is drained, cordoned or gone gets no more requests soon after.
+OpenAI's API, as vLLM does. A node that is drained, cordoned or gone gets no more requests soon after; without
+any a prompt waits.
 Needs `pip install 'gpu-agent[client]' litellm`; without internet, LITELLM_LOCAL_MODEL_COST_MAP=True.
 """
 
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from litellm import Router
+from openai import OpenAIError
 
 from gpu_agent.client import EndpointView, RegistryClient
 
@@ -39,6 +41,8 @@ async def follow_workers(client: RegistryClient, model: str, *, router: Router, 
         print(f"{len(workers)} workers serve {model}", file=sys.stderr, flush=True)
         if workers:
             ready.set()
+        else:
+            ready.clear()
 
 
 async def main(url: str, model: str) -> None:
@@ -47,11 +51,15 @@ async def main(url: str, model: str) -> None:
     token = os.environ.get("GPU_REGISTRY_TOKEN")
     async with RegistryClient(url, token=token, retry_seconds=3600) as client, asyncio.TaskGroup() as tasks:
         following = tasks.create_task(follow_workers(client, model, router=router, ready=ready))
-        await ready.wait()
         while line := await asyncio.to_thread(sys.stdin.readline):
+            await ready.wait()  # without a worker LiteLLM refuses a prompt
             prompt = {"role": "user", "content": line.strip()}
-            answer = await router.acompletion(model=model, messages=[prompt])
-            print(answer.choices[0].message.content, flush=True)
+            try:
+                answer = await router.acompletion(model=model, messages=[prompt])
+            except OpenAIError as error:  # LiteLLM's errors are all of this kind
+                print(f"no answer: {error}", file=sys.stderr, flush=True)
+            else:
+                print(answer.choices[0].message.content, flush=True)
         following.cancel()
 
 

@@ -141,16 +141,23 @@ class Router:
         self.workers = {one["model_info"]["id"]: one["litellm_params"] for one in model_list}
 
     async def acompletion(self, model, messages):
+        from openai import OpenAIError
         from types import SimpleNamespace as Some
+        if not self.workers:
+            raise OpenAIError("no healthy deployments")
+        if messages[0]["content"] == "fail":
+            raise OpenAIError("the worker has ended")
         words = " ".join(sorted(f"{one['api_base']} {one['weight']}" for one in self.workers.values()))
         return Some(choices=[Some(message=Some(content=f"{messages[0]['content']}: {words}"))])
 """
 """What the example uses of LiteLLM."""
+STUB_OPENAI = "class OpenAIError(Exception): pass"
 
 
 @pytest.mark.timeout(120)
 def test_the_router_of_the_example_follows_the_workers(tmp_path: Path) -> None:
     (tmp_path / "litellm.py").write_text(STUB_LITELLM)
+    (tmp_path / "openai.py").write_text(STUB_OPENAI)
     config = tmp_path / "agent.toml"
     config.write_text(f'endpoint = "http://10.0.0.1:8000"\n{MODELS}')
     quick = ("--allow-simulated", "--warmup-heartbeat-interval-seconds=0.2", "--max-cpu-percent=100")
@@ -164,28 +171,31 @@ def test_the_router_of_the_example_follows_the_workers(tmp_path: Path) -> None:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
         ) as router:
-
-            def ask(prompt: str) -> str:
-                assert router.stdin is not None
-                assert router.stdout is not None
-                router.stdin.write(f"{prompt}\n")
-                router.stdin.flush()
-                return router.stdout.readline().strip()
-
-            assert ask("hello") == "hello: http://10.0.0.1:8000/v1 5"
-            Asker(registry).ask("POST", f"/v1/nodes/{ready['node_id']}/cordon", {"reason": "a fan"})
-            eventually(lambda: ask("hello") == "hello:", within_seconds=10, what="the worker is left out")
             assert router.stdin is not None
+            assert router.stdout is not None
+            assert router.stderr is not None
+            node, asker = f"/v1/nodes/{ready['node_id']}", Asker(registry)
+            router.stdin.write("hello\n")
+            router.stdin.flush()
+            assert router.stdout.readline() == "hello: http://10.0.0.1:8000/v1 5\n"
+            asker.ask("POST", f"{node}/cordon", {"reason": "a fan"})
+            assert [router.stderr.readline()[:2] for _ in range(2)] == ["1 ", "0 "]
+            router.stdin.write("fail\nhello\n")
             router.stdin.close()
+            asker.ask("POST", f"{node}/uncordon")
+            assert router.stdout.readline() == "hello: http://10.0.0.1:8000/v1 5\n"
+            assert "no answer: the worker has ended" in router.stderr.read()
             assert router.wait(patience(10)) == 0
 
 
 @pytest.mark.parametrize("name", ["embedded_scheduler.py", "litellm_router.py"])
 def test_an_example_without_its_arguments_says_how_it_is_called(tmp_path: Path, name: str) -> None:
     (tmp_path / "litellm.py").write_text(STUB_LITELLM)
+    (tmp_path / "openai.py").write_text(STUB_OPENAI)
     path = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, str(EXAMPLES / name)], env=path, capture_output=True, text=True, check=False
