@@ -17,6 +17,7 @@ from gpu_agent.client import (
     RegistryClient,
     aio,
 )
+from gpu_agent.client.transport import Backoff
 from gpu_agent.registry.actions import Refusal
 from gpu_agent.registry.dispatch.exclusions import NoAvailableNode as NoNode
 from gpu_agent.registry.events import ANYBODY, Requester
@@ -314,7 +315,7 @@ async def test_a_registry_that_stands_still_for_a_ttl_means_the_same_in_time(
 ) -> None:
     living = short_lived(monkeypatch, ttl_seconds=1.0)
     monkeypatch.setattr(aio, "RELEASE_SECONDS", 0.1)
-    monkeypatch.setattr(aio.Backoff, "next_delay", lambda *_: 60.0)
+    monkeypatch.setattr(Backoff, "next_delay", lambda *_: 60.0)
     async with living as (front, client, _), client.claim(ONE_GPU) as claim:
         await front.close()
         await asyncio.sleep(0.5)  # a renewal is refused a connection, and the next one comes as the TTL ends
