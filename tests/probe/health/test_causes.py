@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gpu_agent.probe.health.tracker import MissedReading
 from gpu_agent.wire.inventory import Gpu, GpuReport, Health, Outcome
 from tests.probe.health.tracker_fixture import WALL, TrackedGpus, codes, gpu, hung, reading
 
@@ -97,6 +98,15 @@ def test_a_broken_driver_that_was_late_once_is_not_called_silent_once_it_answers
     assert codes(tracked.at(9, hung(since=8))) == ["driver_broken", "nvml_hung"]
     assert codes(tracked.at(10, broken)) == ["driver_broken"]
     assert codes(tracked.at(11, replace(broken, outcome=Outcome.NO_DRIVER))) == ["no_driver"]
+
+
+def test_a_child_that_died_no_longer_hangs() -> None:
+    tracked = TrackedGpus(stale_after_seconds=1)
+    tracked.at(0, reading(gpu()))
+    assert codes(tracked.at(9, hung(since=2))) == ["nvml_hung"]
+    died = MissedReading(reason="nvml_child_died", since=2, detail="It crashed.")
+    assert codes(tracked.at(10, died)) == ["nvml_child_died"]
+    assert codes(tracked.at(20, hung(since=2))) == ["nvml_hung"]
 
 
 def test_a_suspended_gpu_has_its_health_and_clean_readings_unchanged() -> None:

@@ -56,7 +56,7 @@ class HealthTracker:
         if isinstance(result, MissedReading):
             return self._missed(result, now_wall=now_wall, now_mono=now_mono)
         if result.outcome is not Outcome.OK:
-            self._forget_what_answers_refute(result.outcome.value)
+            self._drop(_OF_THE_DRIVER - {result.outcome.value})
             why = [reason(result.outcome.value, detail=result.detail)]
             return replace(result, gpus=self._all_known(why, now_wall))
         self._last_good_at = now_mono - result.age_seconds
@@ -143,6 +143,7 @@ class HealthTracker:
         age = self.age_seconds(now_mono)
         if self._last_good is not None and age is not None and age <= self._stale_after_seconds:
             return self._last_good
+        self._drop(_MISSED - {missed.reason})
         since = now_wall - (now_mono - missed.since)
         why = [reason(missed.reason, detail=missed.detail, since=since)]
         return GpuReport(
@@ -153,11 +154,11 @@ class HealthTracker:
             cuda_version=self._last_good.cuda_version if self._last_good else None,
         )
 
-    def _forget_what_answers_refute(self, code: str) -> None:
-        """Drop what earlier attempts said of the driver: it answers now, and says this instead."""
+    def _drop(self, refuted: Iterable[str]) -> None:
+        """Drop what earlier attempts to read showed, and the last one refutes."""
         for active in self._active.values():
-            for one in _OF_THE_DRIVER - {code}:
-                active.pop(one, None)
+            for code in refuted:
+                active.pop(code, None)
 
     def _all_known(self, why: list[HealthReason], now_wall: float) -> tuple[Gpu, ...]:
         """List every known GPU, without figures, with these reasons beside those it had."""
@@ -176,6 +177,8 @@ class HealthTracker:
 
 _OF_THE_DRIVER = frozenset({"nvml_hung", "nvml_child_died", "driver_broken", "no_driver"})
 """Reasons of which the last answer gives the only true one."""
+_MISSED = frozenset({"nvml_hung", "nvml_child_died", "collector_hung", "collector_failed"})
+"""Reasons of which the last attempt gives the only true one: what has died does not hang."""
 _UNREAD = frozenset({"gpu_lost", "gpu_reset_required", "gpu_silent", "gpu_inaccessible"})
 _FIELD_OF = {
     **dict.fromkeys(("row_remap_pending", "row_remap_failed", "retired_pages_pending"), "retirement_pending"),
