@@ -108,6 +108,10 @@ async def test_an_etcd_that_is_full_or_refuses_it_is_named_as_that(
                 client.revoke(held.lease, seconds=5)
             failed = await until(lambda: logged(caplog, "leading_failed"), what="why nobody leads")
             assert "the disk is full" in str(failed[0]["problem"])
+            await until(lambda: not one.is_linked, what="the end of its link")
+            assert "there is no leader: " in one.instance.readiness()[0].detail
+            assert "the disk is full" in one.instance.readiness()[0].detail
+            assert "the disk is full" in one.instance.state_words()
             with pytest.raises(StoreError, match="the disk is full"):
                 async with running(access, prefix, "b"):
                     pass

@@ -131,7 +131,7 @@ class RegistryInstance:
         self._leading: Lease | None = None
         self._led: Lease | None = None
         """That of its last term, or of its last try."""
-        self._etcd_problem: str | None = None
+        self._etcd_problem = self._lead_problem = ""  # of the last call, and of the last try
         self._leave_until = 0.0
         """Until when it lets the others lead; monotonic seconds."""
         self._stopping, self._takeovers = False, 0
@@ -184,9 +184,8 @@ class RegistryInstance:
             return "; ".join(filter(None, (self.service.notifier.problem, leads)))
         leader = self._follower.leader
         follows = "nobody" if leader is None else leader.instance.name
-        return "; ".join(
-            filter(None, (self._etcd_problem, f"standby of {follows}, {held} nodes connected here"))
-        )
+        stands_by = f"standby of {follows}, {held} nodes connected here"
+        return "; ".join(filter(None, (self._etcd_problem, self._lead_problem, stands_by)))
 
     @property
     def is_linked(self) -> bool:
@@ -365,7 +364,7 @@ class RegistryInstance:
         self._follower.expect_leader(0 if found is None else found.create_revision)
         now = time.monotonic()
         if found is not None:
-            self._named_at, self._vacant_since = now, None
+            self._named_at, self._vacant_since, self._lead_problem = now, None, ""
             return False
         if self._vacant_since is None:
             self._vacant_since = now
@@ -383,7 +382,7 @@ class RegistryInstance:
         if self._doubtful_since is not None:
             outage_seconds = round(time.monotonic() - self._doubtful_since, 3)
             _LOG.info("etcd_recovered", outage_seconds=outage_seconds)
-        self._etcd_problem = self._doubtful_since = None
+        self._etcd_problem, self._doubtful_since = "", None
 
     def _leader_named(self) -> KeyValue | None:
         """Return the leader's key; one that this instance could not give back it gives back now."""
@@ -440,7 +439,7 @@ class RegistryInstance:
             with collector_paused():
                 await service.start()
             await self._began(service, lambda: lease.valid)
-            self._takeovers += 1
+            self._takeovers, self._lead_problem = self._takeovers + 1, ""
             self._takeover_seconds = time.monotonic() - began_at
         except (OSError, StoreError, StateDirectoryError) as error:
             self._failed(error)
@@ -481,6 +480,7 @@ class RegistryInstance:
         self._leave_to_others(problem or str(error))
 
     def _leave_to_others(self, problem: str) -> None:
+        self._lead_problem = problem
         _LOG.error("leading_failed", problem=problem)
         self._leave_until = time.monotonic() + _FAILED_SECONDS
 
@@ -501,13 +501,13 @@ class RegistryInstance:
     def _link_problem(self) -> str:
         if self._name_taken:
             return f"another instance is called {self.own.name} by now: name one of the two otherwise"
-        if self._etcd_problem is not None:
+        if self._etcd_problem:
             return f"it is not known which instance leads: {self._etcd_problem}"
         leader = self._follower.leader
         if leader is not None:
             because = f" ({self._unlinked_because})" if self._unlinked_because else ""
             return f"the leader {leader.instance.name} is not reached at {leader.instance.link}{because}"
-        return "there is no leader"
+        return "there is no leader" + (f": {self._lead_problem}" if self._lead_problem else "")
 
     async def _stay_linked(self) -> None:
         """Hold a link to the leader."""
