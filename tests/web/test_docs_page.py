@@ -139,6 +139,11 @@ def test_the_example_of_a_body_is_one_that_the_registry_reads(signed_in: Opened)
     expect(renewals.locator("pre")).to_contain_text("CLAIM_NOT_FOUND")
 
 
+def test_the_fields_that_a_body_needs_are_named(signed_in: Opened) -> None:
+    fields = signed_in.route("POST", "/v1/claims").locator("form tbody tr")
+    expect(fields.filter(has_text="job_id")).to_contain_text("job_id required")
+
+
 def test_the_fields_of_bodies_and_answers_are_explained_inside_lists_too(signed_in: Opened) -> None:
     renewals = signed_in.route("POST", "/v1/claims/renew")
     renewals.get_by_text("Fields of the answer").click()

@@ -206,7 +206,7 @@ function fieldsOf({ properties = {}, required = [] }) {
   const rows = Object.entries(properties).map(([name, part]) => make(
     "tr",
     {},
-    make("td", {}, make("code", { textContent: name }), required.includes(name) ? " *" : ""),
+    make("td", {}, make("code", { textContent: name }), required.includes(name) ? make("small", { textContent: " required" }) : ""),
     make("td", { textContent: typeOf(part) }),
     make("td", {}, ...words(part.description)),
   ));
