@@ -74,6 +74,11 @@ async def test_a_leader_that_no_instance_reaches_lets_another_one_lead(
         await until(lambda: first.leads, what="its term")
         async with running(etcd.access, prefix, "b", links=right) as second:
             await until(lambda: second.leads and first.is_linked and second.is_linked, what="another leader")
+            async with running(etcd.access, prefix, "c") as plain:
+                await until(
+                    lambda: "see whether it expects TLS" in plain.instance.readiness()[0].detail,
+                    what="why one without TLS does not link",
+                )
     problem = str(logged(caplog, "leading_failed")[0]["problem"])
     assert "not even itself" in problem
     assert "certificate is not for 127.0.0.1" in problem

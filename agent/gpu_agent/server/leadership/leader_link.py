@@ -27,6 +27,7 @@ _TLS_TERMS = TlsTerms(
 )
 
 _REFUSES = "see whether it accepts this instance's certificate (instance_cert_file)"
+_WANTS_TLS = "see whether it expects TLS, by its instance_ca_file and this instance's"
 _LOG = Logger("server.leadership")
 
 
@@ -162,8 +163,8 @@ class LeaderLink:
 
     def _lost(self, problem: str) -> None:
         self.problem = self.problem or problem
-        if self._tls is not None and not self._has_heard and not self.is_awaited:
-            self.problem += f": {_REFUSES}"
+        if not self._has_heard and not self.is_awaited:
+            self.problem += f": {_WANTS_TLS if self._tls is None else _REFUSES}"
         self._ended.set()
         if self.is_linked:
             self.is_linked = False
