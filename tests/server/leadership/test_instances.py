@@ -117,7 +117,7 @@ async def test_a_load_balancer_sees_an_instance_ready_while_another_takes_over(
 
 
 async def test_nodes_stay_connected_while_etcd_answers_nobody(
-    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an instance knows of a leader is old then: it may not take itself for cut off."""
     monkeypatch.setattr(instance_module, "ALONE_SECONDS", 1.0)
@@ -131,9 +131,6 @@ async def test_nodes_stay_connected_while_etcd_answers_nobody(
         try:
             await until(lambda: not first.leads, what="the end of the first term")
             await asyncio.sleep(4)  # longer than all of them may be without a link
-            assert {one["problem"] for one in logged(caplog, "leader_lost")} == {
-                "this instance leads no more"
-            }
             other = next(one for one in instances if one is not first).instance
             await until(lambda: "etcd has not answered" in other.readiness()[0].detail, what="why none leads")
             assert other.state_words().startswith("the registry's database etcd://")
