@@ -25,8 +25,6 @@ RELIEF = 7 / 8
 _PREPAID_FRAMES = 16
 _RATE_PERIOD_SECONDS = 2.0
 _SLOWEST_PER_SECOND = 50.0
-_INVITED_PER_REGISTRATION = 1.5
-"""Peers come later than they were asked to, and a rate that is invited to is never measured to be higher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +224,7 @@ class PendingConnections:
 class RetrySchedule:
     """Gives each refused peer its own time to retry: if all retried at once, they would be refused again.
 
-    Measures how fast registrations complete, and asks three to come in the time that two take.
+    Measures how fast registrations complete, and hands out retry times at that rate.
     """
 
     def __init__(self) -> None:
@@ -246,8 +244,7 @@ class RetrySchedule:
     def next_retry_seconds(self, now: float) -> int:
         """Hand out the next retry time, in whole seconds from now."""
         earliest = max(self._last_retry_at, now + SOONEST_RETRY_SECONDS)
-        next_at = earliest + 1 / (self._per_second * _INVITED_PER_REGISTRATION)
-        self._last_retry_at = min(next_at, now + LATEST_RETRY_SECONDS)
+        self._last_retry_at = min(earliest + 1 / self._per_second, now + LATEST_RETRY_SECONDS)
         return ceil(self._last_retry_at - now)
 
 

@@ -1,8 +1,7 @@
 """Connection attempts: to which address, with which credential, after which delay, and why the last failed.
 
 Delays double up to a ceiling, with full jitter; a registration that lasts resets them. A registry under load
-gives each agent a time of its own (`Retry-After`): the jitter on top is at most as long again. Chance is
-handed in.
+gives each agent a time of its own (`Retry-After`), so the jitter on top stays short. Chance is handed in.
 
 A registry may have several addresses. Each agent has them in an order of its own, so that a fleet spreads
 over them, and spreads again over the others when one is gone. A failure that may be the address's alone
@@ -19,6 +18,10 @@ from gpu_agent.session.types import ConnectFailed, Credential, SessionSettings
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _CEILING_SPREAD = 0.5
 """A delay at the ceiling lies within a quarter of it, either way."""
+
+_ASKED_BOUND_SECONDS = 16.0
+"""The most jitter on top of what a peer asked for. With a minute the last nodes came back long after a busy
+registry was at rest; without doubling up to here all come again while it still is busy."""
 
 CREDENTIAL_STEP = (
     "have its operator run `gpu-agent registry node readmit {node_id}`, and give this agent the token that "
@@ -152,11 +155,11 @@ class Backoff:
         return self._draw() * min(self._first, self._ceiling)
 
     def next_delay(self, *, at_least: float = 0.0) -> float:
-        """Draw the next delay; on top of the minimum that a peer asked for comes no more than that again."""
+        """Draw the next delay; on top of the minimum that a peer asked for the jitter stays short."""
         bound = self._bound
         self._bound = min(bound * 2, self._ceiling)
         if at_least:
-            bound = min(bound, max(self._first, at_least))
+            bound = min(bound, _ASKED_BOUND_SECONDS)
         return at_least + self._draw() * bound
 
     def delay_at_ceiling(self, *, at_least: float = 0.0) -> float:
