@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
 
+from benchmarks.load.node import STABLE_SECONDS
 from benchmarks.load.processes import Generators, RegistryProcess
 from benchmarks.load.sockets import allow_sockets
 from benchmarks.load.verdicts import Table
@@ -168,7 +169,9 @@ def main() -> int:
         _await_fleet(front, nodes)
         for number in range(CLAIMS):
             front.claim(f"held-{number}")
+        time.sleep(STABLE_SECONDS)  # from then on a node's next loss is its first again
         _kill_leader(front, nodes, table)
+        time.sleep(STABLE_SECONDS)
         _kill_gateway(front, nodes, table)
         _kill_etcd_leader(etcd, front, table)
         _lose_quorum(etcd, front, table, nodes=nodes, seconds=arguments.quorum_seconds)
