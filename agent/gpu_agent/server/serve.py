@@ -490,6 +490,7 @@ def _instance_settings(
             link=settings.instance_listen,
             api=f"{'http' if encryption is None else 'https'}://{api}",
             pin=None if encryption is None else encryption.pin,
+            auth_on=settings.auth_on,
         ),
         access=etcd_access(location, settings.etcd_security, etcd),
         prefix=location.prefix,

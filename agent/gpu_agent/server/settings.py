@@ -199,7 +199,7 @@ class _Serving:
         Literal["on", "off"],
         Setting(
             "whether nodes and operators must present tokens; off is refused unless both ports are on "
-            "loopback",
+            "loopback; the same for all instances of one registry",
             option="--auth",
         ),
     ] = "on"

@@ -71,11 +71,12 @@ async def running(
     *,
     thresholds: Thresholds = THRESHOLDS,
     links: Contexts | tuple[None, None] = (None, None),
+    auth_on: bool = False,
 ) -> AsyncIterator[Running]:
     api = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     host, port = api.sockets[0].getsockname()[:2]
     link = Address("127.0.0.1", free_ports(1)[0])
-    own = Instance(name=name, since=time.time(), link=link, api=f"http://{host}:{port}")
+    own = Instance(name=name, since=time.time(), link=link, api=f"http://{host}:{port}", auth_on=auth_on)
     settings = InstanceSettings(
         own=own, access=access, prefix=prefix, link_server_tls=links[0], link_client_tls=links[1]
     )
@@ -83,7 +84,7 @@ async def running(
         node_listen=LOOPBACK,
         thresholds=thresholds,
         limits=Limits(close_timeout_seconds=0.3),
-        auth_on=False,
+        auth_on=auth_on,
     )
     held: list[Running] = []
 

@@ -129,3 +129,13 @@ async def test_members_of_etcd_that_are_no_cluster_are_refused(etcd: Cluster, pr
         with pytest.raises(UnusableError, match="are clusters of their own"):
             async with running(both, prefix, "a"):
                 pass
+
+
+async def test_an_instance_that_asks_for_no_tokens_joins_none_that_do(etcd: Cluster, prefix: str) -> None:
+    """With the lead it would make everyone an administrator of all nodes."""
+    async with running(etcd.access, prefix, "a", auth_on=True) as one:
+        with pytest.raises(StoreError, match="has auth off, and 'a' of the same registry has it on"):
+            async with running(etcd.access, prefix, "b", auth_on=False):
+                pass
+        async with running(etcd.access, prefix, "b", auth_on=True):
+            await until(lambda: one.is_linked, what="its link to itself")

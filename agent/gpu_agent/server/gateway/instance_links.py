@@ -46,6 +46,8 @@ class Instance:
     """The URL of its operators' API."""
     pin: str | None = None
     """Of the API's key; None without TLS."""
+    auth_on: bool = True
+    """Whether it asks nodes and operators for tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

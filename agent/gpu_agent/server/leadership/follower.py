@@ -21,8 +21,8 @@ from gpu_agent.server.effects import stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway.instance_links import Instance
 from gpu_agent.server.tokens import presented_digest
-from gpu_agent.store.base import RECENT_EVENTS, Loaded, parse_text
-from gpu_agent.store.etcd.client import EtcdClient, EtcdError, RefusedError, Watched
+from gpu_agent.store.base import RECENT_EVENTS, Loaded, StoreError, parse_text
+from gpu_agent.store.etcd.client import EtcdClient, EtcdError, KeyValue, RefusedError, Watched
 from gpu_agent.store.etcd.events import EventReader
 from gpu_agent.store.etcd.lease import held_since
 from gpu_agent.wire.api import RegistryEvent
@@ -249,6 +249,24 @@ def _events_in(reader: EventReader, value: bytes) -> list[RegistryEvent]:
         return []
 
 
+def check_auth(own: Instance, others: Iterable[KeyValue]) -> None:
+    """Raise `StoreError` where other instances that run disagree on who must present a token.
+
+    With the lead such an instance would open the whole registry to everyone, or close it to all its nodes.
+    """
+    for one in others:
+        other = parse_instance(one.value)
+        if other is not None and other.name != own.name and other.auth_on is not own.auth_on:
+            raise StoreError(
+                f"this instance has auth {_on_or_off(own)}, and {other.name!r} of the same registry has it "
+                f"{_on_or_off(other)}: set auth alike for all of them; to change it, stop all instances first"
+            )
+
+
+def _on_or_off(instance: Instance) -> str:
+    return "on" if instance.auth_on else "off"
+
+
 def instance_document(instance: Instance) -> dict[str, object]:
     """Serialize the description of an instance."""
     return {
@@ -257,6 +275,7 @@ def instance_document(instance: Instance) -> dict[str, object]:
         "link": str(instance.link),
         "api": instance.api,
         "pin": instance.pin,
+        "auth_on": instance.auth_on,
     }
 
 
@@ -270,6 +289,7 @@ def parse_instance(value: bytes) -> Instance | None:
             link=Address.parse(document["link"]),
             api=document["api"],
             pin=document["pin"],
+            auth_on=document.get("auth_on") is not False,
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -25,7 +25,7 @@ from gpu_agent.server.collector import collector_paused
 from gpu_agent.server.gateway.gateway import Gateway
 from gpu_agent.server.gateway.instance_links import Instance, Lead
 from gpu_agent.server.health import Size
-from gpu_agent.server.leadership.follower import Follower, Leader, instance_document
+from gpu_agent.server.leadership.follower import Follower, Leader, check_auth, instance_document
 from gpu_agent.server.leadership.forward import Forwarder, LeaderApi
 from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity, is_listening
 from gpu_agent.server.metrics import InstanceFigures, instance_exposition
@@ -293,6 +293,8 @@ class RegistryInstance:
     def _take_name(self) -> None:
         check_cluster(self._client)
         self._name.acquire(wait_seconds=_NAME_SECONDS)
+        prefix = self._settings.prefix  # after its own name: of two that start together each sees the other
+        check_auth(self.own, self._client.read(f"{prefix}/members/".encode(), f"{prefix}/members0".encode()))
 
     def _start_error(self, error: EtcdError | StoreError) -> StoreError:
         if isinstance(error, LeaseHeldError):
