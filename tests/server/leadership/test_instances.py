@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry import alarms
 from gpu_agent.registry.job import Job
+from gpu_agent.registry.tokens import Role
 from gpu_agent.runtime.address import Address
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway, instance_links
@@ -39,7 +40,7 @@ from gpu_agent.wire.api import ClaimView
 from gpu_agent.wire.codes import CloseCode
 from tests.alarm_receiver import answer, webhook
 from tests.authority import Authority
-from tests.server.api_harness import logged
+from tests.server.api_harness import logged, operator_token
 from tests.server.harness import known, registration, until
 from tests.server.leadership.harness import (
     Running,
@@ -291,6 +292,25 @@ async def test_a_standby_whose_copy_stands_still_says_how_far_it_is_behind(
             assert lags()[other.name] == 0.0
         await leader.service.tokens.create_join()
         await until(lambda: lags()[slow.name] == 0.0, what="the end of its lag")
+
+
+async def test_a_standby_whose_copy_is_a_second_behind_trusts_no_token_of_it(
+    etcd: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token may have been revoked since; a reader is told to ask again (rule 3)."""
+    async with three(etcd, prefix) as instances:
+        leader = await leader_among(instances)
+        slow = next(one for one in instances if one is not leader)
+        authenticate = slow.instance.answers(Forwarder(lambda: None), auth_on=True).authenticate
+        assert authenticate is not None
+        token = await operator_token(leader.service, Role.READ)
+        await until(lambda: authenticate(token) is not None, what="the token in its copy")
+        with monkeypatch.context() as standing_still:
+            standing_still.setattr(Follower, "_apply", _apply_but_for(slow.instance))
+            await leader.service.tokens.create_join()
+            await until(lambda: authenticate(token) is None, what="its doubt")
+        await leader.service.tokens.create_join()
+        await until(lambda: authenticate(token) is not None, what="its trust")
 
 
 def _apply_but_for(instance: RegistryInstance) -> Callable[[Follower, Sequence[Watched]], None]:

@@ -16,6 +16,7 @@ from functools import partial
 from math import inf
 from urllib.parse import urlsplit
 
+from gpu_agent.registry.tokens import Credential
 from gpu_agent.runtime.address import Address
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.runtime.state_dir import StateDirectoryError
@@ -57,6 +58,8 @@ UNREACHED_SECONDS = 6.0
 gateways close their node connections."""
 MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
+DOUBTFUL_COPY_SECONDS = 1.0
+"""From then on a copy that is behind proves no token: the streams of a revoked one end within a second."""
 _NAME_SECONDS = 7.0
 """How long etcd may still hold the name of an instance that was killed."""
 _NAMED_SECONDS = 3.0
@@ -167,7 +170,7 @@ class RegistryInstance:
             metrics=lambda: instance_exposition(self._figures()),
             is_linked=lambda: self.is_linked,
             members=self._members_by_copy,
-            authenticate=self._follower.operator if auth_on else None,
+            authenticate=self._operator if auth_on else None,
             event_log=self._follower.event_log,
             copy_is_current=self._copy_is_current,
             secret=lambda: self._follower.secret,
@@ -259,6 +262,13 @@ class RegistryInstance:
             link_silent_seconds=None if link is None else link.silent_seconds,
             copy_lag_seconds=None if link is None else link.lag_seconds,
         )
+
+    def _operator(self, token: str) -> Credential | None:
+        """Authenticate an operator; None, too, where the copy is so far behind that it may be revoked."""
+        link = self._link
+        if link is not None and link.is_linked and link.lag_seconds > DOUBTFUL_COPY_SECONDS:
+            return None
+        return self._follower.operator(token)
 
     def _copy_is_current(self) -> bool:
         link = self._link
