@@ -202,8 +202,10 @@ async def test_a_silent_node_of_a_gateway_times_out() -> None:
         scan_interval_seconds=0.05,
     )
     async with gateways(thresholds=quick) as service, node(service) as peer:
-        await settled(service, peer)
+        await peer.register(hardware=hardware())
+        await peer.heartbeat()  # on a busy machine its status may pass unseen until it is offline
         await until(lambda: known(service, peer.node_id).status == "offline", what="the node is offline")
+        assert known(service, peer.node_id).reason_code == "heartbeat_timeout"
 
 
 async def test_nodes_of_a_gateway_that_is_killed_are_disconnected_and_another_one_starts() -> None:
