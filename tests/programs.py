@@ -1,5 +1,6 @@
 """Real programs under test: started, followed by their logs, and ended in any case."""
 
+import http.client
 import json
 import os
 import secrets
@@ -180,10 +181,10 @@ class Registry(Program):
             return document
 
     def answer(self, path: str) -> dict[str, Any] | None:
-        """What it answers; None while it refuses, or does not answer."""
+        """What it answers; None while it refuses, does not answer, or cuts its answer off with its lead."""
         try:
             return self.get(path)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
     def post(self, path: str, body: object, *, within_seconds: float = 10.0) -> dict[str, Any]:
