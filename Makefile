@@ -30,7 +30,7 @@ demo: $(READY) ## a registry and three agents on this machine, live, until Ctrl-
 	@$(BIN)/gpu-agent demo $(DEMO)
 
 test: $(READY) ## every test but those of `cluster`, JOBS files at a time, and how long it took; those that need root are skipped without it
-	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile --ignore=tests/cluster $(ARGS); code=$$?; \
+	@begun=$$(date +%s); $(BIN)/python -m pytest -q -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster $(ARGS); code=$$?; \
 	  echo "make test took $$(( $$(date +%s) - begun )) s"; exit $$code
 
 # Tests that start no other program, for `test-fast`.
