@@ -169,6 +169,17 @@ class RegistryEventLog:
         self._ids = itertools.count((self._recent[-1].id or 0) + 1 if self._recent else 1)
         self._feed.wake()
 
+    def begin_again(self, loaded: Loaded) -> None:
+        """Hold only what another history of the store has, such as a snapshot that was restored.
+
+        Subscribers receive a report of missed events, without a count, and then its new events.
+        """
+        self._recent.clear()
+        self._histories.clear()
+        self.restore(loaded)
+        at = self._recent[-1].at if self._recent else 0.0
+        self._feed.add(RegistryEvent(at, MISSED, fields={"count": None}))
+
     def next_id(self) -> int:
         """Draw the id of the next event."""
         return next(self._ids)
@@ -199,6 +210,11 @@ class RegistryEventLog:
         if history is not None:
             history.append(event)
         self._feed.add(event)
+
+    @property
+    def newest(self) -> RegistryEvent | None:
+        """The newest event; None where there was none."""
+        return self._recent[-1] if self._recent else None
 
     @property
     def last_id(self) -> int:

@@ -24,6 +24,7 @@ from gpu_agent.server.leadership.leader_link import LeaderLink, LinkIdentity
 from gpu_agent.server.limits import Limits
 from gpu_agent.store.etcd import client as etcd_client
 from gpu_agent.store.etcd.client import Access, Delete, EtcdClient, Put
+from gpu_agent.wire.event_words import MISSED
 from tests.store.etcd_cluster import Cluster, Member, cluster, copy_files, shared_folder
 from tests.waiting import patience, until
 
@@ -130,6 +131,31 @@ async def test_a_copy_is_read_again_where_a_snapshot_of_etcd_was_restored() -> N
             await until(lambda: follower.rows[COMMIT_KEY] == b"1")
             put(alone, COMMIT_KEY, 2)
             await until(lambda: follower.rows[COMMIT_KEY] == b"2")
+
+
+async def test_events_of_a_restored_snapshot_replace_those_that_the_copy_had(
+    etcd: Cluster,
+) -> None:
+    """The new history draws their ids once more: a reader learns that it missed something, then goes on."""
+    async with following(etcd.access) as (follower, _):
+        log = follower.event_log
+        follower._replace(rows_with(1, 2, 3, at=1.0), 3, 0)
+        with log.subscribe() as reader:
+            for last_id, at in ((2, 1.0), (4, 2.0)):  # behind what the copy had, and beyond it
+                follower._replace(rows_with(*range(1, last_id + 1), at=at), last_id, 0)
+                assert [one.id for one in log.search()] == list(range(last_id, 0, -1))
+                missed = await reader.next()
+                assert (missed.event, missed.fields) == (MISSED, {"count": None})
+            follower._replace(rows_with(*range(1, 6), at=2.0), 5, 0)
+            assert (await reader.next()).id == 5
+            assert not reader.has_more
+
+
+def rows_with(*ids: int, at: float) -> dict[bytes, bytes]:
+    def row(number: int) -> bytes:
+        return json.dumps([[number, at, "node_registered", None, "{}"]]).encode()
+
+    return {f"{PREFIX}/events/{number:04}".encode(): row(number) for number in ids}
 
 
 async def test_the_lag_of_a_copy_that_stands_still_is_known_and_costs_no_memory(

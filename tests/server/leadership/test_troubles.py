@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from gpu_agent.registry.tokens import Role
 from gpu_agent.server.leadership import instance as instance_module
+from gpu_agent.server.leadership.forward import Forwarder
 from gpu_agent.store.base import StoreError, UnusableError
 from gpu_agent.store.etcd.client import (
     TRY_SECONDS,
@@ -21,7 +24,7 @@ from gpu_agent.store.etcd.client import (
     RefusedError,
 )
 from tests.authority import Authority
-from tests.server.api_harness import logged
+from tests.server.api_harness import logged, operator_token
 from tests.server.harness import until
 from tests.server.leadership.harness import contexts, running
 from tests.store.etcd_cluster import Cluster, authentication, cluster
@@ -139,3 +142,23 @@ async def test_an_instance_that_asks_for_no_tokens_joins_none_that_do(etcd: Clus
                 pass
         async with running(etcd.access, prefix, "b", auth_on=True):
             await until(lambda: one.is_linked, what="its link to itself")
+
+
+async def test_a_standby_that_reaches_neither_etcd_nor_a_leader_trusts_no_token(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is revoked elsewhere must prove nothing here (rule 3)."""
+    monkeypatch.setattr(instance_module, "UNCONFIRMED_COPY_SECONDS", 1.5)
+    with cluster(1) as etcd:
+        async with running(etcd.access, prefix, "a", auth_on=True) as leader:
+            await until(lambda: leader.leads and leader.is_linked, what="its term")
+            async with running(etcd.access, prefix, "b", auth_on=True) as standby:
+                answers = standby.instance.answers(Forwarder(lambda: None), auth_on=True)
+                assert answers.authenticate is not None
+                authenticate = partial(answers.authenticate, await operator_token(leader.service, Role.READ))
+                await until(lambda: standby.is_linked and authenticate() is not None, what="the token")
+                etcd.members[0].kill()
+                await until(lambda: authenticate() is None, what="its doubt")
+                assert not answers.copy_is_current()
+                etcd.members[0].restart()
+                await until(lambda: authenticate() is not None, what="its trust")

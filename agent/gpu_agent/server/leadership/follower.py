@@ -197,11 +197,14 @@ class Follower:
 
     def _replace(self, rows: dict[bytes, bytes], revision: int, leader_created_at: int) -> None:
         self.rows, self.revision, self._operators = rows, revision, None
-        new = self._new_events(value for key, value in sorted(rows.items()) if key.startswith(self._events))
-        if self._is_filled:
-            self._publish(new)
+        stored = _events_in(value for key, value in sorted(rows.items()) if key.startswith(self._events))
+        recent = Loaded([], stored[-RECENT_EVENTS:], {})
+        if not self._is_filled:
+            self.event_log.restore(recent)
+        elif self._goes_on(stored):
+            self._publish(stored)
         else:
-            self.event_log.restore(Loaded([], new[-RECENT_EVENTS:], {}))
+            self.event_log.begin_again(recent)
         self._is_filled = True
         self._lead(rows.get(self._leader_key), leader_created_at)
         self._changed()
@@ -219,20 +222,28 @@ class Follower:
             if one.key.startswith(self._tokens):
                 self._operators = None
             notable |= one.key.startswith(self._members) or one.key == self._secret_key
-        events = (one.value for one in changes if one.value and one.key.startswith(self._events))
-        self._publish(self._new_events(events))
+        self._publish(
+            _events_in(one.value for one in changes if one.value and one.key.startswith(self._events))
+        )
         self.revision = changes[-1].revision
         if notable:
             self._changed()
 
-    def _new_events(self, values: Iterable[bytes]) -> list[RegistryEvent]:
-        """Return the events of these keys that are new; a key may hold old ones that were compacted."""
-        reader, last_id = EventReader(), self.event_log.last_id
-        return [one for value in values for one in _events_in(reader, value) if (one.id or 0) > last_id]
+    def _goes_on(self, stored: Sequence[RegistryEvent]) -> bool:
+        """Whether the events that are stored continue those of this copy."""
+        newest = self.event_log.newest
+        if newest is None:
+            return True
+        if not stored or (stored[-1].id or 0) < (newest.id or 0):
+            return False
+        return all(one == newest for one in stored if one.id == newest.id)
 
-    def _publish(self, events: Iterable[RegistryEvent]) -> None:
-        for event in events:
-            self.event_log.publish(event)
+    def _publish(self, stored: Iterable[RegistryEvent]) -> None:
+        """Publish those that are new; a key may hold old ones that were compacted."""
+        last_id = self.event_log.last_id
+        for event in stored:
+            if (event.id or 0) > last_id:
+                self.event_log.publish(event)
 
     def _lead(self, value: bytes | None, created_at: int) -> None:
         instance = None if value is None else parse_instance(value)
@@ -242,11 +253,12 @@ class Follower:
             self.leader = Leader(created_at, instance, held_since(value) or instance.since)
 
 
-def _events_in(reader: EventReader, value: bytes) -> list[RegistryEvent]:
-    try:
-        return reader.read(value)
-    except (ValueError, TypeError):  # damaged: the leader refuses to begin with it
-        return []
+def _events_in(values: Iterable[bytes]) -> list[RegistryEvent]:
+    reader, found = EventReader(), []
+    for value in values:
+        with suppress(ValueError, TypeError):  # damaged: the leader refuses to begin with it
+            found += reader.read(value)
+    return found
 
 
 def check_auth(own: Instance, others: Iterable[KeyValue]) -> None:

@@ -60,6 +60,8 @@ MOST_APART_SECONDS = 30.0
 """An instance whose wall clock differs more from the leader's is no candidate."""
 DOUBTFUL_COPY_SECONDS = 1.0
 """From then on a copy that is behind proves no token: the streams of a revoked one end within a second."""
+UNCONFIRMED_COPY_SECONDS = 3.0
+"""Where neither etcd nor the leader has said anything for so long, a copy proves no token either."""
 _NAME_SECONDS = 7.0
 """How long etcd may still hold the name of an instance that was killed."""
 _NAMED_SECONDS = 3.0
@@ -120,8 +122,8 @@ class RegistryInstance:
         )
         self._link: LeaderLink | None = None
         self._unlinked_because = ""  # when a link was tried last
-        self._named_at = -inf
-        """When etcd itself named a leader last; monotonic seconds, as below."""
+        self._named_at = self._etcd_answered_at = -inf
+        """When etcd itself named a leader last, or said that there is none; monotonic seconds, as below."""
         self._doubtful_since: float | None = None
         """Since when etcd has not said whether there is a leader."""
         self._vacant_since: float | None = None
@@ -264,15 +266,22 @@ class RegistryInstance:
         )
 
     def _operator(self, token: str) -> Credential | None:
-        """Authenticate an operator; None, too, where the copy is so far behind that it may be revoked."""
-        link = self._link
-        if link is not None and link.is_linked and link.lag_seconds > DOUBTFUL_COPY_SECONDS:
-            return None
-        return self._follower.operator(token)
+        """Authenticate an operator; None, too, where the token may be revoked and the copy not know it."""
+        return self._follower.operator(token) if self._copy_is_confirmed() else None
+
+    def _copy_is_confirmed(self) -> bool:
+        """Whether the copy is so fresh that a token which it holds proves something."""
+        link, silent_seconds = self._link, time.monotonic() - self._etcd_answered_at
+        if link is not None and link.is_linked:
+            if link.lag_seconds > DOUBTFUL_COPY_SECONDS:
+                return False
+            silent_seconds = min(silent_seconds, link.silent_seconds)
+        return silent_seconds <= UNCONFIRMED_COPY_SECONDS
 
     def _copy_is_current(self) -> bool:
         link = self._link
-        return link is not None and link.is_linked and link.lag_seconds == 0.0
+        is_level = link is not None and link.is_linked and link.lag_seconds == 0.0
+        return is_level and self._copy_is_confirmed()
 
     def _members_by_copy(self) -> tuple[MemberView, ...]:
         """Return all instances that etcd names, and the leader where etcd named it just now."""
@@ -394,7 +403,7 @@ class RegistryInstance:
         if self._doubtful_since is not None:
             outage_seconds = round(time.monotonic() - self._doubtful_since, 3)
             _LOG.info("etcd_recovered", outage_seconds=outage_seconds)
-        self._etcd_problem, self._doubtful_since = "", None
+        self._etcd_problem, self._doubtful_since, self._etcd_answered_at = "", None, time.monotonic()
 
     def _leader_named(self) -> KeyValue | None:
         """Return the leader's key; one that this instance could not give back it gives back now."""
