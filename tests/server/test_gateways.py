@@ -228,7 +228,8 @@ async def test_nodes_of_a_gateway_that_is_killed_are_disconnected_and_another_on
         assert processes() != [gateway]
 
 
-async def test_the_end_of_the_leader_ends_its_gateways() -> None:
+async def test_the_end_of_the_leader_ends_its_gateways_even_a_frozen_one() -> None:
+    """It would keep the nodes' port, and the next start would be refused."""
     program = (
         "import asyncio, sys\n"
         "from tests.server.test_gateways import gateways\n"
@@ -245,6 +246,7 @@ async def test_the_end_of_the_leader_ends_its_gateways() -> None:
     assert await asyncio.wait_for(leader.stdout.readline(), 60) == b"started\n"
     children = psutil.Process(leader.pid).children()
     assert len(children) == 2
+    children[0].suspend()
     leader.kill()
     await leader.wait()
     await until(lambda: not any(one.is_running() for one in children), what="the gateways have ended")

@@ -1,6 +1,7 @@
 """One gateway process on the leader's machine: it serves until its link ends; the leader starts another."""
 
 import asyncio
+import ctypes
 import signal
 import socket
 import sys
@@ -15,6 +16,8 @@ from gpu_agent.server.gateway.gateway import SETTINGS, Gateway, GatewaySettings
 from gpu_agent.server.gateway.link import Kind, Link, read_document
 from gpu_agent.server.tls import Encryption
 
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)"""
 _LOG = Logger("server.gateway")
 
 
@@ -98,6 +101,7 @@ def main() -> None:
     """
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
+    _awake_at_the_leaders_end()
     own = socket.socket(fileno=int(sys.argv[1]))
 
     async def serve() -> None:
@@ -106,3 +110,12 @@ def main() -> None:
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())
+
+
+def _awake_at_the_leaders_end() -> None:
+    """Have the kernel wake this process when the leader is gone.
+
+    A frozen one would not see its link end, and keep the nodes' port from the next leader.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
