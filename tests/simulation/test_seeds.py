@@ -8,7 +8,7 @@ import pytest
 from tests.simulation.fault_profile import large_profile_of
 from tests.simulation.harness import replay, run_and_report, run_seed
 
-SEEDS = 60
+SEEDS = 40
 PROCESSES = 2
 OTHERS = (421, 555, 847, 915, 1060, 1827, 2559, 2705, 3926, 6399)
 """Worlds in which a promise was once broken, or an observer asked too much."""
