@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from gpu_agent.registry.settings import Thresholds
+from gpu_agent.runtime.tasks import Tasks
 from gpu_agent.server.gateway import gateway as gateway_module
 from gpu_agent.server.gateway.gateway import Gateway
 from gpu_agent.server.gateway.link import HeartbeatRow, Kind, Link, unpack_frame, unpack_held, unpack_rows
-from gpu_agent.server.limits import Limits
+from gpu_agent.server.limits import SOONEST_RETRY_SECONDS, Limits
+from gpu_agent.wire.codes import CloseCode
 from tests.server.harness import LOOPBACK, Node, heartbeat, registration, until
 
 FAULT: dict[str, object] = {"type": "node_error", "code": "DISK_FULL", "message": "no space"}
@@ -59,8 +62,9 @@ class Leader:
 class Gatewayed:
     """A gateway, and one node on it."""
 
-    def __init__(self) -> None:
-        self.gateway = Gateway(Limits(close_timeout_seconds=0.3), Thresholds())
+    def __init__(self, limits: Limits) -> None:
+        self.gateway = Gateway(limits, Thresholds())
+        self.uri = ""
         self.node: Node
         self._links: list[Link] = []
 
@@ -94,13 +98,13 @@ class Gatewayed:
 
 
 @asynccontextmanager
-async def gatewayed() -> AsyncIterator[tuple[Gatewayed, Leader]]:
-    one = Gatewayed()
-    address = await one.gateway.listener.listen(LOOPBACK)
+async def gatewayed(*, patience_seconds: float = 30.0) -> AsyncIterator[tuple[Gatewayed, Leader]]:
+    one = Gatewayed(Limits(close_timeout_seconds=0.3, handshake_patience_seconds=patience_seconds))
+    one.uri = f"ws://{await one.gateway.listener.listen(LOOPBACK)}/ws/node"
     await one.gateway.listener.admit()
     first = await one.lead()
     try:
-        async with connect(f"ws://{address}/ws/node", proxy=None, close_timeout=1) as socket:
+        async with connect(one.uri, proxy=None, close_timeout=1) as socket:
             one.node = Node(socket)
             yield one, first
     finally:
@@ -187,3 +191,77 @@ async def test_counts_wait_and_add_up_while_the_leader_reads_nothing(
         await until(lambda: any(leader.rows), what="the counts")
         assert [row.heartbeats for rows in leader.rows for row in rows] == [2]
         sending.cancel()
+
+
+@asynccontextmanager
+async def waiting_for_a_leader(one: Gatewayed) -> AsyncIterator["asyncio.Task[int]"]:
+    """A peer whose handshake waits."""
+    await one.lose_leader()
+    async with Tasks() as tasks:
+        tasks.start("rows", one.gateway.send_rows())
+        peer = tasks.start("peer", attempt(one.uri))
+        await until(lambda: len(one.gateway._waiting) == 1, what="its handshake")
+        yield peer
+        tasks.end()
+
+
+async def attempt(uri: str) -> int:
+    """Return the status with which a handshake ends; a refusal names a time to retry."""
+    try:
+        async with connect(uri, proxy=None, close_timeout=1):
+            return 101
+    except InvalidStatus as refused:
+        answer = refused.response
+    assert int(answer.headers["Retry-After"]) >= SOONEST_RETRY_SECONDS
+    return answer.status_code
+
+
+async def test_a_handshake_waits_for_the_next_leader() -> None:
+    """To be refused costs a node as much, and it would come again before there is one."""
+    async with gatewayed() as (one, _), waiting_for_a_leader(one) as peer:
+        second = await one.lead()
+        assert await peer == 101
+        assert second.kinds.count(Kind.HANDSHAKE) == 1
+
+
+async def test_a_handshake_that_a_leader_has_not_answered_waits_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with gatewayed() as (one, first):
+        monkeypatch.setattr(first.link, "send_document", lambda *_: None)
+        async with Tasks() as tasks:
+            peer = tasks.start("peer", attempt(one.uri))
+            await until(lambda: first.kinds.count(Kind.HANDSHAKE) == 2, what="its handshake")
+            await one.lose_leader()
+            await one.lead()
+            assert await peer == 101
+
+
+async def test_a_handshake_that_waits_in_vain_is_503_with_a_retry_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_module, "ROWS_SECONDS", 0.1)
+    async with gatewayed(patience_seconds=0.5) as (one, _), waiting_for_a_leader(one) as peer:
+        assert await peer == 503
+        assert not one.gateway._asked
+
+
+async def test_no_handshake_waits_where_a_leader_is_out_of_reach_or_too_many_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with gatewayed() as (one, _), waiting_for_a_leader(one) as peer:
+        monkeypatch.setattr(gateway_module, "MOST_WAITING", 1)
+        assert await attempt(one.uri) == 503
+        monkeypatch.undo()
+        one.gateway.close_all(CloseCode.SERVICE_RESTART, "cut off")
+        assert await peer == 503
+        assert await attempt(one.uri) == 503
+
+
+async def test_a_peer_that_leaves_while_it_waits_is_forgotten() -> None:
+    async with gatewayed() as (one, _), waiting_for_a_leader(one) as peer:
+        peer.cancel()
+        number = next(iter(one.gateway._waiting))
+        one.gateway.connections.fail(number, CloseCode.POLICY_VIOLATION, "gone")
+        await until(lambda: not one.gateway._asked, what="its end")
+        assert Kind.HANDSHAKE not in (await one.lead()).kinds

@@ -38,8 +38,9 @@ class Limits:
     """Connections that completed the handshake and have not registered; beyond it handshakes get a 503."""
     max_unregistered_per_origin: int = 10240
     handshake_timeout_seconds: float = 5.0
-    handshake_patience_seconds: float = 4.0
-    """A handshake that waited longer in the fair queue gets a 503: its peer is about to give up."""
+    handshake_patience_seconds: float = 8.0
+    """A handshake that waited longer, in the fair queue or for a leader, gets a 503: its peer is about to
+    give up, as an agent does after 10 s. To refuse one costs as much as to accept it, and it comes again."""
     registration_timeout_seconds: float = 10.0
     """A connection without a valid registration by then is closed with 1008."""
     close_timeout_seconds: float = 2.0

@@ -42,8 +42,9 @@ ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 """After a failed commit the store is tried again this often."""
 
-MOST_IN_A_COMMIT = 500
-"""More outputs would make the first wait for the last."""
+MOST_IN_A_COMMIT = 100
+"""More outputs would make the first wait for the last. So many registrations fit into one transaction of
+etcd; a larger commit is written there twice."""
 
 MOST_WAITING = 10_000
 """So many outputs wait for a store that fails; beyond that they are merged into one."""

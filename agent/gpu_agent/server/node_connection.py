@@ -354,7 +354,7 @@ class NodeConnection(asyncio.BufferedProtocol):
 
     def _handshake_timed_out(self) -> None:
         limits = self._connections.limits
-        if self._socket.connecting and self._waiting:
+        if self._socket.connecting and (self._waiting or self._unanswered):
             self._after(_OWN_DELAY_SECONDS, self._handshake_timed_out)
         elif self._socket.connecting:
             self.log_violation("handshake_timed_out")

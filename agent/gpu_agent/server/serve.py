@@ -70,12 +70,18 @@ WRITE_SECONDS = 5.0
 RESERVED_FILES = 1024
 """Open files for the store, operators, and peers that are refused because the registry is full."""
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread that wants Python's lock waits for it. The store's thread needs it some twenty times for
+a transaction, and a loop that is busy with thousands of registrations gives it only when it is asked: with
+Python's default, ten times as long, a transaction of etcd took 75 ms instead of 13."""
+
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - what is listened on, not what we choose
 _LOG = Logger("registry")
 
 
 def run(settings: RegistrySettings, read: Callable[[], RegistrySettings]) -> int:
     """Serve on an event loop of its own, uvloop's where that is installed; returns the exit code."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(settings, read))
 

@@ -4,19 +4,20 @@ It knows no token and no status. It enforces the limits of a connection, asks th
 is accepted, and forwards each message. Of heartbeats it forwards those with news (`HeartbeatRelay`), and once
 a second the number of the others.
 
-It may lose its leader and get another. Without one its connections stay open, it refuses handshakes, and it
-stores in memory what must not get lost: the newest heartbeat of each node, the last heartbeat with each
-declaration, and messages without an answer. The next leader receives the state of each connection, and these.
+It may lose its leader and get another. Without one its connections stay open, handshakes wait for the next
+leader as long as their peers may, and it stores in memory what must not get lost: the newest heartbeat of
+each node, the last heartbeat with each declaration, and messages without an answer. The next leader receives
+the state of each connection, and these.
 """
 
 import asyncio
-import http
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from itertools import islice
+from itertools import islice, takewhile
+from math import inf
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -65,11 +66,10 @@ ROWS_SECONDS = 1.0
 ANSWERS_NO_REGISTRATION = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNKNOWN_NODE})
 """Codes that refuse other messages than `node_register`, which still waits for its answer."""
 
-_A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
-_NO_LEADER = HandshakeRefusal(
-    http.HTTPStatus.SERVICE_UNAVAILABLE, "The registry has no leader at the moment; try later.", 2
-)
+MOST_WAITING = 2048
+"""Handshakes that wait for a leader; with more the next ones are refused at once."""
 
+_A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _LOG = Logger("server.gateway")
 
 
@@ -133,7 +133,11 @@ class Gateway:
         self._sessions: dict[int, _Session] = {}
         """By the numbers of their connections here."""
         self._asked: dict[int, Mapping[str, Any]] = {}
-        """Handshakes that the leader has not answered."""
+        """Handshakes that no leader has answered."""
+        self._waiting: dict[int, float] = {}
+        """Those of which no leader knows, and when they began to wait; monotonic seconds."""
+        self._expects_leader = True
+        """Whether handshakes may wait for a leader."""
         self._unreported: dict[int, None] = {}
         """Connections that this leader does not know yet: for them there is no leader."""
         self._is_listening = False
@@ -141,7 +145,7 @@ class Gateway:
 
     def attach(self, link: Link) -> None:
         """Use this leader from now on; it receives LISTENING once all connections are reported."""
-        self._link, self._is_listening = link, False
+        self._link, self._is_listening, self._expects_leader = link, False, True
         self._unreported = dict.fromkeys(self._sessions)
         self._report_some(link)
 
@@ -152,16 +156,16 @@ class Gateway:
         self._rows.clear()
         self._relay.leader_lost()
         self.go_on_reading()
-        asked, self._asked = self._asked, {}
-        for number in asked:
-            self.connections.answer_handshake(number, _NO_LEADER)
+        self._waiting = dict.fromkeys(self._asked, self.connections.monotonic())
 
     def judge_by(self, thresholds: Thresholds) -> None:
         """Take over the leader's thresholds."""
         self._relay.judge_by(thresholds)
 
     def close_all(self, code: int, reason: str) -> None:
-        """Close all node connections: their nodes may find the leader elsewhere."""
+        """Close all node connections, and accept none: their nodes may find the leader elsewhere."""
+        self._expects_leader = False
+        self._refuse_waiting(began_before=inf)
         for number in tuple(self._sessions):
             self.connections.close(number, code, reason)
 
@@ -174,9 +178,14 @@ class Gateway:
             self._report_some(self._link)
 
     async def send_rows(self) -> None:
-        """Send the leader the number of heartbeats without news every second, until cancelled."""
+        """Send the leader the number of heartbeats without news every second, until cancelled.
+
+        Refuse those handshakes that have waited for a leader in vain.
+        """
+        patience = self.connections.limits.handshake_patience_seconds
         while True:
             await asyncio.sleep(ROWS_SECONDS)
+            self._refuse_waiting(began_before=self.connections.monotonic() - patience)
             if self._link is not None and not self._link.is_backed_up:  # else newer rows replace these
                 rows, self._rows = self._rows, {}
                 self._send_rows(self._link, rows)
@@ -247,8 +256,9 @@ class Gateway:
     # From the nodes.
 
     def _ask(self, connection: NodeConnection, handshake: Handshake) -> Verdict:
-        if self._link is None:
-            return _NO_LEADER
+        link = self._link
+        if link is None and (not self._expects_leader or len(self._waiting) >= MOST_WAITING):
+            return self._no_leader()
         presented = Presented.by(handshake)
         document = {
             "address": connection.address,
@@ -257,8 +267,22 @@ class Gateway:
             "host": presented.host,
         }
         self._asked[connection.number] = document
-        self._link.send_document(Kind.HANDSHAKE, connection.number, document)
+        if link is None:
+            self._waiting[connection.number] = self.connections.monotonic()
+        else:
+            link.send_document(Kind.HANDSHAKE, connection.number, document)
         return Undecided.UNDECIDED
+
+    def _refuse_waiting(self, *, began_before: float) -> None:
+        overdue = takewhile(lambda number: self._waiting[number] < began_before, self._waiting)
+        for number in tuple(overdue):
+            del self._waiting[number], self._asked[number]
+            self.connections.answer_handshake(number, self._no_leader())
+
+    def _no_leader(self) -> HandshakeRefusal:
+        seconds = self.connections.retries.next_retry_seconds(self.connections.monotonic())
+        sentence = "The registry has no leader at the moment; try later."
+        return HandshakeRefusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, seconds)
 
     def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
         number, session = connection.number, self._sessions[connection.number]
@@ -331,6 +355,7 @@ class Gateway:
         number = connection.number
         self._paused.discard(connection)
         self._asked.pop(number, None)
+        self._waiting.pop(number, None)
         self._sessions.pop(number, None)
         self._relay.forget(number)
         if number in self._unreported:
@@ -357,13 +382,16 @@ class Gateway:
             link.send(Kind.AMOUNTS, 0, amounts)
 
     def _report_some(self, link: Link) -> None:
-        """Report as many connections as the link takes now; the rest follows."""
+        """Report connections, and ask of those that wait, as many as the link takes now; the rest follows."""
         if link is not self._link or self._is_listening:
             return
+        for number in tuple(islice(self._waiting, REPORTED_AT_ONCE)):
+            del self._waiting[number]
+            link.send_document(Kind.HANDSHAKE, number, self._asked[number])
         for number in tuple(islice(self._unreported, REPORTED_AT_ONCE)):
             del self._unreported[number]
             self._report(link, number, self._sessions[number])
-        if not self._unreported:
+        if not self._unreported and not self._waiting:
             self._is_listening = True
             link.send(Kind.LISTENING)
         elif not link.is_backed_up:
