@@ -129,12 +129,13 @@ def driven(
     *,
     scan: float = 30.0,
     store: Store | None = None,
+    pause_seconds: float = 0.0,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FleetLoop:
     loop = FleetLoop(
         machine,
         executor,
-        Writer(store or Disk()),
+        Writer(store or Disk(), pause_seconds=pause_seconds),
         monotonic=monotonic,
         scan_interval_seconds=scan,
         lagged=executor.lags.append,
@@ -211,6 +212,32 @@ async def test_what_gathers_while_one_commit_runs_is_stored_by_the_next_one() ->
     assert await loop.settled()
     assert disk.commits == [1, 2]
     assert [event for event in machine.received if isinstance(event, Stored)] == [Stored(1), Stored(3)]
+
+
+async def test_behind_a_commit_of_several_the_next_one_waits_for_more_behind_one_it_does_not() -> None:
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    loop = driven(machine, executor, store=disk, pause_seconds=1.0)
+
+    async def said(*numbers: int) -> None:
+        for number in numbers:
+            machine.outputs[ConnectionLost(number)] = output(number, key=f"node-{number}")
+            loop.handle(ConnectionLost(number))
+            await asyncio.sleep(0)  # in turns of their own
+
+    await said(1)
+    assert await loop.settled()
+    await said(2, 3)
+    assert await loop.settled()
+    assert disk.commits == [1, 1, 1]
+    disk.turning.clear()
+    await said(4, 5, 6)
+    disk.turning.set()
+    await until(lambda: machine.received[-1] == Stored(6), what="the commit of two")
+    await said(7, 8)
+    assert await loop.settled()
+    await said(9)
+    assert await loop.flush(within_seconds=patience(10))
+    assert disk.commits == [1, 1, 1, 1, 2, 2, 1]
 
 
 async def test_an_output_that_changes_nothing_waits_for_those_before_it() -> None:

@@ -129,7 +129,8 @@ class FleetLoop:
         self._executing = False
         self._failing_since: float | None = None
         self._overdue: asyncio.TimerHandle | None = None
-        self._retry: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+        """Commits when it fires; until then nothing does."""
         self._wake_at = inf
         self._catches_up = False
         """True while a late waking waits for what nodes sent meanwhile."""
@@ -217,9 +218,9 @@ class FleetLoop:
 
         While the store fails it is tried once more: what it deletes when it answers must not stay in it.
         """
-        if self._retry is not None:
-            self._retry.cancel()
-            self._try_again()
+        if self._later is not None:
+            self._later.cancel()
+            self._commit_at_last()
         try:
             async with asyncio.timeout(within_seconds):
                 while self._queue:
@@ -254,8 +255,8 @@ class FleetLoop:
         self._commit()
 
     def _commit(self) -> None:
-        """Commit what waits, as much as fits into one commit, unless one runs or a retry is due later."""
-        if self._in_commit or self._retry is not None or not self._unstored or self._writer.closed:
+        """Commit what waits, as much as fits into one commit, unless one runs or is due later."""
+        if self._in_commit or self._later is not None or not self._unstored or self._writer.closed:
             return
         group = list(itertools.islice(self._unstored, MOST_IN_A_COMMIT))
         self._in_commit = len(group)
@@ -268,7 +269,7 @@ class FleetLoop:
         """Go on after a commit; `whole` says that it held all that waited when it began."""
         count, self._in_commit = self._in_commit, 0
         if problem is not None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+            self._commit_in(RETRY_SECONDS)
             self._fail(problem)
             if not self.running:
                 self._queue[-1].end(done=False)
@@ -285,10 +286,16 @@ class FleetLoop:
             self.take(self._machine.handle(Stored(number), self._now()))
         if whole and self._failing_since is not None:
             self._recover(self._failing_since)
-        self._commit()
+        if count > 1 and self._writer.pause_seconds:
+            self._commit_in(self._writer.pause_seconds)
+        else:
+            self._commit()
 
-    def _try_again(self) -> None:
-        self._retry = None
+    def _commit_in(self, seconds: float) -> None:
+        self._later = asyncio.get_running_loop().call_later(seconds, self._commit_at_last)
+
+    def _commit_at_last(self) -> None:
+        self._later = None
         self._commit()
 
     def _watch_oldest(self, *, again_in: float | None = None) -> None:

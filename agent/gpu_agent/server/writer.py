@@ -36,7 +36,9 @@ Committed = Callable[[str | None], None]
 class Writer:
     """The one user of a store, until `close`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, pause_seconds: float = 0.0) -> None:
+        self.pause_seconds = pause_seconds
+        """How long the next commit waits for more, after one that held several outputs."""
         self._store = store
         self._worker = Worker("store")
         self._busy_since: float | None = None
