@@ -265,3 +265,25 @@ async def test_a_peer_that_leaves_while_it_waits_is_forgotten() -> None:
         one.gateway.connections.fail(number, CloseCode.POLICY_VIOLATION, "gone")
         await until(lambda: not one.gateway._asked, what="its end")
         assert Kind.HANDSHAKE not in (await one.lead()).kinds
+
+
+async def test_a_handshake_waits_while_as_many_nodes_register_as_the_leader_can_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_module, "MOST_REGISTERING", 1)
+    async with gatewayed() as (one, first), Tasks() as tasks:
+        peer = tasks.start("peer", attempt(one.uri))
+        await until(lambda: len(one.gateway._waiting) == 1, what="its handshake")
+        assert first.kinds.count(Kind.HANDSHAKE) == 1
+        await registered(one, first)
+        assert await peer == 101
+
+
+async def test_a_peer_that_does_not_register_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_module, "MOST_REGISTERING", 1)
+    monkeypatch.setattr(gateway_module, "REGISTERING_SECONDS", 0.5)
+    monkeypatch.setattr(gateway_module, "ROWS_SECONDS", 0.1)
+    async with gatewayed() as (one, _), Tasks() as tasks:
+        tasks.start("rows", one.gateway.send_rows())
+        assert await attempt(one.uri) == 101
+        tasks.end()

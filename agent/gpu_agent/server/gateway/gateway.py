@@ -2,12 +2,13 @@
 
 It knows no token and no status. It enforces the limits of a connection, asks the leader whether a handshake
 is accepted, and forwards each message. Of heartbeats it forwards those with news (`HeartbeatRelay`), and once
-a second the number of the others.
+a second the number of the others. Only a window of nodes register at a time, and other handshakes wait as
+long as their peers may: an acknowledgement comes once all is stored, and the leader would refuse what it
+cannot store in time, so that all of it came again.
 
-It may lose its leader and get another. Without one its connections stay open, handshakes wait for the next
-leader as long as their peers may, and it stores in memory what must not get lost: the newest heartbeat of
-each node, the last heartbeat with each declaration, and messages without an answer. The next leader receives
-the state of each connection, and these.
+It may lose its leader and get another. Without one its connections stay open, handshakes wait, and it stores
+in memory what must not get lost: the newest heartbeat of each node, the last heartbeat with each declaration,
+and messages without an answer. The next leader receives the state of each connection, and these.
 """
 
 import asyncio
@@ -66,8 +67,14 @@ ROWS_SECONDS = 1.0
 ANSWERS_NO_REGISTRATION = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNKNOWN_NODE})
 """Codes that refuse other messages than `node_register`, which still waits for its answer."""
 
-MOST_WAITING = 2048
-"""Handshakes that wait for a leader; with more the next ones are refused at once."""
+MOST_REGISTERING = 64
+"""Handshakes that the leader is asked of, and nodes that have not been acknowledged since, at a time."""
+
+REGISTERING_SECONDS = 2.0
+"""A peer that has not registered for so long after its handshake keeps no other waiting."""
+
+MOST_WAITING = 512
+"""Handshakes that wait; with more the next ones are refused at once."""
 
 _A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _LOG = Logger("server.gateway")
@@ -135,7 +142,9 @@ class Gateway:
         self._asked: dict[int, Mapping[str, Any]] = {}
         """Handshakes that no leader has answered."""
         self._waiting: dict[int, float] = {}
-        """Those of which no leader knows, and when they began to wait; monotonic seconds."""
+        """Those of which no leader was asked, and when they began to wait; monotonic seconds."""
+        self._registering: dict[int, float] = {}
+        """Those accepted whose nodes are not acknowledged, and when they were accepted."""
         self._expects_leader = True
         """Whether handshakes may wait for a leader."""
         self._unreported: dict[int, None] = {}
@@ -147,6 +156,7 @@ class Gateway:
         """Use this leader from now on; it receives LISTENING once all connections are reported."""
         self._link, self._is_listening, self._expects_leader = link, False, True
         self._unreported = dict.fromkeys(self._sessions)
+        self._ask_waiting()
         self._report_some(link)
 
     def detach(self) -> None:
@@ -157,6 +167,7 @@ class Gateway:
         self._relay.leader_lost()
         self.go_on_reading()
         self._waiting = dict.fromkeys(self._asked, self.connections.monotonic())
+        self._registering.clear()
 
     def judge_by(self, thresholds: Thresholds) -> None:
         """Take over the leader's thresholds."""
@@ -186,6 +197,7 @@ class Gateway:
         while True:
             await asyncio.sleep(ROWS_SECONDS)
             self._refuse_waiting(began_before=self.connections.monotonic() - patience)
+            self._ask_waiting()
             if self._link is not None and not self._link.is_backed_up:  # else newer rows replace these
                 rows, self._rows = self._rows, {}
                 self._send_rows(self._link, rows)
@@ -205,6 +217,7 @@ class Gateway:
                 self._accepted(number, read_document(payload))
             case Kind.REFUSE:
                 self._asked.pop(number, None)
+                self._ask_waiting()
                 self.connections.answer_handshake(number, _refusal(read_document(payload)))
             case Kind.CLOSE:
                 self.connections.close(number, **read_document(payload))
@@ -224,6 +237,7 @@ class Gateway:
         address = self._asked.pop(number, {}).get("address", "")
         if number in self.connections:
             self._sessions[number] = _Session({**accepted, "address": address})
+            self._registering[number] = self.connections.monotonic()
             self.connections.answer_handshake(number, None)
         # Else it is closed, which the leader hears behind this.
 
@@ -235,6 +249,8 @@ class Gateway:
             session.parts.clear()
             session.registration = b""
         self._relay.registered(number, registered["node_id"])
+        self._registering.pop(number, None)
+        self._ask_waiting()
         self.connections.identify(number, registered["node_id"])
 
     def _take_answer(self, number: int, text: str) -> None:
@@ -256,9 +272,9 @@ class Gateway:
     # From the nodes.
 
     def _ask(self, connection: NodeConnection, handshake: Handshake) -> Verdict:
-        link = self._link
-        if link is None and (not self._expects_leader or len(self._waiting) >= MOST_WAITING):
-            return self._no_leader()
+        is_alone = self._link is None and not self._expects_leader
+        if is_alone or len(self._waiting) >= MOST_WAITING:
+            return self._try_later()
         presented = Presented.by(handshake)
         document = {
             "address": connection.address,
@@ -267,21 +283,33 @@ class Gateway:
             "host": presented.host,
         }
         self._asked[connection.number] = document
-        if link is None:
-            self._waiting[connection.number] = self.connections.monotonic()
-        else:
-            link.send_document(Kind.HANDSHAKE, connection.number, document)
+        self._waiting[connection.number] = self.connections.monotonic()
+        self._ask_waiting()
         return Undecided.UNDECIDED
+
+    def _ask_waiting(self) -> None:
+        """Ask the leader of handshakes that wait, the oldest first, as far as there is room in the window."""
+        link, registering = self._link, self._registering
+        if link is None or not self._waiting:
+            return
+        late = self.connections.monotonic() - REGISTERING_SECONDS
+        for number in tuple(takewhile(lambda one: registering[one] < late, registering)):
+            del registering[number]
+        room = MOST_REGISTERING - len(registering) - (len(self._asked) - len(self._waiting))
+        for number in tuple(islice(self._waiting, max(room, 0))):
+            del self._waiting[number]
+            link.send_document(Kind.HANDSHAKE, number, self._asked[number])
 
     def _refuse_waiting(self, *, began_before: float) -> None:
         overdue = takewhile(lambda number: self._waiting[number] < began_before, self._waiting)
         for number in tuple(overdue):
             del self._waiting[number], self._asked[number]
-            self.connections.answer_handshake(number, self._no_leader())
+            self.connections.answer_handshake(number, self._try_later())
 
-    def _no_leader(self) -> HandshakeRefusal:
+    def _try_later(self) -> HandshakeRefusal:
         seconds = self.connections.retries.next_retry_seconds(self.connections.monotonic())
-        sentence = "The registry has no leader at the moment; try later."
+        problem = "has no leader at the moment" if self._link is None else "has more to do than it can"
+        sentence = f"The registry {problem}; try later."
         return HandshakeRefusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, seconds)
 
     def _frame_arrived(self, connection: NodeConnection, frame: bytes) -> None:
@@ -356,6 +384,8 @@ class Gateway:
         self._paused.discard(connection)
         self._asked.pop(number, None)
         self._waiting.pop(number, None)
+        self._registering.pop(number, None)
+        self._ask_waiting()
         self._sessions.pop(number, None)
         self._relay.forget(number)
         if number in self._unreported:
@@ -382,16 +412,13 @@ class Gateway:
             link.send(Kind.AMOUNTS, 0, amounts)
 
     def _report_some(self, link: Link) -> None:
-        """Report connections, and ask of those that wait, as many as the link takes now; the rest follows."""
+        """Report as many connections as the link takes now; the rest follows."""
         if link is not self._link or self._is_listening:
             return
-        for number in tuple(islice(self._waiting, REPORTED_AT_ONCE)):
-            del self._waiting[number]
-            link.send_document(Kind.HANDSHAKE, number, self._asked[number])
         for number in tuple(islice(self._unreported, REPORTED_AT_ONCE)):
             del self._unreported[number]
             self._report(link, number, self._sessions[number])
-        if not self._unreported and not self._waiting:
+        if not self._unreported:
             self._is_listening = True
             link.send(Kind.LISTENING)
         elif not link.is_backed_up:
