@@ -24,7 +24,7 @@ RELIEF = 7 / 8
 
 _PREPAID_FRAMES = 16
 _RATE_PERIOD_SECONDS = 2.0
-_SLOWEST_PER_SECOND = 50.0
+_SLOWEST_PER_SECOND = 75.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
