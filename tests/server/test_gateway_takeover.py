@@ -267,15 +267,21 @@ async def test_a_peer_that_leaves_while_it_waits_is_forgotten() -> None:
         assert Kind.HANDSHAKE not in (await one.lead()).kinds
 
 
+@pytest.mark.parametrize("answer", ["acknowledged", "GPU_REQUIRED"])
 async def test_a_handshake_waits_while_as_many_nodes_register_as_the_leader_can_store(
-    monkeypatch: pytest.MonkeyPatch,
+    answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_module, "MOST_REGISTERING", 1)
+    monkeypatch.setattr(gateway_module, "REGISTERING_SECONDS", 60.0)
     async with gatewayed() as (one, first), Tasks() as tasks:
         peer = tasks.start("peer", attempt(one.uri))
         await until(lambda: len(one.gateway._waiting) == 1, what="its handshake")
         assert first.kinds.count(Kind.HANDSHAKE) == 1
-        await registered(one, first)
+        await one.says(first, registration())
+        if answer == "acknowledged":
+            first.acknowledge()
+        else:
+            first.refuse(answer)
         assert await peer == 101
 
 

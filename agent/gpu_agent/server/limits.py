@@ -25,6 +25,7 @@ RELIEF = 7 / 8
 _PREPAID_FRAMES = 16
 _RATE_PERIOD_SECONDS = 2.0
 _SLOWEST_PER_SECOND = 75.0
+"""Registrations that are expected as long as none were counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

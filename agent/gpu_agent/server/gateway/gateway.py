@@ -68,7 +68,7 @@ ANSWERS_NO_REGISTRATION = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNKNOWN_N
 """Codes that refuse other messages than `node_register`, which still waits for its answer."""
 
 MOST_REGISTERING = 64
-"""Handshakes that the leader is asked of, and nodes that have not been acknowledged since, at a time."""
+"""The window: handshakes that the leader has not answered, and nodes whose registration it has not."""
 
 REGISTERING_SECONDS = 2.0
 """A peer that has not registered for so long after its handshake keeps no other waiting."""
@@ -144,7 +144,7 @@ class Gateway:
         self._waiting: dict[int, float] = {}
         """Those of which no leader was asked, and when they began to wait; monotonic seconds."""
         self._registering: dict[int, float] = {}
-        """Those accepted whose nodes are not acknowledged, and when they were accepted."""
+        """Those accepted whose nodes have no answer to a registration, and when they were accepted."""
         self._expects_leader = True
         """Whether handshakes may wait for a leader."""
         self._unreported: dict[int, None] = {}
@@ -191,7 +191,7 @@ class Gateway:
     async def send_rows(self) -> None:
         """Send the leader the number of heartbeats without news every second, until cancelled.
 
-        Refuse those handshakes that have waited for a leader in vain.
+        Each second it refuses the handshakes, too, that have waited in vain.
         """
         patience = self.connections.limits.handshake_patience_seconds
         while True:
@@ -249,8 +249,7 @@ class Gateway:
             session.parts.clear()
             session.registration = b""
         self._relay.registered(number, registered["node_id"])
-        self._registering.pop(number, None)
-        self._ask_waiting()
+        self._registration_ended(number)
         self.connections.identify(number, registered["node_id"])
 
     def _take_answer(self, number: int, text: str) -> None:
@@ -264,6 +263,7 @@ class Gateway:
         code = json.loads(text)["code"]
         if session is not None and code not in ANSWERS_NO_REGISTRATION:
             session.registration = b""
+            self._registration_ended(number)
         elif session is not None and code == ErrorCode.UNKNOWN_NODE:
             session.unregistration = b""
         self._relay.refused(number)
@@ -286,6 +286,11 @@ class Gateway:
         self._waiting[connection.number] = self.connections.monotonic()
         self._ask_waiting()
         return Undecided.UNDECIDED
+
+    def _registration_ended(self, number: int) -> None:
+        """Leave the place of a connection in the window to one that waits."""
+        self._registering.pop(number, None)
+        self._ask_waiting()
 
     def _ask_waiting(self) -> None:
         """Ask the leader of handshakes that wait, the oldest first, as far as there is room in the window."""
@@ -384,8 +389,7 @@ class Gateway:
         self._paused.discard(connection)
         self._asked.pop(number, None)
         self._waiting.pop(number, None)
-        self._registering.pop(number, None)
-        self._ask_waiting()
+        self._registration_ended(number)
         self._sessions.pop(number, None)
         self._relay.forget(number)
         if number in self._unreported:
