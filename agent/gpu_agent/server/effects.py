@@ -23,7 +23,7 @@ from gpu_agent.registry.actions import (
     Send,
     SendStatus,
 )
-from gpu_agent.registry.persistence import StoredDocument
+from gpu_agent.registry.persistence import PreparedNode, StoredDocument
 from gpu_agent.runtime.logs import Logger
 from gpu_agent.server.counters import EventCounters
 from gpu_agent.server.event_log import RegistryEventLog
@@ -235,7 +235,11 @@ def stored_documents(changes: Iterable[Change], now: float) -> Iterator[StoredDo
     for change in changes:
         wrapped = change.document or {}
         document, written_at = wrapped.get(DOCUMENT), wrapped.get(WRITTEN_AT)
-        if isinstance(document, Mapping) and isinstance(written_at, int | float):
+        if not isinstance(written_at, int | float):
+            continue
+        if isinstance(document, PreparedNode):
+            yield StoredDocument(change.kind, change.key, {}, now - written_at, prepared=document)
+        elif isinstance(document, Mapping):
             yield StoredDocument(change.kind, change.key, document, now - written_at)
 
 

@@ -43,7 +43,7 @@ def etcd() -> Iterator[Cluster]:
 @asynccontextmanager
 async def following(access: Access) -> AsyncIterator[tuple[Follower, EtcdClient]]:
     with closing(EtcdClient(access)) as client:
-        follower = Follower(client, PREFIX, changed=lambda: None)
+        follower = Follower(client, PREFIX, Thresholds(), changed=lambda: None)
         follower.start()
         try:
             await until(lambda: follower.revision > 0 and bool(client._watches))

@@ -15,11 +15,13 @@ from typing import Any
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.registry.persistence import UnreadableDocumentError, load_token
+from gpu_agent.registry.settings import Thresholds
 from gpu_agent.registry.tokens import Credential, Token, TokenState
 from gpu_agent.runtime.address import Address
 from gpu_agent.server.effects import stored_documents
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway.instance_links import Instance
+from gpu_agent.server.leadership.prepared_nodes import PreparedNodes
 from gpu_agent.server.tokens import presented_digest
 from gpu_agent.store.base import RECENT_EVENTS, Loaded, StoreError, parse_text
 from gpu_agent.store.etcd.client import EtcdClient, EtcdError, KeyValue, RefusedError, Watched
@@ -46,7 +48,9 @@ class Leader:
 class Follower:
     """Follows etcd from `start` to `stop`."""
 
-    def __init__(self, client: EtcdClient, prefix: str, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, client: EtcdClient, prefix: str, thresholds: Thresholds, *, changed: Callable[[], None]
+    ) -> None:
         """`changed` is called when the leader or an instance has changed."""
         self._client, self._prefix, self._changed = client, f"{prefix}/", changed
         self._leader_key = f"{prefix}/leader".encode()
@@ -57,6 +61,7 @@ class Follower:
         """All keys and values below the prefix, as of `revision`."""
         self.revision = 0
         self.leader: Leader | None = None
+        self.prepared = PreparedNodes(prefix, thresholds)
         self.event_log = RegistryEventLog()
         """The newest events that are stored."""
         self._events = f"{prefix}/events/".encode()
@@ -197,6 +202,7 @@ class Follower:
 
     def _replace(self, rows: dict[bytes, bytes], revision: int, leader_created_at: int) -> None:
         self.rows, self.revision, self._operators = rows, revision, None
+        self.prepared.replace(rows, time.monotonic())
         stored = _events_in(value for key, value in sorted(rows.items()) if key.startswith(self._events))
         recent = Loaded([], stored[-RECENT_EVENTS:], {})
         if not self._is_filled:
@@ -210,8 +216,9 @@ class Follower:
         self._changed()
 
     def _apply(self, changes: Sequence[Watched]) -> None:
-        notable = False
+        notable, now = False, time.monotonic()
         for one in changes:
+            self.prepared.changed(one.key, now, deleted=one.value is None)
             if one.value is None:
                 self.rows.pop(one.key, None)
             else:

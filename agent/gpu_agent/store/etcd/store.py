@@ -21,11 +21,13 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store.backup import write_backup
@@ -81,8 +83,12 @@ _COMPACTED = 11
 """The code of a read as of a moment whose values are gone."""
 
 _KINDS = frozenset(kind.value for kind in DocumentKind)
-_AFTER, _DOCUMENT = "history_after", "document"
+_AFTER, NODE_DOCUMENT = "history_after", "document"
 """A node's document has an envelope."""
+
+
+ParsedValue = tuple[bytes, Mapping[str, Any]]
+"""The value of a document's key, and what `parse_text` returned for it."""
 
 
 @dataclass(slots=True)
@@ -127,6 +133,7 @@ class EtcdStore:
         self._unsure: set[bytes] = set()
         """Keys of those that may be applied already: sent without an answer, or left to another writer."""
         self._copy: dict[bytes, bytes] | None = None
+        self._parsed_values: Mapping[bytes, ParsedValue] = {}
         self._staged = ""
         """The token of a commit that was given up and whose parts may lie in `redo`."""
         self._superseded = self._closed = False
@@ -154,16 +161,20 @@ class EtcdStore:
         """Return all that is stored; documents of kinds that this release does not know stay there."""
         self._refuse_when_closed()
         copy, self._copy = self._copy, None
+        parsed, self._parsed_values = self._parsed_values, {}
         try:
             self._finish()
-            self._index, loaded = self._read() if copy is None else self._parsed(copy)
+            self._index, loaded = self._read() if copy is None else self._parsed(copy, parsed)
         except EtcdError as error:
             raise self._error(error) from error
         return loaded
 
-    def load_from(self, copy: dict[bytes, bytes]) -> None:
-        """Have the next `load` parse these keys and values, which are all below the prefix as of now."""
-        self._copy = copy
+    def load_from(self, copy: dict[bytes, bytes], parsed: Mapping[bytes, ParsedValue]) -> None:
+        """Have the next `load` parse these keys and values, which are all below the prefix as of now.
+
+        Those that were `parsed` already are taken as they are, where their values are still the same.
+        """
+        self._copy, self._parsed_values = copy, parsed
 
     def save(self, batches: Sequence[Batch]) -> None:
         """Store all of these in one commit; raises `StoreError`."""
@@ -457,10 +468,12 @@ class EtcdStore:
     def _rows(self) -> dict[bytes, bytes]:
         return {one.key: one.value for one in self._client.read(*self._range())}
 
-    def _parsed(self, rows: dict[bytes, bytes]) -> tuple[EventIndex, Loaded]:
+    def _parsed(
+        self, rows: dict[bytes, bytes], parsed: Mapping[bytes, ParsedValue] = MappingProxyType({})
+    ) -> tuple[EventIndex, Loaded]:
         """Parse all keys and values; raises `UnusableError`."""
         try:
-            return self._parse(self._applied(rows))
+            return self._parse(self._applied(rows), parsed)
         except (ValueError, TypeError, KeyError) as error:
             raise self._damaged(error) from error
 
@@ -473,17 +486,21 @@ class EtcdStore:
                 apply_part(decode_part(value), rows)
         return rows
 
-    def _parse(self, rows: dict[bytes, bytes]) -> tuple[EventIndex, Loaded]:
+    def _parse(
+        self, rows: dict[bytes, bytes], parsed: Mapping[bytes, ParsedValue]
+    ) -> tuple[EventIndex, Loaded]:
         index, changes = EventIndex(), []
         start = self._range("doc")[0]
         for key, value in rows.items():
             if key.startswith(start):
                 kind, _, name = key[len(start) :].decode().partition("/")
                 if kind in _KINDS:
-                    document = parse_text(value.decode())
+                    of, document = parsed.get(key, (b"", {}))
+                    if of != value:
+                        document = parse_text(value.decode())
                     if kind == DocumentKind.NODE:
                         index.histories[name] = History(int(document[_AFTER]))
-                        document = document[_DOCUMENT]
+                        document = document[NODE_DOCUMENT]
                     changes.append(Change(DocumentKind(kind), name, document))
         recent: list[RegistryEvent] = []
         histories: dict[str, list[RegistryEvent]] = {}
@@ -582,4 +599,4 @@ def _place(client: EtcdClient, prefix: str) -> str:
 
 
 def _node_text(after: int, document: str) -> str:
-    return f'{{"{_AFTER}":{after},"{_DOCUMENT}":{document}}}'
+    return f'{{"{_AFTER}":{after},"{NODE_DOCUMENT}":{document}}}'
