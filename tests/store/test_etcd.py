@@ -1,5 +1,6 @@
 """The store in a real etcd: the contract, one writer at a time, histories, backups."""
 
+import json
 import os
 import random
 import signal
@@ -85,6 +86,35 @@ def test_a_newer_version_is_refused_untouched(access: Access, client: EtcdClient
     with pytest.raises(UnusableError, match="newer release"):
         EtcdStore(access, prefix)
     assert list(client.read(prefix.encode(), b"\xff")) == before
+
+
+def test_a_writer_writes_what_all_instances_can_read(
+    access: Access, client: EtcdClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instances are upgraded one by one: this is the newer release, of which one runs already."""
+
+    def instance(name: str, **document: int) -> None:
+        client.transact([], [Put(f"{prefix}/members/{name}".encode(), json.dumps(document).encode())])
+
+    def written() -> tuple[int, bytes]:
+        with closing(EtcdStore(access, prefix)) as store:
+            found = client.get(f"{prefix}/version".encode())
+            assert found is not None
+            return store.version, found.value
+
+    instance("a", reads_version=1)
+    instance("b")
+    assert written() == (1, b"1")
+    monkeypatch.setattr(etcd_store, "VERSION", 2)
+    instance("a", reads_version=2)
+    assert written() == (1, b"1")
+    instance("b", reads_version=3)
+    assert written() == (2, b"2")
+    instance("b", reads_version=1)  # which is too old by now, and cannot lead
+    assert written() == (2, b"2")
+    monkeypatch.setattr(etcd_store, "VERSION", 1)
+    with pytest.raises(UnusableError, match="newer release"):
+        EtcdStore(access, prefix)
 
 
 def test_keys_of_another_program_are_refused_untouched(

@@ -21,7 +21,7 @@ from gpu_agent.runtime.address import Address
 from gpu_agent.server.event_log import RegistryEventLog
 from gpu_agent.server.gateway import gateway, instance_links
 from gpu_agent.server.gateway.instance_links import LINK_VERSION
-from gpu_agent.server.gateway.link import Kind, Link
+from gpu_agent.server.gateway.link import Kind, Link, read_document
 from gpu_agent.server.leadership import instance as instance_module
 from gpu_agent.server.leadership import leader_link
 from gpu_agent.server.leadership.follower import Follower
@@ -212,8 +212,14 @@ class Stranger:
 
     def __init__(self) -> None:
         self.received: list[Kind] = []
+        self.versions: list[int] = []
         self.ended: list[str] = []
-        self.link = Link(lambda kind, _number, _payload: self.received.append(kind), self.ended.append)
+        self.link = Link(self._received, self.ended.append)
+
+    def _received(self, kind: Kind, _number: int, payload: memoryview) -> None:
+        self.received.append(kind)
+        if kind is Kind.CHALLENGE:
+            self.versions.append(read_document(payload)["version"])
 
     async def connect(self, leader: Running) -> None:
         at = leader.instance.own.link
@@ -234,6 +240,28 @@ async def test_who_does_not_have_the_instances_secret_is_none(etcd: Cluster, pre
             assert stranger.received == [Kind.CHALLENGE]
         assert [one.name for one in leader.service.members()] == ["a"]
         assert leader.is_linked
+
+
+@pytest.mark.parametrize(
+    ("versions", "spoken"),
+    [
+        ({"version": LINK_VERSION + 1, "oldest_version": LINK_VERSION}, LINK_VERSION),
+        ({"version": LINK_VERSION - 1}, LINK_VERSION - 1),
+        ({"version": LINK_VERSION + 2, "oldest_version": LINK_VERSION + 1}, None),
+        ({"version": LINK_VERSION - 2}, None),
+    ],
+)
+async def test_a_link_has_the_newest_version_that_both_ends_speak(
+    etcd: Cluster, prefix: str, versions: dict[str, int], spoken: int | None
+) -> None:
+    async with running(etcd.access, prefix, "a") as leader:
+        await until(lambda: leader.is_linked, what="its link to itself")
+        stranger = Stranger()
+        await stranger.connect(leader)
+        stranger.link.send_document(Kind.HELLO, 0, {"name": "z", "nonce": "1", **versions})
+        await until(lambda: stranger.received, what="an answer")
+        assert stranger.received == [Kind.PROBLEM if spoken is None else Kind.CHALLENGE]
+        assert stranger.versions == ([] if spoken is None else [spoken])
 
 
 async def test_a_leader_that_does_not_have_the_secret_gets_no_node(

@@ -24,7 +24,8 @@ from gpu_agent.server.gateway.links import SILENT_SECONDS, WATCH_SECONDS, Gatewa
 from gpu_agent.wire.api import MemberRole, MemberView
 
 LINK_VERSION = 1
-"""The newest version of the link protocol that this release speaks; it speaks the one before, too."""
+"""The newest version of the link protocol that this release speaks; it speaks the one before, too. A gateway
+names both, and a link has the newest one that both ends speak: instances are upgraded one by one."""
 _HELLO_SECONDS = 5.0
 _MOST_HELLO_BYTES = 4096
 """The longest frame from a peer that is not authenticated yet."""
@@ -190,15 +191,15 @@ class InstanceLinks:
 
     def _challenge(self, link: Link, hello: Mapping[str, Any]) -> None:
         name, nonce = str(hello["name"]), str(hello["nonce"])
-        if hello["version"] not in {LINK_VERSION, LINK_VERSION - 1}:
+        version = min(LINK_VERSION, int(hello["version"]))
+        if version < max(LINK_VERSION - 1, int(hello.get("oldest_version", hello["version"]))):
             link.send(Kind.PROBLEM, 0, b"this leader does not speak that form of links: upgrade one by one")
             link.close()
             return
         own = secrets.token_hex(_NONCE_BYTES)
         self._challenged[link] = name, own
-        link.send_document(
-            Kind.CHALLENGE, 0, {"nonce": own, "proof": proof(self._lead.secret, "leader", name, nonce)}
-        )
+        shown = proof(self._lead.secret, "leader", name, nonce)
+        link.send_document(Kind.CHALLENGE, 0, {"nonce": own, "proof": shown, "version": version})
 
     def _name(self, link: Link, name: str) -> None:
         """Accept the gateway of an instance."""

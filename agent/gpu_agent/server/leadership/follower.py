@@ -27,6 +27,7 @@ from gpu_agent.store.base import RECENT_EVENTS, Loaded, StoreError, parse_text
 from gpu_agent.store.etcd.client import EtcdClient, EtcdError, KeyValue, RefusedError, Watched
 from gpu_agent.store.etcd.events import EventReader
 from gpu_agent.store.etcd.lease import held_since
+from gpu_agent.store.etcd.store import READS_VERSION, VERSION
 from gpu_agent.wire.api import RegistryEvent
 
 IDLE_SECONDS = 10.0
@@ -295,6 +296,7 @@ def instance_document(instance: Instance) -> dict[str, object]:
         "api": instance.api,
         "pin": instance.pin,
         "auth_on": instance.auth_on,
+        READS_VERSION: VERSION,
     }
 
 

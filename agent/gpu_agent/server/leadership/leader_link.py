@@ -107,8 +107,8 @@ class LeaderLink:
         except OSError as error:
             self.problem = _words(error, at.host)
             return False
-        hello = {"name": self._name, "version": LINK_VERSION, "nonce": self._nonce}
-        self._link.send_document(Kind.HELLO, 0, hello)
+        versions = {"version": LINK_VERSION, "oldest_version": LINK_VERSION - 1}
+        self._link.send_document(Kind.HELLO, 0, {"name": self._name, "nonce": self._nonce, **versions})
         was_linked = False
         while not self._ended.is_set():
             was_linked |= self.is_linked

@@ -70,6 +70,10 @@ from gpu_agent.store.etcd.redo import (
 from gpu_agent.wire.api import RegistryEvent
 
 VERSION = 1
+"""The newest form of documents and events that this release reads and writes; it reads the one before, too.
+The writer writes the newest form that all instances that run can read: they are upgraded one by one."""
+READS_VERSION = "reads_version"
+"""The field of an instance's key in which it names its `VERSION`; the first form where it names none."""
 
 _SECRET_BYTES = 32
 _SEND_SECONDS = 5.0
@@ -126,6 +130,8 @@ class EtcdStore:
         """Of this writer's term: other instances read it, and prove by it that they are some."""
         self.term = 0
         """Of this writer: greater than that of each one before."""
+        self.version = VERSION
+        """Of what this writer writes."""
         self._open: _Attempt | None = None
         """Was sent and has no answer; no other commit is sent before it has one."""
         self._unapplied: list[tuple[bytes, Part]] = []
@@ -238,7 +244,8 @@ class EtcdStore:
         term = self._client.get(self._key("term"))
         self.term = 1 + (0 if term is None else int(term.value))
         # From this commit on what the writer before may still send is refused, whatever it compares.
-        version = Put(self._key("version"), str(VERSION).encode())
+        self.version = self._version_for_all()
+        version = Put(self._key("version"), str(self.version).encode())
         own_term = Put(self._key("term"), str(self.term).encode())
         self.secret = secrets.token_urlsafe(_SECRET_BYTES)
         secret = Put(self._key("secret"), self.secret.encode())
@@ -247,6 +254,13 @@ class EtcdStore:
     def _release(self) -> None:
         if self._own_lease:
             self._lease.release()
+
+    def _version_for_all(self) -> int:
+        """Return the newest version that all instances can read, and never one below the stored one."""
+        stored = self._client.get(self._key("version"))
+        members = self._client.read(*self._range("members"))
+        lowest = min((_reads(one.value) for one in members), default=VERSION)
+        return max(int(stored.value) if stored is not None else 1, min(VERSION, lowest))
 
     def _check_version(self) -> None:
         stored = self._client.get(self._key("version"))
@@ -596,6 +610,14 @@ def store_error(error: EtcdError | StoreError, client: EtcdClient, prefix: str) 
 
 def _place(client: EtcdClient, prefix: str) -> str:
     return f"etcd://{client}/{prefix}"
+
+
+def _reads(instance: bytes) -> int:
+    """Return the newest version that an instance can read, by the value of its key."""
+    try:
+        return int(json.loads(instance)[READS_VERSION])
+    except (ValueError, TypeError, KeyError):
+        return 1
 
 
 def _node_text(after: int, document: str) -> str:
