@@ -214,6 +214,31 @@ async def test_what_gathers_while_one_commit_runs_is_stored_by_the_next_one() ->
     assert [event for event in machine.received if isinstance(event, Stored)] == [Stored(1), Stored(3)]
 
 
+async def test_as_many_documents_are_stored_by_one_commit_as_fit_and_as_many_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a gateway that is lost thousands of nodes are disconnected, each by an event without a document."""
+    monkeypatch.setattr(loop_module, "MOST_DOCUMENTS_IN_A_COMMIT", 2)
+    monkeypatch.setattr(loop_module, "MOST_IN_A_COMMIT", 5)
+    machine, executor, disk = Scripted(), Executor(), Disk()
+    loop = driven(machine, executor, store=disk)
+
+    async def said(*keys: str | None) -> list[int]:
+        for number, key in enumerate(keys, 1):
+            log = LogEvent("node_disconnected", {"node_id": "node-1"})
+            machine.outputs[ConnectionLost(number)] = (
+                Output(effects=(log,)) if key is None else output(number, key=key)
+            )
+            loop.handle(ConnectionLost(number))
+        assert await loop.settled()
+        commits, disk.commits = disk.commits, []
+        return commits
+
+    assert await said("a", "b", "c", "d", "e") == [2, 2, 1]
+    assert await said(None, "a", None, "b", None, None) == [5, 1]
+    assert await said("a", "b", None, "c", None) == [3, 2]
+
+
 async def test_behind_a_commit_of_several_the_next_one_waits_for_more_behind_one_it_does_not() -> None:
     machine, executor, disk = Scripted(), Executor(), Disk()
     loop = driven(machine, executor, store=disk, pause_seconds=1.0)

@@ -42,9 +42,12 @@ ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 """After a failed commit the store is tried again this often."""
 
-MOST_IN_A_COMMIT = 100
-"""More outputs would make the first wait for the last. So many registrations fit into one transaction of
-etcd; a larger commit is written there twice."""
+MOST_IN_A_COMMIT = 1000
+"""More outputs would make the first wait for the last."""
+
+MOST_DOCUMENTS_IN_A_COMMIT = 100
+"""So many, and the events of all outputs, fit into one transaction of etcd; a larger commit is written there
+twice. An output with more has a commit of its own."""
 
 MOST_WAITING = 10_000
 """So many outputs wait for a store that fails; beyond that they are merged into one."""
@@ -258,12 +261,23 @@ class FleetLoop:
         """Commit what waits, as much as fits into one commit, unless one runs or is due later."""
         if self._in_commit or self._later is not None or not self._unstored or self._writer.closed:
             return
-        group = list(itertools.islice(self._unstored, MOST_IN_A_COMMIT))
-        self._in_commit = len(group)
-        whole = len(group) == len(self._unstored)
-        batches = [entry.batch for entry in group if entry.batch is not None]
+        batches = self._next_batches()
+        self._in_commit = len(batches)
+        whole = len(batches) == len(self._unstored)
         self._writer.commit(batches, partial(self._committed, whole))
         self._watch_oldest()
+
+    def _next_batches(self) -> list[Batch]:
+        """Return what waits, as much as fits into one commit, and at least one."""
+        batches: list[Batch] = []
+        documents = 0
+        for entry in itertools.islice(self._unstored, MOST_IN_A_COMMIT):
+            batch = entry.batch or Batch()
+            documents += len(batch.changes)
+            if batches and documents > MOST_DOCUMENTS_IN_A_COMMIT:
+                break
+            batches.append(batch)
+        return batches
 
     def _committed(self, whole: bool, problem: str | None) -> None:  # noqa: FBT001 - bound by `partial`
         """Go on after a commit; `whole` says that it held all that waited when it began."""
