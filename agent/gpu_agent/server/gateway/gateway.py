@@ -73,7 +73,7 @@ MOST_REGISTERING = 64
 REGISTERING_SECONDS = 2.0
 """A peer that has not registered for so long after its handshake keeps no other waiting."""
 
-MOST_WAITING = 512
+MOST_WAITING = 4096
 """Handshakes that wait; with more the next ones are refused at once."""
 
 _A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
