@@ -60,7 +60,7 @@ class PreparedNodes:
         return False
 
     def take(self, now: float) -> Mapping[bytes, ParsedValue]:
-        """Return what was read, for one fleet: from now on another one needs all of it anew."""
+        """Return what was read, for one fleet: another one needs all of it again."""
         taken, self._values = self._values, {}
         self._waiting = dict.fromkeys(taken, now) | self._waiting
         return taken
