@@ -484,7 +484,8 @@ def prepare_node(stored: StoredDocument, thresholds: Thresholds) -> PreparedNode
     unknown: _Unknown = []
     document = _read(_NodeDocument, stored, unknown)
     declared = declaration.derive(document.registration, document.granted_labels, thresholds)
-    return PreparedNode(document, declared, declaration.gpus_of(document.registration.hardware), unknown)
+    bare = document.model_copy(update={"registration": declared.registration})  # its models are text there
+    return PreparedNode(bare, declared, declaration.gpus_of(declared.registration.hardware), unknown)
 
 
 def load_node(

@@ -16,7 +16,7 @@ from gpu_agent.server.leadership import prepared_nodes
 from gpu_agent.server.leadership.prepared_nodes import SETTLED_SECONDS, PreparedNodes
 from gpu_agent.store.base import Batch
 from gpu_agent.store.etcd.store import EtcdStore, ParsedValue
-from tests.registry.harness import Registry, logged
+from tests.registry.harness import Registry, logged, model
 from tests.server.harness import known, until
 from tests.server.leadership.harness import depose_and_wait, leader_among, node_at, three
 from tests.store.etcd_cluster import Cluster
@@ -80,6 +80,16 @@ def test_what_was_read_ahead_makes_the_same_nodes(etcd: Cluster, prefix: str, re
             second.node(name), 700.0
         )
     assert first.node("node-1").desired.cordoned == "new fans"
+
+
+def test_the_models_that_a_node_declares_are_held_once_as_text(registry: Registry) -> None:
+    """A node may declare 4,096 of them, and a standby prepares all nodes."""
+    models = tuple(model(f"m{number}") for number in range(3))
+    document = persistence.serialize_node(registry.ready(3, installed_models=models), registry.now)
+    stored = StoredDocument(DocumentKind.NODE, "node-3", document, 0.0)
+    prepared = persistence.prepare_node(stored, Thresholds())
+    assert prepared.document.registration.installed_models == ()
+    assert len(prepared.declared.models.models()) == 3
 
 
 def test_a_value_that_has_changed_since_is_read_again(etcd: Cluster, prefix: str, registry: Registry) -> None:
