@@ -42,6 +42,14 @@ def save(store: EtcdStore, registry: Registry, **words: object) -> None:
     store.save([Batch(changes)])
 
 
+@pytest.fixture
+def rows(etcd: Cluster, prefix: str, registry: Registry) -> dict[bytes, bytes]:
+    """What etcd holds of two nodes."""
+    with closing(EtcdStore(etcd.access, prefix)) as store:
+        save(store, registry)
+        return store._rows()
+
+
 def prepared(rows: Mapping[bytes, bytes], prefix: str) -> Mapping[bytes, ParsedValue]:
     nodes = PreparedNodes(prefix, Thresholds())
     nodes.replace(rows, SINCE)
@@ -116,21 +124,13 @@ def test_a_word_that_is_not_known_is_logged_when_it_is_loaded(
     "damage", [b"{", b"[]", b"{}", b'{"document":[]}', b'{"document":{"written_at":1,"document":{}}}']
 )
 def test_a_damaged_document_is_left_to_the_leader(
-    etcd: Cluster, prefix: str, registry: Registry, damage: bytes
+    rows: dict[bytes, bytes], prefix: str, damage: bytes
 ) -> None:
-    with closing(EtcdStore(etcd.access, prefix)) as store:
-        save(store, registry)
-        rows = store._rows()
     rows[f"{prefix}/doc/node/node-1".encode()] = damage
     assert names(prepared(rows, prefix)) == ["node-2"]
 
 
-def test_only_nodes_that_have_not_changed_for_a_while_are_read(
-    etcd: Cluster, prefix: str, registry: Registry
-) -> None:
-    with closing(EtcdStore(etcd.access, prefix)) as store:
-        save(store, registry)
-        rows = store._rows()
+def test_only_nodes_that_have_not_changed_for_a_while_are_read(rows: dict[bytes, bytes], prefix: str) -> None:
     one, two = (f"{prefix}/doc/node/node-{number}".encode() for number in (1, 2))
     nodes = PreparedNodes(prefix, Thresholds())
     nodes.replace(rows, SINCE)
@@ -150,11 +150,8 @@ def test_only_nodes_that_have_not_changed_for_a_while_are_read(
 
 
 def test_what_was_read_stays_where_everything_is_read_again(
-    etcd: Cluster, prefix: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    rows: dict[bytes, bytes], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(EtcdStore(etcd.access, prefix)) as store:
-        save(store, registry)
-        rows = store._rows()
     nodes = PreparedNodes(prefix, Thresholds())
     nodes.replace(rows, SINCE)
     read_all(nodes, rows)
@@ -165,11 +162,8 @@ def test_what_was_read_stays_where_everything_is_read_again(
 
 
 def test_documents_are_read_in_slices(
-    etcd: Cluster, prefix: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    rows: dict[bytes, bytes], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(EtcdStore(etcd.access, prefix)) as store:
-        save(store, registry)
-        rows = store._rows()
     monkeypatch.setattr(prepared_nodes, "SLICE_SECONDS", 0.0)
     nodes = PreparedNodes(prefix, Thresholds())
     nodes.replace(rows, SINCE)

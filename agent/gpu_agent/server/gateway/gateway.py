@@ -74,7 +74,8 @@ REGISTERING_SECONDS = 2.0
 """A peer that has not registered for so long after its handshake keeps no other waiting."""
 
 MOST_WAITING = 4096
-"""Handshakes that wait; with more the next ones are refused at once."""
+"""Handshakes that wait; with more the next ones are refused at once. Half of a fleet of 8,000 may come from a
+gateway that is lost: one that waits costs little, one that is refused comes again."""
 
 _A_STATUS = f'"type":"{NodeStatusMessage.model_fields["type"].default}"'
 _LOG = Logger("server.gateway")
