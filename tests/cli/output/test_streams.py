@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,6 +41,34 @@ def test_a_stream_whose_reader_left_takes_everything_and_keeps_the_fault() -> No
     assert isinstance(descriptor.fault, BrokenPipeError)
     assert descriptor.write(b"two") == 3
     descriptor.close()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_unbuffered_stream_writes_all_though_its_pipe_is_full_and_signals_come(*, blocking: bool) -> None:
+    """With `PYTHONUNBUFFERED`, as containers set it, what a signal left of a write was lost."""
+    program = (
+        "import os, signal, sys\n"
+        "from gpu_agent.cli.output.streams import prepare_streams\n"
+        f"os.set_blocking(2, {blocking})\n"
+        "prepare_streams()\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "for number in range(40):\n"
+        "    sys.stderr.write(''.join(f'{number} {line}\\n' for line in range(2000)))\n"
+        "    sys.stderr.flush()\n"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, env=environment
+    ) as running:
+        assert running.stderr is not None
+        read = b""
+        while some := os.read(running.stderr.fileno(), 4000):
+            read += some
+            time.sleep(0.002)  # a reader that is slower than the program, which finds the pipe full
+    assert read.decode().split("\n")[:-1] == [
+        f"{number} {line}" for number in range(40) for line in range(2000)
+    ]
 
 
 def test_an_arrow_is_an_arrow_in_every_locale() -> None:

@@ -20,18 +20,27 @@ _PLAINER = {"→": "->", "…": "..."}
 
 
 class _Descriptor(io.FileIO):
-    """A descriptor that takes everything, and keeps its first fault instead of raising it."""
+    """A descriptor that takes everything, and keeps its first fault instead of raising it.
+
+    An unbuffered stream (`PYTHONUNBUFFERED`) would lose what is left of a write that a signal ends early, or
+    that finds a full pipe which another process made non-blocking.
+    """
 
     fault: OSError | None = None
 
     def write(self, data: object, /) -> int:
-        """Write, or after a fault discard."""
-        view = memoryview(cast("bytes", data))
-        if self.fault is None:
+        """Write all, or after a fault discard."""
+        view = memoryview(cast("bytes", data)).cast("B")
+        left = view
+        while left and self.fault is None:
             try:
-                return super().write(view)
+                written = super().write(left)
+                if written is None:  # it does not block, and is full
+                    select.select((), (self,), ())
             except OSError as fault:
                 self.fault = fault
+            else:
+                left = left[written or 0 :]
         return view.nbytes
 
 
