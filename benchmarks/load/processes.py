@@ -66,10 +66,9 @@ class RegistryProcess:
         command += ["--node-listen", f"127.0.0.1:{self._node_port}"]
         command += ["--operator-listen", f"127.0.0.1:{self._operator_port}"]
         command += ["--state-dir", str(self._state_dir)]
-        every = {"GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": self._measured_every}
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **every}
-        )
+        environment = {**os.environ, "GPU_REGISTRY_PERFORMANCE_INTERVAL_SECONDS": self._measured_every}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert self._process.stderr is not None  # noqa: S101 - it was asked for
         threading.Thread(target=self.log.read, args=(self._process.stderr,), daemon=True).start()
         with ExitStack() as on_error:

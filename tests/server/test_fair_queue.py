@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from gpu_agent.server.fair_queue import SLICE_SECONDS, FairQueue, collect_in_slices
+from gpu_agent.server.fair_queue import HELD_SECONDS, SLICE_SECONDS, FairQueue, Work, collect_in_slices
 from tests.server.harness import until
 from tests.waiting import patience
 
@@ -21,16 +21,16 @@ def busy(seconds: float) -> None:
 async def test_while_a_turn_has_time_work_runs_at_once() -> None:
     done: list[int] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    queue.run(lambda: done.append(1), urgent=False)
+    queue.run(lambda: done.append(1), Work.NEW)
     assert done == [1]
 
 
 async def test_when_a_turn_is_used_up_the_rest_waits_for_the_next_in_order() -> None:
     done: list[int] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    queue.run(lambda: busy(SLICE_SECONDS * 1.5), urgent=False)
+    queue.run(lambda: busy(SLICE_SECONDS * 1.5), Work.NEW)
     for number in range(3):
-        queue.run(partial(done.append, number), urgent=False)
+        queue.run(partial(done.append, number), Work.NEW)
     assert (done, queue.waiting) == ([], 3)
     await until(lambda: queue.waiting == 0, what="all done")
     assert done == [0, 1, 2]
@@ -38,36 +38,81 @@ async def test_when_a_turn_is_used_up_the_rest_waits_for_the_next_in_order() -> 
 
 async def test_new_work_waits_behind_work_that_waits_already() -> None:
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    queue.wait(lambda: None, urgent=False)
-    assert not queue.has_time(urgent=False)
+    queue.wait(lambda: None, Work.NEW)
+    assert not queue.has_time(Work.NEW)
 
 
-async def test_urgent_work_runs_first_whenever_it_came() -> None:
+async def test_what_was_begun_is_completed_first() -> None:
     done: list[str] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    for number in range(3):
-        queue.wait(partial(done.append, f"other {number}"), urgent=False)
-        queue.wait(partial(done.append, f"urgent {number}"), urgent=True)
-    assert not queue.has_time(urgent=True)
+    for number in range(2):
+        for kind in reversed(Work):
+            queue.wait(partial(done.append, f"{kind.name} {number}"), kind)
+    assert not any(map(queue.has_time, Work))
     await until(lambda: queue.waiting == 0, what="all done")
-    assert done == ["urgent 0", "urgent 1", "urgent 2", "other 0", "other 1", "other 2"]
-    queue.wait(lambda: None, urgent=False)
-    assert queue.has_time(urgent=True)
+    assert done == ["SERVED 0", "SERVED 1", "STORED 0", "STORED 1", "NEW 0", "NEW 1"]
+    queue.wait(lambda: None, Work.NEW)
+    assert queue.has_time(Work.SERVED)
+    assert queue.has_time(Work.STORED)
 
 
-async def test_urgent_work_does_not_delay_overdue_work_for_ever() -> None:
+async def test_while_the_store_is_behind_only_peers_that_are_served_get_a_turn() -> None:
+    behind, done = True, list[str]()
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.store_is_behind = lambda: behind
+    assert not queue.has_time(Work.STORED)
+    queue.run(partial(done.append, "stored"), Work.STORED)
+    queue.run(partial(done.append, "new"), Work.NEW)
+    queue.wait(partial(done.append, "served"), Work.SERVED)
+    await until(lambda: done, what="the served one")
+    await asyncio.sleep(5 * HELD_SECONDS)
+    assert (done, queue.waiting) == (["served"], 2)
+    behind = False
+    await until(lambda: queue.waiting == 0, what="all done")
+    assert done == ["served", "stored", "new"]
+
+
+async def test_a_queue_that_holds_work_does_not_keep_the_loop_busy() -> None:
+    turns, behind = 0, True
+
+    def is_behind() -> bool:
+        nonlocal turns
+        turns += 1
+        return behind
+
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
+    queue.store_is_behind = is_behind
+    queue.wait(lambda: None, Work.STORED)
+    began = time.monotonic()
+    await asyncio.sleep(20 * HELD_SECONDS)
+    elapsed = time.monotonic() - began
+    behind = False
+    assert 1 < turns <= 3 * (elapsed / HELD_SECONDS + 2)
+
+
+async def test_new_work_that_waited_in_vain_while_the_store_is_behind_is_done() -> None:
+    done: list[str] = []
+    queue = FairQueue(monotonic=time.monotonic, patience_seconds=0.05)
+    queue.store_is_behind = lambda: True
+    queue.wait(partial(done.append, "stored"), Work.STORED)
+    queue.wait(partial(done.append, "new"), Work.NEW)
+    await until(lambda: done, what="the refusal")
+    assert done == ["new"]
+
+
+async def test_peers_that_are_served_do_not_delay_overdue_work_for_ever() -> None:
     ran: list[str] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=0.1)
 
     def never_done() -> None:
         busy(0.001)
         if len(ran) < 2:
-            queue.wait(never_done, urgent=True)
+            queue.wait(never_done, Work.SERVED)
 
     began = time.monotonic()
-    queue.wait(never_done, urgent=True)
-    queue.wait(partial(ran.append, "in vain"), urgent=False)
-    queue.wait(partial(ran.append, "in vain too"), urgent=False)
+    queue.wait(never_done, Work.SERVED)
+    queue.wait(partial(ran.append, "in vain"), Work.NEW)
+    queue.wait(partial(ran.append, "in vain too"), Work.NEW)
     await until(lambda: len(ran) == 2, what="both")
     assert 0.1 <= time.monotonic() - began < patience(1)
 
@@ -75,7 +120,7 @@ async def test_urgent_work_does_not_delay_overdue_work_for_ever() -> None:
 async def test_other_tasks_run_between_the_slices_of_much_work() -> None:
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
     for _ in range(100):
-        queue.run(lambda: busy(0.001), urgent=False)
+        queue.run(lambda: busy(0.001), Work.NEW)
     longest, last = 0.0, (began := time.monotonic())
     while queue.waiting:
         await asyncio.sleep(0)
@@ -92,23 +137,23 @@ async def test_work_that_raises_does_not_stop_the_work_behind_it() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     done: list[int] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    queue.wait(broken, urgent=False)
-    queue.wait(lambda: done.append(1), urgent=False)
+    queue.wait(broken, Work.NEW)
+    queue.wait(lambda: done.append(1), Work.NEW)
     await until(lambda: done == [1], what="the work behind it")
     assert len(problems) == 1
 
 
 async def test_a_turn_without_work_schedules_no_next_one() -> None:
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
-    assert queue.has_time(urgent=False)
+    assert queue.has_time(Work.NEW)
     await asyncio.sleep(0.01)
-    assert queue.has_time(urgent=False)
+    assert queue.has_time(Work.NEW)
     assert queue.waiting == 0
 
 
 def test_a_queue_needs_a_running_loop() -> None:
     with pytest.raises(RuntimeError):
-        FairQueue(monotonic=time.monotonic, patience_seconds=60.0).has_time(urgent=False)
+        FairQueue(monotonic=time.monotonic, patience_seconds=60.0).has_time(Work.NEW)
 
 
 def slowly(count: int) -> Iterator[int]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
+from gpu_agent.server.fair_queue import Work
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.node_connection import round_trip_seconds, write_pieces
 from gpu_agent.server.service import RegistryService
@@ -195,9 +196,9 @@ async def test_a_peer_that_resets_before_our_close_frame_does_no_harm(
             if connection._waiting:
                 peer.close()
             else:
-                queue.wait(hang_up_once_read, urgent=True)
+                queue.wait(hang_up_once_read, Work.SERVED)
 
-        queue.wait(hang_up_once_read, urgent=True)
+        queue.wait(hang_up_once_read, Work.SERVED)
         await loop.sock_sendall(peer, b"\x81\x02{}")
         await until(lambda: service.size.connections == 0, what="the connection closed")
     assert problems == []

@@ -12,11 +12,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gpu_agent.runtime.address import Address
+from gpu_agent.server import loop as loop_module
+from gpu_agent.server.fair_queue import Work
 from gpu_agent.server.limits import Limits
 from gpu_agent.server.message_handler import MessageHandler
 from gpu_agent.server.node_connection import NodeConnections
 from gpu_agent.server.node_listener import ACCEPTED_AT_ONCE, RETRY_AFTER_SECONDS, NodeListener
-from tests.server.harness import LOOPBACK, admit_all, node, running, until, url
+from tests.server.disks import StuckStore
+from tests.server.harness import LOOPBACK, admit_all, node, registration, running, until, url
 from tests.waiting import patience
 
 LEAST_AT_ONCE = 16
@@ -150,9 +153,9 @@ async def test_a_handshake_that_waited_too_long_is_503_with_a_retry_time() -> No
 
         def work() -> None:
             if asyncio.get_running_loop().time() < busy:
-                queue.wait(work, urgent=True)
+                queue.wait(work, Work.SERVED)
 
-        queue.wait(work, urgent=True)
+        queue.wait(work, Work.SERVED)
         response = (await refused(url(service))).response
         assert response.status_code == http.HTTPStatus.SERVICE_UNAVAILABLE
         assert 2 <= int(response.headers["Retry-After"]) <= 30
@@ -170,9 +173,9 @@ async def test_bytes_that_wait_in_the_fair_queue_are_not_late() -> None:
 
         def work() -> None:
             if asyncio.get_running_loop().time() < busy:
-                queue.wait(work, urgent=True)
+                queue.wait(work, Work.SERVED)
 
-        queue.wait(work, urgent=True)
+        queue.wait(work, Work.SERVED)
         async with node(service) as patient:
             assert (await patient.register())["type"] == "node_register_ack"
 
@@ -184,14 +187,32 @@ async def test_bytes_that_wait_in_the_fair_queue_count_as_held() -> None:
 
         def work() -> None:
             if connections.memory.total_bytes < 1_000:
-                connections.fair_queue.wait(work, urgent=True)
+                connections.fair_queue.wait(work, Work.SERVED)
             else:
                 recorded.append(connections.memory.total_bytes)
 
-        connections.fair_queue.wait(work, urgent=True)
+        connections.fair_queue.wait(work, Work.SERVED)
         known.socket.transport.write((b"\x81\x82" + b"\0" * 4 + b"{}") * 3000)
         await until(lambda: recorded, what="the waiting bytes recorded")
         await until(lambda: connections.memory.total_bytes == 0, what="nothing held")
+
+
+async def test_a_registration_waits_while_the_store_is_behind_and_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_module, "BEHIND_SECONDS", 0.05)
+    monkeypatch.setattr(loop_module, "ANSWER_SECONDS", patience(5))
+    store = StuckStore()
+    async with running(store=store) as service, node(service) as first, node(service) as second:
+        store.answering.clear()
+        await first.send(registration())
+        await until(service._loop.is_store_behind, what="an output that waits")
+        await second.send(registration())
+        await until(lambda: service._connections.fair_queue.waiting == 1, what="the second one held")
+        assert len(list(service.nodes())) == 1
+        store.answering.set()
+        assert (await first.receive())["type"] == "node_register_ack"
+        assert (await second.receive())["type"] == "node_register_ack"
 
 
 async def test_of_too_many_handshakes_the_oldest_is_closed_and_new_ones_succeed() -> None:

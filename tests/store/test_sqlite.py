@@ -16,7 +16,7 @@ import pytest
 from gpu_agent.registry.actions import Change, DocumentKind
 from gpu_agent.store import sqlite as sqlite_file
 from gpu_agent.store import sqlite as sqlite_schema
-from gpu_agent.store.base import Batch, Loaded, Store, StoreError, UnusableError
+from gpu_agent.store.base import EVENTS_PER_NODE, Batch, Loaded, Store, StoreError, UnusableError
 from gpu_agent.store.sqlite import SqliteStore, damaged_database, database_error
 from gpu_agent.wire.api import RegistryEvent
 from tests.programs import eventually
@@ -294,6 +294,22 @@ def test_the_log_beside_the_file_is_taken_up_after_a_kill(tmp_path: Path) -> Non
 PAGE = 4096
 
 
+def test_the_histories_of_many_nodes_are_shortened_together(tmp_path: Path) -> None:
+    nodes, length = [f"node-{n}" for n in range(70)], EVENTS_PER_NODE + 3
+    ids = iter(range(1, len(nodes) * length + 1))
+    events = [RegistryEvent(0.0, "said", node, {}, next(ids)) for node in nodes for _ in range(length)]
+    path = tmp_path / "registry.db"
+    with closing(SqliteStore(path)) as store:
+        store.save([Batch([Change(DocumentKind.NODE, node, {}) for node in nodes], events)])
+    with closing(sqlite3.connect(path)) as database:
+        kept = database.execute("SELECT history, count(*), min(id) FROM events GROUP BY history").fetchall()
+    newest = {node: (number + 1) * length for number, node in enumerate(nodes)}
+    in_histories = {
+        node: (node, EVENTS_PER_NODE, last - EVENTS_PER_NODE + 1) for node, last in newest.items()
+    }
+    assert {row[0]: row for row in kept if row[0] is not None} == in_histories
+
+
 def filled(path: Path) -> bytes:
     with closing(SqliteStore(path)) as store:
         store.save([Batch([Change(DocumentKind.NODE, f"node-{n}", {"x": "y" * 500}) for n in range(50)])])
@@ -301,8 +317,8 @@ def filled(path: Path) -> bytes:
 
 
 def refused(path: Path) -> UnusableError:
-    with pytest.raises(UnusableError) as caught:
-        sqlite_file.open_database(path)
+    with pytest.raises(UnusableError) as caught, closing(SqliteStore(path)) as store:
+        store.load()
     assert str(path) in str(caught.value)
     return caught.value
 
@@ -323,6 +339,21 @@ def test_a_database_with_a_damaged_page_is_refused_untouched(tmp_path: Path) -> 
     assert "damaged" in str(error)
     assert "\n" not in str(error)
     assert path.read_bytes() == damaged
+
+
+def test_a_damaged_database_of_an_older_version_is_neither_copied_nor_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "registry.db"
+    damaged = bytearray(filled(path))
+    damaged[PAGE : PAGE + 200] = b"\xff" * 200
+    path.write_bytes(damaged)
+    monkeypatch.setattr(sqlite_file, "VERSION", 2)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", {1: ()})
+    with pytest.raises(UnusableError, match="damaged"):
+        sqlite_file.open_database(path)
+    assert path.read_bytes() == damaged
+    assert not path.with_name("registry.db.v1").exists()
 
 
 def test_a_database_that_ends_too_early_is_refused_untouched(tmp_path: Path) -> None:

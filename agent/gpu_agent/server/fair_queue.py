@@ -9,6 +9,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from typing import TypeVar
 
 SLICE_SECONDS = 0.005
@@ -17,61 +18,91 @@ SLICE_SECONDS = 0.005
 OVERDUE_SHARE = 0.3
 """The share of a slice for work that has waited longer than the queue's patience."""
 
+HELD_SECONDS = 0.005
+"""How often a queue that holds work looks whether the store is still behind."""
+
 _STEPS_BETWEEN_LOOKS = 16
 
 T = TypeVar("T")
 
 
+class Work(IntEnum):
+    """What may wait, in the order in which it is done."""
+
+    SERVED = 0
+    """It concerns a peer that is served already, or is gone."""
+    STORED = 1
+    """It completes what was begun, and its answer waits for the store: a registration."""
+    NEW = 2
+    """It comes from a peer that has shown nothing yet."""
+
+
 class FairQueue:
     """Runs work that may wait, in turns of one event loop.
 
-    Urgent work comes first, such as everything that completes what was begun: a connection that was
-    accepted is served before another one is. Other work has its patience: beyond it, it gets a share of its
-    own, so that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order in
-    which it came, and at once while the turn has time left.
+    What was begun is completed first: a connection that was accepted is served before another one is. While
+    the store is behind, work whose answer waits for it is held, and so is what is new, since it would lead to
+    more: else the answers of all would come too late. New work has its patience: beyond it, it gets a share
+    of its own, so that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order
+    in which it came, and at once while the turn has time left.
     """
 
     def __init__(self, *, monotonic: Callable[[], float], patience_seconds: float) -> None:
         self._now = monotonic
         self._patience_seconds = patience_seconds
-        self._urgent: deque[Callable[[], None]] = deque()
-        self._other: deque[tuple[float, Callable[[], None]]] = deque()
+        self.store_is_behind: Callable[[], bool] = lambda: False
+        """Says whether what the store is given now would wait too long."""
+        self._served: deque[Callable[[], None]] = deque()
+        self._stored: deque[Callable[[], None]] = deque()
+        self._new: deque[tuple[float, Callable[[], None]]] = deque()
         self._turn_began = False
         self._turn_ends = 0.0
 
     @property
     def waiting(self) -> int:
         """How many pieces of work wait."""
-        return len(self._urgent) + len(self._other)
+        return len(self._served) + len(self._stored) + len(self._new)
 
-    def has_time(self, *, urgent: bool) -> bool:
-        """Whether this turn has time left, and nothing waits that comes first."""
-        if self._urgent or (self._other and not urgent):
+    def has_time(self, kind: Work) -> bool:
+        """Whether this turn has time left for such work, and nothing waits that comes first."""
+        if (
+            self._served
+            or (self._stored and kind >= Work.STORED)
+            or (self._new and kind is Work.NEW)
+            or (kind is Work.STORED and self.store_is_behind())
+        ):
             return False
         if not self._turn_began:
             self._begin_turn()
             return True
         return self._now() < self._turn_ends
 
-    def wait(self, work: Callable[[], None], *, urgent: bool) -> None:
+    def wait(self, work: Callable[[], None], kind: Work) -> None:
         """Run this in a later turn."""
-        if urgent:
-            self._urgent.append(work)
-        else:
-            self._other.append((self._now(), work))
+        match kind:
+            case Work.SERVED:
+                self._served.append(work)
+            case Work.STORED:
+                self._stored.append(work)
+            case Work.NEW:
+                self._new.append((self._now(), work))
         if not self._turn_began:
             self._begin_turn()
 
-    def run(self, work: Callable[[], None], *, urgent: bool) -> None:
+    def run(self, work: Callable[[], None], kind: Work) -> None:
         """Run this now if there is time, else in a later turn."""
-        if self.has_time(urgent=urgent):
+        if self.has_time(kind):
             work()
         else:
-            self.wait(work, urgent=urgent)
+            self.wait(work, kind)
 
     def _begin_turn(self) -> None:
         self._turn_began, self._turn_ends = True, self._now() + SLICE_SECONDS
-        asyncio.get_running_loop().call_soon(self._next_turn)
+        loop = asyncio.get_running_loop()
+        if self._stored and not self._served and self.store_is_behind():
+            loop.call_later(HELD_SECONDS, self._next_turn)
+        else:
+            loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         """Begin the next turn with what waits."""
@@ -80,16 +111,18 @@ class FairQueue:
             return
         self._begin_turn()
         overdue_ends = self._turn_ends - SLICE_SECONDS * (1 - OVERDUE_SHARE)
-        while self._other and (now := self._now()) < overdue_ends:
-            since, work = self._other[0]
+        while self._new and (now := self._now()) < overdue_ends:
+            since, work = self._new[0]
             if now - since <= self._patience_seconds:
                 break
-            self._other.popleft()
+            self._new.popleft()
             work()
-        while self._urgent and self._now() < self._turn_ends:
-            self._urgent.popleft()()
-        while self._other and self._now() < self._turn_ends:
-            self._other.popleft()[1]()
+        while self._served and self._now() < self._turn_ends:
+            self._served.popleft()()
+        while self._stored and self._now() < self._turn_ends and not self.store_is_behind():
+            self._stored.popleft()()
+        while self._new and not self._stored and self._now() < self._turn_ends:
+            self._new.popleft()[1]()
 
 
 async def collect_in_slices(steps: Iterator[T]) -> list[T]:

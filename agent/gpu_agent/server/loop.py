@@ -39,6 +39,10 @@ CATCH_UP_SECONDS = 0.05
 ANSWER_SECONDS = 2.0
 """An answer waits no longer than this for the store (§4); a commit without an outcome by then has failed."""
 
+BEHIND_SECONDS = 0.5
+"""Once an output has waited so long, no registration is taken in until the store has caught up: what it
+holds by then is stored within the rest of `ANSWER_SECONDS`."""
+
 RETRY_SECONDS = 1.0
 """After a failed commit the store is tried again this often."""
 
@@ -151,6 +155,14 @@ class FleetLoop:
     def unstored(self) -> int:
         """How many outputs wait for the store."""
         return len(self._unstored)
+
+    def is_store_behind(self) -> bool:
+        """Say whether what came next would wait too long for the store; False while it fails."""
+        return (
+            bool(self._unstored)
+            and self.store_problem is None
+            and self._now() - self._unstored[0].put_at > BEHIND_SECONDS
+        )
 
     def start(self) -> None:
         """Begin to keep the fleet's deadlines."""

@@ -21,7 +21,7 @@ from functools import partial
 from gpu_agent.registry.tokens import Credential
 from gpu_agent.runtime.address import Address
 from gpu_agent.server.event_loop import reads_overlap
-from gpu_agent.server.fair_queue import FairQueue
+from gpu_agent.server.fair_queue import FairQueue, Work
 from gpu_agent.server.limits import Limits, MemoryBudget, PendingConnections, RetrySchedule, TokenBucket
 from gpu_agent.server.log_limit import LogLimit, origin_of
 from gpu_agent.server.websocket import (
@@ -254,14 +254,14 @@ class NodeConnection(asyncio.BufferedProtocol):
                 self._on_frame(self, unmask(buffer[FRAME_HEAD_BYTES:nbytes], mask))
                 return
         data = bytes(buffer[:nbytes])
-        urgent = not self._socket.connecting
-        if self._connections.fair_queue.has_time(urgent=urgent):
+        kind = self._kind_of_work()
+        if self._connections.fair_queue.has_time(kind):
             self._receive(data)
         else:
             self._waiting, self._waits_since = data, self._connections.monotonic()
             self._transport.pause_reading()
             self._record_held()
-            self._connections.fair_queue.wait(self._resume, urgent=urgent)
+            self._connections.fair_queue.wait(self._resume, kind)
 
     def eof_received(self) -> None:
         """The peer sends no more; asyncio closes the socket."""
@@ -280,7 +280,12 @@ class NodeConnection(asyncio.BufferedProtocol):
         self._between_frames, self._waiting, self._unanswered = False, b"", None
         self._socket.release()
         self._connections.lost(self)
-        self._connections.fair_queue.run(partial(self._on_lost, self), urgent=True)
+        self._connections.fair_queue.run(partial(self._on_lost, self), Work.SERVED)
+
+    def _kind_of_work(self) -> Work:
+        if self._socket.connecting:
+            return Work.NEW
+        return Work.STORED if self.node_id is None else Work.SERVED
 
     def _resume(self) -> None:
         """Handle what has waited in the fair queue."""

@@ -197,8 +197,7 @@ class RegistryService:
         self.tokens = TokenService(self._fleet, self._send, refs=self._refs, clock=self._clock)
         """Creates, lists, revokes and authenticates tokens."""
         self._connections = NodeConnections(settings.limits, monotonic=self._clock.monotonic)
-        at_gateways = GatewayConnections(settings.limits, term=0 if lead is None else lead.term)
-        self._at_gateways = at_gateways
+        at_gateways = self._at_gateways = GatewayConnections(settings.limits, term=lead.term if lead else 0)
         self._events = EventCounters()
         self._effects = EffectsExecutor(
             self.event_log,
@@ -215,6 +214,7 @@ class RegistryService:
             scan_interval_seconds=settings.thresholds.scan_interval_seconds,
             lagged=self._meter.lagged,
         )
+        self._connections.fair_queue.store_is_behind = self._loop.is_store_behind
         self._messages = MessageHandler(
             self._loop.handle,
             send=self._effects.send,

@@ -21,7 +21,7 @@ from gpu_agent.runtime.tls.certificate import Certificate, pin_of, read_certific
 from gpu_agent.runtime.tls.contexts import OwnCertificate, TlsFileError, check_own, server_context
 from gpu_agent.runtime.tls.errors import openssl_reason
 from gpu_agent.server.event_loop import reads_overlap
-from gpu_agent.server.fair_queue import FairQueue
+from gpu_agent.server.fair_queue import FairQueue, Work
 
 CHECK_SECONDS = 30.0
 """How often the files are checked for changes."""
@@ -283,11 +283,11 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         """Take what was read; a handshake may have to wait in the fair queue."""
         self._incoming.write(self._buffer[:nbytes])
         fair_queue = self._port.fair_queue
-        if self._handshake_done or fair_queue is None or fair_queue.has_time(urgent=False):
+        if self._handshake_done or fair_queue is None or fair_queue.has_time(Work.NEW):
             self._advance()
         else:
             self._raw.pause_reading()
-            fair_queue.wait(self._take_turn, urgent=False)
+            fair_queue.wait(self._take_turn, Work.NEW)
 
     def eof_received(self) -> bool | None:
         """The peer sends no more; what it sent before is still handed on."""

@@ -45,8 +45,9 @@ _CLOSE_HISTORY = "UPDATE events SET history = NULL WHERE history = ?"
 _ADD = """INSERT INTO events (id, at, event, node_id, fields, history) VALUES {rows}
     ON CONFLICT (id) DO UPDATE SET history = excluded.history"""
 _EVENT = "(?, ?, ?, ?, ?, (SELECT key FROM documents WHERE kind = 'node' AND key = ?))"
-_SHORTEN_HISTORY = """UPDATE events SET history = NULL WHERE history = :node AND id <=
-    (SELECT id FROM events WHERE history = :node ORDER BY id DESC LIMIT 1 OFFSET :length)"""
+_SHORTEN_HISTORIES = """WITH nodes (node) AS (VALUES {rows}) UPDATE events SET history = NULL WHERE id IN
+    (SELECT id FROM nodes CROSS JOIN events WHERE history = node AND id <=
+        (SELECT id FROM events WHERE history = node ORDER BY id DESC LIMIT 1 OFFSET {length}))"""
 _DELETE_OLD = "DELETE FROM events WHERE history IS NULL AND id <= ?"
 _DOCUMENTS = "SELECT kind, key, document FROM documents"
 _EVENTS = "SELECT at, event, node_id, fields, id, history FROM events ORDER BY id"
@@ -72,9 +73,14 @@ class SqliteStore:
         """From this event id on, histories are shortened and old events deleted."""
 
     def load(self) -> Loaded:
-        """Return all that is stored; documents of kinds that this release does not know stay in the file."""
+        """Return all that is stored; documents of kinds that this release does not know stay in the file.
+
+        Only now the database is checked, which takes a second a hundred megabytes: nodes wait in the queue of
+        the port meanwhile, and find no closed one.
+        """
         database = self._open
         try:
+            check_integrity(database, self.path)
             changes = [
                 Change(DocumentKind(kind), key, parse_text(document))
                 for kind, key, document in database.execute(_DOCUMENTS)
@@ -143,8 +149,8 @@ class SqliteStore:
         return newest
 
     def _trim(self, database: sqlite3.Connection, newest: int) -> None:
-        for node_id in self._lengthened:
-            database.execute(_SHORTEN_HISTORY, {"node": node_id, "length": EVENTS_PER_NODE})
+        shorten = _SHORTEN_HISTORIES.replace("{length}", str(EVENTS_PER_NODE))
+        _execute_rows(database, shorten, row="(?)", rows=[(node_id,) for node_id in self._lengthened])
         database.execute(_DELETE_OLD, (newest - RECENT_EVENTS,))
 
     def _refuse_when_gone(self) -> None:
@@ -193,15 +199,19 @@ class _Gathered:
         self._documents, self._events, self._nodes = {}, [], set()
         deleted = [key for key, text in documents.items() if text is None]
         saved = [(*key, text) for key, text in documents.items() if text is not None]
-        self._execute(_DELETE, "(?, ?)", deleted)
-        self._execute(_SAVE, "(?, ?, ?)", saved)
-        self._execute(_ADD, _EVENT, events)
+        _execute_rows(self._database, _DELETE, row="(?, ?)", rows=deleted)
+        _execute_rows(self._database, _SAVE, row="(?, ?, ?)", rows=saved)
+        _execute_rows(self._database, _ADD, row=_EVENT, rows=events)
 
-    def _execute(self, statement: str, row: str, rows: Sequence[tuple[object, ...]]) -> None:
-        for begin in range(0, len(rows), _MOST_ROWS):
-            some = rows[begin : begin + _MOST_ROWS]
-            written = statement.format(rows=", ".join([row] * len(some)))
-            self._database.execute(written, [*chain.from_iterable(some)])
+
+def _execute_rows(
+    database: sqlite3.Connection, statement: str, *, row: str, rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Execute a statement for all rows, many at a time."""
+    for begin in range(0, len(rows), _MOST_ROWS):
+        some = rows[begin : begin + _MOST_ROWS]
+        written = statement.format(rows=", ".join([row] * len(some)))
+        database.execute(written, [*chain.from_iterable(some)])
 
 
 def _read_events(rows: Iterable[_Row]) -> Iterator[tuple[RegistryEvent, str | None]]:
@@ -256,8 +266,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     with ExitStack() as on_error:
         on_error.callback(database.close)
         try:
-            check_integrity(database, path)
-            _copy_before_upgrade(database, path)
+            _check_and_copy_before_upgrade(database, path)
             prepare_schema(database, str(path))
             for setting in _SETTINGS:
                 database.execute(setting)
@@ -337,10 +346,11 @@ def _copy(path: Path, part: Path) -> None:
         copied.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
 
 
-def _copy_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
-    """Copy a database of an older version before it is changed, for a way back."""
+def _check_and_copy_before_upgrade(database: sqlite3.Connection, path: Path) -> None:
+    """Check a database of an older version, and copy it before it is changed, for a way back."""
     older = older_version(database)
     if older is not None:
+        check_integrity(database, path)
         before = path.with_name(f"{path.name}.v{older}")
         if not before.exists():
             copy_database(path, before)
