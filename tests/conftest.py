@@ -36,7 +36,7 @@ LONG_FILES = (
 )
 
 settings.register_profile("dev", max_examples=50, deadline=None)
-settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 os.umask(0o022)  # an ordinary user of Debian has 002: the agent refuses folders that a group may write to
