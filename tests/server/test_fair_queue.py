@@ -50,18 +50,18 @@ async def test_what_was_begun_is_completed_first() -> None:
             queue.wait(partial(done.append, f"{kind.name} {number}"), kind)
     assert not any(map(queue.has_time, Work))
     await until(lambda: queue.waiting == 0, what="all done")
-    assert done == ["SERVED 0", "SERVED 1", "STORED 0", "STORED 1", "NEW 0", "NEW 1"]
+    assert done == ["SERVED 0", "SERVED 1", "REGISTERING 0", "REGISTERING 1", "NEW 0", "NEW 1"]
     queue.wait(lambda: None, Work.NEW)
     assert queue.has_time(Work.SERVED)
-    assert queue.has_time(Work.STORED)
+    assert queue.has_time(Work.REGISTERING)
 
 
 async def test_while_the_store_is_behind_only_peers_that_are_served_get_a_turn() -> None:
     behind, done = True, list[str]()
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
     queue.store_is_behind = lambda: behind
-    assert not queue.has_time(Work.STORED)
-    queue.run(partial(done.append, "stored"), Work.STORED)
+    assert not queue.has_time(Work.REGISTERING)
+    queue.run(partial(done.append, "registering"), Work.REGISTERING)
     queue.run(partial(done.append, "new"), Work.NEW)
     queue.wait(partial(done.append, "served"), Work.SERVED)
     await until(lambda: done, what="the served one")
@@ -69,7 +69,7 @@ async def test_while_the_store_is_behind_only_peers_that_are_served_get_a_turn()
     assert (done, queue.waiting) == (["served"], 2)
     behind = False
     await until(lambda: queue.waiting == 0, what="all done")
-    assert done == ["served", "stored", "new"]
+    assert done == ["served", "registering", "new"]
 
 
 async def test_a_queue_that_holds_work_does_not_keep_the_loop_busy() -> None:
@@ -82,7 +82,7 @@ async def test_a_queue_that_holds_work_does_not_keep_the_loop_busy() -> None:
 
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=60.0)
     queue.store_is_behind = is_behind
-    queue.wait(lambda: None, Work.STORED)
+    queue.wait(lambda: None, Work.REGISTERING)
     began = time.monotonic()
     await asyncio.sleep(20 * HELD_SECONDS)
     elapsed = time.monotonic() - began
@@ -94,7 +94,7 @@ async def test_new_work_that_waited_in_vain_while_the_store_is_behind_is_done() 
     done: list[str] = []
     queue = FairQueue(monotonic=time.monotonic, patience_seconds=0.05)
     queue.store_is_behind = lambda: True
-    queue.wait(partial(done.append, "stored"), Work.STORED)
+    queue.wait(partial(done.append, "registering"), Work.REGISTERING)
     queue.wait(partial(done.append, "new"), Work.NEW)
     await until(lambda: done, what="the refusal")
     assert done == ["new"]

@@ -31,8 +31,8 @@ class Work(IntEnum):
 
     SERVED = 0
     """It concerns a peer that is served already, or is gone."""
-    STORED = 1
-    """It completes what was begun, and its answer waits for the store: a registration."""
+    REGISTERING = 1
+    """It comes from a peer that was accepted: its registration, whose answer waits for the store."""
     NEW = 2
     """It comes from a peer that has shown nothing yet."""
 
@@ -41,10 +41,10 @@ class FairQueue:
     """Runs work that may wait, in turns of one event loop.
 
     What was begun is completed first: a connection that was accepted is served before another one is. While
-    the store is behind, work whose answer waits for it is held, and so is what is new, since it would lead to
-    more: else the answers of all would come too late. New work has its patience: beyond it, it gets a share
-    of its own, so that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order
-    in which it came, and at once while the turn has time left.
+    the store is behind, registrations are held, and so is what is new, since it would lead to more of them:
+    else the answers of all would come too late. New work has its patience: beyond it, it gets a share of its
+    own, so that a peer that waited in vain gets at least its refusal. Otherwise work runs in the order in
+    which it came, and at once while the turn has time left.
     """
 
     def __init__(self, *, monotonic: Callable[[], float], patience_seconds: float) -> None:
@@ -53,7 +53,7 @@ class FairQueue:
         self.store_is_behind: Callable[[], bool] = lambda: False
         """Says whether what the store is given now would wait too long."""
         self._served: deque[Callable[[], None]] = deque()
-        self._stored: deque[Callable[[], None]] = deque()
+        self._registering: deque[Callable[[], None]] = deque()
         self._new: deque[tuple[float, Callable[[], None]]] = deque()
         self._turn_began = False
         self._turn_ends = 0.0
@@ -61,15 +61,15 @@ class FairQueue:
     @property
     def waiting(self) -> int:
         """How many pieces of work wait."""
-        return len(self._served) + len(self._stored) + len(self._new)
+        return len(self._served) + len(self._registering) + len(self._new)
 
     def has_time(self, kind: Work) -> bool:
         """Whether this turn has time left for such work, and nothing waits that comes first."""
         if (
             self._served
-            or (self._stored and kind >= Work.STORED)
+            or (self._registering and kind >= Work.REGISTERING)
             or (self._new and kind is Work.NEW)
-            or (kind is Work.STORED and self.store_is_behind())
+            or (kind is Work.REGISTERING and self.store_is_behind())
         ):
             return False
         if not self._turn_began:
@@ -82,8 +82,8 @@ class FairQueue:
         match kind:
             case Work.SERVED:
                 self._served.append(work)
-            case Work.STORED:
-                self._stored.append(work)
+            case Work.REGISTERING:
+                self._registering.append(work)
             case Work.NEW:
                 self._new.append((self._now(), work))
         if not self._turn_began:
@@ -99,7 +99,7 @@ class FairQueue:
     def _begin_turn(self) -> None:
         self._turn_began, self._turn_ends = True, self._now() + SLICE_SECONDS
         loop = asyncio.get_running_loop()
-        if self._stored and not self._served and self.store_is_behind():
+        if self._registering and not self._served and self.store_is_behind():
             loop.call_later(HELD_SECONDS, self._next_turn)
         else:
             loop.call_soon(self._next_turn)
@@ -119,9 +119,9 @@ class FairQueue:
             work()
         while self._served and self._now() < self._turn_ends:
             self._served.popleft()()
-        while self._stored and self._now() < self._turn_ends and not self.store_is_behind():
-            self._stored.popleft()()
-        while self._new and not self._stored and self._now() < self._turn_ends:
+        while self._registering and self._now() < self._turn_ends and not self.store_is_behind():
+            self._registering.popleft()()
+        while self._new and not self._registering and self._now() < self._turn_ends:
             self._new.popleft()[1]()
 
 

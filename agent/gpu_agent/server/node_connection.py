@@ -285,7 +285,7 @@ class NodeConnection(asyncio.BufferedProtocol):
     def _kind_of_work(self) -> Work:
         if self._socket.connecting:
             return Work.NEW
-        return Work.STORED if self.node_id is None else Work.SERVED
+        return Work.REGISTERING if self.node_id is None else Work.SERVED
 
     def _resume(self) -> None:
         """Handle what has waited in the fair queue."""

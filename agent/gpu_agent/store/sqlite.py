@@ -75,8 +75,8 @@ class SqliteStore:
     def load(self) -> Loaded:
         """Return all that is stored; documents of kinds that this release does not know stay in the file.
 
-        Only now the database is checked, which takes a second a hundred megabytes: nodes wait in the queue of
-        the port meanwhile, and find no closed one.
+        Only now the database is checked, for which all of it is read: the nodes' port is open by now, and
+        they wait in its queue.
         """
         database = self._open
         try:
