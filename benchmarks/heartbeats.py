@@ -67,7 +67,8 @@ CHUNKS = 10
 """The fleet is sent to in so many parts, so that the server always has one to work on."""
 
 WARM_UP_WAVES = 5
-REGISTERED_AT_ONCE = 500
+REGISTERED_AT_ONCE = 50
+"""A gateway accepts only so many nodes that have not registered yet: 64."""
 LONGEST_RUN_SECONDS = 900
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PING, PONG = b"\x89\x80" + MASK, b"\x8a\x00"

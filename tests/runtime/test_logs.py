@@ -2,10 +2,23 @@ import asyncio
 import io
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from gpu_agent.runtime.logs import REDACTED, Logger, configure, contains_token, is_secret_name, redact_secrets
+from gpu_agent.runtime import logs
+from gpu_agent.runtime.logs import (
+    PIPE_BUF,
+    REDACTED,
+    Logger,
+    configure,
+    contains_token,
+    is_secret_name,
+    redact_secrets,
+)
+from tests.waiting import patience
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 
@@ -248,9 +261,11 @@ async def test_a_broken_line_of_a_library_does_not_fail_its_caller(
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_lines_after_the_end_of_the_loop_are_written(stream_of_a_closed_loop: CountingStream) -> None:
+def test_a_line_that_no_loop_logs_is_written_at_once() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
     Logger("node").info("late")
-    assert json.loads(stream_of_a_closed_loop.getvalue())["event"] == "late"
+    assert _line(stream)["event"] == "late"
 
 
 async def test_lines_that_wait_are_written_when_the_program_ends(stream: CountingStream) -> None:
@@ -264,16 +279,7 @@ async def test_lines_that_wait_are_written_when_the_program_ends(stream: Countin
 async def stream() -> CountingStream:
     """Log to a stream by the running loop."""
     made = CountingStream()
-    configure(stream=made, call_soon=asyncio.get_running_loop().call_soon)
-    return made
-
-
-@pytest.fixture
-def stream_of_a_closed_loop() -> CountingStream:
-    """Log to a stream by a loop that is closed."""
-    loop, made = asyncio.new_event_loop(), CountingStream()
-    configure(stream=made, call_soon=loop.call_soon)
-    loop.close()
+    configure(stream=made)
     return made
 
 
@@ -281,7 +287,7 @@ async def test_a_line_of_a_loop_is_the_same_where_another_handler_wants_its_reco
     lines = []
     for handler in (None, logging.NullHandler()):
         stream = io.StringIO()
-        configure(stream=stream, human=False, call_soon=asyncio.get_running_loop().call_soon)
+        configure(stream=stream, human=False)
         if handler is not None:
             logging.getLogger().addHandler(handler)
         Logger("node").warning("seen", node_id="é\n", event="own", node_token="hunter2", figures=(1.5, None))
@@ -289,3 +295,124 @@ async def test_a_line_of_a_loop_is_the_same_where_another_handler_wants_its_reco
         lines.append({**_line(stream), "timestamp": ""})
     assert lines[0] == lines[1]
     assert (lines[0]["level"], lines[0]["event_"], lines[0]["node_token"]) == ("warning", "own", REDACTED)
+
+
+class Pipe:
+    """A log whose reader reads only when it is told to."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        self.stream = os.fdopen(self._writing, "w", encoding="utf-8")
+        self._junk = 0
+
+    def fill(self) -> None:
+        """Fill it: a write would wait from now on."""
+        os.set_blocking(self._writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                self._junk += os.write(self._writing, b"x" * PIPE_BUF)
+        os.set_blocking(self._writing, True)
+
+    def lines(self) -> list[dict[str, object]]:
+        """Read all that is in it now, but for what filled it."""
+        pieces = []
+        with suppress(BlockingIOError):
+            while piece := os.read(self._reading, 1 << 16):
+                pieces.append(piece)
+        text, self._junk = b"".join(pieces)[self._junk :].decode(), 0
+        return [json.loads(line) for line in text.splitlines()]
+
+    async def await_lines(self, last: str) -> list[dict[str, object]]:
+        """Read until an event of this name has come."""
+        lines: list[dict[str, object]] = []
+        async with asyncio.timeout(patience(5)):
+            while not any(line["event"] == last for line in lines):
+                lines += self.lines()
+                await asyncio.sleep(0)
+        return lines
+
+    def abandon(self) -> None:
+        """Close the reader's end."""
+        os.close(self._reading)
+        self._reading = -1
+
+    def close(self) -> None:
+        self.stream.close()
+        if self._reading >= 0:
+            self.abandon()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """Log to a pipe."""
+    made = Pipe()
+    configure(stream=made.stream)
+    yield made
+    made.close()
+
+
+async def test_lines_wait_in_their_order_while_their_reader_stands_still(pipe: Pipe) -> None:
+    pipe.fill()
+    Logger("node").info("first")
+    await asyncio.sleep(0)
+    Logger("node").error("second")
+    await asyncio.to_thread(Logger("node").info, "third")
+    Logger("node").info("last")
+    await asyncio.sleep(0)
+    lines = await pipe.await_lines("last")
+    assert [line["event"] for line in lines] == ["first", "second", "third", "last"]
+
+
+async def test_too_many_lines_for_a_reader_that_stands_still_are_lost_and_counted(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MOST_HELD_LETTERS", 2000)
+    pipe.fill()
+    for number in range(100):
+        Logger("node").info("one", number=number)
+    lines = await pipe.await_lines("log_lines_lost")
+    kept = [line["number"] for line in lines[:-1]]
+    assert kept == list(range(len(kept)))
+    assert 2000 / 200 < len(kept) < 2000 / 80
+    assert lines[-1]["count"] == 100 - len(kept)
+    Logger("node").info("after")
+    assert [line["event"] for line in await pipe.await_lines("after")] == ["after"]
+
+
+async def test_a_line_longer_than_a_write_arrives_whole(pipe: Pipe) -> None:
+    text = "a" + "é" * 5 * PIPE_BUF  # a write ends in the middle of a letter
+    pipe.fill()
+    Logger("node").info("long", text=text)
+    Logger("node").info("last")
+    lines = await pipe.await_lines("last")
+    assert [line["event"] for line in lines] == ["long", "last"]
+    assert lines[0]["text"] == text
+
+
+def test_a_program_that_ends_waits_a_moment_for_the_reader_of_its_last_lines(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.fill()
+    Logger("node").info("last")
+    handler = logging.getLogger().handlers[0]
+    monkeypatch.setattr(logs, "LAST_LINES_SECONDS", 0.01)
+    handler.close()
+    assert pipe.lines() == []  # it has given up
+    handler.close()
+    assert [line["event"] for line in pipe.lines()] == ["last"]
+
+
+async def test_lines_that_no_one_reads_any_more_fail_nobody(pipe: Pipe) -> None:
+    pipe.fill()
+    Logger("node").info("first")
+    await asyncio.sleep(0)
+    pipe.abandon()
+    Logger("node").error("last")
+
+
+async def test_lines_wait_for_a_reader_while_another_process_made_the_pipe_non_blocking(pipe: Pipe) -> None:
+    pipe.fill()
+    os.set_blocking(pipe.stream.fileno(), False)
+    Logger("node").error("first")
+    assert [line["event"] for line in await pipe.await_lines("first")] == ["first"]

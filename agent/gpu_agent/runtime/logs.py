@@ -7,14 +7,27 @@ and so is a token of ours wherever it stands in a line; `token_id` stays. Identi
 import json
 import logging
 import math
+import os
 import re
+import select
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
-from typing import TextIO
+from typing import Protocol, TextIO, cast
+
+MOST_HELD_LETTERS = 1_000_000
+"""Of lines for which their reader has no room: some minutes of a busy registry."""
+
+RETRY_SECONDS = 0.1
+LAST_LINES_SECONDS = 1.0
+"""How long a program that ends waits for the reader of its last lines."""
+
+PIPE_BUF = 4096
+"""Linux writes so many bytes to a pipe at once: no other process's line comes between, and a pipe that takes
+some of them takes all (pipe(7))."""
 
 _ROOT = "gpu_agent"
 _JSON = json.JSONEncoder(ensure_ascii=False)
@@ -69,25 +82,22 @@ class Logger:
             handler.add(_json_line(time.time(), level, part=self._part, event=event, fields=fields))
 
 
+_LOG = Logger("logs")
+
+
 def configure(
     level: str = "info",
     *,
     stream: TextIO | None = None,
     human: bool | None = None,
-    call_soon: Callable[[Callable[[], None]], object] | None = None,
 ) -> None:
     """Send this program's lines to `stream` (stderr); text for people when it is a terminal.
 
-    Libraries' own lines come through from `warning` on. With the `call_soon` of the event loop of this thread
-    the lines of one turn of the loop are written together.
+    Libraries' own lines come through from `warning` on.
     """
     target = sys.stderr if stream is None else stream
     for_people = target.isatty() if human is None else human
-    handler = (
-        logging.StreamHandler(target)
-        if call_soon is None
-        else _LinesOfATurn(target, call_soon, for_people=for_people)
-    )
+    handler = _LinesOfATurn(target, for_people=for_people)
     handler.setFormatter(_HumanLines() if for_people else _JsonLines())
     # What no line of ours shows is not looked up (Python's Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001 - documented for this
@@ -106,19 +116,28 @@ def set_level(level: str) -> None:
 
 
 class _LinesOfATurn(logging.StreamHandler[TextIO]):
-    """Writes what one turn of the event loop logs at once: each write costs more than making its line.
+    """Writes together what one turn of the event loop logs: each write costs more than making its line.
 
-    An error, and what another thread logs, is written immediately, after all lines before it.
+    An error, and what no event loop logs, is written immediately, after all lines before it.
+
+    What reads a pipe or a terminal may stand still: a pager, a container's runtime, journald. The program
+    goes on: it writes only what there is room for, and holds the other lines. When they are too many, further
+    ones are lost, and counted. (Processes that share a pipe may fill its last page in the same instant; then
+    the later one does wait.)
     """
 
-    def __init__(
-        self, stream: TextIO, call_soon: Callable[[Callable[[], None]], object], *, for_people: bool
-    ) -> None:
+    def __init__(self, stream: TextIO, *, for_people: bool) -> None:
         super().__init__(stream)
         self.for_people = for_people
-        self._call_soon = call_soon
-        self._thread = threading.get_ident()
-        self._waiting: list[str] = []
+        self._room = _Room.of(stream)
+        self._waiting: deque[str] = deque()
+        self._waiting_letters = 0
+        self._rest = b""
+        """What the reader had no room for of a line, or of some."""
+        self._lost = 0
+        self._loop: _EventLoop | None = None
+        """The loop that logged last; it writes what had no room."""
+        self._flush_planned = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -130,25 +149,134 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
 
     def add(self, line: str, *, urgent: bool = False) -> None:
         """Write a line at the end of this turn of the loop, or at once."""
+        loop = _running_loop()
         with self.lock or nullcontext():
-            first = not self._waiting
-            self._waiting.append(f"{line}\n")
-        if urgent or threading.get_ident() != self._thread:
-            self.flush()
-        elif first:
-            try:
-                self._call_soon(self.flush)
-            except RuntimeError:  # the loop is closed
+            if self._waiting_letters >= MOST_HELD_LETTERS:
+                self._lost += 1
+            else:
+                self._hold(line)
+            if loop is not None:
+                self._loop = loop
+            if urgent or loop is None:
                 self.flush()
+            elif not self._flush_planned:
+                self._flush_planned = True
+                loop.call_soon(self._flush_as_planned)
 
     def flush(self) -> None:
-        """Write what waits; `logging` calls it when the program ends."""
+        """Write what waits, as far as there is room for it; `logging` calls it when the program ends."""
         with self.lock or nullcontext():
-            waiting, self._waiting = self._waiting, []
-            lines = "".join(waiting)
-            with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
-                self.stream.write(lines)
-                super().flush()
+            if self._room is None:
+                self._write_all()
+                return
+            while self._is_holding and self._room.is_there():
+                self._write_some(self._room.descriptor)
+            if self._is_holding:
+                self._flush_later()
+            elif self._lost:
+                lost, self._lost = self._lost, 0
+                _LOG.warning("log_lines_lost", count=lost)
+
+    def close(self) -> None:
+        """Wait a moment for the reader to take the last lines: the program ends."""
+        last = time.monotonic() + LAST_LINES_SECONDS
+        with self.lock or nullcontext():
+            while (
+                self._is_holding
+                and self._room is not None
+                and self._room.is_there(within_seconds=last - time.monotonic())
+            ):
+                self.flush()
+        super().close()
+
+    @property
+    def _is_holding(self) -> bool:
+        return bool(self._waiting or self._rest)
+
+    def _hold(self, line: str) -> None:
+        self._waiting.append(f"{line}\n")
+        self._waiting_letters += len(line) + 1
+
+    def _flush_as_planned(self) -> None:
+        self._flush_planned = False
+        self.flush()
+
+    def _flush_later(self) -> None:
+        """Try again soon; in a program without a loop the next line does."""
+        if self._loop is not None and not self._flush_planned:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._loop.call_later, RETRY_SECONDS, self._flush_as_planned)
+                self._flush_planned = True
+
+    def _write_all(self) -> None:
+        lines = "".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_letters = 0
+        with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
+            self.stream.write(lines)
+            super().flush()
+
+    def _write_some(self, descriptor: int) -> None:
+        """Write whole lines, at most as much as a pipe with room takes at once; of a longer line a part."""
+        data, self._rest = self._rest, b""
+        while self._waiting:
+            line = self._waiting[0].encode(self.stream.encoding, self.stream.errors or "strict")
+            if data and len(data) + len(line) > PIPE_BUF:
+                break
+            data += line
+            self._waiting_letters -= len(self._waiting.popleft())
+        try:
+            written = os.write(descriptor, data[:PIPE_BUF])
+        except BlockingIOError:  # another process made it non-blocking, and has filled it
+            written = 0
+        except OSError:  # a full disk, no reader: there is nowhere to say so
+            return
+        self._rest = data[written:]
+
+
+class _Room:
+    """Whether a descriptor takes a write of `PIPE_BUF` bytes without waiting for its reader."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    @classmethod
+    def of(cls, stream: TextIO) -> "_Room | None":
+        """Return that of a stream; None for one that is no descriptor, and on Windows."""
+        try:
+            return cls(stream.fileno())
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def is_there(self, *, within_seconds: float = 0.0) -> bool:
+        """Say whether there is room; also where no reader is left, so that the write says so."""
+        return bool(self._poll.poll(max(within_seconds, 0.0) * 1000))
+
+
+class _EventLoop(Protocol):
+    """What is needed of asyncio's."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object: ...
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> object: ...
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[float, Callable[[], None]], object], *arguments: object
+    ) -> object: ...
+
+
+def _running_loop() -> _EventLoop | None:
+    """Return the event loop that runs this code.
+
+    None does where asyncio is not loaded, as in a short command: that takes a while.
+    """
+    loaded = sys.modules.get("asyncio")
+    try:
+        return None if loaded is None else cast("_EventLoop", loaded.get_running_loop())
+    except RuntimeError:
+        return None
 
 
 class _JsonLines(logging.Formatter):

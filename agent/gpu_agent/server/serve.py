@@ -91,7 +91,7 @@ async def serve(settings: RegistrySettings, read: Callable[[], RegistrySettings]
 
     Logs `registry_listening(node_listen, operator_listen)` once both ports answer.
     """
-    logs.configure(settings.log_level, call_soon=asyncio.get_running_loop().call_soon)
+    logs.configure(settings.log_level)
     systemd, live, stopping = SystemdNotifier(os.environ), LiveSettings(settings), asyncio.Event()
     reloads = SettingsReloader(settings, read=read, take_over=live.take_over, systemd=systemd)
 

@@ -105,7 +105,7 @@ def main() -> None:
     own = socket.socket(fileno=int(sys.argv[1]))
 
     async def serve() -> None:
-        logs.configure(call_soon=asyncio.get_running_loop().call_soon)
+        logs.configure()
         await GatewayProcess().run(own)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
