@@ -416,3 +416,21 @@ async def test_lines_wait_for_a_reader_while_another_process_made_the_pipe_non_b
     os.set_blocking(pipe.stream.fileno(), False)
     Logger("node").error("first")
     assert [line["event"] for line in await pipe.await_lines("first")] == ["first"]
+
+
+async def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
+    master, terminal = os.openpty()
+    os.set_blocking(master, False)
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        configure(stream=stream)
+        for number in range(2000):
+            Logger("node").info("one", number=number)
+            await asyncio.sleep(0)
+        shown = ""
+        async with asyncio.timeout(patience(10)):
+            while "number=1999" not in shown:
+                with suppress(BlockingIOError):
+                    shown += os.read(master, 1 << 16).decode()
+                await asyncio.sleep(0)
+    os.close(master)
+    assert [line.rpartition("=")[2] for line in shown.splitlines()] == [str(one) for one in range(2000)]

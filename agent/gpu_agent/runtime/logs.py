@@ -10,6 +10,7 @@ import math
 import os
 import re
 import select
+import stat
 import sys
 import time
 from collections import deque
@@ -105,6 +106,8 @@ def configure(
     root = logging.getLogger()
     for old in tuple(root.handlers):
         root.removeHandler(old)
+        if isinstance(old, _LinesOfATurn):
+            old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     set_level(level)
@@ -122,8 +125,7 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
 
     What reads a pipe or a terminal may stand still: a pager, a container's runtime, journald. The program
     goes on: it writes only what there is room for, and holds the other lines. When they are too many, further
-    ones are lost, and counted. (Processes that share a pipe may fill its last page in the same instant; then
-    the later one does wait.)
+    ones are lost, and counted.
     """
 
     def __init__(self, stream: TextIO, *, for_people: bool) -> None:
@@ -187,6 +189,8 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
                 and self._room.is_there(within_seconds=last - time.monotonic())
             ):
                 self.flush()
+            if self._room is not None:
+                self._room.close()
         super().close()
 
     @property
@@ -227,7 +231,7 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
             self._waiting_letters -= len(self._waiting.popleft())
         try:
             written = os.write(descriptor, data[:PIPE_BUF])
-        except BlockingIOError:  # another process made it non-blocking, and has filled it
+        except BlockingIOError:  # another process has filled it meanwhile
             written = 0
         except OSError:  # a full disk, no reader: there is nowhere to say so
             return
@@ -235,12 +239,14 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
 
 
 class _Room:
-    """Whether a descriptor takes a write of `PIPE_BUF` bytes without waiting for its reader."""
+    """Whether a descriptor takes a write of `PIPE_BUF` bytes, or a part, without waiting for its reader."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+        self._given = descriptor
+        self.descriptor = _opened_again(descriptor)
+        """Where to write."""
         self._poll = select.poll()
-        self._poll.register(descriptor, select.POLLOUT)
+        self._poll.register(self.descriptor, select.POLLOUT)
 
     @classmethod
     def of(cls, stream: TextIO) -> "_Room | None":
@@ -253,6 +259,27 @@ class _Room:
     def is_there(self, *, within_seconds: float = 0.0) -> bool:
         """Say whether there is room; also where no reader is left, so that the write says so."""
         return bool(self._poll.poll(max(within_seconds, 0.0) * 1000))
+
+    def close(self) -> None:
+        """Write to the descriptor that was given from now on."""
+        if self.descriptor != self._given:
+            self._poll.unregister(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = self._given
+            self._poll.register(self.descriptor, select.POLLOUT)
+
+
+def _opened_again(descriptor: int) -> int:
+    """Open a pipe or a terminal again, for writes that never wait; what has no such name stays as it is.
+
+    Other processes share what was given: for them a write must go on to wait.
+    """
+    if not (stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)):
+        return descriptor
+    try:
+        return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # another user's, as a container's often is: there `PIPE_BUF` is all that may be written
+        return descriptor
 
 
 class _EventLoop(Protocol):
