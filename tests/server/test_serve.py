@@ -115,6 +115,23 @@ def test_importing_the_module_does_not_change_the_garbage_collector() -> None:
     assert gc.get_threshold()[0] < 50_000
 
 
+def test_the_thread_of_its_store_gets_pythons_lock_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = sys.getswitchinterval(), []
+
+    async def serve_nothing(*_: object) -> int:
+        seen.append(sys.getswitchinterval())
+        return 0
+
+    monkeypatch.setattr(own_address, "serve", serve_nothing)
+    settings = RegistrySettings()
+    try:
+        own_address.run(settings, lambda: settings)
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(0.0005)]
+    assert before > 0.001  # an embedded registry leaves its program's as it is
+
+
 def refused_at_start(*arguments: str) -> tuple[int, str]:
     """The exit code of a registry that cannot start, and the problem that it logs."""
     with Program("registry", "serve", "--store", "memory", *PORTS, *arguments) as program:

@@ -22,7 +22,7 @@ class RegistrationReceived:
     connection: int
     message: NodeRegister
     fresh_id: str
-    """An id drawn by the shell, used when the node suggests none."""
+    """An id drawn by the shell, used when the node suggests none; where it does, that one."""
     credential: Credential | None = None
     """What the connection presented at its handshake; None with auth off."""
     address: str | None = None

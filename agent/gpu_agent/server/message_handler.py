@@ -223,7 +223,7 @@ class MessageHandler:
                 return RegistrationReceived(
                     connection.number,
                     message,
-                    fresh_id=_generate_node_id(),
+                    fresh_id=message.node_id or _generate_node_id(),
                     credential=connection.credential,
                     address=connection.address,
                     fresh_token=generate_node_token() if self._auth_on else None,
