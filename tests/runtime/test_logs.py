@@ -434,3 +434,27 @@ async def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
                 await asyncio.sleep(0)
     os.close(master)
     assert [line.rpartition("=")[2] for line in shown.splitlines()] == [str(one) for one in range(2000)]
+
+
+def test_a_loop_that_ended_with_lines_unwritten_keeps_no_later_one_from_writing(pipe: Pipe) -> None:
+    async def log(event: str) -> None:
+        Logger("node").info(event)
+        await asyncio.sleep(0)
+
+    pipe.fill()
+    asyncio.run(log("first"))  # it plans to try again, and does not get to it
+    pipe.lines()
+    asyncio.run(log("last"))
+    assert [line["event"] for line in pipe.lines()] == ["first", "last"]
+
+
+def test_a_program_that_ends_waits_no_longer_for_a_reader_that_is_slow(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.fill()
+    for _ in range(1000):
+        Logger("node").info("one", text="x" * 500)
+    monkeypatch.setattr(logs, "LAST_LINES_SECONDS", 0.0)
+    read = len(pipe.lines())
+    logging.getLogger().handlers[0].close()  # there is room now: it is not waited for again and again
+    assert (read, pipe.lines()) == (0, [])

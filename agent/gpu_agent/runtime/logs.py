@@ -139,7 +139,8 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         self._lost = 0
         self._loop: _EventLoop | None = None
         """The loop that logged last; it writes what had no room."""
-        self._flush_planned = False
+        self._planned_on: _EventLoop | None = None
+        """The loop that will flush soon."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -161,8 +162,8 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
                 self._loop = loop
             if urgent or loop is None:
                 self.flush()
-            elif not self._flush_planned:
-                self._flush_planned = True
+            elif self._planned_on is not loop:  # one that has ended keeps no promise
+                self._planned_on = loop
                 loop.call_soon(self._flush_as_planned)
 
     def flush(self) -> None:
@@ -183,13 +184,10 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         """Wait a moment for the reader to take the last lines: the program ends."""
         last = time.monotonic() + LAST_LINES_SECONDS
         with self.lock or nullcontext():
-            while (
-                self._is_holding
-                and self._room is not None
-                and self._room.is_there(within_seconds=last - time.monotonic())
-            ):
-                self.flush()
             if self._room is not None:
+                while self._is_holding and (seconds := last - time.monotonic()) > 0:
+                    if self._room.is_there(within_seconds=seconds):
+                        self._write_some(self._room.descriptor)
                 self._room.close()
         super().close()
 
@@ -202,15 +200,15 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         self._waiting_letters += len(line) + 1
 
     def _flush_as_planned(self) -> None:
-        self._flush_planned = False
+        self._planned_on = None
         self.flush()
 
     def _flush_later(self) -> None:
         """Try again soon; in a program without a loop the next line does."""
-        if self._loop is not None and not self._flush_planned:
+        if self._loop is not None and self._planned_on is not self._loop:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._loop.call_later, RETRY_SECONDS, self._flush_as_planned)
-                self._flush_planned = True
+                self._planned_on = self._loop
 
     def _write_all(self) -> None:
         lines = "".join(self._waiting)
