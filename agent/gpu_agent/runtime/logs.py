@@ -4,33 +4,33 @@ Writes to stderr only. No credential leaves through here: a field named like one
 and so is a token of ours wherever it stands in a line; `token_id` stays. Identifiers are for programs (§8).
 """
 
+import io
 import json
 import logging
 import math
 import os
 import re
 import select
-import stat
 import sys
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import lru_cache, partial
+from queue import SimpleQueue
 from typing import Protocol, TextIO, cast
 
-MOST_HELD_LETTERS = 1_000_000
-"""Of lines for which their reader has no room: some minutes of a busy registry."""
+MOST_HELD_LETTERS = 8_000_000
+"""Of lines that nobody has taken yet: those of some 30 000 changes of a status."""
 
-RETRY_SECONDS = 0.1
+MOST_IN_A_TURN_LETTERS = 65_536
+"""More of one turn of the loop are handed on before its end."""
+
 LAST_LINES_SECONDS = 1.0
 """How long a program that ends waits for the reader of its last lines."""
 
-PIPE_BUF = 4096
-"""Linux writes so many bytes to a pipe at once: no other process's line comes between, and a pipe that takes
-some of them takes all (pipe(7))."""
-
 _ROOT = "gpu_agent"
+_NEWLINE = ord("\n")
 _JSON = json.JSONEncoder(ensure_ascii=False)
 _MAX_DEPTH = 6
 _PLAIN_TYPES = frozenset({type(None), bool, int, str})
@@ -83,9 +83,6 @@ class Logger:
             handler.add(_json_line(time.time(), level, part=self._part, event=event, fields=fields))
 
 
-_LOG = Logger("logs")
-
-
 def configure(
     level: str = "info",
     *,
@@ -107,6 +104,7 @@ def configure(
     for old in tuple(root.handlers):
         root.removeHandler(old)
         if isinstance(old, _LinesOfATurn):
+            old.flush()
             old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -121,26 +119,27 @@ def set_level(level: str) -> None:
 class _LinesOfATurn(logging.StreamHandler[TextIO]):
     """Writes together what one turn of the event loop logs: each write costs more than making its line.
 
-    An error, and what no event loop logs, is written immediately, after all lines before it.
+    An error, and what no event loop logs, is handed on at once, behind all lines before it.
 
-    What reads a pipe or a terminal may stand still: a pager, a container's runtime, journald. The program
-    goes on: it writes only what there is room for, and holds the other lines. When they are too many, further
-    ones are lost, and counted.
+    What reads a log may stand still: a pager, a container's runtime, journald. The program goes on, for a
+    thread writes to what may have a reader. When it is too far behind, lines are lost, and counted.
     """
 
     def __init__(self, stream: TextIO, *, for_people: bool) -> None:
         super().__init__(stream)
         self.for_people = for_people
-        self._room = _Room.of(stream)
-        self._waiting: deque[str] = deque()
-        self._waiting_letters = 0
-        self._rest = b""
-        """What the reader had no room for of a line, or of some."""
+        self._guard = threading.RLock()
+        """Not the handler's own lock, which `logging` holds while the program's end waits for the thread."""
+        self._waiting: list[str] = []
+        self._waiting_letters = self._held_letters = 0
+        """Those of this turn; all that are not written."""
+        self._is_full = False
+        """True from when too much was held until half of it is written."""
         self._lost = 0
-        self._loop: _EventLoop | None = None
-        """The loop that logged last; it writes what had no room."""
+        """Lines that no line has named yet."""
         self._planned_on: _EventLoop | None = None
-        """The loop that will flush soon."""
+        """The loop that will hand on what waits."""
+        self._thread = _WritingThread.of(stream, self._written)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -153,131 +152,139 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
     def add(self, line: str, *, urgent: bool = False) -> None:
         """Write a line at the end of this turn of the loop, or at once."""
         loop = _running_loop()
-        with self.lock or nullcontext():
-            if self._waiting_letters >= MOST_HELD_LETTERS:
+        with self._guard:
+            self._is_full = self._is_full or self._held_letters >= MOST_HELD_LETTERS
+            if self._is_full:
                 self._lost += 1
-            else:
-                self._hold(line)
-            if loop is not None:
-                self._loop = loop
-            if urgent or loop is None:
-                self.flush()
+                return
+            self._hold(line)
+            if urgent or loop is None or self._waiting_letters >= MOST_IN_A_TURN_LETTERS:
+                self._hand_on()
             elif self._planned_on is not loop:  # one that has ended keeps no promise
                 self._planned_on = loop
-                loop.call_soon(self._flush_as_planned)
+                loop.call_soon(self._hand_on_as_planned)
 
     def flush(self) -> None:
-        """Write what waits, as far as there is room for it; `logging` calls it when the program ends."""
-        with self.lock or nullcontext():
-            if self._room is None:
-                self._write_all()
-                return
-            while self._is_holding and self._room.is_there():
-                self._write_some(self._room.descriptor)
-            if self._is_holding:
-                self._flush_later()
-            elif self._lost:
-                lost, self._lost = self._lost, 0
-                _LOG.warning("log_lines_lost", count=lost)
+        """Write what waits, or give the thread a moment for it; `logging` calls it when the program ends."""
+        with self._guard:
+            self._hand_on()
+        if self._thread is not None:
+            self._thread.wait(LAST_LINES_SECONDS)
 
     def close(self) -> None:
-        """Wait a moment for the reader to take the last lines: the program ends."""
-        last = time.monotonic() + LAST_LINES_SECONDS
-        with self.lock or nullcontext():
-            if self._room is not None:
-                while self._is_holding and (seconds := last - time.monotonic()) > 0:
-                    if self._room.is_there(within_seconds=seconds):
-                        self._write_some(self._room.descriptor)
-                self._room.close()
+        """End the thread once it has written all."""
+        if self._thread is not None:
+            self._thread.end()
+            self._thread = None
         super().close()
 
-    @property
-    def _is_holding(self) -> bool:
-        return bool(self._waiting or self._rest)
+    def note(self, event: str, **fields: object) -> str:
+        """Return a line of our own, which no level leaves out."""
+        name, level = f"{_ROOT}.logs", logging.WARNING
+        values = {"name": name, "levelno": level, "levelname": logging.getLevelName(level)}
+        return self.format(logging.makeLogRecord({**values, "msg": event, "fields": fields}))
 
     def _hold(self, line: str) -> None:
         self._waiting.append(f"{line}\n")
         self._waiting_letters += len(line) + 1
+        self._held_letters += len(line) + 1
 
-    def _flush_as_planned(self) -> None:
+    def _hand_on_as_planned(self) -> None:
         self._planned_on = None
-        self.flush()
+        with self._guard:
+            self._hand_on()
 
-    def _flush_later(self) -> None:
-        """Try again soon; in a program without a loop the next line does."""
-        if self._loop is not None and self._planned_on is not self._loop:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._loop.call_later, RETRY_SECONDS, self._flush_as_planned)
-                self._planned_on = self._loop
-
-    def _write_all(self) -> None:
+    def _hand_on(self) -> None:
+        if not self._waiting:
+            return
         lines = "".join(self._waiting)
         self._waiting.clear()
         self._waiting_letters = 0
+        if self._thread is not None:
+            self._thread.put(lines)
+            return
         with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
             self.stream.write(lines)
-            super().flush()
+            self.stream.flush()
+        self._held_letters -= len(lines)
 
-    def _write_some(self, descriptor: int) -> None:
-        """Write whole lines, at most as much as a pipe with room takes at once; of a longer line a part."""
-        data, self._rest = self._rest, b""
-        while self._waiting:
-            line = self._waiting[0].encode(self.stream.encoding, self.stream.errors or "strict")
-            if data and len(data) + len(line) > PIPE_BUF:
-                break
-            data += line
-            self._waiting_letters -= len(self._waiting.popleft())
-        try:
-            written = os.write(descriptor, data[:PIPE_BUF])
-        except BlockingIOError:  # another process has filled it meanwhile
-            written = 0
-        except OSError:  # a full disk, no reader: there is nowhere to say so
-            return
-        self._rest = data[written:]
+    def _written(self, letters: int, failed: int) -> None:
+        """Take in that the thread has tried to write so many letters, and failed with so many lines."""
+        with self._guard:
+            self._held_letters -= letters
+            self._lost += failed
+            if self._held_letters < MOST_HELD_LETTERS // 2:
+                self._is_full = False
+            if self._lost and not failed and not self._is_full:
+                lost, self._lost = self._lost, 0
+                self._hold(self.note("log_lines_lost", count=lost))
+                self._hand_on()
 
 
-class _Room:
-    """Whether a descriptor takes a write of `PIPE_BUF` bytes, or a part, without waiting for its reader."""
+class _WritingThread:
+    """Writes to a descriptor, however long that takes.
 
-    def __init__(self, descriptor: int) -> None:
-        self._given = descriptor
-        self.descriptor = _opened_again(descriptor)
-        """Where to write."""
-        self._poll = select.poll()
-        self._poll.register(self.descriptor, select.POLLOUT)
+    Not by the stream: Python, when it ends, waits for a lock that a write by the stream holds.
+    """
+
+    def __init__(self, stream: TextIO, written: Callable[[int, int], None]) -> None:
+        self._descriptor, self._encoding = stream.fileno(), stream.encoding
+        self._written = written
+        self._tasks: SimpleQueue[str | threading.Event | None] = SimpleQueue()
+        self._in_line = False
+        """True where a line was cut off: what comes next begins another one."""
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._thread.start()
 
     @classmethod
-    def of(cls, stream: TextIO) -> "_Room | None":
-        """Return that of a stream; None for one that is no descriptor, and on Windows."""
+    def of(cls, stream: TextIO, written: Callable[[int, int], None]) -> "_WritingThread | None":
+        """Begin to write to a stream's descriptor.
+
+        None where it has none, on Windows, whose consoles take no bytes, and where no thread can be started.
+        """
+        if os.name == "nt" or not isinstance(stream, io.TextIOWrapper):
+            return None
         try:
-            return cls(stream.fileno())
-        except (OSError, ValueError, AttributeError):
+            return cls(stream, written)
+        except (OSError, ValueError, RuntimeError):
             return None
 
-    def is_there(self, *, within_seconds: float = 0.0) -> bool:
-        """Say whether there is room; also where no reader is left, so that the write says so."""
-        return bool(self._poll.poll(max(within_seconds, 0.0) * 1000))
+    def put(self, lines: str) -> None:
+        """Have lines written."""
+        self._tasks.put(lines)
 
-    def close(self) -> None:
-        """Write to the descriptor that was given from now on."""
-        if self.descriptor != self._given:
-            self._poll.unregister(self.descriptor)
-            os.close(self.descriptor)
-            self.descriptor = self._given
-            self._poll.register(self.descriptor, select.POLLOUT)
+    def wait(self, seconds: float) -> None:
+        """Wait until all that was put is written, or for so long."""
+        done = threading.Event()
+        self._tasks.put(done)
+        done.wait(seconds)
 
+    def end(self) -> None:
+        """End once all that was put is written."""
+        self._tasks.put(None)
 
-def _opened_again(descriptor: int) -> int:
-    """Open a pipe or a terminal again, for writes that never wait; what has no such name stays as it is.
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if isinstance(task, threading.Event):
+                task.set()
+            else:
+                self._written(len(task), self._write(task))
 
-    Other processes share what was given: for them a write must go on to wait.
-    """
-    if not (stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)):
-        return descriptor
-    try:
-        return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:  # another user's, as a container's often is: there `PIPE_BUF` is all that may be written
-        return descriptor
+    def _write(self, lines: str) -> int:
+        """Write all; returns how many lines could not be written."""
+        data = lines.encode(self._encoding, "backslashreplace")
+        left = memoryview(b"\n" + data if self._in_line else data)
+        while left:
+            try:
+                written = os.write(self._descriptor, left)
+            except BlockingIOError:  # another process made it non-blocking
+                select.select((), (self._descriptor,), ())
+            except OSError:  # a full disk, no reader
+                return min(bytes(left).count(b"\n"), lines.count("\n"))
+            else:
+                self._in_line = left[written - 1] != _NEWLINE
+                left = left[written:]
+        return 0
 
 
 class _EventLoop(Protocol):
@@ -285,22 +292,16 @@ class _EventLoop(Protocol):
 
     def call_soon(self, callback: Callable[[], None]) -> object: ...
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> object: ...
-
-    def call_soon_threadsafe(
-        self, callback: Callable[[float, Callable[[], None]], object], *arguments: object
-    ) -> object: ...
-
 
 def _running_loop() -> _EventLoop | None:
-    """Return the event loop that runs this code.
+    """Return the event loop that runs this code, if one does.
 
-    None does where asyncio is not loaded, as in a short command: that takes a while.
+    A short command does not load asyncio, which takes a while; neither does this.
     """
     loaded = sys.modules.get("asyncio")
     try:
         return None if loaded is None else cast("_EventLoop", loaded.get_running_loop())
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # another thread loads it right now
         return None
 
 
