@@ -8,8 +8,10 @@ import pytest
 
 from gpu_agent.session.drain import OwnerDrain
 from gpu_agent.session.types import (
+    Connect,
     Connected,
     ConnectFailed,
+    Credential,
     Declared,
     Disconnect,
     Disconnected,
@@ -32,6 +34,7 @@ from gpu_agent.wire.messages import NodeControl, NodeStatusMessage, NodeUnregist
 from tests.playbook import After
 from tests.session.harness import (
     ACK,
+    ADDRESS,
     CONNECT,
     WITH_GPU,
     WITHOUT_GPU,
@@ -86,6 +89,18 @@ def test_a_resume_of_a_drained_machine_connects_and_registers() -> None:
     assert session >> ResumeRequested() << CONNECT >> Connected() << registers(node_id="node-A")
     assert session >> received(ACK) << StoreIdentity << SendHeartbeat
     assert session.machine.snapshot.drain_reason is None
+
+
+def test_a_resumed_machine_presents_the_token_that_its_join_token_brought() -> None:
+    session = connecting(node_id="node-A", has_token=True)
+    refused = ConnectFailed("HTTP 401", http_status=401)
+    assert session >> refused << Connect(Credential.JOIN, address=ADDRESS)
+    assert session >> Connected() << registers(node_id="node-A")
+    acknowledged = received(ACK.model_copy(update={"node_token": "gpun_0123abcd_new"}))
+    assert session >> acknowledged << StoreIdentity << SendHeartbeat
+    assert session >> FANS << SendHeartbeat << asks_to_drain(60)
+    assert session >> status("offline", reason_code="drain_complete") << Disconnect(1000, "drained")
+    assert session >> ResumeRequested() << CONNECT
 
 
 def test_a_resume_while_draining_registers_on_the_same_socket() -> None:

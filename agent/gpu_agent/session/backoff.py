@@ -99,7 +99,8 @@ class ConnectionAttempts:
 
     def registered(self, now: float, *, new_token: bool) -> None:
         """Note an ack: from now on the session counts towards stability."""
-        self._has_token = self._has_token or new_token
+        if new_token:
+            self._has_token, self.credential = True, Credential.BEST
         self.last_refusal = None
         if self._registered_since is None:
             self._registered_since = now
