@@ -494,6 +494,7 @@ def test_a_line_that_a_full_disk_cut_off_is_ended_and_counted_once_there_is_room
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         Logger("node").info("after")
         handler.flush()
+        handler.flush()  # what the first one brought about
         handler.close()
     whole, _, *rest = path.read_text(encoding="utf-8").splitlines()
     assert json.loads(whole)["event"] == "whole"

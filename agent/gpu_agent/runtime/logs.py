@@ -11,6 +11,7 @@ import math
 import os
 import re
 import select
+import stat
 import sys
 import threading
 import time
@@ -25,6 +26,9 @@ MOST_HELD_LETTERS = 8_000_000
 
 MOST_IN_A_TURN_LETTERS = 65_536
 """More of one turn of the loop are handed on before its end."""
+
+MOST_AT_ONCE_LETTERS = 1024
+"""So many take at most 4096 bytes, which fit where there is room at all (Linux's pipe(7))."""
 
 LAST_LINES_SECONDS = 1.0
 """How long a program that ends waits for the reader of its last lines."""
@@ -121,8 +125,8 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
 
     An error, and what no event loop logs, is handed on at once, behind all lines before it.
 
-    What reads a log may stand still: a pager, a container's runtime, journald. The program goes on, for a
-    thread writes to what may have a reader. When it is too far behind, lines are lost, and counted.
+    What reads a log may stand still: a pager, a container's runtime, journald. The program goes on: a thread
+    writes what there is no room for. When it is too far behind, lines are lost, and counted.
     """
 
     def __init__(self, stream: TextIO, *, for_people: bool) -> None:
@@ -139,7 +143,7 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         """Lines that no line has named yet."""
         self._planned_on: _EventLoop | None = None
         """The loop that will hand on what waits."""
-        self._thread = _WritingThread.of(stream, self._written)
+        self._writer = _Writer.of(stream, self._written)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -168,14 +172,14 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         """Write what waits, or give the thread a moment for it; `logging` calls it when the program ends."""
         with self._guard:
             self._hand_on()
-        if self._thread is not None:
-            self._thread.wait(LAST_LINES_SECONDS)
+        if self._writer is not None:
+            self._writer.wait(LAST_LINES_SECONDS)
 
     def close(self) -> None:
         """End the thread once it has written all."""
-        if self._thread is not None:
-            self._thread.end()
-            self._thread = None
+        if self._writer is not None:
+            self._writer.end()
+            self._writer = None
         super().close()
 
     def note(self, event: str, **fields: object) -> str:
@@ -197,11 +201,10 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
     def _hand_on(self) -> None:
         if not self._waiting:
             return
-        lines = "".join(self._waiting)
+        lines, is_next = "".join(self._waiting), self._held_letters == self._waiting_letters
         self._waiting.clear()
         self._waiting_letters = 0
-        if self._thread is not None:
-            self._thread.put(lines)
+        if self._writer is not None and self._writer.write(lines, is_next=is_next):
             return
         with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
             self.stream.write(lines)
@@ -209,7 +212,7 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         self._held_letters -= len(lines)
 
     def _written(self, letters: int, failed: int) -> None:
-        """Take in that the thread has tried to write so many letters, and failed with so many lines."""
+        """Take in that so many letters are written, but for so many lines, which could not be."""
         with self._guard:
             self._held_letters -= letters
             self._lost += failed
@@ -221,47 +224,71 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
                 self._hand_on()
 
 
-class _WritingThread:
-    """Writes to a descriptor, however long that takes.
+class _Writer:
+    """Writes to a descriptor: at once where there is room, else by a thread, however long that takes.
 
-    Not by the stream: Python, when it ends, waits for a lock that a write by the stream holds.
+    At once, so that a program that is killed has logged what it did. Not by the stream: Python, when it ends,
+    waits for a lock that a write by the stream holds.
     """
 
     def __init__(self, stream: TextIO, written: Callable[[int, int], None]) -> None:
         self._descriptor, self._encoding = stream.fileno(), stream.encoding
         self._written = written
+        self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._room = select.poll()
+        if not os.isatty(self._descriptor):  # one may have room for a part of a line
+            self._room.register(self._descriptor, select.POLLOUT)
         self._tasks: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._in_line = False
         """True where a line was cut off: what comes next begins another one."""
-        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @classmethod
-    def of(cls, stream: TextIO, written: Callable[[int, int], None]) -> "_WritingThread | None":
+    def of(cls, stream: TextIO, written: Callable[[int, int], None]) -> "_Writer | None":
         """Begin to write to a stream's descriptor.
 
-        None where it has none, on Windows, whose consoles take no bytes, and where no thread can be started.
+        None where it has none, and on Windows, whose consoles take no bytes.
         """
         if os.name == "nt" or not isinstance(stream, io.TextIOWrapper):
             return None
         try:
             return cls(stream, written)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, ValueError):
             return None
 
-    def put(self, lines: str) -> None:
-        """Have lines written."""
+    def write(self, lines: str, *, is_next: bool) -> bool:
+        """Write lines at once if nothing is before them, or have it done; False where no thread can be."""
+        if is_next and self._has_room_for(lines):
+            self._written(len(lines), self._write(lines))
+            return True
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="logs", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
         self._tasks.put(lines)
+        return True
 
     def wait(self, seconds: float) -> None:
-        """Wait until all that was put is written, or for so long."""
-        done = threading.Event()
-        self._tasks.put(done)
-        done.wait(seconds)
+        """Wait until the thread has written all, or for so long."""
+        if self._thread is not None:
+            done = threading.Event()
+            self._tasks.put(done)
+            done.wait(seconds)
 
     def end(self) -> None:
-        """End once all that was put is written."""
+        """End the thread once it has written all."""
         self._tasks.put(None)
+
+    def _has_room_for(self, lines: str) -> bool:
+        """Say whether a write would not wait.
+
+        A pipe or a socket that takes some bytes takes so many. Only where several processes share it, and
+        fill it up in the same instant, the last of them waits.
+        """
+        return self._is_file or (len(lines) <= MOST_AT_ONCE_LETTERS and bool(self._room.poll(0)))
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
