@@ -27,8 +27,8 @@ MOST_HELD_LETTERS = 8_000_000
 MOST_IN_A_TURN_LETTERS = 65_536
 """More of one turn of the loop are handed on before its end."""
 
-MOST_AT_ONCE_LETTERS = 1024
-"""So many take at most 4096 bytes, which fit where there is room at all (Linux's pipe(7))."""
+PIPE_BUF = 4096
+"""So many bytes fit where there is room at all (Linux's pipe(7))."""
 
 LAST_LINES_SECONDS = 1.0
 """How long a program that ends waits for the reader of its last lines."""
@@ -204,7 +204,9 @@ class _LinesOfATurn(logging.StreamHandler[TextIO]):
         lines, is_next = "".join(self._waiting), self._held_letters == self._waiting_letters
         self._waiting.clear()
         self._waiting_letters = 0
-        if self._writer is not None and self._writer.write(lines, is_next=is_next):
+        if self._writer is not None:
+            lines = self._writer.write(lines, is_next=is_next)
+        if not lines:
             return
         with suppress(OSError, ValueError):  # a full disk, a closed stream: there is nowhere to say so
             self.stream.write(lines)
@@ -256,20 +258,21 @@ class _Writer:
         except (OSError, ValueError):
             return None
 
-    def write(self, lines: str, *, is_next: bool) -> bool:
-        """Write lines at once if nothing is before them, or have it done; False where no thread can be."""
-        if is_next and self._has_room_for(lines):
-            self._written(len(lines), self._write(lines))
-            return True
-        if self._thread is None:
+    def write(self, lines: str, *, is_next: bool) -> str:
+        """Write lines, at once if nothing is before them, or have it done; returns what no thread can do."""
+        while is_next and lines and (letters := self._room_for(lines)):
+            part, lines = lines[:letters], lines[letters:]
+            self._written(len(part), self._write(part))
+        if lines and self._thread is None:
             thread = threading.Thread(target=self._run, name="logs", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                return False
+                return lines
             self._thread = thread
-        self._tasks.put(lines)
-        return True
+        if lines:
+            self._tasks.put(lines)
+        return ""
 
     def wait(self, seconds: float) -> None:
         """Wait until the thread has written all, or for so long."""
@@ -282,13 +285,18 @@ class _Writer:
         """End the thread once it has written all."""
         self._tasks.put(None)
 
-    def _has_room_for(self, lines: str) -> bool:
-        """Say whether a write would not wait.
+    def _room_for(self, lines: str) -> int:
+        """Return how many letters, whole lines, a write takes without waiting.
 
         A pipe or a socket that takes some bytes takes so many. Only where several processes share it, and
         fill it up in the same instant, the last of them waits.
         """
-        return self._is_file or (len(lines) <= MOST_AT_ONCE_LETTERS and bool(self._room.poll(0)))
+        if self._is_file:
+            return len(lines)
+        most = PIPE_BUF if lines.isascii() else PIPE_BUF // 4
+        if not self._room.poll(0):
+            return 0
+        return len(lines) if len(lines) <= most else lines.rfind("\n", 0, most) + 1
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
