@@ -54,6 +54,6 @@ def test_schemathesis_finds_nothing_with_all_its_checks(tmp_path: Path) -> None:
         found = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path
         )
-        assert found.returncode == 0, found.stdout[-6000:]
+        assert found.returncode == 0, found.stdout[:3000] + found.stdout[-4000:]
         assert registry.ended is False
         assert [line for line in registry.lines if line["level"] == "error"] == []
