@@ -261,8 +261,13 @@ class _Writer:
     def write(self, lines: str, *, is_next: bool) -> str:
         """Write lines, at once if nothing is before them, or have it done; returns what no thread can do."""
         while is_next and lines and (letters := self._room_for(lines)):
-            part, lines = lines[:letters], lines[letters:]
-            self._written(len(part), self._write(part))
+            part = lines[:letters]
+            try:
+                failed = self._write(part, may_wait=False)
+            except BlockingIOError:  # another process has filled it just now
+                break
+            lines = lines[letters:]
+            self._written(len(part), failed)
         if lines and self._thread is None:
             thread = threading.Thread(target=self._run, name="logs", daemon=True)
             try:
@@ -303,16 +308,21 @@ class _Writer:
             if isinstance(task, threading.Event):
                 task.set()
             else:
-                self._written(len(task), self._write(task))
+                self._written(len(task), self._write(task, may_wait=True))
 
-    def _write(self, lines: str) -> int:
-        """Write all; returns how many lines could not be written."""
+    def _write(self, lines: str, *, may_wait: bool) -> int:
+        """Write all; returns how many lines could not be written.
+
+        Raises `BlockingIOError` where that would wait and may not, for a descriptor that does not block.
+        """
         data = lines.encode(self._encoding, "backslashreplace")
         left = memoryview(b"\n" + data if self._in_line else data)
         while left:
             try:
                 written = os.write(self._descriptor, left)
             except BlockingIOError:  # another process made it non-blocking
+                if not may_wait:
+                    raise
                 select.select((), (self._descriptor,), ())
             except OSError:  # a full disk, no reader
                 return min(bytes(left).count(b"\n"), lines.count("\n"))

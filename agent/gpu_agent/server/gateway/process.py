@@ -103,13 +103,9 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     _awake_at_the_leaders_end()
     own = socket.socket(fileno=int(sys.argv[1]))
-
-    async def serve() -> None:
-        logs.configure()
-        await GatewayProcess().run(own)
-
+    logs.configure()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve())
+        runner.run(GatewayProcess().run(own))
 
 
 def _awake_at_the_leaders_end() -> None:
