@@ -221,7 +221,6 @@ async def test_a_registry_that_refuses_for_good_ends_the_agent_with_its_words(tm
     assert ending == Exit("No. (SIMULATED_NODE_REFUSED)", failed=True)
 
 
-@pytest.mark.usefixtures("logging_restored")
 def test_a_second_agent_on_a_state_directory_exits_and_names_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,8 +19,6 @@ from tests.node.running_agent import RunningAgent, running_agent, settings_for
 
 MODERN = {**ACK, "capability_schema_version": "1.1"}
 
-pytestmark = pytest.mark.usefixtures("logging_restored")
-
 
 async def _reload(running: RunningAgent, **changed: object) -> None:
     before = running.agent.settings

@@ -15,8 +15,6 @@ from tests.small_disk import Ballast, mounted
 
 WITH_TOKEN = {**ACK, "node_token": "gpun_1_secret"}
 
-pytestmark = pytest.mark.usefixtures("logging_restored")
-
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,6 @@ from gpu_agent.runtime.logs import (
 )
 from tests.waiting import patience
 
-pytestmark = pytest.mark.usefixtures("logging_restored")
-
 
 def _line(stream: io.StringIO) -> dict[str, object]:
     (line,) = stream.getvalue().splitlines()

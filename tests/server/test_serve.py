@@ -349,7 +349,6 @@ def test_thresholds_wait_for_a_restart() -> None:
     assert merged.waiting == ("claim_ttl_seconds",)
 
 
-@pytest.mark.usefixtures("logging_restored")
 async def test_reloadable_settings_are_taken_over() -> None:
     renewed = LiveSettings(RegistrySettings())
     settings = load({"log_level": "debug", "performance_interval_seconds": 7})

@@ -174,7 +174,6 @@ def test_what_commands_read_besides_is_none(kind: type[BaseSettings]) -> None:
     assert unknown_variables(kind, COMMAND_VARIABLES) == []
 
 
-@pytest.mark.usefixtures("logging_restored")
 def test_each_is_logged_by_its_name_alone() -> None:
     stream = io.StringIO()
     logs.configure("info", stream=stream, human=False)
