@@ -80,10 +80,15 @@ def test_no_rows_are_no_lines_and_no_heads_no_line_of_heads() -> None:
     st.lists(
         st.tuples(*[st.text(st.sampled_from("abc 机"), max_size=n) for n in (10, 30, 6, 6, 60)]), max_size=4
     ),
-    st.integers(24, 120),
+    st.integers(30, 120),  # the widest name takes 20, the gap 2 and a column that wraps at least 8
 )
 def test_no_line_is_wider_than_the_terminal(rows: list[tuple[str, str, str, str, str]], columns: int) -> None:
     assert all(line_width(one) <= columns for one in render_table(sheet(*rows), columns))
+
+
+def test_a_name_is_not_cut_off_where_the_terminal_is_too_narrow_for_it() -> None:
+    name = "aaaaa机机机机机"
+    assert drawn(sheet((name, "bbbbbbbb", "", "", "")), 24) == f"NODE             GPUS\n{name}  bbbbbbbb"
 
 
 @pytest.mark.parametrize("columns", [None, 40, 80])
