@@ -498,3 +498,24 @@ def test_a_line_that_a_full_disk_cut_off_is_ended_and_counted_once_there_is_room
     assert json.loads(whole)["event"] == "whole"
     assert [json.loads(line)["event"] for line in rest] == ["after", "log_lines_lost"]
     assert json.loads(rest[1])["count"] == 2
+
+
+async def test_lines_lost_without_a_reader_are_counted_behind_the_turn_that_found_one(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with path.open("w", encoding="utf-8") as stream:
+        configure(stream=stream)
+        handler = logging.getLogger().handlers[0]
+        os.close(reader)
+        Logger("node").error("lost")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        for number in range(100):
+            Logger("node").info("kept", number=number)
+        handler.flush()
+        handler.flush()  # what the first one brought about
+        lines = [json.loads(line) for line in os.read(reader, 1 << 16).splitlines()]
+        handler.close()
+    os.close(reader)
+    assert [line.get("number") for line in lines[:-1]] == list(range(100))
+    assert (lines[-1]["event"], lines[-1]["count"]) == ("log_lines_lost", 1)

@@ -260,24 +260,18 @@ class _Writer:
 
     def write(self, lines: str, *, is_next: bool) -> str:
         """Write lines, at once if nothing is before them, or have it done; returns what no thread can do."""
+        written = failed = 0
         while is_next and lines and (letters := self._room_for(lines)):
-            part = lines[:letters]
             try:
-                failed = self._write(part, may_wait=False)
+                failed += self._write(lines[:letters], may_wait=False)
             except BlockingIOError:  # another process has filled it just now
                 break
             lines = lines[letters:]
-            self._written(len(part), failed)
-        if lines and self._thread is None:
-            thread = threading.Thread(target=self._run, name="logs", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return lines
-            self._thread = thread
-        if lines:
-            self._tasks.put(lines)
-        return ""
+            written += letters
+        lines = self._put(lines)
+        if written:  # said last: that may write a line more, which comes behind these
+            self._written(written, failed)
+        return lines
 
     def wait(self, seconds: float) -> None:
         """Wait until the thread has written all, or for so long."""
@@ -289,6 +283,19 @@ class _Writer:
     def end(self) -> None:
         """End the thread once it has written all."""
         self._tasks.put(None)
+
+    def _put(self, lines: str) -> str:
+        """Have the thread write lines; returns those that it cannot, as none can be started."""
+        if lines and self._thread is None:
+            thread = threading.Thread(target=self._run, name="logs", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return lines
+            self._thread = thread
+        if lines:
+            self._tasks.put(lines)
+        return ""
 
     def _room_for(self, lines: str) -> int:
         """Return how many letters, whole lines, a write takes without waiting.
@@ -313,7 +320,8 @@ class _Writer:
     def _write(self, lines: str, *, may_wait: bool) -> int:
         """Write all; returns how many lines could not be written.
 
-        Raises `BlockingIOError` where that would wait and may not, for a descriptor that does not block.
+        Raises `BlockingIOError` where that would wait and may not, for a descriptor that does not block; the
+        caller writes all again, so that of a line that was cut off nothing is missing.
         """
         data = lines.encode(self._encoding, "backslashreplace")
         left = memoryview(b"\n" + data if self._in_line else data)
